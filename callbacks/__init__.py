@@ -1,0 +1,1 @@
+"""Adapters to training loops and tools, imported only when named."""

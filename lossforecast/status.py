@@ -1,0 +1,37 @@
+"""What a forecast says about itself: one `Status`, any number of `Caveat`."""
+
+from enum import StrEnum
+
+__all__ = ["Caveat", "Status"]
+
+
+class Status(StrEnum):
+    """How far a forecast can be trusted."""
+
+    NO_DATA = "no_data"
+    """No finite loss was observed: there is nothing to forecast from."""
+    TOO_SHORT = "too_short"
+    """Too little was seen: a wide answer, mostly from the prior."""
+    PRIOR_DRIVEN = "prior_driven"
+    """The drop still to come from the learning-rate decay is assumed, not learnt from this run."""
+    IDENTIFIED = "identified"
+    """The drop still to come was learnt from this run, was measured, or is negligible."""
+    MISFIT = "misfit"
+    """No law describes this run: a wide fallback around the present level."""
+
+
+class Caveat(StrEnum):
+    """Something the reader of a forecast should know; several may hold."""
+
+    LR_ASSUMED = "lr_assumed"
+    """The future learning rate is unknown; the present one was held."""
+    LR_OFF_PLAN = "lr_off_plan"
+    """The observed learning rate differs from the plan; the future plan stands as given."""
+    NON_FINITE = "non_finite"
+    """Some losses were nan or infinite and were left out."""
+    OVERFITTING = "overfitting"
+    """The validation loss has been rising for a while."""
+    LR_RISES_AHEAD = "lr_rises_ahead"
+    """The plan raises the learning rate again (a restart): forecasts beyond it are poor."""
+    SCHEDULE_APPROXIMATED = "schedule_approximated"
+    """The future learning rate was evaluated at some steps and interpolated between."""
