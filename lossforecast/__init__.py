@@ -1,5 +1,49 @@
-"""Says, while a training run is young, where its loss will end and how sure that is."""
+"""Says, while a training run is young, where its loss will end and how sure that is.
 
+    from lossforecast import Forecaster, LRSchedule
+
+    forecaster = Forecaster(LRSchedule.cosine(total_steps=24_000, peak=3e-4, warmup=2_000))
+    forecaster.observe(step, loss)          # every step, or every validation
+    forecaster.forecast()                   # of the final loss
+    forecaster.recommend(target=2.95)       # continue, stop, ...
+
+Adapters to training loops live in `lossforecast.callbacks`.
+"""
+
+from lossforecast.errors import (
+    ConfigurationError,
+    LossForecastError,
+    ObservationError,
+    ScheduleError,
+    StateError,
+)
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.history import Bins, History
+from lossforecast.prior import Prior, RunInfo
+from lossforecast.recommend import Action, Reason, Recommendation
 from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat, Status
 
-__all__ = ["LRSchedule"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "Action",
+    "Bins",
+    "Caveat",
+    "ConfigurationError",
+    "Forecast",
+    "Forecaster",
+    "History",
+    "LRSchedule",
+    "LossForecastError",
+    "ObservationError",
+    "Prior",
+    "Reason",
+    "Recommendation",
+    "RunInfo",
+    "ScheduleError",
+    "StateError",
+    "Status",
+    "__version__",
+]

@@ -1,0 +1,86 @@
+"""What the fit looks at: the observed losses without the start of the run, thinned, with noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.history import Bins
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["Evidence", "gather"]
+
+FloatArray = NDArray[np.float64]
+
+_POINTS = 128  # at most; more do not sharpen a forecast
+_BURN_IN = 0.05  # of the run so far: the start follows no law
+_LEAST = 8  # points; with fewer the burn-in is given up
+_OUTLIER = 5.0  # robust standard deviations from the neighbours
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Losses and the variance of their means; arrays of shape (n,), in order of the steps."""
+
+    step: NDArray[np.int64]
+    loss: FloatArray
+    variance: FloatArray
+    noise: float
+    """Standard deviation of one observation around the expected loss."""
+
+    def __len__(self) -> int:
+        return self.step.size
+
+
+def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
+    """The evidence in some bins, n at most 128.
+
+    Warm-up and the first twentieth of the run so far are left out, unless little else is there.
+    Bins are pooled evenly in the square root of time. The noise is the variance inside the bins or,
+    where they hold single observations, that of second differences. Bins far from their neighbours
+    keep their loss and get a larger variance.
+    """
+    sound = np.isfinite(bins.mean)
+    if not sound.any():
+        none = np.empty(0)
+        return Evidence(np.empty(0, dtype=np.int64), none, none, 0.0)
+    now = int(bins.last[-1])
+    settled = bins.first >= max(min(schedule.warmup_steps, now // 2), _BURN_IN * now)
+    if (sound & settled).sum() >= _LEAST:
+        sound &= settled
+    step, loss, count = bins.step[sound], bins.mean[sound], bins.count[sound].astype(float)
+    noise = _noise(loss, count, bins.variance[sound])
+    elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
+    even = np.minimum(np.sqrt(elapsed) * _POINTS, _POINTS - 1).astype(int)
+    group = np.unique(even, return_inverse=True)[1]
+    weight = np.bincount(group, count)
+    at = np.maximum(np.rint(np.bincount(group, count * step) / weight), 1).astype(np.int64)
+    # differences from a level: a mean of 1e30 and 3 must not lose the 3 of its neighbours
+    level = np.median(loss)
+    pooled = level + np.bincount(group, count * (loss - level)) / weight
+    variance = noise**2 / weight
+    return Evidence(at, pooled, variance * _inflation(pooled, variance), noise)
+
+
+def _noise(loss: FloatArray, count: FloatArray, variance: FloatArray) -> float:
+    floor = 1e-5 * float(np.median(np.abs(loss))) + 1e-12
+    many = count > 1
+    if many.mean() > 0.5:
+        return max(float(np.sqrt(np.median(variance[many]))), floor)
+    late = loss[loss.size // 3 :] if loss.size >= 2 * _LEAST else loss
+    if late.size < 3:
+        return max(0.01 * abs(float(late[-1])), floor)
+    bend = late[1:-1] - (late[:-2] + late[2:]) / 2  # of white noise: variance 1.5
+    spread = 1.4826 * float(np.median(np.abs(bend))) / np.sqrt(1.5)
+    return max(spread * float(np.sqrt(np.median(count))), floor)
+
+
+def _inflation(loss: FloatArray, variance: FloatArray) -> FloatArray:
+    """Factor on the variance of points that stick out from the median of their neighbours."""
+    if loss.size < 7:
+        return np.ones(loss.size)
+    padded = np.pad(loss, 3, mode="reflect")
+    centre = np.median(np.lib.stride_tricks.sliding_window_view(padded, 7), axis=-1)
+    away = np.abs(loss - centre)
+    typical = 1.4826 * np.median(away[away.size // 4 :])
+    return np.maximum(away / (_OUTLIER * np.maximum(typical, np.sqrt(variance))), 1.0) ** 2

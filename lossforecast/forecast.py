@@ -1,0 +1,213 @@
+"""`Forecast`: the predictive distribution of the loss at one step of a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, ndtri
+
+from lossforecast.checks import number, wholes
+from lossforecast.errors import ConfigurationError
+from lossforecast.fit import Mixture, Posterior
+from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat, Status
+
+__all__ = ["AnnealGain", "Curve", "Forecast"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnnealGain:
+    """The drop still to come from the decay of the learning rate, from now to the step forecast.
+
+    Attributes:
+        mean: expected drop, in units of the loss.
+        std: its standard deviation.
+        source: "data" (learnt from this run), "probe" (measured on its weights), "prior" (assumed)
+            or "none" (the learning rate changes nothing from here on).
+    """
+
+    mean: float
+    std: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The forecast loss at many steps; every array is (n,)."""
+
+    steps: NDArray[np.int64]
+    mean: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Where the expected loss will be at `step`, as seen at step `made_at`.
+
+    The distribution is of the *expected* loss: the noise of single batches is averaged out, unless
+    ``noise=True`` asks for it. All is nan if the status is `Status.NO_DATA`, and finite otherwise.
+
+    Attributes:
+        step: the step forecast.
+        made_at: the last step observed; -1 before any.
+        status: how far the forecast can be trusted.
+        caveats: what else the reader should know.
+        anneal_gain: the drop still to come from the learning-rate decay, and how it is known.
+        seconds: time spent on the fit (0 if it was still valid) and on this forecast.
+    """
+
+    step: int
+    made_at: int
+    status: Status
+    caveats: tuple[Caveat, ...]
+    anneal_gain: AnnealGain
+    seconds: float
+    _noise: float = field(repr=False)
+    _mixture: Mixture | None = field(repr=False)
+    _posterior: Posterior | None = field(repr=False)
+    _schedule: LRSchedule = field(repr=False)
+
+    @cached_property
+    def _moments(self) -> tuple[float, float]:
+        if self._mixture is None:
+            return float("nan"), float("nan")
+        mean, std = self._mixture.moments()
+        return float(mean[0]), float(std[0])
+
+    @property
+    def mean(self) -> float:
+        """Mean of the predictive distribution."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the predictive distribution."""
+        return self._moments[1]
+
+    def quantile(self, q: float, *, noise: bool = False) -> float:
+        """The loss below which the outcome lies with probability q, 0 < q < 1.
+
+        Args:
+            q: probability.
+            noise: whether a single noisy observation is meant rather than the expected loss.
+        """
+        probability = _probability("q", q)
+        if self._mixture is None:
+            return float("nan")
+        return float(_quantiles(self._noisy(noise), np.array([probability]))[0, 0])
+
+    def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
+        """Lower and upper end of the central interval that holds the outcome with `level`."""
+        tail = (1 - _probability("level", level)) / 2
+        return self.quantile(tail, noise=noise), self.quantile(1 - tail, noise=noise)
+
+    def prob_below(self, target: float, *, noise: bool = False) -> float:
+        """Probability that the loss at `step` is below `target`."""
+        value = number("target", target, ConfigurationError)
+        if self._mixture is None or np.isnan(value):
+            return float("nan")
+        return float(_cdf(self._noisy(noise), np.array([[value]]))[0, 0])
+
+    def curve(self, steps: ArrayLike | None = None, level: float = 0.8) -> Curve:
+        """The forecast from now to `step` at about 100 steps, or at the steps given, (n,)."""
+        tail = (1 - _probability("level", level)) / 2
+        if steps is None:
+            start = max(min(self.made_at, self.step - 1), 0)
+            at = np.unique(np.rint(np.linspace(start, self.step, 101)).astype(np.int64))
+        else:
+            at = np.atleast_1d(wholes("steps", steps, ConfigurationError))
+            end = self._schedule.total_steps
+            if at.ndim != 1 or (at.size and (at.min() < 0 or at.max() > end)):
+                raise ConfigurationError(f"steps must be a list of steps in 0..{end}")
+        if self._posterior is None or at.size == 0:
+            nothing = np.full(at.shape, np.nan)
+            return Curve(at, nothing, nothing, nothing)
+        mixture = self._posterior.predict(self._schedule, at)
+        lower, upper = _quantiles(mixture, np.array([tail, 1 - tail]))
+        return Curve(at, mixture.moments()[0], lower, upper)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, Mapping[str, float]]:
+        """For each law: its posterior "weight" and the posterior means of its parameters.
+
+        Under the names of the papers (`lossforecast.laws`). L0, A and B or C are strongly
+        correlated: read the forecast, not L0.
+        """
+        return {} if self._posterior is None else _parameters(self._posterior)
+
+    def _noisy(self, noise: bool) -> Mixture:
+        assert self._mixture is not None
+        if not noise:
+            return self._mixture
+        std = np.hypot(self._mixture.std, self._noise)
+        return Mixture(self._mixture.weight, self._mixture.mean, std)
+
+
+def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:
+    schedule, beliefs = posterior.schedule, posterior.beliefs
+    now = max(posterior.now, 1)
+    s1_now, s1_total = float(schedule.s1(now)), float(schedule.s1(schedule.total_steps))
+    alphas = np.array([alpha for alpha, _ in beliefs.alphas])[posterior.alpha]
+    level, reducible, negative_drop = posterior.mean.T * posterior.unit
+    found: dict[str, dict[str, float]] = {}
+    for law in dict.fromkeys(member.law for member in beliefs.members):
+        mine = [j for j, member in enumerate(beliefs.members) if member.law == law]
+        nodes = np.isin(posterior.member, mine)
+        weight = posterior.weight[nodes]
+        if weight.sum() == 0:
+            found[law] = {"weight": 0.0}
+            continue
+        share = weight / weight.sum()
+        clock = now if law == "power" else max(s1_now, 1e-300)
+        alpha = alphas[nodes]
+        values = {
+            "L0": level[nodes] + posterior.level,
+            "A": reducible[nodes] * clock**alpha,
+            "alpha": alpha,
+        }
+        drop = -negative_drop[nodes] / max(schedule.peak, 1e-300)  # B, per unit learning rate
+        relaxations = [beliefs.members[j].relaxation for j in posterior.member[nodes]]
+        lags = np.array([r.lag if r else 0.0 for r in relaxations])
+        if law == "annealing":
+            # written so that C S2 is the drop: B = C / (1 - lambda)
+            lambdas = np.exp(-1 / (lags * schedule.total_steps))
+            values |= {"C": drop * (1 - lambdas), "lambda": lambdas}
+        elif law == "multi-power":
+            gammas = np.array([r.gamma if r else 0.0 for r in relaxations])
+            speed = max(schedule.peak, 1e-300) ** gammas / (lags * max(s1_total, 1e-300))
+            betas = np.array([r.beta if r else 0.0 for r in relaxations])
+            values |= {"B": drop, "C": speed, "beta": betas, "gamma": gammas}
+        elif law == "memoryless":
+            values |= {"B": drop}
+        means = {name: float(share @ value) for name, value in values.items()}
+        found[law] = {"weight": float(weight.sum()), **means}
+    return found
+
+
+def _cdf(mixture: Mixture, values: FloatArray) -> FloatArray:
+    """Probability below each value; values (q, m), answer (q, m)."""
+    z = (values[:, np.newaxis] - mixture.mean) / mixture.std
+    return np.einsum("k,qkm->qm", mixture.weight, ndtr(z))
+
+
+def _quantiles(mixture: Mixture, q: FloatArray) -> FloatArray:
+    """Quantiles (q, m) of the mixture by bisection between those of its components."""
+    each = mixture.mean + mixture.std * ndtri(q)[:, np.newaxis, np.newaxis]
+    low, high = each.min(axis=1), each.max(axis=1)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = _cdf(mixture, middle) < q[:, np.newaxis]
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
+
+
+def _probability(name: str, value: float) -> float:
+    probability = number(name, value, ConfigurationError)
+    if not 0 < probability < 1:
+        raise ConfigurationError(f"{name} is {value}; it must be between 0 and 1, say 0.8")
+    return probability

@@ -1,0 +1,104 @@
+"""How much of the effect of the learning-rate changes so far has arrived, for whole schedules.
+
+The annealing term of every law is ``B * sum_k (eta_{k-1} - eta_k) G_k(t)``. Here the sum is taken
+over the knots of a schedule instead of its steps, and divided by the peak rate: it is then 0 before
+any decay and 1 when the rate has gone from the peak to 0 and all of that has arrived. What
+multiplies it, ``D = B * eta_peak``, is the drop of a full anneal, in units of the loss.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.laws import Warmup
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["WARMUP", "Relaxation", "arrived"]
+
+FloatArray = NDArray[np.float64]
+
+WARMUP = Warmup.AS_IS  # S1 counts the warm-up; the annealing term begins after it
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """One member of the family G, its parameters in units that carry over between runs.
+
+    Attributes:
+        law: "annealing" (``1 - exp(-age / lag)``), "multi-power" (``1 - (1 + distance/lag)^-beta``,
+            distance in LR-sum, gamma as in the law) or "memoryless" (1).
+        lag: the scale of the relaxation as a share of the run: of its steps for the annealing law
+            (lambda = 1 - 1/(lag * total_steps)), of its S1 for the multi-power law.
+        beta: multi-power only.
+        gamma: multi-power only; the learning rate is in units of the peak.
+    """
+
+    law: str
+    lag: float = 0.0
+    beta: float = 0.0
+    gamma: float = 0.0
+
+    def share(self, age: FloatArray, distance: FloatArray, rate: FloatArray) -> FloatArray:
+        """G after `age` (share of the run's steps), `distance` (of its S1), at `rate` / peak."""
+        if self.law == "annealing":
+            return -np.expm1(-age / self.lag)
+        if self.law == "multi-power":
+            speed = np.maximum(rate, 1e-6) ** -self.gamma / self.lag
+            return -np.expm1(-self.beta * np.log1p(speed * distance))
+        return np.ones_like(age)
+
+
+def arrived(
+    schedule: LRSchedule,
+    steps: NDArray[np.int64],
+    relaxations: tuple[Relaxation, ...],
+    *,
+    total_steps: int,
+    total_s1: float,
+) -> FloatArray:
+    """``sum_k (eta_{k-1} - eta_k) G_k(t) / eta_peak`` for every relaxation and step.
+
+    The changes of the warm-up are left out. Between two knots the rate is taken as a straight line
+    whose change happens at its middle; the error is below 1e-3 of the full drop.
+
+    Args:
+        schedule: the learning rates.
+        steps: shape (n,), each in 0..schedule.total_steps.
+        relaxations: the members G, m of them.
+        total_steps: the run that lags are shares of (a what-if keeps its own run's).
+        total_s1: S1 at the end of that run.
+
+    Returns:
+        Shape (m, n).
+    """
+    knots, rates = schedule.knots
+    after = knots >= max(schedule.warmup_steps, 1)
+    knots, rates = knots[after], rates[after]
+    if knots.size < 2 or schedule.peak == 0:
+        return np.zeros((len(relaxations), steps.size))
+    moving = np.diff(rates) != 0
+    first, last = knots[:-1][moving], knots[1:][moving]
+    begin, end = rates[:-1][moving], rates[1:][moving]
+    at = np.clip(steps, knots[0], None)[:, np.newaxis]
+    begun = first < at  # (n, segments)
+    part = np.minimum(at, last)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fraction = np.where(begun, (part - first) / (last - first), 0.0)
+    change = (begin - end) * fraction / schedule.peak
+    middle = first + (part - first) / 2
+    s1 = schedule.s1(np.concatenate([first, last, at[:, 0]]))
+    s1_first, s1_last, s1_at = np.split(s1, [first.size, 2 * first.size])
+    s1_middle = s1_first + (s1_last - s1_first) * fraction / 2
+    age = np.maximum(at - middle + 0.5, 0.0) / total_steps
+    distance = np.maximum(s1_at[:, np.newaxis] - s1_middle, 0.0) / total_s1
+    rate = np.broadcast_to((begin + end) / 2 / schedule.peak, age.shape)
+    flat = begun & (change != 0)
+    age, distance, rate, weight = age[flat], distance[flat], rate[flat], change[flat]
+    row = np.nonzero(flat)[0]
+    return np.stack(
+        [
+            np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
+            for g in relaxations
+        ]
+    )
