@@ -1,1 +1,38 @@
-"""Adapters to training loops and tools, imported only when named."""
+"""Adapters to training loops and tools.
+
+Naming one imports it and the framework it is for, and no other.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.lightning import LightningLossForecast
+    from lossforecast.callbacks.lr_scheduler import schedule_from_torch
+    from lossforecast.callbacks.torch import TorchLossForecast
+
+__all__ = ["LightningLossForecast", "TorchLossForecast", "schedule_from_torch"]
+
+_HOME = {
+    "LightningLossForecast": "lossforecast.callbacks.lightning",
+    "TorchLossForecast": "lossforecast.callbacks.torch",
+    "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
+}
+_NEEDS = {
+    "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
+    "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',
+    "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{name} needs {_NEEDS[name]} ({error})") from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

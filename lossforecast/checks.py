@@ -1,33 +1,35 @@
 """Checks of what users hand in: each returns the clean value or raises an error that helps."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossforecast.errors import LossForecastError
 
-__all__ = ["non_negative", "non_negatives", "number", "whole", "wholes"]
+__all__ = ["non_negative", "non_negatives", "number", "reals", "whole", "wholes"]
 
 ErrorType = type[LossForecastError]
+_REAL = (int, float, np.integer, np.floating)
 
 
 def number(name: str, value: object, error: ErrorType) -> float:
     """A real number (nan and inf pass), not a bool, a string or an array."""
-    if isinstance(value, bool | str) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, _REAL):
         raise error(f"{name} must be a number, not {value!r:.60} ({type(value).__name__})")
     try:
         return float(value)
     except OverflowError:  # an int beyond the floats
-        return math.copysign(math.inf, value)
-    except TypeError as problem:
-        raise error(f"{name} must be a real number, not {value!r}") from problem
+        return math.inf if value > 0 else -math.inf
 
 
 def non_negative(name: str, value: object, error: ErrorType) -> float:
     """A finite number, 0 or more."""
     clean = number(name, value, error)
-    if not math.isfinite(clean) or clean < 0:
+    if not math.isfinite(clean):
+        raise error(f"{name} is {clean}: it must be finite and 0 or more")
+    if clean < 0:
         raise error(f"{name} is {value}: it must be finite and 0 or more")
     return clean
 
@@ -35,7 +37,9 @@ def non_negative(name: str, value: object, error: ErrorType) -> float:
 def whole(name: str, value: object, error: ErrorType, *, least: int) -> int:
     """A whole number of at least `least`; 3.0 will do, 3.5 will not."""
     clean = number(name, value, error)
-    if not math.isfinite(clean) or clean != math.floor(clean):
+    if not math.isfinite(clean):
+        raise error(f"{name} is {clean}; it must be a whole number")
+    if clean != math.floor(clean):
         raise error(f"{name} is {value}; it must be a whole number")
     if clean < least:
         raise error(f"{name} is {value}; it must be at least {least}")
@@ -46,12 +50,10 @@ def whole(name: str, value: object, error: ErrorType, *, least: int) -> int:
 
 def wholes(name: str, values: ArrayLike, error: ErrorType) -> NDArray[np.int64]:
     """Whole finite numbers of any shape."""
-    given = np.asarray(values)
+    given = reals(name, values, error)
     if given.size == 0:
-        return given.astype(np.int64)
-    if not (np.issubdtype(given.dtype, np.integer) or np.issubdtype(given.dtype, np.floating)):
-        raise error(f"{name} must be whole numbers, not {given.dtype} ({values!r:.60})")
-    if np.issubdtype(given.dtype, np.floating):
+        return np.zeros(given.shape, dtype=np.int64)
+    if given.dtype.kind == "f":
         bad = ~np.isfinite(given) | (given != np.floor(given))
         if bad.any():
             raise error(f"{name} has {given[bad][0]}; it must be whole and finite: round it")
@@ -62,10 +64,7 @@ def wholes(name: str, values: ArrayLike, error: ErrorType) -> NDArray[np.int64]:
 
 def non_negatives(name: str, values: ArrayLike, error: ErrorType) -> NDArray[np.float64]:
     """Finite numbers of 0 or more, shape (n,)."""
-    try:
-        clean = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as problem:
-        raise error(f"{name} must be numbers, not {values!r:.60}") from problem
+    clean = reals(name, values, error).astype(np.float64)
     if clean.ndim != 1:
         raise error(f"{name} must have one dimension, not shape {clean.shape}")
     bad = ~np.isfinite(clean) | (clean < 0)
@@ -73,3 +72,14 @@ def non_negatives(name: str, values: ArrayLike, error: ErrorType) -> NDArray[np.
         where = int(np.argmax(bad))
         raise error(f"{name}[{where}] is {clean[where]}: it must be finite and 0 or more")
     return clean
+
+
+def reals(name: str, values: ArrayLike, error: ErrorType) -> NDArray[Any]:
+    """Numbers of any shape, not bools, strings, complex ones or lists of unequal length."""
+    try:
+        given = np.asarray(values)
+    except ValueError as problem:
+        raise error(f"{name} must be an array of numbers, not {values!r:.60}") from problem
+    if given.size and given.dtype.kind not in "iuf":
+        raise error(f"{name} must be numbers, not {given.dtype} ({values!r:.60})")
+    return given

@@ -72,7 +72,8 @@ def _noise(loss: FloatArray, count: FloatArray, variance: FloatArray) -> float:
         return max(0.01 * abs(float(late[-1])), floor)
     bend = late[1:-1] - (late[:-2] + late[2:]) / 2  # of white noise: variance 1.5
     spread = 1.4826 * float(np.median(np.abs(bend))) / np.sqrt(1.5)
-    return max(spread * float(np.sqrt(np.median(count))), floor)
+    single: float = spread * float(np.sqrt(np.median(count)))
+    return max(single, floor)
 
 
 def _inflation(loss: FloatArray, variance: FloatArray) -> FloatArray:
@@ -83,4 +84,5 @@ def _inflation(loss: FloatArray, variance: FloatArray) -> FloatArray:
     centre = np.median(np.lib.stride_tricks.sliding_window_view(padded, 7), axis=-1)
     away = np.abs(loss - centre)
     typical = 1.4826 * np.median(away[away.size // 4 :])
-    return np.maximum(away / (_OUTLIER * np.maximum(typical, np.sqrt(variance))), 1.0) ** 2
+    excess: FloatArray = np.maximum(away / (_OUTLIER * np.maximum(typical, np.sqrt(variance))), 1.0)
+    return excess**2

@@ -132,7 +132,8 @@ class Posterior:
     def walk_weights(self) -> FloatArray:
         """Posterior weight of each size of the discrepancy."""
         sizes = np.arange(len(self.beliefs.walks))
-        return (self.walk == sizes[:, np.newaxis]) @ self.weight
+        total: FloatArray = (self.walk == sizes[:, np.newaxis]) @ self.weight
+        return total
 
 
 def fit(
@@ -268,10 +269,10 @@ def _solve(
     """Log evidence (k,), posterior mean (k, 3) and covariance (k, 3, 3) of all nodes at once."""
     posterior = gram[columns[:, :, np.newaxis], columns[:, np.newaxis, :]] + np.diag(precision)
     target = gram[columns, -1] + precision * centre
-    covariance: FloatArray = np.linalg.inv(posterior)
+    covariance = np.linalg.inv(posterior).astype(np.float64)
     mean = np.einsum("kij,kj->ki", covariance, target)
     misfit = gram[-1, -1] + precision @ centre**2 - np.einsum("ki,ki->k", mean, target)
-    volume = np.linalg.slogdet(posterior)[1] - np.log(precision).sum()
+    volume = np.linalg.slogdet(posterior).logabsdet - np.log(precision).sum()
     # what is still to lose and the drop are positive: nodes that want otherwise count less
     spread = np.sqrt(covariance[:, [1, 2], [1, 2]])
     positive = log_ndtr(mean[:, 1] / spread[:, 0]) + log_ndtr(-mean[:, 2] / spread[:, 1])

@@ -59,6 +59,7 @@ class Forecast:
         caveats: what else the reader should know.
         anneal_gain: the drop still to come from the learning-rate decay, and how it is known.
         seconds: time spent on the fit (0 if it was still valid) and on this forecast.
+        schedule: the learning rates assumed: those observed, then the plan (or the what-if).
     """
 
     step: int
@@ -70,7 +71,7 @@ class Forecast:
     _noise: float = field(repr=False)
     _mixture: Mixture | None = field(repr=False)
     _posterior: Posterior | None = field(repr=False)
-    _schedule: LRSchedule = field(repr=False)
+    schedule: LRSchedule = field(repr=False)
 
     @cached_property
     def _moments(self) -> tuple[float, float]:
@@ -121,13 +122,13 @@ class Forecast:
             at = np.unique(np.rint(np.linspace(start, self.step, 101)).astype(np.int64))
         else:
             at = np.atleast_1d(wholes("steps", steps, ConfigurationError))
-            end = self._schedule.total_steps
+            end = self.schedule.total_steps
             if at.ndim != 1 or (at.size and (at.min() < 0 or at.max() > end)):
                 raise ConfigurationError(f"steps must be a list of steps in 0..{end}")
         if self._posterior is None or at.size == 0:
             nothing = np.full(at.shape, np.nan)
             return Curve(at, nothing, nothing, nothing)
-        mixture = self._posterior.predict(self._schedule, at)
+        mixture = self._posterior.predict(self.schedule, at)
         lower, upper = _quantiles(mixture, np.array([tail, 1 - tail]))
         return Curve(at, mixture.moments()[0], lower, upper)
 
@@ -192,7 +193,8 @@ def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:
 def _cdf(mixture: Mixture, values: FloatArray) -> FloatArray:
     """Probability below each value; values (q, m), answer (q, m)."""
     z = (values[:, np.newaxis] - mixture.mean) / mixture.std
-    return np.einsum("k,qkm->qm", mixture.weight, ndtr(z))
+    below: FloatArray = np.einsum("k,qkm->qm", mixture.weight, ndtr(z))
+    return below
 
 
 def _quantiles(mixture: Mixture, q: FloatArray) -> FloatArray:
@@ -203,7 +205,8 @@ def _quantiles(mixture: Mixture, q: FloatArray) -> FloatArray:
         middle = (low + high) / 2
         below = _cdf(mixture, middle) < q[:, np.newaxis]
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+    halfway: FloatArray = (low + high) / 2
+    return halfway
 
 
 def _probability(name: str, value: float) -> float:

@@ -189,7 +189,7 @@ class Forecaster:
             _noise=evidence.noise,
             _mixture=mixture,
             _posterior=posterior,
-            _schedule=followed,
+            schedule=followed,
         )
 
     def recommend(

@@ -13,7 +13,7 @@ IntArray = NDArray[np.int64]
 
 _SEGMENTS = 128  # of equal change of the learning rate
 _PLAIN = 512  # the steps of a short schedule are knots themselves
-_DENSE = 2**16  # steps looked at in a piece given as an array
+_DENSE = 2**17  # steps looked at in a piece given as an array
 
 
 def trace(
@@ -31,6 +31,10 @@ def trace(
         return np.arange(1, total + 1)
     steps = _candidates(pieces, starts)
     rates = lr(steps)
+    missed = _inside_jumps(steps, rates)
+    if missed.size:
+        steps = np.union1d(steps, missed)
+        rates = lr(steps)
     keep = np.zeros(steps.size, dtype=bool)
     change = np.abs(np.diff(rates, prepend=rates[0]))
     variation = np.cumsum(change)
@@ -64,3 +68,11 @@ def _candidates(pieces: NDArray[np.void], starts: IntArray) -> IntArray:
         else:
             found.append(np.rint(start + 1 + crowded * (length - 1)).astype(np.int64))
     return np.unique(np.concatenate(found))
+
+
+def _inside_jumps(steps: IntArray, rates: NDArray[np.float64]) -> IntArray:
+    """Steps between those neighbours, at most 128 pairs, between which the rate changes a lot."""
+    gap, change = np.diff(steps), np.abs(np.diff(rates))
+    sharp = np.flatnonzero((gap > 1) & (change > 0) & (change * _SEGMENTS >= change.sum()))
+    inside = [np.arange(steps[j], steps[j + 1], -(-gap[j] // _PLAIN)) for j in sharp]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *inside])

@@ -43,8 +43,12 @@ class Warmup(StrEnum):
 
 def with_warmup(lrs: ArrayLike, warmup_steps: int, convention: Warmup | str) -> FloatArray:
     """Learning rates (n_steps,) with the first `warmup_steps` as the convention wants them."""
+    if convention not in list(Warmup):
+        raise ConfigurationError(
+            f"unknown convention {convention!r}: one of {list(map(str, Warmup))}"
+        )
     rates = np.array(lrs, dtype=np.float64)
-    if Warmup(convention) is Warmup.PEAK and warmup_steps:
+    if convention == Warmup.PEAK and warmup_steps:
         rates[:warmup_steps] = rates[min(warmup_steps, rates.size) - 1]
     return rates
 
@@ -79,6 +83,8 @@ class Law(ABC):
     def loss(self, lrs: ArrayLike, **parameters: ArrayLike) -> FloatArray:
         """Loss after each of the steps 1..n_steps, shape (..., n_steps).
 
+        Infinite as long as every learning rate was 0, where the law has S1 (and A is not 0).
+
         Args:
             lrs: learning rates, shape (n_steps,).
             **parameters: the law's `symbols` (`lambda_` for lambda), each of shape (...,).
@@ -110,7 +116,7 @@ class _Annealing(Law):
         distinct, where = np.unique(lambda_[..., 0], return_inverse=True)
         areas = np.stack([annealing_area(lrs, value) for value in distinct])
         S2 = areas[where.reshape(lambda_.shape[:-1])]
-        return L0 + A * lr_sum(lrs) ** -alpha - C * S2
+        return L0 + _power_term(A, lr_sum(lrs), alpha) - C * S2
 
     def stream(self, lrs: Iterable[float], **parameters: float) -> Iterator[float]:
         L0, A, alpha, C, lambda_ = (float(p[0]) for p in self._parameters({**parameters}))
@@ -119,7 +125,7 @@ class _Annealing(Law):
         for lr in lrs:
             momentum = lambda_ * momentum + (0.0 if before is None else before - lr)
             S1, S2, before = S1 + lr, S2 + momentum, lr
-            yield L0 + A * S1**-alpha - C * S2
+            yield float(L0 + _power_term(A, S1, alpha) - C * S2)
 
 
 class _MultiPower(Law):
@@ -134,7 +140,7 @@ class _MultiPower(Law):
         for k in np.flatnonzero(steps):
             travelled = S1[k:] - S1[k - 1]
             drop[..., k:] += steps[k] * _power_share(travelled, rates[k], C, beta, gamma)
-        return L0 + A * S1**-alpha - B * drop
+        return L0 + _power_term(A, S1, alpha) - B * drop
 
     def stream(self, lrs: Iterable[float], **parameters: float) -> Iterator[float]:
         L0, A, alpha, B, C, beta, gamma = (float(p[0]) for p in self._parameters({**parameters}))
@@ -148,7 +154,7 @@ class _MultiPower(Law):
             if steps:
                 decrement, rate, start = np.array(steps).T
                 drop = float(decrement @ _power_share(S1 - start, rate, C, beta, gamma))
-            yield L0 + A * S1**-alpha - B * drop
+            yield float(L0 + _power_term(A, S1, alpha) - B * drop)
 
 
 class _Memoryless(Law):
@@ -158,7 +164,7 @@ class _Memoryless(Law):
     def loss(self, lrs: ArrayLike, **parameters: ArrayLike) -> FloatArray:
         L0, A, alpha, B = self._parameters(parameters)
         rates = np.asarray(lrs, dtype=np.float64)
-        return L0 + A * lr_sum(rates) ** -alpha - B * (rates[:1] - rates)
+        return L0 + _power_term(A, lr_sum(rates), alpha) - B * (rates[:1] - rates)
 
     def stream(self, lrs: Iterable[float], **parameters: float) -> Iterator[float]:
         L0, A, alpha, B = (float(p[0]) for p in self._parameters({**parameters}))
@@ -166,7 +172,7 @@ class _Memoryless(Law):
         for lr in lrs:
             first = lr if first is None else first
             S1 += lr
-            yield L0 + A * S1**-alpha - B * (first - lr)
+            yield float(L0 + _power_term(A, S1, alpha) - B * (first - lr))
 
 
 class _Power(Law):
@@ -194,11 +200,19 @@ def _decrements(rates: FloatArray) -> FloatArray:
     return -np.diff(rates, prepend=rates[:1])
 
 
+def _power_term(A: ArrayLike, S1: ArrayLike, alpha: ArrayLike) -> FloatArray:
+    """``A S1^-alpha``; infinite as long as every rate was 0, but 0 where A is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        term = np.asarray(A) * np.asarray(S1) ** -np.asarray(alpha)
+    return np.where(np.asarray(A) != 0, term, 0.0)
+
+
 def _power_share(
     travelled: ArrayLike, rate: ArrayLike, C: ArrayLike, beta: ArrayLike, gamma: ArrayLike
 ) -> FloatArray:
-    """``1 - (1 + C rate^-gamma travelled)^-beta``; 0 where travelled is 0, even at rate 0."""
+    """``1 - (1 + C rate^-gamma travelled)^-beta``; 0 where a factor is 0, even at rate 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = C * np.asarray(rate) ** -np.asarray(gamma) * travelled
         share = -np.expm1(-np.asarray(beta) * np.log1p(distance))
-    return np.where(np.asarray(travelled) > 0, share, 0.0)
+    moves = (np.asarray(travelled) > 0) & (np.asarray(C) != 0) & (np.asarray(beta) != 0)
+    return np.where(moves, share, 0.0)

@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PIECE", "Shape", "piece_sums", "piece_values"]
+__all__ = ["PIECE", "Shape", "piece_sums", "piece_values", "sound"]
 
 FloatArray = NDArray[np.float64]
 
@@ -114,6 +114,36 @@ def piece_sums(
                 ia, ib = (a - x0).astype(np.int64), (b - x0).astype(np.int64)
                 out[where] = y0 * (running[ib] - running[ia])
     return out
+
+
+def sound(pieces: NDArray[np.void], values: FloatArray) -> bool:
+    """Whether every piece has a finite rate of 0 or more on each of its steps.
+
+    Args:
+        pieces: `PIECE` of shape (m,), perhaps read from a damaged file.
+        values: the numbers that pieces of shape ARRAY look into, finite and 0 or more.
+    """
+    x0, x1, y0, y1 = (pieces[name] for name in ("x0", "x1", "y0", "y1"))
+    stop, shape = pieces["stop"].astype(float), pieces["shape"]
+    start = np.concatenate([[0.0], stop[:-1]])
+    if pieces.size == 0 or not np.all(stop > start):
+        return False
+    if not np.all((np.abs([x0, x1]) < 2**62) & (np.array([y0, y1]) >= 0)) or not np.all(x0 < x1):
+        return False  # also where any is nan
+    with np.errstate(all="ignore"):
+        ratio_exists = np.isfinite(np.log(y1 / y0))
+        largest = np.maximum(np.maximum(y0, y1), y0 * values.max(initial=0.0)).max()
+    within, whole = (x0 <= start) & (stop <= x1), x0 == np.floor(x0)
+    fits = {
+        Shape.LINEAR: within | (y0 == y1),
+        Shape.COSINE: (x0 <= start + 1) & (stop <= x1),
+        Shape.SQRT: within & whole,
+        Shape.EXP: within & ratio_exists,
+        Shape.INVERSE_SQRT: (x0 >= 1) & (x0 <= start),
+        Shape.ARRAY: whole & (x0 <= start) & (stop - x0 <= values.size),
+    }
+    drawable = np.select([shape == each for each in fits], list(fits.values()), default=False)
+    return bool(drawable.all() and largest * stop[-1] < 1e300)  # so that sums are finite
 
 
 def _by_shape(

@@ -73,8 +73,8 @@ def arrived(
         Shape (m, n).
     """
     knots, rates = schedule.knots
-    after = knots >= max(schedule.warmup_steps, 1)
-    knots, rates = knots[after], rates[after]
+    annealing = knots >= max(schedule.warmup_steps, 1)
+    knots, rates = knots[annealing], rates[annealing]
     if knots.size < 2 or schedule.peak == 0:
         return np.zeros((len(relaxations), steps.size))
     moving = np.diff(rates) != 0
@@ -82,17 +82,18 @@ def arrived(
     begin, end = rates[:-1][moving], rates[1:][moving]
     at = np.clip(steps, knots[0], None)[:, np.newaxis]
     begun = first < at  # (n, segments)
-    part = np.minimum(at, last)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        fraction = np.where(begun, (part - first) / (last - first), 0.0)
+    done = np.where(begun, np.minimum(at, last) - first, 0)  # steps of the segment, changes k
+    fraction = done / (last - first)
     change = (begin - end) * fraction / schedule.peak
-    middle = first + (part - first) / 2
+    # what the law wants of a change k is its age t - k + 1, S1(t) - S1(k - 1) and the rate after
+    # it: here the means over k = first + 1..first + done, so that a jump of one step is exact
+    before, after = (done - 1) / 2 / (last - first), (done + 1) / 2 / (last - first)
     s1 = schedule.s1(np.concatenate([first, last, at[:, 0]]))
     s1_first, s1_last, s1_at = np.split(s1, [first.size, 2 * first.size])
-    s1_middle = s1_first + (s1_last - s1_first) * fraction / 2
-    age = np.maximum(at - middle + 0.5, 0.0) / total_steps
-    distance = np.maximum(s1_at[:, np.newaxis] - s1_middle, 0.0) / total_s1
-    rate = np.broadcast_to((begin + end) / 2 / schedule.peak, age.shape)
+    s1_before = s1_first + (s1_last - s1_first) * before
+    age = np.maximum(at - first - (done - 1) / 2, 0.0) / total_steps
+    distance = np.maximum(s1_at[:, np.newaxis] - s1_before, 0.0) / total_s1
+    rate = (begin + (end - begin) * after) / schedule.peak
     flat = begun & (change != 0)
     age, distance, rate, weight = age[flat], distance[flat], rate[flat], change[flat]
     row = np.nonzero(flat)[0]

@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossforecast.checks import non_negative, non_negatives, whole, wholes
+from lossforecast.checks import non_negative, non_negatives, number, reals, whole, wholes
 from lossforecast.errors import ScheduleError
 from lossforecast.knots import trace
-from lossforecast.pieces import PIECE, Shape, piece_sums, piece_values
+from lossforecast.pieces import PIECE, Shape, piece_sums, piece_values, sound
 from lossforecast.status import Caveat
 
 __all__ = ["DECAY_SHAPES", "LRSchedule"]
@@ -51,7 +51,7 @@ class LRSchedule:
     ) -> None:
         self._pieces = np.asarray(pieces, dtype=PIECE)
         self._values = np.asarray(values, dtype=np.float64)
-        self.caveats: frozenset[Caveat] = frozenset(Caveat(c) for c in caveats)
+        self.caveats = _caveats(caveats)
         """What is uncertain about this schedule itself (`LR_ASSUMED`, `SCHEDULE_APPROXIMATED`)."""
 
     # ------------------------------------------------------------------ named shapes
@@ -92,12 +92,13 @@ class LRSchedule:
             end: learning rate of the last step; 0, or a hundredth of the peak for "exp".
             warmup: steps of linear warm-up from 0.
         """
-        if not 0 < decay_fraction <= 1:
+        if not 0 < number("decay_fraction", decay_fraction, ScheduleError) <= 1:
             raise ScheduleError(
                 f"decay_fraction is {decay_fraction!r}; give the share of the run that decays, "
                 "above 0 and at most 1 (0.2 is common)"
             )
         total_steps = whole("total_steps", total_steps, ScheduleError, least=1)
+        warmup = whole("warmup", warmup, ScheduleError, least=0)
         start = min(max(total_steps - round(decay_fraction * total_steps), warmup), total_steps - 1)
         stable = cls.constant(total_steps, peak, warmup=warmup)
         return stable.with_decay(start=start, steps=total_steps - start, shape=shape, end=end)
@@ -113,7 +114,10 @@ class LRSchedule:
         warmup: int = 0,
     ) -> Self:
         """`peak`, multiplied by `factor` after each of the steps in `milestones`."""
+        if not isinstance(milestones, Iterable):
+            raise ScheduleError(f"milestones must be a list of steps, not {milestones!r:.60}")
         marks = [whole("milestone", m, ScheduleError, least=1) for m in milestones]
+        warmup = whole("warmup", warmup, ScheduleError, least=0)
         if marks != sorted(set(marks)) or (marks and not warmup <= marks[0]):
             raise ScheduleError(
                 f"milestones are {marks}; give increasing steps after the warm-up of {warmup}"
@@ -155,7 +159,7 @@ class LRSchedule:
         peak = non_negative("peak", peak, ScheduleError)
         start = non_negative("start_factor", start_factor, ScheduleError) * peak
         end = non_negative("end_factor", end_factor, ScheduleError) * peak
-        if not 0 < warmup_fraction < 1:
+        if not 0 < number("warmup_fraction", warmup_fraction, ScheduleError) < 1:
             raise ScheduleError(f"warmup_fraction is {warmup_fraction!r}; it must be in (0, 1)")
         top = warmup_fraction * total_steps  # not always a whole step, as in torch
         rows: list[tuple[float, ...]] = [(total_steps, Shape.COSINE, top, total_steps, peak, end)]
@@ -170,7 +174,7 @@ class LRSchedule:
         if values.size == 0:
             raise ScheduleError("lrs is empty; give the learning rate of each step 1..total_steps")
         piece = (values.size, Shape.ARRAY, 0, 1, 1.0, 1.0)
-        return cls(_pieces([piece]), values.copy(), caveats)
+        return cls(_pieces([piece]), values, caveats)
 
     @classmethod
     def from_points(
@@ -322,9 +326,13 @@ class LRSchedule:
                 f"the decay starts at step {start}, after the end of the schedule "
                 f"({self.total_steps}): use extended_to({start}) first"
             )
+        if start == self.total_steps and steps is None:
+            raise ScheduleError(
+                f"the decay starts at step {start}, the end of the schedule: give its length, steps"
+            )
         length = self.total_steps - start if steps is None else steps
         length = whole("steps of the decay", length, ScheduleError, least=1)
-        if shape not in DECAY_SHAPES:
+        if not isinstance(shape, str) or shape not in DECAY_SHAPES:
             raise ScheduleError(f"unknown decay shape {shape!r}: one of {sorted(DECAY_SHAPES)}")
         begin = float(self.lr(max(start, 1)))
         if end is None:
@@ -346,17 +354,25 @@ class LRSchedule:
             )
         factor = non_negative("factor", factor, ScheduleError)
         tail = _window(self._pieces, step, self.total_steps)
-        tail["y0"] *= factor
-        tail["y1"] *= factor
+        with np.errstate(over="ignore"):
+            tail["y0"] *= factor
+            tail["y1"] *= factor
+        if not math.isfinite(self.peak * factor + tail["y0"].max() + tail["y1"].max()):
+            raise ScheduleError(f"factor is {factor}: no learning rate is that large")
+        # an exponential cannot be 0
+        vanished = (tail["shape"] == Shape.EXP) & (np.minimum(tail["y0"], tail["y1"]) == 0)
+        tail["shape"][vanished] = Shape.LINEAR
         return self._replaced(np.concatenate([self._cut(step), tail]))
 
     def joined(self, step: int, other: "LRSchedule") -> Self:
         """This schedule up to `step`, `other` after it."""
         step = whole("step", step, ScheduleError, least=0)
+        if not isinstance(other, LRSchedule):
+            raise ScheduleError(f"other must be an LRSchedule, not {other!r:.60}")
         if step >= other.total_steps or step > self.total_steps:
             raise ScheduleError(
                 f"cannot join at step {step}: this schedule has {self.total_steps} steps, "
-                f"the other {other.total_steps}"
+                f"the other {other.total_steps}; join at an earlier one"
             )
         tail = _window(other._pieces, step, other.total_steps)
         tail["x0"][tail["shape"] == Shape.ARRAY] -= self._values.size
@@ -375,19 +391,25 @@ class LRSchedule:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """The schedule that `to_dict` wrote."""
+        names = PIECE.names or ()
         try:
-            columns = state["pieces"]
-            pieces = np.zeros(len(columns["stop"]), dtype=PIECE)
-            for name in PIECE.names or ():
-                pieces[name] = columns[name]
-            schedule = cls(pieces, state["values"], state["caveats"])
-            rates = [pieces["y0"], pieces["y1"], schedule._values]
-            sound = pieces.size > 0 and bool(np.all(np.diff(pieces["stop"], prepend=0) > 0))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            columns = {name: reals(name, state["pieces"][name], ScheduleError) for name in names}
+            for name in ("stop", "shape"):
+                columns[name] = wholes(name, columns[name], ScheduleError)
+            values = non_negatives("values", state["values"], ScheduleError)
+            caveats = state["caveats"]
+            if not isinstance(caveats, list | tuple):
+                raise TypeError(f"caveats are {caveats!r:.60}")
+        except (KeyError, TypeError, ScheduleError) as error:
             raise ScheduleError(f"not a saved schedule: {error!r}") from error
-        if not sound or any(not np.isfinite(r).all() or (r < 0).any() for r in rates):
+        pieces = np.zeros(columns["stop"].size, dtype=PIECE)
+        if any(column.shape != pieces.shape for column in columns.values()):
+            raise ScheduleError("the saved schedule is damaged: its columns have different lengths")
+        for name in names:
+            pieces[name] = columns[name]
+        if not sound(pieces, values):
             raise ScheduleError("the saved schedule is damaged: steps or rates are impossible")
-        return schedule
+        return cls(pieces, values, caveats)
 
     def __eq__(self, other: object) -> bool:
         """Same pieces, same values, same caveats."""
@@ -421,15 +443,15 @@ class LRSchedule:
         total_steps = whole("total_steps", total_steps, ScheduleError, least=1)
         warmup = whole("warmup", warmup, ScheduleError, least=0)
         non_negative("peak", peak, ScheduleError)
+        for _, _, value in after:
+            non_negative("end", value, ScheduleError)
         rows: list[tuple[float, ...]] = []
         if warmup:
             rows.append((warmup, Shape.LINEAR, 0, warmup, 0.0, peak))
         start = warmup
         for stop, shape, value in after:
             if stop > start:
-                rows.append(
-                    (stop, shape, start, stop, peak, non_negative("end", value, ScheduleError))
-                )
+                rows.append((stop, shape, start, stop, peak, value))
                 start = stop
         return cls(_window(_pieces(rows), 0, total_steps))
 
@@ -464,6 +486,13 @@ class LRSchedule:
                 f"step {bad} is outside {least}..{self.total_steps} of this schedule"
             )
         return at
+
+
+def _caveats(given: Iterable[Caveat]) -> frozenset[Caveat]:
+    try:
+        return frozenset(Caveat(caveat) for caveat in given)
+    except (TypeError, ValueError) as error:
+        raise ScheduleError(f"caveats must be members of Caveat: {error}") from error
 
 
 def _pieces(rows: Sequence[tuple[float, ...]]) -> NDArray[np.void]:

@@ -1,0 +1,153 @@
+"""What all adapters share: a forecaster inside somebody's training run, which it never harms."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.recommend import Action, Policy, Recommendation
+from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
+
+__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "guarded"]
+
+logger = logging.getLogger("lossforecast")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Update:
+    """A new forecast and what to do about it, as sinks get them.
+
+    Attributes:
+        step: optimizer steps taken when the forecast was made.
+        forecast: of the final loss.
+        recommendation: what to do.
+        target: the final loss hoped for, if any.
+    """
+
+    step: int
+    forecast: Forecast
+    recommendation: Recommendation
+    target: float | None
+
+
+Sink = Callable[[Update], None]
+
+
+def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
+    """Let no exception out of a method: log the first with its traceback and switch off.
+
+    The object's `switched_off` is set, and from then on guarded methods return None at once.
+    """
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        owner: Any = args[0]
+        if owner.switched_off:
+            return None
+        try:
+            return method(*args, **kwargs)
+        except Exception:
+            owner.switched_off = True
+            logger.exception("forecasting failed and is switched off; training goes on")
+            return None
+
+    return call
+
+
+class RunMonitor:
+    """Feeds a forecaster, forecasts when it is due and tells the sinks.
+
+    Args:
+        forecaster: the forecaster.
+        target: the final loss hoped for.
+        policy: one or more policies instead of the default.
+        sinks: called with every `Update`; one that raises is dropped, and logged once.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        *,
+        target: float | None = None,
+        policy: Policy | Iterable[Policy] | None = None,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        self.forecaster = forecaster
+        self.target = target
+        self.policy = policy
+        self.sinks = list(sinks)
+        self.forecast: Forecast | None = None
+        self.recommendation: Recommendation | None = None
+
+    def check(self, step: int, present_rate: float) -> Update:
+        """Forecast, recommend, log a change of mind, tell the sinks.
+
+        Args:
+            step: optimizer steps taken.
+            present_rate: learning rate of the next step; a plan that only assumes the rate follows.
+        """
+        self._follow(step, present_rate)
+        before = self.recommendation
+        self.recommendation = self.forecaster.recommend(self.target, self.policy)
+        self.forecast = self.forecaster.forecast()
+        if before is None or before.action != self.recommendation.action:
+            level = logging.INFO
+            if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):
+                level = logging.WARNING
+            logger.log(level, "step %d: %s", step, self.recommendation.message)
+        update = Update(step, self.forecast, self.recommendation, self.target)
+        for sink in list(self.sinks):
+            try:
+                sink(update)
+            except Exception:
+                self.sinks.remove(sink)
+                logger.exception("a forecast could not be logged; this log gets no more of them")
+        return update
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether the latest recommendation is to stop."""
+        return self.recommendation is not None and self.recommendation.action is Action.STOP
+
+    def _follow(self, step: int, present_rate: float) -> None:
+        plan = self.forecaster.schedule
+        if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
+            return
+        if float(plan.lr(step + 1)) != present_rate:
+            held = LRSchedule.constant(plan.total_steps, present_rate)
+            self.forecaster.replan(assumed(plan.joined(step, held)))
+
+
+def adopt(forecaster: Forecaster, planned: LRSchedule, step: int) -> None:
+    """On resume: keep the saved plan if the new one goes on alike, else replan and say so."""
+    saved = forecaster.schedule
+    if step >= planned.total_steps or _same_future(saved, planned, step):
+        return
+    logger.warning(
+        "resumed at step %d with another schedule (%r, before: %r): the plan is changed",
+        step,
+        planned,
+        saved,
+    )
+    forecaster.replan(planned)
+
+
+def assumed(schedule: LRSchedule) -> LRSchedule:
+    """The same schedule, marked as assumed."""
+    state: Mapping[str, Any] = schedule.to_dict()
+    return LRSchedule.from_dict({**state, "caveats": [*state["caveats"], Caveat.LR_ASSUMED]})
+
+
+def _same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:
+    if saved.total_steps != planned.total_steps:
+        return False
+    ahead = planned.knots[0]
+    ahead = ahead[ahead > step]
+    return bool((abs(saved.lr(ahead) - planned.lr(ahead)) <= 1e-6 * planned.peak).all())
