@@ -123,8 +123,8 @@ def schedule_from_torch(
         caveats = caveats | {Caveat.LR_ASSUMED}
     if total_steps <= _EXACT and steps.size == total_steps - step + 1:
         return LRSchedule.from_array(np.append(np.full(step, now), lrs[1:]), caveats=caveats)
-    needless = np.zeros(steps.size, dtype=bool)  # inside a constant stretch
-    needless[1:-1] = (lrs[1:-1] == lrs[:-2]) & (lrs[1:-1] == lrs[2:])
+    same = np.concatenate([[False], lrs[1:] == lrs[:-1], [True]])  # the last rate is held anyway
+    needless = same[:-1] & same[1:]
     return LRSchedule.from_points(
         steps[~needless], lrs[~needless], total_steps=total_steps, caveats=caveats
     )
@@ -270,7 +270,7 @@ def _traced(
     if rate is None and ahead <= _AFFORDABLE:
         with suppress(Exception):
             rate = _stepped(_clone(scheduler), group, ahead)
-    if rate is None:
+    if rate is None or math.isnan(_read(rate, min(ahead, 1))):
         return np.array([first]), np.full(1, np.nan), set()
 
     def rates(steps: IntArray) -> FloatArray:

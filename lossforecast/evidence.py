@@ -15,6 +15,7 @@ FloatArray = NDArray[np.float64]
 _POINTS = 128  # at most; more do not sharpen a forecast
 _BURN_IN = 0.05  # of the run so far: the start follows no law
 _LEAST = 8  # points; with fewer the burn-in is given up
+_LARGEST = 1e100  # losses are cut there, so that their squares stay finite
 _OUTLIER = 5.0  # robust standard deviations from the neighbours
 
 
@@ -48,7 +49,8 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
     settled = bins.first >= max(min(schedule.warmup_steps, now // 2), _BURN_IN * now)
     if (sound & settled).sum() >= _LEAST:
         sound &= settled
-    step, loss, count = bins.step[sound], bins.mean[sound], bins.count[sound].astype(float)
+    step, count = bins.step[sound], bins.count[sound].astype(float)
+    loss = np.clip(bins.mean[sound], -_LARGEST, _LARGEST)
     noise = _noise(loss, count, bins.variance[sound])
     elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
     even = np.minimum(np.sqrt(elapsed) * _POINTS, _POINTS - 1).astype(int)

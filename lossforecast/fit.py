@@ -30,7 +30,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
-_NEGLIGIBLE = 1e-4  # posterior weight below which a node is dropped
+_NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
 
 @dataclass(frozen=True)

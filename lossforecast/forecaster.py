@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError, ObservationError, ScheduleError, StateError
@@ -256,14 +256,15 @@ class Forecaster:
 
     # ------------------------------------------------------------------ inside
 
+    @property
+    def _now(self) -> int:
+        return max(self.history.last_step, 0)
+
     def _forget_fit(self) -> None:
         self._fitted = self._effective = None
 
-    def _now(self) -> int:
-        return min(max(self.history.last_step, 0), self._schedule.total_steps)
-
     def _from_now_on(self, past: LRSchedule, future: LRSchedule) -> LRSchedule:
-        now = max(self.history.last_step, 0)
+        now = self._now
         if future.total_steps < now:
             raise ScheduleError(
                 f"the schedule ends at step {future.total_steps}, before the present step {now}: "
@@ -275,13 +276,9 @@ class Forecaster:
 
     def _fit(self, planned: LRSchedule) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:
-            bins = self.history.bins()
-            seen = bins.last <= planned.total_steps
-            if not seen.all():  # a run that went on past its plan
-                planned = planned.extended_to(int(bins.last[-1]))
-            evidence = gather(bins, planned)
+            evidence = gather(self.history.bins(), planned)
             beliefs = self.prior.for_run(self.run, planned.peak, self.laws)
-            now = min(max(self.history.last_step, 0), planned.total_steps)
+            now = self._now
             posterior = fit(evidence, planned, now, beliefs, self._measured_drop(planned, now))
             self._fitted = planned, evidence, posterior
         return self._fitted
@@ -289,15 +286,21 @@ class Forecaster:
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""
         if self._effective is None:
-            self._effective = self._schedule
-            bins, now = self.history.bins(), self._now()
-            known = ~np.isnan(bins.lr) & (bins.last >= 1) & (bins.last <= self.total_steps)
-            steps, rates = bins.last[known], bins.lr[known]
-            off = np.abs(rates - self._schedule.lr(steps)) > 1e-6 * self._schedule.peak
-            if off.any() and now < self.total_steps:
-                past = LRSchedule.from_points(steps, rates, total_steps=self.total_steps)
-                self._effective = past.joined(now, self._schedule)
+            plan = self._schedule
+            if self._now > plan.total_steps:  # a run that outlives its plan
+                plan = plan.extended_to(self._now)
+            steps, rates = self._observed_rates()
+            if (np.abs(rates - plan.lr(steps)) > 1e-6 * plan.peak).any():
+                past = LRSchedule.from_points(steps, rates, total_steps=plan.total_steps)
+                plan = past if self._now >= plan.total_steps else past.joined(self._now, plan)
+            self._effective = plan
         return self._effective
+
+    def _observed_rates(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Steps (n,) at which a learning rate was observed, and the rates (n,)."""
+        bins = self.history.bins()
+        known = ~np.isnan(bins.lr) & (bins.last >= 1)
+        return bins.last[known], bins.lr[known]
 
     def _measured_drop(self, schedule: LRSchedule, now: int) -> tuple[float, float] | None:
         """Full-anneal drop from the last two probes: 1.5 +- 0.3 times the gap at the peak rate.
@@ -343,18 +346,19 @@ class Forecaster:
 
     def _caveats(self, schedule: LRSchedule) -> tuple[Caveat, ...]:
         found = set(schedule.caveats)
-        bins, now = self.history.bins(), self._now()
-        known = np.flatnonzero(~np.isnan(bins.lr) & (bins.last >= 1) & (bins.last <= now))[-3:]
-        if known.size:
-            difference = np.abs(bins.lr[known] - self._schedule.lr(bins.last[known]))
-            if (difference > _OFF_PLAN * self._schedule.peak).all():
+        plan = self._schedule
+        steps, rates = self._observed_rates()
+        recent = np.flatnonzero(steps <= plan.total_steps)[-3:]
+        if recent.size:
+            difference = np.abs(rates[recent] - plan.lr(steps[recent]))
+            if (difference > _OFF_PLAN * plan.peak).all():
                 found.add(Caveat.LR_OFF_PLAN)
         if self.history.n_non_finite:
             found.add(Caveat.NON_FINITE)
-        if self.run.metric == "val" and _rising(bins.mean):
+        if self.run.metric == "val" and _rising(self.history.bins().mean):
             found.add(Caveat.OVERFITTING)
         knots, rates = schedule.knots
-        ahead = rates[knots >= max(now, schedule.warmup_steps)]
+        ahead = rates[knots >= max(self._now, schedule.warmup_steps)]
         if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN * schedule.peak).any():
             found.add(Caveat.LR_RISES_AHEAD)
         return tuple(sorted(found))
@@ -370,7 +374,7 @@ def _known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _rising(losses: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+def _rising(losses: NDArray[np.float64]) -> bool:
     """Whether the loss has been rising since its smoothed minimum, for a tenth of the run."""
     losses = losses[np.isfinite(losses)]
     if losses.size < 8:

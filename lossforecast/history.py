@@ -1,7 +1,7 @@
 """`History`: what was observed of a run, in constant memory."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ _COLUMNS: dict[str, type] = {
     "square": np.float64,
     "lr": np.float64,  # the last learning rate known in the bin, or nan
 }
+_WIDEST = 1e120  # differences of losses are cut there, so that sums of squares stay finite
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class History:
         """The bins so far."""
         c = {name: column[: self._size].copy() for name, column in self._columns.items()}
         count = np.maximum(c["count"], 1)
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):
             mean = c["origin"] + c["total"] / count
             variance = (c["square"] - c["total"] ** 2 / count) / (c["count"] - 1)
             variance = np.where(c["count"] > 1, np.maximum(variance, 0.0), np.nan)
@@ -143,7 +144,7 @@ class History:
             "last_step": self.last_step,
             "n_non_finite": self.n_non_finite,
             "non_finite_run": self.non_finite_run,
-            "undo": self._undo,
+            "undo": None if self._undo is None else _plain(self._undo),
             "bins": {name: _plain(c[: self._size]) for name, c in self._columns.items()},
         }
 
@@ -156,23 +157,41 @@ class History:
             history.last_step = whole("last_step", state["last_step"], StateError, least=-1)
             history.n_non_finite = whole("count", state["n_non_finite"], StateError, least=0)
             history.non_finite_run = whole("count", state["non_finite_run"], StateError, least=0)
-            history._undo = None if state["undo"] is None else [float(x) for x in state["undo"]]
-            columns: dict[str, NDArray[Any]] = {
-                name: np.array(
-                    [np.nan if x is None else x for x in state["bins"][name]], dtype=kind
+            columns: dict[str, NDArray[Any]] = {}
+            for name, kind in _COLUMNS.items():
+                saved = state["bins"][name]
+                whole_numbers = kind is np.int64
+                columns[name] = (
+                    wholes(name, saved, StateError) if whole_numbers else _floats(name, saved)
                 )
-                for name, kind in _COLUMNS.items()
-            }
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if state["undo"] is not None:
+                history._undo = _floats("undo", state["undo"]).ravel().tolist()
+        except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved history: {error!r}") from error
-        sizes = {column.size for column in columns.values()}
-        if len(sizes) != 1:
-            raise StateError("the saved history is damaged: its columns have different lengths")
-        history._size = sizes.pop()
-        history._columns = columns
+        history._size, history._columns = columns["count"].size, columns
+        if not history._sound():
+            raise StateError("the saved history is damaged: its bins are impossible")
         return history
 
     # ------------------------------------------------------------------ inside
+
+    def _sound(self) -> bool:
+        """Whether the bins can have come from observations, and not from a damaged file."""
+        c, size = self._columns, self._size
+        if size > self.max_bins or any(column.shape != (size,) for column in c.values()):
+            return False
+        sums = np.array([c[name] for name in ("step_sum", "origin", "total", "square")])
+        key = c["first"] // self.width
+        return bool(
+            np.isfinite(sums).all()
+            and (np.isnan(c["lr"]) | (np.isfinite(c["lr"]) & (c["lr"] >= 0))).all()
+            and (c["count"] >= 1).all()
+            and ((c["first"] >= 0) & (c["last"] >= c["first"])).all()
+            and (c["last"] // self.width == key).all()
+            and (np.diff(key) > 0).all()
+            and (size == 0 or c["last"][-1] <= self.last_step)
+            and (self._undo is None or len(self._undo) in (0, len(c)))
+        )
 
     def _observe(self, step: int, loss: float, lr: float) -> None:
         if step < self.last_step:
@@ -205,10 +224,9 @@ class History:
             self._undo = []
             c["first"][i], c["count"][i], c["origin"][i], c["lr"][i] = step, 0, loss, np.nan
             c["step_sum"][i] = c["total"][i] = c["square"][i] = 0.0
-        with np.errstate(over="ignore"):
-            difference = loss - c["origin"][i]
-            c["total"][i] += difference
-            c["square"][i] += difference * difference
+        difference = _difference(loss, c["origin"][i])
+        c["total"][i] += difference
+        c["square"][i] += difference * difference
         c["last"][i] = step
         c["count"][i] += 1
         c["step_sum"][i] += step
@@ -245,11 +263,10 @@ class History:
         begins = np.searchsorted(where, np.arange(old, size))
         c["first"][old:size] = steps[begins]
         c["origin"][old:size] = losses[begins]
-        with np.errstate(over="ignore"):
-            difference = losses - c["origin"][where]
-            # add.at adds one after the other, so the sums are those of single observations
-            np.add.at(c["total"], where, difference)
-            np.add.at(c["square"], where, difference * difference)
+        difference = _difference(losses, c["origin"][where])
+        # add.at adds one after the other, so the sums are those of single observations
+        np.add.at(c["total"], where, difference)
+        np.add.at(c["square"], where, difference * difference)
         np.add.at(c["step_sum"], where, steps.astype(float))
         np.add.at(c["count"], where, 1)
         c["last"][where] = steps  # the last assignment to a bin wins
@@ -279,17 +296,16 @@ class History:
         left = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1) != 0)
         right = np.append(left[1:], self._size) - 1  # equal to left where a bin stays alone
         two = right > left
-        with np.errstate(over="ignore", invalid="ignore"):
-            shift = np.where(two, c["origin"][right] - c["origin"][left], 0.0)
-            n = c["count"][right]
-            total, square = c["total"][right], c["square"][right]
-            added = {
-                "count": n,
-                "step_sum": c["step_sum"][right],
-                "total": total + n * shift,
-                "square": square + 2 * shift * total + n * shift * shift,
-            }
-            merged = {name: c[name][left] + np.where(two, more, 0) for name, more in added.items()}
+        shift = np.where(two, _difference(c["origin"][right], c["origin"][left]), 0.0)
+        n = c["count"][right]
+        total, square = c["total"][right], c["square"][right]
+        added = {
+            "count": n,
+            "step_sum": c["step_sum"][right],
+            "total": total + n * shift,
+            "square": square + 2 * shift * total + n * shift * shift,
+        }
+        merged = {name: c[name][left] + np.where(two, more, 0) for name, more in added.items()}
         merged["first"], merged["origin"] = c["first"][left], c["origin"][left]
         merged["last"] = c["last"][right]
         merged["lr"] = np.where(np.isnan(c["lr"][right]), c["lr"][left], c["lr"][right])
@@ -337,7 +353,11 @@ def _floats(name: str, values: ArrayLike) -> FloatArray:
     return given.astype(np.float64)
 
 
-def _plain(column: NDArray[Any]) -> list[Any]:
+def _difference(loss: ArrayLike, origin: ArrayLike) -> FloatArray:
+    with np.errstate(over="ignore"):
+        return np.clip(np.subtract(loss, origin), -_WIDEST, _WIDEST)
+
+
+def _plain(numbers: Sequence[float] | NDArray[Any]) -> list[Any]:
     """A list for JSON, which has no nan."""
-    values: list[Any] = column.tolist()
-    return [None if x != x else x for x in values]
+    return [None if x != x else x for x in np.asarray(numbers).tolist()]

@@ -47,7 +47,7 @@ def trace(
         turning = np.flatnonzero(direction[1:] != direction[:-1]) + 1
         keep[turning[np.argsort(-change[turning], kind="stable")[:_PLAIN]]] = True
     keep[[0, -1]] = True
-    even = np.rint(np.linspace(1, total, _SEGMENTS // 2 + 1)).astype(np.int64)
+    even = np.rint(np.linspace(1, total, _SEGMENTS + 1)).astype(np.int64)
     return np.unique(np.concatenate([steps[keep], even]))
 
 
@@ -56,10 +56,11 @@ def _candidates(pieces: NDArray[np.void], starts: IntArray) -> IntArray:
     found = [starts + 1, pieces["stop"]]
     flat = (pieces["shape"] == Shape.LINEAR) & (pieces["y0"] == pieces["y1"])
     moving = np.flatnonzero(~flat)
-    if moving.size > 4 * _SEGMENTS:
-        return np.unique(np.concatenate(found))  # so many pieces are dense enough
+    longest = np.argsort(starts[moving] - pieces["stop"][moving], kind="stable")
+    moving = moving[longest[: 4 * _SEGMENTS]]  # of more pieces, the others are short
     # crowded at both ends, where a cosine and a square root bend
-    crowded = (1 - np.cos(np.linspace(0, np.pi, 4 * _SEGMENTS + 1))) / 2
+    points = min(4 * _SEGMENTS, 128 * _SEGMENTS // max(moving.size, 1))
+    crowded = (1 - np.cos(np.linspace(0, np.pi, points + 1))) / 2
     for piece, start in zip(pieces[moving], starts[moving], strict=True):
         length = int(piece["stop"] - start)
         if piece["shape"] == Shape.ARRAY:

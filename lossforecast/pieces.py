@@ -128,8 +128,10 @@ def sound(pieces: NDArray[np.void], values: FloatArray) -> bool:
     start = np.concatenate([[0.0], stop[:-1]])
     if pieces.size == 0 or not np.all(stop > start):
         return False
-    if not np.all((np.abs([x0, x1]) < 2**62) & (np.array([y0, y1]) >= 0)) or not np.all(x0 < x1):
+    if not np.all((np.abs([x0, x1]) < 2**62) & (np.array([y0, y1]) >= 0)):
         return False  # also where any is nan
+    if not np.all(x1 - x0 > 1e-18):
+        return False
     with np.errstate(all="ignore"):
         ratio_exists = np.isfinite(np.log(y1 / y0))
         largest = np.maximum(np.maximum(y0, y1), y0 * values.max(initial=0.0)).max()
@@ -143,7 +145,7 @@ def sound(pieces: NDArray[np.void], values: FloatArray) -> bool:
         Shape.ARRAY: whole & (x0 <= start) & (stop - x0 <= values.size),
     }
     drawable = np.select([shape == each for each in fits], list(fits.values()), default=False)
-    return bool(drawable.all() and largest * stop[-1] < 1e300)  # so that sums are finite
+    return bool(drawable.all() and largest < 1e300 / stop[-1])  # so that sums are finite
 
 
 def _by_shape(

@@ -114,15 +114,17 @@ class Prior:
         drop_spread: relative standard deviation where the rule applies.
         drop_elsewhere: mean and standard deviation where it does not.
         alpha: centre and spread of the power law's exponent.
-        walk: typical size of the discrepancy, as a share of the loss.
+        walk: typical size of the discrepancy where the rule applies, as a share of the loss.
+        walk_elsewhere: the same where it does not.
     """
 
     drop: float = 0.075
     drop_exponent: float = 0.36
     drop_spread: float = 0.3
-    drop_elsewhere: tuple[float, float] = (0.08, 0.08)
+    drop_elsewhere: tuple[float, float] = (0.1, 0.12)
     alpha: tuple[float, float] = (0.5, 0.08)
     walk: float = 0.01
+    walk_elsewhere: float = 0.06
     members: tuple[Member, ...] = field(default=_MEMBERS)
 
     def for_run(self, run: RunInfo, peak: float, laws: tuple[str, ...]) -> Beliefs:
@@ -136,7 +138,9 @@ class Prior:
         alphas = [(max(centre + spread * z, 0.05), w) for z, w in zip(nodes, weights, strict=True)]
         wide = DropComponent(1.0, *self.drop_elsewhere)
         drops: tuple[DropComponent, ...] = (wide,)
+        walk = self.walk_elsewhere
         if run.optimizer_word in _ADAM_FAMILY and 1e-5 <= peak <= 2e-2:
+            walk = self.walk
             mean = self.drop * (peak / 1e-3) ** self.drop_exponent
             narrow = DropComponent(0.7, mean, mean * self.drop_spread)
             drops = (narrow, DropComponent(0.3, wide.mean, wide.std))
@@ -145,7 +149,7 @@ class Prior:
             alphas=tuple(alphas),
             members=members,
             drops=drops,
-            walks=tuple((self.walk * factor, weight) for factor, weight in walks),
+            walks=tuple((walk * factor, weight) for factor, weight in walks),
             reducible=0.5,
         )
 

@@ -29,7 +29,7 @@ class Relaxation:
         law: "annealing" (``1 - exp(-age / lag)``), "multi-power" (``1 - (1 + distance/lag)^-beta``,
             distance in LR-sum, gamma as in the law) or "memoryless" (1).
         lag: the scale of the relaxation as a share of the run: of its steps for the annealing law
-            (lambda = 1 - 1/(lag * total_steps)), of its S1 for the multi-power law.
+            (lambda = exp(-1/(lag * total_steps))), of its S1 for the multi-power law.
         beta: multi-power only.
         gamma: multi-power only; the learning rate is in units of the peak.
     """
@@ -60,7 +60,8 @@ def arrived(
     """``sum_k (eta_{k-1} - eta_k) G_k(t) / eta_peak`` for every relaxation and step.
 
     The changes of the warm-up are left out. Between two knots the rate is taken as a straight line
-    whose change happens at its middle; the error is below 1e-3 of the full drop.
+    whose change happens at its middle; the error is below 1e-3 of the full drop, and nil where
+    every step is a knot.
 
     Args:
         schedule: the learning rates.
@@ -97,9 +98,7 @@ def arrived(
     flat = begun & (change != 0)
     age, distance, rate, weight = age[flat], distance[flat], rate[flat], change[flat]
     row = np.nonzero(flat)[0]
-    return np.stack(
-        [
-            np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
-            for g in relaxations
-        ]
-    )
+    found = np.zeros((len(relaxations), steps.size))
+    for i, g in enumerate(relaxations):
+        found[i] = np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
+    return found

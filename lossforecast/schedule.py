@@ -272,7 +272,7 @@ class LRSchedule:
 
         Between two knots the rate is nearly straight and changes by at most about 1/128 of its
         whole variation, whatever the length of the schedule; n is at most about 1,400. Sums over
-        them, weighted by a smooth relaxation, are good to 1e-4 of the annealing drop.
+        them, weighted by a smooth relaxation, are good to 5e-4 of the annealing drop.
         """
         steps = trace(self._pieces, self._starts, self.lr)
         return steps, self.lr(steps)

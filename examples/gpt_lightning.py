@@ -1,0 +1,203 @@
+"""The demo: train a small GPT with Lightning, forecast its loss on the way, compare in the end.
+
+Two runs, one with a cosine schedule and one with warm-up, stable, decay (WSD), where all of the
+decay is still to come when the forecasts of the first half are made.
+
+    python examples/gpt_lightning.py                 # 2 to 4 minutes on two CPU cores
+    python examples/gpt_lightning.py --steps 300     # a quick look
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from gpt import GPT, Batches, cosine_factor, standard_library, wsd_factor
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lossforecast import Forecast, Forecaster, History
+from lossforecast.callbacks import LightningLossForecast
+from lossforecast.callbacks.monitor import Update
+from lossforecast.plot import plot
+
+SCHEDULES = {"cosine": cosine_factor, "wsd": wsd_factor}
+FRACTIONS = (0.25, 0.5, 0.75)
+PEAK = 3e-3
+
+
+class ByteModel(pl.LightningModule):
+    """The GPT with AdamW and a step-wise schedule; no line of it knows of forecasts."""
+
+    def __init__(self, schedule: str, steps: int) -> None:
+        super().__init__()
+        self.gpt = GPT()
+        self.factor = partial(SCHEDULES[schedule], total=steps, warmup=max(steps // 20, 1))
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Next-byte cross-entropy."""
+        return self.gpt(*batch)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, stepped scheduler."""
+        optimizer = torch.optim.AdamW(self.gpt.parameters(), lr=PEAK, weight_decay=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+class Windows(torch.utils.data.IterableDataset[tuple[torch.Tensor, ...]]):
+    """An endless stream of batches."""
+
+    def __init__(self, text: torch.Tensor, seed: int) -> None:
+        self.batches = Batches(text, batch=32, length=64, seed=seed)
+
+    def __iter__(self) -> Any:
+        while True:
+            yield self.batches()
+
+
+class Narrator:
+    """Prints a line every tenth of the run and keeps every forecast."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.steps = name, steps
+        self.trail: list[Update] = []
+
+    def __call__(self, update: Update) -> None:
+        """Take a new forecast."""
+        tenth = self.steps / 10
+        before = self.trail[-1].step if self.trail else 0
+        self.trail.append(update)
+        if update.step // tenth > before // tenth:
+            forecast = update.forecast
+            low, high = forecast.interval(0.8)
+            print(
+                f"  {self.name:>6} {update.step / self.steps:4.0%}  "
+                f"heading for {forecast.mean:.3f} (80%: {low:.3f} to {high:.3f}), "
+                f"{forecast.status.value.replace('_', ' ')}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Train, forecast, compare, write `summary.json`, a picture and TensorBoard logs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each run")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where to write")
+    parser.add_argument("--runs", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
+    args = parser.parse_args()
+    quiet()
+    text = standard_library()
+    began = time.perf_counter()
+    summaries = [one_run(name, args.steps, text, args.out) for name in args.runs]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "summary.json").write_text(json.dumps({"runs": summaries}, indent=2) + "\n")
+    report(summaries)
+    print(f"\nall of it took {time.perf_counter() - began:.0f} s; written to {args.out}/")
+    print(f"  pictures:     {args.out}/<run>.png")
+    print(f"  TensorBoard:  tensorboard --logdir {args.out}/logs   (tab Custom Scalars, too)")
+
+
+def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, Any]:
+    """Train once; what was forecast at a quarter, a half and three quarters, and what came."""
+    print(f"{name}: a GPT on the bytes of Python's standard library, {steps} steps", flush=True)
+    pl.seed_everything(0, verbose=False)
+    narrator = Narrator(name, steps)
+    watcher = LightningLossForecast(sinks=[narrator])
+    recorder = Recorder(FRACTIONS, steps)
+    watcher.sinks.append(partial(recorder, watcher))
+    trainer = pl.Trainer(
+        max_steps=steps,
+        callbacks=[watcher],
+        logger=TensorBoardLogger(out / "logs", name=name, version=""),
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=10,
+    )
+    loader = torch.utils.data.DataLoader(Windows(text, seed=1), batch_size=None)
+    trainer.fit(ByteModel(name, steps), loader)
+    forecaster = watcher.forecaster
+    assert forecaster is not None
+    actual, at = outcome(forecaster)
+    rows = []
+    for fraction, then in recorder.forecasters.items():
+        forecast = then.forecast(step=at)
+        low80, high80 = forecast.interval(0.8)
+        low95, high95 = forecast.interval(0.95)
+        rows.append(
+            {
+                "fraction": fraction,
+                "mean": forecast.mean,
+                "lower80": low80,
+                "upper80": high80,
+                "lower95": low95,
+                "upper95": high95,
+            }
+        )
+        if fraction == 0.5:
+            picture(forecast, then.history, forecaster.history, name, out)
+    return {"name": name, "actual": actual, "forecasts": rows}
+
+
+class Recorder:
+    """Keeps a copy of the forecaster as it was at some fractions of the run."""
+
+    def __init__(self, fractions: tuple[float, ...], steps: int) -> None:
+        self.due = {fraction: round(fraction * steps) for fraction in fractions}
+        self.forecasters: dict[float, Forecaster] = {}
+
+    def __call__(self, watcher: LightningLossForecast, update: Update) -> None:
+        """Copy once a fraction is reached."""
+        for fraction, step in self.due.items():
+            if update.step >= step and fraction not in self.forecasters and watcher.forecaster:
+                state = watcher.forecaster.state_dict()
+                self.forecasters[fraction] = Forecaster.from_state_dict(state)
+
+
+def outcome(forecaster: Forecaster) -> tuple[float, int]:
+    """The mean loss over the last 2% of the run, and the middle step of those."""
+    bins = forecaster.history.bins()
+    tail = bins.step >= 0.98 * forecaster.total_steps
+    count = bins.count[tail]
+    mean = float(np.average(bins.mean[tail], weights=count))
+    return mean, round(float(np.average(bins.step[tail], weights=count)))
+
+
+def picture(forecast: Forecast, then: History, in_the_end: History, name: str, out: Path) -> None:
+    """The forecast made at half the run against what came."""
+    out.mkdir(parents=True, exist_ok=True)
+    figure = plot(forecast, then, outcome=in_the_end)
+    figure.savefig(out / f"{name}.png", dpi=110)
+
+
+def report(summaries: list[dict[str, Any]]) -> None:
+    """A table of forecasts against outcomes."""
+    print("\n  run     made at   forecast   80% interval      95% interval      outcome   error")
+    for run in summaries:
+        for row in run["forecasts"]:
+            error = row["mean"] / run["actual"] - 1
+            inside = row["lower95"] <= run["actual"] <= row["upper95"]
+            print(
+                f"  {run['name']:<7} {row['fraction']:>6.0%}   {row['mean']:>8.4f}   "
+                f"{row['lower80']:.4f}..{row['upper80']:.4f}    "
+                f"{row['lower95']:.4f}..{row['upper95']:.4f}    "
+                f"{run['actual']:.4f}   {error:+6.2%}{'' if inside else '   outside of 95%'}"
+            )
+
+
+def quiet() -> None:
+    """Leave the screen to the forecasts."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+if __name__ == "__main__":
+    main()

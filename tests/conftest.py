@@ -1,0 +1,74 @@
+"""What every test may use: the recorded curves, a fresh Python, skips that say what is missing."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    if item.get_closest_marker("slow") and not os.environ.get("LOSSFORECAST_FULL"):
+        pytest.skip("slow: runs in `make test-full`, or with LOSSFORECAST_FULL=1")
+    if item.get_closest_marker("browser"):
+        missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+        if missing:
+            pytest.skip(f"browser: {' and '.join(missing)} not installed")
+    if item.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch", reason="gpu: torch is not installed")
+        if not torch.cuda.is_available():
+            pytest.skip("gpu: torch sees no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def curves_dir() -> Path:
+    """The folder of recorded training curves, named by LOSSFORECAST_CURVES."""
+    named = os.environ.get("LOSSFORECAST_CURVES")
+    if not named:
+        pytest.skip("LOSSFORECAST_CURVES names no folder of recorded curves")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"LOSSFORECAST_CURVES={named} is not a folder; unset it to skip these tests")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., str]:
+    """Runs a module or a piece of code (the arguments) in a fresh Python and returns its output."""
+
+    def run(*arguments: str, cwd: Path, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], ModuleType]:
+    """Loads a slow, obvious reference by its name under tests/reference, which is no package."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parent / "reference" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"reference_{name}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up there
+        spec.loader.exec_module(module)
+        return module
+
+    return load
