@@ -1,0 +1,55 @@
+# Everything here works in a fresh clone with nothing prepared but Python 3.11 or newer, as an
+# ordinary user: the first target that needs it makes .venv and installs the package into it.
+
+PYTHON ?= python3
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# One numerical thread unless the caller says otherwise: the arrays here are small, and more
+# threads than cores only wait for each other.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full check bench venv
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## Train a small GPT with Lightning while forecasting where its loss will end
+	$(PY) examples/gpt_lightning.py
+
+test: check ## Run the checks, then the tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-full: check ## Run the checks, then every test at its full count
+	LOSSFORECAST_FULL=1 $(PYTEST) -m ""
+
+check: $(INSTALLED) ## Run ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(INSTALLED) ## Run the benchmarks
+	$(PYTEST) tests/benchmarks --benchmark-only
+
+venv: $(INSTALLED) ## Make .venv, with the package and what its developers need
+
+# Again only when what is to be installed changes, or an earlier try did not finish.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	        echo "lossforecast needs Python 3.11 or newer, but '$(PYTHON) --version' says:" \
+	            "$$($(PYTHON) --version 2>&1)" >&2; \
+	        echo "name another: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3.12" >&2; \
+	        exit 1; \
+	    }; \
+	    echo '$(PYTHON) -m venv $(VENV)'; \
+	    $(PYTHON) -m venv --clear $(VENV) || { \
+	        echo "'$(PYTHON) -m venv' failed; Debian and Ubuntu: apt install python3-venv" >&2; \
+	        exit 1; \
+	    }; \
+	}
+	$(PY) -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

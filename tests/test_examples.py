@@ -1,0 +1,57 @@
+"""The examples run as a user would run them, at a small size."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo_writes_its_summary_pictures_and_logs(tmp_path: Path) -> None:
+    printed = run("gpt_lightning.py", "--steps", "60", "--out", "demo", cwd=tmp_path)
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert [r["name"] for r in summary["runs"]] == ["cosine", "wsd"]
+    for made in summary["runs"]:
+        assert 2 < made["actual"] < 5  # of nats a byte, after few steps
+        assert [f["fraction"] for f in made["forecasts"]] == [0.25, 0.5, 0.75]
+        for row in made["forecasts"]:
+            assert row["lower95"] < row["lower80"] < row["mean"] < row["upper80"] < row["upper95"]
+            assert all(math.isfinite(value) for value in row.values())
+        assert (tmp_path / "demo" / f"{made['name']}.png").stat().st_size > 10_000
+        assert f"{made['actual']:.4f}" in printed
+        assert list((tmp_path / "demo" / "logs" / made["name"]).glob("events.*"))
+    assert "heading for" in printed
+    assert "tensorboard --logdir demo/logs" in printed
+
+
+@pytest.mark.parametrize("extra", [[], ["--accumulate", "2", "--schedule", "cosine"]])
+def test_the_plain_loop_says_where_the_loss_is_heading(tmp_path: Path, extra: list[str]) -> None:
+    printed = run("gpt_loop.py", "--steps", "40", "--out", "loop.png", *extra, cwd=tmp_path)
+    assert "step 40: " in printed
+    assert (tmp_path / "loop.png").stat().st_size > 10_000
+
+
+def test_the_plain_loop_stops_when_the_target_is_out_of_reach(tmp_path: Path) -> None:
+    printed = run(
+        "gpt_loop.py", "--steps", "400", "--target", "0.01", "--out", "loop.png", cwd=tmp_path
+    )
+    assert "stop: only" in printed
+    assert "step 400" not in printed.split("stop: only")[0]
