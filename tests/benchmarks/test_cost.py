@@ -1,0 +1,83 @@
+"""What forecasting costs: `make bench`. Figures are read, never asserted."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from lossforecast import Forecaster, LRSchedule, RunInfo
+from lossforecast.callbacks import TorchLossForecast
+
+STEPS = 5_000
+
+
+def bare(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(STEPS):
+        optimizer.step()
+
+
+def appended(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    kept = []
+    for _ in range(STEPS):
+        kept.append(loss.detach().clone())
+        optimizer.step()
+
+
+def read_each(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    kept = []
+    for _ in range(STEPS):
+        kept.append(loss.item())
+        optimizer.step()
+
+
+def forecast(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    with TorchLossForecast(optimizer, total_steps=STEPS) as monitor:
+        for _ in range(STEPS):
+            monitor.step(loss)
+            optimizer.step()
+
+
+@pytest.mark.parametrize("loop", [bare, appended, read_each, forecast])
+@pytest.mark.benchmark(group="5,000 steps of a plain loop")
+def test_plain_loop(
+    benchmark: BenchmarkFixture, loop: Callable[[torch.Tensor, torch.optim.Optimizer], None]
+) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+    benchmark.pedantic(loop, args=(torch.tensor(3.0), optimizer), rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("total", [10**3, 10**5, 10**7])
+@pytest.mark.parametrize("plan", ["cosine", "wsd"])
+@pytest.mark.benchmark(group="refit and forecast after a new loss")
+def test_refit_and_forecast(benchmark: BenchmarkFixture, total: int, plan: str) -> None:
+    schedule = getattr(LRSchedule, plan)(total, 1e-3, warmup=total // 50)
+    forecaster = Forecaster(schedule, RunInfo(optimizer="adamw"))
+    steps = np.arange(0, total // 2, max(total // 100_000, 1))
+    noise = 0.1 * np.random.default_rng(0).normal(size=steps.size)
+    forecaster.observe_many(steps, 2.5 + (steps / total + 0.01) ** -0.5 * 0.3 + noise)
+    step = int(steps[-1])
+
+    def refit() -> float:
+        nonlocal step
+        step += 1
+        forecaster.observe(step, 3.0)
+        return forecaster.forecast().mean
+
+    benchmark.pedantic(refit, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("total", [10**5, 10**7])
+@pytest.mark.benchmark(group="what if, under another schedule")
+def test_what_if(benchmark: BenchmarkFixture, total: int) -> None:
+    schedule = LRSchedule.wsd(total, 1e-3, warmup=total // 50)
+    forecaster = Forecaster(schedule, RunInfo(optimizer="adamw"))
+    steps = np.arange(0, total // 2, max(total // 100_000, 1))
+    forecaster.observe_many(steps, 2.5 + (steps / total + 0.01) ** -0.5 * 0.3)
+
+    def what_if() -> float:
+        other = schedule.with_decay(start=total // 2, steps=total // 10, shape="sqrt")
+        return forecaster.forecast(schedule=other).mean
+
+    benchmark.pedantic(what_if, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
