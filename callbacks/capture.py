@@ -1,16 +1,29 @@
 """Losses and learning rates on their way from the device to the host, in blocks."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossforecast.errors import ConfigurationError
+from lossforecast.checks import number, whole
+from lossforecast.errors import ConfigurationError, StateError
 
-__all__ = ["LossCapture"]
+__all__ = ["LossCapture", "innermost", "uncompiled"]
 
 FloatArray = NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def uncompiled(method: Callable[P, R]) -> Callable[P, R]:
+    """Run as plain Python inside what ``torch.compile`` compiles.
+
+    Traced, a growing list would have the user's code compiled anew at every step.
+    """
+    plain: Callable[P, R] = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
+    return plain
 
 
 class LossCapture:
@@ -20,22 +33,30 @@ class LossCapture:
     graphs overwrite it; nothing is read on the host before `take`. Several losses recorded between
     two optimizer steps (gradient accumulation) count as one, their mean.
 
-    The step is counted, and the learning rate really used is read, in a hook that runs before each
-    step of the optimizer. A step that a gradient scaler skips never calls the hook.
+    The learning rate really used is read in a hook before each step of the optimizer, and the step
+    is counted in one after it, so a loss computed by a closure comes before the step. A step that a
+    gradient scaler skips calls neither; one that a fused optimizer skips on the device is found
+    out, and uncounted, by the next read.
     """
 
     def __init__(self, optimizer: Any, group: int = 0) -> None:
         self.steps = 0
-        """Optimizer steps taken so far."""
+        """Optimizer steps taken so far; too high by those skipped on the device since `take`."""
         self._group = group
         self._at: list[int] = []
         self._losses: list[Any] = []
         self._rates: list[Any] = []  # of the steps since `_rates_from`
+        self._skipped: list[Any] = []  # for each of them, above 0 if it was skipped on the device
         self._rates_from = 1
         self._last_rate: float | None = None
-        self._optimizer = _innermost(optimizer)
-        self._hook = self._optimizer.register_step_pre_hook(self._count)
+        self._rate: Any = None  # of the step under way; None when there is none
+        self._optimizer = innermost(optimizer)
+        self._hooks = [
+            self._optimizer.register_step_pre_hook(self._note_rate),
+            self._optimizer.register_step_post_hook(self._count),
+        ]
 
+    @uncompiled
     def record(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
         """Keep a loss: a tensor of one element on any device, or a number.
 
@@ -60,40 +81,80 @@ class LossCapture:
 
         The losses since the last optimizer step stay: more of that step may come.
         """
+        self._uncount_skipped()
         done = next((i for i, at in enumerate(self._at) if at >= self.steps), len(self._at))
         return self._read(done)
 
     def take_all(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """The same, with the losses since the last optimizer step."""
+        self._uncount_skipped()
         return self._read(len(self._at))
 
     def present_rate(self) -> float:
-        """Learning rate of the next step."""
-        return float(self._optimizer.param_groups[self._group]["lr"])
+        """Learning rate of the next step; once closed, of the one that would have been next."""
+        return max(float(self._present()), 0.0)
 
     def last_rate(self) -> float | None:
         """Learning rate of the last step; None before the first."""
-        return float(self._rates[-1]) if self._rates else self._last_rate
+        return max(float(self._rates[-1]), 0.0) if self._rates else self._last_rate
+
+    def forget(self) -> None:
+        """Drop all that was recorded and not taken; go on counting."""
+        self._at, self._losses, self._rates, self._skipped = [], [], [], []
+        self._rates_from, self._last_rate = self.steps + 1, None
 
     def close(self) -> None:
-        """Take the hook off the optimizer."""
-        self._hook.remove()
+        """Take the hooks off the optimizer and let go of it."""
+        if self._optimizer is not None:
+            for hook in self._hooks:
+                hook.remove()
+            self._rate, self._optimizer = self._present(), None
 
     def state_dict(self) -> dict[str, Any]:
-        """The count and the last learning rate; call `take_all` before."""
+        """The count and the last learning rate; call `take` before."""
+        self._uncount_skipped()
         self._read_rates()
         return {"steps": self.steps, "last_rate": self._last_rate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved count."""
-        self.steps = int(state["steps"])
-        self._at, self._losses, self._rates = [], [], []
-        self._rates_from, self._last_rate = self.steps + 1, state["last_rate"]
+        steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
+        rate = None if rate is None else number("last_rate", rate, StateError)
+        self.steps = steps
+        self.forget()
+        self._last_rate = rate
 
+    # ------------------------------------------------------------------ inside
+
+    def _present(self) -> Any:
+        if self._optimizer is None:
+            return self._rate
+        return self._optimizer.param_groups[self._group]["lr"]
+
+    @uncompiled
+    def _note_rate(self, *_: Any) -> None:
+        self._rate = _kept(self._present())
+
+    @uncompiled
     def _count(self, optimizer: Any, *_: Any) -> None:
-        rate = optimizer.param_groups[self._group]["lr"]
-        self._rates.append(rate.detach().clone() if isinstance(rate, torch.Tensor) else rate)
+        if self._rate is None:
+            return  # counted before: a subclass called its parent's step, which has hooks, too
+        self._rates.append(self._rate)
+        self._rate = None
+        skipped = getattr(optimizer, "found_inf", None)
+        self._skipped.append(0.0 if skipped is None else _kept(skipped))
         self.steps += 1
+
+    def _uncount_skipped(self) -> None:
+        """Take back the steps that a gradient scaler let a fused optimizer skip on the device."""
+        skipped = _on_host(self._skipped) > 0
+        if skipped.any():
+            before = np.concatenate([[0], np.cumsum(skipped)]).tolist()
+            since = self._rates_from - 1
+            self._at = [at - before[max(at - since, 0)] for at in self._at]
+            self._rates = [self._rates[i] for i in np.flatnonzero(~skipped)]
+            self.steps -= before[-1]
+        self._skipped = [0.0] * len(self._rates)
 
     def _read(self, count: int) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         at = np.array(self._at[:count], dtype=np.int64)
@@ -111,8 +172,8 @@ class LossCapture:
         return steps, means, used
 
     def _read_rates(self) -> FloatArray:
-        rates = _on_host(self._rates)
-        self._rates, self._rates_from = [], self.steps + 1
+        rates = np.maximum(_on_host(self._rates), 0.0)  # some schedules end below 0
+        self._rates, self._skipped, self._rates_from = [], [], self.steps + 1
         if rates.size:
             self._last_rate = float(rates[-1])
         return rates
@@ -134,16 +195,19 @@ def _on_host(values: list[Any]) -> FloatArray:
     return out
 
 
-def _innermost(optimizer: Any) -> Any:
-    """The torch optimizer inside a wrapper (accelerate, DeepSpeed, Lightning)."""
-    seen = 0
-    while not hasattr(optimizer, "register_step_pre_hook") and seen < 5:
-        inner = getattr(optimizer, "optimizer", None)
-        if inner is None:
-            break
-        optimizer, seen = inner, seen + 1
-    if not hasattr(optimizer, "register_step_pre_hook"):
+def _kept(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def innermost(optimizer: Any) -> Any:
+    """The torch optimizer inside wrappers (of accelerate, Fabric, Lightning)."""
+    given, found = optimizer, None
+    for _ in range(6):
+        if hasattr(optimizer, "register_step_pre_hook"):
+            found = optimizer  # a wrapper may inherit the method, but not what it needs
+        optimizer = getattr(optimizer, "optimizer", None)
+    if found is None:
         raise ConfigurationError(
-            f"cannot count the steps of {type(optimizer).__name__}: give a torch.optim.Optimizer"
+            f"cannot count the steps of {type(given).__name__}: give a torch.optim.Optimizer"
         )
-    return optimizer
+    return found

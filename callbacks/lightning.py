@@ -2,15 +2,12 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lossforecast.callbacks.capture import LossCapture
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
-from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, assumed, guarded
+from lossforecast.callbacks.capture import LossCapture, innermost
+from lossforecast.callbacks.lightning_schedule import planned_schedule, run_length
+from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
 from lossforecast.callbacks.tensorboard import TensorBoardSink, scalars
 from lossforecast.callbacks.torch import describe, widest_group
 from lossforecast.checks import whole
@@ -43,21 +40,29 @@ class LightningLossForecast(Callback):
     optimizers, manual optimisation and skipped steps are counted right. Forecasts go to every
     logger of the Trainer (``forecast/...``) and the progress bar. By default it only advises.
 
+    An error of its own is logged once, forecasting is switched off and training goes on.
+
     Args:
-        monitor: a metric that the module logs, such as "val_loss"; None is the training loss that
-            ``training_step`` returns.
+        monitor: a metric that the module logs at the end of a validation or of a training epoch,
+            such as "val_loss"; None is the training loss that ``training_step`` returns.
         target: the final loss hoped for; with ``stop=True`` the run ends when it will very likely
             be missed.
-        stop: whether it may stop the Trainer. ``min_steps`` and ``min_epochs`` are respected.
-        total_steps: length of the run in optimizer steps, where the Trainer cannot know it.
+        stop: whether it may stop the Trainer. ``min_steps`` and ``min_epochs`` are respected; of
+            several processes the one of rank 0 decides.
+        total_steps: length of the run in optimizer steps, where the Trainer cannot know it: runs
+            without a limit or with one of time, a changing accumulation of gradients, optimizers
+            that do not step in turn.
         schedule: the planned learning rate of every step, instead of the schedulers' future.
         policy: one or more policies of `lossforecast.recommend` instead of the default.
-        run: what is known of the run; "val" is assumed of a monitored metric.
+        run: what is known of the run; its `metric` is set from `monitor`.
         laws: as in `Forecaster`.
         prior: as in `Forecaster`.
         every_n_steps: how often to forecast; by default about 100 times a run.
         optimizer_index: which of the module's optimizers is meant.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
+
+    Raises:
+        ConfigurationError: an argument makes no sense.
     """
 
     def __init__(
@@ -86,24 +91,35 @@ class LightningLossForecast(Callback):
         self.stop = stop
         self.total_steps = total_steps
         self.schedule = schedule
-        self.policy = policy
         self.run = run
-        self.laws = laws
+        self.laws = laws if isinstance(laws, str) else tuple(laws)
         self.prior = prior
         self.every_n_steps = every_n_steps
         self.optimizer_index = whole(
             "optimizer_index", optimizer_index, ConfigurationError, least=0
         )
         self.sinks = list(sinks)
-        self.switched_off = False
+        # tried here, so that misuse does not show in the middle of somebody's run
+        plan = LRSchedule.constant(total_steps or 1, 1.0) if schedule is None else schedule
+        tried = Forecaster(plan, run, self.laws, prior, every_n_steps)
+        self.policy = RunMonitor(tried, target=target, policy=policy).policy
+        if total_steps not in (None, plan.total_steps):
+            raise ConfigurationError(
+                f"total_steps is {total_steps}, but the schedule has {plan.total_steps} steps: "
+                "give one of them, or extended_to() / truncated_to() the schedule"
+            )
+        self._saved: dict[str, Any] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._trainer: Trainer | None = None
         self._runner: RunMonitor | None = None
         self._capture: LossCapture | None = None
-        self._saved: dict[str, Any] | None = None
-        self._checked = 0
-        self._batch_step = 0
-        self._pace = self._end = 1
-        self._missing_told = False
+        self._heard: Any = None  # the metric as last read
         self._shown: Forecast | None = None
+        self._checked = self._batch_step = self._group = 0
+        self._pace = self._end = 1
+        self.switched_off = self._missing_told = self._validated = False
 
     @property
     def state_key(self) -> str:
@@ -129,17 +145,29 @@ class LightningLossForecast(Callback):
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Find out the plan and begin to count."""
-        self._runner = self._capture = None
-        self._checked = self._batch_step = 0
-        if not getattr(trainer, "fast_dev_run", False):
-            self._start(trainer)
+        self._reset()
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self._start(trainer)
+        started = self._capture is not None
+        if self.stop and trainer.world_size > 1:
+            started = trainer.strategy.reduce_boolean_decision(started)
+        if not started:  # a rank that stays out would not be there when the others agree to stop
+            self._let_go()
+            self._capture = None
 
     def on_train_batch_start(
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Note the step that the batch belongs to."""
-        if self._capture is not None:
-            self._batch_step = self._capture.steps
+        if self._capture is None:
+            return
+        self._batch_step = self._capture.steps
+        if self.monitor is not None and batch_idx == 0 and self._batch_step > 0:
+            # only now: what a module logs in its own on_train_epoch_end comes after ours
+            self._listen(trainer)
+            if self._validated or not trainer.enable_validation:
+                self._tell_if_missing(trainer)
 
     def on_train_batch_end(
         self,
@@ -152,45 +180,41 @@ class LightningLossForecast(Callback):
         """Record the loss; forecast and maybe stop when that is due."""
         if self._capture is None:
             return
+        if self.switched_off:
+            self._capture.forget()
         if self.monitor is None:
             self._record(trainer, outputs)
-            self._advance(trainer)
+            if self._due(self._capture.steps):
+                self._check(trainer)
+                self._stop_together(trainer)
         self._show(pl_module)
 
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Read the monitored metric."""
-        if not trainer.sanity_checking:
-            self._read_metric(trainer, warn=False)
-            self._advance(trainer)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated = True
+            self._listen(trainer)
 
     def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Read a metric that is logged at the end of a training epoch."""
-        self._read_metric(trainer, warn=True)
-        self._advance(trainer)
+        """Read a metric that is logged for a training epoch."""
+        self._listen(trainer)
 
     def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Read what is left, forecast a last time and let go of the optimizer."""
         self._finish(trainer)
+        self._let_go()
 
     def on_exception(
         self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException
     ) -> None:
         """Let go of the optimizer."""
-        if self._capture is not None:
-            self._capture.close()
+        self._let_go()
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
-        if self._runner is None or self._capture is None or self.switched_off:
-            return self._saved or {}
-        self._flush(everything=False)
-        return {
-            "forecaster": self._runner.forecaster.state_dict(),
-            "capture": self._capture.state_dict(),
-            "checked": self._checked,
-        }
+        return self._state() or self._saved or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a saved state until training starts."""
@@ -205,134 +229,154 @@ class LightningLossForecast(Callback):
                 f"optimizer_index is {self.optimizer_index}, but the module has "
                 f"{len(trainer.optimizers)} optimizers"
             )
-        optimizer = trainer.optimizers[self.optimizer_index]
-        group = widest_group(optimizer)
-        saved, self._saved = self._saved, None
-        taken = int(saved["capture"]["steps"]) if saved else 0
-        length = self._length(trainer)
-        if length is None:
-            self.switched_off = True
-            return
-        plan = self.schedule or _planned(trainer, optimizer, length, taken, group)
-        if saved:
-            forecaster = Forecaster.from_state_dict(saved["forecaster"])
-            adopt(forecaster, plan, taken)
+        optimizer, saved = innermost(trainer.optimizers[self.optimizer_index]), self._saved
+        if saved is None:  # a new run, or one resumed from a checkpoint without our state
+            taken, group = trainer.global_step // len(trainer.optimizers), widest_group(optimizer)
+            counted = {"steps": taken, "last_rate": None}
         else:
+            counted, group = saved["capture"], int(saved["group"])
+            taken = int(counted["steps"])
+        plan = self.schedule
+        if plan is None:
+            length = self.total_steps or run_length(trainer)
+            if length is None:
+                self.switched_off = True
+                logger.warning(
+                    "no forecasts: the length of this run is unknown. Give "
+                    "Trainer(max_steps=...) or LightningLossForecast(total_steps=...)"
+                )
+                return
+            plan = planned_schedule(trainer, optimizer, length, taken, group)
+        if saved is None:
             metric = "train" if self.monitor is None else "val"
             described = describe(self.run, optimizer, metric)
             forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
-        self._runner = RunMonitor(
-            forecaster,
-            target=self.target,
-            policy=self.policy,
-            sinks=[*_logger_sinks(trainer), *self.sinks],
-        )
+        else:
+            forecaster = Forecaster.from_state_dict(saved["forecaster"])
+            adopt(forecaster, plan, taken)
+        self._checked = taken if saved is None else int(saved["checked"])
         self._pace, self._end = forecaster.every_n_steps, forecaster.total_steps
-        self._capture = LossCapture(optimizer, group)
-        if saved:
-            self._capture.load_state_dict(saved["capture"])
-            self._checked = int(saved["checked"])
-
-    def _length(self, trainer: "Trainer") -> int | None:
-        if self.total_steps is not None:
-            return self.total_steps
-        if self.schedule is not None:
-            return self.schedule.total_steps
-        estimate = trainer.estimated_stepping_batches
-        if not math.isfinite(estimate) or estimate < 1:
-            logger.warning(
-                "no forecasts: this run has no end that is known. Give Trainer(max_steps=...) or "
-                "LightningLossForecast(total_steps=...)"
-            )
-            return None
-        optimizers = len(trainer.optimizers)
-        if trainer.max_steps == estimate and optimizers > 1:
-            # max_steps counts the steps of all optimizers; alternating ones share them
-            return math.ceil(estimate / optimizers)
-        return int(estimate)
+        sinks = [*_logger_sinks(trainer), *self.sinks]
+        self._runner = RunMonitor(forecaster, target=self.target, policy=self.policy, sinks=sinks)
+        capture = LossCapture(optimizer, group)
+        capture.load_state_dict(counted)
+        self._trainer, self._capture, self._group, self._saved = trainer, capture, group, None
 
     @guarded
     def _record(self, trainer: "Trainer", outputs: Any) -> None:
         assert self._capture is not None
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if loss is None:
-            self._tell_missing("training_step returned no loss")
-            return
-        automatic = trainer.lightning_module.automatic_optimization
-        scale = float(trainer.accumulate_grad_batches) if automatic else 1.0
-        self._capture.record(loss, self._batch_step, scale)
+        if loss is not None:
+            automatic = trainer.lightning_module.automatic_optimization
+            scale = float(trainer.accumulate_grad_batches) if automatic else 1.0
+            self._capture.record(loss, self._batch_step, scale)
 
-    def _advance(self, trainer: "Trainer") -> None:
-        """Forecast, and maybe stop, where that is due: on every rank at the same steps."""
-        if self._capture is None or self._capture.steps == self._checked:
+    def _listen(self, trainer: "Trainer") -> None:
+        """Read the monitored metric; forecast and maybe stop."""
+        if self.monitor is None or self._runner is None or self._capture is None:
             return
-        before, now = self._checked, self._capture.steps
-        self._checked = now
-        if now // self._pace != before // self._pace or now == self._end:
-            self._check()
-            self._stop_together(trainer)
+        self._hear(trainer.callback_metrics)  # asked for on every rank: it may reduce over them
+        if self._due(self._runner.forecaster.history.last_step):
+            self._check(trainer)
+        self._stop_together(trainer)
 
     @guarded
-    def _check(self) -> None:
+    def _hear(self, metrics: Mapping[str, Any]) -> None:
+        """Observe the monitored metric if it was logged since the last time."""
+        assert self._runner is not None
+        assert self._capture is not None
+        value, before = metrics.get(str(self.monitor)), self._heard
+        # a metric stays among the others until it is logged again, as another tensor
+        if value is not None and (before is None or value.data_ptr() != before.data_ptr()):
+            self._heard = value
+            self._flush(everything=False)  # after which the number of steps is sure
+            step, rate = self._capture.steps, self._capture.last_rate()
+            self._runner.forecaster.observe(step, float(value), rate)
+
+    def _due(self, now: int) -> bool:
+        """Whether a forecast is due: by steps alone, so the same on all ranks and when resumed."""
+        paces = now // self._pace - self._checked // self._pace
+        due = paces > 0 or now == self._end != self._checked
+        if due:
+            self._checked = now
+        return due
+
+    @guarded
+    def _check(self, trainer: "Trainer") -> None:
         assert self._runner is not None
         assert self._capture is not None
         self._flush(everything=False)
         if self._runner.forecaster.history.last_step < 0:
-            return
-        self._runner.check(self._capture.steps, self._capture.present_rate())
+            self._tell_if_missing(trainer)
+        else:
+            self._runner.check(self._capture.steps, self._capture.present_rate())
 
     @guarded
     def _show(self, pl_module: "LightningModule") -> None:
         """The latest forecast in the progress bar."""
-        if self.forecast is not self._shown and self.forecast is not None:
+        if self.forecast is not None and self.forecast is not self._shown:
             self._shown = self.forecast
             if not math.isnan(self.forecast.mean):
-                value = self.forecast.mean
-                pl_module.log("final_loss", value, prog_bar=True, logger=False)
+                pl_module.log("final_loss", self.forecast.mean, prog_bar=True, logger=False)
 
     def _stop_together(self, trainer: "Trainer") -> None:
-        """Stop on every rank or on none; reached at the same steps whatever failed here."""
+        """Stop on every rank or on none; all get here at the same steps, whatever failed."""
         if not self.stop:
             return
         wanted = not self.switched_off and self._runner is not None and self._runner.wants_stop
         if trainer.world_size > 1:
-            wanted = trainer.strategy.reduce_boolean_decision(wanted, all=False)
-        allowed = trainer.global_step >= (trainer.min_steps or 0)
-        allowed = allowed and trainer.current_epoch >= (trainer.min_epochs or 0)
-        if wanted and allowed:
+            wanted = trainer.strategy.broadcast(wanted)  # rank 0 is the one that logs why
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        long_enough = epochs.processed >= (trainer.min_epochs or 0)
+        if wanted and long_enough and trainer.global_step >= (trainer.min_steps or 0):
             trainer.should_stop = True
 
-    @guarded
-    def _read_metric(self, trainer: "Trainer", *, warn: bool) -> None:
-        if self._runner is None or self._capture is None or self.monitor is None:
+    def _tell_if_missing(self, trainer: "Trainer") -> None:
+        if self._missing_told or self._runner is None:
             return
-        metrics = trainer.callback_metrics
-        value = metrics.get(self.monitor)
-        step = self._capture.steps
-        if value is None:
-            if warn and self._runner.forecaster.history.last_step < 0:
-                known = ", ".join(map(str, metrics)) or "none"
-                self._tell_missing(f"{self.monitor!r} is not logged (logged: {known})")
-        elif step != self._runner.forecaster.history.last_step:
-            self._runner.forecaster.observe(step, float(value), self._capture.last_rate())
+        if self._runner.forecaster.history.last_step >= 0:
+            return
+        self._missing_told = True
+        missing = "training_step returned no loss"
+        if self.monitor is not None:
+            known = ", ".join(map(str, trainer.callback_metrics)) or "none"
+            missing = f"{self.monitor!r} is not logged (logged: {known})"
+        logger.warning(
+            "nothing to forecast from: %s. Return the loss from training_step, or give "
+            "LightningLossForecast(monitor=...) the name of a logged metric",
+            missing,
+        )
 
-    def _tell_missing(self, what: str) -> None:
-        if not self._missing_told:
-            self._missing_told = True
-            logger.warning(
-                "nothing to forecast from: %s. Return the loss from training_step, or give "
-                "LightningLossForecast(monitor=...) the name of a logged metric",
-                what,
-            )
+    @guarded
+    def _state(self) -> dict[str, Any] | None:
+        if self._runner is None or self._capture is None:
+            return None
+        if self._trainer is not None and self.monitor is not None:
+            self._hear(self._trainer.callback_metrics)
+        self._flush(everything=False)
+        return {
+            "forecaster": self._runner.forecaster.state_dict(),
+            "capture": self._capture.state_dict(),
+            "checked": self._checked,
+            "group": self._group,
+        }
 
     @guarded
     def _finish(self, trainer: "Trainer") -> None:
         if self._runner is None or self._capture is None:
             return
-        self._capture.close()
+        if self.monitor is not None:
+            self._hear(trainer.callback_metrics)
         self._flush(everything=True)
-        if self._runner.forecaster.history.n_observed:
+        self._tell_if_missing(trainer)
+        last = self._runner.forecaster.history.last_step
+        if last >= 0 and (last if self.monitor else self._capture.steps) > self._checked:
             self._runner.check(self._capture.steps, self._capture.present_rate())
+
+    def _let_go(self) -> None:
+        self._trainer = None
+        if self._capture is not None:
+            self._capture.close()
 
     def _flush(self, *, everything: bool) -> None:
         assert self._runner is not None
@@ -342,53 +386,9 @@ class LightningLossForecast(Callback):
             self._runner.forecaster.observe_many(*block)
 
 
-def _planned(trainer: "Trainer", optimizer: Any, length: int, taken: int, group: int) -> LRSchedule:
-    """The future of the scheduler that Lightning steps for this optimizer."""
-    taken = min(taken, length)
-    for config in trainer.lr_scheduler_configs:
-        if getattr(config.scheduler, "optimizer", None) is not optimizer:
-            continue
-        steps = _scheduler_steps(trainer, config, taken)
-        return schedule_from_torch(
-            config.scheduler, total_steps=length, step=taken, group=group, scheduler_steps=steps
-        )
-    rate = float(optimizer.param_groups[group]["lr"])
-    constant = LRSchedule.constant(length, rate)
-    # a module that optimises by hand may also set its rates by hand
-    return constant if trainer.lightning_module.automatic_optimization else assumed(constant)
-
-
-def _scheduler_steps(
-    trainer: "Trainer", config: Any, taken: int
-) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
-    """How often Lightning steps a scheduler from now until an optimizer step begins."""
-    if not trainer.lightning_module.automatic_optimization:
-        return every(1, step=taken)  # stepped by the module itself: most do so once a step
-    batches = trainer.num_training_batches
-    accumulate = trainer.accumulate_grad_batches
-    if not math.isfinite(batches):
-        return every(config.frequency if config.interval == "step" else 2**61, step=taken)
-    an_epoch = max(math.ceil(batches / accumulate), 1)
-    if config.interval == "epoch":
-        return every(an_epoch * config.frequency, step=taken)
-    # stepped after an optimizer step if the number of batches so far in the epoch divides
-    ends = np.minimum(np.arange(1, an_epoch + 1) * accumulate, batches)
-    within = np.concatenate([[0], np.cumsum(ends % config.frequency == 0)])
-
-    def stepped(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        epochs, rest = np.divmod(np.append(steps - 1, taken), an_epoch)
-        total = epochs * within[-1] + within[rest]
-        further: NDArray[np.int64] = total[:-1] - total[-1]
-        return further
-
-    return stepped
-
-
 def _logger_sinks(trainer: "Trainer") -> list[Sink]:
     """One sink for each logger, on the rank that logs."""
-    if not trainer.is_global_zero:
-        return []
-    return [_logger_sink(each) for each in trainer.loggers]
+    return [_logger_sink(each) for each in trainer.loggers] if trainer.is_global_zero else []
 
 
 def _logger_sink(each: Any) -> Sink:

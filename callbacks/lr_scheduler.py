@@ -369,8 +369,8 @@ def _sampled(
 def _rate(s: Any, group: int, ahead: int) -> Rate | None:
     """The rate as a formula in the number of further steps, None where there is none.
 
-    Classes are compared exactly: a subclass may do anything. The formulas hold for schedulers that
-    have begun, which some in a ``SequentialLR`` have not.
+    Classes are compared exactly, as a subclass may do anything. A counter below 0, as torch leaves
+    to a scheduler that is in a ``SequentialLR`` twice, is beyond the formulas.
     """
     now, present = getattr(s, "last_epoch", 0), float(s.optimizer.param_groups[group]["lr"])
     factor = _factor(s, group, ahead) if now >= 0 else None

@@ -1,18 +1,24 @@
 """What all adapters share: a forecaster inside somebody's training run, which it never harms."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.checks import number
+from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.recommend import Action, Policy, Recommendation
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "guarded"]
+__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded"]
 
 logger = logging.getLogger("lossforecast")
 
@@ -69,6 +75,9 @@ class RunMonitor:
         target: the final loss hoped for.
         policy: one or more policies instead of the default.
         sinks: called with every `Update`; one that raises is dropped, and logged once.
+
+    Raises:
+        ConfigurationError: a target that is no finite loss, or policies that cannot be called.
     """
 
     def __init__(
@@ -79,6 +88,12 @@ class RunMonitor:
         policy: Policy | Iterable[Policy] | None = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
+        if target is not None and not math.isfinite(number("target", target, ConfigurationError)):
+            raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
+        if policy is not None and not callable(policy):
+            policy = list(policy) if isinstance(policy, Iterable) else [policy]
+            if not all(map(callable, policy)):
+                raise ConfigurationError(f"policy must be one or more policies, not {policy!r:.60}")
         self.forecaster = forecaster
         self.target = target
         self.policy = policy
@@ -93,10 +108,10 @@ class RunMonitor:
             step: optimizer steps taken.
             present_rate: learning rate of the next step; a plan that only assumes the rate follows.
         """
-        self._follow(step, present_rate)
+        follow(self.forecaster, step, present_rate)
         before = self.recommendation
-        self.recommendation = self.forecaster.recommend(self.target, self.policy)
         self.forecast = self.forecaster.forecast()
+        self.recommendation = self.forecaster.recommend(self.target, self.policy)
         if before is None or before.action != self.recommendation.action:
             level = logging.INFO
             if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):
@@ -116,27 +131,34 @@ class RunMonitor:
         """Whether the latest recommendation is to stop."""
         return self.recommendation is not None and self.recommendation.action is Action.STOP
 
-    def _follow(self, step: int, present_rate: float) -> None:
-        plan = self.forecaster.schedule
-        if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
-            return
-        if float(plan.lr(step + 1)) != present_rate:
-            held = LRSchedule.constant(plan.total_steps, present_rate)
-            self.forecaster.replan(assumed(plan.joined(step, held)))
+
+def follow(forecaster: Forecaster, step: int, present_rate: float) -> None:
+    """Hold the present rate from `step` on, where the plan assumes that another one is held."""
+    plan = forecaster.schedule
+    if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
+        return
+    ahead = _ahead(plan, step)
+    if ahead[0] != present_rate and _held(ahead):
+        held = LRSchedule.constant(plan.total_steps, present_rate)
+        forecaster.replan(assumed(plan.joined(step, held)))
 
 
-def adopt(forecaster: Forecaster, planned: LRSchedule, step: int) -> None:
-    """On resume: keep the saved plan if the new one goes on alike, else replan and say so."""
+def adopt(forecaster: Forecaster, planned: LRSchedule, step: int, *, warn: bool = True) -> None:
+    """On resume: keep the saved plan if the new one goes on alike, else replan and say so.
+
+    The new plan knows nothing of the time before `step`, so the saved one stands there.
+    """
     saved = forecaster.schedule
     if step >= planned.total_steps or _same_future(saved, planned, step):
         return
-    logger.warning(
-        "resumed at step %d with another schedule (%r, before: %r): the plan is changed",
-        step,
-        planned,
-        saved,
-    )
-    forecaster.replan(planned)
+    if warn:
+        logger.warning(
+            "resumed at step %d with another schedule (%r, before: %r): the plan is changed",
+            step,
+            planned,
+            saved,
+        )
+    forecaster.replan(saved.joined(step, planned) if step <= saved.total_steps else planned)
 
 
 def assumed(schedule: LRSchedule) -> LRSchedule:
@@ -148,6 +170,18 @@ def assumed(schedule: LRSchedule) -> LRSchedule:
 def _same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:
     if saved.total_steps != planned.total_steps:
         return False
+    before, after = _ahead(saved, step), _ahead(planned, step)
+    if Caveat.LR_ASSUMED in saved.caveats & planned.caveats and _held(before) and _held(after):
+        return True  # `follow` will see to the rate
     ahead = planned.knots[0]
     ahead = ahead[ahead > step]
     return bool((abs(saved.lr(ahead) - planned.lr(ahead)) <= 1e-6 * planned.peak).all())
+
+
+def _ahead(plan: LRSchedule, step: int) -> NDArray[np.float64]:
+    steps, rates = plan.knots
+    return rates[steps > step]
+
+
+def _held(rates: NDArray[np.float64]) -> bool:
+    return bool((rates == rates[0]).all())

@@ -6,15 +6,21 @@ from lossforecast.callbacks.monitor import Update
 
 __all__ = ["LAYOUT", "TensorBoardSink", "scalars"]
 
+_DETAILS = "Loss forecast in detail"
+_TARGET = "Probability of reaching the target"
+
 LAYOUT: dict[str, Any] = {
     "Loss forecast": {
         "Final loss, 80% interval": [
             "Margin",
             ["forecast/final_loss", "forecast/lower", "forecast/upper"],
         ],
-        "Drop still to come from annealing": ["Multiline", ["forecast/anneal_gain"]],
-        "Probability of reaching the target": ["Multiline", ["forecast/prob_target"]],
-    }
+    },
+    # apart, as TensorBoard would draw them in front of the margin
+    _DETAILS: {
+        "Drop still to come from annealing": ["Multiline", ["^forecast/anneal_gain$"]],
+        _TARGET: ["Multiline", ["^forecast/prob_target$"]],
+    },
 }
 """Layout of the custom-scalars tab; written once a run, as only the last one counts."""
 
@@ -49,8 +55,12 @@ class TensorBoardSink:
 
     def __call__(self, update: Update) -> None:
         """Write one forecast at its optimizer step."""
-        if not self._laid_out:
-            self._writer.add_custom_scalars(LAYOUT)
+        values = scalars(update)
+        if values and not self._laid_out:
             self._laid_out = True
-        for tag, value in scalars(update).items():
+            details = dict(LAYOUT[_DETAILS])
+            if update.target is None:
+                del details[_TARGET]
+            self._writer.add_custom_scalars({**LAYOUT, _DETAILS: details})
+        for tag, value in values.items():
             self._writer.add_scalar(tag, value, update.step)

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import torch
 
-from lossforecast.callbacks.capture import LossCapture
+from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, follow, guarded
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError, StateError
@@ -32,9 +32,10 @@ class TorchLossForecast:
                 if monitor.should_stop:               # False unless stop=True was asked for
                     break
 
-    Optimizer steps are counted, and the learning rate really used is read, in a hook of the
-    optimizer, so the order of the calls, skipped steps and stepping the scheduler early or late
-    change nothing. Losses are copied on their device and read on the host about 100 times a run.
+    Optimizer steps are counted, and the learning rate really used is read, in hooks of the
+    optimizer, so the order of the other calls, skipped steps and stepping the scheduler early or
+    late change nothing. Losses are copied on their device and read on the host about 100 times a
+    run.
 
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training goes on.
@@ -89,12 +90,16 @@ class TorchLossForecast:
         self.stop = stop
         self._latched = False
         self._resumed = False
+        self._news = False  # whether anything was observed since the latest forecast
         self._checked = 0
-        group = widest_group(optimizer) if group is None else group
-        self._plan = _planner(
+        optimizer = innermost(optimizer)
+        group = _group(optimizer, group)
+        planner = _planner(
             optimizer, scheduler, total_steps, schedule, steps_per_scheduler_step, group
         )
-        plan = self._plan(0)
+        self._plan: Callable[[int], LRSchedule] | None = planner
+        plan = planner(0)
+        laws = laws if isinstance(laws, str) else tuple(laws)
         self._forecasters = {
             name: Forecaster(plan, describe(run, optimizer, name), laws, prior, every_n_steps)
             for name in ("train", "val")
@@ -123,18 +128,21 @@ class TorchLossForecast:
 
     # ------------------------------------------------------------------ in the loop
 
+    @uncompiled
     def step(self, loss: torch.Tensor | float) -> None:
         """Record the loss of a (micro-)batch, right after it was computed."""
-        if self._capture.steps != self._checked:
+        if self.switched_off:
+            self._capture.forget()
+        elif self._capture.steps != self._checked:
             self._check_if_due()
         self._record(loss)
 
-    @guarded
+    @uncompiled
     def validation(self, loss: torch.Tensor | float) -> None:
         """Record a validation loss, measured after the optimizer steps taken so far."""
-        self._forecasters["val"].observe(
-            self._capture.steps, float(loss), self._capture.last_rate()
-        )
+        self._validate(loss)
+        if self._capture.steps != self._checked:
+            self._check_if_due()
 
     @property
     def should_stop(self) -> bool:
@@ -143,13 +151,13 @@ class TorchLossForecast:
             self._check_if_due()
         return self._latched
 
-    @guarded
     def close(self) -> None:
         """Read what is left, make the last forecast and let go of the optimizer."""
-        self._capture.close()
-        self._flush(everything=True)
-        if self.forecaster.history.n_observed:
-            self._monitor.check(self._capture.steps, self._capture.present_rate())
+        try:
+            self._finish()
+        finally:  # whoever loses patience during the last forecast leaves nothing behind either
+            self._capture.close()
+            self._plan = None
 
     # ------------------------------------------------------------------ reading
 
@@ -176,19 +184,21 @@ class TorchLossForecast:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken."""
+        """Optimizer steps taken, as far as is known without asking the device."""
         return self._capture.steps
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain values; save it with the model, between two optimizer steps."""
-        self._flush(everything=True)
+        """Everything but the losses of a step under way, as plain values; save it with the model.
+
+        Not whether to stop either: a run that is resumed nevertheless goes on until that is due.
+        """
+        self._catch_up()
         return {
             "forecasters": {name: f.state_dict() for name, f in self._forecasters.items()},
             "capture": self._capture.state_dict(),
             "checked": self._checked,
-            "stopped": self._latched,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -202,11 +212,11 @@ class TorchLossForecast:
                 name: Forecaster.from_state_dict(state["forecasters"][name])
                 for name in self._forecasters
             }
-            checked, stopped = int(state["checked"]), bool(state["stopped"])
+            checked = whole("checked", state["checked"], StateError, least=0)
             self._capture.load_state_dict(state["capture"])
         except (KeyError, TypeError) as error:
             raise StateError(f"not a saved TorchLossForecast: {error!r}") from error
-        self._forecasters, self._checked, self._latched = saved, checked, stopped
+        self._forecasters, self._checked, self._latched = saved, checked, False
         self._monitor.forecaster = self.forecaster
         self._resumed = True
 
@@ -214,29 +224,64 @@ class TorchLossForecast:
 
     @guarded
     def _record(self, loss: torch.Tensor | float) -> None:
-        if self._resumed:  # only now has the user surely restored the scheduler, too
-            self._resumed = False
-            planned = self._plan(self._capture.steps)
-            for forecaster in self._forecasters.values():
-                adopt(forecaster, planned, self._capture.steps)
+        self._adopt_plan()
         self._capture.record(loss)
 
     @guarded
+    def _validate(self, loss: torch.Tensor | float) -> None:
+        self._adopt_plan()
+        self._flush(everything=False)  # after which the number of steps is sure
+        value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        self._forecasters["val"].observe(self._capture.steps, value, self._capture.last_rate())
+        self._news = True
+
+    @guarded
     def _check_if_due(self) -> None:
-        before, now = self._checked, self._capture.steps
-        self._checked = now
-        every_n = self.forecaster.every_n_steps
-        if now // every_n == before // every_n and now != self.forecaster.total_steps:
-            return
+        self._adopt_plan()
+        if self._is_due():
+            self._flush(everything=False)  # after which fewer steps may have been taken
+            if self._is_due():
+                self._forecast()
+                self._latched = self._latched or (self.stop and self._monitor.wants_stop)
+        self._checked = self._capture.steps
+
+    @guarded
+    def _catch_up(self) -> None:
         self._flush(everything=False)
-        if self.forecaster.history.last_step >= 0:
-            self._monitor.check(now, self._capture.present_rate())
-            self._latched = self._latched or (self.stop and self._monitor.wants_stop)
+
+    @guarded
+    def _finish(self) -> None:
+        self._adopt_plan()
+        self._flush(everything=True)
+        if self._news or self.forecast is None:
+            self._forecast()
+
+    def _adopt_plan(self) -> None:
+        if not self._resumed or self._plan is None:
+            return
+        self._resumed = False  # only now has the user surely restored the scheduler, too
+        planned = self._plan(self._capture.steps)
+        for forecaster in self._forecasters.values():
+            adopt(forecaster, planned, self._capture.steps, warn=forecaster is self.forecaster)
+
+    def _is_due(self) -> bool:
+        now, every_n = self._capture.steps, self.forecaster.every_n_steps
+        return now // every_n != self._checked // every_n or now == self.forecaster.total_steps
+
+    def _forecast(self) -> None:
+        if self.forecaster.history.last_step < 0:
+            return
+        step, rate = self._capture.steps, self._capture.present_rate()
+        for forecaster in self._forecasters.values():
+            follow(forecaster, step, rate)
+        self._monitor.check(step, rate)
+        self._news = False
 
     def _flush(self, *, everything: bool) -> None:
         block = self._capture.take_all() if everything else self._capture.take()
         if block[0].size:
             self._forecasters["train"].observe_many(*block)
+            self._news = True
 
 
 def widest_group(optimizer: Any) -> int:
@@ -246,6 +291,17 @@ def widest_group(optimizer: Any) -> int:
         for group in optimizer.param_groups
     ]
     return rates.index(max(rates))
+
+
+def _group(optimizer: Any, group: int | None) -> int:
+    if group is None:
+        return widest_group(optimizer)
+    index, groups = whole("group", group, ConfigurationError, least=0), optimizer.param_groups
+    if index >= len(groups):
+        raise ConfigurationError(
+            f"group is {group}, but the optimizer has {len(groups)}: give 0..{len(groups) - 1}"
+        )
+    return index
 
 
 def describe(run: RunInfo | None, optimizer: Any, metric: str) -> RunInfo:
@@ -265,22 +321,30 @@ def _planner(
 ) -> Callable[[int], LRSchedule]:
     """What makes the plan, given the optimizer steps already taken."""
     if schedule is not None:
+        if not isinstance(schedule, LRSchedule):
+            raise ConfigurationError(
+                f"schedule must be an LRSchedule, not {type(schedule).__name__}: try "
+                "LRSchedule.from_array(lrs), or give the scheduler as `scheduler`"
+            )
         if total_steps not in (None, schedule.total_steps):
             raise ConfigurationError(
                 f"total_steps is {total_steps}, but the schedule has {schedule.total_steps} steps: "
                 "give one of them, or extended_to() / truncated_to() the schedule"
             )
         return lambda step: schedule
-    length = total_steps if total_steps is not None else getattr(scheduler, "total_steps", None)
-    if length is None:
+    pace = whole("steps_per_scheduler_step", interval, ConfigurationError, least=1)
+    theirs = getattr(scheduler, "total_steps", None)
+    if total_steps is None and theirs is not None:
+        total_steps = pace * whole("scheduler.total_steps", theirs, ConfigurationError, least=1)
+    if total_steps is None:
         raise ConfigurationError(
             "the length of the run is unknown; give total_steps= (optimizer steps)"
         )
-    steps = whole("total_steps", length, ConfigurationError, least=1)
-    pace = whole("steps_per_scheduler_step", interval, ConfigurationError, least=1)
+    steps = whole("total_steps", total_steps, ConfigurationError, least=1)
     if scheduler is None:
-        rate = float(optimizer.param_groups[group]["lr"])
-        return lambda step: assumed(LRSchedule.constant(steps, rate))
+        return lambda step: assumed(
+            LRSchedule.constant(steps, float(optimizer.param_groups[group]["lr"]))
+        )
     return lambda step: schedule_from_torch(
         scheduler,
         total_steps=steps,

@@ -160,7 +160,7 @@ def _by_shape(
             yield shape, where, lambda name, rows=rows: pieces[name][rows]  # type: ignore[misc]
 
 
-_EXACT = 32
+_EXACT = 128
 
 
 def _power_sum(n: FloatArray, p: float) -> FloatArray:

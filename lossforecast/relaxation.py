@@ -31,7 +31,7 @@ class Relaxation:
         lag: the scale of the relaxation as a share of the run: of its steps for the annealing law
             (lambda = exp(-1/(lag * total_steps))), of its S1 for the multi-power law.
         beta: multi-power only.
-        gamma: multi-power only; the learning rate is in units of the peak.
+        gamma: multi-power only; the learning rate is in units of the peak, and 1e-6 where below.
     """
 
     law: str

@@ -130,7 +130,7 @@ class LRSchedule:
         return schedule
 
     @classmethod
-    def inverse_sqrt(cls, total_steps: int, peak: float, *, warmup: int) -> Self:
+    def inverse_sqrt(cls, total_steps: int, peak: float, *, warmup: int = 1) -> Self:
         """Linear warm-up from 0 over `warmup` >= 1 steps, then ``peak * sqrt(warmup / i)``."""
         total_steps = whole("total_steps", total_steps, ScheduleError, least=1)
         warmup = whole("warmup", warmup, ScheduleError, least=1)

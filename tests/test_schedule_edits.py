@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -161,6 +161,7 @@ def edited(draw: st.DrawFn) -> Model:
     return schedule, array, largest
 
 
+@settings(max_examples=300, deadline=None)
 @given(model=edited())
 def test_any_chain_of_edits_is_that_of_the_array(model: Model) -> None:
     schedule, array, largest = model

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lossforecast.errors import ScheduleError
@@ -113,6 +113,7 @@ def mutated(draw: st.DrawFn) -> Any:
     return saved
 
 
+@settings(max_examples=300, deadline=None)
 @given(saved=mutated())
 @example(saved=SCHEDULES["cosine"].to_dict())
 def test_a_mutated_schedule_is_refused_or_works(saved: Any) -> None:

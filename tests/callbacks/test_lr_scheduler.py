@@ -72,6 +72,7 @@ SIMPLE: dict[str, Factory] = {
     "LinearLR without a way": lambda o, **kw: torch_lr.LinearLR(o, 0.2, total_iters=0, **kw),
     "ExponentialLR": lambda o, **kw: torch_lr.ExponentialLR(o, gamma=0.97, **kw),
     "PolynomialLR": lambda o, **kw: torch_lr.PolynomialLR(o, total_iters=40, power=1.7, **kw),
+    "PolynomialLR without a way": lambda o, **kw: torch_lr.PolynomialLR(o, total_iters=0, **kw),
     "CosineAnnealingLR": lambda o, **kw: torch_lr.CosineAnnealingLR(o, 16, eta_min=0.004, **kw),
     "CosineAnnealingLR to zero": lambda o, **kw: torch_lr.CosineAnnealingLR(o, 100, **kw),
     "CosineAnnealingWarmRestarts": lambda o, **kw: torch_lr.CosineAnnealingWarmRestarts(
@@ -92,7 +93,16 @@ SIMPLE: dict[str, Factory] = {
     ),
     "SWALR": lambda o, **kw: SWALR(o, swa_lr=0.02, anneal_epochs=12, **kw),
 }
+
+
+def coming_back(optimizer: torch.optim.Optimizer) -> Any:
+    twice = torch_lr.LinearLR(optimizer, 0.2, total_iters=8)
+    between = torch_lr.ExponentialLR(optimizer, 0.9)
+    return torch_lr.SequentialLR(optimizer, [twice, between, twice], [9, 20])
+
+
 NESTED: dict[str, Factory] = {
+    "SequentialLR of a scheduler twice": coming_back,
     "SequentialLR": lambda o: torch_lr.SequentialLR(
         o,
         [
@@ -361,6 +371,41 @@ def test_formulas_of_any_composition_agree_with_stepping(factory: Factory, taken
             )
 
 
+WITHOUT_FORMULA = {
+    "SWALR",
+    "ChainedScheduler of a SequentialLR",
+    "SequentialLR of a scheduler twice",
+}
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["own rate", "rate set by hand"])
+@pytest.mark.parametrize("tensor", [False, True], ids=["float", "tensor"])
+@pytest.mark.parametrize("name", sorted(set(ALL) - WITHOUT_FORMULA))
+def test_formulas_from_every_turn(
+    name: str, tensor: bool, by_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_EXACT", 20)
+    monkeypatch.setattr(module, "_AFFORDABLE", 0)  # no other way than the formula
+
+    def make(taken: int) -> Any:
+        scheduler = quietly(ALL[name], optimizer_of(1, tensor))
+        walked(scheduler, taken)
+        if by_hand:
+            scheduler.optimizer.param_groups[0]["lr"] *= 0.9
+            scheduler.optimizer.param_groups[0]["lr"] += 0.001
+        return scheduler
+
+    alive = np.isfinite(walked(make(0), HORIZON)[:, 0]).sum()
+    turns = [0, 7, 8, 10, 15, 16, 17, 20, 25, 40, 45, 48]
+    for taken in turns[: bisect_right(turns, alive - 1)]:
+        truth = walked(make(taken), HORIZON - 1)[:, 0]
+        schedule = schedule_from_torch(make(taken), total_steps=HORIZON)
+        want = held(truth)
+        rtol, atol = (1e-5, 1e-6 * want.max()) if tensor else (1e-9, 1e-15)
+        np.testing.assert_allclose(schedule.to_array(), want, rtol=rtol, atol=atol)
+        assert (Caveat.LR_ASSUMED in schedule.caveats) == bool(np.isnan(truth).any())
+
+
 LONG = 40_000
 LONG_SCHEDULERS: dict[str, Factory] = {
     "LambdaLR": lambda o: torch_lr.LambdaLR(o, lambda i: min(1, i / 999) * (1 - i / LONG) ** 2),
@@ -384,7 +429,7 @@ LONG_SCHEDULERS: dict[str, Factory] = {
             torch_lr.LinearLR(o, 0.1, total_iters=500),
             torch_lr.ConstantLR(o, 1.0),
             torch_lr.ConstantLR(o, 0.1, total_iters=3),  # so short that no sample hits it by chance
-            torch_lr.CosineAnnealingLR(o, 20_000, eta_min=1e-4),
+            torch_lr.StepLR(o, 20_000),
         ],
         [500, 10_003, 10_006],
     ),
@@ -644,7 +689,8 @@ def test_stepped_every_epoch(step: int) -> None:
 
 
 def test_epochs_of_a_long_run_are_exact_and_small() -> None:
-    total_steps, n_steps, step = 3 * MILLION, 30_001, 30_500
+    n_steps, step = 30_001, 30_500
+    total_steps = 100 * n_steps + 1  # the last step begins an epoch
 
     def make() -> Any:
         scheduler = SIMPLE["CosineAnnealingLR"](optimizer_of())
@@ -654,7 +700,7 @@ def test_epochs_of_a_long_run_are_exact_and_small() -> None:
     schedule = schedule_from_torch(
         make(), total_steps=total_steps, step=step, scheduler_steps=every(n_steps, step=step)
     )
-    rates = walked(make(), 99)[:, 0]
+    rates = walked(make(), 100)[:, 0]
     assert schedule.caveats == set()
     assert len(schedule.to_dict()["pieces"]["stop"]) <= 220
     steps = np.arange(step + 1, total_steps + 1)
@@ -789,15 +835,14 @@ def test_parameters_are_never_copied() -> None:
     class Knowing(torch_lr.ExponentialLR):
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
             self.parameters = list(optimizer.param_groups[0]["params"])
+            self.addresses = [parameter.data_ptr() for parameter in self.parameters]
             super().__init__(optimizer, 0.5)
 
-    class Parameter(torch.Tensor):
-        def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
-            raise AssertionError("a parameter must not be copied")
+        def get_lr(self) -> list[float | torch.Tensor]:
+            copied = [parameter.data_ptr() for parameter in self.parameters] != self.addresses
+            return [math.nan] if copied else super().get_lr()
 
-    parameter = torch.zeros(2).as_subclass(Parameter).requires_grad_()
-    scheduler = Knowing(torch.optim.SGD([parameter], lr=0.1))
-    schedule = schedule_from_torch(scheduler, total_steps=3)
+    schedule = schedule_from_torch(Knowing(optimizer_of()), total_steps=3)
     assert schedule.to_array().tolist() == [0.1, 0.05, 0.025]
 
 
@@ -840,6 +885,20 @@ class Slotted:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
+
+
+def test_a_scheduler_may_look_at_the_options_of_its_optimizer() -> None:
+    class Careful(torch_lr.LRScheduler):
+        def get_lr(self) -> list[float | torch.Tensor]:
+            decay = self.optimizer.defaults["weight_decay"]
+            return [
+                group["lr"] * group["betas"][0] * decay for group in self.optimizer.param_groups
+            ]
+
+    def make() -> Any:
+        return Careful(optimizer_of(2, kind=torch.optim.AdamW))
+
+    check_future(make, 0, 2)
 
 
 def test_an_object_that_can_be_cloned_is_stepped() -> None:

@@ -1,0 +1,1260 @@
+"""`LightningLossForecast` under real Trainers: tiny modules whose losses and rates are scripted."""
+
+import csv
+import importlib
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from torch.optim import lr_scheduler as torch_lr
+
+from lossforecast import LRSchedule, RunInfo
+from lossforecast.callbacks import LightningLossForecast
+from lossforecast.callbacks.monitor import Update
+from lossforecast.errors import ConfigurationError
+from lossforecast.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.status import Caveat
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    # a checkpoint is resumed without the callback that wrote it
+    pytest.mark.filterwarnings("ignore:(.|\\n)*callbacks used to create the:UserWarning"),
+]
+
+SELDOM = 10**6  # every_n_steps that leaves one forecast, at the end
+Configure = Callable[["Scripted"], Any]
+
+
+def scripted(n: int) -> float:
+    """Loss of the n-th batch of a run: a noisy power law, exact in float32 even when averaged."""
+    return round(1024 * (2 + 3 / math.sqrt(n + 1) + 0.05 * math.sin(12.9898 * n))) / 1024
+
+
+def plain(module: "Scripted") -> Any:
+    return torch.optim.SGD(module.parameters(), lr=0.1)
+
+
+class Scripted(pl.LightningModule):
+    """Its n-th batch has the n-th loss of a script; it notes the rates its optimizer steps with."""
+
+    def __init__(
+        self, configure: Configure = plain, script: Callable[[int], float] = scripted
+    ) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.configure, self.script = configure, script
+        self.used: list[float] = []
+
+    def nth(self, batch_idx: int) -> int:
+        batches = self.trainer.num_training_batches
+        return batch_idx + (self.current_epoch * int(batches) if batches != math.inf else 0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.script(self.nth(batch_idx)) + 0 * self.weight.sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.used.append(max(float(group["lr"]) for group in optimizer.param_groups))
+
+    def configure_optimizers(self) -> Any:
+        return self.configure(self)
+
+
+class Validated(Scripted):
+    """Logs a validation loss that depends on the optimizer steps taken."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", scripted(self.global_step))
+
+
+class Endless(torch.utils.data.IterableDataset[int]):
+    """A stream of unknown length."""
+
+    def __init__(self, end: float = math.inf) -> None:
+        self.end = end
+
+    def __iter__(self) -> Iterator[int]:
+        n = 0
+        while n < self.end:
+            yield n
+            n += 1
+
+
+class StopAfter(pl.Callback):
+    """Ends a run that has no end."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+def loader(batches: int) -> torch.utils.data.DataLoader[int]:
+    return torch.utils.data.DataLoader(range(batches))  # type: ignore[arg-type]
+
+
+def trainer_of(*callbacks: Any, **options: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": any(isinstance(each, ModelCheckpoint) for each in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **(quiet | options))
+
+
+def bins_of(callback: LightningLossForecast) -> tuple[list[int], list[float], list[float]]:
+    """Steps, losses and learning rates that the callback saw."""
+    assert callback.forecaster is not None
+    bins = callback.forecaster.history.bins()
+    assert (bins.count == 1).all()
+    return bins.last.tolist(), bins.mean.tolist(), bins.lr.tolist()
+
+
+def planned(callback: LightningLossForecast) -> NDArray[np.float64]:
+    assert callback.forecaster is not None
+    return callback.forecaster.schedule.to_array()
+
+
+def windows(epochs: int, batches: int, accumulate: int) -> list[range]:
+    """The batches of each optimizer step; the last of an epoch takes what is left."""
+    return [
+        range(start, min(start + accumulate, (epoch + 1) * batches))
+        for epoch in range(epochs)
+        for start in range(epoch * batches, (epoch + 1) * batches, accumulate)
+    ]
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    ours = [record for record in caplog.records if record.name == "lossforecast"]
+    return [record.getMessage() for record in ours if record.levelno >= level]
+
+
+# ---------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulate"), [(9, 1), (8, 4), (7, 2), (6, 4), (3, 8)], ids=str
+)
+def test_training_losses_and_rates_of_every_step(batches: int, accumulate: int) -> None:
+    def configure(module: Scripted) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        return [optimizer], [
+            {"scheduler": torch_lr.ExponentialLR(optimizer, 0.9), "interval": "step"}
+        ]
+
+    callback = LightningLossForecast(every_n_steps=SELDOM)
+    module = Scripted(configure)
+    trainer = trainer_of(callback, max_epochs=3, accumulate_grad_batches=accumulate)
+    trainer.fit(module, loader(batches))
+    steps, losses, rates = bins_of(callback)
+    expected = windows(3, batches, accumulate)
+    assert steps == list(range(len(expected)))
+    assert losses == [np.mean([scripted(n) for n in window]) for window in expected]
+    assert math.isnan(rates[0])  # no step was taken before the first loss
+    assert rates[1:] == module.used[:-1]
+    assert module.used == pytest.approx([0.1 * 0.9**i for i in range(len(expected))])
+
+
+@pytest.mark.parametrize("every_n_batches", [3, 5])
+def test_validation_losses_have_the_steps_at_which_they_were_measured(every_n_batches: int) -> None:
+    callback = LightningLossForecast("val_loss", every_n_steps=SELDOM)
+    module = Validated()
+    trainer = trainer_of(callback, max_epochs=3, val_check_interval=every_n_batches)
+    trainer.fit(module, loader(10), loader(2))
+    of_an_epoch = range(every_n_batches, 11, every_n_batches)
+    expected = [epoch * 10 + batch for epoch in range(3) for batch in of_an_epoch]
+    steps, losses, rates = bins_of(callback)
+    assert steps == expected
+    assert losses == [scripted(step) for step in expected]
+    assert rates == [0.1] * len(expected)
+    assert callback.forecaster is not None
+    assert callback.forecaster.run.metric == "val"
+
+
+class Metrics(Validated):
+    """Logs a metric of a training epoch, in the epoch and after it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("within", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("after", scripted(self.current_epoch))
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["validated", "not validated"])
+def test_metrics_of_a_training_epoch_belong_to_its_end(
+    validated: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    within = LightningLossForecast("within", every_n_steps=1)
+    after = LightningLossForecast("after", every_n_steps=1)
+    trainer = trainer_of(within, after, max_epochs=4, limit_val_batches=int(validated))
+    trainer.fit(Metrics(), loader(5), loader(1))
+    steps, losses, _ = bins_of(within)
+    assert steps == [5, 10, 15, 20]
+    assert losses == pytest.approx(
+        [np.mean([scripted(5 * epoch + n) for n in range(5)]) for epoch in range(4)]
+    )
+    assert bins_of(after)[:2] == (steps, [scripted(epoch) for epoch in range(4)])
+    assert told(caplog) == []
+
+
+def test_a_metric_that_does_not_change_is_read_every_time_it_is_logged() -> None:
+    class Constant(Scripted):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", torch.tensor(2.0))
+
+    callback = LightningLossForecast("val_loss", every_n_steps=SELDOM)
+    trainer_of(callback, max_epochs=4).fit(Constant(), loader(3), loader(1))
+    assert bins_of(callback)[:2] == ([3, 6, 9, 12], [2.0] * 4)
+
+
+def test_sanity_checks_and_validations_outside_of_training_do_not_count() -> None:
+    callback = LightningLossForecast("val_loss", every_n_steps=1)
+    module, trainer = Validated(), trainer_of(callback, max_epochs=2, num_sanity_val_steps=2)
+    for _ in range(2):  # in the second fit the callback has a first run behind it
+        trainer.fit_loop.epoch_progress.reset()
+        trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.reset()
+        trainer.fit(module, loader(4), loader(3))
+        assert bins_of(callback)[:2] == ([4, 8], [scripted(4), scripted(8)])
+    forecast = callback.forecast
+    trainer.validate(module, loader(3), verbose=False)
+    assert bins_of(callback)[0] == [4, 8]
+    assert callback.forecast is forecast
+
+
+def test_fast_dev_run_does_nothing() -> None:
+    updates: list[Update] = []
+    callback = LightningLossForecast(stop=True, target=0.0, sinks=[updates.append])
+    trainer_of(callback, fast_dev_run=3).fit(Scripted(), loader(5))
+    assert callback.forecaster is None
+    assert callback.forecast is None
+    assert callback.recommendation is None
+    assert updates == []
+    assert callback.state_dict() == {}
+
+
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_both_namespaces(package: str, tmp_path: Path) -> None:
+    library = importlib.import_module(package)
+
+    class Module(library.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return scripted(batch_idx) + 0 * self.weight.sum()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", scripted(self.global_step))
+
+        configure_optimizers = plain
+
+    train, val = LightningLossForecast(), LightningLossForecast("val_loss", stop=True)
+    saver = library.callbacks.ModelCheckpoint(tmp_path / "saved", save_last=True)
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "val_check_interval": 10,
+        "log_every_n_steps": 10,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    logs = library.loggers.CSVLogger(tmp_path)
+    trainer = library.Trainer(callbacks=[train, val, saver], logger=logs, **options)
+    trainer.fit(Module(), loader(30), loader(1))
+    assert bins_of(train)[1] == [scripted(n) for n in range(30)]
+    assert bins_of(val)[1] == [scripted(10), scripted(20), scripted(30)]
+    assert "forecast/final_loss" in (Path(logs.log_dir) / "metrics.csv").read_text()
+    assert trainer.progress_bar_metrics["final_loss"] > 0
+
+    resumed = LightningLossForecast()
+    again = library.Trainer(
+        callbacks=[resumed],
+        logger=False,
+        enable_checkpointing=False,
+        **(options | {"max_epochs": 2}),
+    )
+    again.fit(Module(), loader(30), loader(1), ckpt_path=tmp_path / "saved" / "last.ckpt")
+    assert bins_of(resumed)[0] == list(range(60))
+
+
+# ---------------------------------------------------------------------- the plan
+
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "exponential": lambda optimizer: torch_lr.ExponentialLR(optimizer, 0.8),
+    "warm-up and cosine": lambda optimizer: torch_lr.SequentialLR(
+        optimizer,
+        [
+            torch_lr.LinearLR(optimizer, 0.1, total_iters=3),
+            torch_lr.CosineAnnealingLR(optimizer, 9, eta_min=0.001),
+        ],
+        [3],
+    ),
+}
+
+
+def with_scheduler(name: str, **config: Any) -> Configure:
+    def configure(module: Scripted) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        return [optimizer], [{"scheduler": SCHEDULERS[name](optimizer), **config}]
+
+    return configure
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("frequency", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_plan_is_what_comes(name: str, interval: str, frequency: int, accumulate: int) -> None:
+    callback = LightningLossForecast(every_n_steps=SELDOM)
+    module = Scripted(with_scheduler(name, interval=interval, frequency=frequency))
+    trainer_of(callback, max_epochs=4, accumulate_grad_batches=accumulate).fit(module, loader(7))
+    assert planned(callback).tolist() == module.used
+    assert len(set(module.used)) > 1
+    assert callback.forecast is not None
+    assert Caveat.LR_ASSUMED not in callback.forecast.caveats
+
+
+@pytest.mark.parametrize("frequency", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_the_plan_on_a_stream(frequency: int, accumulate: int) -> None:
+    callback = LightningLossForecast(every_n_steps=SELDOM)
+    module = Scripted(with_scheduler("exponential", interval="step", frequency=frequency))
+    stream = torch.utils.data.DataLoader(Endless())
+    trainer_of(callback, max_steps=20, accumulate_grad_batches=accumulate).fit(module, stream)
+    assert planned(callback).tolist() == module.used
+    assert len(module.used) == 20
+
+
+def test_epochs_of_unknown_length_are_no_plan_but_followed() -> None:
+    callback = LightningLossForecast(every_n_steps=1)
+    module = Scripted(with_scheduler("exponential", interval="epoch"))
+    stream = torch.utils.data.DataLoader(Endless(end=6))
+    trainer_of(callback, max_steps=20, max_epochs=-1).fit(module, stream)
+    assert len(set(module.used)) > 1
+    assert callback.forecast is not None
+    assert callback.forecast.caveats == (Caveat.LR_ASSUMED,)
+    assert planned(callback).tolist() == module.used
+
+
+def one_cycle(module: Scripted) -> Any:
+    optimizer = torch.optim.AdamW(module.parameters())
+    steps = int(module.trainer.estimated_stepping_batches)
+    cycle = torch_lr.OneCycleLR(optimizer, max_lr=0.2, total_steps=steps)
+    return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 3},
+        {"max_epochs": 3, "accumulate_grad_batches": 4},
+        {"max_steps": 17},
+        {"max_steps": 17, "max_epochs": 9},
+        {"max_steps": 99, "max_epochs": 2, "limit_train_batches": 5},
+        {"max_steps": 17, "max_time": "00:01:00:00"},
+    ],
+    ids=str,
+)
+def test_the_plan_has_the_length_of_the_run(options: dict[str, Any]) -> None:
+    callback = LightningLossForecast(every_n_steps=SELDOM)
+    module = Scripted(one_cycle)
+    trainer_of(callback, **options).fit(module, loader(10))
+    assert planned(callback).tolist() == module.used
+    assert max(module.used) == pytest.approx(0.2, rel=0.01)
+    assert module.used[-1] < 1e-5
+
+
+def test_the_plan_without_a_scheduler_and_with_groups() -> None:
+    def groups(module: Scripted) -> Any:
+        small = {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.01}
+        optimizer = torch.optim.SGD([small, {"params": module.parameters(), "lr": 0.1}])
+        grown = torch_lr.LambdaLR(optimizer, [lambda n: 1 / (n + 1), lambda n: 1 + n])
+        return [optimizer], [{"scheduler": grown, "interval": "step"}]
+
+    for configure, rates in ((groups, [0.1 * (n + 1) for n in range(8)]), (plain, [0.1] * 8)):
+        callback = LightningLossForecast(every_n_steps=SELDOM)
+        module = Scripted(configure)
+        trainer_of(callback, max_epochs=1).fit(module, loader(8))
+        assert planned(callback).tolist() == module.used == rates
+        assert bins_of(callback)[2][1:] == rates[:-1]
+
+
+def test_two_schedulers_of_one_optimizer_are_only_assumed() -> None:
+    def two(module: Scripted) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        up = torch_lr.LinearLR(optimizer, 0.5, total_iters=3)
+        down = torch_lr.ExponentialLR(optimizer, 0.5)
+        return [optimizer], [{"scheduler": up, "interval": "step"}, {"scheduler": down}]
+
+    callback = LightningLossForecast(every_n_steps=1)
+    trainer_of(callback, max_epochs=3).fit(Scripted(two), loader(8))
+    assert callback.forecast is not None
+    assert Caveat.LR_ASSUMED in callback.forecast.caveats
+
+
+def test_a_schedule_of_the_users_own_comes_first() -> None:
+    own = LRSchedule.wsd(total_steps=40, peak=0.1)
+    callback = LightningLossForecast(schedule=own, every_n_steps=SELDOM)
+    trainer_of(callback, max_epochs=1).fit(Scripted(), loader(30))
+    assert callback.forecaster is not None
+    assert callback.forecaster.schedule is own
+
+
+# ---------------------------------------------------------------------- length unknown
+
+
+ENDLESS: dict[str, dict[str, Any]] = {
+    "no limit": {"max_steps": -1, "max_epochs": -1},
+    "a limit of time": {"max_time": "00:01:00:00"},
+    "a stream with a limit of epochs": {"max_epochs": 5},
+}
+
+
+@pytest.mark.parametrize("options", ENDLESS.values(), ids=ENDLESS)
+def test_a_run_without_a_known_end_is_left_alone(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    callback, saver = LightningLossForecast(stop=True), ModelCheckpoint(tmp_path)
+    trainer = trainer_of(callback, StopAfter(25), saver, **options)
+    trainer.fit(Scripted(), torch.utils.data.DataLoader(Endless()))
+    assert trainer.global_step == 25
+    assert callback.forecaster is None
+    assert callback.state_dict() == {}
+    (message,) = told(caplog)
+    assert "max_steps" in message
+    assert "total_steps" in message
+
+
+@pytest.mark.parametrize("options", ENDLESS.values(), ids=ENDLESS)
+def test_total_steps_gives_a_run_its_end(options: dict[str, Any]) -> None:
+    callback = LightningLossForecast(total_steps=30)
+    trainer = trainer_of(callback, StopAfter(45), **options)
+    trainer.fit(Scripted(), torch.utils.data.DataLoader(Endless()))
+    assert callback.forecaster is not None
+    assert callback.forecaster.total_steps == 30
+    assert bins_of(callback)[0] == list(range(45))  # it may go on for longer
+    assert not callback.switched_off
+
+
+def test_an_accumulation_that_changes_needs_total_steps(caplog: pytest.LogCaptureFixture) -> None:
+    def run(**given: Any) -> LightningLossForecast:
+        callback = LightningLossForecast(every_n_steps=SELDOM, **given)
+        accumulation = GradientAccumulationScheduler({0: 1, 1: 2, 2: 4})
+        module = Scripted(with_scheduler("exponential", interval="step"))
+        trainer_of(callback, accumulation, max_epochs=3).fit(module, loader(8))
+        return callback
+
+    assert run().forecaster is None
+    assert len(told(caplog)) == 1
+    callback = run(total_steps=14)
+    expected = [range(n, n + 1) for n in range(8)]
+    expected += [range(n, n + 2) for n in range(8, 16, 2)]
+    expected += [range(n, n + 4) for n in range(16, 24, 4)]
+    steps, losses, _ = bins_of(callback)
+    assert steps == list(range(14))
+    assert losses == [np.mean([scripted(n) for n in window]) for window in expected]
+    assert planned(callback)[1:-1].tolist() == bins_of(callback)[2][2:]
+
+
+# ---------------------------------------------------------------------- several optimizers, skips
+
+
+class Adversarial(Scripted):
+    """The second of two optimizers steps after each batch, the first after every n-th."""
+
+    def __init__(self, every_n: int = 1) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.other = torch.nn.Parameter(torch.ones(2))
+        self.every_n = every_n
+        self.rates: dict[int, list[float]] = {0: [], 1: []}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizers: Any = self.optimizers()
+        schedulers: Any = self.lr_schedulers()
+        n = self.nth(batch_idx)
+        for index in (1, 0):
+            if index == 1 or (n + 1) % self.every_n == 0:
+                optimizers[index].zero_grad()
+                self.manual_backward(self.weight.sum() + self.other.sum())
+                self.rates[index].append(optimizers[index].param_groups[0]["lr"])
+                optimizers[index].step()
+                schedulers[index].step()
+        return {"loss": torch.tensor(scripted(n)), "batch": batch}
+
+    def configure_optimizers(self) -> Any:
+        first = torch.optim.SGD([self.weight], lr=0.1)
+        second = torch.optim.SGD([self.other], lr=0.3)
+        return [first, second], [
+            torch_lr.ExponentialLR(first, 0.9),
+            torch_lr.ExponentialLR(second, 0.8),
+        ]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"max_epochs": 3}, 24), ({"max_steps": 20}, 10), ({"max_steps": 33, "max_epochs": 3}, 17)],
+    ids=str,
+)
+def test_optimizers_that_alternate(index: int, options: dict[str, Any], steps: int) -> None:
+    callback = LightningLossForecast(every_n_steps=SELDOM, optimizer_index=index)
+    module = Adversarial()
+    trainer_of(callback, **options).fit(module, loader(8))
+    assert planned(callback).tolist() == module.rates[index]
+    assert len(module.rates[index]) == steps
+    seen, losses, rates = bins_of(callback)
+    assert seen == list(range(steps))
+    assert losses == [scripted(n) for n in range(steps)]
+    assert rates[1:] == module.rates[index][:-1]
+
+
+@pytest.mark.parametrize(("index", "n"), [(0, 4), (1, 1)])
+def test_optimizers_that_do_not_step_in_turn(index: int, n: int) -> None:
+    callback = LightningLossForecast(
+        every_n_steps=SELDOM, optimizer_index=index, total_steps=24 // n
+    )
+    module = Adversarial(every_n=4)
+    trainer_of(callback, max_epochs=3).fit(module, loader(8))
+    seen, losses, rates = bins_of(callback)
+    assert seen == list(range(24 // n))
+    assert losses == [np.mean([scripted(n * t + i) for i in range(n)]) for t in seen]
+    assert rates[1:] == module.rates[index][:-1]
+    assert planned(callback).tolist() == module.rates[index]
+
+
+def test_an_optimizer_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    callback = LightningLossForecast(optimizer_index=2)
+    trainer = trainer_of(callback, max_epochs=1)
+    trainer.fit(Adversarial(), loader(4))
+    assert trainer.global_step == 8
+    (record,) = [record for record in caplog.records if record.name == "lossforecast"]
+    assert record.exc_info is not None
+    assert "2 optimizers" in str(record.exc_info[1])
+
+
+def test_rates_set_by_hand_are_followed() -> None:
+    class ByHand(Scripted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            optimizer: Any = self.optimizers()
+            optimizer.param_groups[0]["lr"] = 0.1 if batch_idx < 10 else 0.01
+            self.manual_backward(self.weight.sum())
+            optimizer.step()
+            return torch.tensor(scripted(batch_idx))
+
+    callback = LightningLossForecast(every_n_steps=5)
+    trainer_of(callback, max_epochs=1).fit(ByHand(), loader(30))
+    assert callback.forecast is not None
+    assert Caveat.LR_ASSUMED in callback.forecast.caveats
+    assert bins_of(callback)[2][1:] == [0.1] * 10 + [0.01] * 19
+    assert planned(callback)[15:].tolist() == [0.01] * 15
+
+
+def test_steps_that_a_gradient_scaler_skips_do_not_count() -> None:
+    overflowing = {4, 5, 13}
+
+    class Overflow(Scripted):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            times = torch.inf if batch_idx in overflowing else 1.0
+            return scripted(batch_idx) + (times * self.weight).sum().clamp(0, 0)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            pass
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    callback = LightningLossForecast(every_n_steps=SELDOM)
+    module = Overflow()
+    trainer_of(callback, max_epochs=1, plugins=[precision]).fit(module, loader(20))
+    steps, losses, _ = bins_of(callback)
+    assert steps == list(range(17))
+    expected = [[scripted(n)] for n in range(20) if n not in overflowing]
+    expected[4] = [scripted(n) for n in (4, 5, 6)]
+    expected[11] = [scripted(n) for n in (13, 14)]
+    assert losses == pytest.approx([np.mean(each) for each in expected])
+
+
+# ---------------------------------------------------------------------- losses that are not there
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.*:UserWarning")
+def test_batches_without_a_loss_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    class Skipping(Scripted):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx % 4 == 3 else super().training_step(batch, batch_idx)
+
+    callback = LightningLossForecast(every_n_steps=5)
+    trainer = trainer_of(callback, max_epochs=1)
+    trainer.fit(Skipping(), loader(20))
+    steps, losses, _ = bins_of(callback)
+    assert steps == [n for n in range(20) if n % 4 != 3]
+    assert losses == [scripted(n) for n in steps]
+    assert told(caplog) == []
+
+
+@pytest.mark.parametrize("returned", [None, {}, {"logits": 3}], ids=str)
+def test_a_module_that_returns_no_loss(returned: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Silent(Adversarial):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            return returned
+
+    callback = LightningLossForecast(stop=True)
+    trainer = trainer_of(callback, max_epochs=2)
+    trainer.fit(Silent(), loader(20))
+    assert trainer.global_step == 80
+    assert callback.forecast is None
+    (message,) = told(caplog)
+    assert "training_step returned no loss" in message
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor, lambda loss: torch.tensor([[loss]])])
+def test_losses_of_many_kinds(kind: Callable[[float], Any]) -> None:
+    class Kinds(Adversarial):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            return {"loss": torch.as_tensor(kind(scripted(batch_idx))), "more": [1, 2]}
+
+    callback = LightningLossForecast(every_n_steps=SELDOM)
+    trainer_of(callback, max_epochs=1).fit(Kinds(), loader(5))
+    assert bins_of(callback)[1] == [scripted(n) for n in range(5)]
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["validated", "not validated"])
+def test_a_metric_that_nobody_logs(validated: bool, caplog: pytest.LogCaptureFixture) -> None:
+    callback = LightningLossForecast("val_los", stop=True, target=0.0)
+    trainer = trainer_of(callback, max_epochs=3, limit_val_batches=int(validated))
+    trainer.fit(Metrics(), loader(5), loader(1))
+    assert trainer.current_epoch == 3
+    (message,) = told(caplog)
+    assert "'val_los' is not logged" in message
+    logged = message.split("(logged: ")[1].split(")")[0].split(", ")
+    assert set(logged) == {"within", "after"} | ({"val_loss"} if validated else set())
+
+
+def test_a_metric_that_comes_late_is_not_missed(caplog: pytest.LogCaptureFixture) -> None:
+    callback = LightningLossForecast("val_loss")
+    trainer = trainer_of(callback, max_epochs=6, check_val_every_n_epoch=3)
+    trainer.fit(Validated(), loader(4), loader(1))
+    assert bins_of(callback)[0] == [12, 24]
+    assert told(caplog) == []
+
+
+# ---------------------------------------------------------------------- what is done with it
+
+
+def test_forecasts_come_on_a_grid_of_steps() -> None:
+    updates: list[Update] = []
+    every = LightningLossForecast(every_n_steps=7, sinks=[updates.append])
+    trainer_of(every, max_epochs=2).fit(Scripted(), loader(15))
+    assert [update.step for update in updates] == [7, 14, 21, 28, 30]
+
+    updates.clear()
+    usual = LightningLossForecast(sinks=[updates.append])
+    trainer_of(usual, max_epochs=1).fit(Scripted(), loader(300))
+    assert [update.step for update in updates] == list(range(3, 301, 3))
+
+    updates.clear()
+    validated = LightningLossForecast("val_loss", every_n_steps=10, sinks=[updates.append])
+    trainer = trainer_of(validated, max_epochs=1, val_check_interval=4)
+    trainer.fit(Validated(), loader(31), loader(1))
+    assert [update.step for update in updates] == [12, 20, 31]
+    assert [update.forecast.made_at for update in updates] == [12, 20, 28]
+
+
+def test_every_logger_and_the_progress_bar_get_forecasts(tmp_path: Path) -> None:
+    updates: list[Update] = []
+    callback = LightningLossForecast(target=2.3, every_n_steps=10, sinks=[updates.append])
+    board, table = TensorBoardLogger(tmp_path / "tb"), CSVLogger(tmp_path / "csv")
+    trainer = trainer_of(callback, max_epochs=1, logger=[board, table], log_every_n_steps=1)
+    trainer.fit(Scripted(), loader(50))
+
+    def values(update: Update) -> dict[str, float]:
+        forecast = update.forecast
+        lower, upper = forecast.interval(0.8)
+        return {
+            "forecast/final_loss": forecast.mean,
+            "forecast/lower": lower,
+            "forecast/upper": upper,
+            "forecast/anneal_gain": forecast.anneal_gain.mean,
+            "forecast/prob_target": forecast.prob_below(2.3),
+        }
+
+    expected = {update.step: values(update) for update in updates}
+    assert list(expected) == [10, 20, 30, 40, 50]
+    with (Path(table.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["forecast/final_loss"]]
+    found = {int(row["step"]): {k: float(v) for k, v in row.items() if "/" in k} for row in rows}
+    assert found == expected
+    events = EventAccumulator(board.log_dir).Reload()
+    for tag in expected[10]:
+        logged = {scalar.step: scalar.value for scalar in events.Scalars(tag)}
+        assert logged == pytest.approx({step: each[tag] for step, each in expected.items()})
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    assert trainer.progress_bar_metrics["final_loss"] == pytest.approx(updates[-1].forecast.mean)
+    assert "final_loss" not in trainer.logged_metrics
+
+
+class Broken(CSVLogger):
+    """A logger that fails at forecasts."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        if any(name.startswith("forecast/") for name in metrics):
+            raise ConnectionError("connection lost")
+
+
+def test_a_logger_that_raises_is_dropped(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    broken, table = Broken(tmp_path / "broken"), CSVLogger(tmp_path / "good")
+    callback = LightningLossForecast(every_n_steps=5)
+    trainer_of(callback, max_epochs=1, logger=[broken, table]).fit(Scripted(), loader(50))
+    assert len((Path(table.log_dir) / "metrics.csv").read_text().splitlines()) == 11
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.name == "lossforecast"
+    assert not callback.switched_off
+
+
+class Dropping(pl.LightningModule):
+    """A real little network, with dropout and metrics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(8, 16), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+        )
+
+    def loss(self, batch: Any) -> Any:
+        (x,) = batch
+        return ((self.layers(x) - x.sum(dim=1, keepdim=True)) ** 2).mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        return {"loss": loss}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        return [optimizer], [torch_lr.CosineAnnealingLR(optimizer, 3)]
+
+
+def normal_loader(shuffle: bool) -> torch.utils.data.DataLoader[Any]:
+    inputs = torch.randn(160, 8, generator=torch.Generator().manual_seed(1))
+    dataset = torch.utils.data.TensorDataset(inputs)
+    return torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=shuffle)
+
+
+def test_training_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path) -> None:
+    def run(
+        name: str, *callbacks: Any
+    ) -> tuple[dict[str, Any], list[dict[str, str]], dict[str, Any]]:
+        pl.seed_everything(3, verbose=False)
+        table, module = CSVLogger(tmp_path / name), Dropping()
+        trainer = trainer_of(*callbacks, max_epochs=3, logger=table, log_every_n_steps=1)
+        trainer.fit(module, normal_loader(True), normal_loader(False))
+        with (Path(table.log_dir) / "metrics.csv").open() as file:
+            rows = [
+                {name: value for name, value in row.items() if "/" not in name and value}
+                for row in csv.DictReader(file)
+            ]
+        metrics = {k: v for k, v in trainer.callback_metrics.items() if k != "final_loss"}
+        return module.state_dict(), [row for row in rows if set(row) - {"step"}], metrics
+
+    train, val = LightningLossForecast(), LightningLossForecast("val_loss", stop=True)
+    with_us, rows_with_us, metrics_with_us = run("with", train, val)
+    without, rows_without, metrics_without = run("without")
+    assert all(torch.equal(with_us[name], without[name]) for name in without)
+    assert rows_with_us == rows_without
+    assert len(rows_without) > 60
+    assert metrics_with_us == metrics_without
+    assert train.forecast is not None
+    assert val.forecast is not None
+
+
+def fail(situation: Situation) -> None:
+    if situation.history.last_step >= 20:
+        raise RuntimeError("a policy with a bug")
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_an_error_of_ours_is_logged_once_and_training_goes_on(
+    stop: bool, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    callback = LightningLossForecast(policy=fail, stop=stop)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=10, save_top_k=-1)
+    trainer = trainer_of(callback, saver, max_epochs=2)
+    trainer.fit(Validated(), loader(50), loader(2))
+    assert trainer.global_step == 100
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.name == "lossforecast"
+    assert "a policy with a bug" in str(record.exc_info)
+    assert callback.switched_off
+    assert callback.forecast is not None  # the last good one can still be looked at
+    saved = [torch.load(path, weights_only=True) for path in sorted(tmp_path.iterdir())]
+    assert [callback.state_key in each["callbacks"] for each in saved].count(True) == 2
+
+
+def test_a_loss_that_is_no_number_is_an_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    class Many(Adversarial):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            return torch.ones(3)
+
+    callback = LightningLossForecast()
+    trainer = trainer_of(callback, max_epochs=2)
+    trainer.fit(Many(), loader(10))
+    assert trainer.global_step == 40
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info is not None
+    assert "shape (3,)" in str(record.exc_info[1])
+
+
+def test_it_lets_go_of_the_optimizer_however_training_ends() -> None:
+    class Failing(Scripted):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 5:
+                raise RuntimeError("out of memory")
+            return super().training_step(batch, batch_idx)
+
+    for module, taken in ((Scripted(), 9), (Failing(), 5)):
+        callback = LightningLossForecast()
+        trainer = trainer_of(callback, max_epochs=1)
+        with nullcontext() if taken == 9 else pytest.raises(RuntimeError, match="out of memory"):
+            trainer.fit(module, loader(9))
+        (optimizer,) = trainer.optimizers
+        assert not optimizer._optimizer_step_pre_hooks
+        assert not optimizer._optimizer_step_post_hooks
+        assert callback.state_dict()["capture"]["steps"] == taken  # what a rescue would save
+
+
+# ---------------------------------------------------------------------- stopping
+
+
+def nan_from(start: int, end: float = math.inf) -> Callable[[int], float]:
+    return lambda n: math.nan if start <= n < end else scripted(n)
+
+
+class Watch(pl.Callback):
+    """Notes whether the Trainer was asked to stop, after each batch."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.asked.append(trainer.should_stop)
+
+
+@pytest.mark.parametrize("options", [{}, {"target": 0.5}], ids=["no target", "hopeless"])
+def test_by_default_it_only_advises(options: dict[str, Any]) -> None:
+    callback = LightningLossForecast(**options)
+    trainer = trainer_of(callback, max_epochs=1)
+    trainer.fit(Scripted(script=nan_from(60)), loader(100))
+    assert trainer.global_step == 100
+    assert callback.recommendation is not None
+    assert callback.recommendation.action is Action.STOP
+
+
+def test_a_broken_run_is_stopped_in_the_middle_of_an_epoch() -> None:
+    callback = LightningLossForecast(stop=True, every_n_steps=5)
+    trainer = trainer_of(callback, max_epochs=3)
+    trainer.fit(Scripted(script=nan_from(48)), loader(100))
+    assert trainer.global_step == 60  # the first check after ten in a row
+    assert callback.recommendation is not None
+    assert callback.recommendation.reason is Reason.NON_FINITE
+
+
+def test_a_hopeless_run_is_stopped_and_a_good_one_is_not() -> None:
+    hopeless = LightningLossForecast(stop=True, target=0.5)
+    good = LightningLossForecast(stop=True, target=2.4)
+    stopped, finished = trainer_of(hopeless, max_epochs=1), trainer_of(good, max_epochs=1)
+    stopped.fit(Scripted(), loader(200))
+    finished.fit(Scripted(), loader(200))
+    assert stopped.global_step < 100
+    assert stopped.global_step % 2 == 0  # a forecast is due at every second step of 200
+    assert hopeless.recommendation is not None
+    assert hopeless.recommendation.reason is Reason.TARGET_MISS
+    assert finished.global_step == 200
+
+
+def test_a_validation_loss_can_stop_a_run() -> None:
+    class Bad(Scripted):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", math.nan if self.global_step > 12 else scripted(self.global_step))
+
+    callback = LightningLossForecast("val_loss", stop=True)
+    trainer = trainer_of(callback, max_epochs=2, val_check_interval=4)
+    trainer.fit(Bad(), loader(50), loader(1))
+    assert trainer.global_step == 24  # the third bad value in a row
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({}, 40),
+        ({"min_steps": 47, "min_epochs": 0}, 47),
+        ({"min_epochs": 3}, 61),  # the first check in the fourth epoch
+    ],
+    ids=str,
+)
+def test_a_minimum_is_respected(options: dict[str, Any], step: int) -> None:
+    watch, callback = Watch(), LightningLossForecast(stop=True, every_n_steps=1)
+    trainer = trainer_of(callback, watch, max_epochs=5, **options)
+    trainer.fit(Scripted(script=nan_from(30)), loader(20))
+    assert trainer.global_step == step
+    assert watch.asked == [False] * (step - 1) + [True]
+
+
+def test_a_wish_to_stop_is_forgotten_when_the_run_recovers() -> None:
+    watch, callback = Watch(), LightningLossForecast(stop=True, every_n_steps=1)
+    trainer = trainer_of(callback, watch, max_epochs=3, min_steps=47, min_epochs=0)
+    trainer.fit(Scripted(script=nan_from(30, 45)), loader(20))
+    assert trainer.global_step == 60
+    assert not any(watch.asked)
+
+
+def enough(situation: Situation) -> Recommendation:
+    return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: that will do")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options", "step"),
+    [
+        ("val_loss", {}, 20),  # ten values are evidence enough
+        ("val_loss", {"min_epochs": 12}, 24),
+        ("within", {}, 20),
+        ("within", {"min_epochs": 12}, 24),
+        ("after", {}, 21),  # it was not there yet when the epoch ended
+    ],
+    ids=str,
+)
+def test_stopping_by_a_metric_of_each_epoch(
+    monitor: str, options: dict[str, Any], step: int
+) -> None:
+    callback = LightningLossForecast(monitor, stop=True, policy=enough, every_n_steps=1)
+    trainer = trainer_of(callback, max_epochs=30, **options)
+    trainer.fit(Metrics(), loader(2), loader(1))
+    assert trainer.global_step == step
+
+
+RANKS = '''
+import json, sys, warnings
+import lightning.pytorch as pl, torch
+from torch.profiler import ProfilerActivity, profile
+from lossforecast.callbacks import LightningLossForecast
+from lossforecast.recommend import Action, Reason, Recommendation
+
+warnings.simplefilter("ignore")
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        loss = 2 + (batch_idx + 1) ** -0.5 + 0.0 * self.layer(torch.ones(1)).sum()
+        self.log("epoch_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def run(*callbacks, epochs=1):
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=epochs, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
+    loader = torch.utils.data.DataLoader(range(60 if epochs == 1 else 6))
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        trainer.fit(Module(), loader)
+    calls = [event for event in record.events() if event.name.startswith("gloo:")]
+    return trainer.global_step, len(calls), trainer.global_rank
+
+def on_rank(rank, then):
+    def policy(situation):
+        if torch.distributed.get_rank() == rank:
+            return then()
+    return policy
+
+def stop():
+    return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: hopeless")
+
+def fail():
+    raise RuntimeError("only here")
+
+def both(*policies):
+    return lambda situation: [policy(situation) for policy in policies][0]
+
+class Unready(LightningLossForecast):
+    """Cannot start on rank 1, where it finds no second optimizer."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.optimizer_index = trainer.global_rank
+        super().on_train_start(trainer, pl_module)
+
+Forecast = LightningLossForecast
+found = {
+    "without": run(),
+    "advises": run(Forecast(every_n_steps=5, policy=on_rank(0, stop))),
+    "stops": run(Forecast(
+        every_n_steps=5, stop=True, policy=both(on_rank(0, stop), on_rank(1, fail)))),
+    "rank 1 alone": run(Forecast(every_n_steps=5, stop=True, policy=on_rank(1, stop))),
+    "unready": run(Unready(every_n_steps=5, stop=True, policy=on_rank(0, stop))),
+    "metric": run(Forecast("epoch_loss", every_n_steps=1, stop=True, policy=both(
+        on_rank(0, stop), on_rank(1, fail))), epochs=20),
+}
+rank = found["without"][2]
+with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
+    json.dump({name: result[:2] for name, result in found.items()}, file)
+'''
+
+
+def test_two_processes_stop_together(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the processes it started as well
+        pytest.fail(f"the two processes wait for each other: {process.communicate()[0].decode()}")
+    assert process.returncode == 0, output.decode()
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    steps = {name: result[0] for name, result in ranks[0].items()}
+    calls = {name: result[1] for name, result in ranks[0].items()}
+    assert steps == {
+        "without": 30,
+        "advises": 30,
+        "stops": 15,
+        "rank 1 alone": 30,
+        "unready": 30,
+        "metric": 30,
+    }
+    assert calls["advises"] == calls["without"] > 0
+    assert calls["rank 1 alone"] > calls["without"]
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+def seen_by(update: Update) -> tuple[Any, ...]:
+    forecast = update.forecast
+    quantiles = [forecast.quantile(q) for q in (0.05, 0.5, 0.95)]
+    gain = forecast.anneal_gain
+    return (
+        update.step,
+        forecast.made_at,
+        forecast.mean,
+        *quantiles,
+        gain,
+        forecast.status,
+        forecast.caveats,
+        update.recommendation,
+    )
+
+
+RESUMABLE: dict[str, tuple[Configure, dict[str, Any]]] = {
+    "cosine by steps": (
+        with_scheduler("warm-up and cosine", interval="step"),
+        {"max_epochs": 3},
+    ),
+    "each third batch, accumulated": (
+        with_scheduler("exponential", interval="step", frequency=3),
+        {"max_epochs": 3, "accumulate_grad_batches": 2},
+    ),
+    "by epochs": (with_scheduler("exponential", interval="epoch"), {"max_steps": 50}),
+    "one cycle": (one_cycle, {"max_epochs": 3}),
+    "no scheduler": (plain, {"max_epochs": 3}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended:UserWarning")
+@pytest.mark.parametrize(("configure", "options"), RESUMABLE.values(), ids=RESUMABLE)
+@pytest.mark.parametrize("monitor", [None, "val_loss", "after"])
+def test_a_resumed_run_repeats_its_forecasts_to_the_bit(
+    configure: Configure, options: dict[str, Any], monitor: str | None, tmp_path: Path
+) -> None:
+    def run(path: Path | None, *callbacks: Any) -> tuple[list[Any], Scripted, Any]:
+        updates: list[Update] = []
+        callback = LightningLossForecast(
+            monitor, every_n_steps=3, target=2.3, sinks=[updates.append]
+        )
+        module = Metrics(configure)
+        trainer = trainer_of(callback, *callbacks, val_check_interval=4, **options)
+        trainer.fit(module, loader(20), loader(2), ckpt_path=path)
+        assert callback.forecaster is not None
+        state = callback.forecaster.state_dict()
+        state.pop("seconds_spent")
+        return [seen_by(update) for update in updates], module, state
+
+    saver = ModelCheckpoint(
+        tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    at_ends = ModelCheckpoint(tmp_path, "end-{step}", save_top_k=-1)
+    every_update, whole, final = run(None, saver, at_ends)
+    assert len(every_update) >= (3 if monitor else 10)
+    paths = sorted(tmp_path.glob("*step=*.ckpt"))
+    of_steps = {path: int(path.stem.split("=")[-1]) for path in paths}
+    for path in (min(of_steps, key=of_steps.__getitem__), paths[-1], next(tmp_path.glob("end-*"))):
+        taken = of_steps[path]
+        if taken in (0, len(whole.used)):
+            continue
+        updates, module, state = run(path)
+        assert module.used == whole.used[taken:]
+        assert updates == [update for update in every_update if update[0] > taken]
+        assert state == final
+
+
+def test_checkpoints_hold_plain_values(tmp_path: Path) -> None:
+    train = LightningLossForecast(run=RunInfo(task="toy", n_params=1e6))
+    val = LightningLossForecast("val_loss", schedule=LRSchedule.cosine(50, 1e-3))
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    module = Validated(with_scheduler("exponential", interval="step"))
+    trainer_of(train, val, saver, max_epochs=2).fit(module, loader(25), loader(1))
+    states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    assert train.state_key != val.state_key
+    assert {train.state_key, val.state_key} < set(states)
+    for callback in (train, val):
+        saved = json.dumps(states[callback.state_key])
+        assert saved == json.dumps(json.loads(saved)) == json.dumps(callback.state_dict())
+
+
+def test_two_of_the_same_metric_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="state_key"):
+        trainer_of(LightningLossForecast(), LightningLossForecast(target=2.0))
+
+
+def saved_run(tmp_path: Path, *callbacks: Any, **options: Any) -> Path:
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    trainer_of(*callbacks, saver, **options).fit(Scripted(cosine), loader(10))
+    return tmp_path / "last.ckpt"
+
+
+def cosine(module: Scripted) -> Any:
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    scheduler = torch_lr.CosineAnnealingLR(optimizer, 100)
+    return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def test_a_longer_run_is_adopted_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved_run(tmp_path, LightningLossForecast(), max_steps=30)
+    assert told(caplog) == []
+    callback, module = LightningLossForecast(), Scripted(cosine)
+    trainer_of(callback, max_steps=50).fit(module, loader(10), ckpt_path=path)
+    (message,) = told(caplog)
+    assert "resumed at step 30 with another schedule" in message
+    assert callback.forecast is not None
+    assert callback.forecast.step == 50
+    assert planned(callback)[30:].tolist() == module.used
+    assert planned(callback)[:30] == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * i / 100)) for i in range(30)]
+    )
+    assert bins_of(callback)[0] == list(range(50))
+
+
+def test_resuming_the_checkpoint_of_a_run_that_was_not_watched(tmp_path: Path) -> None:
+    path = saved_run(tmp_path, max_epochs=2)
+    callback, module = LightningLossForecast(), Scripted(cosine)
+    trainer_of(callback, max_epochs=5).fit(module, loader(10), ckpt_path=path)
+    steps, losses, rates = bins_of(callback)
+    assert steps == list(range(20, 50))
+    assert losses == [scripted(n) for n in steps]
+    assert rates[1:] == module.used[:-1]
+    assert planned(callback)[20:].tolist() == module.used
+    assert callback.forecast is not None
+    assert callback.forecast.step == 50
+
+
+@pytest.mark.parametrize("damage", [{"forecaster": {}}, {"capture": {"steps": "x"}}], ids=str)
+def test_a_damaged_state_is_an_error_of_ours(
+    damage: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = LightningLossForecast()
+    path = saved_run(tmp_path, callback, max_epochs=2)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["callbacks"][callback.state_key].update(damage)
+    torch.save(checkpoint, path)
+    trainer, resumed = None, LightningLossForecast()
+    trainer = trainer_of(resumed, max_epochs=5)
+    trainer.fit(Scripted(cosine), loader(10), ckpt_path=path)
+    assert trainer.global_step == 50
+    assert resumed.switched_off
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+# ---------------------------------------------------------------------- misuse
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"monitor": 3},
+        {"target": math.nan},
+        {"target": "2.0"},
+        {"total_steps": 0},
+        {"total_steps": 2.5},
+        {"every_n_steps": 0},
+        {"optimizer_index": -1},
+        {"laws": "moore"},
+        {"laws": ["annealing", "moore"]},
+        {"schedule": [0.1, 0.2]},
+        {"schedule": LRSchedule.constant(10, 0.1), "total_steps": 11},
+        {"policy": "stop"},
+    ],
+    ids=str,
+)
+def test_misuse_is_refused_at_once(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        LightningLossForecast(**arguments)
+
+
+def test_arguments_that_can_be_read_only_once_serve_a_whole_run() -> None:
+    asked: list[int] = []
+
+    def look(situation: Situation) -> None:
+        asked.append(situation.history.last_step)
+
+    callback = LightningLossForecast(
+        laws=iter(["annealing", "power"]), policy=iter([look]), every_n_steps=10
+    )
+    trainer_of(callback, max_epochs=1).fit(Scripted(), loader(60))
+    assert asked == [19, 29, 39, 49, 59]
+    assert callback.forecaster is not None
+    assert callback.forecaster.laws == ("annealing", "power")

@@ -1,0 +1,233 @@
+"""Forecasts in TensorBoard: what is in the event files, and what a browser draws of it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
+
+from lossforecast import Forecaster, LRSchedule
+from lossforecast.callbacks import TorchLossForecast
+from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.tensorboard import LAYOUT, TensorBoardSink, scalars
+
+TAGS = ["forecast/final_loss", "forecast/lower", "forecast/upper", "forecast/anneal_gain"]
+MARGIN = "Final loss, 80% interval"
+
+
+def update_of(steps: int, target: float | None = None) -> Update:
+    forecaster = Forecaster(LRSchedule.cosine(200, 0.1))
+    forecaster.observe_many(range(steps), [2 + (t + 1) ** -0.5 for t in range(steps)])
+    return Update(steps, forecaster.forecast(), forecaster.recommend(target), target)
+
+
+def written(folder: Path) -> Any:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def charts(events: Any) -> dict[str, dict[str, Any]]:
+    """The charts of each category, as TensorBoard reads them."""
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    return {
+        category.title: {chart.title: chart for chart in category.chart}
+        for category in layout.category
+    }
+
+
+def train(writer: SummaryWriter, **options: Any) -> list[Update]:
+    """A short real run: logistic regression of ten noisy classes, with a cosine schedule."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4096, 16, generator=generator)
+    noise = torch.randn(4096, 10, generator=generator)
+    labels = (inputs @ torch.randn(16, 10, generator=generator) + 2 * noise).argmax(dim=1)
+    model = torch.nn.Linear(16, 10)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    updates: list[Update] = []
+    given: dict[str, Any] = {"writer": writer, "sinks": [updates.append], "every_n_steps": 10}
+    with TorchLossForecast(optimizer, scheduler, 300, **(given | options)) as monitor:
+        for step in range(300):
+            batch = torch.randint(0, 4096, (64,), generator=generator)
+            loss = torch.nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
+            monitor.step(loss)
+            writer.add_scalar("loss", loss, step)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+    writer.close()
+    return updates
+
+
+def test_the_numbers_of_a_forecast() -> None:
+    update = update_of(100)
+    forecast, values = update.forecast, scalars(update)
+    assert list(values) == TAGS
+    assert values["forecast/final_loss"] == forecast.mean
+    assert (values["forecast/lower"], values["forecast/upper"]) == forecast.interval(0.8)
+    assert values["forecast/lower"] < values["forecast/final_loss"] < values["forecast/upper"]
+    assert values["forecast/anneal_gain"] == forecast.anneal_gain.mean
+    with_target = update_of(100, target=2.1)
+    chance = with_target.forecast.prob_below(2.1)
+    assert scalars(with_target) == {**values, "forecast/prob_target": chance}
+
+
+def test_nothing_is_written_before_there_is_a_forecast(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path) as writer:
+        sink = TensorBoardSink(writer)
+        assert scalars(update_of(0, target=2.0)) == {}
+        sink(update_of(0, target=2.0))
+    tags = written(tmp_path).Tags()
+    assert tags["scalars"] == tags["tensors"] == []
+
+
+@pytest.mark.parametrize("target", [None, 1.0])
+def test_every_forecast_of_a_run_is_written(target: float | None, tmp_path: Path) -> None:
+    updates = train(SummaryWriter(tmp_path), target=target)
+    assert [update.step for update in updates] == list(range(10, 301, 10))
+    events = written(tmp_path)
+    tags = TAGS + ([] if target is None else ["forecast/prob_target"])
+    assert set(events.Tags()["scalars"]) == {"loss", *tags}
+    for tag in tags:
+        found = [(event.step, event.value) for event in events.Scalars(tag)]
+        expected = [(update.step, scalars(update)[tag]) for update in updates]
+        assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]
+
+
+@pytest.mark.parametrize("target", [None, 2.1])
+def test_the_layout_shows_what_is_written(target: float | None, tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path) as writer:
+        sink = TensorBoardSink(writer)
+        for steps in (50, 60, 70):
+            sink(update_of(steps, target))
+    events = written(tmp_path)
+    found = charts(events)
+    assert list(found) == list(LAYOUT)
+    margin = found["Loss forecast"][MARGIN].margin.series[0]
+    assert [margin.value, margin.lower, margin.upper] == TAGS[:3]
+    patterns = [
+        tag for chart in found["Loss forecast in detail"].values() for tag in chart.multiline.tag
+    ]
+    shown = [[t for t in events.Tags()["scalars"] if re.search(p, t)] for p in patterns]
+    details = ["forecast/anneal_gain"] + ([] if target is None else ["forecast/prob_target"])
+    assert shown == [[tag] for tag in details]
+
+
+# ---------------------------------------------------------------------- in a browser
+
+IN_ALL_SHADOWS = """
+const found = [];
+const walk = (root) => {
+  for (const element of root.querySelectorAll("*")) {
+    if (element.matches(arguments[1])) found.push(element);
+    if (element.shadowRoot) walk(element.shadowRoot);
+  }
+};
+walk(arguments[0] ? arguments[0].shadowRoot : document);
+return found;
+"""
+OPTIONS = (
+    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    "disable-component-update disable-sync window-size=1400,1100"
+)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Starts a TensorBoard on a folder and returns its address."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path) -> str:
+        command = [sys.executable, "-m", "tensorboard.main", "--host", "127.0.0.1", "--port", "0"]
+        process = subprocess.Popen(
+            [*command, "--logdir", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if match := re.search(r"http://127\.0\.0\.1:\d+/", line):
+                return match.group()
+        pytest.fail(f"TensorBoard ended: {said}")
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for option in OPTIONS.split():
+        options.add_argument(f"--{option}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def corners(path: Any) -> list[tuple[float, float]]:
+    """Where the straight lines of an SVG path meet."""
+    number = r"(-?[\d.]+(?:e-?\d+)?)"
+    pairs = re.findall(f"{number},{number}", path.get_attribute("d") or "")
+    return [(float(x), float(y)) for x, y in pairs]
+
+
+@pytest.mark.browser
+def test_the_margin_chart_in_a_browser(
+    serve: Callable[[Path], str], browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    updates = train(SummaryWriter(tmp_path / "logs" / "run"), target=1.5)
+
+    def find(selector: str, inside: Any = None) -> list[Any]:
+        elements: list[Any] = browser.execute_script(IN_ALL_SHADOWS, inside, selector)
+        return elements
+
+    def drawn(_: Any) -> tuple[list[tuple[float, float]], ...] | None:
+        for card in find("tf-custom-scalar-margin-chart-card"):
+            line = max(map(corners, find("path.line", card)), key=len, default=[])
+            area = max(map(corners, find("path.area", card)), key=len, default=[])
+            if len(line) == len(updates) and area:
+                return line, area
+        return None
+
+    browser.get(serve(tmp_path / "logs") + "#custom_scalars")
+    found = WebDriverWait(browser, 60).until(drawn)
+    browser.save_screenshot(str(tmp_path / "custom_scalars.png"))
+    assert found is not None
+    line, area = found
+    cards = find("tf-card-heading")
+    titles = browser.execute_script("return arguments[0].map(card => card.displayName)", cards)
+    assert titles[0] == MARGIN
+    assert set(titles[1:]) == set(LAYOUT["Loss forecast in detail"])
+    # the band is drawn from left to right and back, around the line of the means
+    middle = len(area) // 2
+    band = {x: (upper, y) for (x, upper), (_, y) in zip(area[:middle], area[::-1], strict=False)}
+    assert len(band) > 0.8 * len(line)  # what is far outside of the picture is cut off
+    assert all(band[x][0] < y < band[x][1] for x, y in line if x in band)
+    widths = [lower - upper for upper, lower in band.values()]
+    assert widths[-1] < widths[0] / 3
+    log: Any = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    assert [entry for entry in log if entry["level"] == "SEVERE"] == []
