@@ -112,13 +112,13 @@ class LightningLossForecast(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._trainer: Trainer | None = None
+        self._between_epochs: Trainer | None = None
         self._runner: RunMonitor | None = None
         self._capture: LossCapture | None = None
         self._heard: Any = None  # the metric as last read
         self._shown: Forecast | None = None
         self._checked = self._batch_step = self._group = 0
-        self._pace = self._end = 1
+        self._pace = 1
         self.switched_off = self._missing_told = self._validated = False
 
     @property
@@ -162,7 +162,7 @@ class LightningLossForecast(Callback):
         """Note the step that the batch belongs to."""
         if self._capture is None:
             return
-        self._batch_step = self._capture.steps
+        self._batch_step, self._between_epochs = self._capture.steps, None
         if self.monitor is not None and batch_idx == 0 and self._batch_step > 0:
             # only now: what a module logs in its own on_train_epoch_end comes after ours
             self._listen(trainer)
@@ -198,6 +198,7 @@ class LightningLossForecast(Callback):
     def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Read a metric that is logged for a training epoch."""
         self._listen(trainer)
+        self._between_epochs = trainer
 
     def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Read what is left, forecast a last time and let go of the optimizer."""
@@ -213,7 +214,7 @@ class LightningLossForecast(Callback):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """Everything but the losses of a step under way, as plain values."""
         return self._state() or self._saved or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -255,21 +256,20 @@ class LightningLossForecast(Callback):
             forecaster = Forecaster.from_state_dict(saved["forecaster"])
             adopt(forecaster, plan, taken)
         self._checked = taken if saved is None else int(saved["checked"])
-        self._pace, self._end = forecaster.every_n_steps, forecaster.total_steps
+        self._pace = forecaster.every_n_steps
         sinks = [*_logger_sinks(trainer), *self.sinks]
         self._runner = RunMonitor(forecaster, target=self.target, policy=self.policy, sinks=sinks)
         capture = LossCapture(optimizer, group)
         capture.load_state_dict(counted)
-        self._trainer, self._capture, self._group, self._saved = trainer, capture, group, None
+        self._capture, self._group, self._saved = capture, group, None
 
     @guarded
     def _record(self, trainer: "Trainer", outputs: Any) -> None:
         assert self._capture is not None
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
-            automatic = trainer.lightning_module.automatic_optimization
-            scale = float(trainer.accumulate_grad_batches) if automatic else 1.0
-            self._capture.record(loss, self._batch_step, scale)
+            # Lightning has divided it, so that the gradients add up to those of the mean
+            self._capture.record(loss, self._batch_step, float(trainer.accumulate_grad_batches))
 
     def _listen(self, trainer: "Trainer") -> None:
         """Read the monitored metric; forecast and maybe stop."""
@@ -295,8 +295,7 @@ class LightningLossForecast(Callback):
 
     def _due(self, now: int) -> bool:
         """Whether a forecast is due: by steps alone, so the same on all ranks and when resumed."""
-        paces = now // self._pace - self._checked // self._pace
-        due = paces > 0 or now == self._end != self._checked
+        due = now // self._pace > self._checked // self._pace
         if due:
             self._checked = now
         return due
@@ -351,8 +350,8 @@ class LightningLossForecast(Callback):
     def _state(self) -> dict[str, Any] | None:
         if self._runner is None or self._capture is None:
             return None
-        if self._trainer is not None and self.monitor is not None:
-            self._hear(self._trainer.callback_metrics)
+        if self._between_epochs is not None and self.monitor is not None:
+            self._hear(self._between_epochs.callback_metrics)
         self._flush(everything=False)
         return {
             "forecaster": self._runner.forecaster.state_dict(),
@@ -374,7 +373,7 @@ class LightningLossForecast(Callback):
             self._runner.check(self._capture.steps, self._capture.present_rate())
 
     def _let_go(self) -> None:
-        self._trainer = None
+        self._between_epochs = None
         if self._capture is not None:
             self._capture.close()
 

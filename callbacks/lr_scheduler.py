@@ -61,11 +61,11 @@ def schedule_from_torch(
 
     Up to 100,000 scheduler steps ahead the result equals stepping, bit by bit. Beyond, it carries
     `SCHEDULE_APPROXIMATED` and is good to 1e-6 of the local rate (of the peak, where the rate is
-    below 1e-6 of it), with corners at their very step. Three limits: of at most 12,000 points, a
-    thousand restarts get twelve each, which is good to about 1% of the peak; a user's function is
-    called at some arguments only, so what lasts less than 1/2,500 of the way ahead may be missed
-    (not so ``MultiplicativeLR``, whose function is called for every step); and the rounding that
-    torch accumulates over so many steps in a float32 tensor rate is not followed.
+    below 1e-6 of it), with corners at their very step. Three limits. At most 12,000 points are kept
+    and so many restarts or stairs are followed more coarsely: a thousand cosines to about 1% of the
+    peak. A user's function is called at some arguments only, so what lasts less than 1/2,500 of the
+    way ahead may be missed; not so with ``MultiplicativeLR``, which calls it for every step. The
+    rounding that torch accumulates over so many steps in a float32 tensor rate is not followed.
 
     The present rate is held, with `LR_ASSUMED`, where the future is unknown: for
     ``ReduceLROnPlateau``, for what cannot be cloned or stepped, for classes other than torch's
@@ -105,7 +105,7 @@ def schedule_from_torch(
     if step > total_steps:
         raise ScheduleError(f"step {step} is beyond total_steps, {total_steps}: give a longer run")
     chosen = _chosen(groups, group)
-    now = float(groups[chosen]["lr"])
+    now = max(float(groups[chosen]["lr"]), 0.0)
     positions = _checked(every(1, step=step) if scheduler_steps is None else scheduler_steps)
     before = [(options["lr"], float(options["lr"])) for options in groups]
     try:
@@ -211,10 +211,8 @@ def _put_back(groups: list[dict[str, Any]], before: list[tuple[Any, float]]) -> 
 
 def _clone(scheduler: Any) -> Any:
     """The scheduler in its present state, on a stand-in optimizer with one number a group."""
-    optimizer, stand_in = (
-        scheduler.optimizer,
-        torch.optim.SGD([torch.zeros(1, device="cpu")], lr=0.0),
-    )
+    optimizer = scheduler.optimizer
+    stand_in = torch.optim.SGD([torch.zeros(1, device="cpu")], lr=0.0)
     memo: dict[int, Any] = {id(optimizer): stand_in}
     for options in optimizer.param_groups:
         memo.update({id(parameter): parameter for parameter in options["params"]})  # never copied
@@ -369,16 +367,15 @@ def _sampled(
 def _rate(s: Any, group: int, ahead: int) -> Rate | None:
     """The rate as a formula in the number of further steps, None where there is none.
 
-    Classes are compared exactly, as a subclass may do anything. A counter below 0, as torch leaves
-    to a scheduler that is in a ``SequentialLR`` twice, is beyond the formulas.
+    Classes are compared exactly, as a subclass may do anything.
     """
     now, present = getattr(s, "last_epoch", 0), float(s.optimizer.param_groups[group]["lr"])
-    factor = _factor(s, group, ahead) if now >= 0 else None
+    if now < 0:  # torch leaves it so where a scheduler is in a SequentialLR twice
+        return None
+    factor = _factor(s, group, ahead)
     if factor is not None:
         return lambda k: present * factor(k)
     match type(s):
-        case _ if now < 0:
-            return None
         case torch_lr.SequentialLR:
             return _sequential(s, group, ahead)
         case torch_lr.ChainedScheduler:

@@ -13,7 +13,7 @@ __all__ = ["Evidence", "gather"]
 FloatArray = NDArray[np.float64]
 
 _POINTS = 128  # at most; more do not sharpen a forecast
-_BURN_IN = 0.05  # of the run so far: the start follows no law
+_BURN_IN = 0.25  # of the run so far: the start follows no law
 _LEAST = 8  # points; with fewer the burn-in is given up
 _LARGEST = 1e100  # losses are cut there, so that their squares stay finite
 _OUTLIER = 5.0  # robust standard deviations from the neighbours

@@ -165,11 +165,9 @@ def fit(
     found: list[tuple[FloatArray, FloatArray, FloatArray, int]] = []
     whitening = []
     for walk, (size, walk_weight) in enumerate(beliefs.walks):
-        factor = cholesky(
-            size**2 * np.minimum(clock[:, np.newaxis], clock) + np.diag(noise),
-            lower=True,
-            check_finite=False,
-        )
+        walked = size**2 * np.minimum(clock[:, np.newaxis], clock)
+        least = 1e-12 * walked.max()  # a noise that keeps the matrix positive definite in floats
+        factor = cholesky(walked + np.diag(noise + least), lower=True, check_finite=False)
         whitened = solve_triangular(factor, design, lower=True, check_finite=False)
         whitening.append((factor, whitened))
         likelihood = -np.log(np.diag(factor)).sum() + np.log(walk_weight)

@@ -224,7 +224,7 @@ class History:
             self._undo = []
             c["first"][i], c["count"][i], c["origin"][i], c["lr"][i] = step, 0, loss, np.nan
             c["step_sum"][i] = c["total"][i] = c["square"][i] = 0.0
-        difference = _difference(loss, c["origin"][i])
+        difference = min(max(loss - float(c["origin"][i]), -_WIDEST), _WIDEST)
         c["total"][i] += difference
         c["square"][i] += difference * difference
         c["last"][i] = step

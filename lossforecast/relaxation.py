@@ -80,24 +80,23 @@ def arrived(
         return np.zeros((len(relaxations), steps.size))
     moving = np.diff(rates) != 0
     first, last = knots[:-1][moving], knots[1:][moving]
-    begin, end = rates[:-1][moving], rates[1:][moving]
-    at = np.clip(steps, knots[0], None)[:, np.newaxis]
-    begun = first < at  # (n, segments)
-    done = np.where(begun, np.minimum(at, last) - first, 0)  # steps of the segment, changes k
-    fraction = done / (last - first)
-    change = (begin - end) * fraction / schedule.peak
-    # what the law wants of a change k is its age t - k + 1, S1(t) - S1(k - 1) and the rate after
-    # it: here the means over k = first + 1..first + done, so that a jump of one step is exact
-    before, after = (done - 1) / 2 / (last - first), (done + 1) / 2 / (last - first)
-    s1 = schedule.s1(np.concatenate([first, last, at[:, 0]]))
-    s1_first, s1_last, s1_at = np.split(s1, [first.size, 2 * first.size])
-    s1_before = s1_first + (s1_last - s1_first) * before
-    age = np.maximum(at - first - (done - 1) / 2, 0.0) / total_steps
-    distance = np.maximum(s1_at[:, np.newaxis] - s1_before, 0.0) / total_s1
-    rate = (begin + (end - begin) * after) / schedule.peak
-    flat = begun & (change != 0)
-    age, distance, rate, weight = age[flat], distance[flat], rate[flat], change[flat]
-    row = np.nonzero(flat)[0]
+    begin, length = rates[:-1][moving] / schedule.peak, last - first
+    fall = -np.diff(rates)[moving] / schedule.peak / length  # of one step
+    at = np.clip(steps, knots[0], None)
+    s1_first, s1_last, s1_at = (schedule.s1(x) for x in (first, last, at))
+    s1_step = (s1_last - s1_first) / length
+    # every pair of a step t and a segment begun before it, whose changes k = first + 1, ... are
+    # `done` by then; of a change the law wants its age t - k + 1, S1(t) - S1(k - 1) and the rate
+    # after it: here their means over k, so that a jump of one step is exact
+    row, segment = np.nonzero(first < at[:, np.newaxis])
+    passed = at[row] - first[segment]
+    done = np.minimum(passed, length[segment])
+    earlier = (done - 1) / 2  # changes before the middle one
+    weight = fall[segment] * done
+    age = (passed - earlier) / total_steps
+    travelled = s1_at[row] - s1_first[segment] - s1_step[segment] * earlier
+    distance = np.maximum(travelled, 0.0) / total_s1
+    rate = begin[segment] - fall[segment] * (earlier + 1)
     found = np.zeros((len(relaxations), steps.size))
     for i, g in enumerate(relaxations):
         found[i] = np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)

@@ -259,12 +259,12 @@ class LRSchedule:
 
     @cached_property
     def warmup_steps(self) -> int:
-        """Steps until the learning rate first stops rising; 0 if it never rises at the start."""
+        """Steps until the rate first stands as high as before its first fall; 0 without a rise."""
         steps, rates = self.knots
-        rising = np.diff(rates) > 0
-        if not rising[:1].any():
-            return 0
-        return int(steps[-1] if rising.all() else steps[np.argmin(rising)])
+        falls = np.flatnonzero(np.diff(rates) < 0)
+        rates = rates[: falls[0] + 1] if falls.size else rates
+        top = int(np.argmax(rates))
+        return int(steps[top]) if top else 0
 
     @cached_property
     def knots(self) -> tuple[IntArray, FloatArray]:

@@ -277,10 +277,10 @@ def test_time_spent_is_measured() -> None:
     ("call", "error", "message"),
     [
         (
-            lambda: Forecaster("cosine"),
+            lambda: Forecaster("cosine"),  # type: ignore[arg-type]
             ConfigurationError,
             "LRSchedule, not str.*LRSchedule.cosine",
-        ),  # type: ignore[arg-type]
+        ),
         (
             lambda: Forecaster(WSD, laws="linear"),
             ConfigurationError,

@@ -11,7 +11,7 @@ PEAK = 1e-3
 def traced(total: int) -> dict[str, LRSchedule]:
     warm = total // 20 + 3
     crowd = np.arange(600)  # so many points that the pieces after them must share the attention
-    crowded = LRSchedule.from_points(crowd, crowd / 600 * PEAK, total_steps=total)
+    crowded = LRSchedule.from_points(crowd, (0.9 + crowd / 6_000) * PEAK, total_steps=total)
     named = {
         "constant": LRSchedule.constant(total, PEAK, warmup=warm),
         "linear": LRSchedule.linear(total, PEAK, warmup=warm),
@@ -60,6 +60,8 @@ def test_jumps_stay_jumps_wherever_they_are() -> None:
     schedule = LRSchedule.from_array(rates)
     knots, _ = schedule.knots
     assert {123_457, 123_458, 300_001, 300_002} <= set(knots.tolist())
+    knots, _ = LRSchedule.linear(10_000, PEAK).scaled_from(3_210, 0.5).knots
+    assert {3_210, 3_211} <= set(knots.tolist())  # amid a decay, where it is no turning point
 
 
 def test_what_is_too_restless_to_trace_keeps_its_largest_turns() -> None:

@@ -156,6 +156,7 @@ def test_the_warm_up_stays_or_is_replaced_by_the_rate_that_ends_it() -> None:
     rates = [1.0, 2.0, 3.0, 3.0, 2.0]
     assert with_warmup(rates, 3, Warmup.AS_IS).tolist() == rates
     assert with_warmup(rates, 3, Warmup.PEAK).tolist() == [3.0, 3.0, 3.0, 3.0, 2.0]
+    assert with_warmup([1.0, 2.0, 5.0], 2, Warmup.PEAK).tolist() == [2.0, 2.0, 5.0]
     assert with_warmup(rates, 0, "peak").tolist() == rates
     assert with_warmup(rates[:2], 3, "peak").tolist() == [2.0, 2.0]  # still in the warm-up
     assert rates == [1.0, 2.0, 3.0, 3.0, 2.0]

@@ -1,5 +1,6 @@
 """Named shapes, points and arrays: their values, sums, peaks, memory and errors."""
 
+import itertools
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -185,7 +186,7 @@ def test_any_shape_of_steps_may_be_asked_for() -> None:
         (LRSchedule.one_cycle(1_000, PEAK), 300),
         (LRSchedule.step_decay(T, PEAK, milestones=[100], warmup=100), 100),
         (LRSchedule.cosine(T, PEAK, warmup=4_000), T),  # it rises to the end
-        (LRSchedule.from_array([1.0, 2.0, 2.0, 3.0]), 2),
+        (LRSchedule.from_array([1.0, 2.0, 2.0, 3.0]), 4),  # in stairs
         (LRSchedule.from_array(LRSchedule.cosine(10**5, PEAK, warmup=1_003).to_array()), 1_003),
     ],
 )
@@ -246,6 +247,7 @@ def test_schedules_are_equal_when_their_pieces_are() -> None:
         LRSchedule.from_array([1.0], caveats=[Caveat.LR_ASSUMED]),
     ]
     assert len({one, same, *others}) == 1 + len(others)
+    assert all(a != b for a, b in itertools.combinations([one, *others], 2))
     assert one != "a schedule"
 
 

@@ -50,6 +50,13 @@ def test_an_exponential_decay_ends_at_a_hundredth() -> None:
 
 
 @pytest.mark.parametrize("shape", DECAY_SHAPES)
+def test_a_decay_to_where_it_began_is_constant(shape: str) -> None:
+    plan = LRSchedule.constant(20, 0.3).with_decay(start=5, shape=shape, end=0.3)
+    assert plan.to_array().tolist() == [0.3] * 20
+    assert plan.s1(20) == pytest.approx(6.0, rel=1e-14)
+
+
+@pytest.mark.parametrize("shape", DECAY_SHAPES)
 def test_a_rate_scaled_to_0_is_0(shape: str) -> None:
     stopped = LRSchedule.wsd(20, 1.0, decay_fraction=0.5, shape=shape).scaled_from(12, 0.0)
     assert stopped.lr([13, 20]).tolist() == [0.0, 0.0]

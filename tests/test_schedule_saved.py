@@ -45,37 +45,59 @@ def test_a_saved_schedule_comes_back_equal(schedule: LRSchedule) -> None:
     assert back.s1(steps).tobytes() == schedule.s1(steps).tobytes()
 
 
-DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
-    "a shape from nowhere": ({"shape": [0, 17]}, "steps or rates are impossible"),
-    "an array without values": ({"shape": [0, 5]}, "steps or rates are impossible"),
-    "a frame without length": ({"x1": [10.0, 10.0]}, "steps or rates are impossible"),
-    "a window outside of its frame": ({"x1": [10.0, 50.0]}, "steps or rates are impossible"),
-    "steps going back": ({"stop": [10, 9]}, "steps or rates are impossible"),
-    "half steps": ({"stop": [10, 99.5]}, "stop has 99.5; it must be whole"),
-    "a negative rate": ({"y1": [1e-3, -1.0]}, "steps or rates are impossible"),
+IMPOSSIBLE = "steps or rates are impossible"
+DAMAGED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a shape from nowhere": ("cosine", {"shape": [0, 17]}, IMPOSSIBLE),
+    "an array without values": ("cosine", {"shape": [0, 5]}, IMPOSSIBLE),
+    "a frame without length": ("constant", {"x1": [3.0, 3.0]}, IMPOSSIBLE),
+    "a window outside of its frame": ("cosine", {"x1": [10.0, 50.0]}, IMPOSSIBLE),
+    "a window before its frame": ("cosine", {"x0": [0.0, 40.0]}, IMPOSSIBLE),
+    "a square root between steps": ("wsd sqrt", {"x0": [0.0, 79.5]}, IMPOSSIBLE),
+    "an exponential to 0": ("wsd exp", {"y1": [1e-3, 0.0]}, IMPOSSIBLE),
+    "a root of less than 0": ("inverse sqrt", {"x0": [0.0, -3.0]}, IMPOSSIBLE),
+    "a rate too large to sum": ("cosine", {"y0": [0.0, 1e300]}, IMPOSSIBLE),
+    "steps going back": ("cosine", {"stop": [10, 9]}, IMPOSSIBLE),
+    "a negative rate": ("cosine", {"y1": [1e-3, -1.0]}, IMPOSSIBLE),
     "no pieces": (
+        "cosine",
         {name: [] for name in ("stop", "shape", "x0", "x1", "y0", "y1")},
-        "steps or rates are impossible",
+        IMPOSSIBLE,
     ),
-    "a column too short": ({"y0": [0.0]}, "its columns have different lengths"),
-    "one number for a column": ({"y0": 0.5}, "its columns have different lengths"),
-    "strings": ({"stop": ["10", "100"]}, "stop must be numbers, not <U3"),
-    "a missing rate": ({"y0": [None, 1e-3]}, "y0 must be numbers, not object"),
+    "half steps": ("cosine", {"stop": [10, 99.5]}, "stop has 99.5; it must be whole"),
+    "a column too short": ("cosine", {"y0": [0.0]}, "its columns have different lengths"),
+    "one number for a column": ("cosine", {"y0": 0.5}, "its columns have different lengths"),
+    "strings": ("cosine", {"stop": ["10", "100"]}, "stop must be numbers, not <U3"),
+    "a missing rate": ("cosine", {"y0": [None, 1e-3]}, "y0 must be numbers, not object"),
 }
 
 
-@pytest.mark.parametrize(("columns", "message"), DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_schedule_is_refused(columns: dict[str, Any], message: str) -> None:
-    saved = SCHEDULES["cosine"].to_dict()
+@pytest.mark.parametrize(("name", "columns", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_schedule_is_refused(name: str, columns: dict[str, Any], message: str) -> None:
+    saved = SCHEDULES[name].to_dict()
     saved["pieces"] |= columns
     with pytest.raises(ScheduleError, match=message):
         LRSchedule.from_dict(saved)
 
 
-@pytest.mark.parametrize("saved", [None, 5, "cosine", [], {}, {"pieces": {}}, {"pieces": 3}])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        *(None, 5, "cosine", [], {}, {"pieces": {}}, {"pieces": 3}),
+        {**ARRAY.to_dict(), "values": [1.0, None]},
+        {**ARRAY.to_dict(), "values": [1.0, -1.0]},
+        {**ARRAY.to_dict(), "caveats": ""},
+        {**ARRAY.to_dict(), "caveats": {}},
+    ],
+    ids=repr,
+)
 def test_what_is_no_saved_schedule_is_refused(saved: Any) -> None:
     with pytest.raises(ScheduleError, match="not a saved schedule"):
         LRSchedule.from_dict(saved)
+
+
+def test_an_unknown_caveat_is_refused() -> None:
+    with pytest.raises(ScheduleError, match="caveats must be members of Caveat: 'hearsay'"):
+        LRSchedule.from_dict({**ARRAY.to_dict(), "caveats": ["hearsay"]})
 
 
 words = st.sampled_from(["", "stop", "shape", "7", "lr_assumed"])

@@ -1,6 +1,7 @@
 """`LightningLossForecast` under real Trainers: tiny modules whose losses and rates are scripted."""
 
 import csv
+import gc
 import importlib
 import json
 import logging
@@ -63,6 +64,7 @@ class Scripted(pl.LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(2))
         self.configure, self.script = configure, script
+        self.group = 0  # whose rates are noted
         self.used: list[float] = []
 
     def nth(self, batch_idx: int) -> int:
@@ -73,7 +75,7 @@ class Scripted(pl.LightningModule):
         return self.script(self.nth(batch_idx)) + 0 * self.weight.sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.used.append(max(float(group["lr"]) for group in optimizer.param_groups))
+        self.used.append(float(optimizer.param_groups[self.group]["lr"]))
 
     def configure_optimizers(self) -> Any:
         return self.configure(self)
@@ -390,19 +392,27 @@ def test_the_plan_has_the_length_of_the_run(options: dict[str, Any]) -> None:
     assert module.used[-1] < 1e-5
 
 
-def test_the_plan_without_a_scheduler_and_with_groups() -> None:
-    def groups(module: Scripted) -> Any:
-        small = {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.01}
-        optimizer = torch.optim.SGD([small, {"params": module.parameters(), "lr": 0.1}])
-        grown = torch_lr.LambdaLR(optimizer, [lambda n: 1 / (n + 1), lambda n: 1 + n])
-        return [optimizer], [{"scheduler": grown, "interval": "step"}]
+def test_the_plan_without_a_scheduler() -> None:
+    callback, module = LightningLossForecast(every_n_steps=SELDOM), Scripted()
+    trainer_of(callback, max_epochs=1).fit(module, loader(8))
+    assert planned(callback).tolist() == module.used == [0.1] * 8
 
-    for configure, rates in ((groups, [0.1 * (n + 1) for n in range(8)]), (plain, [0.1] * 8)):
-        callback = LightningLossForecast(every_n_steps=SELDOM)
-        module = Scripted(configure)
-        trainer_of(callback, max_epochs=1).fit(module, loader(8))
-        assert planned(callback).tolist() == module.used == rates
-        assert bins_of(callback)[2][1:] == rates[:-1]
+
+def groups(module: Scripted) -> Any:
+    """The rate of the first group falls from the largest; that of the second outgrows it."""
+    second = {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.01}
+    first: dict[str, Any] = {"params": [module.weight]}
+    optimizer = torch.optim.SGD([first, second], lr=0.1)
+    factors = [lambda n: 1 / (n + 1), lambda n: 1 + 3 * n]
+    return [optimizer], [{"scheduler": torch_lr.LambdaLR(optimizer, factors), "interval": "step"}]
+
+
+def test_the_plan_is_of_the_group_with_the_largest_rate() -> None:
+    callback, module = LightningLossForecast(every_n_steps=SELDOM), Scripted(groups)
+    trainer_of(callback, max_epochs=1).fit(module, loader(8))
+    assert planned(callback).tolist() == module.used
+    assert module.used == pytest.approx([0.1 / (n + 1) for n in range(8)])
+    assert bins_of(callback)[2][1:] == module.used[:-1]
 
 
 def test_two_schedulers_of_one_optimizer_are_only_assumed() -> None:
@@ -825,6 +835,19 @@ def test_an_error_of_ours_is_logged_once_and_training_goes_on(
     assert [callback.state_key in each["callbacks"] for each in saved].count(True) == 2
 
 
+def test_nothing_piles_up_after_an_error() -> None:
+    def tensor_rate(module: Scripted) -> Any:
+        return torch.optim.Adam(module.parameters(), lr=torch.tensor(0.123), capturable=False)
+
+    callback = LightningLossForecast(policy=fail, every_n_steps=10)
+    trainer = trainer_of(callback, max_epochs=1)
+    trainer.fit(Scripted(tensor_rate), loader(300))
+    assert callback.switched_off
+    gc.collect()
+    alive = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    assert sum(each.ndim == 0 and each.item() == 0.123 for each in alive) < 10
+
+
 def test_a_loss_that_is_no_number_is_an_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
     class Many(Adversarial):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -1048,7 +1071,7 @@ def test_two_processes_stop_together(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the processes it started as well
         pytest.fail(f"the two processes wait for each other: {process.communicate()[0].decode()}")
@@ -1100,6 +1123,7 @@ RESUMABLE: dict[str, tuple[Configure, dict[str, Any]]] = {
     "by epochs": (with_scheduler("exponential", interval="epoch"), {"max_steps": 50}),
     "one cycle": (one_cycle, {"max_epochs": 3}),
     "no scheduler": (plain, {"max_epochs": 3}),
+    "groups": (groups, {"max_epochs": 3}),
 }
 
 
@@ -1200,6 +1224,29 @@ def test_resuming_the_checkpoint_of_a_run_that_was_not_watched(tmp_path: Path) -
     assert planned(callback)[20:].tolist() == module.used
     assert callback.forecast is not None
     assert callback.forecast.step == 50
+
+
+def test_a_run_that_went_past_its_plan_can_be_resumed(tmp_path: Path) -> None:
+    path = saved_run(tmp_path, LightningLossForecast(total_steps=15), max_epochs=3)
+    callback = LightningLossForecast(total_steps=15)
+    trainer_of(callback, max_epochs=4).fit(Scripted(cosine), loader(10), ckpt_path=path)
+    assert not callback.switched_off
+    assert bins_of(callback)[0] == list(range(40))
+
+
+def test_saving_a_checkpoint_does_not_change_what_is_read(tmp_path: Path) -> None:
+    class EachStep(Metrics):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            self.log("each", loss, on_step=True, on_epoch=True)
+            return loss
+
+    callback = LightningLossForecast("each", every_n_steps=1)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1)
+    trainer_of(callback, saver, max_epochs=3, limit_val_batches=0).fit(
+        EachStep(), loader(5), loader(1)
+    )
+    assert bins_of(callback)[0] == [5, 10, 15]
 
 
 @pytest.mark.parametrize("damage", [{"forecaster": {}}, {"capture": {"steps": "x"}}], ids=str)

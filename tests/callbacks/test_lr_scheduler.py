@@ -95,14 +95,14 @@ SIMPLE: dict[str, Factory] = {
 }
 
 
-def coming_back(optimizer: torch.optim.Optimizer) -> Any:
-    twice = torch_lr.LinearLR(optimizer, 0.2, total_iters=8)
-    between = torch_lr.ExponentialLR(optimizer, 0.9)
-    return torch_lr.SequentialLR(optimizer, [twice, between, twice], [9, 20])
+def taking_turns(optimizer: torch.optim.Optimizer) -> Any:
+    one = torch_lr.LinearLR(optimizer, 0.2, total_iters=8)
+    other = torch_lr.CosineAnnealingWarmRestarts(optimizer, 4, T_mult=2)  # goes on where it was
+    return torch_lr.SequentialLR(optimizer, [one, other, one, other], [4, 9, 20])
 
 
 NESTED: dict[str, Factory] = {
-    "SequentialLR of a scheduler twice": coming_back,
+    "SequentialLR of two in turn": taking_turns,
     "SequentialLR": lambda o: torch_lr.SequentialLR(
         o,
         [
@@ -374,18 +374,18 @@ def test_formulas_of_any_composition_agree_with_stepping(factory: Factory, taken
 WITHOUT_FORMULA = {
     "SWALR",
     "ChainedScheduler of a SequentialLR",
-    "SequentialLR of a scheduler twice",
+    "SequentialLR of two in turn",
 }
 
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["own rate", "rate set by hand"])
 @pytest.mark.parametrize("tensor", [False, True], ids=["float", "tensor"])
-@pytest.mark.parametrize("name", sorted(set(ALL) - WITHOUT_FORMULA))
+@pytest.mark.parametrize("name", ALL)
 def test_formulas_from_every_turn(
     name: str, tensor: bool, by_hand: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_EXACT", 20)
-    monkeypatch.setattr(module, "_AFFORDABLE", 0)  # no other way than the formula
+    monkeypatch.setattr(module, "_AFFORDABLE", HORIZON if name in WITHOUT_FORMULA else 0)
 
     def make(taken: int) -> Any:
         scheduler = quietly(ALL[name], optimizer_of(1, tensor))
@@ -950,6 +950,8 @@ def test_a_rate_that_is_nan_or_negative(total_steps: int) -> None:
     want = np.maximum(0.1 * (1 - np.arange(60) / 30), 0)
     assert schedule.to_array()[:60] == pytest.approx(want, abs=1e-12)
     assert not schedule.to_array()[60:].any()
+    walked(scheduler, 45)  # the present rate is negative now
+    assert not schedule_from_torch(scheduler, total_steps=total_steps).to_array().any()
 
 
 def test_a_step_patched_onto_the_object_is_not_called() -> None:
