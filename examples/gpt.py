@@ -60,7 +60,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer over bytes."""
 
-    def __init__(self, width: int = 96, depth: int = 3, heads: int = 3, length: int = 64) -> None:
+    def __init__(self, width: int = 96, depth: int = 2, heads: int = 3, length: int = 64) -> None:
         super().__init__()
         self.token, self.place = nn.Embedding(256, width), nn.Embedding(length, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))

@@ -45,6 +45,10 @@ class ByteModel(pl.LightningModule):
         """Next-byte cross-entropy."""
         return self.gpt(*batch)
 
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        """The same on held-out windows."""
+        self.log("val_loss", self.gpt(*batch))
+
     def configure_optimizers(self) -> Any:
         """AdamW, stepped scheduler."""
         optimizer = torch.optim.AdamW(self.gpt.parameters(), lr=PEAK, weight_decay=0.1)
@@ -56,7 +60,7 @@ class Windows(torch.utils.data.IterableDataset[tuple[torch.Tensor, ...]]):
     """An endless stream of batches."""
 
     def __init__(self, text: torch.Tensor, seed: int) -> None:
-        self.batches = Batches(text, batch=32, length=64, seed=seed)
+        self.batches = Batches(text, batch=16, length=64, seed=seed)
 
     def __iter__(self) -> Any:
         while True:
@@ -89,7 +93,7 @@ class Narrator:
 def main() -> None:
     """Train, forecast, compare, write `summary.json`, a picture and TensorBoard logs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each run")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps of each run")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where to write")
     parser.add_argument("--runs", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     args = parser.parse_args()
@@ -110,7 +114,7 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     print(f"{name}: a GPT on the bytes of Python's standard library, {steps} steps", flush=True)
     pl.seed_everything(0, verbose=False)
     narrator = Narrator(name, steps)
-    watcher = LightningLossForecast(sinks=[narrator])
+    watcher = LightningLossForecast(monitor="val_loss", sinks=[narrator])
     recorder = Recorder(FRACTIONS, steps)
     watcher.sinks.append(partial(recorder, watcher))
     trainer = pl.Trainer(
@@ -120,10 +124,15 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
         enable_checkpointing=False,
+        val_check_interval=max(steps // 100, 1),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
         log_every_n_steps=10,
     )
-    loader = torch.utils.data.DataLoader(Windows(text, seed=1), batch_size=None)
-    trainer.fit(ByteModel(name, steps), loader)
+    held_out = text.numel() // 20
+    train = torch.utils.data.DataLoader(Windows(text[held_out:], seed=1), batch_size=None)
+    windows = Batches(text[:held_out], batch=256, length=64, seed=2)()
+    trainer.fit(ByteModel(name, steps), train, torch.utils.data.DataLoader([windows], None))
     forecaster = watcher.forecaster
     assert forecaster is not None
     actual, at = outcome(forecaster)
@@ -163,7 +172,7 @@ class Recorder:
 
 
 def outcome(forecaster: Forecaster) -> tuple[float, int]:
-    """The mean loss over the last 2% of the run, and the middle step of those."""
+    """The mean validation loss over the last 2% of the run, and the middle step of those."""
     bins = forecaster.history.bins()
     tail = bins.step >= 0.98 * forecaster.total_steps
     count = bins.count[tail]

@@ -27,7 +27,7 @@ def main() -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPT().to(device)
-    batches = Batches(standard_library(), batch=32, length=64, seed=1)
+    batches = Batches(standard_library(), batch=16, length=64, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
     shape = {"cosine": cosine_factor, "wsd": wsd_factor}[args.schedule]
     factor = partial(shape, total=args.steps, warmup=max(args.steps // 20, 1))
