@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-_OBSERVED, _FAN, _RATE, _TARGET = "#4c5a67", "#1f6fb4", "#b07d2b", "#3a8f5c"
+_OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET = "#4c5a67", "#c8553d", "#1f6fb4", "#b07d2b", "#3a8f5c"
 
 
 def plot(
@@ -33,7 +33,7 @@ def plot(
         forecast: the forecast; its fan is drawn from the step it was made at.
         history: what had been observed by then.
         target: a final loss hoped for, drawn as a line.
-        outcome: what was observed in the end, drawn behind the fan, for a forecast looked back on.
+        outcome: what was observed in the end, drawn over the fan, for a forecast looked back on.
         title: a headline instead of the default.
         figure: an empty matplotlib figure to draw into; by default a new one.
 
@@ -53,10 +53,10 @@ def plot(
     loss_axes, rate_axes = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, 1]}
     )
-    if outcome is not None:
-        _observed(loss_axes, outcome, label="what came", color="#b9c3cc")
-    _observed(loss_axes, history, label="observed", color=_OBSERVED)
     _fan(loss_axes, forecast)
+    if outcome is not None:
+        _observed(loss_axes, outcome, label="what came", color=_OUTCOME)
+    _observed(loss_axes, history, label="observed", color=_OBSERVED)
     if target is not None:
         loss_axes.axhline(target, color=_TARGET, ls="--", lw=1.2, label=f"target {target:g}")
     _limits(loss_axes, forecast, history, outcome, target)
