@@ -1164,7 +1164,9 @@ def test_a_resumed_run_repeats_its_forecasts_to_the_bit(
     for name, taken in (("step=7", 7), ("step=21", 21), (f"end-step={an_epoch}", an_epoch)):
         updates, module, state = run(tmp_path / f"{name}.ckpt")
         assert module.used == whole.used[taken:]
-        assert updates == [update for update in every_update if update[0] > taken]
+        # the one of an epoch's last metric comes with the next epoch, so after the checkpoint
+        assert updates == every_update[-len(updates) :]
+        assert len(updates) >= sum(update[0] > taken for update in every_update) > 0
         assert state == final
 
 
