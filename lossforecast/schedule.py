@@ -365,7 +365,7 @@ class LRSchedule:
         return self._replaced(np.concatenate([self._cut(step), tail]))
 
     def joined(self, step: int, other: "LRSchedule") -> Self:
-        """This schedule up to `step`, `other` after it."""
+        """This schedule up to `step`, `other` and its caveats after it."""
         step = whole("step", step, ScheduleError, least=0)
         if not isinstance(other, LRSchedule):
             raise ScheduleError(f"other must be an LRSchedule, not {other!r:.60}")
@@ -378,7 +378,7 @@ class LRSchedule:
         tail["x0"][tail["shape"] == Shape.ARRAY] -= self._values.size
         pieces = np.concatenate([self._cut(step), tail])
         values = np.concatenate([self._values, other._values])
-        return type(self)(pieces, values, self.caveats | other.caveats)
+        return type(self)(pieces, values, other.caveats)
 
     # ------------------------------------------------------------------ plain values
 

@@ -166,6 +166,14 @@ def test_replan_changes_the_future_and_keeps_the_past() -> None:
     assert forecaster.forecast().mean == pytest.approx(what_if.mean, rel=0.02)
 
 
+def test_a_plan_that_is_known_replaces_one_that_was_assumed() -> None:
+    assumed = LRSchedule.from_array(np.full(TOTAL, 1e-3), caveats=[Caveat.LR_ASSUMED])
+    forecaster = half_way(assumed)
+    assert Caveat.LR_ASSUMED not in forecaster.forecast(schedule=WSD).caveats
+    forecaster.replan(WSD)
+    assert Caveat.LR_ASSUMED not in forecaster.forecast().caveats
+
+
 def test_observed_rates_override_the_plan_for_the_past() -> None:
     steps = np.arange(1, 1_001)
     really = LRSchedule.constant(TOTAL, 5e-4)
