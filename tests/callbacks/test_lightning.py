@@ -243,13 +243,22 @@ def test_validations_outside_of_training_do_not_count() -> None:
     assert bins_of(callback)[:2] == ([4, 8], [scripted(4), scripted(8)])
 
 
-def test_a_callback_can_be_used_again() -> None:
+def test_a_callback_can_be_used_again(tmp_path: Path) -> None:
+    def run(batches: Any, script: Callable[[int], float], *others: Any, **options: Any) -> int:
+        path = options.pop("ckpt_path", None)
+        trainer = trainer_of(callback, *others, **options)
+        trainer.fit(Validated(script=script), batches, loader(3), ckpt_path=path)
+        return trainer.global_step
+
     callback = LightningLossForecast("val_loss", every_n_steps=1, stop=True)
-    stopped = trainer_of(callback, max_epochs=20)
-    stopped.fit(Validated(script=lambda n: math.nan), loader(4), loader(3))
-    assert stopped.global_step == 40
-    trainer = trainer_of(callback, max_epochs=5)
-    trainer.fit(Validated(), loader(4), loader(3))
+    stream = torch.utils.data.DataLoader(Endless())
+    assert run(stream, scripted, StopAfter(7), max_epochs=-1) == 7
+    assert callback.switched_off
+    assert run(loader(4), lambda n: math.nan, max_epochs=20) == 40
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    assert run(loader(4), scripted, saver, max_epochs=3) == 12
+    assert run(loader(4), scripted, max_epochs=5, ckpt_path=tmp_path / "last.ckpt") == 20
+    assert run(loader(4), scripted, max_epochs=5) == 20
     steps = [4, 8, 12, 16, 20]
     assert bins_of(callback)[:2] == (steps, [scripted(step) for step in steps])
 
@@ -645,13 +654,17 @@ def test_a_module_that_returns_no_loss(returned: Any, caplog: pytest.LogCaptureF
             super().training_step(batch, batch_idx)
             return returned
 
+    class Early(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            (message,) = told(caplog)
+            assert "training_step returned no loss" in message
+
     callback = LightningLossForecast(stop=True)
-    trainer = trainer_of(callback, max_epochs=2)
+    trainer = trainer_of(callback, Early(), max_epochs=2)
     trainer.fit(Silent(), loader(20))
     assert trainer.global_step == 80
     assert callback.forecast is None
-    (message,) = told(caplog)
-    assert "training_step returned no loss" in message
+    assert len(told(caplog)) == 1
 
 
 @pytest.mark.parametrize("kind", [float, torch.tensor, lambda loss: torch.tensor([[loss]])])
@@ -666,12 +679,15 @@ def test_losses_of_many_kinds(kind: Callable[[float], Any]) -> None:
     assert bins_of(callback)[1] == [scripted(n) for n in range(5)]
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("validated", [True, False], ids=["validated", "not validated"])
-def test_a_metric_that_nobody_logs(validated: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_that_nobody_logs(
+    validated: bool, epochs: int, caplog: pytest.LogCaptureFixture
+) -> None:
     callback = LightningLossForecast("val_los", stop=True, target=0.0)
-    trainer = trainer_of(callback, max_epochs=3, limit_val_batches=int(validated))
+    trainer = trainer_of(callback, max_epochs=epochs, limit_val_batches=int(validated))
     trainer.fit(Metrics(), loader(5), loader(1))
-    assert trainer.current_epoch == 3
+    assert trainer.current_epoch == epochs
     (message,) = told(caplog)
     assert "'val_los' is not logged" in message
     logged = message.split("(logged: ")[1].split(")")[0].split(", ")
