@@ -29,11 +29,17 @@ ROOMS = (
     "forecast",
     "recommend",
     "forecaster",
+    "published",
+    "baselines",
+    "scores",
+    "curves",
     "backtest",
     "store",
     "readers",
     "plot",
+    "plot_scores",
     "cli",
+    "__main__",
     "__init__",
 )
 """The rooms of the core, each importing only rooms named before it."""
@@ -41,7 +47,7 @@ ROOMS = (
 LIBRARIES = {"numpy", "scipy"}
 """What the core may import besides the standard library and itself."""
 
-LAZY = {"plot": {"matplotlib"}}
+LAZY = {"plot": {"matplotlib"}, "plot_scores": {"matplotlib"}, "cli": {"rich", "typer"}}
 """What a room may import besides, inside a function or for type checkers."""
 
 FRAMEWORKS = {
@@ -50,9 +56,11 @@ FRAMEWORKS = {
     "optuna",
     "pytorch_lightning",
     "ray",
+    "rich",
     "tensorboard",
     "torch",
     "transformers",
+    "typer",
 }
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
