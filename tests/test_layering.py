@@ -33,6 +33,8 @@ ROOMS = (
     "baselines",
     "scores",
     "curves",
+    "replay",
+    "scorecard",
     "backtest",
     "store",
     "readers",
@@ -65,7 +67,7 @@ FRAMEWORKS = {
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
 ADAPTERS = {
-    "LightningLossForecast": {"lightning", "matplotlib", "torch"},  # torchmetrics plots
+    "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch"},  # metrics, progress
     "TorchLossForecast": {"torch"},
     "schedule_from_torch": {"torch"},
 }
