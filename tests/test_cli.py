@@ -1,0 +1,200 @@
+"""The command line in processes of its own: what it writes where, and what it exits with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lossforecast import LRSchedule
+
+PYTHON = [sys.executable, "-m", "lossforecast"]
+SCRIPT = Path(sysconfig.get_path("scripts")) / "lossforecast"
+KEYS = {
+    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "upper95", "status", "seconds",
+}  # fmt: skip
+
+
+def write_curves(folder: Path, n: int, *, every: int = 25) -> Path:
+    """A folder with n recorded runs of 1,000 steps."""
+    folder.mkdir(exist_ok=True)
+    step = np.arange(every, 1_001, every)
+    lr = LRSchedule.wsd(1_000, 1e-3, warmup=50).lr(step)
+    rng = np.random.default_rng(0)
+    clean = 2.5 + 3 * (step + 10.0) ** -0.5 + 150 * (lr - 1e-3)
+    losses = [clean * np.exp(0.002 * rng.normal(size=step.size)) for _ in range(n)]
+    np.savez(
+        folder / "made.npz",
+        step=np.tile(step, n),
+        lr=np.tile(lr, n),
+        loss=np.concatenate(losses).astype(np.float32),
+        offsets=np.arange(n + 1) * step.size,
+    )
+    entries = [
+        {"run_id": f"run {i}", "what": "val", "total_steps": 1_000, "schedule": {"type": "wsd"}}
+        for i in range(n)
+    ]
+    (folder / "made.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_curves(tmp_path_factory.mktemp("curves"), 16)
+
+
+def run(
+    *arguments: str | Path, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PYTHON, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "NO_COLOR": "1", **(environment or {})},
+    )
+
+
+def timeless(text: str) -> list[dict[str, object]]:
+    return [{**each, "seconds": 0} for each in json.loads(text)]
+
+
+def test_a_folder_becomes_json_tables_and_a_picture(curves: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "scores.json", tmp_path / "errors.png"
+    done = run("backtest", "--curves", curves, "--json", out, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert len(found) == 16 * 4  # a tenth has 4 points
+    assert all(set(each) == KEYS for each in found)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "\x1b" not in done.stdout + done.stderr
+    for text in ("scores by group", "scores by source", "scores by schedule", "multi-power"):
+        assert text in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(" made val ")]
+    assert rows[0][2:4] == ["25%", "16"]
+    assert "…" not in done.stdout
+    assert "replaying runs: 16 of 16" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_on_standard_output_is_alone_there_and_the_same_for_any_jobs(curves: Path) -> None:
+    one = run("backtest", "--curves", curves, "--json", "-", "--no-baselines", "--by", "group")
+    two = run("backtest", "--curves", curves, "--json", "-", "--no-baselines", "--jobs", "2")
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert timeless(one.stdout) == timeless(two.stdout)
+    assert "scores by group" in one.stderr
+    assert "scores by source" not in one.stderr
+    assert "multi-power" not in one.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--curves", "nowhere"], "nowhere is no folder"),
+        (["--curves", "empty"], "has no curves"),
+        (["--curves", "damaged"], "made.json"),
+        (["--curves", "short"], "no run to score"),
+        (["--curves", "good", "--jobs", "0"], "jobs is 0"),
+        (["--curves", "good", "--by", "colour"], "--by colour"),
+        (["--curves", "good", "--json", "nowhere/scores.json"], "cannot write nowhere/scores.json"),
+        (["--curves", "good", "--json", "good"], "cannot write good"),
+        (["--curves", "good", "--plot", "nowhere/a.png"], "cannot write nowhere/a.png"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, curves: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "good").symlink_to(curves)
+    (tmp_path / "empty").mkdir()
+    write_curves(tmp_path / "damaged", 2)
+    (tmp_path / "damaged" / "made.json").write_text("[]")
+    write_curves(tmp_path / "short", 2, every=200)
+    done = run("backtest", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("replaying")]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+
+
+def test_wrong_usage_is_exit_code_2_and_help_is_0() -> None:
+    assert run("backtest").returncode == 2
+    assert run("backtest", "--curves", ".", "--no-such").returncode == 2
+    assert run("no-such-command").returncode == 2
+    assert run("backtest", "--jobs", "many", "--curves", ".").returncode == 2
+    for arguments in (("--help",), ("backtest", "--help")):
+        done = run(*arguments)
+        assert done.returncode == 0
+        assert "Exit codes: 0 done, 2 impossible as asked" in " ".join(done.stdout.split())
+
+
+def test_the_installed_script_is_the_same_program(curves: Path) -> None:
+    if not SCRIPT.exists():
+        pytest.skip(f"{SCRIPT} is not installed")
+    done = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout == run("--help").stdout
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
+    code = f"""
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == {missing!r} else found(name, *rest)
+from lossforecast.cli import main
+main(["backtest", "--curves", "."])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f'error: the command line needs {missing}: pip install "lossforecast[cli]"\n'
+    )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(curves: Path) -> None:
+    command = [*PYTHON, "backtest", "--curves", str(curves), "--json", "-", "--no-baselines"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait() == 0, errors
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
+
+
+def test_an_interrupted_command_says_so_by_its_exit_code(tmp_path: Path) -> None:
+    folder = write_curves(tmp_path / "many", 200)
+    with subprocess.Popen(
+        [*PYTHON, "backtest", "--curves", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "replaying runs: 20 of 200\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait() == 130, errors
+    assert "Traceback" not in errors
+
+
+def test_a_bar_is_drawn_on_a_terminal(curves: Path) -> None:
+    environment = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "100"}
+    done = run(
+        "backtest", "--curves", curves, "--json", "-", "--no-baselines", environment=environment
+    )
+    assert done.returncode == 0
+    assert "16/16" in done.stderr
+    json.loads(done.stdout)
