@@ -31,6 +31,7 @@ __all__ = ["main"]
 _MISUSE = 2
 _WIDTH = 200  # room for a whole row
 _STANDARD_OUTPUT = Path("-")
+_PICTURES = (".png", ".pdf", ".svg")
 _SHORT = {
     "last value": "last",
     "power law in steps": "power",
@@ -93,7 +94,10 @@ def _add_backtest(app: "typer.Typer") -> None:
             bool, typer.Option("--baselines/--no-baselines", help="Score the baselines as well.")
         ] = True,
         plot: Annotated[
-            Path | None, typer.Option(help="Draw error against fraction into this PNG.")
+            Path | None,
+            typer.Option(
+                help="Draw error against fraction here, .png, .pdf or .svg; - for stdout."
+            ),
         ] = None,
         by: Annotated[
             list[str] | None,
@@ -111,10 +115,9 @@ def _add_backtest(app: "typer.Typer") -> None:
                     f"{curves} has no run to score: each needs a finite end, 10 losses before it "
                     "and a completion that does not say it stopped early"
                 )
-            if plot is not None:
-                plot_errors(result).savefig(plot, dpi=150)
+            _draw(result, plot)
             _write_json(result, json_)
-            _print_tables(result, views, to_stderr=json_ == _STANDARD_OUTPUT)
+            _print_tables(result, views, to_stderr=_STANDARD_OUTPUT in (json_, plot))
 
 
 @contextmanager
@@ -136,15 +139,31 @@ def _complain(message: str) -> None:
     sys.stderr.write(f"error: {message}\n")
 
 
-def _check_outputs(*paths: Path | None) -> None:
+def _check_outputs(json_: Path | None, plot: Path | None) -> None:
     """Fail before the work, not after it."""
-    for path in paths:
-        if path is None or path == _STANDARD_OUTPUT:
+    for path in (json_, plot):
+        if path in (None, _STANDARD_OUTPUT):
             continue
         if path.is_dir() or not path.parent.is_dir():
             raise ConfigurationError(f"cannot write {path}: it is a folder, or is in none")
-    if paths[-1] is not None and importlib.util.find_spec("matplotlib") is None:
+    if plot is None:
+        return
+    if plot == json_ == _STANDARD_OUTPUT:
+        raise ConfigurationError("only one of --json and --plot can be standard output")
+    if plot != _STANDARD_OUTPUT and plot.suffix not in _PICTURES:
+        raise ConfigurationError(f"cannot draw {plot}: name it {', '.join(_PICTURES)}")
+    if importlib.util.find_spec("matplotlib") is None:
         raise ConfigurationError('--plot needs matplotlib: pip install "lossforecast[plot]"')
+
+
+def _draw(result: Backtest, path: Path | None) -> None:
+    if path is None:
+        return
+    if path == _STANDARD_OUTPUT:
+        plot_errors(result).savefig(sys.stdout.buffer, format="png", dpi=150)
+        sys.stdout.flush()
+    else:
+        plot_errors(result).savefig(path, dpi=150)
 
 
 def _views(by: Sequence[str] | None) -> list[str]:

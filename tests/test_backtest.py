@@ -143,8 +143,9 @@ def test_records_hold_forecasts_and_what_came() -> None:
 
 def test_a_curve_that_cannot_be_observed_names_the_run() -> None:
     bad = replace(made("broken one"), lr=-np.ones(101))
-    with pytest.raises(ScheduleError, match="made, run broken one: "):
-        backtest([bad])
+    for jobs in (1, 2):
+        with pytest.raises(ScheduleError, match="made, run broken one: "):
+            backtest([bad, bad], jobs=jobs)
 
 
 def test_the_json_is_plain(tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_json_on_standard_output_is_alone_there_and_the_same_for_any_jobs(curves
     assert "multi-power" not in one.stderr
 
 
+def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
+    command = [*PYTHON, "backtest", "--curves", str(curves), "--plot", "-", "--no-baselines"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"\x89PNG")
+    assert done.stdout.rstrip().endswith(b"IEND\xaeB`\x82")
+    assert b"scores by group" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,6 +116,8 @@ def test_json_on_standard_output_is_alone_there_and_the_same_for_any_jobs(curves
         (["--curves", "good", "--json", "nowhere/scores.json"], "cannot write nowhere/scores.json"),
         (["--curves", "good", "--json", "good"], "cannot write good"),
         (["--curves", "good", "--plot", "nowhere/a.png"], "cannot write nowhere/a.png"),
+        (["--curves", "good", "--plot", "a.xyz"], "cannot draw a.xyz"),
+        (["--curves", "good", "--plot", "-", "--json", "-"], "only one of --json and --plot"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(

@@ -1,5 +1,8 @@
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from lossforecast.published import (
     DropPairs,
     LinearLaw,
     MultiPowerLaw,
+    fit_linear_law,
     linear_objective,
     multi_power_objective,
 )
@@ -187,6 +191,45 @@ def test_no_start_of_the_authors_finds_a_lower_objective(share: float, noise: fl
         np.log(run.losses),
     )
     assert ours <= best_of_all_starts(run) * (1 + 1e-3) + 1e-9
+
+
+def as_curve(slow: ModuleType, run: SeenRun) -> Any:
+    return slow.Curve(run.schedule.to_array(), run.steps, run.losses)
+
+
+def test_no_start_of_the_memoryless_grid_finds_a_lower_objective(
+    reference: Callable[[str], ModuleType],
+) -> None:
+    pytest.importorskip("torch")
+    slow = reference("multi_power_fit")
+    plan = PLANS["cosine"]
+    run = seen(plan, noisy(annealing_losses(plan), 0.005))
+    assert len(slow.memoryless_starts([as_curve(slow, run)])) == 135
+    _, theirs = slow.fit_memoryless([as_curve(slow, run)])
+    s1, below = plan.s1(run.steps), plan.peak - plan.lr(run.steps)
+    law = fit_linear_law(s1, below, run.losses, 100.0)
+    at = np.array([law.L0, law.A, law.alpha, law.gain])
+    ours, _ = linear_objective(at, np.log(s1 / law.unit), below, np.log(run.losses))
+    assert ours <= theirs * (1 + 1e-3)
+
+
+def test_the_multi_power_fit_follows_the_slow_reference(
+    reference: Callable[[str], ModuleType],
+) -> None:
+    pytest.importorskip("torch")
+    slow = reference("multi_power_fit")
+    plan = LRSchedule.wsd(400, 1e-2, warmup=40, decay_fraction=0.5, end=1e-3)
+    at = np.arange(50, 401, 20)
+    truth = {**MULTI_POWER, "B": 30.0, "C": 1.0}
+    losses = noisy(LAWS["multi-power"].loss(plan.to_array(), **truth)[at - 1], 0.003)
+    run = SeenRun(at, losses, plan)
+    theirs, lowest = slow.fit_multi_power([as_curve(slow, run)])
+    law = fit_multi_power([run])
+    found = np.array([law.L0, law.A, law.alpha, law.B, law.C, law.beta, law.gamma])
+    pairs = drop_pairs(plan, at)
+    ours, _ = multi_power_objective(found, np.log(plan.s1(at)), pairs, np.log(losses))
+    assert ours == pytest.approx(lowest, rel=0.02)
+    np.testing.assert_allclose(found, theirs, rtol=0.03)
 
 
 def test_before_the_decay_the_gains_stay_where_the_authors_start() -> None:
