@@ -107,12 +107,14 @@ def test_the_sdist_holds_the_sources_the_tests_and_the_examples(built: Built) ->
     assert expected | set(FILES) <= inside
 
 
-def test_only_the_package_is_installed(installed: Path) -> None:
+def test_only_the_package_and_its_command_are_installed(installed: Path) -> None:
     here = sorted(path.name for path in installed.iterdir())
     assert [re.sub(r"-.*\.", "-*.", name) for name in here] == [
+        "bin",
         "lossforecast",
         "lossforecast-*.dist-info",
     ]
+    assert [path.name for path in (installed / "bin").iterdir()] == ["lossforecast"]
     assert (installed / "lossforecast" / "py.typed").is_file()
     assert not (installed / "lossforecast" / "callbacks").is_symlink()
 
