@@ -249,7 +249,10 @@ def _scores(view: str, cells: Sequence[Cell]) -> "Table":
             for value in medians
         )
         sharper = "-" if np.isnan(cell.sharpness) else f"{cell.sharpness:.1f}x"
-        shares = (cell.coverage80, cell.coverage95)
+        shares = (
+            (cell.coverage80, cell.coverage80_interval),
+            (cell.coverage95, cell.coverage95_interval),
+        )
         sizes = (cell.width80, cell.width95, cell.crps)
         table.add_row(
             cell.name,
@@ -258,7 +261,7 @@ def _scores(view: str, cells: Sequence[Cell]) -> "Table":
             ours,
             _interval(cell.median_interval),
             *(_percent(value) for value in (cell.score.mean, cell.score.bias)),
-            *(f"{100 * share:.0f}" for share in shares),
+            *(f"{100 * share:.0f} {_interval(ends, 0)}" for share, ends in shares),
             *(_percent(size) for size in sizes),
             *others,
             *([sharper] if rivals else []),
@@ -321,12 +324,14 @@ def _with_last(cells: Sequence[Cell]) -> Iterator[tuple[bool, Cell]]:
         yield after is None or after.name != cell.name, cell
 
 
-def _interval(interval: tuple[float, float]) -> str:
-    return f"\\[{_percent(interval[0])} {_percent(interval[1])}]"
+def _interval(interval: tuple[float, float], decimals: int | None = None) -> str:
+    low, high = (_percent(end, decimals) for end in interval)
+    return f"\\[{low} {high}]"
 
 
-def _percent(share: float) -> str:
-    """In percent, with as many decimals as matter."""
+def _percent(share: float, decimals: int | None = None) -> str:
+    """In percent, by default with as many decimals as matter."""
     value = 100 * share
-    decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    if decimals is None:
+        decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{decimals}f}"
