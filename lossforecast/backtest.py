@@ -74,7 +74,7 @@ def backtest(
     fractions: Sequence[float] = FRACTIONS,
     jobs: int = 1,
     baselines: bool = True,
-    prior_for: Callable[[str], Prior | None] | None = None,
+    prior_for: Callable[[str], Prior | None] = Prior.without,
     progress: Callable[[int, int], None] | None = None,
 ) -> Backtest:
     """Replay recorded runs, forecasting each at some fractions of it.
@@ -88,7 +88,8 @@ def backtest(
         jobs: how many processes.
         baselines: whether to ask the baselines as well.
         prior_for: the prior to use for the runs of a fold, which must not have been learnt from
-            them; None, or an answer of None, is the packaged prior.
+            them: by default the packaged one as learnt without them. An answer of None is the
+            packaged prior itself.
         progress: called with the number of runs done and of all, after each run.
 
     Raises:
@@ -100,7 +101,7 @@ def backtest(
     if not shares or not all(0 < share < 1 for share in shares):
         raise ConfigurationError(f"fractions are {list(fractions)}; give some between 0 and 1")
     runs = load_curves(curves) if isinstance(curves, str | Path) else list(curves)
-    priors = {fold: prior_for(fold) if prior_for else None for fold in {run.fold for run in runs}}
+    priors = {fold: prior_for(fold) for fold in {run.fold for run in runs}}
     work = partial(_replay, fractions=shares, baselines=baselines, priors=priors)
     records: list[Record] = []
     for done, found in enumerate(_mapped(work, runs, jobs), start=1):

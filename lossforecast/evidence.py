@@ -13,7 +13,7 @@ __all__ = ["Evidence", "gather"]
 FloatArray = NDArray[np.float64]
 
 _POINTS = 128  # at most; more do not sharpen a forecast
-_BURN_IN = 0.25  # of the run so far: the start follows no law
+_BURN_IN = 0.12  # of the run so far: the start follows no law
 _LEAST = 8  # points; with fewer the burn-in is given up
 _LARGEST = 1e100  # losses are cut there, so that their squares stay finite
 _OUTLIER = 5.0  # robust standard deviations from the neighbours
@@ -28,6 +28,8 @@ class Evidence:
     variance: FloatArray
     noise: float
     """Standard deviation of one observation around the expected loss."""
+    n_observed: int
+    """How many losses were observed so far."""
 
     def __len__(self) -> int:
         return self.step.size
@@ -36,7 +38,7 @@ class Evidence:
 def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
     """The evidence in some bins, n at most 128.
 
-    Warm-up and the first twentieth of the run so far are left out, unless little else is there.
+    Warm-up and the first eighth of the run so far are left out, unless little else is there.
     Bins are pooled evenly in the square root of time. The noise is the variance inside the bins or,
     where they hold single observations, that of second differences. Bins far from their neighbours
     keep their loss and get a larger variance.
@@ -44,7 +46,7 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
     sound = np.isfinite(bins.mean)
     if not sound.any():
         none = np.empty(0)
-        return Evidence(np.empty(0, dtype=np.int64), none, none, 0.0)
+        return Evidence(np.empty(0, dtype=np.int64), none, none, 0.0, 0)
     now = int(bins.last[-1])
     settled = bins.first >= max(min(schedule.warmup_steps, now // 2), _BURN_IN * now)
     if (sound & settled).sum() >= _LEAST:
@@ -61,7 +63,8 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
     level = np.median(loss)
     pooled = level + np.bincount(group, count * (loss - level)) / weight
     variance = noise**2 / weight
-    return Evidence(at, pooled, variance * _inflation(pooled, variance), noise)
+    variance = variance * _inflation(pooled, variance)
+    return Evidence(at, pooled, variance, noise, int(bins.count.sum()))
 
 
 def _noise(loss: FloatArray, count: FloatArray, variance: FloatArray) -> float:

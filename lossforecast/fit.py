@@ -1,17 +1,19 @@
 """The posterior of the laws given the evidence: a grid, a linear solve at each node, no search.
 
-At a node (law and its relaxation, alpha, component of the drop prior, size of the discrepancy) the
-model
+At a node (regime, size of the discrepancy, component of the drop prior, law and its relaxation,
+alpha) the model
 
-    L(t) = level + a * (S1(t) / S1(now))^-alpha - D * arrived(t) + walk(t),    y = L + noise
+    z(t) = level + a * (S1(t) / S1(now))^-alpha - D * arrived(t) + walk(t),    z observed with noise
 
 is linear in (level, a, D) and Gaussian, so posterior, evidence and prediction are closed formulas.
-`walk` is the discrepancy between law and run: a random walk in the clock ``-S1(T) / S1(t)`` whose
-last state is carried to the step forecast while its variance grows with the distance. Its
-covariance does not depend on the law: one Cholesky factor serves all nodes of one size.
+z is the logarithm of the loss, or the loss itself in units of its level where some loss is not
+positive. `walk` is the discrepancy between law and run: a random walk whose last state is carried
+to the step forecast while its variance grows with the distance, in a clock that runs with
+``(S1(T) / S1(t))^0.3`` and with the travel of the learning rate from its peak. Its covariance does
+not depend on the law: one Cholesky factor serves all nodes of one size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,121 +21,201 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import log_ndtr
 
+from lossforecast.design import alpha_weights, columns_at, drop_scales, grid, walk_clock
 from lossforecast.evidence import Evidence
-from lossforecast.prior import Beliefs
-from lossforecast.relaxation import arrived
+from lossforecast.mixture import Mixture
+from lossforecast.prior import Beliefs, DropComponent
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Mixture", "Posterior", "fit"]
+__all__ = ["Posterior", "fit"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
+_LEAST_LOSS = 1e-100  # smaller ones are no losses to take a logarithm of
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """A mixture of k Gaussians at each of m places."""
+class Scale:
+    """How losses become the z of the model: logarithms, or shares of a unit."""
 
-    weight: FloatArray
-    """Shape (k,), sum 1."""
+    logarithmic: bool
+    level: float
+    unit: float
+
+    def of(self, loss: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Z and its variance of losses (n,) with variance (n,)."""
+        if self.logarithmic:
+            return np.log(loss / self.level), np.minimum(np.sqrt(variance) / loss, 3.0) ** 2
+        return (loss - self.level) / self.unit, variance / self.unit**2
+
+    def loss(self, z: FloatArray | float) -> FloatArray:
+        """The loss at z."""
+        if self.logarithmic:
+            return self.level * np.exp(z)
+        return self.level + self.unit * np.asarray(z)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """One size of the discrepancy in one regime: what all its nodes share."""
+
+    regime: int
+    """Index into ``beliefs.regimes``."""
+    size: float
+    misfit: bool
+    """Whether this size says that no law describes the run."""
+    score: float
+    """What it adds to the log evidence of its nodes."""
+    clock: FloatArray
+    factor: FloatArray
+    """Cholesky factor of the covariance of walk and noise."""
+    whitened: FloatArray
+    """Basis and z, in units in which walk and noise are white."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The nodes of one walk and one component of the drop prior, k of them."""
+
+    walk: int
+    believed: float
+    """Standard deviation of the drop before the evidence."""
+    score: FloatArray
+    """Log evidence and log prior weight, (k,)."""
     mean: FloatArray
-    """Shape (k, m)."""
-    std: FloatArray
-    """Shape (k, m)."""
-
-    def moments(self) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation of the mixture, each (m,)."""
-        mean = self.weight @ self.mean
-        variance = self.weight @ (self.std**2 + (self.mean - mean) ** 2)
-        return mean, np.sqrt(variance)
+    covariance: FloatArray
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed of the laws' parameters after the evidence, over k nodes.
-
-    Losses are in units of `unit` around `level`, so that beliefs about shares of the loss apply.
-    """
+    """What is believed of the laws' parameters after the evidence, over k nodes."""
 
     beliefs: Beliefs
     schedule: LRSchedule
     now: int
-    unit: float
-    level: float
+    scale: Scale
     weight: FloatArray
     """Posterior weight of each node, (k,)."""
     member: IntArray
     """Index into ``beliefs.members``, (k,)."""
     alpha: IntArray
     """Index into ``beliefs.alphas``, (k,)."""
+    group: IntArray
+    """Nodes of one walk and one component of the drop share a group, (k,)."""
     walk: IntArray
-    """Index into ``beliefs.walks``, (k,)."""
+    """Which of the walks, (k,)."""
+    drop_scale: FloatArray
+    """Full drop believed over D, (k,)."""
+    believed: FloatArray
+    """Standard deviation believed of the drop before the evidence, (k,)."""
     mean: FloatArray
     """Mean of (level, a, -D), (k, 3)."""
     covariance: FloatArray
     """Their covariance, (k, 3, 3)."""
+    slope: float
+    """``-dz / d log(S1)`` over the later half of the evidence."""
+    noise: float
+    """Standard deviation of one observation, as z."""
+    window_variance: float
+    """Of the mean of the observations in the window that the reported loss averages, as z."""
     _columns: IntArray  # columns of the basis that a node uses, (k, 3)
-    _clock: FloatArray
-    _origin: float
-    _whitening: tuple[tuple[FloatArray, FloatArray], ...]  # Cholesky factor, whitened basis and y
+    _origin: tuple[float, float]  # the clock's two hands at the first observation
+    _walks: tuple[_Walk, ...]
 
     def predict(self, schedule: LRSchedule, steps: IntArray) -> Mixture:
-        """Distribution of the expected loss at some steps, (m,), under a schedule.
+        """Distribution of the loss at some steps, (m,), under a schedule.
 
         The schedule may differ from the fitted one after the present step.
         """
-        basis, inverse = _basis(self.beliefs, schedule, self.schedule, self.now, steps)
-        clock = np.maximum(self._origin - inverse, 0.0)
+        basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
         mean = np.empty((self.weight.size, steps.size))
         variance = np.empty_like(mean)
-        for walk, (size, _) in enumerate(self.beliefs.walks):
-            nodes = np.flatnonzero(self.walk == walk)
+        for index, walk in enumerate(self._walks):
+            nodes = np.flatnonzero(self.walk == index)
             if nodes.size == 0:
                 continue
-            factor, whitened = self._whitening[walk]
-            shared = size**2 * np.minimum(self._clock[:, np.newaxis], clock)
-            carried = solve_triangular(factor, shared, lower=True, check_finite=False)
-            known = carried.T @ whitened  # what the walk's last state takes over from the evidence
+            regime = self.beliefs.regimes[walk.regime]
+            clock = walk_clock(hands, self._origin, regime.lr_travel)
+            shared = walk.size**2 * np.minimum(walk.clock[:, np.newaxis], clock)
+            carried = solve_triangular(walk.factor, shared, lower=True, check_finite=False)
+            # what the walk's last state takes over from the evidence
+            known = carried.T @ walk.whitened
             rows = basis[:, self._columns[nodes]] - known[:, self._columns[nodes]]
             rows = rows.transpose(1, 0, 2)  # (nodes, m, 3)
             mean[nodes] = np.einsum("kmi,ki->km", rows, self.mean[nodes]) + known[:, -1]
             spread = np.einsum("kmi,kij,kmj->km", rows, self.covariance[nodes], rows)
-            variance[nodes] = spread + size**2 * clock - (carried**2).sum(axis=0)
-        std = np.sqrt(np.maximum(variance, 1e-18))
-        return Mixture(self.weight, self.level + self.unit * mean, self.unit * std)
+            moved = walk.size**2 * clock - (carried**2).sum(axis=0)
+            variance[nodes] = spread + np.maximum(moved, 0.0)
+        std = np.sqrt(np.maximum(variance + self.window_variance, 1e-18))
+        if self.scale.logarithmic:
+            mean += np.log(self.scale.level)
+            found = Mixture(self.weight, mean, std, True)
+        else:
+            found = Mixture(self.weight, self.scale.loss(mean), self.scale.unit * std)
+        seen = self.now / self.schedule.total_steps
+        shares, *values = np.transpose(self.beliefs.calibration)
+        scale, shift, tail = (float(np.interp(seen, shares, value)) for value in values)
+        return found.calibrated(scale, shift, tail)
 
     def drop(self, schedule: LRSchedule, start: int, stop: int) -> Mixture:
         """Distribution of the loss lost to annealing between two steps, one place."""
-        basis, _ = _basis(
+        basis, _ = columns_at(
             self.beliefs, schedule, self.schedule, self.now, np.array([start, stop], np.int64)
         )
         share = basis[1, self._columns[:, 2]] - basis[0, self._columns[:, 2]]
         mean = -self.mean[:, 2] * share
         std = np.sqrt(self.covariance[:, 2, 2]) * np.abs(share)
-        return Mixture(self.weight, self.unit * mean[:, np.newaxis], self.unit * std[:, np.newaxis])
+        unit = self.scale.unit
+        if self.scale.logarithmic:  # of the present level, exp(-drop) is left
+            mean, std = -np.expm1(-mean), np.exp(-mean) * std
+        return Mixture(self.weight, unit * mean[:, np.newaxis], unit * std[:, np.newaxis])
 
-    def drop_spread(self) -> float:
-        """Standard deviation of the full-anneal drop, relative to the one believed before."""
-        unaware = [m.relaxation is None for m in self.beliefs.members]
-        aware = ~np.array(unaware)[self.member]
-        weight = self.weight[aware] / max(self.weight[aware].sum(), 1e-300)
-        _, after = Mixture(
-            weight, self.mean[aware, 2:], np.sqrt(self.covariance[aware, 2, 2:])
-        ).moments()
-        believed = np.array([(c.weight, c.mean, c.std) for c in self.beliefs.drops]).T
-        _, before = Mixture(
-            believed[0], believed[1][:, np.newaxis], believed[2][:, np.newaxis]
-        ).moments()
-        return float(after[0] / before[0]) if aware.any() else 0.0
+    def drop_arrived(self) -> FloatArray:
+        """Share of the full drop that has arrived at the present step at each node, (k,)."""
+        now = np.array([self.now], np.int64)
+        basis, _ = columns_at(self.beliefs, self.schedule, self.schedule, self.now, now)
+        share: FloatArray = basis[0, self._columns[:, 2]]
+        return share
 
-    def walk_weights(self) -> FloatArray:
-        """Posterior weight of each size of the discrepancy."""
-        sizes = np.arange(len(self.beliefs.walks))
-        total: FloatArray = (self.walk == sizes[:, np.newaxis]) @ self.weight
-        return total
+    def drop_shrinkage(self) -> float:
+        """Standard deviation of the full drop over the one believed before the evidence.
+
+        Taken within each component of the prior, so that preferring one is not mistaken for
+        having measured the drop.
+        """
+        aware = np.array([m.relaxation is not None for m in self.beliefs.members])[self.member]
+        if not aware.any():
+            return 0.0
+        weight, group = self.weight[aware], self.group[aware]
+        drop = -self.mean[aware, 2] / self.drop_scale[aware]
+        spread = np.sqrt(self.covariance[aware, 2, 2]) / self.drop_scale[aware]
+        total = np.maximum(np.bincount(group, weight), 1e-300)
+        centre = np.bincount(group, weight * drop) / total
+        variance = np.bincount(group, weight * (spread**2 + (drop - centre[group]) ** 2)) / total
+        shrinkage = np.sqrt(variance)[group] / self.believed[aware]
+        return float(weight @ shrinkage / weight.sum())
+
+    def full_drop(self) -> tuple[float, float, float]:
+        """Mean and standard deviation of the full drop, as z, and the weight of the first regime.
+
+        Of the members that know the learning rate; nan if there are none.
+        """
+        aware = np.array([m.relaxation is not None for m in self.beliefs.members])[self.member]
+        weight = self.weight[aware] / self.weight[aware].sum()
+        drop = -self.mean[aware, 2] / self.drop_scale[aware]
+        variance = self.covariance[aware, 2, 2] / self.drop_scale[aware] ** 2
+        mean = float(weight @ drop)
+        spread = float(np.sqrt(weight @ (variance + (drop - mean) ** 2)))
+        first = np.array([walk.regime == 0 for walk in self._walks])
+        return mean, spread, float(self.weight[first[self.walk]].sum())
+
+    def misfit(self) -> float:
+        """Posterior probability that no law describes the run."""
+        misfits = np.array([walk.misfit for walk in self._walks])
+        return float(self.weight[misfits[self.walk]].sum())
 
 
 def fit(
@@ -153,126 +235,156 @@ def fit(
         measured_drop: mean and standard deviation of a measurement of the full-anneal drop, in
             units of the loss.
     """
-    loss = evidence.loss
-    level = float(np.median(loss[-max(1, loss.size // 4) :]))
-    low, high = np.quantile(loss, [0.05, 0.95])
-    unit = max(abs(level), float(high - low), 1e-12)
-    basis, inverse = _basis(beliefs, schedule, schedule, now, evidence.step)
-    clock = inverse[0] - inverse
-    design = np.column_stack([basis, (loss - level) / unit])
-    noise = evidence.variance / unit**2 + 1e-14
-    member, alpha, columns, prior_weight = _nodes(beliefs)
-    found: list[tuple[FloatArray, FloatArray, FloatArray, int]] = []
-    whitening = []
-    for walk, (size, walk_weight) in enumerate(beliefs.walks):
-        walked = size**2 * np.minimum(clock[:, np.newaxis], clock)
-        least = 1e-12 * walked.max()  # a noise that keeps the matrix positive definite in floats
-        factor = cholesky(walked + np.diag(noise + least), lower=True, check_finite=False)
-        whitened = solve_triangular(factor, design, lower=True, check_finite=False)
-        whitening.append((factor, whitened))
-        likelihood = -np.log(np.diag(factor)).sum() + np.log(walk_weight)
-        gram = whitened.T @ whitened
-        for weight, centre, precision in _component_priors(beliefs, measured_drop, unit):
-            score, mean, covariance = _solve(gram, columns, centre, precision)
-            score += likelihood + np.log(weight) + np.log(prior_weight)
-            found.append((score, mean, covariance, walk))
-    scores = np.concatenate([score for score, *_ in found])
-    weights = np.exp(scores - scores.max())
-    weights /= weights.sum()
+    scale = _scale(evidence.loss)
+    z, variance = scale.of(evidence.loss, evidence.variance)
+    basis, hands = columns_at(beliefs, schedule, schedule, now, evidence.step)
+    origin = float(hands[0, 0]), float(hands[1, 0])
+    member, alpha, columns = grid(beliefs)
+    drop_scale = drop_scales(beliefs, schedule)[member]
+    noise = min(evidence.noise / scale.unit, 1.0)
+    slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
+    measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
+    member_weights = np.array([m.weight for m in beliefs.members])[member]
+    walks = list(_walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z])))
+    groups = []
+    for index, walk in enumerate(walks):
+        regime = beliefs.regimes[walk.regime]
+        prior = np.log(member_weights) + alpha_weights(beliefs, regime)[alpha] + walk.score
+        gram = walk.whitened.T @ walk.whitened
+        for weight, *drop in _drop_priors(regime.drops, slope, noise, measured):
+            score, mean, covariance = _solve(gram, columns, drop_scale, drop, regime.reducible)
+            groups.append(_Group(index, drop[1], score + weight + prior, mean, covariance))
+    weights = _weights(groups, np.array([walk.regime for walk in walks]), beliefs)
     kept = np.flatnonzero(weights >= min(_NEGLIGIBLE, weights.max()))
-    repeats = len(found)
+    group, node = np.divmod(kept, member.size)
     return Posterior(
         beliefs=beliefs,
         schedule=schedule,
         now=now,
-        unit=unit,
-        level=level,
+        scale=scale,
         weight=weights[kept] / weights[kept].sum(),
-        member=np.tile(member, repeats)[kept],
-        alpha=np.tile(alpha, repeats)[kept],
-        walk=np.repeat([walk for *_, walk in found], member.size)[kept],
-        mean=np.concatenate([mean for _, mean, *_ in found])[kept],
-        covariance=np.concatenate([covariance for *_, covariance, _ in found])[kept],
-        _columns=np.tile(columns, (repeats, 1))[kept],
-        _clock=clock,
-        _origin=float(inverse[0]),
-        _whitening=tuple(whitening),
+        member=member[node],
+        alpha=alpha[node],
+        group=group,
+        walk=np.array([g.walk for g in groups])[group],
+        drop_scale=drop_scale[node],
+        believed=np.array([g.believed for g in groups])[group],
+        mean=np.concatenate([g.mean for g in groups])[kept],
+        covariance=np.concatenate([g.covariance for g in groups])[kept],
+        slope=slope,
+        noise=noise,
+        window_variance=_window_variance(
+            evidence, scale, beliefs.window * schedule.total_steps / max(now, 1)
+        ),
+        _columns=columns[node],
+        _origin=origin,
+        _walks=tuple(walks),
     )
 
 
-def _basis(
-    beliefs: Beliefs, schedule: LRSchedule, plan: LRSchedule, now: int, steps: IntArray
-) -> tuple[FloatArray, FloatArray]:
-    """Columns 1, S1^-alphas, t^-alphas, arrived, 0 at some steps, (m, columns), and S1(T) / S1."""
-    at = np.maximum(steps, 1)
-    alphas = -np.array([alpha for alpha, _ in beliefs.alphas])
-    relaxations = tuple(m.relaxation for m in beliefs.members if m.relaxation is not None)
-    s1, s1_now = schedule.s1(at), float(schedule.s1(max(now, 1)))
-    total = float(plan.s1(plan.total_steps))
-    time = at / max(now, 1)
-    if s1_now > 0 and s1.min() > 0:
-        travelled, inverse = s1 / s1_now, total / s1
-    else:  # a learning rate of 0 from the start: nothing moves, only time passes
-        travelled, inverse = time, plan.total_steps / at
-    drops = arrived(
-        schedule, at, relaxations, total_steps=plan.total_steps, total_s1=max(total, 1e-300)
-    )
-    columns = [
-        np.ones((at.size, 1)),
-        travelled[:, np.newaxis] ** alphas,
-        time[:, np.newaxis] ** alphas,
-        drops.T,
-        np.zeros((at.size, 1)),
-    ]
-    return np.hstack(columns), inverse
+def _walks(
+    beliefs: Beliefs,
+    hands: FloatArray,
+    origin: tuple[float, float],
+    noise: FloatArray,
+    design: FloatArray,
+) -> Iterator[_Walk]:
+    """Every size of the discrepancy in every regime, with its Cholesky factor."""
+    for index, regime in enumerate(beliefs.regimes):
+        clock = walk_clock(hands, origin, regime.lr_travel)
+        largest = max(size for size, _ in regime.walks)
+        for size, weight in regime.walks:
+            walked = size**2 * np.minimum(clock[:, np.newaxis], clock)
+            least = 1e-12 * walked.max()  # a noise that keeps the matrix positive definite
+            factor = cholesky(walked + np.diag(noise + least), lower=True, check_finite=False)
+            whitened = solve_triangular(factor, design, lower=True, check_finite=False)
+            score = float(np.log(weight) - np.log(np.diag(factor)).sum())
+            misfit = index == len(beliefs.regimes) - 1 and size == largest
+            yield _Walk(index, size, misfit, score, clock, factor, whitened)
 
 
-def _nodes(beliefs: Beliefs) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
-    """Member, alpha, columns of the basis and prior weight of every (member, alpha)."""
-    n_alphas = len(beliefs.alphas)
-    first_drop = 1 + 2 * n_alphas
-    n_relaxations = sum(m.relaxation is not None for m in beliefs.members)
-    rows = []
-    drop = first_drop
-    for index, member in enumerate(beliefs.members):
-        lr_unaware = member.relaxation is None
-        drop_column = first_drop + n_relaxations if lr_unaware else drop
-        drop += not lr_unaware
-        for a, (_, weight) in enumerate(beliefs.alphas):
-            power_column = 1 + a + n_alphas * lr_unaware
-            rows.append((index, a, (0, power_column, drop_column), member.weight * weight))
-    members, alphas, columns, weights = zip(*rows, strict=True)
-    return np.array(members), np.array(alphas), np.array(columns), np.array(weights)
+def _weights(groups: Sequence[_Group], regimes: IntArray, beliefs: Beliefs) -> FloatArray:
+    """Posterior weights of all nodes, the evidence between the regimes tempered."""
+    scores = np.array([group.score for group in groups])
+    regime = regimes[[group.walk for group in groups]]
+    for index, each in enumerate(beliefs.regimes):
+        evidence = np.logaddexp.reduce(scores[regime == index], axis=None)
+        scores[regime == index] += np.log(each.weight) + (beliefs.temper - 1) * evidence
+    weights = np.exp(scores - scores.max()).ravel()
+    normalised: FloatArray = weights / weights.sum()
+    return normalised
 
 
-def _component_priors(
-    beliefs: Beliefs, measured_drop: tuple[float, float] | None, unit: float
-) -> Iterator[tuple[float, FloatArray, FloatArray]]:
-    """Weight, mean (3,) and precision (3,) of (level, a, -D) for each component of the drop."""
-    for component in beliefs.drops:
-        weight, mean, precision = component.weight, component.mean, component.std**-2
-        if measured_drop is not None:
-            value, error = (x / unit for x in measured_drop)
-            surprise = (value - mean) ** 2 / (error**2 + component.std**2)
-            weight *= float(np.exp(-surprise / 2) / np.hypot(error, component.std)) + 1e-300
-            mean = (mean * precision + value * error**-2) / (precision + error**-2)
-            precision += error**-2
-        centre = np.array([0.0, 0.0, -mean])
-        yield weight, centre, np.array([_LEVEL_SPREAD**-2, beliefs.reducible**-2, precision])
+def _window_variance(evidence: Evidence, scale: Scale, share: float) -> float:
+    """Variance, as z, of the mean of a share of the observations so far, at least 3 of them."""
+    if share == 0:
+        return 0.0
+    last, noise = evidence.loss[-1:], np.array([evidence.noise**2])
+    return float(scale.of(last, noise)[1][0] / max(share * evidence.n_observed, 3.0))
+
+
+def _scale(loss: FloatArray) -> Scale:
+    level = float(np.median(loss[-max(1, loss.size // 4) :]))
+    if loss.min() > _LEAST_LOSS:
+        return Scale(True, level, level)
+    low, high = np.quantile(loss, [0.05, 0.95])
+    return Scale(False, level, max(abs(level), float(high - low), 1e-12))
+
+
+def _slope(z: FloatArray, s1: FloatArray) -> float:
+    """``-dz / d log(S1)`` over the later half of the evidence, at least 0."""
+    n = max(z.size // 2, min(6, z.size))
+    x = np.log(np.maximum(s1[-n:], 1e-300))
+    if np.ptp(x) < 1e-6:
+        return 0.0
+    x = x - x.mean()
+    return max(-float(x @ z[-n:] / (x @ x)), 0.0)
+
+
+def _drop_priors(
+    drops: tuple[DropComponent, ...],
+    slope: float,
+    noise: float,
+    measured: tuple[float, float] | None,
+) -> Iterator[tuple[float, float, float]]:
+    """Log weight, mean and standard deviation of each component of the drop."""
+    total = sum(component.weight for component in drops)
+    for component in drops:
+        mean, std = component.belief(slope, noise)
+        weight = float(np.log(component.weight / total))
+        if measured is not None:
+            value, error = measured
+            surprise = (value - mean) ** 2 / (error**2 + std**2)
+            weight -= surprise / 2 + float(np.log(np.hypot(error, std)))
+            precision = std**-2 + error**-2
+            mean = (mean * std**-2 + value * error**-2) / precision
+            std = precision**-0.5
+        yield weight, mean, std
 
 
 def _solve(
-    gram: FloatArray, columns: IntArray, centre: FloatArray, precision: FloatArray
+    gram: FloatArray,
+    columns: IntArray,
+    drop_scale: FloatArray,
+    drop: Sequence[float],
+    reducible: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Log evidence (k,), posterior mean (k, 3) and covariance (k, 3, 3) of all nodes at once."""
-    posterior = gram[columns[:, :, np.newaxis], columns[:, np.newaxis, :]] + np.diag(precision)
-    target = gram[columns, -1] + precision * centre
+    mean, std = drop
+    precision = np.empty((columns.shape[0], 3))
+    precision[:, 0], precision[:, 1] = _LEVEL_SPREAD**-2, reducible**-2
+    precision[:, 2] = (std * drop_scale) ** -2
+    drop_centre = -mean * drop_scale
+    posterior = gram[columns[:, :, np.newaxis], columns[:, np.newaxis, :]]
+    posterior[:, [0, 1, 2], [0, 1, 2]] += precision
+    target = gram[columns, -1]
+    target[:, 2] += precision[:, 2] * drop_centre
     covariance = np.linalg.inv(posterior).astype(np.float64)
-    mean = np.einsum("kij,kj->ki", covariance, target)
-    misfit = gram[-1, -1] + precision @ centre**2 - np.einsum("ki,ki->k", mean, target)
-    volume = np.linalg.slogdet(posterior).logabsdet - np.log(precision).sum()
+    centre = np.einsum("kij,kj->ki", covariance, target)
+    misfit = gram[-1, -1] + precision[:, 2] * drop_centre**2 - (centre * target).sum(axis=1)
+    volume = np.linalg.slogdet(posterior).logabsdet - np.log(precision).sum(axis=1)
     # what is still to lose and the drop are positive: nodes that want otherwise count less
     spread = np.sqrt(covariance[:, [1, 2], [1, 2]])
-    positive = log_ndtr(mean[:, 1] / spread[:, 0]) + log_ndtr(-mean[:, 2] / spread[:, 1])
-    score: FloatArray = positive - (misfit + volume) / 2
-    return score, mean, covariance
+    positive = log_ndtr(centre[:, 1] / spread[:, 0]) + log_ndtr(-centre[:, 2] / spread[:, 1])
+    score: FloatArray = positive - log_ndtr(mean / std) - (misfit + volume) / 2
+    return score, centre, covariance

@@ -6,11 +6,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
 
 from lossforecast.checks import number, wholes
 from lossforecast.errors import ConfigurationError
-from lossforecast.fit import Mixture, Posterior
+from lossforecast.fit import Posterior
+from lossforecast.mixture import Mixture
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
@@ -100,7 +100,7 @@ class Forecast:
         probability = _probability("q", q)
         if self._mixture is None:
             return float("nan")
-        return float(_quantiles(self._noisy(noise), np.array([probability]))[0, 0])
+        return float(self._noisy(noise).quantiles(np.array([probability]))[0, 0])
 
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval that holds the outcome with `level`."""
@@ -112,7 +112,7 @@ class Forecast:
         value = number("target", target, ConfigurationError)
         if self._mixture is None or np.isnan(value):
             return float("nan")
-        return float(_cdf(self._noisy(noise), np.array([[value]]))[0, 0])
+        return float(self._noisy(noise).cdf(np.array([[value]]))[0, 0])
 
     def curve(self, steps: ArrayLike | None = None, level: float = 0.8) -> Curve:
         """The forecast from now to `step` at about 100 steps, or at the steps given, (n,)."""
@@ -129,7 +129,7 @@ class Forecast:
             nothing = np.full(at.shape, np.nan)
             return Curve(at, nothing, nothing, nothing)
         mixture = self._posterior.predict(self.schedule, at)
-        lower, upper = _quantiles(mixture, np.array([tail, 1 - tail]))
+        lower, upper = mixture.quantiles(np.array([tail, 1 - tail]))
         return Curve(at, mixture.moments()[0], lower, upper)
 
     @cached_property
@@ -137,24 +137,23 @@ class Forecast:
         """For each law: its posterior "weight" and the posterior means of its parameters.
 
         Under the names of the papers (`lossforecast.laws`). L0, A and B or C are strongly
-        correlated: read the forecast, not L0.
+        correlated: read the forecast, not L0. Where all losses are positive the laws are fitted to
+        their logarithm, and these are the parameters of the law that touches it at the present
+        step.
         """
         return {} if self._posterior is None else _parameters(self._posterior)
 
     def _noisy(self, noise: bool) -> Mixture:
         assert self._mixture is not None
-        if not noise:
-            return self._mixture
-        std = np.hypot(self._mixture.std, self._noise)
-        return Mixture(self._mixture.weight, self._mixture.mean, std)
+        return self._mixture.with_noise(self._noise) if noise else self._mixture
 
 
 def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:
     schedule, beliefs = posterior.schedule, posterior.beliefs
     now = max(posterior.now, 1)
     s1_now, s1_total = float(schedule.s1(now)), float(schedule.s1(schedule.total_steps))
-    alphas = np.array([alpha for alpha, _ in beliefs.alphas])[posterior.alpha]
-    level, reducible, negative_drop = posterior.mean.T * posterior.unit
+    alphas = np.array(beliefs.alphas)[posterior.alpha]
+    level, reducible, drops = _tangent(posterior)
     found: dict[str, dict[str, float]] = {}
     for law in dict.fromkeys(member.law for member in beliefs.members):
         mine = [j for j, member in enumerate(beliefs.members) if member.law == law]
@@ -167,11 +166,11 @@ def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:
         clock = now if law == "power" else max(s1_now, 1e-300)
         alpha = alphas[nodes]
         values = {
-            "L0": level[nodes] + posterior.level,
+            "L0": level[nodes],
             "A": reducible[nodes] * clock**alpha,
             "alpha": alpha,
         }
-        drop = -negative_drop[nodes] / max(schedule.peak, 1e-300)  # B, per unit learning rate
+        drop = drops[nodes] / max(schedule.peak, 1e-300)  # B, per unit learning rate
         relaxations = [beliefs.members[j].relaxation for j in posterior.member[nodes]]
         lags = np.array([r.lag if r else 0.0 for r in relaxations])
         if law == "annealing":
@@ -190,23 +189,22 @@ def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:
     return found
 
 
-def _cdf(mixture: Mixture, values: FloatArray) -> FloatArray:
-    """Probability below each value; values (q, m), answer (q, m)."""
-    z = (values[:, np.newaxis] - mixture.mean) / mixture.std
-    below: FloatArray = np.einsum("k,qkm->qm", mixture.weight, ndtr(z))
-    return below
+def _tangent(posterior: Posterior) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """L0, ``A S1(now)^-alpha`` and ``D = B eta_peak`` of each node in units of the loss, (k,) each.
 
-
-def _quantiles(mixture: Mixture, q: FloatArray) -> FloatArray:
-    """Quantiles (q, m) of the mixture by bisection between those of its components."""
-    each = mixture.mean + mixture.std * ndtri(q)[:, np.newaxis, np.newaxis]
-    low, high = each.min(axis=1), each.max(axis=1)
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = _cdf(mixture, middle) < q[:, np.newaxis]
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    halfway: FloatArray = (low + high) / 2
-    return halfway
+    Of a law of the logarithm: those of the law of the loss with its value and slopes at present.
+    """
+    scale = posterior.scale
+    level, reducible, negative_drop = posterior.mean.T
+    if not scale.logarithmic:
+        return scale.loss(level), reducible * scale.unit, -negative_drop * scale.unit
+    here = posterior.drop_arrived()
+    present = scale.loss(level + reducible + negative_drop * here)
+    return (
+        present * (1 - reducible - negative_drop * here),
+        present * reducible,
+        -present * negative_drop,
+    )
 
 
 def _probability(name: str, value: float) -> float:

@@ -277,7 +277,7 @@ class Forecaster:
     def _fit(self, planned: LRSchedule) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:
             evidence = gather(self.history.bins(), planned)
-            beliefs = self.prior.for_run(self.run, planned.peak, self.laws)
+            beliefs = self.prior.for_run(self.run, planned, self.laws)
             now = self._now
             posterior = fit(evidence, planned, now, beliefs, self._measured_drop(planned, now))
             self._fitted = planned, evidence, posterior
@@ -322,9 +322,9 @@ class Forecaster:
     ) -> AnnealGain:
         mixture = posterior.drop(schedule, now, at)
         mean, std = (float(x[0]) for x in mixture.moments())
-        if not np.any(np.abs(mixture.mean) > 1e-9 * posterior.unit):
+        if not np.any(np.abs(mixture.mean) > 1e-9 * posterior.scale.unit):
             return AnnealGain(0.0, 0.0, "none")
-        learnt = posterior.drop_spread() < _LEARNT
+        learnt = posterior.drop_shrinkage() < _LEARNT
         source = "data" if learnt else "prior"
         if self._measured_drop(schedule, now) is not None:
             source = "probe"
@@ -338,7 +338,7 @@ class Forecaster:
         whole_run = float(schedule.s1(schedule.total_steps))
         if len(evidence) < _TOO_SHORT or travelled < _TOO_YOUNG * whole_run:
             return Status.TOO_SHORT
-        if posterior.walk_weights()[-1] > 0.5:
+        if posterior.misfit() > 0.5:
             return Status.MISFIT
         if gain.source == "prior" and gain.std > _MATTERS * spread:
             return Status.PRIOR_DRIVEN

@@ -1,16 +1,31 @@
 """What is believed of a run before it starts: `Prior`, given what is known of it: `RunInfo`."""
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any, Self
 
 from lossforecast.checks import non_negative
 from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS
-from lossforecast.relaxation import Relaxation
+from lossforecast.relaxation import Relaxation, full_anneal
+from lossforecast.schedule import LRSchedule
 
-__all__ = ["Beliefs", "DropComponent", "Member", "Prior", "RunInfo"]
+__all__ = [
+    "NO_CALIBRATION",
+    "Beliefs",
+    "Calibration",
+    "DropComponent",
+    "DropRule",
+    "Member",
+    "Prior",
+    "Regime",
+    "RunInfo",
+    "lessons",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,10 @@ class RunInfo:
         return match.group() if match else ""
 
 
+Calibration = tuple[tuple[float, float, float, float], ...]
+NO_CALIBRATION: Calibration = ((0.0, 1.0, 0.0, 1.0),)
+
+
 @dataclass(frozen=True)
 class Member:
     """One member of the model average: a law's relaxation, or the power law in steps (None)."""
@@ -66,37 +85,119 @@ class Member:
 
 @dataclass(frozen=True)
 class DropComponent:
-    """One Gaussian of the mixture believed of the full-anneal drop, as shares of the loss."""
+    """One Gaussian of the mixture believed of the drop that the whole decay will bring.
+
+    Its mean is ``size + slopes * slope + jitters * (noise / 0.01)^0.6`` as a share of the loss,
+    slope being the present ``-d log(loss) / d log(S1)`` and noise the standard deviation of one
+    observation, as a share of the loss too; its standard deviation is `spread` times the mean.
+    """
 
     weight: float
-    mean: float
-    std: float
+    size: float
+    spread: float
+    slopes: float = 0.0
+    jitters: float = 0.0
+
+    def belief(self, slope: float, noise: float) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        mean = self.size + self.slopes * slope + self.jitters * (noise / 0.01) ** 0.6
+        return mean, max(self.spread * mean, 0.005)
+
+
+@dataclass(frozen=True)
+class DropRule:
+    """Drop believed from the schedule: ``size (peak / 1e-3)^p share^d``, with relative `spread`.
+
+    `share` is the share of the run after its rate first leaves the peak; the drop is that of a
+    decay to 0, as a share of the loss.
+    """
+
+    size: float
+    peak_exponent: float
+    decay_exponent: float
+    spread: float
+
+    def component(self, peak: float, share: float) -> DropComponent:
+        """The belief for one schedule."""
+        size = self.size * (peak / 1e-3) ** self.peak_exponent * share**self.decay_exponent
+        return DropComponent(1.0, size, self.spread)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How closely a run follows a law, and what then is believed of its parameters.
+
+    Attributes:
+        alpha: centre and spread of the exponent.
+        reducible: standard deviation of what the power law has still to lose, share of the loss.
+        walks: sizes of the discrepancy between run and law, with weights.
+        lr_travel: how much the discrepancy moves while the rate goes from the peak to 0, in the
+            units of its clock (`lossforecast.fit`).
+        weight: of the regime.
+        drops: what is believed of the drop.
+    """
+
+    alpha: tuple[float, float]
+    reducible: float
+    walks: tuple[tuple[float, float], ...]
+    lr_travel: float
+    weight: float = 1.0
+    drops: tuple[DropComponent, ...] = ()
 
 
 @dataclass(frozen=True)
 class Beliefs:
     """The prior of one run, in numbers. Shares are of the present level of the loss."""
 
-    alphas: tuple[tuple[float, float], ...]
-    """Exponents alpha with their weights."""
+    alphas: tuple[float, ...]
+    """Grid of exponents."""
     members: tuple[Member, ...]
-    drops: tuple[DropComponent, ...]
-    walks: tuple[tuple[float, float], ...]
-    """Sizes of the discrepancy (share of the loss per unit of total S1 / S1) with weights."""
-    reducible: float
-    """Standard deviation of what the power law has still to lose, as a share of the loss."""
+    regimes: tuple[Regime, ...]
+    temper: float
+    """Power of the evidence that decides between the regimes."""
+    calibration: Calibration
+    """Share of the run seen; scale, shift and tail of a forecast made then, from past ones."""
+    window: float
+    """Share of the run over whose noisy observations the loss reported is a mean."""
 
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
+_USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies
+_ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
 _MEMBERS = (
-    Member("annealing", Relaxation("annealing", lag=0.02), 0.15),
-    Member("annealing", Relaxation("annealing", lag=0.05), 0.25),
-    Member("annealing", Relaxation("annealing", lag=0.12), 0.15),
-    Member("multi-power", Relaxation("multi-power", lag=0.02, beta=0.5, gamma=0.5), 0.15),
-    Member("multi-power", Relaxation("multi-power", lag=0.05, beta=1.0, gamma=0.5), 0.15),
-    Member("memoryless", Relaxation("memoryless"), 0.10),
+    Member("annealing", Relaxation("annealing", lag=0.005), 0.15),
+    Member("annealing", Relaxation("annealing", lag=0.03), 0.15),
+    Member("annealing", Relaxation("annealing", lag=0.005, concavity=1.0), 0.15),
+    Member("annealing", Relaxation("annealing", lag=0.03, concavity=1.0), 0.15),
+    Member("annealing", Relaxation("annealing", lag=0.005, concavity=4.0), 0.1),
+    Member("annealing", Relaxation("annealing", lag=0.03, concavity=4.0), 0.1),
+    Member("multi-power", Relaxation("multi-power", lag=0.02, beta=0.5, gamma=0.5), 0.1),
+    Member("memoryless", Relaxation("memoryless"), 0.05),
     Member("power", None, 0.05),
 )
+_LAWFUL = Regime(
+    alpha=(0.45, 0.05),
+    reducible=0.2,
+    walks=((0.003, 0.3), (0.006, 0.4), (0.012, 0.2), (0.03, 0.1)),
+    lr_travel=0.2,
+)
+_LOOSE = Regime(
+    alpha=(0.6, 0.2),
+    reducible=0.12,
+    walks=((0.04, 0.4), (0.12, 0.4), (0.3, 0.2)),
+    lr_travel=0.3,
+)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    """What was learnt from recorded runs, with its provenance; `lossforecast learn-prior`."""
+    found: dict[str, Any] = json.loads(files("lossforecast").joinpath("prior.json").read_text())
+    return found
+
+
+def _learnt(name: str) -> Any:
+    return _table()["all"][name]
 
 
 @dataclass(frozen=True)
@@ -104,58 +205,86 @@ class Prior:
     """What is believed of the laws' parameters before a run; the default is the packaged one.
 
     The size of the annealing drop is the hard part: before the learning rate decays a run says
-    nothing about it. It is believed to be ``drop * (peak / 1e-3)^drop_exponent`` of the loss for
-    optimizers of the Adam family at usual rates, where that was measured on language models of 33M
-    to 400M parameters, and anything from none to a fifth elsewhere.
+    nothing about it. A run is in one of two regimes. A *lawful* run follows a law closely; its drop
+    is what `known` says (optimizers of the Adam family at usual rates) or `unknown_drops` (all
+    others). A *loose* run does not, and its drop goes with how its loss jumps about and slopes. The
+    evidence decides between the two, tempered, because a young run can look more lawful than it is.
 
     Attributes:
-        drop: full-anneal drop at peak 1e-3 as a share of the loss.
-        drop_exponent: growth with the peak learning rate.
-        drop_spread: relative standard deviation where the rule applies.
-        drop_elsewhere: mean and standard deviation where it does not.
-        alpha: centre and spread of the power law's exponent.
-        walk: typical size of the discrepancy where the rule applies, as a share of the loss.
-        walk_elsewhere: the same where it does not.
+        known: rule of the drop where optimizer and peak rate are in usual units.
+        unknown_drops: the drop of a lawful run elsewhere.
+        lawful_share: probability of the lawful regime under `known` and elsewhere.
+        loose_drops: the drop in the loose regime.
+        calibration: of forecasts where `known` applies and elsewhere, as in `Beliefs`.
+        lawful: the lawful regime.
+        loose: the loose regime.
+        members: the laws and relaxations averaged.
+        temper: power of the evidence that decides between the regimes.
+        provenance: where the learnt numbers come from.
     """
 
-    drop: float = 0.075
-    drop_exponent: float = 0.36
-    drop_spread: float = 0.3
-    drop_elsewhere: tuple[float, float] = (0.1, 0.12)
-    alpha: tuple[float, float] = (0.5, 0.08)
-    walk: float = 0.01
-    walk_elsewhere: float = 0.06
-    members: tuple[Member, ...] = field(default=_MEMBERS)
+    known: DropRule = field(default_factory=lambda: DropRule(**_learnt("known")))
+    unknown_drops: tuple[DropComponent, ...] = field(
+        default_factory=lambda: _components(_learnt("unknown_drops"))
+    )
+    lawful_share: tuple[float, float] = (0.9, 0.2)
+    loose_drops: tuple[DropComponent, ...] = field(
+        default_factory=lambda: _components(_learnt("loose_drops"))
+    )
+    calibration: tuple[Calibration, Calibration] = field(
+        default_factory=lambda: _calibrations(_learnt("calibration"))
+    )
+    lawful: Regime = _LAWFUL
+    loose: Regime = _LOOSE
+    members: tuple[Member, ...] = _MEMBERS
+    temper: float = 0.3
+    provenance: Mapping[str, Any] = field(default_factory=lambda: dict(_table()["provenance"]))
 
-    def for_run(self, run: RunInfo, peak: float, laws: tuple[str, ...]) -> Beliefs:
-        """The beliefs of one run with a peak learning rate, restricted to some laws."""
+    def for_run(self, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]) -> Beliefs:
+        """The beliefs of one run under a schedule, restricted to some laws."""
         members = tuple(m for m in self.members if m.law in laws)
         if not members:
             raise ConfigurationError(f"no law left of {laws}; choose from {', '.join(LAWS)}")
-        centre, spread = self.alpha
-        nodes = (-6.0, -3.0, -1.5, -0.75, 0.0, 0.75, 1.5, 3.0, 6.0)
-        weights = (0.01, 0.03, 0.10, 0.21, 0.30, 0.21, 0.10, 0.03, 0.01)
-        alphas = [(max(centre + spread * z, 0.05), w) for z, w in zip(nodes, weights, strict=True)]
-        wide = DropComponent(1.0, *self.drop_elsewhere)
-        drops: tuple[DropComponent, ...] = (wide,)
-        walk = self.walk_elsewhere
-        if run.optimizer_word in _ADAM_FAMILY and 1e-5 <= peak <= 2e-2:
-            walk = self.walk
-            mean = self.drop * (peak / 1e-3) ** self.drop_exponent
-            narrow = DropComponent(0.7, mean, mean * self.drop_spread)
-            drops = (narrow, DropComponent(0.3, wide.mean, wide.std))
-        walks = ((1.0, 0.5), (3.0, 0.4), (12.0, 0.1))
+        known = self.knows(run, schedule)
+        lawful_share = self.lawful_share[0 if known else 1]
+        share, _ = full_anneal(schedule)
+        rule = self.known.component(schedule.peak, max(share, 1e-3))
+        # between validations weights jump about as far as annealing will bring them; the noise of
+        # training batches says nothing about that
+        loose = tuple(d for d in self.loose_drops if run.metric == "val" or not d.jitters)
         return Beliefs(
-            alphas=tuple(alphas),
+            alphas=_ALPHAS,
             members=members,
-            drops=drops,
-            walks=tuple((walk * factor, weight) for factor, weight in walks),
-            reducible=0.5,
+            regimes=(
+                replace(
+                    self.lawful, weight=lawful_share, drops=(rule,) if known else self.unknown_drops
+                ),
+                replace(self.loose, weight=1 - lawful_share, drops=loose),
+            ),
+            temper=self.temper,
+            calibration=self.calibration[0 if known else 1],
+            window=0.02 if run.metric == "train" else 0.0,
         )
+
+    def knows(self, run: RunInfo, schedule: LRSchedule) -> bool:
+        """Whether the rule `known` applies: an optimizer of the Adam family at a usual rate."""
+        low, high = _USUAL_RATES
+        return run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
+
+    @classmethod
+    def without(cls, fold: str) -> Self:
+        """The packaged prior as learnt without some of the recorded runs, to be scored on them.
+
+        Args:
+            fold: a source or an AlgoPerf task; one that nothing was learnt from changes nothing.
+        """
+        learnt = _table()["without"].get(fold, _table()["all"])
+        return replace(cls(), **lessons(learnt))
 
     def to_dict(self) -> dict[str, Any]:
         """The prior as plain JSON-able values."""
-        return asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -163,11 +292,39 @@ class Prior:
         try:
             values = dict(state)
             values["members"] = tuple(
-                Member(m["law"], m["relaxation"] and Relaxation(**m["relaxation"]), m["weight"])
+                Member(**{**m, "relaxation": m["relaxation"] and Relaxation(**m["relaxation"])})
                 for m in state["members"]
             )
-            for name in ("drop_elsewhere", "alpha"):
-                values[name] = tuple(values[name])
+            for name in ("lawful", "loose"):
+                values[name] = _regime(state[name])
+            values |= lessons(state)
+            values["lawful_share"] = tuple(state["lawful_share"])
             return cls(**values)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error
+
+
+def _components(states: Iterable[Mapping[str, Any]]) -> tuple[DropComponent, ...]:
+    return tuple(DropComponent(**state) for state in states)
+
+
+def lessons(learnt: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a `Prior` from a table of plain values."""
+    return {
+        "known": DropRule(**learnt["known"]),
+        "unknown_drops": _components(learnt["unknown_drops"]),
+        "loose_drops": _components(learnt["loose_drops"]),
+        "calibration": _calibrations(learnt["calibration"]),
+    }
+
+
+def _calibrations(states: Iterable[Any]) -> tuple[Calibration, Calibration]:
+    known, unknown = (tuple((a, b, c, d) for a, b, c, d in rows) for rows in states)
+    return known, unknown
+
+
+def _regime(state: Mapping[str, Any]) -> Regime:
+    walks = tuple((size, weight) for size, weight in state["walks"])
+    drops = _components(state["drops"])
+    centre, spread = state["alpha"]
+    return Regime(**{**state, "walks": walks, "alpha": (centre, spread), "drops": drops})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lossforecast.laws import Warmup
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["WARMUP", "Relaxation", "arrived"]
+__all__ = ["WARMUP", "Relaxation", "arrived", "full_anneal"]
 
 FloatArray = NDArray[np.float64]
 
@@ -32,12 +32,16 @@ class Relaxation:
             (lambda = exp(-1/(lag * total_steps))), of its S1 for the multi-power law.
         beta: multi-power only.
         gamma: multi-power only; the learning rate is in units of the peak, and 1e-6 where below.
+        concavity: 0 for the published laws; above 0 the last of the decay brings more of the drop:
+            where the law has a share x of it, ``1 - log(1 + c (1 - x)) / log(1 + c)`` has arrived
+            (measured: the drop grows less than in proportion to the rate).
     """
 
     law: str
     lag: float = 0.0
     beta: float = 0.0
     gamma: float = 0.0
+    concavity: float = 0.0
 
     def share(self, age: FloatArray, distance: FloatArray, rate: FloatArray) -> FloatArray:
         """G after `age` (share of the run's steps), `distance` (of its S1), at `rate` / peak."""
@@ -100,4 +104,22 @@ def arrived(
     found = np.zeros((len(relaxations), steps.size))
     for i, g in enumerate(relaxations):
         found[i] = np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
+        if g.concavity:
+            left = np.log1p(g.concavity * np.clip(1 - found[i], 0.0, 1.0))
+            found[i] = np.where(found[i] > 0, 1 - left / np.log1p(g.concavity), found[i])
     return found
+
+
+def full_anneal(schedule: LRSchedule) -> tuple[float, float]:
+    """Share of the run after its rate first leaves the peak, and how deep it goes by the end.
+
+    The depth is 1 for a decay to 0 and 0 for a run that ends at its peak rate.
+    """
+    knots, rates = schedule.knots
+    if schedule.peak == 0:
+        return 0.0, 0.0
+    rates = rates / schedule.peak
+    below = rates < 0.999
+    below[: int(np.argmin(below))] = False  # the warm-up
+    left = knots[max(int(np.argmax(below)) - 1, 0)] if below.any() else knots[-1]
+    return 1 - float(left) / schedule.total_steps, 1 - float(rates[-1])

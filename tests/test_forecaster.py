@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,13 +234,19 @@ def test_parameters_have_the_papers_names_and_weights_that_add_up() -> None:
     assert set(one) == {"annealing"}
 
 
-def test_parameters_of_the_power_law_are_recovered() -> None:
+def test_parameters_are_those_of_the_law_that_touches_the_loss_at_present() -> None:
     steps = np.arange(100, 1_900)
-    forecaster = Forecaster(COSINE, laws="power", prior=Prior(walk=1e-4, walk_elsewhere=1e-4))
+    still = replace(Prior().lawful, walks=((1e-4, 1.0),))
+    forecaster = Forecaster(COSINE, laws="power", prior=replace(Prior(), lawful=still, loose=still))
     forecaster.observe_many(steps, 2.0 + 5.0 * steps**-0.5)
     found = forecaster.forecast().parameters["power"]
-    assert found["L0"] == pytest.approx(2.0, rel=0.02)
-    assert found["A"] == pytest.approx(5.0, rel=0.15)
+    still_to_lose = found["A"] * 1_899 ** -found["alpha"]
+    assert found["L0"] + still_to_lose == pytest.approx(2 + 5 * 1_899**-0.5, rel=2e-3)
+    assert found["alpha"] * still_to_lose == pytest.approx(0.5 * 5 * 1_899**-0.5, rel=0.1)
+    below_zero = Forecaster(COSINE, laws="power", prior=replace(Prior(), lawful=still, loose=still))
+    below_zero.observe_many(steps, -3.0 + 5.0 * steps**-0.5)
+    found = below_zero.forecast().parameters["power"]
+    assert found["L0"] == pytest.approx(-3.0, rel=0.02)
 
 
 # ---------------------------------------------------------------------- grid and state

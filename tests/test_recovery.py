@@ -1,12 +1,15 @@
 """Statistical truth: data drawn from known laws are forecast as well as the intervals claim."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
+from lossforecast.design import alpha_weights, columns_at, drop_scales, walk_clock
 from lossforecast.laws import LAWS, Warmup, with_warmup
-from lossforecast.prior import Beliefs
+from lossforecast.prior import NO_CALIBRATION, Beliefs
 from lossforecast.relaxation import arrived
 
 TOTAL = 4_000
@@ -47,54 +50,58 @@ def test_annealing_law_is_recovered_from_half_of_the_run(name: str) -> None:
 
 
 def draw(beliefs: Beliefs, schedule: LRSchedule, rng: np.random.Generator) -> np.ndarray:
-    """The expected losses of a run drawn from the beliefs, at steps 1..total, level about 3."""
+    """The expected losses of a lawful run drawn from the beliefs, at steps 1..total, about 3."""
 
-    def choose(weights: list[float]) -> int:
-        return int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))
+    def choose(weights: np.ndarray) -> int:
+        return int(rng.choice(weights.size, p=weights / weights.sum()))
 
-    unit = 3.0
-    alpha = beliefs.alphas[choose([w for _, w in beliefs.alphas])][0]
-    member = beliefs.members[choose([m.weight for m in beliefs.members])]
-    component = beliefs.drops[choose([c.weight for c in beliefs.drops])]
-    size = beliefs.walks[choose([w for _, w in beliefs.walks])][0]
-    drop = -1.0
-    while drop < 0:
-        drop = component.mean + component.std * rng.normal()
+    regime = beliefs.regimes[0]
+    alpha = beliefs.alphas[choose(np.exp(alpha_weights(beliefs, regime)))]
+    which = choose(np.array([m.weight for m in beliefs.members]))
+    member = beliefs.members[which]
+    size = regime.walks[choose(np.array([w for _, w in regime.walks]))][0]
+    mean, std = regime.drops[0].belief(0.0, 0.0)
+    drop = max(mean + std * rng.normal(), 0.0) * drop_scales(beliefs, schedule)[which]
     steps = np.arange(1, schedule.total_steps + 1)
     s1 = schedule.s1(steps)
     clock = s1 if member.relaxation else steps.astype(float)
     at_half = clock[schedule.total_steps // 2 - 1]
-    loss = unit + unit * abs(0.2 * rng.normal()) * (clock / at_half) ** -alpha
+    young = np.maximum(clock / at_half, 0.02)  # what the burn-in hides may be anything
+    z = np.log(3.0) + abs(regime.reducible * rng.normal()) * young**-alpha
     if member.relaxation:
-        share = arrived(
-            schedule,
-            steps,
-            (member.relaxation,),
-            total_steps=schedule.total_steps,
-            total_s1=float(s1[-1]),
-        )[0]
-        loss = loss - unit * drop * share
-    inverse = s1[-1] / s1
+        z -= (
+            drop
+            * arrived(
+                schedule,
+                steps,
+                (member.relaxation,),
+                total_steps=schedule.total_steps,
+                total_s1=float(s1[-1]),
+            )[0]
+        )
+    _, hands = columns_at(beliefs, schedule, schedule, schedule.total_steps, steps)
     start = schedule.total_steps // 40
-    moves = np.sqrt(np.maximum(-np.diff(inverse, prepend=inverse[0]), 0))
-    moves[:start] = 0
-    walk: np.ndarray = loss + unit * size * np.cumsum(moves * rng.normal(size=steps.size))
+    time = walk_clock(hands, (hands[0, start], hands[1, start]), regime.lr_travel)
+    moves = np.sqrt(np.diff(time, prepend=0.0))
+    walk: np.ndarray = np.exp(z + size * np.cumsum(moves * rng.normal(size=steps.size)))
     return walk
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
 def test_intervals_cover_what_they_say_when_the_prior_is_true(fraction: float) -> None:
-    """Runs drawn from the prior itself: 80% and 95% intervals hold, within binomial error."""
+    """Lawful runs drawn from the prior: 80% and 95% intervals hold, within binomial error."""
     rng = np.random.default_rng(round(100 * fraction))
-    run, draws = RunInfo(optimizer="adamw"), 200
+    run, draws = RunInfo(metric="val", optimizer="adamw"), 200
+    prior = replace(
+        Prior(), lawful_share=(1 - 1e-9, 0.5), calibration=(NO_CALIBRATION, NO_CALIBRATION)
+    )
     inside = {0.8: 0, 0.95: 0}
     schedules = [SCHEDULES["cosine"], SCHEDULES["wsd"], SCHEDULES["linear"]]
     for i in range(draws):
         schedule = schedules[i % 3]
-        beliefs = Prior().for_run(run, PEAK, tuple(LAWS))
-        loss = draw(beliefs, schedule, rng)
+        loss = draw(prior.for_run(run, schedule, tuple(LAWS)), schedule, rng)
         seen = round(fraction * TOTAL)
-        forecaster = Forecaster(schedule, run)
+        forecaster = Forecaster(schedule, run, prior=prior)
         forecaster.observe_many(np.arange(1, seen + 1), loss[:seen] + NOISE * rng.normal(size=seen))
         forecast = forecaster.forecast()
         for level in inside:

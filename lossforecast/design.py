@@ -1,0 +1,108 @@
+"""The linear model of every node: its columns at some steps, and the clock of the discrepancy."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.prior import Beliefs, Regime
+from lossforecast.relaxation import arrived, full_anneal
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["alpha_weights", "columns_at", "drop_scales", "grid", "walk_clock"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_CLOCK = 0.3  # power of S1(T) / S1(t) in the clock of the walk: found on recorded curves
+_DEPTH = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the drop: likewise
+
+
+def columns_at(
+    beliefs: Beliefs, schedule: LRSchedule, plan: LRSchedule, now: int, steps: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """Columns 1, S1^-alphas, t^-alphas, arrived, 0 at some steps, (m, columns); the clock's hands.
+
+    The hands, (2, m), are S1(T) / S1 and the travel of the rate since the warm-up, in peaks.
+    """
+    at = np.maximum(steps, 1)
+    alphas = -np.array(beliefs.alphas)
+    relaxations = tuple(m.relaxation for m in beliefs.members if m.relaxation is not None)
+    s1, s1_now = schedule.s1(at), float(schedule.s1(max(now, 1)))
+    total = float(plan.s1(plan.total_steps))
+    time = at / max(now, 1)
+    if s1_now > 0 and s1.min() > 0:
+        travelled, inverse = s1 / s1_now, total / s1
+    else:  # a learning rate of 0 from the start: nothing moves, only time passes
+        travelled, inverse = time, plan.total_steps / at
+    drops = arrived(
+        schedule, at, relaxations, total_steps=plan.total_steps, total_s1=max(total, 1e-300)
+    )
+    columns = [
+        np.ones((at.size, 1)),
+        travelled[:, np.newaxis] ** alphas,
+        time[:, np.newaxis] ** alphas,
+        drops.T,
+        np.zeros((at.size, 1)),
+    ]
+    return np.hstack(columns), np.array([inverse, _travel(schedule, at)])
+
+
+def walk_clock(hands: FloatArray, origin: tuple[float, float], lr_travel: float) -> FloatArray:
+    """Time of the walk since its origin, (m,)."""
+    progress = (origin[0] ** _CLOCK - hands[0] ** _CLOCK) / _CLOCK
+    clock: FloatArray = np.maximum(progress + lr_travel * (hands[1] - origin[1]), 0.0)
+    return clock
+
+
+def grid(beliefs: Beliefs) -> tuple[IntArray, IntArray, IntArray]:
+    """Member, alpha and columns of the basis of every (member, alpha)."""
+    n_alphas = len(beliefs.alphas)
+    first_drop = 1 + 2 * n_alphas
+    n_relaxations = sum(m.relaxation is not None for m in beliefs.members)
+    rows = []
+    drop = first_drop
+    for index, member in enumerate(beliefs.members):
+        lr_unaware = member.relaxation is None
+        drop_column = first_drop + n_relaxations if lr_unaware else drop
+        drop += not lr_unaware
+        for a in range(n_alphas):
+            rows.append((index, a, (0, 1 + a + n_alphas * lr_unaware, drop_column)))
+    members, alphas, columns = zip(*rows, strict=True)
+    return np.array(members), np.array(alphas), np.array(columns)
+
+
+def alpha_weights(beliefs: Beliefs, regime: Regime) -> FloatArray:
+    """Logarithms of the weights of the exponents: a Student t with four degrees of freedom."""
+    alphas = np.array(beliefs.alphas)
+    centre, spread = regime.alpha
+    weights = (1 + ((alphas - centre) / spread) ** 2 / 4) ** -2.5 * np.gradient(alphas)
+    logs: FloatArray = np.log(weights / weights.sum())
+    return logs
+
+
+def drop_scales(beliefs: Beliefs, schedule: LRSchedule) -> FloatArray:
+    """For each member, D over the drop of a decay to 0.
+
+    The drop believed is the one realised by the end of the plan, whatever share of the schedule's
+    effect the member's relaxation lets arrive by then.
+    """
+    _, depth = full_anneal(schedule)
+    relaxations = tuple(m.relaxation for m in beliefs.members if m.relaxation is not None)
+    end = np.array([schedule.total_steps])
+    total = max(float(schedule.s1(schedule.total_steps)), 1e-300)
+    share = arrived(schedule, end, relaxations, total_steps=int(end[0]), total_s1=total)[:, 0]
+    scales = np.ones(len(beliefs.members))
+    if depth > 0.01:
+        aware = [m.relaxation is not None for m in beliefs.members]
+        scales[aware] = np.clip(depth**_DEPTH / np.maximum(share, 0.01), 0.3, 1 / 0.3)
+    return scales
+
+
+def _travel(schedule: LRSchedule, steps: IntArray) -> FloatArray:
+    """How far the rate has moved since the warm-up, up and down, in units of the peak, (m,)."""
+    knots, rates = schedule.knots
+    after = knots >= max(schedule.warmup_steps, 1)
+    if after.sum() < 2 or schedule.peak == 0:
+        return np.zeros(steps.size)
+    moved = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(rates[after])))])
+    travel: FloatArray = np.interp(steps, knots[after], moved / schedule.peak)
+    return travel

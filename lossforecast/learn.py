@@ -1,0 +1,340 @@
+"""What recorded runs teach the prior: `learn_prior`, and the same with each fold left out.
+
+Three things are learnt. The rule of the drop where the optimizer is known: a regression of the
+drops of finished runs on peak rate and length of the decay. The drop elsewhere: its typical size
+in lawful runs, and its ratio to the slope of a young loss in loose ones. And how much wider
+intervals must be than the model says: runs are replayed with a prior that was learnt without their
+own fold, and the factors are those at which intervals hold what they promise.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.curves import RecordedRun
+from lossforecast.errors import ConfigurationError
+from lossforecast.evidence import gather
+from lossforecast.fit import Posterior, fit
+from lossforecast.history import History
+from lossforecast.laws import LAWS
+from lossforecast.mixture import tail_density
+from lossforecast.prior import (
+    NO_CALIBRATION,
+    Calibration,
+    DropComponent,
+    DropRule,
+    Prior,
+    RunInfo,
+)
+from lossforecast.relaxation import full_anneal
+from lossforecast.replay import outcome
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["Lessons", "learn_prior"]
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
+_YOUNG = 0.25  # share of a run at which its slope is set against the drop to come
+_DEEP = 0.2  # share of the peak by which the rate must fall for a drop to be measured
+_CERTAIN = 0.5  # largest relative error of a measured drop
+_EXPONENTS = ((0.3, 0.15), (0.15, 0.1))  # of peak and share, with the spread believed beforehand
+_BETWEEN = 0.2  # least spread between set-ups: two or three of them cannot show it
+_FALLBACK = DropRule(0.06, 0.3, 0.15, 0.5)
+_FEW = 4  # runs of a fold that count
+_STRETCHES = ((0.9, 1.0, 1.2, 1.5, 2.0), (0.0,), (1.0, 1.5, 2.5))
+_FARTHEST = 12.0  # standard deviations: an error beyond says no more
+_VAGUE = DropRule(0.06, 0.3, 0.15, 1.5)
+_VAGUE_LOOSE = (DropComponent(1.0, 0.2, 1.5),)
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """The drop that the decay of one finished run brought, and what might have foretold it."""
+
+    fold: str
+    cluster: str
+    known: bool
+    lawful: float
+    peak: float
+    share: float
+    size: float
+    error: float
+    ratio: float
+    """Size over the slope of the young loss; nan if that was not falling."""
+    jitter: float
+    """Size over (noise / 0.01)^0.6 of the young validation loss; nan for training losses."""
+
+
+@dataclass(frozen=True)
+class _Error:
+    """One forecast replayed, its error in standard deviations of the model's own interval."""
+
+    fold: str
+    what: str
+    known: bool
+    fraction: float
+    z: float
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What was learnt from all runs, and from all but those of each fold.
+
+    Attributes:
+        all: the prior for runs never seen.
+        without: for each fold, the prior that has not seen it.
+        provenance: sources, numbers of runs and the like.
+    """
+
+    all: Prior
+    without: Mapping[str, Prior]
+    provenance: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The table in the package, as plain values."""
+        return {
+            "provenance": dict(self.provenance),
+            "all": _plain(self.all),
+            "without": {fold: _plain(prior) for fold, prior in self.without.items()},
+        }
+
+
+def learn_prior(
+    runs: Sequence[RecordedRun],
+    *,
+    fold_of: Callable[[RecordedRun], str] = lambda run: run.fold,
+    progress: Progress | None = None,
+) -> Lessons:
+    """Learn the prior from recorded runs, and again without each fold of them.
+
+    Args:
+        runs: recorded runs; those that did not finish teach nothing.
+        fold_of: what is left out together.
+        progress: called with the numbers of runs done and of all, twice over the runs.
+
+    Raises:
+        ConfigurationError: no run finished and decayed its rate.
+    """
+    measured: list[_Drop] = []
+    for done, run in enumerate(runs, start=1):
+        drop = _measure(run)
+        if drop is not None:
+            measured.append(replace(drop, fold=fold_of(run)))
+        if progress:
+            progress(done, 2 * len(runs))
+    if not measured:
+        raise ConfigurationError(
+            f"none of {len(runs)} runs finished with a decayed learning rate: nothing to learn"
+        )
+    folds = sorted({fold_of(run) for run in runs})
+    blind = {fold: _uncalibrated([d for d in measured if d.fold != fold]) for fold in folds}
+    errors: list[_Error] = []
+    for done, run in enumerate(runs, start=1):
+        fold = fold_of(run)
+        errors += [replace(error, fold=fold) for error in _errors(run, blind[fold])]
+        if progress:
+            progress(len(runs) + done, 2 * len(runs))
+    return Lessons(
+        all=_calibrated(_uncalibrated(measured), errors),
+        without={
+            fold: _calibrated(prior, [e for e in errors if e.fold != fold])
+            for fold, prior in blind.items()
+        },
+        provenance={
+            "command": "lossforecast learn-prior --curves DIR",
+            "runs": len(runs),
+            "drops_measured": len(measured),
+            "forecasts_replayed": len(errors),
+            "sources": sorted({run.source for run in runs}),
+        },
+    )
+
+
+def _uncalibrated(drops: Sequence[_Drop]) -> Prior:
+    return replace(
+        Prior(),
+        known=_rule(drops),
+        unknown_drops=_elsewhere(drops),
+        loose_drops=_loose(drops),
+        calibration=(NO_CALIBRATION, NO_CALIBRATION),
+    )
+
+
+def _calibrated(prior: Prior, errors: Sequence[_Error]) -> Prior:
+    known, unknown = ([e for e in errors if e.known is kind] for kind in (True, False))
+    return replace(prior, calibration=(_calibration(known), _calibration(unknown)))
+
+
+def _plain(prior: Prior) -> dict[str, Any]:
+    """What was learnt of a prior, rounded to what can be known."""
+    state = prior.to_dict()
+    names = ("known", "unknown_drops", "loose_drops", "calibration")
+    plain: dict[str, Any] = _rounded({name: state[name] for name in names})
+    return plain
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _posterior(run: RecordedRun, prior: Prior, fraction: float) -> tuple[Posterior, LRSchedule]:
+    plan = LRSchedule.from_points(
+        run.step, run.lr, total_steps=max(run.total_steps, int(run.step[-1]))
+    )
+    seen = run.step <= fraction * plan.total_steps
+    history = History()
+    history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
+    evidence = gather(history.bins(), plan)
+    beliefs = prior.for_run(RunInfo(run.what, run.optimizer), plan, tuple(LAWS))
+    return fit(evidence, plan, history.last_step, beliefs), plan
+
+
+def _measure(run: RecordedRun) -> _Drop | None:
+    """The drop of a finished run, under a vague prior; None where it cannot be told."""
+    if outcome(run) is None or np.isfinite(run.loss).sum() < 20:
+        return None
+    vague = replace(
+        Prior(),
+        known=_VAGUE,
+        unknown_drops=(_VAGUE.component(1e-3, 1.0),),
+        loose_drops=_VAGUE_LOOSE,
+        lawful_share=(0.5, 0.5),
+    )
+    posterior, plan = _posterior(run, vague, 1.0)
+    share, depth = full_anneal(plan)
+    if depth < _DEEP:
+        return None
+    drop, spread, lawful = posterior.full_drop()
+    if drop <= 0 or spread > _CERTAIN * drop:
+        return None
+    ratio = jitter = np.nan
+    if np.isfinite(run.loss[run.step <= _YOUNG * run.total_steps]).sum() >= 10:
+        young, _ = _posterior(run, vague, _YOUNG)
+        ratio = drop / young.slope if young.slope > 1e-3 else np.nan
+        if run.what == "val":
+            unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).belief(0.0, young.noise)
+            jitter = drop / unit
+    return _Drop(
+        fold=run.fold,
+        cluster=run.cluster,
+        known=Prior().knows(RunInfo(run.what, run.optimizer), plan),
+        lawful=lawful,
+        peak=plan.peak,
+        share=share,
+        size=drop,
+        error=spread / drop,
+        ratio=ratio,
+        jitter=jitter,
+    )
+
+
+def _rule(drops: Iterable[_Drop]) -> DropRule:
+    """The rule of the drop, from runs whose optimizer is known.
+
+    Regression of log drop on log peak rate and log share of the decay with an intercept for each
+    fold, families of runs weighted alike. Weak priors hold exponents that the runs do not vary.
+    """
+    seen = [d for d in drops if d.known]
+    counts = Counter(d.fold for d in seen)
+    folds = sorted(fold for fold, count in counts.items() if count >= _FEW)
+    seen = [d for d in seen if d.fold in folds]
+    if not seen:
+        return _FALLBACK
+    rows = [
+        [*(float(d.fold == f) for f in folds), np.log(d.peak / 1e-3), np.log(max(d.share, 1e-3))]
+        for d in seen
+    ]
+    weight = _balanced(seen) / np.hypot([d.error for d in seen], 0.1) ** 2
+    weight *= len(seen) / weight.sum()
+    design, target = np.array(rows), np.log([d.size for d in seen])
+    held = np.zeros((len(folds) + 2, len(folds) + 2))
+    centre = np.zeros(len(folds) + 2)
+    for row, (value, spread) in zip((-2, -1), _EXPONENTS, strict=True):
+        held[row, row], centre[row] = (0.1 / spread) ** 2, value
+    gram = design.T @ (weight[:, np.newaxis] * design) + held
+    solution = np.linalg.solve(gram, design.T @ (weight * target) + held @ centre)
+    residual = float(np.sqrt(weight @ (target - design @ solution) ** 2 / weight.sum()))
+    between = float(np.std(solution[:-2])) if len(folds) > 1 else 0.0
+    size = float(np.exp(np.mean(solution[:-2])))
+    spread = float(np.hypot(residual, max(between, _BETWEEN)))
+    return DropRule(size, float(solution[-2]), float(solution[-1]), spread)
+
+
+def _elsewhere(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
+    """The drop of a lawful run whose rule is not known: that of the runs where one is."""
+    size = _typical([d for d in drops if d.known], lambda d: d.size, _FALLBACK.size)
+    return (DropComponent(1.0, size, 0.4),)
+
+
+def _loose(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
+    """The drop in the loose regime: as the loss jumps about, as it slopes, or anything."""
+    jitters = _typical([d for d in drops if np.isfinite(d.jitter)], lambda d: d.jitter, 0.2)
+    strangers = [d for d in drops if not d.known and np.isfinite(d.ratio)]
+    slopes = _typical(strangers, lambda d: d.ratio, 1.5)
+    return (
+        DropComponent(0.55, 0.005, 0.5, jitters=jitters),
+        DropComponent(0.25, 0.005, 0.8, slopes=slopes),
+        DropComponent(0.2, 0.2, 1.0),
+    )
+
+
+def _typical(drops: Sequence[_Drop], value: Callable[[_Drop], float], default: float) -> float:
+    """Geometric mean over folds of the median in each."""
+    logs = [np.log([value(d) for d in drops if d.fold == f]) for f in {d.fold for d in drops}]
+    medians = sorted(float(np.median(each)) for each in logs if each.size >= _FEW)
+    return float(np.exp(np.mean(medians))) if medians else default
+
+
+def _balanced(drops: Sequence[_Drop]) -> FloatArray:
+    """Weights that make every family of runs count alike."""
+    clusters = [d.cluster for d in drops]
+    return np.array([1 / clusters.count(c) for c in clusters])
+
+
+def _errors(run: RecordedRun, prior: Prior) -> list[_Error]:
+    """The errors of an uncalibrated prior at each fraction of a run."""
+    end = outcome(run)
+    if end is None:
+        return []
+    found = []
+    for fraction in FRACTIONS:
+        seen = run.step <= fraction * run.total_steps
+        if np.isfinite(run.loss[seen]).sum() < 10 or run.step[seen][-1] >= end.first_step:
+            continue
+        posterior, plan = _posterior(run, prior, fraction)
+        mixture = posterior.predict(plan, np.array([end.step]))
+        truth = np.log(end.truth) if mixture.logarithmic and end.truth > 0 else end.truth
+        centre = float(mixture.weight @ mixture.mean[:, 0])
+        variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
+        z = float((truth - centre) / np.sqrt(mixture.weight @ variance))
+        known = prior.knows(RunInfo(run.what, run.optimizer), plan)
+        found.append(_Error(run.fold, run.what, known, fraction, z))
+    return found
+
+
+def _calibration(errors: Sequence[_Error]) -> Calibration:
+    """For each fraction the scale, shift and tail under which the errors are likeliest."""
+    rows = []
+    for fraction in FRACTIONS:
+        mine = [e for e in errors if e.fraction == fraction]
+        if len({e.fold for e in mine}) < 2:
+            continue
+        kinds = [(e.fold, e.what) for e in mine]
+        weight = np.array([1 / kinds.count(kind) for kind in kinds])
+        z = np.clip([e.z for e in mine], -_FARTHEST, _FARTHEST)
+        likelihood = {
+            each: float(weight @ np.log(tail_density(z, *each))) for each in product(*_STRETCHES)
+        }
+        rows.append((fraction, *max(likelihood, key=lambda each: likelihood[each])))
+    return tuple(rows) or NO_CALIBRATION

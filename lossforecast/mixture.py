@@ -1,0 +1,98 @@
+"""`Mixture`: the distribution that forecasts are made of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+__all__ = ["Mixture", "tail_density"]
+
+FloatArray = NDArray[np.float64]
+
+
+_TAIL = 0.2  # weight of the second component of a calibrated mixture
+_WIDEST = 1.0  # standard deviation of the logarithm of a loss, so that moments stay sensible
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of k Gaussians at each of m places, of the loss or of its logarithm.
+
+    Moments, probabilities and quantiles are always those of the loss.
+    """
+
+    weight: FloatArray
+    """Shape (k,), sum 1."""
+    mean: FloatArray
+    """Shape (k, m)."""
+    std: FloatArray
+    """Shape (k, m)."""
+    logarithmic: bool = False
+    """Whether `mean` and `std` are of the logarithm of the loss."""
+
+    def moments(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation, each (m,)."""
+        mean, std = self.mean, self.std
+        if self.logarithmic:
+            mean = np.exp(mean + std**2 / 2)
+            std = mean * np.sqrt(np.expm1(std**2))
+        centre = self.weight @ mean
+        # relative to the centre, so that losses of 1e100 do not overflow
+        unit = np.maximum(np.abs(centre), 1e-300)
+        variance = self.weight @ ((std / unit) ** 2 + ((mean - centre) / unit) ** 2)
+        return centre, unit * np.sqrt(variance)
+
+    def cdf(self, values: FloatArray) -> FloatArray:
+        """Probability below each value; values (q, m), answer (q, m)."""
+        if self.logarithmic:
+            with np.errstate(divide="ignore"):
+                values = np.log(np.maximum(values, 0.0))
+        return self._cdf(values)
+
+    def quantiles(self, q: FloatArray) -> FloatArray:
+        """Quantiles (q, m) by bisection between those of the components."""
+        each = self.mean + self.std * ndtri(q)[:, np.newaxis, np.newaxis]
+        low, high = each.min(axis=1), each.max(axis=1)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self._cdf(middle) < q[:, np.newaxis]
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        halfway: FloatArray = (low + high) / 2
+        return np.exp(halfway) if self.logarithmic else halfway
+
+    def with_noise(self, noise: float) -> "Mixture":
+        """The mixture of single observations with a noise of this standard deviation."""
+        relative = noise / np.exp(self.mean) if self.logarithmic else noise
+        return Mixture(self.weight, self.mean, np.hypot(self.std, relative), self.logarithmic)
+
+    def calibrated(self, scale: float, shift: float, tail: float) -> "Mixture":
+        """The mixture stretched by `scale` about its centre, with a second one in its tail.
+
+        The second has a fifth of the weight, is `shift` standard deviations lower (forecasts err
+        upwards more often than downwards) and stretched by `tail`. ``(1, 0, 1)`` changes nothing.
+        """
+        centre = self.weight @ self.mean
+        away = self.mean - centre
+        spread = np.sqrt(self.weight @ (self.std**2 + away**2))
+        weight, mean, std = self.weight, centre + scale * away, scale * self.std
+        if (shift, tail) != (0, scale):
+            weight = np.concatenate([(1 - _TAIL) * weight, _TAIL * weight])
+            mean = np.concatenate([mean, centre - shift * spread + tail * away])
+            std = np.concatenate([std, tail * self.std])
+        if self.logarithmic:
+            std = np.minimum(std, _WIDEST)
+        return Mixture(weight, mean, std, self.logarithmic)
+
+    def _cdf(self, values: FloatArray) -> FloatArray:
+        z = (values[:, np.newaxis] - self.mean) / self.std
+        below: FloatArray = np.einsum("k,qkm->qm", self.weight, ndtr(z))
+        return below
+
+
+def tail_density(z: FloatArray, scale: float, shift: float, tail: float) -> FloatArray:
+    """Density at standardised errors z of a standard normal after `Mixture.calibrated`."""
+    main = np.exp(-((z / scale) ** 2) / 2) / scale
+    second = np.exp(-(((z + shift) / tail) ** 2) / 2) / tail
+    density: FloatArray = ((1 - _TAIL) * main + _TAIL * second) / np.sqrt(2 * np.pi)
+    return density
