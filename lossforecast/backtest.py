@@ -11,19 +11,16 @@ With `jobs` above 1 the runs are shared out over fresh processes: call it from u
 `seconds` it is the same every time.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from lossforecast.checks import number, whole
 from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.errors import ConfigurationError
+from lossforecast.parallel import mapped
 from lossforecast.prior import Prior
 from lossforecast.replay import Record, replay
 from lossforecast.scorecard import LEAST, Cell, scorecard
@@ -37,7 +34,6 @@ _JSON = (
     "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 )  # fmt: skip
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def backtest(
     priors = {fold: prior_for(fold) for fold in {run.fold for run in runs}}
     work = partial(_replay, fractions=shares, baselines=baselines, priors=priors)
     records: list[Record] = []
-    for done, found in enumerate(_mapped(work, runs, jobs), start=1):
+    for done, found in enumerate(mapped(work, runs, jobs), start=1):
         records += found
         if progress is not None:
             progress(done, len(runs))
@@ -118,36 +114,6 @@ def _replay(
     priors: dict[str, Prior | None],
 ) -> list[Record]:
     return replay(run, fractions, baselines=baselines, prior=priors[run.fold])
-
-
-def _mapped(
-    work: Callable[[RecordedRun], list[Record]], runs: Sequence[RecordedRun], jobs: int
-) -> Iterator[list[Record]]:
-    """The work on every run, in their order, in this process or in fresh ones."""
-    if jobs == 1 or len(runs) < 2:
-        yield from map(work, runs)
-        return
-    # spawned, not forked: the caller may hold threads, and a child of this process may not
-    with (
-        _one_thread(),
-        ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn")) as pool,
-    ):
-        yield from pool.map(work, runs, chunksize=4)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started inside compute with one thread each."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _plain(value: Any) -> Any:

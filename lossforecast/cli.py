@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from lossforecast.backtest import Backtest, backtest
+from lossforecast.curves import load_curves
 from lossforecast.errors import ConfigurationError, LossForecastError
+from lossforecast.learn import Lessons, learn_prior
 from lossforecast.plot_scores import plot_errors
 from lossforecast.scorecard import LEAST, VIEWS, Cell
 
@@ -31,6 +33,7 @@ __all__ = ["main"]
 _MISUSE = 2
 _WIDTH = 200  # room for a whole row
 _STANDARD_OUTPUT = Path("-")
+_RATIOS = ("jitters", "slopes")
 _PICTURES = (".png", ".pdf", ".svg")
 _SHORT = {
     "last value": "last",
@@ -72,6 +75,7 @@ def _app() -> "typer.Typer":
         """Keeps commands named even while there is only one."""
 
     _add_backtest(app)
+    _add_learn_prior(app)
     return app
 
 
@@ -116,8 +120,55 @@ def _add_backtest(app: "typer.Typer") -> None:
                     "and a completion that does not say it stopped early"
                 )
             _draw(result, plot)
-            _write_json(result, json_)
+            _write_json(result.to_json(), json_)
             _print_tables(result, views, to_stderr=_STANDARD_OUTPUT in (json_, plot))
+
+
+def _add_learn_prior(app: "typer.Typer") -> None:
+    import typer
+
+    @app.command("learn-prior", epilog=_CODES)
+    def command(
+        curves: Annotated[
+            Path, typer.Option(help="Folder of recorded runs, NAME.npz beside NAME.json.")
+        ],
+        json_: Annotated[
+            Path | None,
+            typer.Option("--json", help="Write the table of the prior here; - for stdout."),
+        ] = None,
+        jobs: Annotated[int, typer.Option(help="Processes that share the runs.")] = 1,
+    ) -> None:
+        """Learn the prior from recorded runs: the table that Prior.from_table reads."""
+        with _errors_in_one_line():
+            _check_outputs(json_, None)
+            with _progress("learning") as tell:
+                lessons = learn_prior(load_curves(curves), jobs=jobs, progress=tell)
+            _write_json(lessons.to_json(), json_)
+            _print_lessons(lessons, to_stderr=json_ == _STANDARD_OUTPUT)
+
+
+def _print_lessons(lessons: Lessons, *, to_stderr: bool) -> None:
+    from rich.console import Console
+
+    columns = [
+        "drop at 1e-3",
+        "peak ^",
+        "decay ^",
+        "spread",
+        "drop elsewhere",
+        "x jitter",
+        "x slope",
+    ]
+    table = _table("the prior learnt from all runs, and without each fold", "without", columns)
+    for fold, prior in {"(none)": lessons.all, **lessons.without}.items():
+        rule, elsewhere = prior.known, prior.unknown_drops[0]
+        jitters, slopes = (max(getattr(d, n) for d in prior.loose_drops) for n in _RATIOS)
+        shares = (rule.size, rule.spread, elsewhere.size)
+        size, spread, other = (_percent(share) + "%" for share in shares)
+        powers = (rule.peak_exponent, rule.decay_exponent, jitters, slopes)
+        peak, decay, jitter, slope = (f"{power:.2f}" for power in powers)
+        table.add_row(fold, size, peak, decay, spread, other, jitter, slope)
+    Console(stderr=to_stderr, highlight=False, width=_WIDTH).print(table)
 
 
 @contextmanager
@@ -174,10 +225,10 @@ def _views(by: Sequence[str] | None) -> list[str]:
     return views
 
 
-def _write_json(result: Backtest, path: Path | None) -> None:
+def _write_json(found: Any, path: Path | None) -> None:
     if path is None:
         return
-    text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     if path == _STANDARD_OUTPUT:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lossforecast.checks import whole
 from lossforecast.curves import RecordedRun
 from lossforecast.errors import ConfigurationError
 from lossforecast.evidence import gather
@@ -23,6 +24,7 @@ from lossforecast.fit import Posterior, fit
 from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import tail_density
+from lossforecast.parallel import mapped
 from lossforecast.prior import (
     NO_CALIBRATION,
     Calibration,
@@ -110,6 +112,7 @@ def learn_prior(
     runs: Sequence[RecordedRun],
     *,
     fold_of: Callable[[RecordedRun], str] = lambda run: run.fold,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> Lessons:
     """Learn the prior from recorded runs, and again without each fold of them.
@@ -117,18 +120,19 @@ def learn_prior(
     Args:
         runs: recorded runs; those that did not finish teach nothing.
         fold_of: what is left out together.
+        jobs: how many processes; above 1, call it from under ``if __name__ == "__main__":``.
         progress: called with the numbers of runs done and of all, twice over the runs.
 
     Raises:
         ConfigurationError: no run finished and decayed its rate.
     """
+    whole("jobs", jobs, ConfigurationError, least=1)
+    tell = progress or (lambda done, total: None)
     measured: list[_Drop] = []
-    for done, run in enumerate(runs, start=1):
-        drop = _measure(run)
+    for done, (run, drop) in enumerate(zip(runs, mapped(_measure, runs, jobs), strict=True), 1):
         if drop is not None:
             measured.append(replace(drop, fold=fold_of(run)))
-        if progress:
-            progress(done, 2 * len(runs))
+        tell(done, 2 * len(runs))
     if not measured:
         raise ConfigurationError(
             f"none of {len(runs)} runs finished with a decayed learning rate: nothing to learn"
@@ -136,11 +140,10 @@ def learn_prior(
     folds = sorted({fold_of(run) for run in runs})
     blind = {fold: _uncalibrated([d for d in measured if d.fold != fold]) for fold in folds}
     errors: list[_Error] = []
-    for done, run in enumerate(runs, start=1):
-        fold = fold_of(run)
-        errors += [replace(error, fold=fold) for error in _errors(run, blind[fold])]
-        if progress:
-            progress(len(runs) + done, 2 * len(runs))
+    work = [(run, blind[fold_of(run)]) for run in runs]
+    for done, (run, found) in enumerate(zip(runs, mapped(_errors, work, jobs), strict=True), 1):
+        errors += [replace(error, fold=fold_of(run)) for error in found]
+        tell(len(runs) + done, 2 * len(runs))
     return Lessons(
         all=_calibrated(_uncalibrated(measured), errors),
         without={
@@ -302,8 +305,9 @@ def _balanced(drops: Sequence[_Drop]) -> FloatArray:
     return np.array([1 / clusters.count(c) for c in clusters])
 
 
-def _errors(run: RecordedRun, prior: Prior) -> list[_Error]:
+def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
     """The errors of an uncalibrated prior at each fraction of a run."""
+    run, prior = work
     end = outcome(run)
     if end is None:
         return []

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Self
 
 from lossforecast.checks import non_negative
@@ -265,6 +266,19 @@ class Prior:
             calibration=self.calibration[0 if known else 1],
             window=0.02 if run.metric == "train" else 0.0,
         )
+
+    @classmethod
+    def from_table(cls, path: str | Path) -> Self:
+        """The prior in a table written by ``lossforecast learn-prior --json PATH``.
+
+        Raises:
+            ConfigurationError: the file cannot be read or is no such table.
+        """
+        try:
+            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            return replace(cls(), **lessons(table["all"]), provenance=dict(table["provenance"]))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"{path} is no table of a prior: {error!r}") from error
 
     def knows(self, run: RunInfo, schedule: LRSchedule) -> bool:
         """Whether the rule `known` applies: an optimizer of the Adam family at a usual rate."""

@@ -40,7 +40,7 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
     posterior = fit(evidence, SCHEDULE, NOW, beliefs)
     mixture = posterior.predict(SCHEDULE, np.array([TOTAL]))
 
-    level = np.median(evidence.loss[-3:])
+    level = float(np.median(evidence.loss[-3:]))
     if sign > 0:
         z, variance = np.log(evidence.loss / level), evidence.variance / evidence.loss**2
         unit = level

@@ -17,6 +17,7 @@ ROOMS = (
     "errors",
     "status",
     "checks",
+    "parallel",
     "pieces",
     "knots",
     "schedule",
