@@ -16,6 +16,7 @@ _POINTS = 128  # at most; more do not sharpen a forecast
 _BURN_IN = 0.12  # of the run so far: the start follows no law
 _LEAST = 8  # points; with fewer the burn-in is given up
 _LARGEST = 1e100  # losses are cut there, so that their squares stay finite
+_windows = np.lib.stride_tricks.sliding_window_view
 _OUTLIER = 5.0  # robust standard deviations from the neighbours
 
 
@@ -53,7 +54,10 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
         sound &= settled
     step, count = bins.step[sound], bins.count[sound].astype(float)
     loss = np.clip(bins.mean[sound], -_LARGEST, _LARGEST)
-    noise = _noise(loss, count, bins.variance[sound])
+    positive = bool(loss.min() > 0)  # then noise is a share of the loss
+    each = np.log(loss) if positive else loss
+    spread = np.sqrt(bins.variance[sound]) / (loss if positive else 1.0)
+    noise = _noise(each, count, spread, floor=0.0 if positive else float(np.median(np.abs(loss))))
     elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
     even = np.minimum(np.sqrt(elapsed) * _POINTS, _POINTS - 1).astype(int)
     group = np.unique(even, return_inverse=True)[1]
@@ -62,32 +66,40 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
     # differences from a level: a mean of 1e30 and 3 must not lose the 3 of its neighbours
     level = np.median(loss)
     pooled = level + np.bincount(group, count * (loss - level)) / weight
-    variance = noise**2 / weight
-    variance = variance * _inflation(pooled, variance)
-    return Evidence(at, pooled, variance, noise, int(bins.count.sum()))
+    scale = np.abs(pooled) if positive else np.ones(pooled.size)
+    variance = (noise * scale) ** 2 / weight
+    flat = np.log(pooled) if positive else pooled
+    variance = variance * _inflation(flat, np.sqrt(variance) / scale)
+    late = float(np.median(scale[-max(1, scale.size // 4) :]))
+    return Evidence(at, pooled, variance, noise * late, int(bins.count.sum()))
 
 
-def _noise(loss: FloatArray, count: FloatArray, variance: FloatArray) -> float:
-    floor = 1e-5 * float(np.median(np.abs(loss))) + 1e-12
+def _noise(each: FloatArray, count: FloatArray, spread: FloatArray, floor: float) -> float:
+    """Standard deviation of one observation, from inside the bins or between them."""
+    least = 1e-5 * max(floor, 1.0 if floor == 0 else 0.0) + 1e-12
     many = count > 1
     if many.mean() > 0.5:
-        return max(float(np.sqrt(np.median(variance[many]))), floor)
-    late = loss[loss.size // 3 :] if loss.size >= 2 * _LEAST else loss
+        return max(float(np.median(spread[many])), least)
+    late = each[each.size // 3 :] if each.size >= 2 * _LEAST else each
     if late.size < 3:
-        return max(0.01 * abs(float(late[-1])), floor)
+        return max(0.01 * (abs(float(late[-1])) if floor else 1.0), least)
     bend = late[1:-1] - (late[:-2] + late[2:]) / 2  # of white noise: variance 1.5
-    spread = 1.4826 * float(np.median(np.abs(bend))) / np.sqrt(1.5)
-    single: float = spread * float(np.sqrt(np.median(count)))
-    return max(single, floor)
+    single: float = 1.4826 * float(np.median(np.abs(bend))) * np.sqrt(np.median(count) / 1.5)
+    return max(single, least)
 
 
-def _inflation(loss: FloatArray, variance: FloatArray) -> FloatArray:
-    """Factor on the variance of points that stick out from the median of their neighbours."""
+def _inflation(loss: FloatArray, noise: FloatArray) -> FloatArray:
+    """Factor on the variance of points that stick out from their neighbours.
+
+    Losses spike upwards. A low one is an outlier only if those after it are high again: a loss that
+    falls at last says more than all before.
+    """
     if loss.size < 7:
         return np.ones(loss.size)
-    padded = np.pad(loss, 3, mode="reflect")
-    centre = np.median(np.lib.stride_tricks.sliding_window_view(padded, 7), axis=-1)
-    away = np.abs(loss - centre)
+    around = np.median(_windows(np.pad(loss, 3, mode="reflect"), 7), axis=-1)
+    after = np.median(_windows(np.pad(loss, (0, 3), mode="edge"), 4), axis=-1)
+    away = np.abs(loss - around)
     typical = 1.4826 * np.median(away[away.size // 4 :])
-    excess: FloatArray = np.maximum(away / (_OUTLIER * np.maximum(typical, np.sqrt(variance))), 1.0)
+    away = np.where(loss < around, np.minimum(away, np.abs(loss - after)), away)
+    excess: FloatArray = np.maximum(away / (_OUTLIER * np.maximum(typical, noise)), 1.0)
     return excess**2

@@ -12,7 +12,7 @@ FloatArray = NDArray[np.float64]
 
 
 _TAIL = 0.2  # weight of the second component of a calibrated mixture
-_WIDEST = 1.0  # standard deviation of the logarithm of a loss, so that moments stay sensible
+_WIDEST = 0.6  # standard deviation of the logarithm of a loss, so that moments stay sensible
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class DropComponent:
     def belief(self, slope: float, noise: float) -> tuple[float, float]:
         """Mean and standard deviation."""
         mean = self.size + self.slopes * slope + self.jitters * (noise / 0.01) ** 0.6
+        mean = min(mean, _LARGEST_DROP)
         return mean, max(self.spread * mean, 0.005)
 
 
@@ -164,6 +165,7 @@ class Beliefs:
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
 _USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies
+_LARGEST_DROP = 1.2  # a loss still falling off a plateau would promise more than was ever seen
 _ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
 _MEMBERS = (
     Member("annealing", Relaxation("annealing", lag=0.005), 0.15),
