@@ -70,7 +70,7 @@ def backtest(
     fractions: Sequence[float] = FRACTIONS,
     jobs: int = 1,
     baselines: bool = True,
-    prior_for: Callable[[str], Prior | None] = Prior.without,
+    prior_for: Callable[[RecordedRun], Prior | None] = lambda run: Prior.without(run.fold),
     progress: Callable[[int, int], None] | None = None,
 ) -> Backtest:
     """Replay recorded runs, forecasting each at some fractions of it.
@@ -83,9 +83,9 @@ def backtest(
         fractions: shares of the planned steps, each above 0 and below 1.
         jobs: how many processes.
         baselines: whether to ask the baselines as well.
-        prior_for: the prior to use for the runs of a fold, which must not have been learnt from
-            them: by default the packaged one as learnt without them. An answer of None is the
-            packaged prior itself.
+        prior_for: the prior to use for a run, which must not have been learnt from it: by default
+            the packaged one as learnt without the run's fold. An answer of None is the packaged
+            prior itself.
         progress: called with the number of runs done and of all, after each run.
 
     Raises:
@@ -97,10 +97,10 @@ def backtest(
     if not shares or not all(0 < share < 1 for share in shares):
         raise ConfigurationError(f"fractions are {list(fractions)}; give some between 0 and 1")
     runs = load_curves(curves) if isinstance(curves, str | Path) else list(curves)
-    priors = {fold: prior_for(fold) for fold in {run.fold for run in runs}}
-    work = partial(_replay, fractions=shares, baselines=baselines, priors=priors)
+    work = partial(_replay, fractions=shares, baselines=baselines)
+    asked = [(run, prior_for(run)) for run in runs]
     records: list[Record] = []
-    for done, found in enumerate(mapped(work, runs, jobs), start=1):
+    for done, found in enumerate(mapped(work, asked, jobs), start=1):
         records += found
         if progress is not None:
             progress(done, len(runs))
@@ -108,12 +108,10 @@ def backtest(
 
 
 def _replay(
-    run: RecordedRun,
-    fractions: Sequence[float],
-    baselines: bool,
-    priors: dict[str, Prior | None],
+    asked: tuple[RecordedRun, Prior | None], fractions: Sequence[float], baselines: bool
 ) -> list[Record]:
-    return replay(run, fractions, baselines=baselines, prior=priors[run.fold])
+    run, prior = asked
+    return replay(run, fractions, baselines=baselines, prior=prior)
 
 
 def _plain(value: Any) -> Any:

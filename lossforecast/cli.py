@@ -10,23 +10,28 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-
 from lossforecast.backtest import Backtest, backtest
-from lossforecast.curves import load_curves
+from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.errors import ConfigurationError, LossForecastError
 from lossforecast.learn import Lessons, learn_prior
 from lossforecast.plot_scores import plot_errors
-from lossforecast.scorecard import LEAST, VIEWS, Cell
+from lossforecast.prior import Prior
+from lossforecast.report import (
+    difference_table,
+    empty_table,
+    markdown,
+    percent,
+    score_table,
+)
+from lossforecast.scorecard import LEAST, VIEWS
 
 if TYPE_CHECKING:
     import typer
-    from rich.table import Table
 
 __all__ = ["main"]
 
@@ -35,12 +40,6 @@ _WIDTH = 200  # room for a whole row
 _STANDARD_OUTPUT = Path("-")
 _RATIOS = ("jitters", "slopes")
 _PICTURES = (".png", ".pdf", ".svg")
-_SHORT = {
-    "last value": "last",
-    "power law in steps": "power",
-    "annealing law": "annealing",
-    "multi-power law": "multi-power",
-}
 _NOTE = (
     "Errors, widths and CRPS in % of the truth; CRPS from 19 quantiles. [..] is the 95% bootstrap "
     "interval over families of runs, * the smallest median of a row. Sharper: the width of a "
@@ -103,6 +102,17 @@ def _add_backtest(app: "typer.Typer") -> None:
                 help="Draw error against fraction here, .png, .pdf or .svg; - for stdout."
             ),
         ] = None,
+        markdown_: Annotated[
+            Path | None,
+            typer.Option("--markdown", help="Write the table by group here, in Markdown."),
+        ] = None,
+        unseen: Annotated[
+            str,
+            typer.Option(
+                help="What the prior has not seen of a run it is scored on: its fold (the packaged "
+                "tables) or its peak rate (learns anew from the folder)."
+            ),
+        ] = "fold",
         by: Annotated[
             list[str] | None,
             typer.Option(help=f"Tables to print, any of {', '.join(VIEWS)}; all by default."),
@@ -111,9 +121,14 @@ def _add_backtest(app: "typer.Typer") -> None:
         """Replay recorded runs and score what would have been forecast of them."""
         with _errors_in_one_line():
             _check_outputs(json_, plot)
+            _check_outputs(markdown_, None)
             views = _views(by)
+            runs = load_curves(curves)
+            priors = _priors(runs, unseen, jobs)
             with _progress("replaying runs") as tell:
-                result = backtest(curves, jobs=jobs, baselines=baselines, progress=tell)
+                result = backtest(
+                    runs, jobs=jobs, baselines=baselines, prior_for=priors, progress=tell
+                )
             if not result.records:
                 raise ConfigurationError(
                     f"{curves} has no run to score: each needs a finite end, 10 losses before it "
@@ -121,7 +136,8 @@ def _add_backtest(app: "typer.Typer") -> None:
                 )
             _draw(result, plot)
             _write_json(result.to_json(), json_)
-            _print_tables(result, views, to_stderr=_STANDARD_OUTPUT in (json_, plot))
+            _write(markdown_, markdown(result.table("group")))
+            _print_tables(result, views, to_stderr=_STANDARD_OUTPUT in (json_, plot, markdown_))
 
 
 def _add_learn_prior(app: "typer.Typer") -> None:
@@ -159,12 +175,12 @@ def _print_lessons(lessons: Lessons, *, to_stderr: bool) -> None:
         "x jitter",
         "x slope",
     ]
-    table = _table("the prior learnt from all runs, and without each fold", "without", columns)
+    table = empty_table("the prior learnt from all runs, and without each fold", "without", columns)
     for fold, prior in {"(none)": lessons.all, **lessons.without}.items():
         rule, elsewhere = prior.known, prior.unknown_drops[0]
         jitters, slopes = (max(getattr(d, n) for d in prior.loose_drops) for n in _RATIOS)
         shares = (rule.size, rule.spread, elsewhere.size)
-        size, spread, other = (_percent(share) + "%" for share in shares)
+        size, spread, other = (percent(share) + "%" for share in shares)
         powers = (rule.peak_exponent, rule.decay_exponent, jitters, slopes)
         peak, decay, jitter, slope = (f"{power:.2f}" for power in powers)
         table.add_row(fold, size, peak, decay, spread, other, jitter, slope)
@@ -225,14 +241,25 @@ def _views(by: Sequence[str] | None) -> list[str]:
     return views
 
 
+def _priors(runs: Sequence[RecordedRun], unseen: str, jobs: int) -> Callable[[RecordedRun], Prior]:
+    if unseen == "fold":
+        return lambda run: Prior.without(run.fold)
+    if unseen != "peak":
+        raise ConfigurationError(f"--unseen {unseen}: it must be fold or peak")
+    with _progress("learning") as tell:
+        lessons = learn_prior(runs, fold_of=lambda run: run.peak_fold, jobs=jobs, progress=tell)
+    return lambda run: lessons.without[run.peak_fold]
+
+
 def _write_json(found: Any, path: Path | None) -> None:
-    if path is None:
-        return
-    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+    _write(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+
+def _write(path: Path | None, text: str) -> None:
     if path == _STANDARD_OUTPUT:
         sys.stdout.write(text)
         sys.stdout.flush()
-    else:
+    elif path is not None:
         path.write_text(text, encoding="utf-8")
 
 
@@ -281,108 +308,7 @@ def _print_tables(result: Backtest, views: Sequence[str], *, to_stderr: bool) ->
         if not cells:
             console.print(f"by {view}: no cell has {LEAST} forecasts, too few to quote")
             continue
-        console.print(_scores(view, cells))
+        console.print(score_table(view, cells))
         if cells[0].baselines:
-            console.print(_differences(view, cells))
+            console.print(difference_table(view, cells))
     console.print(_NOTE, style="dim", markup=False, width=note_width)
-
-
-def _scores(view: str, cells: Sequence[Cell]) -> "Table":
-    """Our scores, and the median errors of the baselines."""
-    rivals = [_SHORT.get(name, name) for name in cells[0].baselines]
-    headings = ["seen", "n", "median", "", "mean", "bias", "in 80%", "in 95%", "wide 80%"]
-    headings += ["wide 95%", "CRPS", *rivals, *(["sharper"] if rivals else [])]
-    table = _table(f"scores by {view}", view, headings)
-    for last, cell in _with_last(cells):
-        medians = [cell.score.median, *(score.median for score in cell.baselines.values())]
-        ours, *others = (
-            f"[bold]{_percent(value)}*[/bold]" if value == min(medians) else f"{_percent(value)} "
-            for value in medians
-        )
-        sharper = "-" if np.isnan(cell.sharpness) else f"{cell.sharpness:.1f}x"
-        shares = (
-            (cell.coverage80, cell.coverage80_interval),
-            (cell.coverage95, cell.coverage95_interval),
-        )
-        sizes = (cell.width80, cell.width95, cell.crps)
-        table.add_row(
-            cell.name,
-            f"{100 * cell.fraction:g}%",
-            str(cell.n),
-            ours,
-            _interval(cell.median_interval),
-            *(_percent(value) for value in (cell.score.mean, cell.score.bias)),
-            *(f"{100 * share:.0f} {_interval(ends, 0)}" for share, ends in shares),
-            *(_percent(size) for size in sizes),
-            *others,
-            *([sharper] if rivals else []),
-            end_section=last,
-        )
-    return table
-
-
-def _differences(view: str, cells: Sequence[Cell]) -> "Table":
-    """Our median and mean errors minus those of the best baseline of the cell."""
-    headings = [
-        "seen",
-        "best median",
-        "of",
-        "ours - best",
-        "",
-        "best mean",
-        "of",
-        "ours - best",
-        "",
-    ]
-    table = _table(f"against the best baseline, by {view}", view, headings)
-    for last, cell in _with_last(cells):
-        shown: list[str] = []
-        for difference, statistic in (
-            (cell.median_difference, "median"),
-            (cell.mean_difference, "mean"),
-        ):
-            if difference is None:
-                continue
-            best = getattr(cell.baselines[difference.baseline], statistic)
-            low, high = difference.interval
-            verdict = "better" if high < 0 else "worse" if low > 0 else ""
-            shown += [
-                _percent(best),
-                _SHORT.get(difference.baseline, difference.baseline),
-                f"{_percent(difference.value)} {_interval(difference.interval)}",
-                verdict,
-            ]
-        table.add_row(cell.name, f"{100 * cell.fraction:g}%", *shown, end_section=last)
-    return table
-
-
-def _table(title: str, view: str, headings: Sequence[str]) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    table.add_column(view, no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _with_last(cells: Sequence[Cell]) -> Iterator[tuple[bool, Cell]]:
-    """Each cell, and whether it is the last of its name."""
-    for cell, after in zip(cells, [*cells[1:], None], strict=True):
-        yield after is None or after.name != cell.name, cell
-
-
-def _interval(interval: tuple[float, float], decimals: int | None = None) -> str:
-    low, high = (_percent(end, decimals) for end in interval)
-    return f"\\[{low} {high}]"
-
-
-def _percent(share: float, decimals: int | None = None) -> str:
-    """In percent, by default with as many decimals as matter."""
-    value = 100 * share
-    if decimals is None:
-        decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{decimals}f}"

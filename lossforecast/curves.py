@@ -26,6 +26,7 @@ __all__ = ["RecordedRun", "load_curves"]
 _ARRAYS = ("step", "lr", "loss", "offsets")
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _LANGUAGE_MODELS = ("multipowerlaw", "lr-scheduling-convex", "modded-nanogpt")
+_SEVERAL_PEAKS = ("lr-scheduling-convex",)
 _REPEATS = ("modded-nanogpt",)  # sources where the runs of one `sweep` repeat one set-up
 
 
@@ -68,6 +69,13 @@ class RecordedRun:
         if self.source.startswith("algoperf") and self.metadata.get("dataset"):
             return str(self.metadata["dataset"])
         return self.source
+
+    @property
+    def peak_fold(self) -> str:
+        """The fold, and the peak rate where a source trained one set-up at several."""
+        if self.source not in _SEVERAL_PEAKS:
+            return self.fold
+        return f"{self.fold}, peak {self.lr.max(initial=0.0):.1g}"
 
     @property
     def cluster(self) -> str:

@@ -66,6 +66,7 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
     # differences from a level: a mean of 1e30 and 3 must not lose the 3 of its neighbours
     level = np.median(loss)
     pooled = level + np.bincount(group, count * (loss - level)) / weight
+    pooled = np.clip(pooled, loss.min(), loss.max())
     scale = np.abs(pooled) if positive else np.ones(pooled.size)
     variance = (noise * scale) ** 2 / weight
     flat = np.log(pooled) if positive else pooled

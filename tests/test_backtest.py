@@ -170,24 +170,33 @@ def test_jobs_and_repeats_change_nothing_but_the_time() -> None:
     assert timeless(one.records) == timeless(backtest(runs, fractions=[0.25, 0.75]).records)
 
 
-def test_each_fold_has_its_prior_and_progress_is_told() -> None:
-    asked: list[str] = []
+def test_each_run_has_its_prior_and_progress_is_told() -> None:
+    wide = replace(Prior(), known=replace(Prior().known, spread=1.0), lawful_share=(0.99, 0.99))
 
-    def prior_for(fold: str) -> Prior | None:
-        asked.append(fold)
-        return None if fold == "b" else Prior()
+    def prior_for(run: RecordedRun) -> Prior | None:
+        return None if run.source == "b" else wide
 
     told: list[tuple[int, int]] = []
-    runs = [made(str(i), source=source) for i, source in enumerate("abab")]
-    backtest(
+    runs = [made(str(i), source=source, optimizer="adamw") for i, source in enumerate("abab")]
+    result = backtest(
         runs,
         fractions=[0.5],
         baselines=False,
         prior_for=prior_for,
         progress=lambda done, total: told.append((done, total)),
     )
-    assert sorted(asked) == ["a", "b"]
+    one, two, three, four = (r.upper80 - r.lower80 for r in result.records)
+    assert one == three > two == four
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_run_is_scored_with_the_prior_that_has_not_seen_its_fold() -> None:
+    run = made("x", source="lr-scheduling-convex", optimizer="adamw")
+    (unseen,) = backtest([run], fractions=[0.5], baselines=False).records
+    without = Prior.without("lr-scheduling-convex")
+    (expected,) = replay(run, [0.5], baselines=False, prior=without)
+    (packaged,) = replay(run, [0.5], baselines=False)
+    assert unseen.mean == expected.mean != packaged.mean
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ ROOMS = (
     "curves",
     "replay",
     "scorecard",
+    "report",
     "backtest",
     "learn",
     "store",
@@ -53,7 +54,12 @@ ROOMS = (
 LIBRARIES = {"numpy", "scipy"}
 """What the core may import besides the standard library and itself."""
 
-LAZY = {"plot": {"matplotlib"}, "plot_scores": {"matplotlib"}, "cli": {"rich", "typer"}}
+LAZY = {
+    "plot": {"matplotlib"},
+    "plot_scores": {"matplotlib"},
+    "cli": {"rich", "typer"},
+    "report": {"rich"},
+}
 """What a room may import besides, inside a function or for type checkers."""
 
 FRAMEWORKS = {
