@@ -288,7 +288,7 @@ def _loose(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
     return (
         DropComponent(0.55, 0.005, 0.5, jitters=jitters),
         DropComponent(0.25, 0.005, 0.8, slopes=slopes),
-        DropComponent(0.2, 0.2, 1.0),
+        DropComponent(0.2, 0.25, 1.0),
     )
 
 

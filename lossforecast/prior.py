@@ -187,7 +187,7 @@ _LAWFUL = Regime(
 _LOOSE = Regime(
     alpha=(0.6, 0.2),
     reducible=0.12,
-    walks=((0.04, 0.4), (0.12, 0.4), (0.3, 0.2)),
+    walks=((0.03, 0.4), (0.08, 0.4), (0.3, 0.2)),
     lr_travel=0.3,
 )
 
@@ -230,7 +230,7 @@ class Prior:
     unknown_drops: tuple[DropComponent, ...] = field(
         default_factory=lambda: _components(_learnt("unknown_drops"))
     )
-    lawful_share: tuple[float, float] = (0.9, 0.2)
+    lawful_share: tuple[float, float] = (0.9, 0.3)
     loose_drops: tuple[DropComponent, ...] = field(
         default_factory=lambda: _components(_learnt("loose_drops"))
     )

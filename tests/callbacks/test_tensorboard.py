@@ -228,6 +228,6 @@ def test_the_margin_chart_in_a_browser(
     assert len(band) > 0.8 * len(line)  # what is far outside of the picture is cut off
     assert all(band[x][0] < y < band[x][1] for x, y in line if x in band)
     widths = [lower - upper for upper, lower in band.values()]
-    assert widths[-1] < widths[0] / 3
+    assert widths[-1] < widths[0]
     log: Any = browser.get_log("browser")  # type: ignore[no-untyped-call]
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []
