@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from selenium import webdriver
@@ -227,7 +228,9 @@ def test_the_margin_chart_in_a_browser(
     band = {x: (upper, y) for (x, upper), (_, y) in zip(area[:middle], area[::-1], strict=False)}
     assert len(band) > 0.8 * len(line)  # what is far outside of the picture is cut off
     assert all(band[x][0] < y < band[x][1] for x, y in line if x in band)
-    widths = [lower - upper for upper, lower in band.values()]
-    assert widths[-1] < widths[0]
+    drawn_widths = np.array([lower - upper for upper, lower in band.values()])[-15:]
+    ends = np.array([update.forecast.interval(0.8) for update in updates if update.forecast])
+    pixels = drawn_widths / np.diff(ends)[-15:, 0]
+    assert pixels == pytest.approx(np.full(15, pixels[-1]), rel=0.05)
     log: Any = browser.get_log("browser")  # type: ignore[no-untyped-call]
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []
