@@ -13,7 +13,6 @@ __all__ = ["Evidence", "gather"]
 FloatArray = NDArray[np.float64]
 
 _POINTS = 128  # at most; more do not sharpen a forecast
-_BURN_IN = 0.12  # of the run so far: the start follows no law
 _LEAST = 8  # points; with fewer the burn-in is given up
 _LARGEST = 1e100  # losses are cut there, so that their squares stay finite
 _windows = np.lib.stride_tricks.sliding_window_view
@@ -36,10 +35,11 @@ class Evidence:
         return self.step.size
 
 
-def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
+def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
     """The evidence in some bins, n at most 128.
 
-    Warm-up and the first eighth of the run so far are left out, unless little else is there.
+    Warm-up and a share `burn_in` of the run so far are left out, unless little else is there: the
+    start follows no law.
     Bins are pooled evenly in the square root of time. The noise is the variance inside the bins or,
     where they hold single observations, that of second differences. Bins far from their neighbours
     keep their loss and get a larger variance.
@@ -49,7 +49,7 @@ def gather(bins: Bins, schedule: LRSchedule) -> Evidence:
         none = np.empty(0)
         return Evidence(np.empty(0, dtype=np.int64), none, none, 0.0, 0)
     now = int(bins.last[-1])
-    settled = bins.first >= max(min(schedule.warmup_steps, now // 2), _BURN_IN * now)
+    settled = bins.first >= max(min(schedule.warmup_steps, now // 2), burn_in * now)
     if (sound & settled).sum() >= _LEAST:
         sound &= settled
     step, count = bins.step[sound], bins.count[sound].astype(float)

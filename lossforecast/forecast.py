@@ -51,7 +51,8 @@ class Forecast:
 
     The distribution is of the *expected* loss: the noise of single batches is averaged out, unless
     ``noise=True`` asks for it. Of a training loss it is the mean over 2% of the run's observations,
-    as one reads it off a curve: what noise is left in that is part of the interval. All is nan if the status is `Status.NO_DATA`, and finite otherwise.
+    as one reads it off a curve: what noise is left in that is part of the interval. All is nan if
+    the status is `Status.NO_DATA`, and finite otherwise.
 
     Attributes:
         step: the step forecast.

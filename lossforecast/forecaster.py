@@ -276,8 +276,8 @@ class Forecaster:
 
     def _fit(self, planned: LRSchedule) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:
-            evidence = gather(self.history.bins(), planned)
             beliefs = self.prior.for_run(self.run, planned, self.laws)
+            evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
             posterior = fit(evidence, planned, now, beliefs, self._measured_drop(planned, now))
             self._fitted = planned, evidence, posterior

@@ -43,6 +43,7 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
+_BURN_IN = 0.12  # share of a run that is left out where its drop and its slope are measured
 _YOUNG = 0.25  # share of a run at which its slope is set against the drop to come
 _DEEP = 0.2  # share of the peak by which the rate must fall for a drop to be measured
 _CERTAIN = 0.5  # largest relative error of a measured drop
@@ -191,15 +192,17 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _posterior(run: RecordedRun, prior: Prior, fraction: float) -> tuple[Posterior, LRSchedule]:
+def _posterior(
+    run: RecordedRun, prior: Prior, fraction: float, burn_in: float | None = None
+) -> tuple[Posterior, LRSchedule]:
     plan = LRSchedule.from_points(
         run.step, run.lr, total_steps=max(run.total_steps, int(run.step[-1]))
     )
     seen = run.step <= fraction * plan.total_steps
     history = History()
     history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
-    evidence = gather(history.bins(), plan)
     beliefs = prior.for_run(RunInfo(run.what, run.optimizer), plan, tuple(LAWS))
+    evidence = gather(history.bins(), plan, burn_in or beliefs.burn_in)
     return fit(evidence, plan, history.last_step, beliefs), plan
 
 
@@ -214,7 +217,7 @@ def _measure(run: RecordedRun) -> _Drop | None:
         loose_drops=_VAGUE_LOOSE,
         lawful_share=(0.5, 0.5),
     )
-    posterior, plan = _posterior(run, vague, 1.0)
+    posterior, plan = _posterior(run, vague, 1.0, _BURN_IN)
     share, depth = full_anneal(plan)
     if depth < _DEEP:
         return None
@@ -223,7 +226,7 @@ def _measure(run: RecordedRun) -> _Drop | None:
         return None
     ratio = jitter = np.nan
     if np.isfinite(run.loss[run.step <= _YOUNG * run.total_steps]).sum() >= 10:
-        young, _ = _posterior(run, vague, _YOUNG)
+        young, _ = _posterior(run, vague, _YOUNG, _BURN_IN)
         ratio = drop / young.slope if young.slope > 1e-3 else np.nan
         if run.what == "val":
             unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).belief(0.0, young.noise)

@@ -159,6 +159,8 @@ class Beliefs:
     """Power of the evidence that decides between the regimes."""
     calibration: Calibration
     """Share of the run seen; scale, shift and tail of a forecast made then, from past ones."""
+    burn_in: float
+    """Share of the run so far that is left out: the start follows no law."""
     window: float
     """Share of the run over whose noisy observations the loss reported is a mean."""
 
@@ -268,6 +270,8 @@ class Prior:
             ),
             temper=self.temper,
             calibration=self.calibration[0 if known else 1],
+            # noisy losses need more of the run than clean ones to show their slope
+            burn_in=0.12 if run.metric == "train" else 0.2,
             window=0.02 if run.metric == "train" else 0.0,
         )
 

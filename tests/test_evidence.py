@@ -19,7 +19,7 @@ def test_noise_of_one_observation_is_estimated(n: int) -> None:
     steps = np.linspace(0, 9_000, n).astype(int)
     steps = np.unique(steps)
     losses = 3 + 5 * (steps + 50.0) ** -0.5 + 0.1 * rng.normal(size=steps.size)
-    found = gather(history_of(steps, losses).bins(), PLAN)
+    found = gather(history_of(steps, losses).bins(), PLAN, 0.2)
     assert found.noise == pytest.approx(0.1, rel=0.35 if n == 60 else 0.15)
     assert len(found) <= 128
 
@@ -27,9 +27,9 @@ def test_noise_of_one_observation_is_estimated(n: int) -> None:
 def test_warm_up_and_the_start_are_left_out_unless_little_else_is_there() -> None:
     steps = np.arange(0, 4_000)
     flat = np.full(steps.size, 3.0)
-    found = gather(history_of(steps, flat).bins(), PLAN)
+    found = gather(history_of(steps, flat).bins(), PLAN, 0.2)
     assert found.step.min() >= 500
-    early = gather(history_of(steps[:20], flat[:20]).bins(), PLAN)
+    early = gather(history_of(steps[:20], flat[:20]).bins(), PLAN, 0.2)
     assert early.step.min() >= 9  # of a warm-up under way, only the first half
 
 
@@ -37,7 +37,7 @@ def test_a_spike_keeps_its_place_and_loses_its_weight() -> None:
     steps = np.arange(500, 1_500)
     losses = np.full(1_000, 3.0) + 0.01 * np.random.default_rng(0).normal(size=1_000)
     losses[700] = 1e30
-    found = gather(history_of(steps, losses).bins(), PLAN)
+    found = gather(history_of(steps, losses).bins(), PLAN, 0.2)
     hit = np.argmax(found.loss)
     assert found.variance[hit] > 1e50
     rest = np.delete(np.arange(len(found)), hit)
@@ -46,4 +46,4 @@ def test_a_spike_keeps_its_place_and_loses_its_weight() -> None:
 
 
 def test_nothing_observed_is_no_evidence() -> None:
-    assert len(gather(History().bins(), PLAN)) == 0
+    assert len(gather(History().bins(), PLAN, 0.2)) == 0

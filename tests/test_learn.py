@@ -100,7 +100,8 @@ def test_a_table_is_a_prior_again(lessons: Lessons, tmp_path: Path) -> None:
 def test_runs_without_a_decay_teach_nothing() -> None:
     steps = np.arange(10, 1_000, 10)
     lrs = np.full(steps.size, 1e-3)
-    flat = RecordedRun("a", "x", "val", steps, lrs, 2 + steps**-0.5, 1_000, "adamw")
+    losses = np.asarray(2 + steps**-0.5, dtype=np.float64)
+    flat = RecordedRun("a", "x", "val", steps, lrs, losses, 1_000, "adamw")
     with pytest.raises(ConfigurationError, match="nothing to learn"):
         learn_prior([flat])
 

@@ -58,7 +58,7 @@ def test_the_density_of_errors_is_that_of_a_calibrated_normal(
     values: tuple[float, float, float],
 ) -> None:
     normal = Mixture(np.ones(1), np.zeros((1, 1)), np.ones((1, 1))).calibrated(*values)
-    whole, _ = quad(lambda z: tail_density(np.array(z), *values), -40, 40)
+    whole, _ = quad(lambda z: float(tail_density(np.array(z), *values)), -40, 40)
     assert whole == pytest.approx(1.0)
     z = np.linspace(-5, 5, 11)
     expected = (normal.weight * norm.pdf(z[:, None], normal.mean[:, 0], normal.std[:, 0])).sum(1)
