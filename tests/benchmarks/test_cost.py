@@ -1,6 +1,7 @@
 """What forecasting costs: `make bench`. Figures are read, never asserted."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +82,26 @@ def test_what_if(benchmark: BenchmarkFixture, total: int) -> None:
         return forecaster.forecast(schedule=other).mean
 
     benchmark.pedantic(what_if, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("who", ["lossforecast", "multi-power authors"])
+@pytest.mark.benchmark(group="one forecast from half of a curve of 24,000 steps")
+def test_against_the_fit_of_the_multi_power_authors(
+    benchmark: BenchmarkFixture, reference: Callable[[str], Any], who: str
+) -> None:
+    plan = LRSchedule.cosine(24_000, 3e-4, end=3e-5, warmup=2_160)
+    steps = np.arange(2_160, 12_001, 128)
+    noise = 1e-3 * np.random.default_rng(0).normal(size=steps.size)
+    losses = 3.0 + 0.6 * (plan.s1(steps) + 0.1) ** -0.5 + noise
+
+    def ours() -> float:
+        forecaster = Forecaster(plan, RunInfo("val", "adamw"))
+        forecaster.observe_many(steps, losses)
+        return forecaster.forecast().mean
+
+    def theirs() -> Any:
+        slow = reference("multi_power_fit")
+        return slow.fit_multi_power([slow.Curve(plan.to_array()[:12_000], steps, losses)])
+
+    rounds = 20 if who == "lossforecast" else 1
+    benchmark.pedantic(ours if rounds > 1 else theirs, rounds=rounds)  # type: ignore[no-untyped-call]
