@@ -25,7 +25,14 @@ from lossforecast.prior import Prior
 from lossforecast.replay import Record, replay
 from lossforecast.scorecard import LEAST, Cell, scorecard
 
-__all__ = ["FRACTIONS", "Backtest", "RecordedRun", "backtest", "load_curves"]
+__all__ = [
+    "FRACTIONS",
+    "Backtest",
+    "RecordedRun",
+    "backtest",
+    "load_curves",
+    "prior_without_fold",
+]
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a run after which it is forecast."""
@@ -64,13 +71,18 @@ class Backtest:
         return scorecard(self.records, by, least=least)
 
 
+def prior_without_fold(run: RecordedRun) -> Prior:
+    """The packaged prior as learnt without the run's fold."""
+    return Prior.without(run.fold)
+
+
 def backtest(
     curves: str | Path | Sequence[RecordedRun],
     *,
     fractions: Sequence[float] = FRACTIONS,
     jobs: int = 1,
     baselines: bool = True,
-    prior_for: Callable[[RecordedRun], Prior | None] = lambda run: Prior.without(run.fold),
+    prior_for: Callable[[RecordedRun], Prior | None] = prior_without_fold,
     progress: Callable[[int, int], None] | None = None,
 ) -> Backtest:
     """Replay recorded runs, forecasting each at some fractions of it.

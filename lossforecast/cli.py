@@ -10,12 +10,12 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from lossforecast.backtest import Backtest, backtest
+from lossforecast.backtest import Backtest, backtest, prior_without_fold
 from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.errors import ConfigurationError, LossForecastError
 from lossforecast.learn import Lessons, learn_prior
@@ -120,8 +120,8 @@ def _add_backtest(app: "typer.Typer") -> None:
     ) -> None:
         """Replay recorded runs and score what would have been forecast of them."""
         with _errors_in_one_line():
-            _check_outputs(json_, plot)
-            _check_outputs(markdown_, None)
+            _check_outputs({"--json": json_, "--plot": plot, "--markdown": markdown_})
+            _check_plot(plot)
             views = _views(by)
             runs = load_curves(curves)
             priors = _priors(runs, unseen, jobs)
@@ -136,7 +136,8 @@ def _add_backtest(app: "typer.Typer") -> None:
                 )
             _draw(result, plot)
             _write_json(result.to_json(), json_)
-            _write(markdown_, markdown(result.table("group")))
+            if markdown_ is not None:
+                _write(markdown_, markdown(result.table("group")))
             _print_tables(result, views, to_stderr=_STANDARD_OUTPUT in (json_, plot, markdown_))
 
 
@@ -156,7 +157,7 @@ def _add_learn_prior(app: "typer.Typer") -> None:
     ) -> None:
         """Learn the prior from recorded runs: the table that Prior.from_table reads."""
         with _errors_in_one_line():
-            _check_outputs(json_, None)
+            _check_outputs({"--json": json_})
             with _progress("learning") as tell:
                 lessons = learn_prior(load_curves(curves), jobs=jobs, progress=tell)
             _write_json(lessons.to_json(), json_)
@@ -206,17 +207,21 @@ def _complain(message: str) -> None:
     sys.stderr.write(f"error: {message}\n")
 
 
-def _check_outputs(json_: Path | None, plot: Path | None) -> None:
-    """Fail before the work, not after it."""
-    for path in (json_, plot):
-        if path in (None, _STANDARD_OUTPUT):
+def _check_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """Fail before the work, not after it; paths by the names of their options."""
+    for path in outputs.values():
+        if path is None or path == _STANDARD_OUTPUT:
             continue
         if path.is_dir() or not path.parent.is_dir():
             raise ConfigurationError(f"cannot write {path}: it is a folder, or is in none")
+    printed = [name for name, path in outputs.items() if path == _STANDARD_OUTPUT]
+    if len(printed) > 1:
+        raise ConfigurationError(f"only one of {' and '.join(printed)} can be standard output")
+
+
+def _check_plot(plot: Path | None) -> None:
     if plot is None:
         return
-    if plot == json_ == _STANDARD_OUTPUT:
-        raise ConfigurationError("only one of --json and --plot can be standard output")
     if plot != _STANDARD_OUTPUT and plot.suffix not in _PICTURES:
         raise ConfigurationError(f"cannot draw {plot}: name it {', '.join(_PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
@@ -243,7 +248,7 @@ def _views(by: Sequence[str] | None) -> list[str]:
 
 def _priors(runs: Sequence[RecordedRun], unseen: str, jobs: int) -> Callable[[RecordedRun], Prior]:
     if unseen == "fold":
-        return lambda run: Prior.without(run.fold)
+        return prior_without_fold
     if unseen != "peak":
         raise ConfigurationError(f"--unseen {unseen}: it must be fold or peak")
     with _progress("learning") as tell:

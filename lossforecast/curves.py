@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.errors import ConfigurationError
+from lossforecast.schedule import LRSchedule
 
 __all__ = ["RecordedRun", "load_curves"]
 
 _ARRAYS = ("step", "lr", "loss", "offsets")
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _LANGUAGE_MODELS = ("multipowerlaw", "lr-scheduling-convex", "modded-nanogpt")
+_LEAST = 10  # finite observations a forecast is made from
 _SEVERAL_PEAKS = ("lr-scheduling-convex",)
 _REPEATS = ("modded-nanogpt",)  # sources where the runs of one `sweep` repeat one set-up
 
@@ -55,6 +57,17 @@ class RecordedRun:
     total_steps: int
     optimizer: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def plan(self) -> LRSchedule:
+        """The whole planned schedule, as logged."""
+        total = max(self.total_steps, int(self.step[-1]))
+        return LRSchedule.from_points(self.step, self.lr, total_steps=total)
+
+    def enough_seen(self, fraction: float) -> bool:
+        """Whether a forecast can be made after a fraction of the run: from 10 finite losses."""
+        seen = self.loss[self.step <= fraction * self.total_steps]
+        return bool(np.isfinite(seen).sum() >= _LEAST)
 
     @property
     def schedule_type(self) -> str:

@@ -25,7 +25,6 @@ def columns_at(
     """
     at = np.maximum(steps, 1)
     alphas = -np.array(beliefs.alphas)
-    relaxations = tuple(m.relaxation for m in beliefs.members if m.relaxation is not None)
     s1, s1_now = schedule.s1(at), float(schedule.s1(max(now, 1)))
     total = float(plan.s1(plan.total_steps))
     time = at / max(now, 1)
@@ -34,7 +33,11 @@ def columns_at(
     else:  # a learning rate of 0 from the start: nothing moves, only time passes
         travelled, inverse = time, plan.total_steps / at
     drops = arrived(
-        schedule, at, relaxations, total_steps=plan.total_steps, total_s1=max(total, 1e-300)
+        schedule,
+        at,
+        beliefs.relaxations,
+        total_steps=plan.total_steps,
+        total_s1=max(total, 1e-300),
     )
     columns = [
         np.ones((at.size, 1)),
@@ -57,15 +60,13 @@ def grid(beliefs: Beliefs) -> tuple[IntArray, IntArray, IntArray]:
     """Member, alpha and columns of the basis of every (member, alpha)."""
     n_alphas = len(beliefs.alphas)
     first_drop = 1 + 2 * n_alphas
-    n_relaxations = sum(m.relaxation is not None for m in beliefs.members)
     rows = []
     drop = first_drop
-    for index, member in enumerate(beliefs.members):
-        lr_unaware = member.relaxation is None
-        drop_column = first_drop + n_relaxations if lr_unaware else drop
-        drop += not lr_unaware
+    for index, aware in enumerate(beliefs.aware):
+        drop_column = drop if aware else first_drop + sum(beliefs.aware)
+        drop += aware
         for a in range(n_alphas):
-            rows.append((index, a, (0, 1 + a + n_alphas * lr_unaware, drop_column)))
+            rows.append((index, a, (0, 1 + a + n_alphas * (not aware), drop_column)))
     members, alphas, columns = zip(*rows, strict=True)
     return np.array(members), np.array(alphas), np.array(columns)
 
@@ -86,14 +87,15 @@ def drop_scales(beliefs: Beliefs, schedule: LRSchedule) -> FloatArray:
     effect the member's relaxation lets arrive by then.
     """
     _, depth = full_anneal(schedule)
-    relaxations = tuple(m.relaxation for m in beliefs.members if m.relaxation is not None)
     end = np.array([schedule.total_steps])
     total = max(float(schedule.s1(schedule.total_steps)), 1e-300)
-    share = arrived(schedule, end, relaxations, total_steps=int(end[0]), total_s1=total)[:, 0]
+    share = arrived(
+        schedule, end, beliefs.relaxations, total_steps=schedule.total_steps, total_s1=total
+    )[:, 0]
     scales = np.ones(len(beliefs.members))
     if depth > 0.01:
-        aware = [m.relaxation is not None for m in beliefs.members]
-        scales[aware] = np.clip(depth**_DEPTH / np.maximum(share, 0.01), 0.3, 1 / 0.3)
+        realised = np.clip(depth**_DEPTH / np.maximum(share, 0.01), 0.3, 1 / 0.3)
+        scales[np.array(beliefs.aware)] = realised
     return scales
 
 

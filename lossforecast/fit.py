@@ -186,12 +186,10 @@ class Posterior:
         Taken within each component of the prior, so that preferring one is not mistaken for
         having measured the drop.
         """
-        aware = np.array([m.relaxation is not None for m in self.beliefs.members])[self.member]
+        aware, weight, drop, spread = self._full_drops()
         if not aware.any():
             return 0.0
-        weight, group = self.weight[aware], self.group[aware]
-        drop = -self.mean[aware, 2] / self.drop_scale[aware]
-        spread = np.sqrt(self.covariance[aware, 2, 2]) / self.drop_scale[aware]
+        group = self.group[aware]
         total = np.maximum(np.bincount(group, weight), 1e-300)
         centre = np.bincount(group, weight * drop) / total
         variance = np.bincount(group, weight * (spread**2 + (drop - centre[group]) ** 2)) / total
@@ -203,14 +201,19 @@ class Posterior:
 
         Of the members that know the learning rate; nan if there are none.
         """
-        aware = np.array([m.relaxation is not None for m in self.beliefs.members])[self.member]
-        weight = self.weight[aware] / self.weight[aware].sum()
-        drop = -self.mean[aware, 2] / self.drop_scale[aware]
-        variance = self.covariance[aware, 2, 2] / self.drop_scale[aware] ** 2
+        _, weight, drop, spread = self._full_drops()
+        weight = weight / weight.sum()
         mean = float(weight @ drop)
-        spread = float(np.sqrt(weight @ (variance + (drop - mean) ** 2)))
+        whole = float(np.sqrt(weight @ (spread**2 + (drop - mean) ** 2)))
         first = np.array([walk.regime == 0 for walk in self._walks])
-        return mean, spread, float(self.weight[first[self.walk]].sum())
+        return mean, whole, float(self.weight[first[self.walk]].sum())
+
+    def _full_drops(self) -> tuple[NDArray[np.bool_], FloatArray, FloatArray, FloatArray]:
+        """Which nodes know the learning rate; their weights, and mean and spread of the drop."""
+        aware = np.array(self.beliefs.aware)[self.member]
+        scale = self.drop_scale[aware]
+        spread = np.sqrt(self.covariance[aware, 2, 2]) / scale
+        return aware, self.weight[aware], -self.mean[aware, 2] / scale, spread
 
     def misfit(self) -> float:
         """Posterior probability that no law describes the run."""

@@ -8,7 +8,7 @@ own fold, and the factors are those at which intervals hold what they promise.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lossforecast.backtest import FRACTIONS
 from lossforecast.checks import whole
 from lossforecast.curves import RecordedRun
 from lossforecast.errors import ConfigurationError
@@ -42,7 +43,6 @@ __all__ = ["Lessons", "learn_prior"]
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 _BURN_IN = 0.12  # share of a run that is left out where its drop and its slope are measured
 _YOUNG = 0.25  # share of a run at which its slope is set against the drop to come
 _DEEP = 0.2  # share of the peak by which the rate must fall for a drop to be measured
@@ -193,17 +193,18 @@ def _rounded(value: Any) -> Any:
 
 
 def _posterior(
-    run: RecordedRun, prior: Prior, fraction: float, burn_in: float | None = None
-) -> tuple[Posterior, LRSchedule]:
-    plan = LRSchedule.from_points(
-        run.step, run.lr, total_steps=max(run.total_steps, int(run.step[-1]))
-    )
+    run: RecordedRun,
+    plan: LRSchedule,
+    prior: Prior,
+    fraction: float,
+    burn_in: float | None = None,
+) -> Posterior:
     seen = run.step <= fraction * plan.total_steps
     history = History()
     history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
     beliefs = prior.for_run(RunInfo(run.what, run.optimizer), plan, tuple(LAWS))
     evidence = gather(history.bins(), plan, burn_in or beliefs.burn_in)
-    return fit(evidence, plan, history.last_step, beliefs), plan
+    return fit(evidence, plan, history.last_step, beliefs)
 
 
 def _measure(run: RecordedRun) -> _Drop | None:
@@ -217,16 +218,16 @@ def _measure(run: RecordedRun) -> _Drop | None:
         loose_drops=_VAGUE_LOOSE,
         lawful_share=(0.5, 0.5),
     )
-    posterior, plan = _posterior(run, vague, 1.0, _BURN_IN)
+    plan = run.plan
     share, depth = full_anneal(plan)
     if depth < _DEEP:
         return None
-    drop, spread, lawful = posterior.full_drop()
+    drop, spread, lawful = _posterior(run, plan, vague, 1.0, _BURN_IN).full_drop()
     if drop <= 0 or spread > _CERTAIN * drop:
         return None
     ratio = jitter = np.nan
-    if np.isfinite(run.loss[run.step <= _YOUNG * run.total_steps]).sum() >= 10:
-        young, _ = _posterior(run, vague, _YOUNG, _BURN_IN)
+    if run.enough_seen(_YOUNG):
+        young = _posterior(run, plan, vague, _YOUNG, _BURN_IN)
         ratio = drop / young.slope if young.slope > 1e-3 else np.nan
         if run.what == "val":
             unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).belief(0.0, young.noise)
@@ -261,7 +262,7 @@ def _rule(drops: Iterable[_Drop]) -> DropRule:
         [*(float(d.fold == f) for f in folds), np.log(d.peak / 1e-3), np.log(max(d.share, 1e-3))]
         for d in seen
     ]
-    weight = _balanced(seen) / np.hypot([d.error for d in seen], 0.1) ** 2
+    weight = _balanced([d.cluster for d in seen]) / np.hypot([d.error for d in seen], 0.1) ** 2
     weight *= len(seen) / weight.sum()
     design, target = np.array(rows), np.log([d.size for d in seen])
     held = np.zeros((len(folds) + 2, len(folds) + 2))
@@ -302,10 +303,10 @@ def _typical(drops: Sequence[_Drop], value: Callable[[_Drop], float], default: f
     return float(np.exp(np.mean(medians))) if medians else default
 
 
-def _balanced(drops: Sequence[_Drop]) -> FloatArray:
-    """Weights that make every family of runs count alike."""
-    clusters = [d.cluster for d in drops]
-    return np.array([1 / clusters.count(c) for c in clusters])
+def _balanced(families: Sequence[Hashable]) -> FloatArray:
+    """Weights that make every family count alike, however many members it has."""
+    counts = Counter(families)
+    return np.array([1 / counts[family] for family in families])
 
 
 def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
@@ -314,18 +315,17 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
     end = outcome(run)
     if end is None:
         return []
+    plan = run.plan
+    known = prior.knows(RunInfo(run.what, run.optimizer), plan)
     found = []
     for fraction in FRACTIONS:
-        seen = run.step <= fraction * run.total_steps
-        if np.isfinite(run.loss[seen]).sum() < 10 or run.step[seen][-1] >= end.first_step:
+        if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):
             continue
-        posterior, plan = _posterior(run, prior, fraction)
-        mixture = posterior.predict(plan, np.array([end.step]))
+        mixture = _posterior(run, plan, prior, fraction).predict(plan, np.array([end.step]))
         truth = np.log(end.truth) if mixture.logarithmic and end.truth > 0 else end.truth
         centre = float(mixture.weight @ mixture.mean[:, 0])
         variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
         z = float((truth - centre) / np.sqrt(mixture.weight @ variance))
-        known = prior.knows(RunInfo(run.what, run.optimizer), plan)
         found.append(_Error(run.fold, run.what, known, fraction, z))
     return found
 
@@ -337,8 +337,7 @@ def _calibration(errors: Sequence[_Error]) -> Calibration:
         mine = [e for e in errors if e.fraction == fraction]
         if len({e.fold for e in mine}) < 2:
             continue
-        kinds = [(e.fold, e.what) for e in mine]
-        weight = np.array([1 / kinds.count(kind) for kind in kinds])
+        weight = _balanced([(e.fold, e.what) for e in mine])
         z = np.clip([e.z for e in mine], -_FARTHEST, _FARTHEST)
         likelihood = {
             each: float(weight @ np.log(tail_density(z, *each))) for each in product(*_STRETCHES)

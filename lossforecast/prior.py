@@ -164,13 +164,23 @@ class Beliefs:
     window: float
     """Share of the run over whose noisy observations the loss reported is a mean."""
 
+    @property
+    def relaxations(self) -> tuple[Relaxation, ...]:
+        """Those of the members that know the learning rate, in their order."""
+        return tuple(m.relaxation for m in self.members if m.relaxation is not None)
+
+    @property
+    def aware(self) -> tuple[bool, ...]:
+        """Which members know the learning rate."""
+        return tuple(m.relaxation is not None for m in self.members)
+
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
 _USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies
 _LARGEST_DROP = 1.2  # a loss still falling off a plateau would promise more than was ever seen
 _ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
 # the law that ignores the learning rate is kept for runs that ignore it: with 5% of the weight it
-# held forecasts made before a decay up by a third of a percent
+# made forecasts before a decay worse, with none of the drop in its share of them
 _MEMBERS = (
     Member("annealing", Relaxation("annealing", lag=0.005), 0.15),
     Member("annealing", Relaxation("annealing", lag=0.03), 0.15),

@@ -23,7 +23,6 @@ from lossforecast.scores import LEVELS, crps
 
 __all__ = ["Outcome", "Record", "outcome", "replay"]
 
-_LEAST = 10  # finite observations a forecast is made from
 _FINAL = 0.98  # of the planned steps: what the truth is the mean of begins here
 _FINAL_POINTS = 3
 
@@ -123,13 +122,12 @@ def replay(
     end = outcome(run)
     if end is None:
         return []
-    total = max(run.total_steps, int(run.step[-1]))
     try:
-        plan = LRSchedule.from_points(run.step, run.lr, total_steps=total)
+        plan = run.plan
         return [
             _record(run, plan, end, float(fraction), baselines=baselines, prior=prior)
             for fraction in fractions
-            if np.isfinite(run.loss[run.step <= fraction * run.total_steps]).sum() >= _LEAST
+            if run.enough_seen(fraction)
         ]
     except LossForecastError as error:
         raise type(error)(f"{run.source}, run {run.run_id}: {error}") from error

@@ -29,16 +29,18 @@ def markdown(cells: Sequence[Cell]) -> str:
     headings = ["", "seen", "n", "median", "mean", "bias", "in 80%", "in 95%", "80% width"]
     lines = [_row([*headings, *rivals]), _row(["---"] + ["---:"] * (8 + len(rivals)))]
     for cell in cells:
-        medians = [cell.score.median, *(score.median for score in cell.baselines.values())]
-        ours, *others = (
-            f"**{percent(value)}**" if value == min(medians) else percent(value)
-            for value in medians
-        )
+        ours, *others = _medians(cell, best="**{}**", other="{}")
         scores = [percent(cell.score.mean), percent(cell.score.bias)]
         covered = [f"{100 * share:.0f}" for share in (cell.coverage80, cell.coverage95)]
         start = [cell.name, f"{100 * cell.fraction:g}%", str(cell.n), ours]
         lines.append(_row([*start, *scores, *covered, percent(cell.width80), *others]))
     return "\n".join(lines) + "\n"
+
+
+def _medians(cell: Cell, *, best: str, other: str) -> list[str]:
+    """Our median error and those of the baselines, the smallest marked."""
+    medians = [cell.score.median, *(score.median for score in cell.baselines.values())]
+    return [(best if value == min(medians) else other).format(percent(value)) for value in medians]
 
 
 def _row(values: Sequence[str]) -> str:
@@ -52,11 +54,7 @@ def score_table(view: str, cells: Sequence[Cell]) -> "Table":
     headings += ["wide 95%", "CRPS", *rivals, *(["sharper"] if rivals else [])]
     table = empty_table(f"scores by {view}", view, headings)
     for last, cell in _with_last(cells):
-        medians = [cell.score.median, *(score.median for score in cell.baselines.values())]
-        ours, *others = (
-            f"[bold]{percent(value)}*[/bold]" if value == min(medians) else f"{percent(value)} "
-            for value in medians
-        )
+        ours, *others = _medians(cell, best="[bold]{}*[/bold]", other="{} ")
         sharper = "-" if np.isnan(cell.sharpness) else f"{cell.sharpness:.1f}x"
         shares = (
             (cell.coverage80, cell.coverage80_interval),

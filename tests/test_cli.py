@@ -118,6 +118,7 @@ def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
         (["--curves", "good", "--plot", "nowhere/a.png"], "cannot write nowhere/a.png"),
         (["--curves", "good", "--plot", "a.xyz"], "cannot draw a.xyz"),
         (["--curves", "good", "--plot", "-", "--json", "-"], "only one of --json and --plot"),
+        (["--curves", "good", "--markdown", "-", "--json", "-"], "only one of --json and --mark"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(
