@@ -13,8 +13,9 @@ to the step forecast while its variance grows with the distance, in a clock that
 not depend on the law: one Cholesky factor serves all nodes of one size.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +150,7 @@ class Posterior:
             spread = np.einsum("kmi,kij,kmj->km", rows, self.covariance[nodes], rows)
             moved = walk.size**2 * clock - (carried**2).sum(axis=0)
             variance[nodes] = spread + np.maximum(moved, 0.0)
-        std = np.sqrt(np.maximum(variance + self.window_variance, 1e-18))
+        std = np.sqrt(np.maximum(variance, 1e-18))
         if self.scale.logarithmic:
             mean += np.log(self.scale.level)
             found = Mixture(self.weight, mean, std, True)
@@ -157,8 +158,10 @@ class Posterior:
             found = Mixture(self.weight, self.scale.loss(mean), self.scale.unit * std)
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
-        scale, shift, tail = (float(np.interp(seen, shares, value)) for value in values)
-        return found.calibrated(scale, shift, tail)
+        scale, tail = (float(np.interp(seen, shares, value)) for value in values)
+        found = found.calibrated(scale, tail)
+        unit = 1.0 if self.scale.logarithmic else self.scale.unit
+        return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.window_variance)))
 
     def drop(self, schedule: LRSchedule, start: int, stop: int) -> Mixture:
         """Distribution of the loss lost to annealing between two steps, one place."""
@@ -257,7 +260,7 @@ def fit(
         for weight, *drop in _drop_priors(regime.drops, slope, noise, measured):
             score, mean, covariance = _solve(gram, columns, drop_scale, drop, regime.reducible)
             groups.append(_Group(index, drop[1], score + weight + prior, mean, covariance))
-    weights = _weights(groups, np.array([walk.regime for walk in walks]), beliefs)
+    weights = _weights(groups, np.array([walk.regime for walk in walks]), beliefs, noise)
     kept = np.flatnonzero(weights >= min(_NEGLIGIBLE, weights.max()))
     group, node = np.divmod(kept, member.size)
     return Posterior(
@@ -306,13 +309,16 @@ def _walks(
             yield _Walk(index, size, misfit, score, clock, factor, whitened)
 
 
-def _weights(groups: Sequence[_Group], regimes: IntArray, beliefs: Beliefs) -> FloatArray:
+def _weights(
+    groups: Sequence[_Group], regimes: IntArray, beliefs: Beliefs, noise: float
+) -> FloatArray:
     """Posterior weights of all nodes, the evidence between the regimes tempered."""
     scores = np.array([group.score for group in groups])
     regime = regimes[[group.walk for group in groups]]
     for index, each in enumerate(beliefs.regimes):
         evidence = np.logaddexp.reduce(scores[regime == index], axis=None)
-        scores[regime == index] += np.log(each.weight) + (beliefs.temper - 1) * evidence
+        weight = np.log(each.weight) + np.logaddexp.reduce(_component_weights(each.drops, noise))
+        scores[regime == index] += weight + (beliefs.temper - 1) * evidence
     weights = np.exp(scores - scores.max()).ravel()
     normalised: FloatArray = weights / weights.sum()
     return normalised
@@ -344,6 +350,12 @@ def _slope(z: FloatArray, s1: FloatArray) -> float:
     return max(-float(x @ z[-n:] / (x @ x)), 0.0)
 
 
+def _component_weights(drops: tuple[DropComponent, ...], noise: float) -> FloatArray:
+    """Logarithms of the weights of the components given the noise, (n,)."""
+    total = sum(component.weight for component in drops)
+    return np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
+
+
 def _drop_priors(
     drops: tuple[DropComponent, ...],
     slope: float,
@@ -351,10 +363,10 @@ def _drop_priors(
     measured: tuple[float, float] | None,
 ) -> Iterator[tuple[float, float, float]]:
     """Log weight, mean and standard deviation of each component of the drop."""
-    total = sum(component.weight for component in drops)
-    for component in drops:
+    weights = _component_weights(drops, noise)
+    weights -= np.logaddexp.reduce(weights)
+    for component, weight in zip(drops, weights, strict=True):
         mean, std = component.belief(slope, noise)
-        weight = float(np.log(component.weight / total))
         if measured is not None:
             value, error = measured
             surprise = (value - mean) ** 2 / (error**2 + std**2)

@@ -28,6 +28,7 @@ _TOO_YOUNG = 0.01  # share of the run's S1
 _LEARNT = 0.5  # of the prior's spread of the drop: below it the drop counts as learnt
 _MATTERS = 0.3  # of the forecast's spread: below it the drop is negligible
 _OFF_PLAN = 0.01  # of the peak
+_OVERFITTING_STRETCH = 1.5  # of the intervals, once a validation loss rises
 
 
 class Forecaster:
@@ -277,6 +278,8 @@ class Forecaster:
     def _fit(self, planned: LRSchedule) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:
             beliefs = self.prior.for_run(self.run, planned, self.laws)
+            if self._overfits():  # no law rises again
+                beliefs = beliefs.stretched(_OVERFITTING_STRETCH)
             evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
             posterior = fit(evidence, planned, now, beliefs, self._measured_drop(planned, now))
@@ -317,6 +320,9 @@ class Forecaster:
         error = math.hypot(0.2 * mean, float(np.mean(errors)))
         return mean, max(error, 1e-9)
 
+    def _overfits(self) -> bool:
+        return self.run.metric == "val" and _rising(self.history.bins().mean)
+
     def _anneal_gain(
         self, posterior: Posterior, schedule: LRSchedule, now: int, at: int
     ) -> AnnealGain:
@@ -355,7 +361,7 @@ class Forecaster:
                 found.add(Caveat.LR_OFF_PLAN)
         if self.history.n_non_finite:
             found.add(Caveat.NON_FINITE)
-        if self.run.metric == "val" and _rising(self.history.bins().mean):
+        if self._overfits():
             found.add(Caveat.OVERFITTING)
         knots, rates = schedule.knots
         ahead = rates[knots >= max(self._now, schedule.warmup_steps)]

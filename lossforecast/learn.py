@@ -51,7 +51,7 @@ _EXPONENTS = ((0.3, 0.15), (0.15, 0.1))  # of peak and share, with the spread be
 _BETWEEN = 0.2  # least spread between set-ups: two or three of them cannot show it
 _FALLBACK = DropRule(0.06, 0.3, 0.15, 0.5)
 _FEW = 4  # runs of a fold that count
-_STRETCHES = ((0.9, 1.0, 1.2, 1.5, 2.0), (0.0,), (1.0, 1.5, 2.5))
+_STRETCHES = ((1.0, 1.2, 1.5, 2.0), (1.5, 2.5, 4.0))
 _FARTHEST = 12.0  # standard deviations: an error beyond says no more
 _VAGUE = DropRule(0.06, 0.3, 0.15, 1.5)
 _VAGUE_LOOSE = (DropComponent(1.0, 0.2, 1.5),)
@@ -331,7 +331,7 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
 
 
 def _calibration(errors: Sequence[_Error]) -> Calibration:
-    """For each fraction the scale, shift and tail under which the errors are likeliest."""
+    """For each fraction the scale and tail under which the errors are likeliest."""
     rows = []
     for fraction in FRACTIONS:
         mine = [e for e in errors if e.fraction == fraction]

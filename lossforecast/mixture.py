@@ -66,19 +66,17 @@ class Mixture:
         relative = noise / np.exp(self.mean) if self.logarithmic else noise
         return Mixture(self.weight, self.mean, np.hypot(self.std, relative), self.logarithmic)
 
-    def calibrated(self, scale: float, shift: float, tail: float) -> "Mixture":
+    def calibrated(self, scale: float, tail: float) -> "Mixture":
         """The mixture stretched by `scale` about its centre, with a second one in its tail.
 
-        The second has a fifth of the weight, is `shift` standard deviations lower (forecasts err
-        upwards more often than downwards) and stretched by `tail`. ``(1, 0, 1)`` changes nothing.
+        The second has a fifth of the weight and is stretched by `tail`; ``(1, 1)`` changes nothing.
         """
         centre = self.weight @ self.mean
         away = self.mean - centre
-        spread = np.sqrt(self.weight @ (self.std**2 + away**2))
         weight, mean, std = self.weight, centre + scale * away, scale * self.std
-        if (shift, tail) != (0, scale):
+        if tail != scale:
             weight = np.concatenate([(1 - _TAIL) * weight, _TAIL * weight])
-            mean = np.concatenate([mean, centre - shift * spread + tail * away])
+            mean = np.concatenate([mean, centre + tail * away])
             std = np.concatenate([std, tail * self.std])
         if self.logarithmic:
             std = np.minimum(std, _WIDEST)
@@ -90,9 +88,9 @@ class Mixture:
         return below
 
 
-def tail_density(z: FloatArray, scale: float, shift: float, tail: float) -> FloatArray:
+def tail_density(z: FloatArray, scale: float, tail: float) -> FloatArray:
     """Density at standardised errors z of a standard normal after `Mixture.calibrated`."""
     main = np.exp(-((z / scale) ** 2) / 2) / scale
-    second = np.exp(-(((z + shift) / tail) ** 2) / 2) / tail
+    second = np.exp(-((z / tail) ** 2) / 2) / tail
     density: FloatArray = ((1 - _TAIL) * main + _TAIL * second) / np.sqrt(2 * np.pi)
     return density

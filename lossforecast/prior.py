@@ -1,8 +1,9 @@
 """What is believed of a run before it starts: `Prior`, given what is known of it: `RunInfo`."""
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -71,8 +72,8 @@ class RunInfo:
         return match.group() if match else ""
 
 
-Calibration = tuple[tuple[float, float, float, float], ...]
-NO_CALIBRATION: Calibration = ((0.0, 1.0, 0.0, 1.0),)
+Calibration = tuple[tuple[float, float, float], ...]
+NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class DropComponent:
     Its mean is ``size + slopes * slope + jitters * (noise / 0.01)^0.6`` as a share of the loss,
     slope being the present ``-d log(loss) / d log(S1)`` and noise the standard deviation of one
     observation, as a share of the loss too; its standard deviation is `spread` times the mean.
+    `noises` are the noise typical of such runs and the spread of its logarithm, if it tells
+    anything.
     """
 
     weight: float
@@ -98,6 +101,15 @@ class DropComponent:
     spread: float
     slopes: float = 0.0
     jitters: float = 0.0
+    noises: tuple[float, float] | None = None
+
+    def log_likelihood(self, noise: float) -> float:
+        """Logarithm of the density of such a noise in such runs, but for a constant."""
+        if self.noises is None:
+            return 0.0
+        typical, spread = self.noises
+        away = math.log(max(noise, 1e-6) / typical) / spread
+        return -(away**2) / 2 - math.log(spread)
 
     def belief(self, slope: float, noise: float) -> tuple[float, float]:
         """Mean and standard deviation."""
@@ -158,7 +170,7 @@ class Beliefs:
     temper: float
     """Power of the evidence that decides between the regimes."""
     calibration: Calibration
-    """Share of the run seen; scale, shift and tail of a forecast made then, from past ones."""
+    """Share of the run seen; scale and tail of a forecast made then, from past ones."""
     burn_in: float
     """Share of the run so far that is left out: the start follows no law."""
     window: float
@@ -174,22 +186,44 @@ class Beliefs:
         """Which members know the learning rate."""
         return tuple(m.relaxation is not None for m in self.members)
 
+    def stretched(self, factor: float) -> "Beliefs":
+        """The same with intervals wider by a factor."""
+        rows = tuple(
+            (seen, factor * scale, factor * tail) for seen, scale, tail in self.calibration
+        )
+        return replace(self, calibration=rows)
+
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
 _USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies
+# share by which validation losses jump about, and the spread of its logarithm: in language models,
+# whose validation sets are large and fixed, and elsewhere
+_QUIET, _RESTLESS = (0.0015, 1.0), (0.008, 1.2)
+# share of lawful runs whose drop is not by the rule, where it is known and where not; the noise of
+# a validation loss tells them apart, so that more of them can be allowed for
+_FOREIGN = {"train": (0.03, 0.1), "val": (0.15, 0.35)}
+_FOREIGN_DROP = DropComponent(1.0, 0.2, 0.8)
 _LARGEST_DROP = 1.2  # a loss still falling off a plateau would promise more than was ever seen
 _ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
+
+
+def _annealing(lag: float, concavity: float, weight: float) -> Member:
+    return Member("annealing", Relaxation("annealing", lag, concavity=concavity), weight)
+
+
+def _multi_power(lag: float, beta: float, gamma: float, concavity: float, weight: float) -> Member:
+    relaxation = Relaxation("multi-power", lag, beta, gamma, concavity)
+    return Member("multi-power", relaxation, weight)
+
+
 # the law that ignores the learning rate is kept for runs that ignore it: with 5% of the weight it
 # made forecasts before a decay worse, with none of the drop in its share of them
 _MEMBERS = (
-    Member("annealing", Relaxation("annealing", lag=0.005), 0.15),
-    Member("annealing", Relaxation("annealing", lag=0.03), 0.15),
-    Member("annealing", Relaxation("annealing", lag=0.005, concavity=1.0), 0.15),
-    Member("annealing", Relaxation("annealing", lag=0.03, concavity=1.0), 0.15),
-    Member("annealing", Relaxation("annealing", lag=0.005, concavity=4.0), 0.1),
-    Member("annealing", Relaxation("annealing", lag=0.03, concavity=4.0), 0.1),
-    Member("multi-power", Relaxation("multi-power", lag=0.02, beta=0.5, gamma=0.5), 0.14),
-    Member("memoryless", Relaxation("memoryless"), 0.055),
+    *(_annealing(0.005, c, 0.05) for c in (0.0, 2.0, 8.0)),
+    *(_annealing(0.03, c, 0.05) for c in (0.0, 2.0, 8.0)),
+    *(_multi_power(0.002, 1.0, 0.5, c, 0.1) for c in (0.0, 1.0, 4.0)),
+    *(_multi_power(0.005, 0.3, 0.0, c, 0.117) for c in (0.0, 1.0, 4.0)),
+    Member("memoryless", Relaxation("memoryless"), 0.05),
     Member("power", None, 0.005),
 )
 _LAWFUL = Regime(
@@ -264,18 +298,12 @@ class Prior:
             raise ConfigurationError(f"no law left of {laws}; choose from {', '.join(LAWS)}")
         known = self.knows(run, schedule)
         lawful_share = self.lawful_share[0 if known else 1]
-        share, _ = full_anneal(schedule)
-        rule = self.known.component(schedule.peak, max(share, 1e-3))
-        # between validations weights jump about as far as annealing will bring them; the noise of
-        # training batches says nothing about that
-        loose = tuple(d for d in self.loose_drops if run.metric == "val" or not d.jitters)
+        lawful, loose = self._drops(run.metric, schedule, known)
         return Beliefs(
             alphas=_ALPHAS,
             members=members,
             regimes=(
-                replace(
-                    self.lawful, weight=lawful_share, drops=(rule,) if known else self.unknown_drops
-                ),
+                replace(self.lawful, weight=lawful_share, drops=lawful),
                 replace(self.loose, weight=1 - lawful_share, drops=loose),
             ),
             temper=self.temper,
@@ -284,6 +312,24 @@ class Prior:
             burn_in=0.12 if run.metric == "train" else 0.2,
             window=0.02 if run.metric == "train" else 0.0,
         )
+
+    def _drops(
+        self, metric: str, schedule: LRSchedule, known: bool
+    ) -> tuple[tuple[DropComponent, ...], tuple[DropComponent, ...]]:
+        """What is believed of the drop in the lawful regime and in the loose one."""
+        share, _ = full_anneal(schedule)
+        rule = self.known.component(schedule.peak, max(share, 1e-3))
+        usual = (rule,) if known else self.unknown_drops
+        if metric == "val":
+            # between validations weights jump about as far as annealing will bring them
+            usual = tuple(replace(d, noises=_QUIET) for d in usual)
+            loose = tuple(replace(d, noises=_RESTLESS) for d in self.loose_drops)
+            foreign = tuple(d for d in loose if d.jitters)
+        else:  # the noise of training batches says nothing about that
+            loose = tuple(d for d in self.loose_drops if not d.jitters)
+            foreign = (_FOREIGN_DROP,)
+        stray = _FOREIGN[metric][0 if known else 1]
+        return (*_weighted(usual, 1 - stray), *_weighted(foreign, stray)), loose
 
     @classmethod
     def from_table(cls, path: str | Path) -> Self:
@@ -336,8 +382,18 @@ class Prior:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error
 
 
+def _weighted(drops: Iterable[DropComponent], weight: float) -> Iterator[DropComponent]:
+    """The components with weights that add up to `weight`."""
+    drops = tuple(drops)
+    total = sum(d.weight for d in drops)
+    return (replace(d, weight=weight * d.weight / total) for d in drops)
+
+
 def _components(states: Iterable[Mapping[str, Any]]) -> tuple[DropComponent, ...]:
-    return tuple(DropComponent(**state) for state in states)
+    return tuple(
+        DropComponent(**{**state, "noises": tuple(state["noises"]) if state["noises"] else None})
+        for state in states
+    )
 
 
 def lessons(learnt: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,7 +407,7 @@ def lessons(learnt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibrations(states: Iterable[Any]) -> tuple[Calibration, Calibration]:
-    known, unknown = (tuple((a, b, c, d) for a, b, c, d in rows) for rows in states)
+    known, unknown = (tuple((a, b, c) for a, b, c in rows) for rows in states)
     return known, unknown
 
 

@@ -56,6 +56,7 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
     x = np.log(s1[6:12])
     slope = max(-np.polyfit(x, z[6:], 1)[0], 0.0)
     regimes: list[list[tuple[float, float, float, str]]] = []
+    of_noise: list[float] = []
     for regime in beliefs.regimes:
         centre_alpha, spread_alpha = regime.alpha
         alphas = np.array(beliefs.alphas)
@@ -65,9 +66,15 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
         clock = ((whole_s1 / s1[0]) ** 0.3 - (whole_s1 / s1) ** 0.3) / 0.3
         clock += regime.lr_travel * (rate[0] - rate)
         nodes: list[tuple[float, float, float, str]] = []
-        total = sum(component.weight for component in regime.drops)
+        shares = np.array([component.weight for component in regime.drops])
+        noise_given = [
+            norm.pdf(np.log(noise / typical) / each) / each
+            for typical, each in (d.noises or (np.nan, np.nan) for d in regime.drops)
+        ]
+        shares = shares / shares.sum() * noise_given
+        of_noise.append(shares.sum())
         for size, walk_weight in regime.walks:
-            for component in regime.drops:
+            for component, share in zip(regime.drops, shares / shares.sum(), strict=True):
                 size_of_drop, std = component.belief(slope, noise)
                 for member, scale in zip(beliefs.members, scales, strict=True):
                     for alpha, alpha_weight in zip(alphas, alpha_weights, strict=True):
@@ -99,18 +106,18 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
                         error = np.sqrt(np.diag(spread - cross @ inner @ cross.T))
                         score += norm.logcdf(beta[1] / error[1])
                         score += norm.logcdf(-beta[2] / error[2]) - norm.logcdf(size_of_drop / std)
-                        weight = walk_weight * component.weight / total * member.weight
+                        weight = walk_weight * share * member.weight
                         score += np.log(weight * alpha_weight)
                         nodes.append(
                             (score, mean, joint[-1, -1] - gain @ joint[:-1, -1], member.law)
                         )
         regimes.append(nodes)
     weights = []
-    for regime, nodes in zip(beliefs.regimes, regimes, strict=True):
+    for regime, given_noise, nodes in zip(beliefs.regimes, of_noise, regimes, strict=True):
         scores = np.array([node[0] for node in nodes])
         evidence_of_regime = logsumexp(scores)
         weights.append(
-            np.log(regime.weight)
+            np.log(regime.weight * given_noise)
             + scores
             - evidence_of_regime
             + beliefs.temper * evidence_of_regime

@@ -135,6 +135,20 @@ def test_overfitting_is_noticed_on_validation_only() -> None:
         assert (Caveat.OVERFITTING in forecaster.forecast().caveats) is expected
 
 
+def test_overfitting_widens_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = np.arange(100, 1_000, 10)
+
+    def width() -> float:
+        forecaster = Forecaster(COSINE, RunInfo(metric="val"))
+        forecaster.observe_many(steps, 2.0 + 1e-6 * (steps - 500.0) ** 2)
+        lower, upper = forecaster.forecast().interval()
+        return math.log(upper / lower)
+
+    stretched = width()
+    monkeypatch.setattr("lossforecast.forecaster._OVERFITTING_STRETCH", 1.0)
+    assert stretched == pytest.approx(1.5 * width(), rel=0.05)
+
+
 # ---------------------------------------------------------------------- schedules
 
 

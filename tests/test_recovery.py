@@ -49,8 +49,10 @@ def test_annealing_law_is_recovered_from_half_of_the_run(name: str) -> None:
     assert hits >= 0.95 * 50
 
 
-def draw(beliefs: Beliefs, schedule: LRSchedule, rng: np.random.Generator) -> np.ndarray:
-    """The expected losses of a lawful run drawn from the beliefs, at steps 1..total, about 3."""
+def draw(
+    beliefs: Beliefs, schedule: LRSchedule, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """A lawful run drawn from the beliefs: expected losses, about 3, at steps 1..total; noise."""
 
     def choose(weights: np.ndarray) -> int:
         return int(rng.choice(weights.size, p=weights / weights.sum()))
@@ -60,7 +62,10 @@ def draw(beliefs: Beliefs, schedule: LRSchedule, rng: np.random.Generator) -> np
     which = choose(np.array([m.weight for m in beliefs.members]))
     member = beliefs.members[which]
     size = regime.walks[choose(np.array([w for _, w in regime.walks]))][0]
-    mean, std = regime.drops[0].belief(0.0, 0.0)
+    kind = regime.drops[choose(np.array([d.weight for d in regime.drops]))]
+    assert kind.noises is not None
+    noise = kind.noises[0] * np.exp(kind.noises[1] * rng.normal())
+    mean, std = kind.belief(0.0, noise)
     drop = max(mean + std * rng.normal(), 0.0) * drop_scales(beliefs, schedule)[which]
     steps = np.arange(1, schedule.total_steps + 1)
     s1 = schedule.s1(steps)
@@ -84,7 +89,7 @@ def draw(beliefs: Beliefs, schedule: LRSchedule, rng: np.random.Generator) -> np
     time = walk_clock(hands, (hands[0, start], hands[1, start]), regime.lr_travel)
     moves = np.sqrt(np.diff(time, prepend=0.0))
     walk: np.ndarray = np.exp(z + size * np.cumsum(moves * rng.normal(size=steps.size)))
-    return walk
+    return walk, float(3.0 * noise)
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
@@ -99,10 +104,10 @@ def test_intervals_cover_what_they_say_when_the_prior_is_true(fraction: float) -
     schedules = [SCHEDULES["cosine"], SCHEDULES["wsd"], SCHEDULES["linear"]]
     for i in range(draws):
         schedule = schedules[i % 3]
-        loss = draw(prior.for_run(run, schedule, tuple(LAWS)), schedule, rng)
-        seen = round(fraction * TOTAL)
+        loss, noise = draw(prior.for_run(run, schedule, tuple(LAWS)), schedule, rng)
+        seen = np.arange(10, round(fraction * TOTAL) + 1, 10)
         forecaster = Forecaster(schedule, run, prior=prior)
-        forecaster.observe_many(np.arange(1, seen + 1), loss[:seen] + NOISE * rng.normal(size=seen))
+        forecaster.observe_many(seen, loss[seen - 1] + noise * rng.normal(size=seen.size))
         forecast = forecaster.forecast()
         for level in inside:
             lower, upper = forecast.interval(level)
