@@ -120,8 +120,8 @@ class Posterior:
     """``-dz / d log(S1)`` over the later half of the evidence."""
     noise: float
     """Standard deviation of one observation, as z."""
-    window_variance: float
-    """Of the mean of the observations in the window that the reported loss averages, as z."""
+    added_variance: float
+    """As z: of the mean of the observations that the reported loss averages, and of a rise."""
     _columns: IntArray  # columns of the basis that a node uses, (k, 3)
     _origin: tuple[float, float]  # the clock's two hands at the first observation
     _walks: tuple[_Walk, ...]
@@ -161,7 +161,7 @@ class Posterior:
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)
         found = found.calibrated(scale, tail)
         unit = 1.0 if self.scale.logarithmic else self.scale.unit
-        return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.window_variance)))
+        return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.added_variance)))
 
     def drop(self, schedule: LRSchedule, start: int, stop: int) -> Mixture:
         """Distribution of the loss lost to annealing between two steps, one place."""
@@ -230,6 +230,7 @@ def fit(
     now: int,
     beliefs: Beliefs,
     measured_drop: tuple[float, float] | None = None,
+    rise: float = 0.0,
 ) -> Posterior:
     """Posterior given at least one observation.
 
@@ -240,6 +241,7 @@ def fit(
         beliefs: the prior.
         measured_drop: mean and standard deviation of a measurement of the full-anneal drop, in
             units of the loss.
+        rise: of a loss that overfits, in its units: no law rises, so it is added to the spread.
     """
     scale = _scale(evidence.loss)
     z, variance = scale.of(evidence.loss, evidence.variance)
@@ -279,8 +281,8 @@ def fit(
         covariance=np.concatenate([g.covariance for g in groups])[kept],
         slope=slope,
         noise=noise,
-        window_variance=_window_variance(
-            evidence, scale, beliefs.window * schedule.total_steps / max(now, 1)
+        added_variance=_added_variance(
+            evidence, scale, beliefs.window * schedule.total_steps / max(now, 1), rise
         ),
         _columns=columns[node],
         _origin=origin,
@@ -324,12 +326,13 @@ def _weights(
     return normalised
 
 
-def _window_variance(evidence: Evidence, scale: Scale, share: float) -> float:
-    """Variance, as z, of the mean of a share of the observations so far, at least 3 of them."""
-    if share == 0:
-        return 0.0
-    last, noise = evidence.loss[-1:], np.array([evidence.noise**2])
-    return float(scale.of(last, noise)[1][0] / max(share * evidence.n_observed, 3.0))
+def _added_variance(evidence: Evidence, scale: Scale, share: float, rise: float) -> float:
+    """As z: of the mean of a share of the observations so far, at least 3 of them, and of a rise.
+
+    A share of 0 asks for the expected loss.
+    """
+    noise = evidence.noise**2 / max(share * evidence.n_observed, 3.0) if share else 0.0
+    return float(scale.of(evidence.loss[-1:], np.array([noise + rise**2]))[1][0])
 
 
 def _scale(loss: FloatArray) -> Scale:

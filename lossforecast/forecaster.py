@@ -28,7 +28,7 @@ _TOO_YOUNG = 0.01  # share of the run's S1
 _LEARNT = 0.5  # of the prior's spread of the drop: below it the drop counts as learnt
 _MATTERS = 0.3  # of the forecast's spread: below it the drop is negligible
 _OFF_PLAN = 0.01  # of the peak
-_OVERFITTING_STRETCH = 1.5  # of the intervals, once a validation loss rises
+_START = 0.2  # share of the run so far in which a minimum means nothing
 
 
 class Forecaster:
@@ -278,11 +278,11 @@ class Forecaster:
     def _fit(self, planned: LRSchedule) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:
             beliefs = self.prior.for_run(self.run, planned, self.laws)
-            if self._overfits():  # no law rises again
-                beliefs = beliefs.stretched(_OVERFITTING_STRETCH)
             evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
-            posterior = fit(evidence, planned, now, beliefs, self._measured_drop(planned, now))
+            posterior = fit(
+                evidence, planned, now, beliefs, self._measured_drop(planned, now), self._rise()
+            )
             self._fitted = planned, evidence, posterior
         return self._fitted
 
@@ -320,8 +320,21 @@ class Forecaster:
         error = math.hypot(0.2 * mean, float(np.mean(errors)))
         return mean, max(error, 1e-9)
 
-    def _overfits(self) -> bool:
-        return self.run.metric == "val" and _rising(self.history.bins().mean)
+    def _rise(self) -> float:
+        """How far an overfitting loss will have risen on by the end, at its pace; 0 if it does not.
+
+        Not where the learning rate has risen since the minimum too, which explains it.
+        """
+        if self.run.metric != "val":
+            return 0.0
+        bins, schedule = self.history.bins(), self._effective_schedule()
+        settled = np.isfinite(bins.mean) & (bins.first >= _START * self._now)
+        steps = np.maximum(bins.last[settled], 1)
+        lowest, rise = _rise(bins.mean[settled])
+        if not rise or schedule.lr(steps[-1]) > 1.01 * schedule.lr(steps[lowest]):
+            return 0.0
+        left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
+        return rise * float(np.clip(left / since, 0.01, 1.0))  # not 0: it has risen, to the end
 
     def _anneal_gain(
         self, posterior: Posterior, schedule: LRSchedule, now: int, at: int
@@ -361,7 +374,7 @@ class Forecaster:
                 found.add(Caveat.LR_OFF_PLAN)
         if self.history.n_non_finite:
             found.add(Caveat.NON_FINITE)
-        if self._overfits():
+        if self._rise() > 0:
             found.add(Caveat.OVERFITTING)
         knots, rates = schedule.knots
         ahead = rates[knots >= max(self._now, schedule.warmup_steps)]
@@ -380,14 +393,15 @@ def _known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _rising(losses: NDArray[np.float64]) -> bool:
-    """Whether the loss has been rising since its smoothed minimum, for a tenth of the run."""
-    losses = losses[np.isfinite(losses)]
+def _rise(losses: NDArray[np.float64]) -> tuple[int, float]:
+    """Where the smoothed loss was lowest, and how far it has risen since, if for long; or 0."""
     if losses.size < 8:
-        return False
+        return 0, 0.0
     smooth = np.convolve(losses, np.ones(3) / 3, mode="valid")
-    since = smooth[int(np.argmin(smooth)) :]
+    lowest = int(np.argmin(smooth))
+    since = smooth[lowest:]
     if since.size < max(4, 0.1 * smooth.size):
-        return False
+        return 0, 0.0
     noise = 1.4826 * float(np.median(np.abs(np.diff(losses)))) + 1e-12
-    return bool(np.mean(since[-3:]) - since[0] > 3 * noise)
+    rise = float(np.mean(since[-3:]) - since[0])
+    return lowest + 1, rise if rise > 3 * noise else 0.0

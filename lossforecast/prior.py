@@ -186,13 +186,6 @@ class Beliefs:
         """Which members know the learning rate."""
         return tuple(m.relaxation is not None for m in self.members)
 
-    def stretched(self, factor: float) -> "Beliefs":
-        """The same with intervals wider by a factor."""
-        rows = tuple(
-            (seen, factor * scale, factor * tail) for seen, scale, tail in self.calibration
-        )
-        return replace(self, calibration=rows)
-
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
 _USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies

@@ -135,18 +135,32 @@ def test_overfitting_is_noticed_on_validation_only() -> None:
         assert (Caveat.OVERFITTING in forecaster.forecast().caveats) is expected
 
 
-def test_overfitting_widens_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rise_with_the_learning_rate_is_no_overfitting() -> None:
+    lifted = LRSchedule.from_points([0, 500, 510, 1_500], [1e-3, 1e-4, 1e-3, 0], total_steps=TOTAL)
     steps = np.arange(100, 1_000, 10)
+    for schedule, expected in ((lifted, False), (COSINE, True)):
+        forecaster = Forecaster(schedule, RunInfo(metric="val"))
+        forecaster.observe_many(steps, 2.0 - 1e-3 * np.minimum(steps, 510) + 0.3 * (steps > 510))
+        assert (Caveat.OVERFITTING in forecaster.forecast().caveats) is expected
 
-    def width() -> float:
-        forecaster = Forecaster(COSINE, RunInfo(metric="val"))
-        forecaster.observe_many(steps, 2.0 + 1e-6 * (steps - 500.0) ** 2)
-        lower, upper = forecaster.forecast().interval()
-        return math.log(upper / lower)
 
-    stretched = width()
-    monkeypatch.setattr("lossforecast.forecaster._OVERFITTING_STRETCH", 1.0)
-    assert stretched == pytest.approx(1.5 * width(), rel=0.05)
+def test_a_minimum_at_the_start_is_no_overfitting() -> None:
+    steps = np.arange(100, 1_000, 10)
+    forecaster = Forecaster(COSINE, RunInfo(metric="val"))
+    forecaster.observe_many(steps, 2.0 - 0.5 * (steps < 120) - 1e-4 * steps)
+    assert Caveat.OVERFITTING not in forecaster.forecast().caveats
+
+
+def test_overfitting_widens_the_interval_by_the_rise_to_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = np.arange(100, 1_010, 10)
+    forecaster = Forecaster(COSINE, RunInfo(metric="val"))
+    forecaster.observe_many(steps, 2.0 + 1e-6 * (steps - 500.0) ** 2)
+    wide = forecaster.forecast().std
+    monkeypatch.setattr("lossforecast.forecaster._rise", lambda losses: (0, 0.0))
+    forecaster.observe(1_001, 2.25)
+    assert wide == pytest.approx(np.hypot(forecaster.forecast().std, 0.25), rel=0.1)
 
 
 # ---------------------------------------------------------------------- schedules
