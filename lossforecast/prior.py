@@ -38,7 +38,8 @@ class RunInfo:
         metric: "train" (every step, noisy) or "val" (sparse, clean): which loss is observed.
         optimizer: its name, such as "adamw" or "sgd".
         project: what the run belongs to.
-        task: what is learnt, such as "language modelling".
+        task: what is learnt, such as "language modelling". Tell it if it is something else: the
+            rule of the drop for optimizers of the Adam family was learnt from language models.
         model: the architecture.
         dataset: the data.
         n_params: number of parameters.
@@ -188,6 +189,7 @@ class Beliefs:
 
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
+_LANGUAGE = {"language", "lm", "llm", "text", "pretraining"}  # words in the name of a task
 _USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies
 # share by which validation losses jump about, and the spread of its logarithm: in language models,
 # whose validation sets are large and fixed, and elsewhere
@@ -338,9 +340,13 @@ class Prior:
             raise ConfigurationError(f"{path} is no table of a prior: {error!r}") from error
 
     def knows(self, run: RunInfo, schedule: LRSchedule) -> bool:
-        """Whether the rule `known` applies: an optimizer of the Adam family at a usual rate."""
+        """Whether the rule `known` applies: an optimizer of the Adam family at a usual rate.
+
+        And a language model, if the task is told: from others nothing was learnt of that rule.
+        """
         low, high = _USUAL_RATES
-        return run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
+        language = run.task is None or bool(_LANGUAGE & set(re.findall("[a-z]+", run.task.lower())))
+        return language and run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
 
     @classmethod
     def without(cls, fold: str) -> Self:

@@ -141,6 +141,29 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
         assert found == pytest.approx(expected, abs=0.01)
 
 
+def test_a_jumping_validation_loss_is_believed_to_drop_further() -> None:
+    calm, jumping = some_evidence(40), replace(some_evidence(40), noise=0.06)
+    plan = LRSchedule.wsd(TOTAL, 1e-3, decay_fraction=0.1, warmup=50)
+    drops = [
+        fit(each, plan, NOW, PRIOR.for_run(VAL, plan, tuple(LAWS))).full_drop()
+        for each in (replace(calm, noise=0.002), jumping)
+    ]
+    assert drops[1][0] > 1.5 * drops[0][0]
+    assert drops[1][1] > 2 * drops[0][1]
+    assert drops[1][2] < drops[0][2]  # the weight of the lawful regime
+
+
+def test_a_rise_is_added_to_the_spread() -> None:
+    beliefs = PRIOR.for_run(VAL, SCHEDULE, tuple(LAWS))
+    at = np.array([TOTAL])
+    flat, risen = (
+        fit(some_evidence(sign=-1), SCHEDULE, NOW, beliefs, rise=rise).predict(SCHEDULE, at)
+        for rise in (0.0, 0.3)
+    )
+    assert risen.moments()[1] ** 2 - flat.moments()[1] ** 2 == pytest.approx(0.3**2)
+    assert risen.moments()[0] == pytest.approx(flat.moments()[0])
+
+
 def test_prediction_of_the_past_follows_the_data_and_of_the_future_widens() -> None:
     evidence = some_evidence(60)
     beliefs = PRIOR.for_run(VAL, SCHEDULE, tuple(LAWS))

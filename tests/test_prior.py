@@ -38,6 +38,37 @@ def test_an_unknown_optimizer_means_a_wide_prior_never_an_error() -> None:
     assert loose.walks[0][0] > known.regimes[0].walks[0][0]
 
 
+@pytest.mark.parametrize(
+    ("task", "known"),
+    [
+        (None, True),
+        ("language modelling", True),
+        ("LM", True),
+        ("llm-pretraining", True),
+        ("image classification", False),
+        ("film", False),
+        ("", False),
+    ],
+)
+def test_the_rule_is_for_language_models_if_the_task_is_told(task: str | None, known: bool) -> None:
+    plan = LRSchedule.wsd(10_000, 1e-3)
+    assert Prior().knows(RunInfo(optimizer="adamw", task=task), plan) is known
+
+
+@pytest.mark.parametrize("metric", ["train", "val"])
+@pytest.mark.parametrize("optimizer", ["adamw", None])
+def test_some_lawful_runs_may_drop_otherwise(metric: str, optimizer: str | None) -> None:
+    usual, *foreign = beliefs(optimizer, metric=metric).regimes[0].drops
+    assert usual.weight + sum(d.weight for d in foreign) == pytest.approx(1.0)
+    assert 0 < sum(d.weight for d in foreign) < 0.5
+    noise = 0.02
+    for component in foreign:
+        assert component.belief(0.0, noise)[0] > usual.belief(0.0, noise)[0]
+        if metric == "val":
+            assert component.log_likelihood(noise) > usual.log_likelihood(noise)
+            assert component.log_likelihood(0.001) < usual.log_likelihood(0.001)
+
+
 def test_the_drop_grows_with_the_peak_rate_and_the_length_of_the_decay() -> None:
     drops = [beliefs("adamw", peak).regimes[0].drops[0].size for peak in (1e-4, 3e-4, 1e-3, 3e-3)]
     assert drops == sorted(drops)
