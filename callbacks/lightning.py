@@ -102,7 +102,7 @@ class LightningLossForecast(Callback):
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(total_steps or 1, 1.0) if schedule is None else schedule
         tried = Forecaster(plan, run, self.laws, prior, every_n_steps)
-        self.policy = RunMonitor(tried, target=target, policy=policy).policy
+        self.policies = RunMonitor(tried, target=target, policy=policy).policies
         if total_steps not in (None, plan.total_steps):
             raise ConfigurationError(
                 f"total_steps is {total_steps}, but the schedule has {plan.total_steps} steps: "
@@ -258,7 +258,7 @@ class LightningLossForecast(Callback):
         self._checked = taken if saved is None else int(saved["checked"])
         self._pace = forecaster.every_n_steps
         sinks = [*_logger_sinks(trainer), *self.sinks]
-        self._runner = RunMonitor(forecaster, target=self.target, policy=self.policy, sinks=sinks)
+        self._runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=sinks)
         capture = LossCapture(optimizer, group)
         capture.load_state_dict(counted)
         self._capture, self._group, self._saved = capture, group, None

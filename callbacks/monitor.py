@@ -14,7 +14,7 @@ from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.recommend import Action, Policy, Recommendation
+from lossforecast.recommend import Action, Policy, Recommendation, Situation, recommend
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
@@ -90,13 +90,12 @@ class RunMonitor:
     ) -> None:
         if target is not None and not math.isfinite(number("target", target, ConfigurationError)):
             raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
-        if policy is not None and not callable(policy):
-            policy = list(policy) if isinstance(policy, Iterable) else [policy]
-            if not all(map(callable, policy)):
-                raise ConfigurationError(f"policy must be one or more policies, not {policy!r:.60}")
+        policies = policy if policy is None or isinstance(policy, Iterable) else [policy]
+        self.policies = None if policies is None else list(policies)
+        if not all(map(callable, self.policies or ())):
+            raise ConfigurationError(f"policy must be one or more policies, not {policy!r:.60}")
         self.forecaster = forecaster
         self.target = target
-        self.policy = policy
         self.sinks = list(sinks)
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
@@ -111,7 +110,8 @@ class RunMonitor:
         follow(self.forecaster, step, present_rate)
         before = self.recommendation
         self.forecast = self.forecaster.forecast()
-        self.recommendation = self.forecaster.recommend(self.target, self.policy)
+        situation = Situation(self.forecaster.history, self.forecast, self.target)
+        self.recommendation = recommend(situation, self.policies)
         if before is None or before.action != self.recommendation.action:
             level = logging.INFO
             if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):

@@ -107,7 +107,10 @@ class Forecast:
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval that holds the outcome with `level`."""
         tail = (1 - _probability("level", level)) / 2
-        return self.quantile(tail, noise=noise), self.quantile(1 - tail, noise=noise)
+        if self._mixture is None:
+            return float("nan"), float("nan")
+        lower, upper = self._noisy(noise).quantiles(np.array([tail, 1 - tail]))[:, 0]
+        return float(lower), float(upper)
 
     def prob_below(self, target: float, *, noise: bool = False) -> float:
         """Probability that the loss at `step` is below `target`."""

@@ -6,7 +6,7 @@ any decay and 1 when the rate has gone from the peak to 0 and all of that has ar
 multiplies it, ``D = B * eta_peak``, is the drop of a full anneal, in units of the loss.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def arrived(
     """
     knots, rates = schedule.knots
     annealing = knots >= max(schedule.warmup_steps, 1)
-    knots, rates = knots[annealing], rates[annealing]
+    knots, rates, sums = knots[annealing], rates[annealing], schedule.knot_sums[annealing]
     if knots.size < 2 or schedule.peak == 0:
         return np.zeros((len(relaxations), steps.size))
     moving = np.diff(rates) != 0
@@ -87,8 +87,8 @@ def arrived(
     begin, length = rates[:-1][moving] / schedule.peak, last - first
     fall = -np.diff(rates)[moving] / schedule.peak / length  # of one step
     at = np.clip(steps, knots[0], None)
-    s1_first, s1_last, s1_at = (schedule.s1(x) for x in (first, last, at))
-    s1_step = (s1_last - s1_first) / length
+    s1_first, s1_at = sums[:-1][moving], schedule.s1(at)
+    s1_step = (sums[1:][moving] - s1_first) / length
     # every pair of a step t and a segment begun before it, whose changes k = first + 1, ... are
     # `done` by then; of a change the law wants its age t - k + 1, S1(t) - S1(k - 1) and the rate
     # after it: here their means over k, so that a jump of one step is exact
@@ -101,9 +101,13 @@ def arrived(
     travelled = s1_at[row] - s1_first[segment] - s1_step[segment] * earlier
     distance = np.maximum(travelled, 0.0) / total_s1
     rate = begin[segment] - fall[segment] * (earlier + 1)
-    found = np.zeros((len(relaxations), steps.size))
+    linear = [replace(g, concavity=0.0) for g in relaxations]
+    of_law = {
+        g: np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
+        for g in set(linear)
+    }
+    found = np.array([of_law[g] for g in linear]).reshape(len(linear), steps.size)
     for i, g in enumerate(relaxations):
-        found[i] = np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
         if g.concavity:
             left = np.log1p(g.concavity * np.clip(1 - found[i], 0.0, 1.0))
             found[i] = np.where(found[i] > 0, 1 - left / np.log1p(g.concavity), found[i])

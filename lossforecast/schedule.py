@@ -277,6 +277,11 @@ class LRSchedule:
         steps = trace(self._pieces, self._starts, self.lr)
         return steps, self.lr(steps)
 
+    @cached_property
+    def knot_sums(self) -> FloatArray:
+        """S1 at the knots, (n,)."""
+        return self.s1(self.knots[0])
+
     # ------------------------------------------------------------------ edits
 
     def extended_to(self, total_steps: int) -> Self:
