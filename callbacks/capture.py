@@ -1,6 +1,8 @@
 """Losses and learning rates on their way from the device to the host, in blocks."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -13,6 +15,8 @@ from lossforecast.errors import ConfigurationError, StateError
 __all__ = ["LossCapture", "innermost", "uncompiled"]
 
 FloatArray = NDArray[np.float64]
+_FULL = 1024  # losses after which a block is sent, so that few wait on the device
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -26,12 +30,30 @@ def uncompiled(method: Callable[P, R]) -> Callable[P, R]:
     return plain
 
 
+@dataclass
+class _Block:
+    """What was recorded between two sendings."""
+
+    at: NDArray[np.int64]
+    rates_from: int
+    losses: "_Transfer"
+    rates: "_Transfer"
+    perhaps: list[int]  # which of the steps may have been skipped on the device
+    skipped: "_Transfer"  # above 0 where they were
+
+    @property
+    def travels(self) -> bool:
+        """Whether some of it is not on the host yet."""
+        return self.losses.travels or self.rates.travels or self.skipped.travels
+
+
 class LossCapture:
     """Counts the steps of an optimizer and keeps the losses between two reads.
 
     A loss is copied on its own device when recorded, because users scale it in place and CUDA
-    graphs overwrite it; nothing is read on the host before `take`. Several losses recorded between
-    two optimizer steps (gradient accumulation) count as one, their mean.
+    graphs overwrite it. From there it goes to the host in blocks: `send` starts one copy into
+    pinned memory without waiting for it, `take` reads what has arrived. Several losses recorded
+    between two optimizer steps (gradient accumulation) count as one, their mean.
 
     The learning rate really used is read in a hook before each step of the optimizer, and the step
     is counted in one after it, so a loss computed by a closure comes before the step. A step that a
@@ -43,11 +65,18 @@ class LossCapture:
         self.steps = 0
         """Optimizer steps taken so far; too high by those skipped on the device since `take`."""
         self._group = group
+        # recorded, and not on their way yet
         self._at: list[int] = []
         self._losses: list[Any] = []
         self._rates: list[Any] = []  # of the steps since `_rates_from`
-        self._skipped: list[Any] = []  # for each of them, above 0 if it was skipped on the device
+        self._skipped: dict[int, Any] = {}  # which of them, if above 0, were skipped on the device
         self._rates_from = 1
+        self._sent: list[_Block] = []
+        # arrived, and not taken yet
+        self._host_at = np.empty(0, np.int64)
+        self._host_losses = np.empty(0)
+        self._host_rates = np.empty(0)  # of the steps since `_host_from`
+        self._host_from = 1
         self._last_rate: float | None = None
         self._rate: Any = None  # of the step under way; None when there is none
         self._optimizer = innermost(optimizer)
@@ -56,9 +85,10 @@ class LossCapture:
             self._optimizer.register_step_post_hook(self._count),
         ]
 
-    @uncompiled
-    def record(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
-        """Keep a loss: a tensor of one element on any device, or a number.
+    def keep(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
+        """Record a loss: a tensor of one element on any device, or a number.
+
+        Not to be called from code that is compiled: `record` is.
 
         Args:
             loss: the loss.
@@ -71,37 +101,76 @@ class LossCapture:
                     f"the loss has shape {tuple(loss.shape)}; give one number, such as loss.mean()"
                 )
             loss = loss.detach().clone() if scale == 1.0 else loss.detach() * scale
+            if loss.ndim:
+                loss = loss.reshape(())
         else:
             loss = float(loss) * scale
         self._at.append(self.steps if step is None else step)
         self._losses.append(loss)
+        if len(self._losses) >= _FULL:
+            self.send()
 
-    def take(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-        """Steps, losses and learning rates (nan where unknown) of all finished steps, (n,) each.
+    record = uncompiled(keep)
 
-        The losses since the last optimizer step stay: more of that step may come.
+    def send(self) -> bool:
+        """Start what was recorded on its way to the host; whether all of it is there already."""
+        if self._at or self._rates:
+            block = _Block(
+                np.array(self._at, dtype=np.int64),
+                self._rates_from,
+                _Transfer(self._losses),
+                _Transfer(self._rates),
+                list(self._skipped),
+                _Transfer(list(self._skipped.values())),
+            )
+            self._sent.append(block)
+            self._at, self._losses, self._rates, self._skipped = [], [], [], {}
+            self._rates_from = self.steps + 1
+        return not any(block.travels for block in self._sent)
+
+    def take(self, before: int | None = None) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Steps, losses and learning rates (nan where unknown) of finished steps, (n,) each.
+
+        Args:
+            before: the losses after fewer optimizer steps than these, all of them sent; by default
+                all but those since the last step: more of that one may come.
         """
-        self._uncount_skipped()
-        done = next((i for i, at in enumerate(self._at) if at >= self.steps), len(self._at))
-        return self._read(done)
+        if before is None:
+            self.send()
+        before = self._receive(before)
+        cut = self.steps if before is None else before
+        late = np.flatnonzero(self._host_at >= cut)
+        return self._read(int(late[0]) if late.size else self._host_at.size)
 
     def take_all(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """The same, with the losses since the last optimizer step."""
-        self._uncount_skipped()
-        return self._read(len(self._at))
+        self.send()
+        self._receive()
+        return self._read(self._host_at.size)
 
     def present_rate(self) -> float:
         """Learning rate of the next step; once closed, of the one that would have been next."""
         return max(float(self._present()), 0.0)
 
+    def ask_rate(self) -> Callable[[], float]:
+        """The same, on its way to the host: to be read when it will have arrived."""
+        transfer = _Transfer([self._present()])
+        return lambda: max(float(transfer.read()[0]), 0.0)
+
     def last_rate(self) -> float | None:
         """Learning rate of the last step; None before the first."""
-        return max(float(self._rates[-1]), 0.0) if self._rates else self._last_rate
+        self.send()
+        self._receive()
+        return float(self._host_rates[-1]) if self._host_rates.size else self._last_rate
 
     def forget(self) -> None:
         """Drop all that was recorded and not taken; go on counting."""
-        self._at, self._losses, self._rates, self._skipped = [], [], [], []
-        self._rates_from, self._last_rate = self.steps + 1, None
+        self._at, self._losses, self._rates, self._skipped = [], [], [], {}
+        self._host_at, self._host_losses = self._host_at[:0], self._host_losses[:0]
+        self._host_rates = self._host_rates[:0]
+        self._sent = []
+        self._rates_from = self._host_from = self.steps + 1
+        self._last_rate = None
 
     def close(self) -> None:
         """Take the hooks off the optimizer and let go of it."""
@@ -112,9 +181,8 @@ class LossCapture:
 
     def state_dict(self) -> dict[str, Any]:
         """The count and the last learning rate; call `take` before."""
-        self._uncount_skipped()
-        self._read_rates()
-        return {"steps": self.steps, "last_rate": self._last_rate}
+        last = self.last_rate()
+        return {"steps": self.steps, "last_rate": last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved count."""
@@ -139,60 +207,119 @@ class LossCapture:
     def _count(self, optimizer: Any, *_: Any) -> None:
         if self._rate is None:
             return  # counted before: a subclass called its parent's step, which has hooks, too
+        skipped = vars(optimizer).get("found_inf")  # set by a gradient scaler for this one step
+        if skipped is not None:
+            self._skipped[len(self._rates)] = _kept(skipped)
         self._rates.append(self._rate)
         self._rate = None
-        skipped = getattr(optimizer, "found_inf", None)
-        self._skipped.append(0.0 if skipped is None else _kept(skipped))
         self.steps += 1
 
-    def _uncount_skipped(self) -> None:
-        """Take back the steps that a gradient scaler let a fused optimizer skip on the device."""
-        skipped = _on_host(self._skipped) > 0
-        if skipped.any():
-            before = np.concatenate([[0], np.cumsum(skipped)]).tolist()
-            since = self._rates_from - 1
-            self._at = [at - before[max(at - since, 0)] for at in self._at]
-            self._rates = [self._rates[i] for i in np.flatnonzero(~skipped)]
-            self.steps -= before[-1]
-        self._skipped = [0.0] * len(self._rates)
+    def _receive(self, before: int | None = None) -> int | None:
+        """Read the blocks that were sent, in order, as long as they have losses `before` a step.
+
+        Returns that step, less those now known to have been skipped on the device.
+        """
+        while self._sent:
+            block = self._sent[0]
+            if before is not None and block.at.size and block.at[0] >= before:
+                break
+            del self._sent[0]
+            at, rates = block.at, np.maximum(block.rates.read(), 0.0)  # some end below 0
+            losses, skipped = block.losses.read(), np.zeros(rates.size, dtype=bool)
+            skipped[block.perhaps] = block.skipped.read() > 0
+            if skipped.any():
+                gone = np.concatenate([[0], np.cumsum(skipped)])
+                at = at - gone[np.clip(at - block.rates_from + 1, 0, None)]
+                rates = rates[~skipped]
+                self._shift(int(gone[-1]))
+                before = None if before is None else before - int(gone[-1])
+            self._host_at = np.append(self._host_at, at)
+            self._host_losses = np.append(self._host_losses, losses)
+            self._host_rates = np.append(self._host_rates, rates)
+        return before
+
+    def _shift(self, gone: int) -> None:
+        """Uncount steps that were skipped on the device: the later ones came sooner."""
+        self.steps -= gone
+        self._at = [at - gone for at in self._at]
+        self._rates_from -= gone
+        for block in self._sent:
+            block.at = block.at - gone
+            block.rates_from -= gone
 
     def _read(self, count: int) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-        at = np.array(self._at[:count], dtype=np.int64)
-        losses = _on_host(self._losses[:count])
-        del self._at[:count], self._losses[:count]
-        before, rates_from = self._last_rate, self._rates_from
-        rates = self._read_rates()
+        at, losses = self._host_at[:count], self._host_losses[:count]
+        self._host_at, self._host_losses = self._host_at[count:], self._host_losses[count:]
         steps, which = np.unique(at, return_inverse=True)
         with np.errstate(over="ignore", invalid="ignore"):
             means = np.bincount(which, losses) / np.bincount(which)
-        known = np.concatenate([[np.nan if before is None else before], rates])
-        index = steps - (rates_from - 1)
+        known = np.append(np.nan if self._last_rate is None else self._last_rate, self._host_rates)
+        index = steps - (self._host_from - 1)
         inside = (index >= 0) & (index < known.size)
         used = np.where(inside, known[np.clip(index, 0, known.size - 1)], np.nan)
+        # what is left may be of the last step counted here, or of later ones
+        last = self._host_from + self._host_rates.size - 1
+        left = int(self._host_at.min(initial=last))
+        dropped = max(left - self._host_from + 1, 0)
+        if dropped:
+            self._last_rate = float(self._host_rates[dropped - 1])
+            self._host_rates = self._host_rates[dropped:]
+            self._host_from += dropped
         return steps, means, used
 
-    def _read_rates(self) -> FloatArray:
-        rates = np.maximum(_on_host(self._rates), 0.0)  # some schedules end below 0
-        self._rates, self._skipped, self._rates_from = [], [], self.steps + 1
-        if rates.size:
-            self._last_rate = float(rates[-1])
-        return rates
 
+class _Transfer:
+    """Numbers and tensors on their way to the host, in one copy for each device and dtype."""
 
-def _on_host(values: list[Any]) -> FloatArray:
-    """Numbers and one-element tensors as floats, with one transfer for each device and dtype."""
-    out = np.empty(len(values))
-    groups: dict[Any, list[int]] = {}
-    for i, value in enumerate(values):
-        kind = (value.device, value.dtype) if isinstance(value, torch.Tensor) else None
-        groups.setdefault(kind, []).append(i)
-    for kind, where in groups.items():
-        if kind is None:
-            out[where] = [values[i] for i in where]
-        else:
-            block = torch.stack([values[i].reshape(()) for i in where]).cpu()
-            out[where] = block.to(torch.float64).numpy()
-    return out
+    def __init__(self, values: list[Any]) -> None:
+        self._size = len(values)
+        self._parts: list[tuple[Any, Any, Any]] = []  # where, block on the host, event
+        types = set(map(type, values))
+        if types <= {float, int}:
+            self._parts.append((slice(None), np.array(values, dtype=np.float64), None))
+            return
+        if types == {torch.Tensor}:
+            with suppress(RuntimeError):  # not all of one device or shape
+                block = torch.stack(values)
+                if block.dtype == values[0].dtype:
+                    self._start(slice(None), block)
+                    return
+        kinds: dict[Any, list[int]] = {}
+        for i, value in enumerate(values):
+            kind = (value.device, value.dtype) if isinstance(value, torch.Tensor) else None
+            kinds.setdefault(kind, []).append(i)
+        for kind, where in kinds.items():
+            mine = [values[i] for i in where]
+            if kind is None:
+                self._parts.append((where, np.array(mine, dtype=np.float64), None))
+            else:
+                self._start(where, torch.stack([value.reshape(()) for value in mine]))
+
+    def _start(self, where: Any, block: torch.Tensor) -> None:
+        if block.device.type != "cuda":
+            self._parts.append((where, block, None))
+            return
+        pinned = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
+        pinned.copy_(block, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(block.device))
+        self._parts.append((where, pinned, event))
+
+    @property
+    def travels(self) -> bool:
+        """Whether some of it is not on the host yet."""
+        return any(event is not None for _, _, event in self._parts)
+
+    def read(self) -> FloatArray:
+        """The numbers, (n,); waits for the copies."""
+        out = np.empty(self._size)
+        for where, block, event in self._parts:
+            if event is not None:
+                event.synchronize()
+            if isinstance(block, torch.Tensor):
+                block = block.cpu().to(torch.float64).numpy()
+            out[where] = block
+        return out
 
 
 def _kept(value: Any) -> Any:

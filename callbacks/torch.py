@@ -20,6 +20,8 @@ from lossforecast.schedule import LRSchedule
 
 __all__ = ["TorchLossForecast"]
 
+_READ = 8192  # steps after which losses are read at the latest, so that few are kept
+
 
 class TorchLossForecast:
     """Watches a plain training loop and forecasts where its loss will end.
@@ -92,6 +94,10 @@ class TorchLossForecast:
         self._resumed = False
         self._news = False  # whether anything was observed since the latest forecast
         self._checked = 0
+        self._next = 0  # steps at which there is something to do
+        # a forecast waits for the losses before this step, and for the learning rate of the step
+        self._cut: tuple[int, Callable[[], float]] | None = None
+        self._sent = 0  # what was recorded before this step is on its way
         optimizer = innermost(optimizer)
         group = _group(optimizer, group)
         planner = _planner(
@@ -131,24 +137,28 @@ class TorchLossForecast:
     @uncompiled
     def step(self, loss: torch.Tensor | float) -> None:
         """Record the loss of a (micro-)batch, right after it was computed."""
+        if self._capture.steps >= self._next:
+            self._turn()
         if self.switched_off:
             self._capture.forget()
-        elif self._capture.steps != self._checked:
-            self._check_if_due()
-        self._record(loss)
+            return
+        try:
+            self._capture.keep(loss)
+        except Exception as error:
+            self._fail(error)
 
     @uncompiled
     def validation(self, loss: torch.Tensor | float) -> None:
         """Record a validation loss, measured after the optimizer steps taken so far."""
         self._validate(loss)
-        if self._capture.steps != self._checked:
-            self._check_if_due()
+        if self._capture.steps >= self._next:
+            self._turn()
 
     @property
     def should_stop(self) -> bool:
         """Whether to leave the loop; False unless ``stop=True``."""
-        if self.stop and self._capture.steps != self._checked:
-            self._check_if_due()
+        if self.stop and self._capture.steps >= self._next:
+            self._turn()
         return self._latched
 
     def close(self) -> None:
@@ -194,7 +204,7 @@ class TorchLossForecast:
 
         Not whether to stop either: a run that is resumed nevertheless goes on until that is due.
         """
-        self._catch_up()
+        self._settle()
         return {
             "forecasters": {name: f.state_dict() for name, f in self._forecasters.items()},
             "capture": self._capture.state_dict(),
@@ -218,43 +228,71 @@ class TorchLossForecast:
             raise StateError(f"not a saved TorchLossForecast: {error!r}") from error
         self._forecasters, self._checked, self._latched = saved, checked, False
         self._monitor.forecaster = self.forecaster
-        self._resumed = True
+        self._resumed, self._cut, self._next, self._sent = True, None, 0, 0
 
     # ------------------------------------------------------------------ inside
 
     @guarded
-    def _record(self, loss: torch.Tensor | float) -> None:
-        self._adopt_plan()
-        self._capture.record(loss)
+    def _settle(self) -> None:
+        self._catch_up()
+
+    @guarded
+    def _fail(self, error: Exception) -> None:
+        raise error
 
     @guarded
     def _validate(self, loss: torch.Tensor | float) -> None:
         self._adopt_plan()
-        self._flush(everything=False)  # after which the number of steps is sure
+        self._catch_up()  # after which the number of steps is sure
         value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         self._forecasters["val"].observe(self._capture.steps, value, self._capture.last_rate())
         self._news = True
 
     @guarded
-    def _check_if_due(self) -> None:
+    def _turn(self) -> None:
+        """Read, prepare a forecast or make it, as the number of steps asks for."""
         self._adopt_plan()
-        if self._is_due():
-            self._flush(everything=False)  # after which fewer steps may have been taken
-            if self._is_due():
-                self._forecast()
-                self._latched = self._latched or (self.stop and self._monitor.wants_stop)
-        self._checked = self._capture.steps
+        steps = self._capture.steps
+        lag = max(1, self.forecaster.every_n_steps // 4)
+        if self._cut is not None and steps >= self._cut[0] + lag:
+            self._conclude()
+        if self._cut is None and steps >= self._next_due():
+            self._cut = steps, self._capture.ask_rate()
+            if self._capture.send():  # on a device, losses have a quarter of the time to arrive
+                self._conclude()
+        elif self._cut is None:
+            there = self._capture.send()
+            self._observe(self._capture.take(None if there else self._sent))
+        self._sent = steps
+        following = self._next_due() if self._cut is None else self._cut[0] + lag
+        self._next = min(following, steps + _READ)
 
-    @guarded
+    def _conclude(self) -> None:
+        """Make the forecast that waits for its losses, from those before its step alone."""
+        assert self._cut is not None
+        counted, (cut, rate) = self._capture.steps, self._cut
+        self._cut = None
+        self._observe(self._capture.take(cut))
+        step = cut - (counted - self._capture.steps)  # some may turn out not to have been taken
+        if step >= self._next_due():
+            self._forecast(step, rate())
+            self._latched = self._latched or (self.stop and self._monitor.wants_stop)
+        self._checked = step
+
     def _catch_up(self) -> None:
-        self._flush(everything=False)
+        """Observe all losses of finished steps, after the forecast that must not see them."""
+        if self._cut is not None:
+            self._conclude()
+        self._observe(self._capture.take())
 
     @guarded
     def _finish(self) -> None:
         self._adopt_plan()
-        self._flush(everything=True)
+        if self._cut is not None:
+            self._conclude()
+        self._observe(self._capture.take_all())
         if self._news or self.forecast is None:
-            self._forecast()
+            self._forecast(self._capture.steps, self._capture.present_rate())
 
     def _adopt_plan(self) -> None:
         if not self._resumed or self._plan is None:
@@ -264,21 +302,21 @@ class TorchLossForecast:
         for forecaster in self._forecasters.values():
             adopt(forecaster, planned, self._capture.steps, warn=forecaster is self.forecaster)
 
-    def _is_due(self) -> bool:
-        now, every_n = self._capture.steps, self.forecaster.every_n_steps
-        return now // every_n != self._checked // every_n or now == self.forecaster.total_steps
+    def _next_due(self) -> int:
+        """Steps at which the next forecast is due: each `every_n_steps`, and at the end."""
+        every_n, total = self.forecaster.every_n_steps, self.forecaster.total_steps
+        following = (self._checked // every_n + 1) * every_n
+        return min(following, total) if self._checked < total else following
 
-    def _forecast(self) -> None:
+    def _forecast(self, step: int, rate: float) -> None:
         if self.forecaster.history.last_step < 0:
             return
-        step, rate = self._capture.steps, self._capture.present_rate()
         for forecaster in self._forecasters.values():
             follow(forecaster, step, rate)
         self._monitor.check(step, rate)
         self._news = False
 
-    def _flush(self, *, everything: bool) -> None:
-        block = self._capture.take_all() if everything else self._capture.take()
+    def _observe(self, block: tuple[Any, Any, Any]) -> None:
         if block[0].size:
             self._forecasters["train"].observe_many(*block)
             self._news = True

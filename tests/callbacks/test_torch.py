@@ -1,5 +1,6 @@
 """`TorchLossForecast` in real loops: what it records, when it speaks, and that it does no harm."""
 
+import errno
 import gc
 import io
 import itertools
@@ -10,7 +11,7 @@ import os
 import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from lossforecast import (
     Status,
 )
 from lossforecast.callbacks import TorchLossForecast
+from lossforecast.callbacks.capture import _Transfer
 from lossforecast.callbacks.monitor import Update
 from lossforecast.recommend import Situation
 
@@ -425,6 +427,99 @@ def test_an_error_of_its_own_is_logged_once_and_training_goes_on(
     assert error.exc_info
     assert isinstance(error.exc_info[1], ZeroDivisionError)
     assert "in for_run" in caplog.text or "in broken_" in caplog.text
+
+
+def full_disk(update: Update) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+FAULTS: dict[str, Callable[[int, float], float]] = {
+    "a burst of nan": lambda i, loss: NAN if 20 <= i < 40 else loss,
+    "nan from the start": lambda i, loss: NAN,
+    "a burst of inf": lambda i, loss: math.inf if 20 <= i < 40 else loss,
+    "minus infinity": lambda i, loss: -math.inf if i % 3 else loss,
+    "a spike": lambda i, loss: 1e30 if i == 30 else loss,
+    "huge": lambda i, loss: 1e30 * loss,
+    "tiny": lambda i, loss: 1e-30 * loss,
+    "constant": lambda i, loss: 3.0,
+    "zero": lambda i, loss: 0.0,
+    "negative": lambda i, loss: -loss,
+    "of changing sign": lambda i, loss: loss - 3.0,
+    "rising": lambda i, loss: 1.0 + 0.1 * i,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rate", [0.1, 0.0])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_loss_whatever_disturbs_the_run(
+    fault: str, rate: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench, alone = Bench(lr=rate), Bench(lr=rate)
+    monitor = TorchLossForecast(bench.optimizer, total_steps=80, every_n_steps=5, target=1.0)
+    with monitor:
+        run(bench, monitor, range(80), loss_at=lambda i: FAULTS[fault](i, scripted(i)))
+        monitor.validation(FAULTS[fault](80, 2.0))
+    for _ in range(80):
+        alone.loss(1.0).backward()  # type: ignore[no-untyped-call]
+        alone.optimizer.step()
+        alone.optimizer.zero_grad()
+    assert torch.equal(bench.weight, alone.weight)
+    assert not monitor.switched_off
+    assert not monitor.should_stop
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert monitor.forecast is not None
+    broken = fault in ("nan from the start",)
+    assert math.isfinite(monitor.forecast.mean) is not broken
+    json.dumps(monitor.state_dict(), allow_nan=False)
+
+
+def test_a_full_disk_is_told_once_and_forecasts_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    with TorchLossForecast(
+        bench.optimizer, total_steps=60, every_n_steps=5, sinks=[full_disk]
+    ) as monitor:
+        run(bench, monitor, range(60))
+    assert [record.levelno for record in caplog.records if record.levelno >= logging.ERROR] == [
+        logging.ERROR
+    ]
+    assert "No space left" in caplog.text
+    assert monitor.forecast is not None
+    assert monitor.forecast.made_at == 59
+
+
+def test_a_clock_that_jumps_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_at(clock: Callable[[], float]) -> list[float]:
+        monkeypatch.setattr("time.perf_counter", clock)
+        bench, updates = Bench(), list[Update]()
+        with TorchLossForecast(bench.optimizer, total_steps=40, sinks=[updates.append]) as monitor:
+            run(bench, monitor, range(40))
+        return [update.forecast.mean for update in updates]
+
+    jumps = itertools.cycle([1e9, -1e9, 0.0])
+    assert told_at(lambda: next(jumps)) == told_at(lambda: 0.0)
+
+
+def test_an_interrupt_inside_a_fit_leaves_a_state_to_resume_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    monitor = TorchLossForecast(bench.optimizer, total_steps=100, every_n_steps=20)
+
+    def impatient(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lossforecast.forecaster.fit", impatient)
+        with pytest.raises(KeyboardInterrupt):
+            run(bench, monitor, range(100))
+    again = Bench()
+    with TorchLossForecast(again.optimizer, total_steps=100, every_n_steps=20) as resumed:
+        resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+        assert resumed.steps == 20
+        run(again, resumed, range(20, 100))
+    assert resumed.forecaster.history.n_observed == 100
+    monitor.close()
 
 
 def test_what_failed_counts_on_and_collects_nothing() -> None:
@@ -1085,8 +1180,18 @@ def uninterrupted(kind: str, accumulate: int) -> dict[int, tuple[Any, ...]]:
     return WHOLE[kind, accumulate]
 
 
+@contextmanager
+def slow_device(slow: bool = True) -> Iterator[None]:
+    """As on a GPU, where what is sent to the host arrives later."""
+    with pytest.MonkeyPatch.context() as patch:
+        if slow:
+            patch.setattr(_Transfer, "travels", property(lambda _: True))
+        yield
+
+
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(
+    slow=st.booleans(),
     kind=st.sampled_from(KINDS),
     stops=st.lists(st.integers(0, TOTAL), min_size=1, max_size=3, unique=True),
     accumulate=st.sampled_from([1, 2]),
@@ -1095,21 +1200,54 @@ def uninterrupted(kind: str, accumulate: int) -> dict[int, tuple[Any, ...]]:
     underway=st.booleans(),
 )
 def test_a_resumed_run_repeats_every_forecast_to_the_bit(
-    kind: str, stops: list[int], accumulate: int, way: str, monitor_first: bool, underway: bool
+    slow: bool,
+    kind: str,
+    stops: list[int],
+    accumulate: int,
+    way: str,
+    monitor_first: bool,
+    underway: bool,
 ) -> None:
+    whole = uninterrupted(kind, accumulate)
     job, start, told_again = Job(kind, accumulate), 0, dict[int, tuple[Any, ...]]()
-    for stop in sorted(stops):
-        job.go(start, stop)
-        if underway:  # losses of a step that is not finished: it will be done again
-            job.monitor.step(job.bench.loss(99.0))
-        state = job.checkpoint(way)
-        told_again |= told(job.updates)
-        job, start = Job(kind, accumulate), stop
-        job.resume(state, monitor_first)
-    job.go(start, TOTAL)
-    job.monitor.close()
+    with slow_device(slow):
+        for stop in sorted(stops):
+            job.go(start, stop)
+            if underway:  # losses of a step that is not finished: it will be done again
+                job.monitor.step(job.bench.loss(99.0))
+            state = job.checkpoint(way)
+            told_again |= told(job.updates)
+            job, start = Job(kind, accumulate), stop
+            job.resume(state, monitor_first)
+        job.go(start, TOTAL)
+        job.monitor.close()
     told_again |= told(job.updates)
-    assert told_again == uninterrupted(kind, accumulate)
+    assert told_again == whole
+
+
+@pytest.mark.parametrize("every_n", [1, 3, 8])
+def test_on_a_device_forecasts_are_the_same_and_come_a_little_later(every_n: int) -> None:
+    def told_by(slow: bool) -> dict[int, tuple[float, int]]:
+        """For each step forecast at: the forecast, and the steps taken when it came."""
+        bench, came = Bench(), dict[int, tuple[float, int]]()
+
+        def note(update: Update) -> None:
+            came[update.step] = update.forecast.mean, monitor.steps
+
+        monitor = TorchLossForecast(
+            bench.optimizer, total_steps=60, every_n_steps=every_n, sinks=[note]
+        )
+        with slow_device(slow), monitor:
+            run(bench, monitor, range(60))
+        return came
+
+    at_once, later = told_by(slow=False), told_by(slow=True)
+    assert {step: each[0] for step, each in later.items()} == {
+        step: each[0] for step, each in at_once.items()
+    }
+    for step in later:
+        assert at_once[step][1] == step
+        assert later[step][1] == min(step + max(1, every_n // 4), 60)
 
 
 @pytest.mark.parametrize("kind", KINDS)
