@@ -13,6 +13,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _CLOCK = 0.3  # power of S1(T) / S1(t) in the clock of the walk: found on recorded curves
+_EARLIEST = 1e-6  # of the present S1: powers of less say nothing, and may overflow
 _DEPTH = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the drop: likewise
 
 
@@ -28,8 +29,9 @@ def columns_at(
     s1, s1_now = schedule.s1(at), float(schedule.s1(max(now, 1)))
     total = float(plan.s1(plan.total_steps))
     time = at / max(now, 1)
-    if s1_now > 0 and s1.min() > 0:
-        travelled, inverse = s1 / s1_now, total / s1
+    if s1_now > 1e-300 and s1.min() > 0:
+        travelled = np.maximum(s1 / s1_now, _EARLIEST)
+        inverse = min(total / s1_now, _EARLIEST**-2) / travelled
     else:  # a learning rate of 0 from the start: nothing moves, only time passes
         travelled, inverse = time, plan.total_steps / at
     drops = arrived(

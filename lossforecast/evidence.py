@@ -102,5 +102,6 @@ def _inflation(loss: FloatArray, noise: FloatArray) -> FloatArray:
     away = np.abs(loss - around)
     typical = 1.4826 * np.median(away[away.size // 4 :])
     away = np.where(loss < around, np.minimum(away, np.abs(loss - after)), away)
-    excess: FloatArray = np.maximum(away / (_OUTLIER * np.maximum(typical, noise)), 1.0)
+    usual = np.maximum(np.maximum(typical, noise), 1e-300)  # all may be alike
+    excess: FloatArray = np.clip(away / (_OUTLIER * usual), 1.0, 1e6)
     return excess**2

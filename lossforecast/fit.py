@@ -14,7 +14,7 @@ not depend on the law: one Cholesky factor serves all nodes of one size.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +35,7 @@ IntArray = NDArray[np.int64]
 
 _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
 _LEAST_LOSS = 1e-100  # smaller ones are no losses to take a logarithm of
+_ROUNDING = 1e-15  # of a square: what is left of it by a difference is at least this
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
 
@@ -78,19 +79,6 @@ class _Walk:
 
 
 @dataclass(frozen=True)
-class _Group:
-    """The nodes of one walk and one component of the drop prior, k of them."""
-
-    walk: int
-    believed: float
-    """Standard deviation of the drop before the evidence."""
-    score: FloatArray
-    """Log evidence and log prior weight, (k,)."""
-    mean: FloatArray
-    covariance: FloatArray
-
-
-@dataclass(frozen=True)
 class Posterior:
     """What is believed of the laws' parameters after the evidence, over k nodes."""
 
@@ -131,8 +119,19 @@ class Posterior:
 
         The schedule may differ from the fitted one after the present step.
         """
+        return self._loss(*columns_at(self.beliefs, schedule, self.schedule, self.now, steps))
+
+    def ahead(self, schedule: LRSchedule, stop: int) -> tuple[Mixture, Mixture]:
+        """Distributions of the loss at a step, and of what annealing brings until then, one place.
+
+        The step is the present one or later.
+        """
+        steps = np.array([self.now, stop], np.int64)
         basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
-        mean = np.empty((self.weight.size, steps.size))
+        return self._loss(basis[1:], hands[:, 1:]), self._drop(basis)
+
+    def _loss(self, basis: FloatArray, hands: FloatArray) -> Mixture:
+        mean = np.empty((self.weight.size, basis.shape[0]))
         variance = np.empty_like(mean)
         for index, walk in enumerate(self._walks):
             nodes = np.flatnonzero(self.walk == index)
@@ -163,11 +162,8 @@ class Posterior:
         unit = 1.0 if self.scale.logarithmic else self.scale.unit
         return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.added_variance)))
 
-    def drop(self, schedule: LRSchedule, start: int, stop: int) -> Mixture:
-        """Distribution of the loss lost to annealing between two steps, one place."""
-        basis, _ = columns_at(
-            self.beliefs, schedule, self.schedule, self.now, np.array([start, stop], np.int64)
-        )
+    def _drop(self, basis: FloatArray) -> Mixture:
+        """Of the loss lost to annealing between two steps."""
         share = basis[1, self._columns[:, 2]] - basis[0, self._columns[:, 2]]
         mean = -self.mean[:, 2] * share
         std = np.sqrt(self.covariance[:, 2, 2]) * np.abs(share)
@@ -254,32 +250,46 @@ def fit(
     measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
     member_weights = np.array([m.weight for m in beliefs.members])[member]
     walks = list(_walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z])))
-    groups = []
-    for index, walk in enumerate(walks):
-        regime = beliefs.regimes[walk.regime]
-        prior = np.log(member_weights) + alpha_weights(beliefs, regime)[alpha] + walk.score
-        gram = walk.whitened.T @ walk.whitened
-        drops = list(_drop_priors(regime.drops, slope, noise, measured))
-        solved = _solve(gram, columns, drop_scale, np.array(drops)[:, 1:], regime.reducible)
-        for (weight, _, believed), score, mean, covariance in zip(drops, *solved, strict=True):
-            groups.append(_Group(index, believed, score + weight + prior, mean, covariance))
-    weights = _weights(groups, np.array([walk.regime for walk in walks]), beliefs, noise)
-    kept = np.flatnonzero(weights >= min(_NEGLIGIBLE, weights.max()))
+    scores, means, covariances, of_walk, believed = [], [], [], [], []
+    for index, regime in enumerate(beliefs.regimes):
+        mine = [i for i, walk in enumerate(walks) if walk.regime == index]
+        weights, drops = _drop_priors(regime.drops, slope, noise, measured)
+        gram = np.array([walks[i].whitened.T @ walks[i].whitened for i in mine])
+        score, mean, covariance = _solve(gram, columns, drop_scale, drops, regime.reducible)
+        score += np.log(member_weights) + alpha_weights(beliefs, regime)[alpha]
+        score += (np.array([walks[i].score for i in mine])[:, np.newaxis] + weights)[
+            ..., np.newaxis
+        ]
+        of_noise = np.logaddexp.reduce(_component_weights(regime.drops, noise))
+        score += (
+            np.log(regime.weight)
+            + of_noise
+            + (beliefs.temper - 1) * np.logaddexp.reduce(score, axis=None)
+        )
+        scores.append(score.ravel())
+        means.append(mean.reshape(-1, 3))
+        covariances.append(covariance.reshape(-1, 3, 3))
+        of_walk += np.repeat(mine, len(drops)).tolist()
+        believed += [*drops[:, 1]] * len(mine)
+    score = np.concatenate(scores)
+    weight = np.exp(score - score.max())
+    weight /= weight.sum()
+    kept = np.flatnonzero(weight >= min(_NEGLIGIBLE, weight.max()))
     group, node = np.divmod(kept, member.size)
     return Posterior(
         beliefs=beliefs,
         schedule=schedule,
         now=now,
         scale=scale,
-        weight=weights[kept] / weights[kept].sum(),
+        weight=weight[kept] / weight[kept].sum(),
         member=member[node],
         alpha=alpha[node],
         group=group,
-        walk=np.array([g.walk for g in groups])[group],
+        walk=np.array(of_walk)[group],
         drop_scale=drop_scale[node],
-        believed=np.array([g.believed for g in groups])[group],
-        mean=np.concatenate([g.mean for g in groups])[kept],
-        covariance=np.concatenate([g.covariance for g in groups])[kept],
+        believed=np.array(believed)[group],
+        mean=np.concatenate(means)[kept],
+        covariance=np.concatenate(covariances)[kept],
         slope=slope,
         noise=noise,
         added_variance=_added_variance(
@@ -312,28 +322,13 @@ def _walks(
             yield _Walk(index, size, misfit, score, clock, factor, whitened)
 
 
-def _weights(
-    groups: Sequence[_Group], regimes: IntArray, beliefs: Beliefs, noise: float
-) -> FloatArray:
-    """Posterior weights of all nodes, the evidence between the regimes tempered."""
-    scores = np.array([group.score for group in groups])
-    regime = regimes[[group.walk for group in groups]]
-    for index, each in enumerate(beliefs.regimes):
-        evidence = np.logaddexp.reduce(scores[regime == index], axis=None)
-        weight = np.log(each.weight) + np.logaddexp.reduce(_component_weights(each.drops, noise))
-        scores[regime == index] += weight + (beliefs.temper - 1) * evidence
-    weights = np.exp(scores - scores.max()).ravel()
-    normalised: FloatArray = weights / weights.sum()
-    return normalised
-
-
 def _added_variance(evidence: Evidence, scale: Scale, share: float, rise: float) -> float:
     """As z: of the mean of a share of the observations so far, at least 3 of them, and of a rise.
 
     A share of 0 asks for the expected loss.
     """
     noise = evidence.noise**2 / max(share * evidence.n_observed, 3.0) if share else 0.0
-    return float(scale.of(evidence.loss[-1:], np.array([noise + rise**2]))[1][0])
+    return float(scale.of(evidence.loss[-1:], np.array([noise + min(rise, 1e100) ** 2]))[1][0])
 
 
 def _scale(loss: FloatArray) -> Scale:
@@ -365,20 +360,18 @@ def _drop_priors(
     slope: float,
     noise: float,
     measured: tuple[float, float] | None,
-) -> Iterator[tuple[float, float, float]]:
-    """Log weight, mean and standard deviation of each component of the drop."""
+) -> tuple[FloatArray, FloatArray]:
+    """Log weights of the components of the drop, (c,); their means and deviations, (c, 2)."""
     weights = _component_weights(drops, noise)
     weights -= np.logaddexp.reduce(weights)
-    for component, weight in zip(drops, weights, strict=True):
-        mean, std = component.belief(slope, noise)
-        if measured is not None:
-            value, error = measured
-            surprise = (value - mean) ** 2 / (error**2 + std**2)
-            weight -= surprise / 2 + float(np.log(np.hypot(error, std)))
-            precision = std**-2 + error**-2
-            mean = (mean * std**-2 + value * error**-2) / precision
-            std = precision**-0.5
-        yield weight, mean, std
+    believed = np.array([component.belief(slope, noise) for component in drops])
+    if measured is None:
+        return weights, believed
+    (mean, std), (value, error) = believed.T, measured
+    weights -= (value - mean) ** 2 / (error**2 + std**2) / 2 + np.log(np.hypot(error, std))
+    precision = std**-2 + error**-2
+    mean = (mean * std**-2 + value * error**-2) / precision
+    return weights, np.column_stack([mean, precision**-0.5])
 
 
 def _solve(
@@ -388,24 +381,27 @@ def _solve(
     drops: FloatArray,
     reducible: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Log evidence (c, k), posterior mean (c, k, 3) and covariance (c, k, 3, 3) of all nodes.
+    """Log evidence (w, c, k), posterior mean (w, c, k, 3) and covariance (w, c, k, 3, 3).
 
-    For means and standard deviations of c components of the drop, (c, 2).
+    For the Gram matrices of w walks, (w, n, n), means and standard deviations of c components of
+    the drop, (c, 2), and k nodes.
     """
     mean, std = drops[:, :1], drops[:, 1:]
-    precision = np.empty((len(drops), columns.shape[0], 3))
+    shape = (len(gram), len(drops), len(columns))
+    precision = np.empty((*shape[1:], 3))
     precision[..., 0], precision[..., 1] = _LEVEL_SPREAD**-2, reducible**-2
     precision[..., 2] = (std * drop_scale) ** -2
     drop_centre = -mean * drop_scale
-    posterior = np.repeat(
-        gram[columns[:, :, np.newaxis], columns[:, np.newaxis]][np.newaxis], len(drops), 0
-    )
+    posterior = np.empty((*shape, 3, 3))
+    posterior[:] = gram[:, np.newaxis, columns[:, :, np.newaxis], columns[:, np.newaxis]]
     posterior[..., [0, 1, 2], [0, 1, 2]] += precision
-    target = np.repeat(gram[columns, -1][np.newaxis], len(drops), 0)
+    target = np.empty((*shape, 3))
+    target[:] = gram[:, np.newaxis, columns, -1]
     target[..., 2] += precision[..., 2] * drop_centre
     covariance, log_det = _inverse(posterior)
-    centre = np.einsum("ckij,ckj->cki", covariance, target)
-    misfit = gram[-1, -1] + precision[..., 2] * drop_centre**2 - (centre * target).sum(axis=-1)
+    centre = np.einsum("...ij,...j->...i", covariance, target)
+    misfit = gram[:, -1, -1, np.newaxis, np.newaxis] + precision[..., 2] * drop_centre**2
+    misfit = misfit - (centre * target).sum(axis=-1)
     volume = log_det - np.log(precision).sum(axis=-1)
     # what is still to lose and the drop are positive: nodes that want otherwise count less
     spread = np.sqrt(covariance[..., [1, 2], [1, 2]])
@@ -426,9 +422,9 @@ def _inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
     # L = [[p, 0, 0], [q, s, 0], [r, t, u]], and 1 / L of the same form
     p = np.sqrt(a)
     q, r = b / p, c / p
-    s = np.sqrt(d - q * q)
+    s = np.sqrt(np.maximum(d - q * q, _ROUNDING * d))
     t = (e - r * q) / s
-    u = np.sqrt(f - r * r - t * t)
+    u = np.sqrt(np.maximum(f - r * r - t * t, _ROUNDING * f))
     pp, ss, uu = 1 / p, 1 / s, 1 / u
     qq, tt = -q * pp * ss, -t * ss * uu
     rr = (q * t * ss - r) * pp * uu

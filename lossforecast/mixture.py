@@ -16,6 +16,7 @@ _TURNS = 200  # at most, of which every fourth halves the bracket
 _ROOT = math.sqrt(2 * math.pi)
 _TAIL = 0.2  # weight of the second component of a calibrated mixture
 _WIDEST = 0.6  # standard deviation of the logarithm of a loss, so that moments stay sensible
+_FARTHEST = 650.0  # logarithm of a loss, so that they stay finite
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Mixture:
             mean = np.exp(mean + std**2 / 2)
             std = mean * np.sqrt(np.expm1(std**2))
         centre = self.weight @ mean
-        # relative to the centre, so that losses of 1e100 do not overflow
-        unit = np.maximum(np.abs(centre), 1e-300)
-        variance = self.weight @ ((std / unit) ** 2 + ((mean - centre) / unit) ** 2)
+        away = np.abs(mean - centre)
+        # in units of the largest, so that losses of 1e100 do not overflow
+        unit = np.maximum(np.maximum(std, away).max(axis=0), 1e-300)
+        variance = self.weight @ ((std / unit) ** 2 + (away / unit) ** 2)
         return centre, unit * np.sqrt(variance)
 
     def cdf(self, values: FloatArray) -> FloatArray:
@@ -92,13 +94,13 @@ class Mixture:
             mean = np.concatenate([mean, centre + tail * away])
             std = np.concatenate([std, tail * self.std])
         if self.logarithmic:
-            std = np.minimum(std, _WIDEST)
+            mean, std = np.clip(mean, -_FARTHEST, _FARTHEST), np.minimum(std, _WIDEST)
         return Mixture(weight, mean, std, self.logarithmic)
 
     def _cdf(self, values: FloatArray) -> FloatArray:
         z = (values[:, np.newaxis] - self.mean) / self.std
         below: FloatArray = np.einsum("k,qkm->qm", self.weight, ndtr(z))
-        return below
+        return np.clip(below, 0.0, 1.0)  # sums of weights may be off by a rounding
 
 
 def tail_density(z: FloatArray, scale: float, tail: float) -> FloatArray:

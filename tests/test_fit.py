@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal, norm
 from lossforecast import LRSchedule, Prior, RunInfo
 from lossforecast.design import drop_scales
 from lossforecast.evidence import Evidence
-from lossforecast.fit import fit
+from lossforecast.fit import _inverse, fit
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
 from lossforecast.prior import NO_CALIBRATION
@@ -164,6 +164,16 @@ def test_a_rise_is_added_to_the_spread() -> None:
     assert risen.moments()[0] == pytest.approx(flat.moments()[0])
 
 
+def test_the_inverse_of_small_matrices_is_that_of_lapack() -> None:
+    factors = np.random.default_rng(0).normal(size=(2, 50, 3, 3))
+    matrices = factors @ factors.swapaxes(-1, -2) + 1e-3 * np.eye(3)
+    inverse, log_det = _inverse(matrices)
+    np.testing.assert_allclose(inverse, np.linalg.inv(matrices), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(matrices).logabsdet, rtol=1e-9)
+    flat = np.ones((1, 3, 3))  # of no rank to speak of
+    assert np.isfinite(_inverse(flat)[0]).all()
+
+
 def test_prediction_of_the_past_follows_the_data_and_of_the_future_widens() -> None:
     evidence = some_evidence(60)
     beliefs = PRIOR.for_run(VAL, SCHEDULE, tuple(LAWS))
@@ -182,7 +192,7 @@ def test_a_measured_drop_sharpens_the_forecast_and_moves_it_there() -> None:
     told = fit(evidence, plan, NOW, beliefs, measured_drop=(0.1, 0.01))
     end = np.array([TOTAL])
     assert told.predict(plan, end).moments()[1] < blind.predict(plan, end).moments()[1]
-    mean, std = told.drop(plan, NOW, TOTAL).moments()
+    mean, std = told.ahead(plan, TOTAL)[1].moments()
     assert abs(mean[0] - 0.1) < 0.015
     assert std[0] < 0.015
 
