@@ -1,17 +1,24 @@
 """What forecasting costs: `make bench`. Figures are read, never asserted."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
-from lossforecast.callbacks import TorchLossForecast
+from lossforecast.callbacks import LightningLossForecast, TorchLossForecast
 
-STEPS = 5_000
+STEPS = 200_000
+BATCHES = 20_000
+
+Loop = Callable[[torch.Tensor, torch.optim.Optimizer], None]
 
 
 def bare(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -20,6 +27,7 @@ def bare(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def appended(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """The floor: what anyone must do who keeps the losses."""
     kept = []
     for _ in range(STEPS):
         kept.append(loss.detach().clone())
@@ -41,12 +49,65 @@ def forecast(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize("loop", [bare, appended, read_each, forecast])
-@pytest.mark.benchmark(group="5,000 steps of a plain loop")
-def test_plain_loop(
-    benchmark: BenchmarkFixture, loop: Callable[[torch.Tensor, torch.optim.Optimizer], None]
-) -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
-    benchmark.pedantic(loop, args=(torch.tensor(3.0), optimizer), rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
+@pytest.mark.benchmark(group="200,000 steps of a plain loop")
+def test_plain_loop(benchmark: BenchmarkFixture, loop: Loop) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    optimizer = torch.optim.SGD([torch.zeros(1, device=device)], lr=1e-3)
+    loss = torch.tensor(3.0, device=device)
+    benchmark.pedantic(loop, args=(loss, optimizer), rounds=3, warmup_rounds=1)  # type: ignore[no-untyped-call]
+
+
+class Line(pl.LightningModule):
+    """The smallest model there is, so that what is added shows."""
+
+    def __init__(self, log: bool) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.logs = log
+
+    def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+        loss = (self.weight - batch[0]).square().sum()
+        if self.logs:
+            self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, BATCHES)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+CALLBACKS: dict[str, Callable[[], list[pl.Callback]]] = {
+    "none": list,
+    "self.log": list,
+    "LearningRateMonitor": lambda: [LearningRateMonitor("step")],
+    "EarlyStopping": lambda: [EarlyStopping("loss", check_on_train_epoch_end=True)],
+    "LightningLossForecast": lambda: [LightningLossForecast()],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.benchmark(group="20,000 steps of a Lightning Trainer")
+def test_lightning(benchmark: BenchmarkFixture, name: str, tmp_path: Path) -> None:
+    logs = name in ("self.log", "EarlyStopping")
+    data: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(BATCHES, 1)))
+
+    def train() -> None:
+        trainer = pl.Trainer(
+            max_steps=BATCHES,
+            logger=CSVLogger(tmp_path),
+            callbacks=CALLBACKS[name](),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            accelerator="auto",
+            devices=1,
+        )
+        trainer.fit(Line(logs), data)
+
+    benchmark.pedantic(train, rounds=3)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("total", [10**3, 10**5, 10**7])
