@@ -98,7 +98,8 @@ class Mixture:
         return Mixture(weight, mean, std, self.logarithmic)
 
     def _cdf(self, values: FloatArray) -> FloatArray:
-        z = (values[:, np.newaxis] - self.mean) / self.std
+        with np.errstate(over="ignore"):  # infinitely many standard deviations away will do
+            z = (values[:, np.newaxis] - self.mean) / self.std
         below: FloatArray = np.einsum("k,qkm->qm", self.weight, ndtr(z))
         return np.clip(below, 0.0, 1.0)  # sums of weights may be off by a rounding
 
