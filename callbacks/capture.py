@@ -101,8 +101,6 @@ class LossCapture:
                     f"the loss has shape {tuple(loss.shape)}; give one number, such as loss.mean()"
                 )
             loss = loss.detach().clone() if scale == 1.0 else loss.detach() * scale
-            if loss.ndim:
-                loss = loss.reshape(())
         else:
             loss = float(loss) * scale
         self._at.append(self.steps if step is None else step)
@@ -282,7 +280,7 @@ class _Transfer:
             with suppress(RuntimeError):  # not all of one device or shape
                 block = torch.stack(values)
                 if block.dtype == values[0].dtype:
-                    self._start(slice(None), block)
+                    self._start(slice(None), block.reshape(-1))
                     return
         kinds: dict[Any, list[int]] = {}
         for i, value in enumerate(values):

@@ -14,11 +14,11 @@ from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.recommend import Action, Policy, Recommendation, Situation, recommend
+from lossforecast.recommend import Action, Policy, Recommendation, Situation, listed, recommend
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded"]
+__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded", "switch_off"]
 
 logger = logging.getLogger("lossforecast")
 
@@ -60,11 +60,16 @@ def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
         try:
             return method(*args, **kwargs)
         except Exception:
-            owner.switched_off = True
-            logger.exception("forecasting failed and is switched off; training goes on")
+            switch_off(owner)
             return None
 
     return call
+
+
+def switch_off(owner: Any) -> None:
+    """Forecast no more, and log the exception that is being handled."""
+    owner.switched_off = True
+    logger.exception("forecasting failed and is switched off; training goes on")
 
 
 class RunMonitor:
@@ -90,10 +95,7 @@ class RunMonitor:
     ) -> None:
         if target is not None and not math.isfinite(number("target", target, ConfigurationError)):
             raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
-        policies = policy if policy is None or isinstance(policy, Iterable) else [policy]
-        self.policies = None if policies is None else list(policies)
-        if not all(map(callable, self.policies or ())):
-            raise ConfigurationError(f"policy must be one or more policies, not {policy!r:.60}")
+        self.policies = listed(policy)
         self.forecaster = forecaster
         self.target = target
         self.sinks = list(sinks)

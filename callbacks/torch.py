@@ -8,7 +8,15 @@ import torch
 
 from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, follow, guarded
+from lossforecast.callbacks.monitor import (
+    RunMonitor,
+    Sink,
+    adopt,
+    assumed,
+    follow,
+    guarded,
+    switch_off,
+)
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError, StateError
@@ -144,8 +152,8 @@ class TorchLossForecast:
             return
         try:
             self._capture.keep(loss)
-        except Exception as error:
-            self._fail(error)
+        except Exception:
+            switch_off(self)
 
     @uncompiled
     def validation(self, loss: torch.Tensor | float) -> None:
@@ -237,10 +245,6 @@ class TorchLossForecast:
         self._catch_up()
 
     @guarded
-    def _fail(self, error: Exception) -> None:
-        raise error
-
-    @guarded
     def _validate(self, loss: torch.Tensor | float) -> None:
         self._adopt_plan()
         self._catch_up()  # after which the number of steps is sure
@@ -268,8 +272,9 @@ class TorchLossForecast:
         self._next = min(following, steps + _READ)
 
     def _conclude(self) -> None:
-        """Make the forecast that waits for its losses, from those before its step alone."""
-        assert self._cut is not None
+        """Make the forecast that waits for its losses, if any, from those before its step alone."""
+        if self._cut is None:
+            return
         counted, (cut, rate) = self._capture.steps, self._cut
         self._cut = None
         self._observe(self._capture.take(cut))
@@ -281,15 +286,13 @@ class TorchLossForecast:
 
     def _catch_up(self) -> None:
         """Observe all losses of finished steps, after the forecast that must not see them."""
-        if self._cut is not None:
-            self._conclude()
+        self._conclude()
         self._observe(self._capture.take())
 
     @guarded
     def _finish(self) -> None:
         self._adopt_plan()
-        if self._cut is not None:
-            self._conclude()
+        self._conclude()
         self._observe(self._capture.take_all())
         if self._news or self.forecast is None:
             self._forecast(self._capture.steps, self._capture.present_rate())

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
-from scipy.special import log_ndtr
 
 from lossforecast.design import alpha_weights, columns_at, drop_scales, grid, walk_clock
 from lossforecast.evidence import Evidence
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Beliefs, DropComponent
 from lossforecast.schedule import LRSchedule
+from lossforecast.solve import solve
 
 __all__ = ["Posterior", "fit"]
 
@@ -35,7 +35,6 @@ IntArray = NDArray[np.int64]
 
 _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
 _LEAST_LOSS = 1e-100  # smaller ones are no losses to take a logarithm of
-_ROUNDING = 1e-15  # of a square: what is left of it by a difference is at least this
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
 
@@ -250,28 +249,25 @@ def fit(
     measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
     member_weights = np.array([m.weight for m in beliefs.members])[member]
     walks = list(_walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z])))
-    scores, means, covariances, of_walk, believed = [], [], [], [], []
+    parts = []
     for index, regime in enumerate(beliefs.regimes):
         mine = [i for i, walk in enumerate(walks) if walk.regime == index]
-        weights, drops = _drop_priors(regime.drops, slope, noise, measured)
         gram = np.array([walks[i].whitened.T @ walks[i].whitened for i in mine])
-        score, mean, covariance = _solve(gram, columns, drop_scale, drops, regime.reducible)
-        score += np.log(member_weights) + alpha_weights(beliefs, regime)[alpha]
-        score += (np.array([walks[i].score for i in mine])[:, np.newaxis] + weights)[
-            ..., np.newaxis
-        ]
-        of_noise = np.logaddexp.reduce(_component_weights(regime.drops, noise))
-        score += (
-            np.log(regime.weight)
-            + of_noise
-            + (beliefs.temper - 1) * np.logaddexp.reduce(score, axis=None)
+        of_noise, weights, drops = _drop_priors(regime.drops, slope, noise, measured)
+        score, mean, covariance = solve(
+            gram, columns, drop_scale, drops, (_LEVEL_SPREAD, regime.reducible)
         )
-        scores.append(score.ravel())
-        means.append(mean.reshape(-1, 3))
-        covariances.append(covariance.reshape(-1, 3, 3))
-        of_walk += np.repeat(mine, len(drops)).tolist()
-        believed += [*drops[:, 1]] * len(mine)
-    score = np.concatenate(scores)
+        score += np.log(member_weights) + alpha_weights(beliefs, regime)[alpha]
+        score += weights[:, np.newaxis]
+        score += np.array([walks[i].score for i in mine])[:, np.newaxis, np.newaxis]
+        evidence_of_regime = np.logaddexp.reduce(score, axis=None)
+        score += np.log(regime.weight) + of_noise + (beliefs.temper - 1) * evidence_of_regime
+        of_walk, believed = np.repeat(mine, len(drops)), np.tile(drops[:, 1], len(mine))
+        flat = score.ravel(), mean.reshape(-1, 3), covariance.reshape(-1, 3, 3)
+        parts.append((*flat, of_walk, believed))
+    score, mean, covariance, of_walk, believed = (
+        np.concatenate(each) for each in zip(*parts, strict=True)
+    )
     weight = np.exp(score - score.max())
     weight /= weight.sum()
     kept = np.flatnonzero(weight >= min(_NEGLIGIBLE, weight.max()))
@@ -285,11 +281,11 @@ def fit(
         member=member[node],
         alpha=alpha[node],
         group=group,
-        walk=np.array(of_walk)[group],
+        walk=of_walk[group],
         drop_scale=drop_scale[node],
-        believed=np.array(believed)[group],
-        mean=np.concatenate(means)[kept],
-        covariance=np.concatenate(covariances)[kept],
+        believed=believed[group],
+        mean=mean[kept],
+        covariance=covariance[kept],
         slope=slope,
         noise=noise,
         added_variance=_added_variance(
@@ -349,90 +345,25 @@ def _slope(z: FloatArray, s1: FloatArray) -> float:
     return max(-float(x @ z[-n:] / (x @ x)), 0.0)
 
 
-def _component_weights(drops: tuple[DropComponent, ...], noise: float) -> FloatArray:
-    """Logarithms of the weights of the components given the noise, (n,)."""
-    total = sum(component.weight for component in drops)
-    return np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
-
-
 def _drop_priors(
     drops: tuple[DropComponent, ...],
     slope: float,
     noise: float,
     measured: tuple[float, float] | None,
-) -> tuple[FloatArray, FloatArray]:
-    """Log weights of the components of the drop, (c,); their means and deviations, (c, 2)."""
-    weights = _component_weights(drops, noise)
-    weights -= np.logaddexp.reduce(weights)
+) -> tuple[float, FloatArray, FloatArray]:
+    """What is believed of the drop before the losses, over its c components.
+
+    The log evidence of the noise, the log weights given it, (c,), and means and deviations, (c, 2).
+    """
+    total = sum(component.weight for component in drops)
+    weights = np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
+    of_noise = np.logaddexp.reduce(weights)
+    weights -= of_noise
     believed = np.array([component.belief(slope, noise) for component in drops])
     if measured is None:
-        return weights, believed
+        return of_noise, weights, believed
     (mean, std), (value, error) = believed.T, measured
     weights -= (value - mean) ** 2 / (error**2 + std**2) / 2 + np.log(np.hypot(error, std))
     precision = std**-2 + error**-2
     mean = (mean * std**-2 + value * error**-2) / precision
-    return weights, np.column_stack([mean, precision**-0.5])
-
-
-def _solve(
-    gram: FloatArray,
-    columns: IntArray,
-    drop_scale: FloatArray,
-    drops: FloatArray,
-    reducible: float,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Log evidence (w, c, k), posterior mean (w, c, k, 3) and covariance (w, c, k, 3, 3).
-
-    For the Gram matrices of w walks, (w, n, n), means and standard deviations of c components of
-    the drop, (c, 2), and k nodes.
-    """
-    mean, std = drops[:, :1], drops[:, 1:]
-    shape = (len(gram), len(drops), len(columns))
-    precision = np.empty((*shape[1:], 3))
-    precision[..., 0], precision[..., 1] = _LEVEL_SPREAD**-2, reducible**-2
-    precision[..., 2] = (std * drop_scale) ** -2
-    drop_centre = -mean * drop_scale
-    posterior = np.empty((*shape, 3, 3))
-    posterior[:] = gram[:, np.newaxis, columns[:, :, np.newaxis], columns[:, np.newaxis]]
-    posterior[..., [0, 1, 2], [0, 1, 2]] += precision
-    target = np.empty((*shape, 3))
-    target[:] = gram[:, np.newaxis, columns, -1]
-    target[..., 2] += precision[..., 2] * drop_centre
-    covariance, log_det = _inverse(posterior)
-    centre = np.einsum("...ij,...j->...i", covariance, target)
-    misfit = gram[:, -1, -1, np.newaxis, np.newaxis] + precision[..., 2] * drop_centre**2
-    misfit = misfit - (centre * target).sum(axis=-1)
-    volume = log_det - np.log(precision).sum(axis=-1)
-    # what is still to lose and the drop are positive: nodes that want otherwise count less
-    spread = np.sqrt(covariance[..., [1, 2], [1, 2]])
-    positive = log_ndtr(centre[..., 1] / spread[..., 0]) + log_ndtr(
-        -centre[..., 2] / spread[..., 1]
-    )
-    score: FloatArray = positive - log_ndtr(mean / std) - (misfit + volume) / 2
-    return score, centre, covariance
-
-
-def _inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Inverses and log determinants of positive definite matrices, (..., 3, 3).
-
-    By their Cholesky factors, written out: LAPACK, called matrix by matrix, takes thrice as long.
-    """
-    a, b, d = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
-    c, e, f = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]
-    # L = [[p, 0, 0], [q, s, 0], [r, t, u]], and 1 / L of the same form
-    p = np.sqrt(a)
-    q, r = b / p, c / p
-    s = np.sqrt(np.maximum(d - q * q, _ROUNDING * d))
-    t = (e - r * q) / s
-    u = np.sqrt(np.maximum(f - r * r - t * t, _ROUNDING * f))
-    pp, ss, uu = 1 / p, 1 / s, 1 / u
-    qq, tt = -q * pp * ss, -t * ss * uu
-    rr = (q * t * ss - r) * pp * uu
-    inverse = np.empty_like(matrices)
-    inverse[..., 0, 0] = pp * pp + qq * qq + rr * rr
-    inverse[..., 1, 1] = ss * ss + tt * tt
-    inverse[..., 2, 2] = uu * uu
-    inverse[..., 0, 1] = inverse[..., 1, 0] = qq * ss + rr * tt
-    inverse[..., 0, 2] = inverse[..., 2, 0] = rr * uu
-    inverse[..., 1, 2] = inverse[..., 2, 1] = tt * uu
-    return inverse, 2 * np.log(p * s * u)
+    return of_noise, weights, np.column_stack([mean, precision**-0.5])

@@ -17,7 +17,7 @@ from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.recommend import Policy, Recommendation, Situation, recommend
+from lossforecast.recommend import Policy, Recommendation, Situation, listed, recommend
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
@@ -167,14 +167,15 @@ class Forecaster:
         at = end if step is None else whole("step", step, ConfigurationError, least=0)
         if at > end:
             raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
-        caveats = self._caveats(followed)
+        rise = self._rise()
+        caveats = self._caveats(followed, rise)
         if self.history.n_observed == 0:
             nothing = AnnealGain(math.nan, math.nan, "none")
             seconds = time.perf_counter() - began
             return Forecast(
                 at, -1, Status.NO_DATA, caveats, nothing, seconds, 0.0, None, None, followed
             )
-        _, evidence, posterior = self._fit(planned)
+        _, evidence, posterior = self._fit(planned, rise)
         now = posterior.now
         mixture, drop = posterior.ahead(followed, max(at, now))
         gain = self._anneal_gain(posterior, drop, followed, now)
@@ -209,8 +210,7 @@ class Forecaster:
             target = number("target", target, ConfigurationError)
             if not math.isfinite(target):
                 raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
-        policies = None if policy is None else [policy] if callable(policy) else list(policy)
-        return recommend(Situation(self.history, self.forecast(), target), policies)
+        return recommend(Situation(self.history, self.forecast(), target), listed(policy))
 
     # ------------------------------------------------------------------ state
 
@@ -278,13 +278,13 @@ class Forecaster:
             return future
         return past.joined(now, future)
 
-    def _fit(self, planned: LRSchedule) -> tuple[LRSchedule, Evidence, Posterior]:
+    def _fit(self, planned: LRSchedule, rise: float) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:
             beliefs = self.prior.for_run(self.run, planned, self.laws)
             evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
             posterior = fit(
-                evidence, planned, now, beliefs, self._measured_drop(planned, now), self._rise()
+                evidence, planned, now, beliefs, self._measured_drop(planned, now), rise
             )
             self._fitted = planned, evidence, posterior
         return self._fitted
@@ -333,7 +333,7 @@ class Forecaster:
         bins, schedule = self.history.bins(), self._effective_schedule()
         settled = np.isfinite(bins.mean) & (bins.first >= _START * self._now)
         steps = np.maximum(bins.last[settled], 1)
-        lowest, rise = _rise(bins.mean[settled])
+        lowest, rise = _risen(bins.mean[settled])
         if not rise or schedule.lr(steps[-1]) > 1.01 * schedule.lr(steps[lowest]):
             return 0.0
         left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
@@ -365,7 +365,7 @@ class Forecaster:
             return Status.PRIOR_DRIVEN
         return Status.IDENTIFIED
 
-    def _caveats(self, schedule: LRSchedule) -> tuple[Caveat, ...]:
+    def _caveats(self, schedule: LRSchedule, rise: float) -> tuple[Caveat, ...]:
         found = set(schedule.caveats)
         plan = self._schedule
         steps, rates = self._observed_rates()
@@ -376,7 +376,7 @@ class Forecaster:
                 found.add(Caveat.LR_OFF_PLAN)
         if self.history.n_non_finite:
             found.add(Caveat.NON_FINITE)
-        if self._rise() > 0:
+        if rise > 0:
             found.add(Caveat.OVERFITTING)
         knots, rates = schedule.knots
         ahead = rates[knots >= max(self._now, schedule.warmup_steps)]
@@ -395,7 +395,7 @@ def _known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _rise(losses: NDArray[np.float64]) -> tuple[int, float]:
+def _risen(losses: NDArray[np.float64]) -> tuple[int, float]:
     """Where the smoothed loss was lowest, and how far it has risen since, if for long; or 0."""
     if losses.size < 8:
         return 0, 0.0

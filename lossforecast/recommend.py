@@ -1,7 +1,7 @@
 """What to do about a forecast: `Recommendation`, from pure policies over the evidence."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,7 +14,16 @@ from lossforecast.history import History
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Status
 
-__all__ = ["Action", "Policy", "Reason", "Recommendation", "Situation", "recommend", "target_miss"]
+__all__ = [
+    "Action",
+    "Policy",
+    "Reason",
+    "Recommendation",
+    "Situation",
+    "listed",
+    "recommend",
+    "target_miss",
+]
 
 
 class Action(StrEnum):
@@ -100,6 +109,20 @@ def recommend(situation: Situation, policies: Sequence[Policy] | None = None) ->
         expected=forecast.mean,
         confidence=1.0 if target is None else forecast.prob_below(target),
     )
+
+
+def listed(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
+    """One or more policies as a list; None as it is.
+
+    Raises:
+        ConfigurationError: something among them cannot be called.
+    """
+    if policy is None:
+        return None
+    policies = list(policy) if isinstance(policy, Iterable) else [policy]
+    if not all(map(callable, policies)):
+        raise ConfigurationError(f"policy must be one or more policies, not {policy!r:.60}")
+    return policies
 
 
 def target_miss(threshold: float = _MISS) -> Policy:

@@ -10,11 +10,12 @@ from scipy.stats import multivariate_normal, norm
 from lossforecast import LRSchedule, Prior, RunInfo
 from lossforecast.design import drop_scales
 from lossforecast.evidence import Evidence
-from lossforecast.fit import _inverse, fit
+from lossforecast.fit import fit
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
 from lossforecast.prior import NO_CALIBRATION
 from lossforecast.relaxation import arrived
+from lossforecast.solve import inverse
 
 TOTAL, NOW = 1_000, 600
 SCHEDULE = LRSchedule.cosine(TOTAL, 1e-3, warmup=50)
@@ -167,11 +168,11 @@ def test_a_rise_is_added_to_the_spread() -> None:
 def test_the_inverse_of_small_matrices_is_that_of_lapack() -> None:
     factors = np.random.default_rng(0).normal(size=(2, 50, 3, 3))
     matrices = factors @ factors.swapaxes(-1, -2) + 1e-3 * np.eye(3)
-    inverse, log_det = _inverse(matrices)
-    np.testing.assert_allclose(inverse, np.linalg.inv(matrices), rtol=1e-8, atol=1e-9)
+    found, log_det = inverse(matrices)
+    np.testing.assert_allclose(found, np.linalg.inv(matrices), rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(matrices).logabsdet, rtol=1e-9)
     flat = np.ones((1, 3, 3))  # of no rank to speak of
-    assert np.isfinite(_inverse(flat)[0]).all()
+    assert np.isfinite(inverse(flat)[0]).all()
 
 
 def test_prediction_of_the_past_follows_the_data_and_of_the_future_widens() -> None:

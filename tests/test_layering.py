@@ -28,6 +28,7 @@ ROOMS = (
     "evidence",
     "mixture",
     "design",
+    "solve",
     "fit",
     "forecast",
     "recommend",

@@ -325,6 +325,18 @@ def test_a_tensor_rate_may_be_changed_in_place() -> None:
     assert (capture.last_rate(), capture.present_rate()) == (0.125, 0.0625)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_tensor_of_any_one_element_shape_will_do(shape: tuple[int, ...]) -> None:
+    optimizer = sgd()
+    capture = LossCapture(optimizer)
+    optimizer.param_groups[0]["lr"] = torch.full(shape, 0.5, dtype=torch.float64)
+    for value in (3.0, 2.0):
+        capture.record(torch.full(shape, value))
+        optimizer.step()
+    assert_block(capture.take(), [0, 1], [3.0, 2.0], [NAN, 0.5])
+    assert capture.last_rate() == 0.5
+
+
 def test_a_rate_below_0_counts_as_0() -> None:
     # as linear schedules reach when the run goes on past their end
     optimizer = sgd()
