@@ -64,6 +64,8 @@ class LossCapture:
     def __init__(self, optimizer: Any, group: int = 0) -> None:
         self.steps = 0
         """Optimizer steps taken so far; too high by those skipped on the device since `take`."""
+        self.calls = 0
+        """The same, with all those that were skipped on the device."""
         self._group = group
         # recorded, and not on their way yet
         self._at: list[int] = []
@@ -186,7 +188,7 @@ class LossCapture:
         """Go on from a saved count."""
         steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
         rate = None if rate is None else number("last_rate", rate, StateError)
-        self.steps = steps
+        self.steps = self.calls = steps
         self.forget()
         self._last_rate = rate
 
@@ -211,6 +213,7 @@ class LossCapture:
         self._rates.append(self._rate)
         self._rate = None
         self.steps += 1
+        self.calls += 1
 
     def _receive(self, before: int | None = None) -> int | None:
         """Read the blocks that were sent, in order, as long as they have losses `before` a step.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lossforecast.callbacks.capture import LossCapture, innermost
 from lossforecast.callbacks.lightning_schedule import planned_schedule, run_length
 from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
+from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.tensorboard import TensorBoardSink, scalars
 from lossforecast.callbacks.torch import describe, widest_group
 from lossforecast.checks import whole
@@ -115,11 +116,11 @@ class LightningLossForecast(Callback):
         self._between_epochs: Trainer | None = None
         self._runner: RunMonitor | None = None
         self._capture: LossCapture | None = None
+        self._pipeline: Pipeline | None = None
         self._heard: Any = None  # the metric as last read
         self._shown: Forecast | None = None
-        self._checked = self._batch_step = self._group = 0
-        self._pace = 1
-        self.switched_off = self._missing_told = self._validated = False
+        self._batch_step = self._group = 0
+        self.switched_off = self._found = self._missing_told = self._validated = False
 
     @property
     def state_key(self) -> str:
@@ -149,12 +150,7 @@ class LightningLossForecast(Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._start(trainer)
-        started = self._capture is not None
-        if self.stop and trainer.world_size > 1:
-            started = trainer.strategy.reduce_boolean_decision(started)
-        if not started:  # a rank that stays out would not be there when the others agree to stop
-            self._let_go()
-            self._capture = None
+        self._turn(trainer)
 
     def on_train_batch_start(
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
@@ -184,9 +180,7 @@ class LightningLossForecast(Callback):
             self._capture.forget()
         if self.monitor is None:
             self._record(trainer, outputs)
-            if self._due(self._capture.steps):
-                self._check(trainer)
-                self._stop_together(trainer)
+        self._turn(trainer)
         self._show(pl_module)
 
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
@@ -208,7 +202,7 @@ class LightningLossForecast(Callback):
     def on_exception(
         self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException
     ) -> None:
-        """Let go of the optimizer."""
+        """Let go of the optimizer and of the other processes."""
         self._let_go()
 
     # ------------------------------------------------------------------ state
@@ -233,10 +227,8 @@ class LightningLossForecast(Callback):
         optimizer, saved = innermost(trainer.optimizers[self.optimizer_index]), self._saved
         if saved is None:  # a new run, or one resumed from a checkpoint without our state
             taken, group = trainer.global_step // len(trainer.optimizers), widest_group(optimizer)
-            counted = {"steps": taken, "last_rate": None}
         else:
-            counted, group = saved["capture"], int(saved["group"])
-            taken = int(counted["steps"])
+            taken, group = int(saved["capture"]["steps"]), int(saved["group"])
         plan = self.schedule
         if plan is None:
             length = self.total_steps or run_length(trainer)
@@ -248,20 +240,30 @@ class LightningLossForecast(Callback):
                 )
                 return
             plan = planned_schedule(trainer, optimizer, length, taken, group)
-        if saved is None:
-            metric = "train" if self.monitor is None else "val"
-            described = describe(self.run, optimizer, metric)
-            forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
-        else:
-            forecaster = Forecaster.from_state_dict(saved["forecaster"])
-            adopt(forecaster, plan, taken)
-        self._checked = taken if saved is None else int(saved["checked"])
-        self._pace = forecaster.every_n_steps
+        metric = "train" if self.monitor is None else "val"
+        described = describe(self.run, optimizer, metric)
+        forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
         sinks = [*_logger_sinks(trainer), *self.sinks]
-        self._runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=sinks)
+        runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=sinks)
         capture = LossCapture(optimizer, group)
-        capture.load_state_dict(counted)
-        self._capture, self._group, self._saved = capture, group, None
+        try:
+            pipeline = Pipeline(
+                capture,
+                {metric: forecaster},
+                runner,
+                stop=self.stop,
+                at_validations=self.monitor is not None,
+            )
+            if saved is None:
+                pipeline.start(taken)
+            else:
+                pipeline.load_state_dict(saved)
+                adopt(runner.forecaster, plan, taken)
+        except Exception:
+            capture.close()
+            raise
+        self._runner, self._capture, self._pipeline = runner, capture, pipeline
+        self._group, self._saved = group, None
 
     @guarded
     def _record(self, trainer: "Trainer", outputs: Any) -> None:
@@ -270,45 +272,47 @@ class LightningLossForecast(Callback):
         if loss is not None:
             # Lightning has divided it, so that the gradients add up to those of the mean
             self._capture.record(loss, self._batch_step, float(trainer.accumulate_grad_batches))
+            self._found = True
+
+    def _turn(self, trainer: "Trainer") -> None:
+        """Read the losses, forecast and maybe stop, if the number of steps asks for it."""
+        if self._pipeline is None or self._pipeline.capture.calls < self._pipeline.next:
+            return
+        self._read(trainer)
+        if self.switched_off:
+            self._pipeline.heed()
+        self._maybe_stop(trainer)
+
+    @guarded
+    def _read(self, trainer: "Trainer") -> None:
+        assert self._pipeline is not None
+        before, self._pipeline.may_stop = self._pipeline.checked, _long_enough(trainer)
+        self._pipeline.turn()
+        if self._pipeline.checked > before:
+            self._tell_if_missing(trainer)
+
+    def _maybe_stop(self, trainer: "Trainer") -> None:
+        if self._pipeline is not None and self._pipeline.should_stop:
+            trainer.should_stop = True
 
     def _listen(self, trainer: "Trainer") -> None:
         """Read the monitored metric; forecast and maybe stop."""
-        if self.monitor is None or self._runner is None or self._capture is None:
-            return
-        self._hear(trainer.callback_metrics)  # asked for on every rank: it may reduce over them
-        if self._due(self._runner.forecaster.history.last_step):
-            self._check(trainer)
-        self._stop_together(trainer)
+        if self.monitor is not None and self._pipeline is not None:
+            self._hear(trainer.callback_metrics, trainer)  # asked for on every rank: it may reduce
+            self._pipeline.may_stop = _long_enough(trainer)
+            self._pipeline.consider()
+            self._maybe_stop(trainer)
 
     @guarded
-    def _hear(self, metrics: Mapping[str, Any]) -> None:
-        """Observe the monitored metric if it was logged since the last time."""
-        assert self._runner is not None
-        assert self._capture is not None
+    def _hear(self, metrics: Mapping[str, Any], trainer: "Trainer") -> None:
+        """Pass on the monitored metric if it was logged since the last time."""
+        assert self._pipeline is not None
         value, before = metrics.get(str(self.monitor)), self._heard
         # a metric stays among the others until it is logged again, as another tensor
         if value is not None and (before is None or value.data_ptr() != before.data_ptr()):
-            self._heard = value
-            self._flush(everything=False)  # after which the number of steps is sure
-            step, rate = self._capture.steps, self._capture.last_rate()
-            self._runner.forecaster.observe(step, float(value), rate)
-
-    def _due(self, now: int) -> bool:
-        """Whether a forecast is due: by steps alone, so the same on all ranks and when resumed."""
-        due = now // self._pace > self._checked // self._pace
-        if due:
-            self._checked = now
-        return due
-
-    @guarded
-    def _check(self, trainer: "Trainer") -> None:
-        assert self._runner is not None
-        assert self._capture is not None
-        self._flush(everything=False)
-        if self._runner.forecaster.history.last_step < 0:
-            self._tell_if_missing(trainer)
-        else:
-            self._runner.check(self._capture.steps, self._capture.present_rate())
+            self._heard, self._found = value, True
+            self._pipeline.may_stop = _long_enough(trainer)
+            self._pipeline.validate(float(value))
 
     @guarded
     def _show(self, pl_module: "LightningModule") -> None:
@@ -318,20 +322,8 @@ class LightningLossForecast(Callback):
             if not math.isnan(self.forecast.mean):
                 pl_module.log("final_loss", self.forecast.mean, prog_bar=True, logger=False)
 
-    def _stop_together(self, trainer: "Trainer") -> None:
-        """Stop on every rank or on none; all get here at the same steps, whatever failed."""
-        if not self.stop:
-            return
-        wanted = not self.switched_off and self._runner is not None and self._runner.wants_stop
-        if trainer.world_size > 1:
-            wanted = trainer.strategy.broadcast(wanted)  # rank 0 is the one that logs why
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        long_enough = epochs.processed >= (trainer.min_epochs or 0)
-        if wanted and long_enough and trainer.global_step >= (trainer.min_steps or 0):
-            trainer.should_stop = True
-
     def _tell_if_missing(self, trainer: "Trainer") -> None:
-        if self._missing_told or self._runner is None:
+        if self._missing_told or self._found or self._runner is None:
             return
         if self._runner.forecaster.history.last_step >= 0:
             return
@@ -348,41 +340,35 @@ class LightningLossForecast(Callback):
 
     @guarded
     def _state(self) -> dict[str, Any] | None:
-        if self._runner is None or self._capture is None:
+        if self._pipeline is None:
             return None
-        if self._between_epochs is not None and self.monitor is not None:
-            self._hear(self._between_epochs.callback_metrics)
-        self._flush(everything=False)
-        return {
-            "forecaster": self._runner.forecaster.state_dict(),
-            "capture": self._capture.state_dict(),
-            "checked": self._checked,
-            "group": self._group,
-        }
+        trainer = self._between_epochs
+        if trainer is not None and self.monitor is not None:
+            self._hear(trainer.callback_metrics, trainer)
+        self._pipeline.settle(together=self.monitor is None)
+        return {**self._pipeline.state_dict(), "group": self._group}
 
     @guarded
     def _finish(self, trainer: "Trainer") -> None:
-        if self._runner is None or self._capture is None:
+        if self._pipeline is None:
             return
         if self.monitor is not None:
-            self._hear(trainer.callback_metrics)
-        self._flush(everything=True)
+            self._hear(trainer.callback_metrics, trainer)
         self._tell_if_missing(trainer)
-        last = self._runner.forecaster.history.last_step
-        if last >= 0 and (last if self.monitor else self._capture.steps) > self._checked:
-            self._runner.check(self._capture.steps, self._capture.present_rate())
+        self._pipeline.finish()
 
     def _let_go(self) -> None:
         self._between_epochs = None
-        if self._capture is not None:
-            self._capture.close()
+        if self._pipeline is not None:
+            self._pipeline.heed()
+            self._pipeline.capture.close()
 
-    def _flush(self, *, everything: bool) -> None:
-        assert self._runner is not None
-        assert self._capture is not None
-        block = self._capture.take_all() if everything else self._capture.take()
-        if block[0].size:
-            self._runner.forecaster.observe_many(*block)
+
+def _long_enough(trainer: "Trainer") -> bool:
+    """Whether the run has its minimum of steps and epochs."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    enough = epochs.processed >= (trainer.min_epochs or 0)
+    return enough and trainer.global_step >= (trainer.min_steps or 0)
 
 
 def _logger_sinks(trainer: "Trainer") -> list[Sink]:

@@ -73,7 +73,7 @@ def switch_off(owner: Any) -> None:
 
 
 class RunMonitor:
-    """Feeds a forecaster, forecasts when it is due and tells the sinks.
+    """Forecasts, recommends and tells the sinks.
 
     Args:
         forecaster: the forecaster.
@@ -102,8 +102,8 @@ class RunMonitor:
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
 
-    def check(self, step: int, present_rate: float) -> Update:
-        """Forecast, recommend, log a change of mind, tell the sinks.
+    def judge(self, step: int, present_rate: float) -> Update:
+        """Forecast, recommend, log a change of mind.
 
         Args:
             step: optimizer steps taken.
@@ -119,14 +119,16 @@ class RunMonitor:
             if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):
                 level = logging.WARNING
             logger.log(level, "step %d: %s", step, self.recommendation.message)
-        update = Update(step, self.forecast, self.recommendation, self.target)
+        return Update(step, self.forecast, self.recommendation, self.target)
+
+    def tell(self, update: Update) -> None:
+        """Let every sink know of a forecast."""
         for sink in list(self.sinks):
             try:
                 sink(update)
             except Exception:
                 self.sinks.remove(sink)
                 logger.exception("a forecast could not be logged; this log gets no more of them")
-        return update
 
     @property
     def wants_stop(self) -> bool:

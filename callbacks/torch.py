@@ -8,18 +8,11 @@ import torch
 
 from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
-from lossforecast.callbacks.monitor import (
-    RunMonitor,
-    Sink,
-    adopt,
-    assumed,
-    follow,
-    guarded,
-    switch_off,
-)
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
+from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
-from lossforecast.errors import ConfigurationError, StateError
+from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior, RunInfo
@@ -27,8 +20,6 @@ from lossforecast.recommend import Policy, Recommendation
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["TorchLossForecast"]
-
-_READ = 8192  # steps after which losses are read at the latest, so that few are kept
 
 
 class TorchLossForecast:
@@ -97,15 +88,7 @@ class TorchLossForecast:
         sinks: Iterable[Sink] = (),
     ) -> None:
         self.switched_off = False
-        self.stop = stop
-        self._latched = False
         self._resumed = False
-        self._news = False  # whether anything was observed since the latest forecast
-        self._checked = 0
-        self._next = 0  # steps at which there is something to do
-        # a forecast waits for the losses before this step, and for the learning rate of the step
-        self._cut: tuple[int, Callable[[], float]] | None = None
-        self._sent = 0  # what was recorded before this step is on its way
         optimizer = innermost(optimizer)
         group = _group(optimizer, group)
         planner = _planner(
@@ -114,20 +97,21 @@ class TorchLossForecast:
         self._plan: Callable[[int], LRSchedule] | None = planner
         plan = planner(0)
         laws = laws if isinstance(laws, str) else tuple(laws)
-        self._forecasters = {
+        forecasters = {
             name: Forecaster(plan, describe(run, optimizer, name), laws, prior, every_n_steps)
             for name in ("train", "val")
         }
-        if metric not in self._forecasters:
+        if metric not in forecasters:
             raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
         self.metric = metric
         self._monitor = RunMonitor(
-            self._forecasters[metric],
+            forecasters[metric],
             target=target,
             policy=policy,
             sinks=[*([TensorBoardSink(writer)] if writer is not None else []), *sinks],
         )
         self._capture = LossCapture(optimizer, group)
+        self._pipeline = Pipeline(self._capture, forecasters, self._monitor, stop=stop)
 
     def __enter__(self) -> Self:
         return self
@@ -138,14 +122,14 @@ class TorchLossForecast:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close(wait=error is None)
 
     # ------------------------------------------------------------------ in the loop
 
     @uncompiled
     def step(self, loss: torch.Tensor | float) -> None:
         """Record the loss of a (micro-)batch, right after it was computed."""
-        if self._capture.steps >= self._next:
+        if self._capture.calls >= self._pipeline.next:
             self._turn()
         if self.switched_off:
             self._capture.forget()
@@ -159,36 +143,32 @@ class TorchLossForecast:
     def validation(self, loss: torch.Tensor | float) -> None:
         """Record a validation loss, measured after the optimizer steps taken so far."""
         self._validate(loss)
-        if self._capture.steps >= self._next:
+        if self._capture.calls >= self._pipeline.next:
             self._turn()
 
     @property
     def should_stop(self) -> bool:
         """Whether to leave the loop; False unless ``stop=True``."""
-        if self.stop and self._capture.steps >= self._next:
+        if self._pipeline.stop and self._capture.calls >= self._pipeline.next:
             self._turn()
-        return self._latched
+        return self._pipeline.should_stop
 
     def close(self) -> None:
         """Read what is left, make the last forecast and let go of the optimizer."""
-        try:
-            self._finish()
-        finally:  # whoever loses patience during the last forecast leaves nothing behind either
-            self._capture.close()
-            self._plan = None
+        self._close(wait=True)
 
     # ------------------------------------------------------------------ reading
 
     @property
     def forecaster(self) -> Forecaster:
         """The forecaster of the chosen metric, with all that was read so far."""
-        return self._forecasters[self.metric]
+        return self._pipeline.forecasters[self.metric]
 
     def forecaster_of(self, metric: str) -> Forecaster:
         """The forecaster of the "train" or the "val" loss; both are kept."""
-        if metric not in self._forecasters:
+        if metric not in self._pipeline.forecasters:
             raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
-        return self._forecasters[metric]
+        return self._pipeline.forecasters[metric]
 
     @property
     def forecast(self) -> Forecast | None:
@@ -213,11 +193,7 @@ class TorchLossForecast:
         Not whether to stop either: a run that is resumed nevertheless goes on until that is due.
         """
         self._settle()
-        return {
-            "forecasters": {name: f.state_dict() for name, f in self._forecasters.items()},
-            "capture": self._capture.state_dict(),
-            "checked": self._checked,
-        }
+        return self._pipeline.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called; a changed schedule is adopted with a warning.
@@ -225,104 +201,49 @@ class TorchLossForecast:
         Raises:
             StateError: the state is not ours, or is damaged.
         """
-        try:
-            saved = {
-                name: Forecaster.from_state_dict(state["forecasters"][name])
-                for name in self._forecasters
-            }
-            checked = whole("checked", state["checked"], StateError, least=0)
-            self._capture.load_state_dict(state["capture"])
-        except (KeyError, TypeError) as error:
-            raise StateError(f"not a saved TorchLossForecast: {error!r}") from error
-        self._forecasters, self._checked, self._latched = saved, checked, False
-        self._monitor.forecaster = self.forecaster
-        self._resumed, self._cut, self._next, self._sent = True, None, 0, 0
+        self._pipeline.load_state_dict(state)
+        self._resumed = True
 
     # ------------------------------------------------------------------ inside
 
+    def _turn(self) -> None:
+        self._read()
+        if self.switched_off:
+            self._pipeline.heed()
+
+    @guarded
+    def _read(self) -> None:
+        self._adopt_plan()
+        self._pipeline.turn()
+
     @guarded
     def _settle(self) -> None:
-        self._catch_up()
+        self._pipeline.settle()
 
     @guarded
     def _validate(self, loss: torch.Tensor | float) -> None:
         self._adopt_plan()
-        self._catch_up()  # after which the number of steps is sure
-        value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-        self._forecasters["val"].observe(self._capture.steps, value, self._capture.last_rate())
-        self._news = True
+        self._pipeline.validate(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
 
     @guarded
-    def _turn(self) -> None:
-        """Read, prepare a forecast or make it, as the number of steps asks for."""
+    def _finish(self, wait: bool) -> None:
         self._adopt_plan()
-        steps = self._capture.steps
-        lag = max(1, self.forecaster.every_n_steps // 4)
-        if self._cut is not None and steps >= self._cut[0] + lag:
-            self._conclude()
-        if self._cut is None and steps >= self._next_due():
-            self._cut = steps, self._capture.ask_rate()
-            if self._capture.send():  # on a device, losses have a quarter of the time to arrive
-                self._conclude()
-        elif self._cut is None:
-            there = self._capture.send()
-            self._observe(self._capture.take(None if there else self._sent))
-        self._sent = steps
-        following = self._next_due() if self._cut is None else self._cut[0] + lag
-        self._next = min(following, steps + _READ)
+        self._pipeline.finish(wait=wait)
 
-    def _conclude(self) -> None:
-        """Make the forecast that waits for its losses, if any, from those before its step alone."""
-        if self._cut is None:
-            return
-        counted, (cut, rate) = self._capture.steps, self._cut
-        self._cut = None
-        self._observe(self._capture.take(cut))
-        step = cut - (counted - self._capture.steps)  # some may turn out not to have been taken
-        if step >= self._next_due():
-            self._forecast(step, rate())
-            self._latched = self._latched or (self.stop and self._monitor.wants_stop)
-        self._checked = step
-
-    def _catch_up(self) -> None:
-        """Observe all losses of finished steps, after the forecast that must not see them."""
-        self._conclude()
-        self._observe(self._capture.take())
-
-    @guarded
-    def _finish(self) -> None:
-        self._adopt_plan()
-        self._conclude()
-        self._observe(self._capture.take_all())
-        if self._news or self.forecast is None:
-            self._forecast(self._capture.steps, self._capture.present_rate())
+    def _close(self, wait: bool) -> None:
+        try:
+            self._finish(wait)
+        finally:  # whoever loses patience during the last forecast leaves nothing behind either
+            self._capture.close()
+            self._plan = None
 
     def _adopt_plan(self) -> None:
         if not self._resumed or self._plan is None:
             return
         self._resumed = False  # only now has the user surely restored the scheduler, too
         planned = self._plan(self._capture.steps)
-        for forecaster in self._forecasters.values():
+        for forecaster in self._pipeline.forecasters.values():
             adopt(forecaster, planned, self._capture.steps, warn=forecaster is self.forecaster)
-
-    def _next_due(self) -> int:
-        """Steps at which the next forecast is due: each `every_n_steps`, and at the end."""
-        every_n, total = self.forecaster.every_n_steps, self.forecaster.total_steps
-        following = (self._checked // every_n + 1) * every_n
-        return min(following, total) if self._checked < total else following
-
-    def _forecast(self, step: int, rate: float) -> None:
-        if self.forecaster.history.last_step < 0:
-            return
-        for forecaster in self._forecasters.values():
-            follow(forecaster, step, rate)
-        self._monitor.check(step, rate)
-        self._news = False
-
-    def _observe(self, block: tuple[Any, Any, Any]) -> None:
-        if block[0].size:
-            self._forecasters["train"].observe_many(*block)
-            self._news = True
 
 
 def widest_group(optimizer: Any) -> int:

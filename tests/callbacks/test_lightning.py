@@ -1014,39 +1014,51 @@ def test_stopping_by_a_metric_of_each_epoch(
     assert trainer.global_step == step
 
 
+REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 2
 RANKS = '''
-import json, sys, warnings
+import json, sys, time, warnings
 import lightning.pytorch as pl, torch
-from torch.profiler import ProfilerActivity, profile
 from lossforecast.callbacks import LightningLossForecast
 from lossforecast.recommend import Action, Reason, Recommendation
 
 warnings.simplefilter("ignore")
+folder, repeats = sys.argv[1], int(sys.argv[2])
 
 class Module(pl.LightningModule):
-    def __init__(self):
+    def __init__(self, nan_from=1000):
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
+        self.nan_from = nan_from
 
     def training_step(self, batch, batch_idx):
-        loss = 2 + (batch_idx + 1) ** -0.5 + 0.0 * self.layer(torch.ones(1)).sum()
+        time.sleep(0.01)
+        loss = 2 + (self.global_step + 1) ** -0.5 + 0.0 * self.layer(torch.ones(1)).sum()
+        loss = loss + 0.1 * self.trainer.global_rank
         self.log("epoch_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
-        return loss
+        late = self.trainer.global_rank == 1 and self.global_step >= self.nan_from
+        return loss * float("nan") if late else loss
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
-def run(*callbacks, epochs=1):
+class SaveAt(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(f"{folder}/saved.ckpt")
+
+def run(*callbacks, epochs=1, resume=False, **options):
     trainer = pl.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_epochs=epochs, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=list(callbacks),
     )
     loader = torch.utils.data.DataLoader(range(100 if epochs == 1 else 4))
-    with profile(activities=[ProfilerActivity.CPU]) as record:
-        trainer.fit(Module(), loader)
-    calls = [event for event in record.events() if event.name.startswith("gloo:")]
-    return trainer.global_step, len(calls), trainer.global_rank
+    path = f"{folder}/saved.ckpt" if resume else None
+    trainer.fit(Module(**options), loader, ckpt_path=path)
+    return trainer.global_step
 
 def on_rank(rank, then):
     def policy(situation):
@@ -1068,52 +1080,83 @@ class Unready(LightningLossForecast):
         self.optimizer_index = trainer.global_rank
         super().on_train_start(trainer, pl_module)
 
-def watched(*policies, kind=LightningLossForecast, monitor=None, stop=True, every=5):
-    return kind(monitor, every_n_steps=every, stop=stop, policy=policies)
+def watched(*policies, kind=LightningLossForecast, monitor=None, stop=True, every=5, sinks=()):
+    return kind(monitor, every_n_steps=every, stop=stop, policy=policies or None, sinks=sinks)
+
+def seen(updates):
+    return {u.step: [u.forecast.mean, u.forecast.std, u.forecast.made_at] for u in updates}
+
+def resumed():
+    whole, later = [], []
+    watcher = watched(sinks=[whole.append])
+    run(watcher, SaveAt(23))
+    losses = watcher.forecaster.history.bins().mean.tolist()
+    run(watched(sinks=[later.append]), resume=True)
+    return losses, seen(whole), seen(later)
 
 found = {
     "without": run(),
     "advises": run(watched(on_rank(0, stop), stop=False)),
-    "stops": run(watched(on_rank(0, stop), on_rank(1, fail))),
-    "rank 1 alone": run(watched(on_rank(1, stop))),
+    "other wishes": run(watched(on_rank(1, stop))),
     "unready": run(watched(on_rank(0, stop), kind=Unready)),
     "metric": run(
-        watched(on_rank(0, stop), on_rank(1, fail), monitor="epoch_loss", every=1), epochs=25
+        watched(on_rank(0, stop), on_rank(1, fail), monitor="epoch_loss", every=2), epochs=25
     ),
 }
-rank = found["without"][2]
-with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
-    json.dump({name: result[:2] for name, result in found.items()}, file)
+for i in range(repeats):
+    found[f"stops {i}"] = run(watched(on_rank(0, stop), on_rank(1, fail)))
+    found[f"nan {i}"] = run(watched(), nan_from=20)
+    found[f"resumed {i}"] = resumed()
+with open(f"{folder}/{torch.distributed.get_rank()}.json", "w") as file:
+    json.dump(found, file)
 '''
 
 
-def test_two_processes_stop_together(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes under DDP has found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "ranks.py"
     script.write_text(RANKS)
-    command = [sys.executable, str(script), str(tmp_path)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        [sys.executable, str(script), str(folder), str(REPEATS)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=120 + 30 * REPEATS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the processes it started as well
         pytest.fail(f"the two processes wait for each other: {process.communicate()[0].decode()}")
     assert process.returncode == 0, output.decode()
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    assert ranks[0] == ranks[1]
-    steps = {name: result[0] for name, result in ranks[0].items()}
-    calls = {name: result[1] for name, result in ranks[0].items()}
-    assert steps == {
-        "without": 50,
-        "advises": 50,
-        "stops": 30,
-        "rank 1 alone": 50,
-        "unready": 50,
-        "metric": 30,
-    }
-    assert calls["advises"] == calls["without"] > 0
-    assert calls["rank 1 alone"] > calls["without"]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("run", ["without", "advises", "other wishes", "unready"])
+def test_nobody_stops_of_two_processes(ranks: list[dict[str, Any]], run: str) -> None:
+    assert ranks[0][run] == ranks[1][run] == 50
+
+
+@pytest.mark.parametrize(
+    "run", ["metric", *(f"{name} {i}" for name in ("stops", "nan") for i in range(REPEATS))]
+)
+def test_two_processes_stop_together(ranks: list[dict[str, Any]], run: str) -> None:
+    assert ranks[0][run] == ranks[1][run]
+    assert 30 <= ranks[0][run] < 50
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_two_resumed_processes_repeat_their_forecasts(
+    ranks: list[dict[str, Any]], turn: int
+) -> None:
+    losses, whole, later = ranks[0][f"resumed {turn}"]
+    expected = [2.05 + (step + 1) ** -0.5 for step in range(50)]
+    assert losses == pytest.approx(expected, rel=1e-6), "averaged over both"
+    assert later == {step: each for step, each in whole.items() if int(step) > 23}
+    assert list(map(int, later)) == [25, 30, 35, 40, 45, 50]
+    _, *nothing = ranks[1][f"resumed {turn}"]
+    assert nothing == [{}, {}]
 
 
 # ---------------------------------------------------------------------- resuming
@@ -1271,7 +1314,7 @@ def test_saving_a_checkpoint_does_not_change_what_is_read(tmp_path: Path) -> Non
     assert bins_of(callback)[0] == [5, 10, 15]
 
 
-@pytest.mark.parametrize("damage", [{"forecaster": {}}, {"capture": {"steps": "x"}}], ids=str)
+@pytest.mark.parametrize("damage", [{"forecasters": {}}, {"capture": {"steps": "x"}}], ids=str)
 def test_a_damaged_state_is_an_error_of_ours(
     damage: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,11 +100,17 @@ def test_who_wants_to_leave_may_leave(
 # ---------------------------------------------------------------------- checks
 
 
+def check(monitor: RunMonitor, step: int, present_rate: float) -> Update:
+    update = monitor.judge(step, present_rate)
+    monitor.tell(update)
+    return update
+
+
 def test_a_check_yields_what_the_forecaster_says() -> None:
     forecaster = young()
     monitor = RunMonitor(forecaster, target=2.5)
     assert (monitor.forecast, monitor.recommendation, monitor.wants_stop) == (None, None, False)
-    update = monitor.check(400, 1e-3)
+    update = check(monitor, 400, 1e-3)
     forecast, advice = forecaster.forecast(), forecaster.recommend(2.5)
     assert (update.step, update.target) == (400, 2.5)
     assert update.forecast is monitor.forecast
@@ -118,7 +124,7 @@ def test_a_check_yields_what_the_forecaster_says() -> None:
 def test_every_sink_gets_every_update() -> None:
     seen: list[list[Update]] = [[], []]
     monitor = RunMonitor(young(), target=2.5, sinks=(box.append for box in seen))
-    updates = [monitor.check(step, 1e-3) for step in (400, 410)]
+    updates = [check(monitor, step, 1e-3) for step in (400, 410)]
     assert seen == [updates, updates]
 
 
@@ -132,7 +138,7 @@ def test_a_sink_that_raises_is_dropped_and_the_others_go_on(
     tried, seen = list[Update](), list[Update]()
     monitor = RunMonitor(young(), sinks=[broken, seen.append])
     for step in (400, 410, 420):
-        monitor.check(step, 1e-3)
+        check(monitor, step, 1e-3)
     assert (len(tried), len(seen)) == (1, 3)
     (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert error.exc_info
@@ -145,7 +151,7 @@ def test_a_sink_that_is_interrupted_interrupts() -> None:
 
     monitor = RunMonitor(young(), sinks=[impatient])
     with pytest.raises(KeyboardInterrupt):
-        monitor.check(400, 1e-3)
+        check(monitor, 400, 1e-3)
     assert monitor.sinks == [impatient]
 
 
@@ -160,7 +166,7 @@ def test_a_change_of_mind_is_logged_and_nothing_else(caplog: pytest.LogCaptureFi
 
     monitor, stops = RunMonitor(young(), policy=policy), list[bool]()
     for step in range(400, 460, 10):
-        monitor.check(step, 1e-3)
+        check(monitor, step, 1e-3)
         stops.append(monitor.wants_stop)
     assert stops == [False, False, True, True, False, False]
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -176,7 +182,7 @@ def test_policies_may_come_from_a_generator() -> None:
     policies = (policy for policy in [passing, answering(Action.STOP)])
     monitor = RunMonitor(young(), target=99.0, policy=policies)
     for step in (400, 410):  # not just at the first check
-        assert monitor.check(step, 1e-3).recommendation.message == "scripted stop"
+        assert check(monitor, step, 1e-3).recommendation.message == "scripted stop"
 
 
 def test_a_policy_sees_the_history_the_forecast_and_the_target() -> None:
@@ -186,7 +192,7 @@ def test_a_policy_sees_the_history_the_forecast_and_the_target() -> None:
         seen.append(situation)
 
     forecaster = young()
-    update = RunMonitor(forecaster, target=2.25, policy=policy).check(400, 1e-3)
+    update = check(RunMonitor(forecaster, target=2.25, policy=policy), 400, 1e-3)
     assert seen[0].history is forecaster.history
     assert seen[0].target == 2.25
     assert seen[0].forecast.mean == update.forecast.mean
@@ -229,8 +235,8 @@ def test_the_forecast_follows_too() -> None:
     forecaster = Forecaster(assumed(LRSchedule.constant(TOTAL, 1e-3)))
     forecaster.observe_many(np.arange(400), curve(np.arange(400)), np.full(400, 1e-3))
     monitor = RunMonitor(forecaster)
-    held = monitor.check(400, 1e-3).forecast
-    lowered = monitor.check(410, 1e-4).forecast
+    held = check(monitor, 400, 1e-3).forecast
+    lowered = check(monitor, 410, 1e-4).forecast
     assert held.anneal_gain.source == "none"
     assert lowered.anneal_gain.mean > 0
     assert lowered.mean < held.mean

@@ -1,0 +1,260 @@
+"""`Team`: the processes of a distributed run, exchanging losses beside their training loops."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lossforecast.callbacks.protocol import Block, Member, Need, Validation
+
+__all__ = ["Team", "processes"]
+
+logger = logging.getLogger("lossforecast")
+
+dist: Any = torch.distributed  # most of what is needed here has no types
+
+_GRACE = timedelta(seconds=10)  # for the others to have begun when the first block is there
+_BROKEN = timedelta(hours=1)  # without an answer: somebody is gone and the network did not tell
+_PATIENCE = 10.0  # seconds to wait for the others before a state is saved, and in the end
+
+
+def processes() -> tuple[int, int]:
+    """Rank of this process and number of processes, by torch.distributed; (0, 1) without it."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+class Team:
+    """What the training loop of one process has to do with the other processes.
+
+    The loop only leaves messages here. A thread takes them and talks to the threads of the other
+    processes, over a gloo group of their own, so nothing waits for the device and nothing is mixed
+    with the collectives of the training. The loop itself waits in two cases: at the step where all
+    stop, for an answer that threads alone can give; and for a limited time in `drain`.
+
+    Args:
+        kind: teams of the same kind meet.
+        start: optimizer steps taken.
+        capacity: the most steps of a block.
+        plan: what else must be the same in all processes, as text.
+        deliver: called in the thread with every averaged message; whether a stop is wanted.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        start: int,
+        capacity: int,
+        plan: str,
+        deliver: Callable[[Block | Validation], bool],
+    ) -> None:
+        self.lock = threading.RLock()
+        """Held while a message is delivered."""
+        self.over = False
+        """Whether the exchange has ended: nothing more is delivered."""
+        self._rank, self._size = processes()
+        self._member = Member(self._rank, self._size, start, capacity, self._hand_on)
+        self._deliver = deliver
+        self._kind = kind
+        self._announcement = f"step {start} ({plan})"
+        self._messages: deque[Block | Validation] = deque()
+        self._current: Block | Validation | None = None  # taken by the thread, not delivered
+        self._changed = threading.Condition(self.lock)
+        self._leaving = False
+        self._patience = _PATIENCE
+        store: Any = dist.distributed_c10d._get_default_store()
+        store = store.clone() if hasattr(store, "clone") else store  # one for each thread
+        self._store = dist.PrefixStore("lossforecast", store)
+        self._thread = threading.Thread(target=self._work, name="lossforecast", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ called by the loop
+
+    @property
+    def stop_at(self) -> int | None:
+        """Calls of the optimizer after which every process stops, once that is agreed."""
+        return self._member.stop_at
+
+    @property
+    def failure(self) -> Exception | None:
+        """What went wrong when a message was delivered."""
+        return self._member.failure
+
+    def post(self, message: Block | Validation) -> None:
+        """Leave a message to be exchanged; none after one that leaves."""
+        with self._changed:
+            if not self._leaving:
+                self._messages.append(message)
+                self._leaving = isinstance(message, Block) and message.leaves
+                self._changed.notify_all()
+
+    def look(self, following: int) -> int:
+        """Calls of the optimizer after which to look again, at most `following`, or to stop.
+
+        As `Member.look`, and waits for the answer.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.over or self._member.look(following) is not None)
+            return self._member.look(following) or following
+
+    def drain(self) -> None:
+        """Wait until all messages are delivered, but not forever."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.over or not self.left, self._patience):
+                self._patience = 0.0  # whoever does not come once need not be waited for again
+
+    def end(self, wait: bool) -> list[Block | Validation]:
+        """End the exchange, after a while of waiting; the messages that were not exchanged."""
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self.over, self._patience)
+            self.over = True
+            self._changed.notify_all()
+            return self.left
+
+    @property
+    def left(self) -> list[Block | Validation]:
+        """Messages that were not delivered."""
+        return [*([self._current] if self._current else []), *self._messages]
+
+    # ------------------------------------------------------------------ in the thread
+
+    def _work(self) -> None:
+        table = None
+        try:
+            table = self._table()
+            reason = "" if table is None else self._converse(table)
+        except Exception as error:
+            reason = f"the connection between the processes failed ({error})"
+        if self._rank == 0 and table is not None:
+            with suppress(Exception):  # the store may be gone
+                table.set("open", "")
+        with self._changed:
+            noticed = self._rank == 0 and not (self.over or self._leaving or self.failure)
+            if reason and noticed:
+                logger.warning(
+                    "%s: from here on forecasts are of the losses of process 0, and stop nothing",
+                    reason,
+                )
+            self.over = True
+            self._changed.notify_all()
+
+    def _converse(self, table: Any) -> str:
+        """Do what the conversation needs until it ends; why it did."""
+        conversation, channel = self._member.converse(), None
+        answer: Any = None
+        while True:
+            try:
+                need = conversation.send(answer)
+            except StopIteration as end:
+                return str(end.value)
+            if need is Need.MESSAGE:
+                answer = self._next_message()
+                if answer is None:
+                    return ""
+                continue
+            if channel is None:
+                reason = self._meet(table)
+                if reason:
+                    return reason
+                channel = _Channel(table, self._rank, self._size)
+            if need is Need.PROMISE:
+                with self.lock:
+                    promise = self._member.promise()
+                answer = channel.highest(promise)
+            else:
+                answer = channel.sum(need)
+
+    def _table(self) -> Any:
+        """The part of the store where this team meets, after a word of our own; None if nowhere.
+
+        Process 0 lays a table for each of its teams, the others come to the first one open that
+        they have not been at: one that missed a team finds the next.
+        """
+        mine = f"process {self._rank}"
+        if self._rank == 0:
+            number = self._store.add("tables", 1)
+            table = dist.PrefixStore(str(number), self._store)
+            table.set("open", self._kind)
+            table.set(mine, self._announcement)
+            return table
+        for _ in self._tries(_BROKEN):
+            for number in range(1, self._store.add("tables", 0) + 1):
+                table = dist.PrefixStore(str(number), self._store)
+                there = table.check(["open"]) and table.get("open").decode() == self._kind
+                if there and not table.check([mine]):
+                    table.set(mine, self._announcement)
+                    return table
+        return None
+
+    def _meet(self, table: Any) -> str:
+        """Find out whether all processes take part, and alike; why not."""
+        if self._rank:
+            there = any(table.check(["verdict"]) for _ in self._tries(_BROKEN))
+            return str(table.get("verdict").decode()) if there else "process 0 is silent"
+        names = [f"process {rank}" for rank in range(self._size)]
+        verdict = ""
+        if any(table.check(names) for _ in self._tries(_GRACE)):
+            for name in names:
+                found = table.get(name).decode()
+                if found != self._announcement:
+                    verdict = f"{name} begins at {found:.200}, process 0 at {self._announcement}"
+        else:
+            verdict = "not all processes of this run have a forecasting callback"
+        table.set("open", "")
+        table.set("verdict", verdict)
+        return verdict
+
+    def _tries(self, limit: timedelta) -> Iterator[None]:
+        """Yield now and then until the limit; a wait of the store's own could not be left."""
+        pause, last = 0.01, time.monotonic() + limit.total_seconds()
+        while not self.over:
+            yield
+            if time.monotonic() > last:
+                return
+            time.sleep(pause)
+            pause = min(1.5 * pause, 1.0)
+
+    def _next_message(self) -> Block | Validation | None:
+        with self._changed:
+            self._current = None
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._messages or self.over)
+            if not self.over:
+                self._current = self._messages.popleft()
+            return self._current
+
+    def _hand_on(self, message: Block | Validation) -> bool:
+        with self.lock:
+            if self.over:
+                return False
+            self._current = None
+            return self._deliver(message)
+
+
+class _Channel:
+    """Sums and maxima over the processes, through a gloo group of our own."""
+
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, _BROKEN)
+
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def highest(self, value: int) -> int:
+        return int(self._reduced(np.array([value]), dist.ReduceOp.MAX)[0])
+
+    def _reduced(self, values: NDArray[Any], operation: Any) -> NDArray[Any]:
+        options = dist.AllreduceOptions()
+        options.reduceOp = operation
+        self._group.allreduce([torch.from_numpy(values)], options).wait()
+        return values

@@ -1,0 +1,339 @@
+"""`Pipeline`: from the losses that a capture keeps to forecasts, on a grid of steps."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.callbacks.capture import LossCapture
+from lossforecast.callbacks.distributed import Team, processes
+from lossforecast.callbacks.monitor import RunMonitor, Update, follow
+from lossforecast.callbacks.protocol import Block, Validation
+from lossforecast.checks import whole
+from lossforecast.errors import StateError
+from lossforecast.forecaster import Forecaster
+
+__all__ = ["Pipeline"]
+
+_READ = 8192  # steps after which losses are read at the latest, so that few are kept
+
+Losses = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+
+
+class Pipeline:
+    """Passes on what a capture keeps, to a forecaster of this process or of the first of many.
+
+    Forecasts fall on a grid of optimizer steps. On a device the losses before such a step have a
+    quarter of the time to the next one to arrive, so the forecast comes late but is the same.
+
+    Among several processes the losses are averaged by step, and only the first one forecasts, in
+    a thread (`Team`). Its wish to stop becomes `should_stop` after the same call of the optimizer
+    in all of them.
+
+    Args:
+        capture: keeps the losses and counts the steps.
+        forecasters: by metric: "train", "val" or both.
+        monitor: of the forecaster that counts.
+        stop: whether `should_stop` may become True.
+        at_validations: whether forecasts are made when there is a validation loss, and not on
+            steps of the grid.
+    """
+
+    def __init__(
+        self,
+        capture: LossCapture,
+        forecasters: dict[str, Forecaster],
+        monitor: RunMonitor,
+        *,
+        stop: bool = False,
+        at_validations: bool = False,
+    ) -> None:
+        self.capture = capture
+        self.forecasters = forecasters
+        self.stop = stop
+        self.next = 0
+        """Calls of the optimizer after which there is something to do."""
+        self.should_stop = False
+        self.may_stop = True
+        """Whether the run has come far enough to be stopped."""
+        self.checked = 0
+        """Steps at which the latest forecast was due."""
+        self._monitor = monitor
+        self._at_validations = at_validations
+        self._news = False  # whether anything was observed since the latest forecast
+        # a forecast waits for the losses before this step, and for the learning rate of the step
+        self._cut: tuple[int, Callable[[], float]] | None = None
+        self._sent = 0  # what was recorded before this step is on its way
+        self._posted = 0  # what was recorded before this step was passed on
+        self._kept = _no_losses()  # taken and not passed on yet
+        self._updates: list[Update] = []  # that no sink knows of yet
+        self._team: Team | None = None
+        self._joined = False
+        self._rank, self._size = 0, 1
+        self._stop_at: int | None = None
+
+    def start(self, steps: int) -> None:
+        """Begin after some optimizer steps that nobody watched."""
+        self.capture.load_state_dict({"steps": steps, "last_rate": None})
+        self.checked = self._posted = steps
+
+    # ------------------------------------------------------------------ in the loop
+
+    def turn(self) -> None:
+        """Read, prepare a forecast or make it, as the number of steps asks for."""
+        self._join()
+        self._hear()
+        lag = max(1, self._every_n // 4)
+        if self._cut is not None and self.capture.steps >= self._cut[0] + lag:
+            self._conclude()
+        steps = self.capture.steps
+        if self._cut is None:
+            if not self._at_validations and steps >= self._next_due():
+                self._cut = steps, self.capture.ask_rate()
+                if self.capture.send():
+                    self._conclude()
+            else:
+                self._pass_on(*self._take(None if self.capture.send() else self._sent))
+        self._sent = steps
+        if self._cut is not None:
+            following = self._cut[0] + lag
+        elif self._at_validations:
+            following = (steps // self._every_n + 1) * self._every_n
+        else:
+            following = self._next_due()
+        self._look(min(following, (steps // _READ + 1) * _READ) - steps)
+
+    def validate(self, loss: float) -> None:
+        """Pass on a validation loss, measured after the optimizer steps taken so far."""
+        self._join()
+        self._conclude()
+        rate = self.capture.last_rate()  # after which the number of steps is sure
+        step, check = self.capture.steps, None
+        if self._at_validations and step // self._every_n > self.checked // self._every_n:
+            self.checked, check = step, self.capture.present_rate()
+        if self._team is None:
+            self._pass_on(*self._take())
+        self._post(Validation(step, loss, rate, check, self.may_stop))
+
+    def consider(self) -> None:
+        """Stop if that is wanted, unless other processes have to agree."""
+        if self._size == 1 and self.stop and self.may_stop and self._monitor.wants_stop:
+            self.should_stop = True
+
+    def heed(self) -> None:
+        """Leave the other processes, but stop where it was agreed before."""
+        if self._team is not None:
+            steps = self.capture.steps
+            self._team.post(Block(*_no_losses(), step=steps, leaves=True))
+            self._look(1)
+
+    def finish(self, *, wait: bool = True) -> None:
+        """Read what is left and make the last forecast."""
+        self._join()
+        self._conclude()
+        self._pass_on(self.capture.take_all(), self.capture.steps, leaves=True)
+        if self._team is not None:
+            self._disband(wait)
+        if self._news or self._monitor.forecast is None:
+            self._check(self.capture.steps, self.capture.present_rate())
+            self._tell()
+
+    # ------------------------------------------------------------------ state
+
+    def settle(self, *, together: bool = False) -> None:
+        """Take in all that is finished, so that it is in the state.
+
+        Args:
+            together: whether all processes are here. Then the state is the same in all of them;
+                else the losses since the last exchange are those of this one.
+        """
+        self._join()
+        self._conclude()
+        losses, cut = self._take()
+        if self._team is None or together:
+            self._pass_on(losses, cut)
+        else:
+            self._kept = _joined(self._kept, losses)
+        if self._team is not None:
+            self._team.drain()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is settled, as plain values."""
+        with self._team.lock if self._team is not None else nullcontext():
+            forecasters = self.forecasters
+            left = self._team.left if self._team is not None else []
+            if left:  # the others are long in coming: better losses of this process than none
+                forecasters = {
+                    name: Forecaster.from_state_dict(each.state_dict())
+                    for name, each in forecasters.items()
+                }
+                for message in left:
+                    _observe(forecasters, message)
+            return {
+                "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
+                "capture": self.capture.state_dict(),
+                "checked": self.checked,
+                "cut": self.capture.steps if self._team is None else self._posted,
+                "kept": [column.tolist() for column in self._kept],
+            }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called.
+
+        Raises:
+            StateError: the state is not ours, or is damaged.
+        """
+        try:
+            forecasters = {
+                name: Forecaster.from_state_dict(state["forecasters"][name])
+                for name in self.forecasters
+            }
+            checked = whole("checked", state["checked"], StateError, least=0)
+            cut = whole("cut", state["cut"], StateError, least=0)
+            steps, losses, rates = state["kept"]
+            kept = np.array(steps, np.int64), np.array(losses, float), np.array(rates, float)
+            if not len(steps) == len(losses) == len(rates):
+                raise StateError("the kept losses of the saved state are damaged")
+            self.capture.load_state_dict(state["capture"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"not a saved run: {error!r}") from error
+        if self._team is not None:
+            self._team.end(wait=False)
+        metric = self._monitor.forecaster.run.metric
+        self.forecasters, self._monitor.forecaster = forecasters, forecasters[metric]
+        self.checked, self._posted, self._kept = checked, cut, kept
+        self.next, self._sent, self._cut, self._stop_at = 0, 0, None, None
+        self.should_stop = self._joined = False
+        self._team = None
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _every_n(self) -> int:
+        return self._monitor.forecaster.every_n_steps
+
+    def _next_due(self) -> int:
+        """Steps at which the next forecast is due: each `every_n_steps`, and at the end."""
+        total = self._monitor.forecaster.total_steps
+        following = (self.checked // self._every_n + 1) * self._every_n
+        return min(following, total) if self.checked < total else following
+
+    def _take(self, cut: int | None = None) -> tuple[Losses, int]:
+        """Losses of finished steps, those before the cut, and the cut as it turns out.
+
+        Steps before it may turn out not to have been taken.
+        """
+        counted = self.capture.steps
+        losses = self.capture.take(cut)
+        return losses, (counted if cut is None else cut) - (counted - self.capture.steps)
+
+    def _conclude(self) -> None:
+        """Make the forecast that waits for its losses, if any, from those before its step alone."""
+        if self._cut is None:
+            return
+        (cut, rate), self._cut = self._cut, None
+        losses, step = self._take(cut)
+        self._pass_on(losses, step, rate() if step >= self._next_due() else None)
+        self.checked = step
+
+    def _pass_on(
+        self, losses: Losses, cut: int, check: float | None = None, *, leaves: bool = False
+    ) -> None:
+        """Post the losses as a block, unless it is the others' turn to have one."""
+        losses = _joined(self._kept, losses)
+        if self._team is not None and cut <= self._posted and check is None and not leaves:
+            self._kept = losses
+            return
+        self._kept, self._posted = _no_losses(), cut
+        self._post(Block(*losses, cut, check, self.may_stop, leaves))
+
+    def _post(self, message: Block | Validation) -> None:
+        if self._team is not None:
+            self._team.post(message)
+        else:
+            self._deliver(message)
+            self.consider()
+        self._tell()
+
+    def _deliver(self, message: Block | Validation) -> bool:
+        """Observe what was averaged, forecast if that is due; whether to stop."""
+        _observe(self.forecasters, message)
+        self._news = self._news or not isinstance(message, Block) or message.steps.size > 0
+        if message.check is not None:
+            self._check(message.step, message.check)
+        return self.stop and message.may_stop and self._monitor.wants_stop
+
+    def _check(self, step: int, rate: float) -> None:
+        if self._rank == 0 and self._monitor.forecaster.history.last_step >= 0:
+            for forecaster in self.forecasters.values():
+                follow(forecaster, step, rate)
+            self._updates.append(self._monitor.judge(step, rate))
+            self._news = False
+
+    def _tell(self) -> None:
+        while self._updates:
+            self._monitor.tell(self._updates.pop(0))
+
+    # ------------------------------------------------------------------ the other processes
+
+    def _join(self) -> None:
+        """Find the other processes, if there are any."""
+        if self._joined:
+            return
+        self._joined = True
+        self._rank, self._size = processes()
+        if self._size > 1:
+            total = self._monitor.forecaster.total_steps
+            plan = f"a forecast every {self._every_n} of {total} steps"
+            capacity = 2 * min(self._every_n, _READ)
+            kind = self._monitor.forecaster.run.metric
+            self._team = Team(kind, self._posted, capacity, plan, self._deliver)
+
+    def _hear(self) -> None:
+        """Take notice of what happened in the thread."""
+        if self._team is None:
+            return
+        self._tell()
+        if self._team.over:
+            self._disband(wait=False)
+
+    def _look(self, ahead: int) -> None:
+        """Set the next turn, not after the stop that was agreed."""
+        calls = self.capture.calls
+        self.next = calls + ahead
+        if self._team is not None:
+            self.next = self._team.look(self.next)
+            self._stop_at = self._team.stop_at
+        if self._stop_at is not None:
+            self.should_stop = calls >= self._stop_at
+            self.next = calls + ahead if self.should_stop else min(self.next, self._stop_at)
+
+    def _disband(self, wait: bool) -> None:
+        """Go on alone, with what was not exchanged."""
+        assert self._team is not None
+        left, failure, self._stop_at = self._team.end(wait), self._team.failure, self._team.stop_at
+        self._team = None
+        if failure is not None:
+            raise failure
+        for message in left:
+            self._deliver(message)
+        self._tell()
+
+
+def _no_losses() -> Losses:
+    return np.empty(0, np.int64), np.empty(0), np.empty(0)
+
+
+def _joined(first: Losses, then: Losses) -> Losses:
+    steps, losses, rates = (np.concatenate(pair) for pair in zip(first, then, strict=True))
+    return steps, losses, rates
+
+
+def _observe(forecasters: dict[str, Forecaster], message: Block | Validation) -> None:
+    """Let a message be known to the forecaster that it is for."""
+    if isinstance(message, Validation):
+        forecasters["val"].observe(message.step, message.loss, message.rate)
+    elif message.steps.size and "train" in forecasters:
+        forecasters["train"].observe_many(message.steps, message.losses, message.rates)
