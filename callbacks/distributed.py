@@ -57,7 +57,7 @@ class Team:
         plan: str,
         deliver: Callable[[Block | Validation], bool],
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         """Held while a message is delivered."""
         self.over = False
         """Whether the exchange has ended: nothing more is delivered."""
@@ -66,14 +66,11 @@ class Team:
         self._deliver = deliver
         self._kind = kind
         self._announcement = f"step {start} ({plan})"
+        self._changed = threading.Condition()  # guards what follows and the member
         self._messages: deque[Block | Validation] = deque()
         self._current: Block | Validation | None = None  # taken by the thread, not delivered
-        self._changed = threading.Condition(self.lock)
         self._leaving = False
         self._patience = _PATIENCE
-        store: Any = dist.distributed_c10d._get_default_store()
-        store = store.clone() if hasattr(store, "clone") else store  # one for each thread
-        self._store = dist.PrefixStore("lossforecast", store)
         self._thread = threading.Thread(target=self._work, name="lossforecast", daemon=True)
         self._thread.start()
 
@@ -119,12 +116,14 @@ class Team:
                 self._changed.wait_for(lambda: self.over, self._patience)
             self.over = True
             self._changed.notify_all()
+        with self.lock:  # what is being delivered will have been
             return self.left
 
     @property
     def left(self) -> list[Block | Validation]:
         """Messages that were not delivered."""
-        return [*([self._current] if self._current else []), *self._messages]
+        with self._changed:
+            return [*([self._current] if self._current else []), *self._messages]
 
     # ------------------------------------------------------------------ in the thread
 
@@ -168,7 +167,7 @@ class Team:
                     return reason
                 channel = _Channel(table, self._rank, self._size)
             if need is Need.PROMISE:
-                with self.lock:
+                with self._changed:
                     promise = self._member.promise()
                 answer = channel.highest(promise)
             else:
@@ -180,16 +179,18 @@ class Team:
         Process 0 lays a table for each of its teams, the others come to the first one open that
         they have not been at: one that missed a team finds the next.
         """
+        store: Any = dist.distributed_c10d._get_default_store()
+        store = store.clone() if hasattr(store, "clone") else store  # one for each thread
+        store = dist.PrefixStore("lossforecast", store)
         mine = f"process {self._rank}"
         if self._rank == 0:
-            number = self._store.add("tables", 1)
-            table = dist.PrefixStore(str(number), self._store)
+            table = dist.PrefixStore(str(store.add("tables", 1)), store)
             table.set("open", self._kind)
             table.set(mine, self._announcement)
             return table
         for _ in self._tries(_BROKEN):
-            for number in range(1, self._store.add("tables", 0) + 1):
-                table = dist.PrefixStore(str(number), self._store)
+            for number in range(1, store.add("tables", 0) + 1):
+                table = dist.PrefixStore(str(number), store)
                 there = table.check(["open"]) and table.get("open").decode() == self._kind
                 if there and not table.check([mine]):
                     table.set(mine, self._announcement)
@@ -235,9 +236,10 @@ class Team:
 
     def _hand_on(self, message: Block | Validation) -> bool:
         with self.lock:
-            if self.over:
-                return False
-            self._current = None
+            with self._changed:
+                if self.over:
+                    return False
+                self._current = None
             return self._deliver(message)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.capture import LossCapture, innermost
+from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.lightning_schedule import planned_schedule, run_length
 from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
@@ -251,7 +252,7 @@ class LightningLossForecast(Callback):
                 capture,
                 {metric: forecaster},
                 runner,
-                stop=self.stop,
+                stop=self.stop and self._can_agree(trainer),
                 at_validations=self.monitor is not None,
             )
             if saved is None:
@@ -321,6 +322,16 @@ class LightningLossForecast(Callback):
             self._shown = self.forecast
             if not math.isnan(self.forecast.mean):
                 pl_module.log("final_loss", self.forecast.mean, prog_bar=True, logger=False)
+
+    def _can_agree(self, trainer: "Trainer") -> bool:
+        if trainer.world_size == processes()[1]:
+            return True
+        logger.warning(
+            "nothing will be stopped: the %d processes of this run are not those of "
+            "torch.distributed, and could not agree on it",
+            trainer.world_size,
+        )
+        return False
 
     def _tell_if_missing(self, trainer: "Trainer") -> None:
         if self._missing_told or self._found or self._runner is None:

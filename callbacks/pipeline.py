@@ -131,7 +131,6 @@ class Pipeline:
 
     def finish(self, *, wait: bool = True) -> None:
         """Read what is left and make the last forecast."""
-        self._join()
         self._conclude()
         self._pass_on(self.capture.take_all(), self.capture.steps, leaves=True)
         if self._team is not None:
@@ -149,7 +148,6 @@ class Pipeline:
             together: whether all processes are here. Then the state is the same in all of them;
                 else the losses since the last exchange are those of this one.
         """
-        self._join()
         self._conclude()
         losses, cut = self._take()
         if self._team is None or together:
