@@ -26,13 +26,15 @@ test: check ## Run the checks, then the tests but the slow ones
 test-full: check ## Run the checks, then every test at its full count
 	LOSSFORECAST_FULL=1 $(PYTEST) -m ""
 
-check: $(INSTALLED) ## Run ruff and mypy
+check: $(INSTALLED) ## Run ruff and mypy, and audit the dependencies
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m pip check
+	$(PY) tests/audit.py
 
-bench: $(INSTALLED) ## Run the benchmarks
-	$(PYTEST) tests/benchmarks --benchmark-only
+bench: $(INSTALLED) ## Run the benchmarks; figures in bench.json
+	$(PYTEST) tests/benchmarks --benchmark-only --benchmark-json=bench.json
 
 venv: $(INSTALLED) ## Make .venv, with the package and what its developers need
 

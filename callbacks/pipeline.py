@@ -174,7 +174,7 @@ class Pipeline:
                 "capture": self.capture.state_dict(),
                 "checked": self.checked,
                 "cut": self.capture.steps if self._team is None else self._posted,
-                "kept": [column.tolist() for column in self._kept],
+                "kept": _plain(self._kept),
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -327,6 +327,11 @@ def _no_losses() -> Losses:
 def _joined(first: Losses, then: Losses) -> Losses:
     steps, losses, rates = (np.concatenate(pair) for pair in zip(first, then, strict=True))
     return steps, losses, rates
+
+
+def _plain(losses: Losses) -> list[list[float | None]]:
+    """As JSON has it; None for what is not finite."""
+    return [[x if np.isfinite(x) else None for x in column.tolist()] for column in losses]
 
 
 def _observe(forecasters: dict[str, Forecaster], message: Block | Validation) -> None:

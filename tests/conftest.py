@@ -1,5 +1,6 @@
 """What every test may use: the recorded curves, a fresh Python, skips that say what is missing."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -72,3 +73,21 @@ def reference() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def size_of() -> Callable[[object], int]:
+    """Bytes of an object and of all that it refers to, classes and modules aside."""
+
+    def measure(root: object) -> int:
+        seen, waiting, total = set[int](), [root], 0
+        while waiting:
+            each = waiting.pop()
+            if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
+                continue
+            seen.add(id(each))
+            total += sys.getsizeof(each)
+            waiting += gc.get_referents(each)
+        return total
+
+    return measure

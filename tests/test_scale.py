@@ -1,8 +1,7 @@
 """Long runs and many runs: what is kept does not grow with them."""
 
 import gc
-import sys
-from types import FunctionType, ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,6 @@ from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import TorchLossForecast
 
 MEGABYTE = 2**20
-
-
-def size_of(root: object) -> int:
-    """Bytes of an object and of all that it refers to, classes and modules aside."""
-    seen, waiting, total = set[int](), [root], 0
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(each))
-        total += sys.getsizeof(each)
-        waiting += gc.get_referents(each)
-    return total
 
 
 def observed(total: int) -> Forecaster:
@@ -39,7 +25,9 @@ def observed(total: int) -> Forecaster:
 
 
 @pytest.mark.slow
-def test_ten_million_observations_take_little_more_than_ten_thousand() -> None:
+def test_ten_million_observations_take_little_more_than_ten_thousand(
+    size_of: Callable[[object], int],
+) -> None:
     few, many = size_of(observed(10_000)), size_of(observed(10_000_000))
     assert few > 10_000, "the test measures nothing"
     assert many - few < 2 * MEGABYTE
@@ -66,7 +54,7 @@ def watched(steps: int, total: int) -> TorchLossForecast:
 
 
 @pytest.mark.slow
-def test_a_loop_keeps_few_losses_however_long_it_is() -> None:
+def test_a_loop_keeps_few_losses_however_long_it_is(size_of: Callable[[object], int]) -> None:
     few = size_of(watched(10_000, 10_000_000))
     many = size_of(watched(99_000, 10_000_000))  # just before the first forecast
     assert few > 10_000, "the test measures nothing"

@@ -130,6 +130,26 @@ def test_refit_and_forecast(benchmark: BenchmarkFixture, total: int, plan: str) 
     benchmark.pedantic(refit, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.parametrize("seen", [10**3, 10**4, 10**5, 10**6, 10**7])
+@pytest.mark.benchmark(group="refit and forecast after so many losses, with the bytes kept")
+def test_history(benchmark: BenchmarkFixture, size_of: Callable[[object], int], seen: int) -> None:
+    total = 2 * 10**7
+    forecaster = Forecaster(LRSchedule.cosine(total, 1e-3), RunInfo(optimizer="adamw"))
+    for start in range(0, seen, 10**5):
+        steps = np.arange(start, min(start + 10**5, seen))
+        forecaster.observe_many(steps, 2.5 + (steps / total + 0.01) ** -0.5 * 0.3)
+    step = seen
+
+    def refit() -> float:
+        nonlocal step
+        step += 1
+        forecaster.observe(step, 3.0)
+        return forecaster.forecast().mean
+
+    benchmark.pedantic(refit, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
+    benchmark.extra_info["bytes"] = size_of(forecaster)
+
+
 @pytest.mark.parametrize("total", [10**5, 10**7])
 @pytest.mark.benchmark(group="what if, under another schedule")
 def test_what_if(benchmark: BenchmarkFixture, total: int) -> None:

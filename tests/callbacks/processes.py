@@ -76,6 +76,7 @@ def train(
     pause: float = 0.002,
     save_at: int | None = None,
     die_at: int | None = None,
+    rewind_at: int | None = None,
     load: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -92,7 +93,8 @@ def train(
         monitor = TorchLossForecast(
             optimizer, scheduler, TOTAL, every_n_steps=EVERY, sinks=[updates.append], **options
         )
-    step, state = 0, None
+    step = 0
+    state: Any = None
     if load is not None:
         step = int(load["step"])
         scheduler.load_state_dict(load["scheduler"])
@@ -106,6 +108,11 @@ def train(
                 state = {"step": step, **saved}
             if step == die_at:
                 os._exit(1)
+            if step == rewind_at and monitor is not None and state is not None:
+                step, rewind_at = state["step"], None
+                scheduler.load_state_dict(state["scheduler"])
+                optimizer.param_groups[0]["lr"] = scheduler.get_last_lr()[0]
+                monitor.load_state_dict(state["monitor"])
             output = model(torch.ones(2, 4)).sum()
             value = loss_of(step, rank)
             loss = output - output.detach() + (value if isinstance(value, float) else 0.0)
@@ -189,6 +196,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         "one resumes": lambda: resumed(
             lambda state: state if rank == 0 else state | {"monitor": None}
         ),
+        "rewind": lambda: train(save_at=47, rewind_at=74),
         "late start": lambda: train(
             loss_of=slow_to_start,
             **stopping,

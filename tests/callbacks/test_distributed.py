@@ -107,6 +107,14 @@ def test_a_resumed_run_repeats_its_forecasts_to_the_bit(found: Found, turn: int)
     assert first["resumed"]["forecasts"] == later
 
 
+def test_going_back_to_a_saved_state_repeats_what_came_after_it(found: Found) -> None:
+    (first, other), (whole, _) = of(found, "rewind"), of(found, "averaged")
+    assert first["steps"] == other["steps"] == 120
+    assert first["losses"] == other["losses"] == whole["losses"]
+    assert first["forecasts"] == whole["forecasts"]
+    assert [*first["log"], *other["log"]] == []
+
+
 def test_the_state_of_one_process_serves_all(found: Found) -> None:
     first, other = of(found, "other state")
     assert first["resumed"]["losses"] == other["resumed"]["losses"]

@@ -7,9 +7,11 @@ import json
 import logging
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -139,6 +141,9 @@ def planned(callback: LightningLossForecast) -> NDArray[np.float64]:
     return callback.forecaster.schedule.to_array()
 
 
+STATES = Path(__file__).parents[1] / "states"
+
+
 def windows(epochs: int, batches: int, accumulate: int) -> list[range]:
     """The batches of each optimizer step; the last of an epoch takes what is left."""
     return [
@@ -177,6 +182,57 @@ def test_training_losses_and_rates_of_every_step(batches: int, accumulate: int) 
     assert math.isnan(rates[0])  # no step was taken before the first loss
     assert rates[1:] == module.used[:-1]
     assert module.used == pytest.approx([0.1 * 0.9**i for i in range(len(expected))])
+
+
+class EmptyAtTimes(torch.utils.data.IterableDataset[int]):
+    """Has no batches in its second epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(range(0 if self.epoch == 2 else 10))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("monitor", [None, "val_loss"])
+def test_an_empty_epoch_is_no_trouble(
+    monitor: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = LightningLossForecast(monitor, total_steps=20, every_n_steps=4)
+    trainer = trainer_of(callback, max_epochs=3)
+    trainer.fit(Validated(), torch.utils.data.DataLoader(EmptyAtTimes()), loader(2))
+    assert trainer.global_step == 20
+    assert not callback.switched_off
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.last_step == (19 if monitor is None else 20)
+    assert not told(caplog)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_without_batches_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    callback = LightningLossForecast()
+    trainer = trainer_of(callback, max_epochs=3, limit_train_batches=0)
+    trainer.fit(Scripted(), loader(10))
+    assert trainer.global_step == 0
+    assert callback.forecast is None
+    assert not told(caplog)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {}], ids=["switched off", "empty"])
+def test_a_validation_without_batches_is_named(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = LightningLossForecast("val_loss", stop=True, target=-1.0)
+    trainer = trainer_of(callback, max_epochs=3, **options)
+    trainer.fit(Validated(), loader(10), loader(3 if options else 0))
+    assert trainer.global_step == 30
+    assert callback.forecast is None
+    assert not callback.switched_off
+    (line,) = told(caplog)
+    assert "'val_loss' is not logged" in line
 
 
 @pytest.mark.parametrize("every_n_batches", [3, 5])
@@ -1241,6 +1297,37 @@ def test_checkpoints_hold_plain_values(tmp_path: Path) -> None:
     for callback in (train, val):
         saved = json.dumps(states[callback.state_key])
         assert saved == json.dumps(json.loads(saved)) == json.dumps(callback.state_dict())
+
+
+def test_what_cannot_be_pickled_is_not_in_a_checkpoint(tmp_path: Path) -> None:
+    lock = threading.Lock()
+    callback = LightningLossForecast(
+        policy=lambda situation: lock and None, sinks=[lambda update: lock and None]
+    )
+    with pytest.raises((TypeError, AttributeError)):
+        pickle.dumps(callback.policies)
+    path = saved_run(tmp_path, callback, max_epochs=2)
+    assert not callback.switched_off
+    assert callback.state_key in torch.load(path, weights_only=True)["callbacks"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(STATES.glob("lightning-*.json")), ids=lambda path: path.stem
+)
+def test_states_of_earlier_versions_are_read(path: Path, tmp_path: Path) -> None:
+    checkpoint = saved_run(tmp_path, max_epochs=2)
+    saved = torch.load(checkpoint, weights_only=True)
+    callback = LightningLossForecast(every_n_steps=5)
+    saved["callbacks"][callback.state_key] = json.loads(path.read_text())
+    torch.save(saved, checkpoint)
+    trainer = trainer_of(callback, max_epochs=3)
+    trainer.fit(Scripted(cosine), loader(10), ckpt_path=checkpoint)
+    assert not callback.switched_off
+    steps, losses, _ = bins_of(callback)
+    assert steps == list(range(30))
+    assert losses[:20] == [scripted(n) for n in range(20)]
+    assert callback.forecast is not None
+    assert callback.forecast.made_at == 29
 
 
 def test_two_of_the_same_metric_are_refused() -> None:

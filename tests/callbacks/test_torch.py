@@ -1280,6 +1280,45 @@ def test_asking_for_the_state_changes_nothing(kind: str) -> None:
     assert told(job.updates) == uninterrupted(kind, 2)
 
 
+@pytest.mark.parametrize("saved", [20, 47])
+def test_going_back_to_a_saved_state_repeats_what_came_after_it(saved: int) -> None:
+    def train(rewound: bool) -> dict[int, tuple[Any, ...]]:
+        bench, updates = Bench(), list[Update]()
+        with TorchLossForecast(
+            bench.optimizer, total_steps=120, every_n_steps=10, sinks=[updates.append]
+        ) as monitor:
+            run(bench, monitor, range(saved))
+            state = monitor.state_dict()
+            if rewound:
+                run(bench, monitor, range(saved, saved + 38), loss_at=lambda i: 1e6)
+                monitor.load_state_dict(state)
+                assert monitor.steps == saved
+                del updates[saved // 10 :]
+            run(bench, monitor, range(saved, 120))
+        return told(updates)
+
+    assert train(rewound=True) == train(rewound=False)
+
+
+STATES = Path(__file__).parents[1] / "states"
+
+
+@pytest.mark.parametrize("path", sorted(STATES.glob("torch-*.json")), ids=lambda path: path.stem)
+def test_states_of_earlier_versions_are_read(path: Path) -> None:
+    bench = Bench()
+    with TorchLossForecast(bench.optimizer, bench.cosine(100), 100, every_n_steps=10) as monitor:
+        monitor.load_state_dict(json.loads(path.read_text()))
+        assert monitor.steps == 47
+        bins = monitor.forecaster.history.bins()
+        assert bins.last.tolist() == list(range(47))
+        assert bins.mean.tolist() == [scripted(i) for i in range(47)]
+        assert monitor.forecaster_of("val").history.n_observed == 1
+        run(bench, monitor, range(47, 60))
+    assert monitor.forecast is not None
+    assert (monitor.forecast.made_at, monitor.forecast.step) == (59, 100)
+    assert math.isfinite(monitor.forecast.mean)
+
+
 def test_the_state_holds_both_metrics_and_the_steps_taken() -> None:
     job, fresh = Job("val"), Job("val")
     job.go(0, 33)

@@ -1,0 +1,170 @@
+"""Train a small GPT under four schedules and three peak rates, with live forecasts, and keep both.
+
+    python tests/benchmarks/record_runs.py                          # all twelve; a GPU if there is
+    python tests/benchmarks/record_runs.py --only cosine-0.001      # one of them
+
+Writes under tests/benchmarks/results, per run: NAME.curve.csv (training loss by hundredth of the
+run, validation loss, learning rate) and NAME.forecasts.csv (what was said when, of the final
+validation loss). Then prints how the forecasts of all runs found there fared.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from gpt import GPT, Batches, standard_library  # type: ignore[import-not-found]
+
+from lossforecast import LRSchedule, RunInfo
+from lossforecast.callbacks import TorchLossForecast
+from lossforecast.callbacks.monitor import Update
+
+PEAKS = (3e-4, 1e-3, 3e-3)
+SCHEDULES = ("cosine", "linear", "wsd", "step_decay")
+SEEN = (0.1, 0.25, 0.5, 0.75, 0.9)
+VALIDATION_BATCHES = 32
+
+
+def planned(name: str, peak: float, steps: int) -> LRSchedule:
+    if name == "step_decay":
+        return LRSchedule.step_decay(steps, peak, milestones=[steps // 2, 3 * steps // 4])
+    schedule: LRSchedule = getattr(LRSchedule, name)(steps, peak, warmup=steps // 20)
+    return schedule
+
+
+def record(name: str, peak: float, args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    plan = planned(name, peak, args.steps)
+    model = GPT(args.width, args.depth, max(args.width // 64, 1), args.length).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.1)
+    rates = plan.to_array()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: rates[min(done, args.steps - 1)] / peak
+    )
+    text = standard_library()
+    held_out = text.numel() * 9 // 10
+    draw = Batches(text[:held_out], args.batch, args.length, seed=1)
+    check = Batches(text[held_out:], args.batch, args.length, seed=2)
+    held = [tuple(part.to(device) for part in check()) for _ in range(VALIDATION_BATCHES)]
+    updates: list[Update] = []
+    curve: list[list[Any]] = []
+    pace, window = max(args.steps // 100, 1), torch.zeros((), device=device)
+    began = time.perf_counter()
+
+    def loss_of(batch: Any) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss: torch.Tensor = model(*batch)
+        return loss.float()
+
+    with TorchLossForecast(
+        optimizer,
+        scheduler,
+        args.steps,
+        metric="val",
+        run=RunInfo(task="language model", n_params=sum(p.numel() for p in model.parameters())),
+        sinks=[updates.append],
+    ) as monitor:
+        for step in range(1, args.steps + 1):
+            loss = loss_of([part.to(device, non_blocking=True) for part in draw()])
+            monitor.step(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            window += loss.detach()
+            if step % pace == 0:
+                with torch.no_grad():
+                    measured = float(torch.stack([loss_of(batch) for batch in held]).mean())
+                monitor.validation(measured)
+                curve.append([step, float(window) / pace, measured, rates[step - 1]])
+                window.zero_()
+    told = [
+        [
+            u.step,
+            u.forecast.mean,
+            *u.forecast.interval(0.8),
+            *u.forecast.interval(0.95),
+            u.forecast.status.value,
+        ]
+        for u in updates
+    ]
+    stem = f"{name}-{peak:g}"
+    write(args.out / f"{stem}.curve.csv", "step train_loss val_loss lr", curve)
+    header = "step mean lower80 upper80 lower95 upper95 status"
+    write(args.out / f"{stem}.forecasts.csv", header, told)
+    seconds = time.perf_counter() - began
+    spent = sum(monitor.forecaster_of(m).seconds_spent for m in ("train", "val"))
+    sys.stdout.write(
+        f"{stem}: {args.steps} steps on {device} in {seconds:.0f} s, {spent:.2f} s of it "
+        f"forecasting; ended at {curve[-1][2]:.4f}\n"
+    )
+
+
+def write(path: Path, header: str, rows: list[list[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header.split())
+        writer.writerows(
+            [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows
+        )
+
+
+def summary(folder: Path) -> str:
+    """Errors and coverage of what is recorded in a folder, by the share of the run seen."""
+    lines = ["seen   runs  median |error|  in 80%  in 95%"]
+    found: dict[float, list[tuple[float, bool, bool]]] = {seen: [] for seen in SEEN}
+    for path in sorted(folder.glob("*.forecasts.csv")):
+        with path.with_name(path.name.replace(".forecasts.", ".curve.")).open() as file:
+            curve = list(csv.DictReader(file))
+        with path.open() as file:
+            told = list(csv.DictReader(file))
+        end, truth = (
+            int(curve[-1]["step"]),
+            float(np.mean([float(r["val_loss"]) for r in curve[-2:]])),
+        )
+        for seen in SEEN:
+            past = [row for row in told if int(row["step"]) <= seen * end]
+            if past:
+                row = {key: float(value) for key, value in past[-1].items() if key != "status"}
+                error = abs(row["mean"] / truth - 1)
+                in80 = row["lower80"] <= truth <= row["upper80"]
+                found[seen].append((error, in80, row["lower95"] <= truth <= row["upper95"]))
+    for seen, cases in found.items():
+        if cases:
+            error, in80, in95 = np.array(cases, dtype=float).T
+            lines.append(
+                f"{seen:4.0%} {len(cases):6d} {np.median(error):14.2%} "
+                f"{in80.mean():8.0%} {in95.mean():7.0%}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--only", nargs="*", help="runs such as wsd-0.003; by default all")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    args = parser.parse_args()
+    runs = {f"{name}-{peak:g}": (name, peak) for name in SCHEDULES for peak in PEAKS}
+    unknown = set(args.only or ()) - set(runs)
+    if unknown:
+        parser.error(f"no runs called {', '.join(sorted(unknown))}; there are {', '.join(runs)}")
+    for stem in args.only or runs:
+        record(*runs[stem], args)
+    sys.stdout.write(summary(args.out))
+
+
+if __name__ == "__main__":
+    main()
