@@ -82,20 +82,16 @@ def alpha_weights(beliefs: Beliefs, regime: Regime) -> FloatArray:
     return logs
 
 
-def drop_scales(beliefs: Beliefs, schedule: LRSchedule) -> FloatArray:
+def drop_scales(beliefs: Beliefs, schedule: LRSchedule, at_end: FloatArray) -> FloatArray:
     """For each member, D over the drop of a decay to 0.
 
     The drop believed is the one realised by the end of the plan, whatever share of the schedule's
-    effect the member's relaxation lets arrive by then.
+    effect the member's relaxation lets arrive by then. `at_end` is the row of `columns_at` there.
     """
     _, depth = full_anneal(schedule)
-    end = np.array([schedule.total_steps])
-    total = max(float(schedule.s1(schedule.total_steps)), 1e-300)
-    share = arrived(
-        schedule, end, beliefs.relaxations, total_steps=schedule.total_steps, total_s1=total
-    )[:, 0]
     scales = np.ones(len(beliefs.members))
     if depth > 0.01:
+        share = at_end[1 + 2 * len(beliefs.alphas) : -1]
         realised = np.clip(depth**_DEPTH / np.maximum(share, 0.01), 0.3, 1 / 0.3)
         scales[np.array(beliefs.aware)] = realised
     return scales

@@ -19,14 +19,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 
 from lossforecast.design import alpha_weights, columns_at, drop_scales, grid, walk_clock
 from lossforecast.evidence import Evidence
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Beliefs, DropComponent
 from lossforecast.schedule import LRSchedule
-from lossforecast.solve import solve
+from lossforecast.solve import cholesky, solve, whiten
 
 __all__ = ["Posterior", "fit"]
 
@@ -112,6 +111,7 @@ class Posterior:
     _columns: IntArray  # columns of the basis that a node uses, (k, 3)
     _origin: tuple[float, float]  # the clock's two hands at the first observation
     _walks: tuple[_Walk, ...]
+    _now_and_end: tuple[FloatArray, FloatArray]  # of `columns_at`
 
     def predict(self, schedule: LRSchedule, steps: IntArray) -> Mixture:
         """Distribution of the loss at some steps, (m,), under a schedule.
@@ -125,8 +125,10 @@ class Posterior:
 
         The step is the present one or later.
         """
-        steps = np.array([self.now, stop], np.int64)
-        basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
+        basis, hands = self._now_and_end
+        if schedule is not self.schedule or stop != schedule.total_steps:
+            steps = np.array([self.now, stop], np.int64)
+            basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
         return self._loss(basis[1:], hands[:, 1:]), self._drop(basis)
 
     def _loss(self, basis: FloatArray, hands: FloatArray) -> Mixture:
@@ -139,7 +141,7 @@ class Posterior:
             regime = self.beliefs.regimes[walk.regime]
             clock = walk_clock(hands, self._origin, regime.lr_travel)
             shared = walk.size**2 * np.minimum(walk.clock[:, np.newaxis], clock)
-            carried = solve_triangular(walk.factor, shared, lower=True, check_finite=False)
+            carried = whiten(walk.factor, shared)
             # what the walk's last state takes over from the evidence
             known = carried.T @ walk.whitened
             rows = basis[:, self._columns[nodes]] - known[:, self._columns[nodes]]
@@ -173,9 +175,7 @@ class Posterior:
 
     def drop_arrived(self) -> FloatArray:
         """Share of the full drop that has arrived at the present step at each node, (k,)."""
-        now = np.array([self.now], np.int64)
-        basis, _ = columns_at(self.beliefs, self.schedule, self.schedule, self.now, now)
-        share: FloatArray = basis[0, self._columns[:, 2]]
+        share: FloatArray = self._now_and_end[0][0, self._columns[:, 2]]
         return share
 
     def drop_shrinkage(self) -> float:
@@ -240,10 +240,13 @@ def fit(
     """
     scale = _scale(evidence.loss)
     z, variance = scale.of(evidence.loss, evidence.variance)
-    basis, hands = columns_at(beliefs, schedule, schedule, now, evidence.step)
+    steps = np.append(evidence.step, [now, schedule.total_steps])
+    basis, hands = columns_at(beliefs, schedule, schedule, now, steps)
+    now_and_end = basis[-2:], hands[:, -2:]
+    basis, hands = basis[:-2], hands[:, :-2]
     origin = float(hands[0, 0]), float(hands[1, 0])
     member, alpha, columns = grid(beliefs)
-    drop_scale = drop_scales(beliefs, schedule)[member]
+    drop_scale = drop_scales(beliefs, schedule, now_and_end[0][1])[member]
     noise = min(evidence.noise / scale.unit, 1.0)
     slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
     measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
@@ -294,6 +297,7 @@ def fit(
         _columns=columns[node],
         _origin=origin,
         _walks=tuple(walks),
+        _now_and_end=now_and_end,
     )
 
 
@@ -311,8 +315,8 @@ def _walks(
         for size, weight in regime.walks:
             walked = size**2 * np.minimum(clock[:, np.newaxis], clock)
             least = 1e-12 * walked.max()  # a noise that keeps the matrix positive definite
-            factor = cholesky(walked + np.diag(noise + least), lower=True, check_finite=False)
-            whitened = solve_triangular(factor, design, lower=True, check_finite=False)
+            factor = cholesky(walked + np.diag(noise + least))
+            whitened = whiten(factor, design)
             score = float(np.log(weight) - np.log(np.diag(factor)).sum())
             misfit = index == len(beliefs.regimes) - 1 and size == largest
             yield _Walk(index, size, misfit, score, clock, factor, whitened)

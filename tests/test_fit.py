@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from lossforecast import LRSchedule, Prior, RunInfo
-from lossforecast.design import drop_scales
+from lossforecast.design import columns_at, drop_scales
 from lossforecast.evidence import Evidence
 from lossforecast.fit import fit
 from lossforecast.laws import LAWS
@@ -53,7 +53,8 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
     s1 = SCHEDULE.s1(at)
     whole_s1 = float(SCHEDULE.s1(TOTAL))
     rate = SCHEDULE.lr(at) / SCHEDULE.peak
-    scales = drop_scales(beliefs, SCHEDULE)
+    at_end, _ = columns_at(beliefs, SCHEDULE, SCHEDULE, NOW, np.array([TOTAL]))
+    scales = drop_scales(beliefs, SCHEDULE, at_end[0])
     x = np.log(s1[6:12])
     slope = max(-np.polyfit(x, z[6:], 1)[0], 0.0)
     regimes: list[list[tuple[float, float, float, str]]] = []

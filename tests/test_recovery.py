@@ -66,7 +66,10 @@ def draw(
     assert kind.noises is not None
     noise = kind.noises[0] * np.exp(kind.noises[1] * rng.normal())
     mean, std = kind.belief(0.0, noise)
-    drop = max(mean + std * rng.normal(), 0.0) * drop_scales(beliefs, schedule)[which]
+    end = np.array([schedule.total_steps])
+    at_end, _ = columns_at(beliefs, schedule, schedule, schedule.total_steps, end)
+    scale = drop_scales(beliefs, schedule, at_end[0])[which]
+    drop = max(mean + std * rng.normal(), 0.0) * scale
     steps = np.arange(1, schedule.total_steps + 1)
     s1 = schedule.s1(steps)
     clock = s1 if member.relaxation else steps.astype(float)
