@@ -12,7 +12,7 @@ __all__ = ["Mixture", "tail_density"]
 FloatArray = NDArray[np.float64]
 
 
-_TURNS = 200  # at most, of which every fourth halves the bracket
+_TURNS = 200  # at most: each halves the bracket or the error
 _ROOT = math.sqrt(2 * math.pi)
 _TAIL = 0.2  # weight of the second component of a calibrated mixture
 _WIDEST = 0.6  # standard deviation of the logarithm of a loss, so that moments stay sensible
@@ -60,8 +60,8 @@ class Mixture:
         each = self.mean + self.std * ndtri(q)[:, np.newaxis, np.newaxis]
         low, high = each.min(axis=1), each.max(axis=1)
         close = 1e-13 * (np.abs(low) + np.abs(high))
-        at = np.einsum("k,qkm->qm", self.weight, each)
-        for turn in range(_TURNS):
+        at, before = np.einsum("k,qkm->qm", self.weight, each), np.inf
+        for _ in range(_TURNS):
             z = (at[:, np.newaxis] - self.mean) / self.std
             excess = np.einsum("k,qkm->qm", self.weight, ndtr(z)) - q[:, np.newaxis]
             low, high = np.where(excess < 0, at, low), np.where(excess < 0, high, at)
@@ -70,9 +70,11 @@ class Mixture:
             there = np.abs(step - at) <= close
             if there.all():
                 break
-            # now and then half-way, lest it creep through a narrow peak
-            halve = ~there & ((turn % 4 == 3) | (step <= low) | (step >= high))
+            # half-way where it would leave them, or creeps, as through a narrow peak
+            creeps = np.abs(excess) > before / 2
+            halve = ~there & (creeps | (step <= low) | (step >= high))
             at = np.where(halve, (low + high) / 2, np.where(there, at, step))
+            before = np.abs(excess)
         found: FloatArray = np.exp(at) if self.logarithmic else at
         return found
 
