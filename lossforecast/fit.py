@@ -14,7 +14,6 @@ not depend on the law: one Cholesky factor serves all nodes of one size.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +24,8 @@ from lossforecast.evidence import Evidence
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Beliefs, DropComponent
 from lossforecast.schedule import LRSchedule
-from lossforecast.solve import cholesky, solve, whiten
+from lossforecast.solve import solve
+from lossforecast.walk import Filter, filtered, whiten
 
 __all__ = ["Posterior", "fit"]
 
@@ -70,10 +70,22 @@ class _Walk:
     score: float
     """What it adds to the log evidence of its nodes."""
     clock: FloatArray
-    factor: FloatArray
-    """Cholesky factor of the covariance of walk and noise."""
     whitened: FloatArray
     """Basis and z, in units in which walk and noise are white."""
+    state: FloatArray
+    """What of basis and z is the walk's, after the last observation."""
+    filter: Filter
+    """Of this walk alone."""
+
+    def at(self, clock: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What of basis and z is the walk's at some times, (m, columns), and its variance, (m,)."""
+        ahead = clock - self.clock[-1]
+        if ahead.min(initial=0.0) >= 0:
+            known = np.broadcast_to(self.state, (clock.size, self.state.size))
+            return known, self.size**2 * ahead + self.filter.variance
+        shared = self.size**2 * np.minimum(self.clock[:, np.newaxis], clock)
+        carried = whiten(self.filter, shared)[0][0]
+        return carried.T @ self.whitened, self.size**2 * clock - (carried**2).sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -140,15 +152,11 @@ class Posterior:
                 continue
             regime = self.beliefs.regimes[walk.regime]
             clock = walk_clock(hands, self._origin, regime.lr_travel)
-            shared = walk.size**2 * np.minimum(walk.clock[:, np.newaxis], clock)
-            carried = whiten(walk.factor, shared)
-            # what the walk's last state takes over from the evidence
-            known = carried.T @ walk.whitened
+            known, moved = walk.at(clock)
             rows = basis[:, self._columns[nodes]] - known[:, self._columns[nodes]]
             rows = rows.transpose(1, 0, 2)  # (nodes, m, 3)
             mean[nodes] = np.einsum("kmi,ki->km", rows, self.mean[nodes]) + known[:, -1]
             spread = np.einsum("kmi,kij,kmj->km", rows, self.covariance[nodes], rows)
-            moved = walk.size**2 * clock - (carried**2).sum(axis=0)
             variance[nodes] = spread + np.maximum(moved, 0.0)
         std = np.sqrt(np.maximum(variance, 1e-18))
         if self.scale.logarithmic:
@@ -251,7 +259,7 @@ def fit(
     slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
     measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
     member_weights = np.array([m.weight for m in beliefs.members])[member]
-    walks = list(_walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z])))
+    walks = _walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z]))
     parts = []
     for index, regime in enumerate(beliefs.regimes):
         mine = [i for i, walk in enumerate(walks) if walk.regime == index]
@@ -307,19 +315,33 @@ def _walks(
     origin: tuple[float, float],
     noise: FloatArray,
     design: FloatArray,
-) -> Iterator[_Walk]:
-    """Every size of the discrepancy in every regime, with its Cholesky factor."""
-    for index, regime in enumerate(beliefs.regimes):
-        clock = walk_clock(hands, origin, regime.lr_travel)
-        largest = max(size for size, _ in regime.walks)
-        for size, weight in regime.walks:
-            walked = size**2 * np.minimum(clock[:, np.newaxis], clock)
-            least = 1e-12 * walked.max()  # a noise that keeps the matrix positive definite
-            factor = cholesky(walked + np.diag(noise + least))
-            whitened = whiten(factor, design)
-            score = float(np.log(weight) - np.log(np.diag(factor)).sum())
-            misfit = index == len(beliefs.regimes) - 1 and size == largest
-            yield _Walk(index, size, misfit, score, clock, factor, whitened)
+) -> list[_Walk]:
+    """Every size of the discrepancy in every regime, and the design as it sees it."""
+    clocks = [walk_clock(hands, origin, regime.lr_travel) for regime in beliefs.regimes]
+    kinds = [
+        (index, size, np.log(weight))
+        for index, regime in enumerate(beliefs.regimes)
+        for size, weight in regime.walks
+    ]
+    moves = [size**2 * np.diff(clocks[index], prepend=0.0) for index, size, _ in kinds]
+    filters = filtered(np.array(moves), noise)
+    whitened, state = whiten(filters, design)
+    scores = -np.log(filters.std).sum(axis=1)
+    last = len(beliefs.regimes) - 1
+    largest = max(size for size, _ in beliefs.regimes[last].walks)
+    return [
+        _Walk(
+            regime=index,
+            size=size,
+            misfit=index == last and size == largest,
+            score=float(log_weight + scores[i]),
+            clock=clocks[index],
+            whitened=whitened[i],
+            state=state[i],
+            filter=Filter(filters.gain[[i]], filters.std[[i]], filters.variance[[i]]),
+        )
+        for i, (index, size, log_weight) in enumerate(kinds)
+    ]
 
 
 def _added_variance(evidence: Evidence, scale: Scale, share: float, rise: float) -> float:

@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.special import log_ndtr
 
-__all__ = ["cholesky", "inverse", "solve", "whiten"]
+__all__ = ["inverse", "solve"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -79,24 +78,3 @@ def inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
     found[..., 0, 2] = found[..., 2, 0] = rr * uu
     found[..., 1, 2] = found[..., 2, 1] = tt * uu
     return found, 2 * np.log(p * s * u)
-
-
-def cholesky(matrix: FloatArray) -> FloatArray:
-    """Lower Cholesky factor of a positive definite matrix, (n, n).
-
-    LAPACK's own routine: the checks of `scipy.linalg.cholesky` take longer than small factors.
-    """
-    factor: FloatArray
-    factor, info = dpotrf(matrix, lower=1, clean=1)
-    if info:
-        raise np.linalg.LinAlgError(f"minor {info} of {len(matrix)} is not positive definite")
-    return factor
-
-
-def whiten(factor: FloatArray, columns: FloatArray) -> FloatArray:
-    """Inverse of a lower Cholesky factor, times columns, (n, m)."""
-    white: FloatArray
-    white, info = dtrtrs(factor, columns, lower=1)
-    if info:
-        raise np.linalg.LinAlgError(f"the factor has a 0 at {info}")
-    return white

@@ -29,6 +29,7 @@ ROOMS = (
     "mixture",
     "design",
     "solve",
+    "walk",
     "fit",
     "forecast",
     "recommend",
