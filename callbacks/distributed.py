@@ -1,5 +1,7 @@
 """`Team`: the processes of a distributed run, exchanging losses beside their training loops."""
 
+import atexit
+import ctypes
 import logging
 import threading
 import time
@@ -21,9 +23,12 @@ logger = logging.getLogger("lossforecast")
 
 dist: Any = torch.distributed  # most of what is needed here has no types
 
-_GRACE = timedelta(seconds=10)  # for the others to have begun when the first block is there
+_GRACE = timedelta(seconds=30)  # for the others to have begun when the first block is there
 _BROKEN = timedelta(hours=1)  # without an answer: somebody is gone and the network did not tell
 _PATIENCE = 10.0  # seconds to wait for the others before a state is saved, and in the end
+_HASTE = 1.0  # the same where an exception ends the run, and for the thread to end
+
+_begun: "set[Team]" = set()  # by the training loops of this process, and not ended
 
 
 def processes() -> tuple[int, int]:
@@ -57,20 +62,24 @@ class Team:
         plan: str,
         deliver: Callable[[Block | Validation], bool],
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal may have a state saved while one is being saved
         """Held while a message is delivered."""
         self.over = False
         """Whether the exchange has ended: nothing more is delivered."""
         self._rank, self._size = processes()
         self._member = Member(self._rank, self._size, start, capacity, self._hand_on)
         self._deliver = deliver
-        self._kind = kind
+        self.kind = kind
+        alike = [team for team in _begun if team.kind == kind]
+        self._name = f"{kind} {len(alike)}"  # of those that go on at the same time
         self._announcement = f"step {start} ({plan})"
         self._changed = threading.Condition()  # guards what follows and the member
         self._messages: deque[Block | Validation] = deque()
         self._current: Block | Validation | None = None  # taken by the thread, not delivered
         self._leaving = False
         self._patience = _PATIENCE
+        self._met = False
+        _begun.add(self)
         self._thread = threading.Thread(target=self._work, name="lossforecast", daemon=True)
         self._thread.start()
 
@@ -106,21 +115,26 @@ class Team:
     def drain(self) -> None:
         """Wait until all messages are delivered, but not forever."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self.over or not self.left, self._patience):
+            if not self._changed.wait_for(
+                lambda: self.over or not self.undelivered, self._patience
+            ):
                 self._patience = 0.0  # whoever does not come once need not be waited for again
 
-    def end(self, wait: bool) -> list[Block | Validation]:
+    def end(self, wait: bool = False) -> list[Block | Validation]:
         """End the exchange, after a while of waiting; the messages that were not exchanged."""
+        patience = min(self._patience, _PATIENCE if wait else _HASTE)
         with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self.over, self._patience)
+            if self._met or self._rank == 0:
+                self._changed.wait_for(lambda: self.over, patience)
             self.over = True
             self._changed.notify_all()
+        _begun.discard(self)
+        self._thread.join(_HASTE)
         with self.lock:  # what is being delivered will have been
-            return self.left
+            return self.undelivered
 
     @property
-    def left(self) -> list[Block | Validation]:
+    def undelivered(self) -> list[Block | Validation]:
         """Messages that were not delivered."""
         with self._changed:
             return [*([self._current] if self._current else []), *self._messages]
@@ -128,22 +142,27 @@ class Team:
     # ------------------------------------------------------------------ in the thread
 
     def _work(self) -> None:
-        table = None
+        table, reason = None, ""
         try:
             table = self._table()
-            reason = "" if table is None else self._converse(table)
+            reason = "process 0 does not forecast" if table is None else self._converse(table)
         except Exception as error:
             reason = f"the connection between the processes failed ({error})"
+        finally:
+            self._leave(table, reason)
+
+    def _leave(self, table: Any, reason: str) -> None:
         if self._rank == 0 and table is not None:
             with suppress(Exception):  # the store may be gone
                 table.set("open", "")
         with self._changed:
-            noticed = self._rank == 0 and not (self.over or self._leaving or self.failure)
-            if reason and noticed:
+            if self._rank == 0 and reason and not (self.over or self._leaving or self.failure):
                 logger.warning(
                     "%s: from here on forecasts are of the losses of process 0, and stop nothing",
                     reason,
                 )
+            elif table is None and self._rank and self.undelivered:
+                logger.warning("process 0 has no forecasting callback: there are no forecasts")
             self.over = True
             self._changed.notify_all()
 
@@ -165,7 +184,7 @@ class Team:
                 reason = self._meet(table)
                 if reason:
                     return reason
-                channel = _Channel(table, self._rank, self._size)
+                channel = _Channel(table, self._rank, self._size, lambda: self.over)
             if need is Need.PROMISE:
                 with self._changed:
                     promise = self._member.promise()
@@ -185,15 +204,16 @@ class Team:
         mine = f"process {self._rank}"
         if self._rank == 0:
             table = dist.PrefixStore(str(store.add("tables", 1)), store)
-            table.set("open", self._kind)
+            table.set("open", self._name)
             table.set(mine, self._announcement)
             return table
         for _ in self._tries(_BROKEN):
             for number in range(1, store.add("tables", 0) + 1):
                 table = dist.PrefixStore(str(number), store)
-                there = table.check(["open"]) and table.get("open").decode() == self._kind
+                there = table.check(["open"]) and table.get("open").decode() == self._name
                 if there and not table.check([mine]):
                     table.set(mine, self._announcement)
+                    self._met = True
                     return table
         return None
 
@@ -246,8 +266,9 @@ class Team:
 class _Channel:
     """Sums and maxima over the processes, through a gloo group of our own."""
 
-    def __init__(self, store: Any, rank: int, size: int) -> None:
+    def __init__(self, store: Any, rank: int, size: int, over: Callable[[], bool]) -> None:
         self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, _BROKEN)
+        self._over = over
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return self._reduced(values, dist.ReduceOp.SUM)
@@ -258,5 +279,23 @@ class _Channel:
     def _reduced(self, values: NDArray[Any], operation: Any) -> NDArray[Any]:
         options = dist.AllreduceOptions()
         options.reduceOp = operation
-        self._group.allreduce([torch.from_numpy(values)], options).wait()
+        work = self._group.allreduce([torch.from_numpy(values)], options)
+        pause = 1e-4
+        while (
+            not work.is_completed()
+        ):  # a wait could not be left, and would abort a process at exit
+            if self._over():
+                for each in (self._group, work, values):  # their end would wait for the others
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+                raise RuntimeError("left while the others were still to come")
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.05)
+        work.wait()  # raises what went wrong
         return values
+
+
+@atexit.register
+def _end_all() -> None:
+    """So that no thread is left that the interpreter would have to kill."""
+    for team in list(_begun):
+        team.end()

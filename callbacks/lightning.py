@@ -131,17 +131,21 @@ class LightningLossForecast(Callback):
     @property
     def forecaster(self) -> Forecaster | None:
         """The forecaster; None before training starts."""
-        return self._runner.forecaster if self._runner else None
+        return self._pipeline.forecaster(self._metric) if self._pipeline else None
 
     @property
     def forecast(self) -> Forecast | None:
-        """The latest forecast of the final loss; None before the first."""
+        """The latest forecast of the final loss; None before the first and outside process 0."""
         return self._runner.forecast if self._runner else None
 
     @property
     def recommendation(self) -> Recommendation | None:
         """The latest recommendation; None before the first."""
         return self._runner.recommendation if self._runner else None
+
+    @property
+    def _metric(self) -> str:
+        return "train" if self.monitor is None else "val"
 
     # ------------------------------------------------------------------ hooks
 
@@ -241,7 +245,7 @@ class LightningLossForecast(Callback):
                 )
                 return
             plan = planned_schedule(trainer, optimizer, length, taken, group)
-        metric = "train" if self.monitor is None else "val"
+        metric = self._metric
         described = describe(self.run, optimizer, metric)
         forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
         sinks = [*_logger_sinks(trainer), *self.sinks]
@@ -371,7 +375,7 @@ class LightningLossForecast(Callback):
     def _let_go(self) -> None:
         self._between_epochs = None
         if self._pipeline is not None:
-            self._pipeline.heed()
+            self._pipeline.leave()
             self._pipeline.capture.close()
 
 

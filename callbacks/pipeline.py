@@ -70,7 +70,6 @@ class Pipeline:
         self._kept = _no_losses()  # taken and not passed on yet
         self._updates: list[Update] = []  # that no sink knows of yet
         self._team: Team | None = None
-        self._joined = False
         self._rank, self._size = 0, 1
         self._stop_at: int | None = None
 
@@ -85,7 +84,7 @@ class Pipeline:
         """Read, prepare a forecast or make it, as the number of steps asks for."""
         self._join()
         self._hear()
-        lag = max(1, self._every_n // 4)
+        lag = min(max(1, self._every_n // 4), _READ)
         if self._cut is not None and self.capture.steps >= self._cut[0] + lag:
             self._conclude()
         steps = self.capture.steps
@@ -96,7 +95,7 @@ class Pipeline:
                     self._conclude()
             else:
                 self._pass_on(*self._take(None if self.capture.send() else self._sent))
-        self._sent = steps
+            self._sent = steps
         if self._cut is not None:
             following = self._cut[0] + lag
         elif self._at_validations:
@@ -119,15 +118,22 @@ class Pipeline:
 
     def consider(self) -> None:
         """Stop if that is wanted, unless other processes have to agree."""
-        if self._size == 1 and self.stop and self.may_stop and self._monitor.wants_stop:
+        alone = self._size == 1 == processes()[1]
+        if alone and self.stop and self.may_stop and self._monitor.wants_stop:
             self.should_stop = True
 
     def heed(self) -> None:
         """Leave the other processes, but stop where it was agreed before."""
         if self._team is not None:
-            steps = self.capture.steps
-            self._team.post(Block(*_no_losses(), step=steps, leaves=True))
-            self._look(1)
+            self._team.post(Block(*_no_losses(), step=self.capture.steps, leaves=True))
+        self._look(1)
+
+    def leave(self) -> None:
+        """Leave the other processes for good."""
+        if self._team is not None:
+            self.heed()
+            self._team.end()
+            self._team = None
 
     def finish(self, *, wait: bool = True) -> None:
         """Read what is left and make the last forecast."""
@@ -138,6 +144,13 @@ class Pipeline:
         if self._news or self._monitor.forecast is None:
             self._check(self.capture.steps, self.capture.present_rate())
             self._tell()
+
+    def forecaster(self, metric: str) -> Forecaster:
+        """The forecaster of a metric; while a thread works with it, a copy."""
+        if self._team is None:
+            return self.forecasters[metric]
+        with self._team.lock:
+            return Forecaster.from_state_dict(self.forecasters[metric].state_dict())
 
     # ------------------------------------------------------------------ state
 
@@ -150,10 +163,11 @@ class Pipeline:
         """
         self._conclude()
         losses, cut = self._take()
-        if self._team is None or together:
-            self._pass_on(losses, cut)
-        else:
+        apart = self._team is not None and not together
+        if apart or self._size < processes()[1]:  # those have not met yet
             self._kept = _joined(self._kept, losses)
+        else:
+            self._pass_on(losses, cut, at_once=True)
         if self._team is not None:
             self._team.drain()
 
@@ -161,7 +175,7 @@ class Pipeline:
         """Everything that is settled, as plain values."""
         with self._team.lock if self._team is not None else nullcontext():
             forecasters = self.forecasters
-            left = self._team.left if self._team is not None else []
+            left = self._team.undelivered if self._team is not None else []
             if left:  # the others are long in coming: better losses of this process than none
                 forecasters = {
                     name: Forecaster.from_state_dict(each.state_dict())
@@ -173,7 +187,7 @@ class Pipeline:
                 "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
                 "capture": self.capture.state_dict(),
                 "checked": self.checked,
-                "cut": self.capture.steps if self._team is None else self._posted,
+                "cut": self._posted,
                 "kept": _plain(self._kept),
             }
 
@@ -198,13 +212,13 @@ class Pipeline:
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error
         if self._team is not None:
-            self._team.end(wait=False)
+            self._team.end()
         metric = self._monitor.forecaster.run.metric
         self.forecasters, self._monitor.forecaster = forecasters, forecasters[metric]
         self.checked, self._posted, self._kept = checked, cut, kept
         self.next, self._sent, self._cut, self._stop_at = 0, 0, None, None
-        self.should_stop = self._joined = False
-        self._team = None
+        self._team, self._rank, self._size = None, 0, 1
+        self.should_stop, self._monitor.recommendation = False, None
 
     # ------------------------------------------------------------------ inside
 
@@ -237,11 +251,19 @@ class Pipeline:
         self.checked = step
 
     def _pass_on(
-        self, losses: Losses, cut: int, check: float | None = None, *, leaves: bool = False
+        self,
+        losses: Losses,
+        cut: int,
+        check: float | None = None,
+        *,
+        at_once: bool = False,
+        leaves: bool = False,
     ) -> None:
-        """Post the losses as a block, unless it is the others' turn to have one."""
+        """Post the losses as a block; in between two blocks of many processes, keep them."""
         losses = _joined(self._kept, losses)
-        if self._team is not None and cut <= self._posted and check is None and not leaves:
+        paces = (_READ, self._every_n) if self._at_validations else (_READ,)
+        due = any(cut // pace > self._posted // pace for pace in paces)
+        if self._team is not None and not (due or at_once or leaves or check is not None):
             self._kept = losses
             return
         self._kept, self._posted = _no_losses(), cut
@@ -264,9 +286,11 @@ class Pipeline:
         return self.stop and message.may_stop and self._monitor.wants_stop
 
     def _check(self, step: int, rate: float) -> None:
-        if self._rank == 0 and self._monitor.forecaster.history.last_step >= 0:
-            for forecaster in self.forecasters.values():
-                follow(forecaster, step, rate)
+        if self._monitor.forecaster.history.last_step < 0:
+            return
+        for forecaster in self.forecasters.values():
+            follow(forecaster, step, rate)
+        if self._rank == 0:
             self._updates.append(self._monitor.judge(step, rate))
             self._news = False
 
@@ -278,16 +302,15 @@ class Pipeline:
 
     def _join(self) -> None:
         """Find the other processes, if there are any."""
-        if self._joined:
+        rank, size = processes()
+        if size <= self._size:
             return
-        self._joined = True
-        self._rank, self._size = processes()
-        if self._size > 1:
-            total = self._monitor.forecaster.total_steps
-            plan = f"a forecast every {self._every_n} of {total} steps"
-            capacity = 2 * min(self._every_n, _READ)
-            kind = self._monitor.forecaster.run.metric
-            self._team = Team(kind, self._posted, capacity, plan, self._deliver)
+        self._rank, self._size = rank, size
+        total = self._monitor.forecaster.total_steps
+        plan = f"a forecast every {self._every_n} of {total} steps" + ", may stop" * self.stop
+        capacity = 2 * min(self._every_n, _READ)
+        kind = self._monitor.forecaster.run.metric
+        self._team = Team(kind, self._posted, capacity, plan, self._deliver)
 
     def _hear(self) -> None:
         """Take notice of what happened in the thread."""

@@ -124,11 +124,11 @@ class Member:
             leaving, wanted = total[:2]
             if not self._together(total):
                 return "the processes have taken different numbers of optimizer steps"
+            if wanted and not leaving and self.stop_at is None:
+                self.stop_at = int((yield Need.PROMISE))  # at once: loops may wait for it
             self._pass_on(self._averaged(message, total))
             if leaving:
                 return "" if leaving == self._size else "a process has ended or failed"
-            if wanted and self.stop_at is None:
-                self.stop_at = int((yield Need.PROMISE))
 
     def _pass_on(self, message: Block | Validation) -> None:
         if self.failure is not None:

@@ -38,6 +38,9 @@ class TorchLossForecast:
     late change nothing. Losses are copied on their device and read on the host about 100 times a
     run.
 
+    Of several processes (`torch.distributed`) each needs one, with the same arguments; losses are
+    averaged over all of them, the first one forecasts and all stop at the same step.
+
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training goes on.
 
@@ -162,17 +165,17 @@ class TorchLossForecast:
     @property
     def forecaster(self) -> Forecaster:
         """The forecaster of the chosen metric, with all that was read so far."""
-        return self._pipeline.forecasters[self.metric]
+        return self._pipeline.forecaster(self.metric)
 
     def forecaster_of(self, metric: str) -> Forecaster:
         """The forecaster of the "train" or the "val" loss; both are kept."""
         if metric not in self._pipeline.forecasters:
             raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
-        return self._pipeline.forecasters[metric]
+        return self._pipeline.forecaster(metric)
 
     @property
     def forecast(self) -> Forecast | None:
-        """The latest forecast of the final loss; None before the first."""
+        """The latest forecast of the final loss; None before the first and outside process 0."""
         return self._monitor.forecast
 
     @property
@@ -233,6 +236,7 @@ class TorchLossForecast:
     def _close(self, wait: bool) -> None:
         try:
             self._finish(wait)
+            self._pipeline.leave()
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
             self._capture.close()
             self._plan = None
@@ -242,8 +246,8 @@ class TorchLossForecast:
             return
         self._resumed = False  # only now has the user surely restored the scheduler, too
         planned = self._plan(self._capture.steps)
-        for forecaster in self._pipeline.forecasters.values():
-            adopt(forecaster, planned, self._capture.steps, warn=forecaster is self.forecaster)
+        for name, forecaster in self._pipeline.forecasters.items():
+            adopt(forecaster, planned, self._capture.steps, warn=name == self.metric)
 
 
 def widest_group(optimizer: Any) -> int:

@@ -25,6 +25,7 @@ from lossforecast.callbacks import TorchLossForecast, distributed
 from lossforecast.recommend import Action, Reason, Recommendation, Situation
 
 TOTAL, EVERY = 120, 10
+SLOW = 0.8  # seconds that a policy takes
 Model = torch.nn.Module
 
 
@@ -50,6 +51,42 @@ def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
         return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
 
     return policy
+
+
+class StopThenFail:
+    """Wants to stop once, after a while, and raises when it is asked again."""
+
+    asked = False
+
+    def __call__(self, situation: Situation) -> Recommendation | None:
+        if situation.history.last_step < 59:
+            return None
+        if self.asked:
+            raise ZeroDivisionError("scripted")
+        self.asked = True
+        time.sleep(0.1)
+        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
+
+
+def slow(situation: Situation) -> Recommendation | None:
+    if situation.history.last_step < 59:
+        return None
+    time.sleep(SLOW)
+    return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
+
+
+def two_at_once() -> dict[str, Any]:
+    """Two monitors of the same kind, as of the two optimizers of a GAN."""
+    optimizers = [torch.optim.SGD([torch.zeros(1)], lr=0.1) for _ in range(2)]
+    monitors = [TorchLossForecast(each, None, 40, every_n_steps=5) for each in optimizers]
+    for _ in range(40):
+        for i, (monitor, optimizer) in enumerate(zip(monitors, optimizers, strict=True)):
+            monitor.step(torch.tensor(1.0 + 10 * i))
+            optimizer.step()
+        time.sleep(0.002)
+    for monitor in monitors:
+        monitor.close()
+    return {"losses": [m.forecaster.history.bins().mean.tolist() for m in monitors]}
 
 
 def broken(situation: Situation) -> Recommendation | None:
@@ -93,7 +130,7 @@ def train(
         monitor = TorchLossForecast(
             optimizer, scheduler, TOTAL, every_n_steps=EVERY, sinks=[updates.append], **options
         )
-    step = 0
+    step, longest = 0, 0.0
     state: Any = None
     if load is not None:
         step = int(load["step"])
@@ -101,6 +138,7 @@ def train(
         optimizer.param_groups[0]["lr"] = scheduler.get_last_lr()[0]
         if monitor is not None and load["monitor"] is not None:
             monitor.load_state_dict(load["monitor"])
+            monitor.load_state_dict(monitor.state_dict())  # saved again before anything else
     with Join([model]) if joined else nullcontext():  # type: ignore[list-item]
         while step < length:
             if step == save_at and monitor is not None:
@@ -116,8 +154,10 @@ def train(
             output = model(torch.ones(2, 4)).sum()
             value = loss_of(step, rank)
             loss = output - output.detach() + (value if isinstance(value, float) else 0.0)
+            began = time.monotonic()
             if monitor is not None:
                 monitor.step(loss if isinstance(value, float) else value)
+            longest = max(longest, time.monotonic() - began)
             loss.backward()
             optimizer.step()
             scheduler.step()
@@ -130,6 +170,7 @@ def train(
         monitor.close()
     logging.getLogger("lossforecast").removeHandler(log)
     found: dict[str, Any] = {"steps": step, "log": log.lines, "state": state}
+    found["longest"] = longest
     found["collectives"] = Channel.calls - calls
     if monitor is not None:
         bins = monitor.forecaster.history.bins()
@@ -182,6 +223,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
     often: dict[str, Callable[[], Any]] = {
         "stop": lambda: train(**stopping),
         "nan": lambda: train(loss_of=nan_on_one, stop=True),
+        "stop then fail": lambda: train(stop=True, policy=[StopThenFail()], pause=0.01),
         "resume": lambda: resumed(lambda state: state),
     }
     once: dict[str, Callable[[], Any]] = {
@@ -196,6 +238,9 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         "one resumes": lambda: resumed(
             lambda state: state if rank == 0 else state | {"monitor": None}
         ),
+        "slow": lambda: train(stop=True, policy=[slow], pause=0.02),
+        "two": two_at_once,
+        "one may stop": lambda: train(stop=rank == 0, policy=[stop_from(60)]),
         "rewind": lambda: train(save_at=47, rewind_at=74),
         "late start": lambda: train(
             loss_of=slow_to_start,
@@ -242,8 +287,25 @@ def main_of_elastic(folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def main_of_exception(folder: Path) -> None:
+    """Ends with an exception of the user's own, in the middle of a block."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    try:
+        with TorchLossForecast(optimizer, None, 100, every_n_steps=10) as monitor:
+            for step in range(35 + 4 * dist.get_rank()):
+                monitor.step(2.0 + step**-0.5 if step else 3.0)
+                optimizer.step()
+                time.sleep(0.005)
+            raise ValueError("the user's own")
+    except ValueError:
+        (folder / f"caught-{dist.get_rank()}.json").write_text(json.dumps(monitor.steps))
+
+
 if __name__ == "__main__":
-    if sys.argv[2] == "elastic":
+    if sys.argv[2] == "exception":
+        main_of_exception(Path(sys.argv[1]))
+    elif sys.argv[2] == "elastic":
         main_of_elastic(Path(sys.argv[1]))
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]))

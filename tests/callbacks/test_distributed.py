@@ -38,7 +38,7 @@ def torchrun(*arguments: object, limit: float, **environment: str) -> None:
     assert process.returncode == 0, output.decode()
 
 
-def both(folder: Path, name: str) -> Found:
+def both(folder: Path, name: str) -> Any:
     return [json.loads((folder / f"{name}{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -46,7 +46,8 @@ def both(folder: Path, name: str) -> Found:
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("ranks")
     torchrun(SCRIPT, folder, REPEATS, limit=60 + 30 * REPEATS)
-    return both(folder, "")
+    results: Found = both(folder, "")
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_losses_are_averaged_and_only_the_first_process_forecasts(
 
 @pytest.mark.parametrize(
     "name",
-    [f"stop, {i}" for i in range(REPEATS)] + ["shards", "uneven", "late start"],
+    [f"stop, {i}" for i in range(REPEATS)] + ["shards", "uneven", "late start", "slow"],
 )
 def test_all_stop_at_the_same_step(found: Found, name: str) -> None:
     first, other = of(found, name)
@@ -88,6 +89,36 @@ def test_all_stop_at_the_same_step(found: Found, name: str) -> None:
     assert first["log"] == ["step 60: stop: scripted"]
     assert not other["log"]
     assert list(first["losses"].values()) == list(other["losses"].values())
+
+
+def test_no_loop_waits_for_a_forecast(found: Found, scripted: Any) -> None:
+    first, other = of(found, "slow")
+    assert max(first["longest"], other["longest"]) < scripted.SLOW / 2
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_a_process_that_fails_after_a_stop_was_agreed_stops_with_the_others(
+    found: Found, turn: int
+) -> None:
+    first, other = of(found, f"stop then fail, {turn}")
+    assert first["steps"] == other["steps"]
+    assert first["steps"] == 120 or first["off"]
+
+
+def test_two_monitors_of_a_kind_do_not_mix(found: Found) -> None:
+    for each in of(found, "two"):
+        assert each["losses"] == [[1.0] * 40, [11.0] * 40]
+
+
+def test_who_may_stop_must_be_the_same_in_all(found: Found) -> None:
+    first, other = of(found, "one may stop")
+    assert first["steps"] == other["steps"] == 120
+    assert first["log"][0].startswith("process 1 begins at step 0 (")
+
+
+def test_an_exception_of_the_users_is_all_that_ends_a_process(tmp_path: Path) -> None:
+    torchrun(SCRIPT, tmp_path, "exception", limit=100)
+    assert both(tmp_path, "caught-") == [35, 39]
 
 
 @pytest.mark.parametrize("turn", range(REPEATS))

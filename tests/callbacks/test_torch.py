@@ -1300,6 +1300,27 @@ def test_going_back_to_a_saved_state_repeats_what_came_after_it(saved: int) -> N
     assert train(rewound=True) == train(rewound=False)
 
 
+def test_a_wish_to_stop_is_not_taken_back_to_a_saved_state() -> None:
+    wishes = [60]
+
+    def policy(situation: Situation) -> Recommendation | None:
+        if not wishes or situation.history.last_step < wishes[0] - 1:
+            return None
+        return Recommendation(Action.STOP, Reason.TARGET_MISS, "scripted stop")
+
+    bench = Bench()
+    with TorchLossForecast(
+        bench.optimizer, total_steps=120, every_n_steps=10, stop=True, policy=policy
+    ) as monitor:
+        run(bench, monitor, range(43))
+        state = monitor.state_dict()
+        assert run(bench, monitor, range(43, 120)) == 17
+        monitor.load_state_dict(state)
+        assert not monitor.should_stop
+        wishes.clear()
+        assert run(bench, monitor, range(43, 120)) == 77
+
+
 STATES = Path(__file__).parents[1] / "states"
 
 
