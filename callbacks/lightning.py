@@ -304,8 +304,9 @@ class LightningLossForecast(Callback):
         """Read the monitored metric; forecast and maybe stop."""
         if self.monitor is not None and self._pipeline is not None:
             self._hear(trainer.callback_metrics, trainer)  # asked for on every rank: it may reduce
-            self._pipeline.may_stop = _long_enough(trainer)
-            self._pipeline.consider()
+            if not self.switched_off:
+                self._pipeline.may_stop = _long_enough(trainer)
+                self._pipeline.consider()
             self._maybe_stop(trainer)
 
     @guarded
@@ -321,8 +322,10 @@ class LightningLossForecast(Callback):
 
     @guarded
     def _show(self, pl_module: "LightningModule") -> None:
-        """The latest forecast in the progress bar."""
-        if self.forecast is not None and self.forecast is not self._shown:
+        """The latest forecast in the progress bar, if there is one: logging has its price."""
+        if self.forecast is self._shown or pl_module.trainer.progress_bar_callback is None:
+            return
+        if self.forecast is not None:
             self._shown = self.forecast
             if not math.isnan(self.forecast.mean):
                 pl_module.log("final_loss", self.forecast.mean, prog_bar=True, logger=False)

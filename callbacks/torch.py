@@ -38,8 +38,9 @@ class TorchLossForecast:
     late change nothing. Losses are copied on their device and read on the host about 100 times a
     run.
 
-    Of several processes (`torch.distributed`) each needs one, with the same arguments; losses are
-    averaged over all of them, the first one forecasts and all stop at the same step.
+    Of several processes (`torch.distributed`) each needs one, with the same arguments, and calls
+    `step`, `validation` and `state_dict` alike. Losses are averaged over all of them, the first
+    one forecasts and all stop at the same step.
 
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training goes on.

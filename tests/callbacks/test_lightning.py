@@ -784,7 +784,9 @@ def test_every_logger_and_the_progress_bar_get_forecasts(tmp_path: Path) -> None
     updates: list[Update] = []
     callback = LightningLossForecast(target=2.3, every_n_steps=10, sinks=[updates.append])
     board, table = TensorBoardLogger(tmp_path / "tb"), CSVLogger(tmp_path / "csv")
-    trainer = trainer_of(callback, max_epochs=1, logger=[board, table], log_every_n_steps=1)
+    trainer = trainer_of(
+        callback, max_epochs=1, logger=[board, table], log_every_n_steps=1, enable_progress_bar=True
+    )
     trainer.fit(Scripted(), loader(50))
 
     def values(update: Update) -> dict[str, float]:
