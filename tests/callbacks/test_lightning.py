@@ -354,7 +354,7 @@ def test_both_namespaces(package: str, tmp_path: Path) -> None:
         "max_epochs": 1,
         "val_check_interval": 10,
         "log_every_n_steps": 10,
-        "enable_progress_bar": False,
+        "enable_progress_bar": True,
         "enable_model_summary": False,
     }
     logs = library.loggers.CSVLogger(tmp_path)
