@@ -281,9 +281,8 @@ class _Channel:
         options.reduceOp = operation
         work = self._group.allreduce([torch.from_numpy(values)], options)
         pause = 1e-4
-        while (
-            not work.is_completed()
-        ):  # a wait could not be left, and would abort a process at exit
+        # a wait could not be left, and would abort a process that exits
+        while not work.is_completed():
             if self._over():
                 for each in (self._group, work, values):  # their end would wait for the others
                     ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))

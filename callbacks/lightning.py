@@ -115,8 +115,6 @@ class LightningLossForecast(Callback):
 
     def _reset(self) -> None:
         self._between_epochs: Trainer | None = None
-        self._runner: RunMonitor | None = None
-        self._capture: LossCapture | None = None
         self._pipeline: Pipeline | None = None
         self._heard: Any = None  # the metric as last read
         self._shown: Forecast | None = None
@@ -136,12 +134,12 @@ class LightningLossForecast(Callback):
     @property
     def forecast(self) -> Forecast | None:
         """The latest forecast of the final loss; None before the first and outside process 0."""
-        return self._runner.forecast if self._runner else None
+        return self._pipeline.monitor.forecast if self._pipeline else None
 
     @property
     def recommendation(self) -> Recommendation | None:
         """The latest recommendation; None before the first."""
-        return self._runner.recommendation if self._runner else None
+        return self._pipeline.monitor.recommendation if self._pipeline else None
 
     @property
     def _metric(self) -> str:
@@ -161,9 +159,9 @@ class LightningLossForecast(Callback):
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Note the step that the batch belongs to."""
-        if self._capture is None:
+        if self._pipeline is None:
             return
-        self._batch_step, self._between_epochs = self._capture.steps, None
+        self._batch_step, self._between_epochs = self._pipeline.capture.steps, None
         if self.monitor is not None and batch_idx == 0 and self._batch_step > 0:
             # only now: what a module logs in its own on_train_epoch_end comes after ours
             self._listen(trainer)
@@ -179,10 +177,10 @@ class LightningLossForecast(Callback):
         batch_idx: int,
     ) -> None:
         """Record the loss; forecast and maybe stop when that is due."""
-        if self._capture is None:
+        if self._pipeline is None:
             return
         if self.switched_off:
-            self._capture.forget()
+            self._pipeline.capture.forget()
         if self.monitor is None:
             self._record(trainer, outputs)
         self._turn(trainer)
@@ -267,16 +265,16 @@ class LightningLossForecast(Callback):
         except Exception:
             capture.close()
             raise
-        self._runner, self._capture, self._pipeline = runner, capture, pipeline
-        self._group, self._saved = group, None
+        self._pipeline, self._group, self._saved = pipeline, group, None
 
     @guarded
     def _record(self, trainer: "Trainer", outputs: Any) -> None:
-        assert self._capture is not None
+        assert self._pipeline is not None
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
             # Lightning has divided it, so that the gradients add up to those of the mean
-            self._capture.record(loss, self._batch_step, float(trainer.accumulate_grad_batches))
+            accumulated = float(trainer.accumulate_grad_batches)
+            self._pipeline.capture.record(loss, self._batch_step, accumulated)
             self._found = True
 
     def _turn(self, trainer: "Trainer") -> None:
@@ -341,9 +339,9 @@ class LightningLossForecast(Callback):
         return False
 
     def _tell_if_missing(self, trainer: "Trainer") -> None:
-        if self._missing_told or self._found or self._runner is None:
+        if self._missing_told or self._found or self._pipeline is None:
             return
-        if self._runner.forecaster.history.last_step >= 0:
+        if self._pipeline.monitor.forecaster.history.last_step >= 0:
             return
         self._missing_told = True
         missing = "training_step returned no loss"

@@ -1,7 +1,6 @@
 """What all adapters share: a forecaster inside somebody's training run, which it never harms."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -10,11 +9,17 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.checks import number
-from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.recommend import Action, Policy, Recommendation, Situation, listed, recommend
+from lossforecast.recommend import (
+    Action,
+    Policy,
+    Recommendation,
+    Situation,
+    aimed,
+    listed,
+    recommend,
+)
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
@@ -93,11 +98,9 @@ class RunMonitor:
         policy: Policy | Iterable[Policy] | None = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
-        if target is not None and not math.isfinite(number("target", target, ConfigurationError)):
-            raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
         self.policies = listed(policy)
         self.forecaster = forecaster
-        self.target = target
+        self.target = aimed(target)
         self.sinks = list(sinks)
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None

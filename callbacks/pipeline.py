@@ -60,7 +60,7 @@ class Pipeline:
         """Whether the run has come far enough to be stopped."""
         self.checked = 0
         """Steps at which the latest forecast was due."""
-        self._monitor = monitor
+        self.monitor = monitor
         self._at_validations = at_validations
         self._news = False  # whether anything was observed since the latest forecast
         # a forecast waits for the losses before this step, and for the learning rate of the step
@@ -119,7 +119,7 @@ class Pipeline:
     def consider(self) -> None:
         """Stop if that is wanted, unless other processes have to agree."""
         alone = self._size == 1 == processes()[1]
-        if alone and self.stop and self.may_stop and self._monitor.wants_stop:
+        if alone and self.stop and self.may_stop and self.monitor.wants_stop:
             self.should_stop = True
 
     def heed(self) -> None:
@@ -141,7 +141,7 @@ class Pipeline:
         self._pass_on(self.capture.take_all(), self.capture.steps, leaves=True)
         if self._team is not None:
             self._disband(wait)
-        if self._news or self._monitor.forecast is None:
+        if self._news or self.monitor.forecast is None:
             self._check(self.capture.steps, self.capture.present_rate())
             self._tell()
 
@@ -213,22 +213,22 @@ class Pipeline:
             raise StateError(f"not a saved run: {error!r}") from error
         if self._team is not None:
             self._team.end()
-        metric = self._monitor.forecaster.run.metric
-        self.forecasters, self._monitor.forecaster = forecasters, forecasters[metric]
+        metric = self.monitor.forecaster.run.metric
+        self.forecasters, self.monitor.forecaster = forecasters, forecasters[metric]
         self.checked, self._posted, self._kept = checked, cut, kept
         self.next, self._sent, self._cut, self._stop_at = 0, 0, None, None
         self._team, self._rank, self._size = None, 0, 1
-        self.should_stop, self._monitor.recommendation = False, None
+        self.should_stop, self.monitor.recommendation = False, None
 
     # ------------------------------------------------------------------ inside
 
     @property
     def _every_n(self) -> int:
-        return self._monitor.forecaster.every_n_steps
+        return self.monitor.forecaster.every_n_steps
 
     def _next_due(self) -> int:
         """Steps at which the next forecast is due: each `every_n_steps`, and at the end."""
-        total = self._monitor.forecaster.total_steps
+        total = self.monitor.forecaster.total_steps
         following = (self.checked // self._every_n + 1) * self._every_n
         return min(following, total) if self.checked < total else following
 
@@ -283,20 +283,20 @@ class Pipeline:
         self._news = self._news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self._check(message.step, message.check)
-        return self.stop and message.may_stop and self._monitor.wants_stop
+        return self.stop and message.may_stop and self.monitor.wants_stop
 
     def _check(self, step: int, rate: float) -> None:
-        if self._monitor.forecaster.history.last_step < 0:
+        if self.monitor.forecaster.history.last_step < 0:
             return
         for forecaster in self.forecasters.values():
             follow(forecaster, step, rate)
         if self._rank == 0:
-            self._updates.append(self._monitor.judge(step, rate))
+            self._updates.append(self.monitor.judge(step, rate))
             self._news = False
 
     def _tell(self) -> None:
         while self._updates:
-            self._monitor.tell(self._updates.pop(0))
+            self.monitor.tell(self._updates.pop(0))
 
     # ------------------------------------------------------------------ the other processes
 
@@ -306,10 +306,10 @@ class Pipeline:
         if size <= self._size:
             return
         self._rank, self._size = rank, size
-        total = self._monitor.forecaster.total_steps
+        total = self.monitor.forecaster.total_steps
         plan = f"a forecast every {self._every_n} of {total} steps" + ", may stop" * self.stop
         capacity = 2 * min(self._every_n, _READ)
-        kind = self._monitor.forecaster.run.metric
+        kind = self.monitor.forecaster.run.metric
         self._team = Team(kind, self._posted, capacity, plan, self._deliver)
 
     def _hear(self) -> None:

@@ -10,7 +10,7 @@ z is the logarithm of the loss, or the loss itself in units of its level where s
 positive. `walk` is the discrepancy between law and run: a random walk whose last state is carried
 to the step forecast while its variance grows with the distance, in a clock that runs with
 ``(S1(T) / S1(t))^0.3`` and with the travel of the learning rate from its peak. Its covariance does
-not depend on the law: one Cholesky factor serves all nodes of one size.
+not depend on the law: one filter serves all nodes of one size.
 """
 
 import math

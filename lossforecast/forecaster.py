@@ -17,7 +17,7 @@ from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.recommend import Policy, Recommendation, Situation, listed, recommend
+from lossforecast.recommend import Policy, Recommendation, Situation, aimed, listed, recommend
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
@@ -206,10 +206,7 @@ class Forecaster:
             target: the final loss hoped for; without one only broken runs are stopped.
             policy: one or more policies (`lossforecast.recommend`) instead of the target miss.
         """
-        if target is not None:
-            target = number("target", target, ConfigurationError)
-            if not math.isfinite(target):
-                raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
+        target = aimed(target)
         return recommend(Situation(self.history, self.forecast(), target), listed(policy))
 
     # ------------------------------------------------------------------ state

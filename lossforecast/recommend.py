@@ -20,6 +20,7 @@ __all__ = [
     "Reason",
     "Recommendation",
     "Situation",
+    "aimed",
     "listed",
     "recommend",
     "target_miss",
@@ -123,6 +124,20 @@ def listed(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
     if not all(map(callable, policies)):
         raise ConfigurationError(f"policy must be one or more policies, not {policy!r:.60}")
     return policies
+
+
+def aimed(target: float | None) -> float | None:
+    """A target, if it is one.
+
+    Raises:
+        ConfigurationError: it is no finite loss.
+    """
+    if target is None:
+        return None
+    value = number("target", target, ConfigurationError)
+    if not math.isfinite(value):
+        raise ConfigurationError(f"target is {target}; it must be a finite loss or None")
+    return value
 
 
 def target_miss(threshold: float = _MISS) -> Policy:

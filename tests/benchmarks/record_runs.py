@@ -126,10 +126,8 @@ def summary(folder: Path) -> str:
             curve = list(csv.DictReader(file))
         with path.open() as file:
             told = list(csv.DictReader(file))
-        end, truth = (
-            int(curve[-1]["step"]),
-            float(np.mean([float(r["val_loss"]) for r in curve[-2:]])),
-        )
+        end = int(curve[-1]["step"])
+        truth = float(np.mean([float(row["val_loss"]) for row in curve[-2:]]))
         for seen in SEEN:
             past = [row for row in told if int(row["step"]) <= seen * end]
             if past:

@@ -103,6 +103,7 @@ def test_a_process_that_fails_after_a_stop_was_agreed_stops_with_the_others(
     first, other = of(found, f"stop then fail, {turn}")
     assert first["steps"] == other["steps"]
     assert first["steps"] == 120 or first["off"]
+    assert first["off"], "it failed"
 
 
 def test_two_monitors_of_a_kind_do_not_mix(found: Found) -> None:
