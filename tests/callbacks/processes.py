@@ -89,6 +89,19 @@ def two_at_once() -> dict[str, Any]:
     return {"losses": [m.forecaster.history.bins().mean.tolist() for m in monitors]}
 
 
+def seldom() -> dict[str, Any]:
+    """A loss only every 700 optimizer steps, as in reinforcement learning: long blocks."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    monitor = TorchLossForecast(optimizer, None, 5600, every_n_steps=10)
+    for i in range(8):
+        monitor.step(torch.tensor(1.0 + i + 2 * dist.get_rank()))
+        for _ in range(700):
+            optimizer.step()
+    monitor.close()
+    bins = monitor.forecaster.history.bins()
+    return {"losses": dict(zip(bins.last.tolist(), bins.mean.tolist(), strict=True))}
+
+
 def broken(situation: Situation) -> Recommendation | None:
     raise ZeroDivisionError("scripted")
 
@@ -240,6 +253,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         ),
         "slow": lambda: train(stop=True, policy=[slow], pause=0.02),
         "two": two_at_once,
+        "seldom": seldom,
         "one may stop": lambda: train(stop=rank == 0, policy=[stop_from(60)]),
         "rewind": lambda: train(save_at=47, rewind_at=74),
         "late start": lambda: train(

@@ -78,6 +78,12 @@ def test_losses_are_averaged_and_only_the_first_process_forecasts(
     assert first["collectives"] == other["collectives"] == 12, "one a block"
 
 
+def test_no_loss_of_a_long_block_is_dropped(found: Found) -> None:
+    first, other = of(found, "seldom")
+    assert first["losses"] == {str(700 * i): 2.0 + i for i in range(8)}
+    assert first == other
+
+
 @pytest.mark.parametrize(
     "name",
     [f"stop, {i}" for i in range(REPEATS)] + ["shards", "uneven", "late start", "slow"],
