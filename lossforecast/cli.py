@@ -28,7 +28,10 @@ from lossforecast.report import (
     percent,
     score_table,
 )
+from lossforecast.report_sweeps import sweep_tables
+from lossforecast.rules import RULES
 from lossforecast.scorecard import LEAST, VIEWS
+from lossforecast.sweeps import replay_sweeps
 
 if TYPE_CHECKING:
     import typer
@@ -117,10 +120,27 @@ def _add_backtest(app: "typer.Typer") -> None:
             list[str] | None,
             typer.Option(help=f"Tables to print, any of {', '.join(VIEWS)}; all by default."),
         ] = None,
+        sweep: Annotated[
+            bool,
+            typer.Option(
+                "--sweep",
+                help="Score who would have stopped which runs of recorded sweeps instead; --json "
+                "then writes one object per policy, sweep and arrival. Needs optuna, or "
+                "--no-baselines.",
+            ),
+        ] = False,
     ) -> None:
         """Replay recorded runs and score what would have been forecast of them."""
         with _errors_in_one_line():
             _check_outputs({"--json": json_, "--plot": plot, "--markdown": markdown_})
+            if sweep:
+                if plot or markdown_ or by or unseen != "fold":
+                    raise ConfigurationError(
+                        "--plot, --markdown, --by and --unseen say nothing about sweeps: leave "
+                        "them out with --sweep"
+                    )
+                _backtest_sweeps(curves, json_, jobs, baselines=baselines)
+                return
             _check_plot(plot)
             views = _views(by)
             runs = load_curves(curves)
@@ -139,6 +159,28 @@ def _add_backtest(app: "typer.Typer") -> None:
             if markdown_ is not None:
                 _write(markdown_, markdown(result.table("group")))
             _print_tables(result, views, to_stderr=_STANDARD_OUTPUT in (json_, plot, markdown_))
+
+
+def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: bool) -> None:
+    from rich.console import Console
+
+    if baselines and importlib.util.find_spec("optuna") is None:
+        raise ConfigurationError(
+            'the rules to compare with need optuna: pip install "lossforecast[optuna]", or give '
+            "--no-baselines"
+        )
+    rules = RULES if baselines else {"dominated": RULES["dominated"]}
+    with _progress("forecasting runs") as tell:
+        scores = replay_sweeps(curves, jobs=jobs, rules=rules, progress=tell)
+    if not scores:
+        raise ConfigurationError(
+            f"{curves} has no sweep to score: it takes two completed runs with validation losses "
+            "and one `sweep` or `sweep_all_optimizers` in their descriptions"
+        )
+    _write_json([score.to_json() for score in scores], json_)
+    console = Console(stderr=json_ == _STANDARD_OUTPUT, highlight=False, width=_WIDTH)
+    for table in sweep_tables(scores):
+        console.print(table)
 
 
 def _add_learn_prior(app: "typer.Typer") -> None:

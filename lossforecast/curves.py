@@ -103,6 +103,16 @@ class RecordedRun:
         return f"{self.source}:{shared or self.metadata.get('path') or self.run_id}"
 
     @property
+    def sweep(self) -> str | None:
+        """Which runs people would choose the best of; None where repeats or nothing is recorded."""
+        if shared := self.metadata.get("sweep_all_optimizers"):
+            return str(shared)
+        if self.source in _SEVERAL_PEAKS:
+            return f"{self.source}, {self.total_steps} steps"
+        shared = self.metadata.get("sweep")
+        return None if self.source in _REPEATS or not shared else f"{self.source}, {shared}"
+
+    @property
     def group(self) -> str:
         """What scores are reported for together; of unknown sources, the source."""
         if self.source in _LANGUAGE_MODELS:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from lossforecast.mixture import Mixture
 from lossforecast.prior import Prior, RunInfo
 from lossforecast.recommend import Policy, Recommendation, Situation, aimed, listed, recommend
 from lossforecast.schedule import LRSchedule
+from lossforecast.standing import Outlook
 from lossforecast.status import Caveat, Status
 
 __all__ = ["Forecaster"]
@@ -198,16 +199,21 @@ class Forecaster:
         )
 
     def recommend(
-        self, target: float | None = None, policy: Policy | Iterable[Policy] | None = None
+        self,
+        target: float | None = None,
+        policy: Policy | Iterable[Policy] | None = None,
+        rivals: Sequence[Outlook] = (),
     ) -> Recommendation:
         """Advice on the run as planned.
 
         Args:
             target: the final loss hoped for; without one only broken runs are stopped.
             policy: one or more policies (`lossforecast.recommend`) instead of the target miss.
+            rivals: the other runs of a sweep, for policies that compare.
         """
-        target = aimed(target)
-        return recommend(Situation(self.history, self.forecast(), target), listed(policy))
+        target, kind = aimed(target), self.run.optimizer or ""
+        situation = Situation(self.history, self.forecast(), target, tuple(rivals), kind)
+        return recommend(situation, listed(policy))
 
     # ------------------------------------------------------------------ state
 

@@ -12,6 +12,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.history import History
 from lossforecast.schedule import LRSchedule
+from lossforecast.standing import Outlook
 from lossforecast.status import Status
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "aimed",
     "listed",
     "recommend",
+    "stopped",
     "target_miss",
 ]
 
@@ -45,6 +47,8 @@ class Reason(StrEnum):
     """The loss has risen far above its best and stays there."""
     TARGET_MISS = "target_miss"
     """The target will very likely be missed."""
+    DOMINATED = "dominated"
+    """Other runs of the sweep will very likely end lower."""
     ON_TRACK = "on_track"
     """Nothing speaks against going on."""
     THIN_EVIDENCE = "thin_evidence"
@@ -76,15 +80,28 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Situation:
-    """What a policy may look at."""
+    """What a policy may look at.
+
+    Attributes:
+        history: the losses seen.
+        forecast: of the final loss.
+        target: the final loss hoped for.
+        rivals: the other runs of the sweep that go on or have ended; not those that were stopped.
+        kind: of this run, as in `Outlook`.
+    """
 
     history: History
     forecast: Forecast
     target: float | None = None
+    rivals: Sequence[Outlook] = ()
+    kind: str = ""
 
 
 Policy = Callable[[Situation], Recommendation | None]
-"""A policy looks at the situation and answers, or leaves it to the next one (None)."""
+"""A policy looks at the situation and answers, or leaves it to the next one (None).
+
+There is a forecast when it is asked; whether `Status.TOO_SHORT` is enough for it, it decides.
+"""
 
 _BROKEN_RUN = 10  # non-finite losses in a row: a loss scaler recovers from fewer
 _DIVERGED_RUN = 10  # bins in a row above every sensible level
@@ -92,8 +109,14 @@ _MISS = 0.05  # probability of reaching the target below which it counts as miss
 
 
 def recommend(situation: Situation, policies: Sequence[Policy] | None = None) -> Recommendation:
-    """The first answer of the policies: non-finite, diverged, thin evidence, then target miss."""
-    for policy in (non_finite, diverged, thin_evidence, *(policies or (target_miss(),))):
+    """The first answer: of non-finite, diverged, the policies (target miss), thin evidence."""
+    for policy in (
+        non_finite,
+        diverged,
+        no_evidence,
+        *(policies or (target_miss(),)),
+        thin_evidence,
+    ):
         answer = policy(situation)
         if answer is not None:
             return answer
@@ -151,12 +174,12 @@ def target_miss(threshold: float = _MISS) -> Policy:
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast, target = situation.forecast, situation.target
-        if target is None:
+        if target is None or forecast.status is Status.TOO_SHORT:
             return None
         chance = forecast.prob_below(target)
         if not chance < value:
             return None
-        return _stop(
+        return stopped(
             situation,
             Reason.TARGET_MISS,
             f"only {chance:.1%} to end below the target {target:g}: the loss is heading for "
@@ -174,7 +197,7 @@ def non_finite(situation: Situation) -> Recommendation | None:
     if run < (3 if sparse and situation.history.n_observed else _BROKEN_RUN):
         return None
     message = f"the last {run} losses are nan or infinite: the run is broken"
-    return _stop(situation, Reason.NON_FINITE, message, confidence=1.0)
+    return stopped(situation, Reason.NON_FINITE, message, confidence=1.0)
 
 
 def diverged(situation: Situation) -> Recommendation | None:
@@ -191,7 +214,12 @@ def diverged(situation: Situation) -> Recommendation | None:
     if recent <= start + max(0.5 * (start - best), 10 * usual):
         return None
     message = f"diverged: the loss is at {recent:.4g} or more, from a best of {best:.4g}"
-    return _stop(situation, Reason.DIVERGED, message, confidence=1.0)
+    return stopped(situation, Reason.DIVERGED, message, confidence=1.0)
+
+
+def no_evidence(situation: Situation) -> Recommendation | None:
+    """ABSTAIN while there is no forecast."""
+    return thin_evidence(situation) if situation.forecast.status is Status.NO_DATA else None
 
 
 def thin_evidence(situation: Situation) -> Recommendation | None:
@@ -210,9 +238,10 @@ def thin_evidence(situation: Situation) -> Recommendation | None:
     )
 
 
-def _stop(
+def stopped(
     situation: Situation, reason: Reason, message: str, *, confidence: float
 ) -> Recommendation:
+    """STOP, with what the situation says of it."""
     left = max(situation.forecast.step - max(situation.history.last_step, 0), 0)
     mean = situation.forecast.mean
     return Recommendation(

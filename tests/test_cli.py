@@ -212,3 +212,48 @@ def test_a_bar_is_drawn_on_a_terminal(curves: Path) -> None:
     assert done.returncode == 0
     assert "16/16" in done.stderr
     json.loads(done.stdout)
+
+
+def write_sweep(folder: Path) -> Path:
+    """The same curves as runs of one sweep, each a little higher than the one before."""
+    write_curves(folder, 4)
+    entries = json.loads((folder / "made.json").read_text())
+    (folder / "made.json").write_text(json.dumps([each | {"sweep": "s"} for each in entries]))
+    stored = dict(np.load(folder / "made.npz"))
+    stored["loss"] = stored["loss"] + np.repeat(0.2 * np.arange(4), stored["loss"].size // 4)
+    np.savez(folder / "made.npz", **stored)
+    return folder
+
+
+def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
+    folder, path = write_sweep(tmp_path / "sweep"), tmp_path / "scores.json"
+    done = run("backtest", "--curves", folder, "--sweep", "--json", path)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(path.read_text())
+    assert [(each["policy"], each["arrival"]) for each in scores] == [
+        (policy, arrival)
+        for policy in ("dominated", "successive-halving", "hyperband", "median", "last-value")
+        for arrival in ("parallel", "sequential")
+    ]
+    for each in scores:
+        assert set(each) == {
+            "policy", "sweep", "runs", "arrival", "compute_used", "regret", "false_kills",
+        }  # fmt: skip
+        assert (each["sweep"], each["runs"]) == ("made, s", 4)
+        assert 0 < each["compute_used"] <= 1
+    assert scores[0]["compute_used"] < 1
+    assert scores[0]["regret"] == 0
+    assert "runs arrive in parallel" in done.stdout
+    assert "runs arrive one after the other" in done.stdout
+    piped = run("backtest", "--curves", folder, "--sweep", "--no-baselines", "--json", "-")
+    assert [each["policy"] for each in json.loads(piped.stdout)] == ["dominated", "dominated"]
+
+
+def test_sweeps_that_cannot_be_scored(curves: Path, tmp_path: Path) -> None:
+    done = run("backtest", "--curves", curves, "--sweep")
+    assert done.returncode == 2
+    assert "no sweep to score" in done.stderr
+    for option in (("--plot", tmp_path / "a.png"), ("--by", "group"), ("--unseen", "peak")):
+        done = run("backtest", "--curves", curves, "--sweep", *option)
+        assert done.returncode == 2
+        assert "leave them out" in done.stderr

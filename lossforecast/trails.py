@@ -1,0 +1,89 @@
+"""What anybody could have known of a recorded run while it went on: `Trail`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.curves import RecordedRun
+from lossforecast.errors import LossForecastError
+from lossforecast.forecaster import Forecaster
+from lossforecast.prior import Prior, RunInfo
+from lossforecast.replay import outcome
+from lossforecast.standing import LEVELS, Outlook
+from lossforecast.status import Status
+
+__all__ = ["LOOKS", "Trail", "followed"]
+
+LOOKS = 50
+"""Looks at a run, the last one at its end."""
+
+_LEAST = 3  # losses before a run is forecast
+_NOTHING = Outlook((float("nan"),) * len(LEVELS))
+
+
+@dataclass(frozen=True)
+class Trail:
+    """One recorded run at each look but the last, after 1/50 of its steps, 2/50 and so on.
+
+    Attributes:
+        run_id: its name.
+        total_steps: its length in optimizer steps.
+        truth: how it ended.
+        outlooks: how it was expected to end, (49,).
+        statuses: of those forecasts, (49,).
+        latest: the latest loss, nan before the first, (49,).
+    """
+
+    run_id: str
+    total_steps: int
+    truth: float
+    outlooks: tuple[Outlook, ...]
+    statuses: tuple[Status, ...]
+    latest: NDArray[np.float64]
+
+
+def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
+    """Forecasts of a run at every look; None if it is unknown how the run ended.
+
+    Args:
+        run: a recorded run.
+        prior: what is believed beforehand; None is the packaged prior.
+
+    Raises:
+        LossForecastError: the curve is none that can be observed; the message names the run.
+    """
+    end = outcome(run)
+    if end is None:
+        return None
+    try:
+        outlooks, statuses = _forecasts(run, prior)
+    except LossForecastError as error:
+        raise type(error)(f"{run.source}, run {run.run_id}: {error}") from error
+    seen = _seen(run)
+    latest = np.array([run.loss[n - 1] if n else np.nan for n in seen], float)
+    return Trail(run.run_id, run.total_steps, end.truth, tuple(outlooks), tuple(statuses), latest)
+
+
+def _forecasts(run: RecordedRun, prior: Prior | None) -> tuple[list[Outlook], list[Status]]:
+    info = RunInfo(metric=run.what, optimizer=run.optimizer)
+    forecaster = Forecaster(run.plan, info, prior=prior)
+    outlook, status, before = _NOTHING, Status.NO_DATA, 0
+    outlooks: list[Outlook] = []
+    statuses: list[Status] = []
+    for n in _seen(run):
+        if n > before:
+            forecaster.observe_many(run.step[before:n], run.loss[before:n])
+            if n >= _LEAST:
+                forecast = forecaster.forecast()
+                outlook, status = Outlook.of(forecast, run.optimizer or ""), forecast.status
+        outlooks.append(outlook)
+        statuses.append(status)
+        before = n
+    return outlooks, statuses
+
+
+def _seen(run: RecordedRun) -> NDArray[np.intp]:
+    """How many losses there are at each look."""
+    cuts = np.arange(1, LOOKS) / LOOKS * run.total_steps
+    return np.searchsorted(run.step, cuts, side="right")
