@@ -91,7 +91,11 @@ def _pruned(trails: Sequence[Trail], pruner: "optuna.pruners.BasePruner") -> Kil
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(0))
+        study = optuna.create_study(
+            pruner=pruner,
+            sampler=optuna.samplers.RandomSampler(0),
+            study_name="replay",  # Hyperband shares runs out by it
+        )
     optuna.logging.set_verbosity(before)
     trials: dict[int, optuna.Trial] = {}
     told: set[int] = set()
