@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.lr_scheduler import schedule_from_torch
+    from lossforecast.callbacks.optuna import ForecastPruner
     from lossforecast.callbacks.torch import TorchLossForecast
 
-__all__ = ["LightningLossForecast", "TorchLossForecast", "schedule_from_torch"]
+__all__ = ["ForecastPruner", "LightningLossForecast", "TorchLossForecast", "schedule_from_torch"]
 
 _HOME = {
+    "ForecastPruner": "lossforecast.callbacks.optuna",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
     "TorchLossForecast": "lossforecast.callbacks.torch",
     "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
 }
 _NEEDS = {
+    "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',

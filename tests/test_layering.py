@@ -87,6 +87,7 @@ FRAMEWORKS = {
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
 ADAPTERS = {
+    "ForecastPruner": {"optuna"},
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch"},  # metrics, progress
     "TorchLossForecast": {"torch"},
     "schedule_from_torch": {"torch"},

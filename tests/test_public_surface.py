@@ -31,6 +31,7 @@ PUBLIC = {
         "__version__",
     ],
     "lossforecast.callbacks": [
+        "ForecastPruner",
         "LightningLossForecast",
         "TorchLossForecast",
         "schedule_from_torch",
