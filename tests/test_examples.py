@@ -55,3 +55,11 @@ def test_the_plain_loop_stops_when_the_target_is_out_of_reach(tmp_path: Path) ->
     )
     assert "stop: only" in printed
     assert "step 400" not in printed.split("stop: only")[0]
+
+
+def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:
+    printed = run("sweep_optuna.py", "--trials", "4", "--steps", "60", cwd=tmp_path)
+    rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
+    assert list(rows) == ["no pruning", "by forecast", "median", "median of forecasts"]
+    assert rows["no pruning"][:2] == ["100%", "0"]
+    assert all(2 < float(row[2]) < 5 for row in rows.values())
