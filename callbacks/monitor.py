@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.recommend import (
-    Action,
-    Policy,
-    Recommendation,
-    Situation,
-    aimed,
-    listed,
-    recommend,
-)
+from lossforecast.recommend import Action, Policy, Recommendation, aimed, listed
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
@@ -115,8 +107,7 @@ class RunMonitor:
         follow(self.forecaster, step, present_rate)
         before = self.recommendation
         self.forecast = self.forecaster.forecast()
-        situation = Situation(self.forecaster.history, self.forecast, self.target)
-        self.recommendation = recommend(situation, self.policies)
+        self.recommendation = self.forecaster.recommend(self.target, self.policies)
         if before is None or before.action != self.recommendation.action:
             level = logging.INFO
             if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):

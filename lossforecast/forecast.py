@@ -104,6 +104,15 @@ class Forecast:
             return float("nan")
         return float(self._noisy(noise).quantiles(np.array([probability]))[0, 0])
 
+    def quantiles(self, levels: ArrayLike) -> NDArray[np.float64]:
+        """The quantiles at many probabilities at once, (n,); nan where nothing is known."""
+        asked = np.atleast_1d(np.asarray(levels, float))
+        if not ((asked > 0) & (asked < 1)).all():
+            raise ConfigurationError(f"levels must lie between 0 and 1, not {levels!r:.60}")
+        if self._mixture is None:
+            return np.full(asked.shape, np.nan)
+        return np.maximum.accumulate(self._mixture.quantiles(asked)[:, 0])
+
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval that holds the outcome with `level`."""
         tail = (1 - _probability("level", level)) / 2

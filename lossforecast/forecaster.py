@@ -17,7 +17,15 @@ from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.recommend import Policy, Recommendation, Situation, aimed, listed, recommend
+from lossforecast.recommend import (
+    REMEMBERED,
+    Policy,
+    Recommendation,
+    Situation,
+    aimed,
+    listed,
+    recommend,
+)
 from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 from lossforecast.status import Caveat, Status
@@ -82,8 +90,10 @@ class Forecaster:
         """Time spent on fits and forecasts so far; reported, never acted on."""
         self._schedule = schedule
         self._gaps: list[tuple[int, float, float, int]] = []
+        self._looks: list[tuple[int, Outlook]] = []  # at the latest checks
         self._fitted: tuple[LRSchedule, Evidence, Posterior] | None = None
         self._effective: LRSchedule | None = None
+        self._latest: Forecast | None = None  # as planned
 
     # ------------------------------------------------------------------ observing
 
@@ -161,6 +171,9 @@ class Forecaster:
             ScheduleError: the schedule ends before the present step.
             ConfigurationError: the step is outside the schedule.
         """
+        as_planned = step is None and schedule is None
+        if as_planned and self._latest is not None:
+            return self._latest
         began = time.perf_counter()
         planned = self._effective_schedule()
         followed = planned if schedule is None else self._from_now_on(planned, schedule)
@@ -185,7 +198,7 @@ class Forecaster:
         status = self._status(evidence, posterior, float(mixture.moments()[1][0]), gain)
         seconds = time.perf_counter() - began
         self.seconds_spent += seconds
-        return Forecast(
+        forecast = Forecast(
             step=at,
             made_at=now,
             status=status,
@@ -197,6 +210,9 @@ class Forecaster:
             _posterior=posterior,
             schedule=followed,
         )
+        if as_planned:
+            self._latest = forecast
+        return forecast
 
     def recommend(
         self,
@@ -204,7 +220,7 @@ class Forecaster:
         policy: Policy | Iterable[Policy] | None = None,
         rivals: Sequence[Outlook] = (),
     ) -> Recommendation:
-        """Advice on the run as planned.
+        """Advice on the run as planned. Every call at a later step is a check.
 
         Args:
             target: the final loss hoped for; without one only broken runs are stopped.
@@ -212,7 +228,12 @@ class Forecaster:
             rivals: the other runs of a sweep, for policies that compare.
         """
         target, kind = aimed(target), self.run.optimizer or ""
-        situation = Situation(self.history, self.forecast(), target, tuple(rivals), kind)
+        forecast = self.forecast()
+        self._looks = [look for look in self._looks if look[0] < self._now]
+        earlier = tuple(outlook for _, outlook in self._looks)
+        if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
+            self._looks = [*self._looks, (self._now, Outlook.of(forecast, kind))][-REMEMBERED:]
+        situation = Situation(self.history, forecast, target, tuple(rivals), kind, earlier)
         return recommend(situation, listed(policy))
 
     # ------------------------------------------------------------------ state
@@ -228,6 +249,7 @@ class Forecaster:
             "every_n_steps": self.every_n_steps,
             "history": self.history.state_dict(),
             "gaps": [list(gap) for gap in self._gaps],
+            "looks": [[step, list(outlook.quantiles)] for step, outlook in self._looks],
             "seconds_spent": self.seconds_spent,
         }
 
@@ -256,6 +278,9 @@ class Forecaster:
             forecaster.history = History.from_state_dict(state["history"])
             for step, gap, stderr, horizon in state["gaps"]:
                 forecaster.observe_gap(step, gap, stderr, horizon)
+            kind = forecaster.run.optimizer or ""
+            for step, quantiles in state.get("looks", []):
+                forecaster._looks.append((int(step), Outlook(tuple(quantiles), kind)))
             forecaster.seconds_spent = float(state["seconds_spent"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"the saved forecaster is damaged: {error}") from error
@@ -268,7 +293,7 @@ class Forecaster:
         return max(self.history.last_step, 0)
 
     def _forget_fit(self) -> None:
-        self._fitted = self._effective = None
+        self._fitted = self._effective = self._latest = None
 
     def _from_now_on(self, past: LRSchedule, future: LRSchedule) -> LRSchedule:
         now = self._now

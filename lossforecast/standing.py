@@ -53,12 +53,17 @@ class Outlook:
     @classmethod
     def of(cls, forecast: Forecast, kind: str = "") -> Self:
         """The outlook of a run that goes on; unknown where the forecast has seen nothing."""
-        return cls(tuple(np.maximum.accumulate([forecast.quantile(q) for q in LEVELS])), kind)
+        return cls(tuple(forecast.quantiles(LEVELS).tolist()), kind)
 
     @classmethod
     def ended(cls, loss: float, kind: str = "") -> Self:
         """The outlook of a run that has ended; one that broke (nan) is behind all others."""
         return cls((math.inf if math.isnan(loss) else float(loss),) * len(LEVELS), kind)
+
+    def prob_below(self, target: float) -> float:
+        """Probability of ending below a loss; beyond the outermost quantiles 0 or 1."""
+        score = np.interp(target, self.quantiles, _SCORES, left=-np.inf, right=np.inf)
+        return float(ndtr(score))
 
     @property
     def known(self) -> bool:

@@ -32,9 +32,13 @@ def test_a_healthy_run_goes_on() -> None:
 
 
 def test_a_hopeless_target_stops_the_run_and_says_what_is_saved() -> None:
-    advice = run_of(healthy()).recommend(target=1.0)
+    forecaster = run_of(healthy())
+    assert forecaster.recommend(target=1.0).action is Action.CONTINUE, "the first check"
+    assert forecaster.recommend(target=1.0).action is Action.CONTINUE, "the same again"
+    forecaster.observe(1_000, 2.7)
+    advice = forecaster.recommend(target=1.0)
     assert (advice.action, advice.reason) == (Action.STOP, Reason.TARGET_MISS)
-    assert advice.steps_saved == TOTAL - 999
+    assert advice.steps_saved == TOTAL - 1_000
     assert advice.confidence > 0.95
     assert "target 1" in advice.message
 
@@ -95,7 +99,43 @@ def test_policies_are_pluggable_and_broken_runs_stop_all_the_same() -> None:
     assert patient.action is Action.CONTINUE
 
 
-@pytest.mark.parametrize("threshold", [0, 1, -0.1, math.nan])
-def test_a_threshold_must_be_a_probability(threshold: float) -> None:
+@pytest.mark.parametrize("risk", [0, 1, -0.1, math.nan])
+def test_a_risk_must_be_a_probability(risk: float) -> None:
     with pytest.raises(ConfigurationError, match="between 0 and 1"):
-        target_miss(threshold)
+        target_miss(risk)
+
+
+@pytest.mark.parametrize("checks", [0, 11, 1.5])
+def test_checks_are_counted(checks: int) -> None:
+    with pytest.raises(ConfigurationError, match="checks"):
+        target_miss(checks=checks)
+
+
+def test_only_checks_in_a_row_count() -> None:
+    policy = target_miss(checks=3)
+    forecaster = run_of(healthy())
+    actions = []
+    for step, target in enumerate((1.0, 1.0, 9.0, 1.0, 1.0, 1.0), start=1_000):
+        forecaster.observe(step, 2.7)
+        actions.append(forecaster.recommend(target, policy).action)
+    # the earlier forecasts are held against the present target
+    assert actions == [Action.CONTINUE] * 3 + [Action.STOP] * 3
+    assert run_of(healthy()).recommend(1.0, target_miss(checks=1)).action is Action.STOP
+
+
+def test_checks_survive_saving_and_end_with_a_rewind() -> None:
+    forecaster = run_of(healthy())
+    forecaster.recommend(target=1.0)
+    forecaster.observe(1_000, 2.7)
+    again = Forecaster.from_state_dict(forecaster.state_dict())
+    assert again.recommend(target=1.0).action is Action.STOP
+    rewound = run_of(healthy())
+    rewound.recommend(target=1.0)
+    rewound.observe(900, 2.7)
+    assert rewound.recommend(target=1.0).action is Action.CONTINUE
+
+
+def test_a_state_without_checks_can_be_read() -> None:
+    state = run_of(healthy()).state_dict()
+    del state["looks"]
+    assert Forecaster.from_state_dict(state).recommend(target=1.0).action is Action.CONTINUE

@@ -63,6 +63,10 @@ def test_the_outlook_of_a_forecast_has_its_quantiles() -> None:
     outlook = Outlook.of(forecast, "adamw")
     assert outlook.quantiles == tuple(forecast.quantile(level) for level in LEVELS)
     assert Outlook(outlook.quantiles, "adamw") == outlook
+    for target in (forecast.mean, forecast.quantile(0.01), forecast.quantile(0.9)):
+        assert outlook.prob_below(target) == pytest.approx(forecast.prob_below(target), abs=0.01)
+    assert outlook.prob_below(-99) == 0
+    assert outlook.prob_below(99) == 1
 
 
 @given(
