@@ -22,8 +22,9 @@ LEVELS: tuple[float, ...] = tuple(ndtr(_SCORES).tolist())
 
 _DRAWS = 4096
 # Shares of the variance of forecast errors, in normal scores, over four sweeps of AlgoPerf and four
-# of a 124M language model: 0.45 to 0.52 is common to the runs of a sweep and 0.1 to 0.2 to those of
-# one optimizer in it, whichever sweep is left out.
+# of a 124M language model: 0.45 is common to the runs of a sweep (0.38 to 0.51 without any one of
+# them; 0.24 on AlgoPerf, 0.74 on the language model) and 0.18 to those of one optimizer in it (0.12
+# to 0.21; 0.31 and none).
 _SHARED = 0.5
 _ALIKE = 0.2
 
