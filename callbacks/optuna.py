@@ -80,7 +80,7 @@ class ForecastPruner(BasePruner):
         Raises:
             LossForecastError: schedule or values are impossible.
         """
-        return self._watch(study, trial).latest
+        return self._watch(study, trial).forecast() if trial.intermediate_values else None
 
     @guarded
     def _judged(self, study: Study, trial: FrozenTrial) -> bool:
@@ -106,28 +106,26 @@ class ForecastPruner(BasePruner):
                 self._watched.pop((study.study_name, other.number), None)
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
-                latest = self._watch(study, other).latest
-                if latest is not None:
-                    rivals.append(Outlook.of(latest, self._kind(other)))
-        return self._watch(study, trial).forecaster.recommend(policy=self._policies, rivals=rivals)
+                rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
+        return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
 
-    def _watch(self, study: Study, trial: FrozenTrial) -> "_Watched":
-        """The trial with forecasts up to the present."""
+    def _watch(self, study: Study, trial: FrozenTrial) -> Forecaster:
+        """The forecaster of a trial, up to the present."""
+        return self._watched_trial(study, trial).forecaster
+
+    def _watched_trial(self, study: Study, trial: FrozenTrial) -> "_Watched":
         key, values = (study.study_name, trial.number), trial.intermediate_values
         watched = self._watched.get(key)
         if watched is None or not watched.continues(values):
             watched = _Watched(Forecaster(self._plan(trial), self._info(trial)))
             self._watched[key] = watched
-        watched.catch_up(values, _sign(study))
+        watched.catch_up(values, _sign(study), at_each=self._stock is not None)
         return watched
 
     def _foreseen(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
         """A copy of the trial in which every value reported is the final one forecast then."""
-        watched = self._watch(study, trial)
         seen = copy(trial)
-        seen.intermediate_values = {
-            step: _sign(study) * forecast for step, forecast in watched.means.items()
-        }
+        seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
         return seen
 
     def _plan(self, trial: FrozenTrial) -> LRSchedule:
@@ -142,23 +140,23 @@ class ForecastPruner(BasePruner):
 
 @dataclass
 class _Watched:
-    """A trial as far as it was read, and the means forecast at every step reported."""
+    """A trial as far as it was read, and the final values forecast at the steps reported."""
 
     forecaster: Forecaster
-    values: dict[int, float] = field(default_factory=dict)
-    means: dict[int, float] = field(default_factory=dict)
-    latest: Forecast | None = None
+    steps: list[int] = field(default_factory=list)
+    finals: dict[int, float] = field(default_factory=dict)
 
     def continues(self, values: dict[int, float]) -> bool:
         """Whether nothing was reported before what was read already."""
-        known = sorted(values)[: len(self.values)]
-        return known == list(self.values)
+        return sorted(values)[: len(self.steps)] == self.steps
 
-    def catch_up(self, values: dict[int, float], sign: int) -> None:
-        for step in sorted(values)[len(self.values) :]:
+    def catch_up(self, values: dict[int, float], sign: int, *, at_each: bool) -> None:
+        """Read what is new, and maybe forecast after each value."""
+        for step in sorted(values)[len(self.steps) :]:
             self.forecaster.observe(step, sign * values[step])
-            self.latest = self.forecaster.forecast()
-            self.values[step], self.means[step] = values[step], self.latest.mean
+            self.steps.append(step)
+            if at_each:
+                self.finals[step] = sign * self.forecaster.forecast().mean
 
 
 class _Foreseen:

@@ -232,7 +232,7 @@ class Forecaster:
         self._looks = [look for look in self._looks if look[0] < self._now]
         earlier = tuple(outlook for _, outlook in self._looks)
         if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
-            self._looks = [*self._looks, (self._now, Outlook.of(forecast, kind))][-REMEMBERED:]
+            self._looks = [*self._looks, (self._now, Outlook.of(forecast))][-REMEMBERED:]
         situation = Situation(self.history, forecast, target, tuple(rivals), kind, earlier)
         return recommend(situation, listed(policy))
 
@@ -278,9 +278,8 @@ class Forecaster:
             forecaster.history = History.from_state_dict(state["history"])
             for step, gap, stderr, horizon in state["gaps"]:
                 forecaster.observe_gap(step, gap, stderr, horizon)
-            kind = forecaster.run.optimizer or ""
             for step, quantiles in state.get("looks", []):
-                forecaster._looks.append((int(step), Outlook(tuple(quantiles), kind)))
+                forecaster._looks.append((int(step), Outlook(tuple(quantiles))))
             forecaster.seconds_spent = float(state["seconds_spent"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"the saved forecaster is damaged: {error}") from error

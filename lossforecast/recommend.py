@@ -198,7 +198,7 @@ def target_miss(risk: float = _RISK, checks: int = 2) -> Policy:
         if target is None or forecast.status is Status.TOO_SHORT:
             return None
         chance = forecast.prob_below(target)
-        before = [look.prob_below(target) for look in situation.earlier][-needed:]
+        before = (look.prob_below(target) for look in situation.earlier)
         missed = [each < limit for each in (*before, chance)][-needed:]
         if len(missed) < needed or not all(missed):
             return None

@@ -7,7 +7,8 @@ description only which loss it is and the optimizer.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from lossforecast.prior import Prior, RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.scores import LEVELS, crps
 
-__all__ = ["Outcome", "Record", "outcome", "replay"]
+__all__ = ["Outcome", "Record", "naming", "outcome", "replay"]
 
 _FINAL = 0.98  # of the planned steps: what the truth is the mean of begins here
 _FINAL_POINTS = 3
@@ -122,13 +123,20 @@ def replay(
     end = outcome(run)
     if end is None:
         return []
-    try:
+    with naming(run):
         plan = run.plan
         return [
             _record(run, plan, end, float(fraction), baselines=baselines, prior=prior)
             for fraction in fractions
             if run.enough_seen(fraction)
         ]
+
+
+@contextmanager
+def naming(run: RecordedRun) -> Iterator[None]:
+    """Name the run in every error of ours."""
+    try:
+        yield
     except LossForecastError as error:
         raise type(error)(f"{run.source}, run {run.run_id}: {error}") from error
 

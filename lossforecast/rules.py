@@ -4,7 +4,6 @@ A rule is given the trails of a sweep and answers with a function that is asked 
 of the runs that go on are to be stopped, given those that have ended.
 """
 
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,8 +33,6 @@ def dominated(trails: Sequence[Trail]) -> Kills:
     best = places(len(trails))
 
     def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-        if len(going) + len(ended) <= best:
-            return []
         outlooks = [trails[i].outlooks[look] for i in going]
         outlooks += [Outlook.ended(trails[i].truth) for i in ended]
         found = chances(outlooks, best)
@@ -89,13 +86,11 @@ def _pruned(trails: Sequence[Trail], pruner: "optuna.pruners.BasePruner") -> Kil
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        study = optuna.create_study(
-            pruner=pruner,
-            sampler=optuna.samplers.RandomSampler(0),
-            study_name="replay",  # Hyperband shares runs out by it
-        )
+    study = optuna.create_study(
+        pruner=pruner,
+        sampler=optuna.samplers.RandomSampler(0),
+        study_name="replay",  # Hyperband shares runs out by it
+    )
     optuna.logging.set_verbosity(before)
     trials: dict[int, optuna.Trial] = {}
     told: set[int] = set()
@@ -114,7 +109,6 @@ def _pruned(trails: Sequence[Trail], pruner: "optuna.pruners.BasePruner") -> Kil
             trials[i].report(loss, look + 1)
             if trials[i].should_prune():
                 study.tell(trials[i], state=optuna.trial.TrialState.PRUNED)
-                told.add(i)
                 stopped.append(i)
         return stopped
 

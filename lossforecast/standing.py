@@ -90,12 +90,14 @@ def chances(outlooks: Sequence[Outlook], best: int = 1) -> NDArray[np.float64]:
     known = [i for i, outlook in enumerate(outlooks) if outlook.known]
     sure = [i for i in known if outlooks[i].quantiles[0] == outlooks[i].quantiles[-1]]
     open_ = [i for i in known if outlooks[i].quantiles[0] != outlooks[i].quantiles[-1]]
-    ends = np.sort([outlooks[i].quantiles[0] for i in sure])
-    drawn = _drawn([outlooks[i] for i in open_])
-    certain = [np.full(_DRAWS, outlooks[i].quantiles[0]) for i in sure]
-    for i, losses in zip([*open_, *sure], [*drawn, *certain], strict=True):
-        ahead = np.searchsorted(ends, losses) + (drawn < losses).sum(axis=0)
-        found[i] = (ahead < places).mean()
+    if not known:
+        return found
+    losses = np.empty((len(known), _DRAWS))
+    losses[: len(open_)] = _drawn([outlooks[i] for i in open_])
+    losses[len(open_) :] = np.array([outlooks[i].quantiles[0] for i in sure])[:, np.newaxis]
+    last = min(places, len(known)) - 1
+    limit = np.partition(losses, last, axis=0)[last]
+    found[[*open_, *sure]] = (losses <= limit).mean(axis=1)
     return found
 
 

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.curves import RecordedRun
-from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.replay import outcome
+from lossforecast.replay import naming, outcome
 from lossforecast.standing import LEVELS, Outlook
 from lossforecast.status import Status
 
@@ -56,22 +55,24 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
     end = outcome(run)
     if end is None:
         return None
-    try:
-        outlooks, statuses = _forecasts(run, prior)
-    except LossForecastError as error:
-        raise type(error)(f"{run.source}, run {run.run_id}: {error}") from error
-    seen = _seen(run)
+    cuts = np.arange(1, LOOKS) / LOOKS * run.total_steps
+    seen = np.searchsorted(run.step, cuts, side="right")
+    with naming(run):
+        outlooks, statuses = _forecasts(run, seen, prior)
     latest = np.array([run.loss[n - 1] if n else np.nan for n in seen], float)
     return Trail(run.run_id, run.total_steps, end.truth, tuple(outlooks), tuple(statuses), latest)
 
 
-def _forecasts(run: RecordedRun, prior: Prior | None) -> tuple[list[Outlook], list[Status]]:
+def _forecasts(
+    run: RecordedRun, seen: NDArray[np.intp], prior: Prior | None
+) -> tuple[list[Outlook], list[Status]]:
+    """At each look, from so many losses as are seen by then."""
     info = RunInfo(metric=run.what, optimizer=run.optimizer)
     forecaster = Forecaster(run.plan, info, prior=prior)
     outlook, status, before = _NOTHING, Status.NO_DATA, 0
     outlooks: list[Outlook] = []
     statuses: list[Status] = []
-    for n in _seen(run):
+    for n in seen:
         if n > before:
             forecaster.observe_many(run.step[before:n], run.loss[before:n])
             if n >= _LEAST:
@@ -81,9 +82,3 @@ def _forecasts(run: RecordedRun, prior: Prior | None) -> tuple[list[Outlook], li
         statuses.append(status)
         before = n
     return outlooks, statuses
-
-
-def _seen(run: RecordedRun) -> NDArray[np.intp]:
-    """How many losses there are at each look."""
-    cuts = np.arange(1, LOOKS) / LOOKS * run.total_steps
-    return np.searchsorted(run.step, cuts, side="right")
