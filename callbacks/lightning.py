@@ -55,7 +55,7 @@ class LightningLossForecast(Callback):
             without a limit or with one of time, a changing accumulation of gradients, optimizers
             that do not step in turn.
         schedule: the planned learning rate of every step, instead of the schedulers' future.
-        policy: one or more policies of `lossforecast.recommend` instead of the default.
+        policy: one or more of `lossforecast.policies` instead of the default.
         run: what is known of the run; its `metric` is set from `monitor`.
         laws: as in `Forecaster`.
         prior: as in `Forecaster`.

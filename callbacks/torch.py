@@ -58,7 +58,7 @@ class TorchLossForecast:
             losses come through `validation`.
         target: the final loss hoped for; `stop=True` acts when it will very likely be missed.
         stop: whether `should_stop` may become True.
-        policy: one or more policies of `lossforecast.recommend` instead of the default.
+        policy: one or more of `lossforecast.policies` instead of the default.
         run: what is known of the run; its `metric` is set from `metric`.
         laws: as in `Forecaster`.
         prior: as in `Forecaster`.

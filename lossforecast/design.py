@@ -7,7 +7,14 @@ from lossforecast.prior import Beliefs, Regime
 from lossforecast.relaxation import arrived, full_anneal
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["alpha_weights", "columns_at", "drop_scales", "grid", "walk_clock"]
+__all__ = [
+    "alpha_weights",
+    "clock_apart",
+    "columns_at",
+    "drop_scales",
+    "grid",
+    "walk_clock",
+]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -56,6 +63,12 @@ def walk_clock(hands: FloatArray, origin: tuple[float, float], lr_travel: float)
     progress = (origin[0] ** _CLOCK - hands[0] ** _CLOCK) / _CLOCK
     clock: FloatArray = np.maximum(progress + lr_travel * (hands[1] - origin[1]), 0.0)
     return clock
+
+
+def clock_apart(one: FloatArray, other: FloatArray, lr_travel: float) -> float:
+    """Time of the walk that two futures do not share, given their hands, (2,) each."""
+    progress = abs(one[0] ** _CLOCK - other[0] ** _CLOCK) / _CLOCK
+    return float(progress + lr_travel * abs(one[1] - other[1]))
 
 
 def grid(beliefs: Beliefs) -> tuple[IntArray, IntArray, IntArray]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.recommend import Policy, Reason, Recommendation, Situation, stopped
+from lossforecast.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.standing import Outlook, chances
 from lossforecast.status import Status
 

@@ -14,15 +14,26 @@ not depend on the law: one filter serves all nodes of one size.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.design import alpha_weights, columns_at, drop_scales, grid, walk_clock
+from lossforecast.design import (
+    alpha_weights,
+    clock_apart,
+    columns_at,
+    drop_scales,
+    grid,
+    walk_clock,
+)
+from lossforecast.drops import believed_drops
 from lossforecast.evidence import Evidence
 from lossforecast.mixture import Mixture
-from lossforecast.prior import Beliefs, DropComponent
+from lossforecast.prior import Beliefs
+from lossforecast.relaxation import decaying
+from lossforecast.scale import Scale
 from lossforecast.schedule import LRSchedule
 from lossforecast.solve import solve
 from lossforecast.walk import Filter, filtered, whiten
@@ -33,29 +44,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
-_LEAST_LOSS = 1e-100  # smaller ones are no losses to take a logarithm of
+_FARTHEST = 5.0  # logarithm of a ratio of two losses of one run
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How losses become the z of the model: logarithms, or shares of a unit."""
-
-    logarithmic: bool
-    level: float
-    unit: float
-
-    def of(self, loss: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Z and its variance of losses (n,) with variance (n,)."""
-        if self.logarithmic:
-            return np.log(loss / self.level), np.minimum(np.sqrt(variance) / loss, 3.0) ** 2
-        return (loss - self.level) / self.unit, variance / self.unit**2
-
-    def loss(self, z: FloatArray | float) -> FloatArray:
-        """The loss at z."""
-        if self.logarithmic:
-            return self.level * np.exp(z)
-        return self.level + self.unit * np.asarray(z)
 
 
 @dataclass(frozen=True)
@@ -143,6 +133,39 @@ class Posterior:
             basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
         return self._loss(basis[1:], hands[:, 1:]), self._drop(basis)
 
+    def gains(
+        self, schedule: LRSchedule, stop: int, others: Sequence[tuple[LRSchedule, int]]
+    ) -> Mixture:
+        """Of how much lower the losses at other ends are than at one, all of them from now on.
+
+        What two futures have in common cancels: the parameters, and the discrepancy as far as its
+        clocks run alike.
+
+        Args:
+            schedule: the learning rates up to the one end.
+            stop: its step, the present one or later.
+            others: m schedules and steps.
+        """
+        first, *rest = (
+            columns_at(self.beliefs, plan, self.schedule, self.now, np.array([at], np.int64))
+            for plan, at in ((schedule, stop), *others)
+        )
+        apart = first[0] - np.concatenate([basis for basis, _ in rest])
+        rows = apart[:, self._columns].swapaxes(0, 1)  # (k, m, 3)
+        mean = np.einsum("kmi,ki->km", rows, self.mean)
+        variance = np.einsum("kmi,kij,kmj->km", rows, self.covariance, rows)
+        for index, walk in enumerate(self._walks):
+            travel = self.beliefs.regimes[walk.regime].lr_travel
+            clock = [clock_apart(first[1][:, 0], hands[:, 0], travel) for _, hands in rest]
+            variance[self.walk == index] += walk.size**2 * np.array(clock)
+        std = np.sqrt(np.maximum(variance, 1e-18))
+        unit = self.scale.unit
+        if self.scale.logarithmic:  # of the loss at the one end, exp(-mean) is left
+            unit = float(self._loss(*first).moments()[0][0])
+            left = np.exp(-np.clip(mean, -_FARTHEST, _FARTHEST))
+            mean, std = 1 - left, left * std
+        return self._calibrated(Mixture(self.weight, unit * mean, unit * std))
+
     def _loss(self, basis: FloatArray, hands: FloatArray) -> Mixture:
         mean = np.empty((self.weight.size, basis.shape[0]))
         variance = np.empty_like(mean)
@@ -164,12 +187,16 @@ class Posterior:
             found = Mixture(self.weight, mean, std, True)
         else:
             found = Mixture(self.weight, self.scale.loss(mean), self.scale.unit * std)
+        found = self._calibrated(found)
+        unit = 1.0 if self.scale.logarithmic else self.scale.unit
+        return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.added_variance)))
+
+    def _calibrated(self, mixture: Mixture) -> Mixture:
+        """As past forecasts made after as much of a run turned out."""
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)
-        found = found.calibrated(scale, tail)
-        unit = 1.0 if self.scale.logarithmic else self.scale.unit
-        return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.added_variance)))
+        return mixture.calibrated(scale, tail)
 
     def _drop(self, basis: FloatArray) -> Mixture:
         """Of the loss lost to annealing between two steps."""
@@ -246,7 +273,7 @@ def fit(
             units of the loss.
         rise: of a loss that overfits, in its units: no law rises, so it is added to the spread.
     """
-    scale = _scale(evidence.loss)
+    scale = Scale.of_losses(evidence.loss)
     z, variance = scale.of(evidence.loss, evidence.variance)
     steps = np.append(evidence.step, [now, schedule.total_steps])
     basis, hands = columns_at(beliefs, schedule, schedule, now, steps)
@@ -254,7 +281,10 @@ def fit(
     basis, hands = basis[:-2], hands[:, :-2]
     origin = float(hands[0, 0]), float(hands[1, 0])
     member, alpha, columns = grid(beliefs)
-    drop_scale = drop_scales(beliefs, schedule, now_and_end[0][1])[member]
+    at_end, plan = now_and_end[0][1], decaying(schedule)
+    if plan is not schedule:
+        at_end = columns_at(beliefs, plan, plan, now, steps[-1:])[0][0]
+    drop_scale = drop_scales(beliefs, plan, at_end)[member]
     noise = min(evidence.noise / scale.unit, 1.0)
     slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
     measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
@@ -264,7 +294,7 @@ def fit(
     for index, regime in enumerate(beliefs.regimes):
         mine = [i for i, walk in enumerate(walks) if walk.regime == index]
         gram = np.array([walks[i].whitened.T @ walks[i].whitened for i in mine])
-        of_noise, weights, drops = _drop_priors(regime.drops, slope, noise, measured)
+        of_noise, weights, drops = believed_drops(regime.drops, slope, noise, measured)
         score, mean, covariance = solve(
             gram, columns, drop_scale, drops, (_LEVEL_SPREAD, regime.reducible)
         )
@@ -353,14 +383,6 @@ def _added_variance(evidence: Evidence, scale: Scale, share: float, rise: float)
     return float(scale.of(evidence.loss[-1:], np.array([noise + min(rise, 1e100) ** 2]))[1][0])
 
 
-def _scale(loss: FloatArray) -> Scale:
-    level = float(np.median(loss[-max(1, loss.size // 4) :]))
-    if loss.min() > _LEAST_LOSS:
-        return Scale(True, level, level)
-    low, high = np.quantile(loss, [0.05, 0.95])
-    return Scale(False, level, max(abs(level), float(high - low), 1e-12))
-
-
 def _slope(z: FloatArray, s1: FloatArray) -> float:
     """``-dz / d log(S1)`` over the later half of the evidence, at least 0."""
     n = max(z.size // 2, min(6, z.size))
@@ -369,27 +391,3 @@ def _slope(z: FloatArray, s1: FloatArray) -> float:
         return 0.0
     x = x - x.mean()
     return max(-float(x @ z[-n:] / (x @ x)), 0.0)
-
-
-def _drop_priors(
-    drops: tuple[DropComponent, ...],
-    slope: float,
-    noise: float,
-    measured: tuple[float, float] | None,
-) -> tuple[float, FloatArray, FloatArray]:
-    """What is believed of the drop before the losses, over its c components.
-
-    The log evidence of the noise, the log weights given it, (c,), and means and deviations, (c, 2).
-    """
-    total = sum(component.weight for component in drops)
-    weights = np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
-    of_noise = np.logaddexp.reduce(weights)
-    weights -= of_noise
-    believed = np.array([component.belief(slope, noise) for component in drops])
-    if measured is None:
-        return of_noise, weights, believed
-    (mean, std), (value, error) = believed.T, measured
-    weights -= (value - mean) ** 2 / (error**2 + std**2) / 2 + np.log(np.hypot(error, std))
-    precision = std**-2 + error**-2
-    mean = (mean * std**-2 + value * error**-2) / precision
-    return of_noise, weights, np.column_stack([mean, precision**-0.5])

@@ -1,22 +1,56 @@
 """`Forecast`: the predictive distribution of the loss at one step of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossforecast.checks import number, wholes
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.fit import Posterior
 from lossforecast.mixture import Mixture
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
-__all__ = ["AnnealGain", "Curve", "Forecast"]
+__all__ = ["AnnealGain", "Curve", "Estimate", "Forecast", "from_now_on"]
 
 FloatArray = NDArray[np.float64]
+
+
+class Estimate(float):
+    """A number that is not known for sure: its mean, with the 80% interval beside it.
+
+    Attributes:
+        lower: the 10% quantile.
+        upper: the 90% quantile.
+    """
+
+    lower: float
+    upper: float
+
+    def __new__(cls, mean: float, lower: float, upper: float) -> Self:
+        """A mean and the ends of its interval."""
+        self = super().__new__(cls, mean)
+        self.lower, self.upper = float(lower), float(upper)
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[float, float, float]]:
+        """What a copy is made of."""
+        return type(self), (float(self), self.lower, self.upper)
+
+    @classmethod
+    def of(cls, mixture: Mixture | None) -> Self:
+        """Of a distribution at one place; nan where there is none."""
+        if mixture is None:
+            return cls(*[float("nan")] * 3)
+        lower, upper = mixture.quantiles(np.array([0.1, 0.9]))[:, 0]
+        return cls(mixture.moments()[0][0], lower, upper)
+
+    def __repr__(self) -> str:
+        return f"{float(self):.4g} ({self.lower:.4g} to {self.upper:.4g})"
 
 
 @dataclass(frozen=True)
@@ -147,6 +181,49 @@ class Forecast:
         return Curve(at, mixture.moments()[0], lower, upper)
 
     @cached_property
+    def estimate(self) -> Estimate:
+        """The loss at `step` as one number with its 80% interval beside it."""
+        return Estimate.of(self._mixture)
+
+    @cached_property
+    def gain_to_come(self) -> Estimate:
+        """How much lower the loss at `step` will be than the expected loss at present."""
+        return Estimate.of(self._gains(None))
+
+    def under(self, schedule: LRSchedule) -> Estimate:
+        """The loss at the end of another schedule, followed from the present step on.
+
+        Raises:
+            ScheduleError: the schedule ends before the present step.
+        """
+        if self._posterior is None:
+            return Estimate.of(None)
+        followed = self._followed(schedule)
+        return Estimate.of(self._posterior.ahead(followed, followed.total_steps)[0])
+
+    def gain(self, schedule: LRSchedule) -> Estimate:
+        """How much lower than forecast the loss would end under another schedule.
+
+        Surer than the difference of two forecasts, which have most of what is uncertain in common.
+
+        Raises:
+            ScheduleError: the schedule ends before the present step.
+        """
+        return Estimate.of(self._gains([schedule]))
+
+    def gains(self, schedules: Iterable[LRSchedule]) -> FloatArray:
+        """The means of `gain` for many schedules, (n,)."""
+        plans = list(schedules)
+        found = self._gains(plans) if plans else None
+        return np.full(len(plans), np.nan) if found is None else found.moments()[0]
+
+    def prob_gain_above(self, least: float, schedule: LRSchedule | None = None) -> float:
+        """Probability that `gain_to_come`, or the `gain` of a schedule, is above a value."""
+        value = number("least", least, ConfigurationError)
+        found = self._gains(None if schedule is None else [schedule])
+        return float("nan") if found is None else 1 - float(found.cdf(np.array([[value]]))[0, 0])
+
+    @cached_property
     def parameters(self) -> Mapping[str, Mapping[str, float]]:
         """For each law: its posterior "weight" and the posterior means of its parameters.
 
@@ -157,9 +234,38 @@ class Forecast:
         """
         return {} if self._posterior is None else _parameters(self._posterior)
 
+    def _gains(self, schedules: Iterable[LRSchedule] | None) -> Mixture | None:
+        """Of schedules over what is forecast; None: of what is forecast over the present loss."""
+        if self._posterior is None:
+            return None
+        if schedules is None:
+            end = self.schedule, max(self.step, self.made_at)
+            return self._posterior.gains(self.schedule, self.made_at, [end])
+        ends = [(plan, plan.total_steps) for plan in map(self._followed, schedules)]
+        return self._posterior.gains(self.schedule, self.step, ends)
+
+    def _followed(self, schedule: LRSchedule) -> LRSchedule:
+        return from_now_on(max(self.made_at, 0), self.schedule, schedule)
+
     def _noisy(self, noise: bool) -> Mixture:
         assert self._mixture is not None
         return self._mixture.with_noise(self._noise) if noise else self._mixture
+
+
+def from_now_on(now: int, past: LRSchedule, future: LRSchedule) -> LRSchedule:
+    """One schedule up to the present step, the other after it.
+
+    Raises:
+        ScheduleError: the other one ends before the present step.
+    """
+    if future.total_steps < now:
+        raise ScheduleError(
+            f"the schedule ends at step {future.total_steps}, before the present step {now}: "
+            "give one for the whole run, its past included"
+        )
+    if now >= future.total_steps or now > past.total_steps:
+        return future
+    return past.joined(now, future)
 
 
 def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:

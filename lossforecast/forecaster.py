@@ -9,23 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lossforecast.checks import non_negative, number, whole
-from lossforecast.errors import ConfigurationError, ObservationError, ScheduleError, StateError
+from lossforecast.errors import ConfigurationError, ObservationError, StateError
 from lossforecast.evidence import Evidence, gather
 from lossforecast.fit import Posterior, fit
-from lossforecast.forecast import AnnealGain, Forecast
+from lossforecast.forecast import AnnealGain, Forecast, from_now_on
 from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.recommend import (
-    REMEMBERED,
-    Policy,
-    Recommendation,
-    Situation,
-    aimed,
-    listed,
-    recommend,
-)
+from lossforecast.recommend import aimed, listed, recommend
+from lossforecast.recommendation import REMEMBERED, Policy, Recommendation, Situation
 from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 from lossforecast.status import Caveat, Status
@@ -151,7 +144,7 @@ class Forecaster:
         Raises:
             ScheduleError: the new plan ends before the present step.
         """
-        self._schedule = self._from_now_on(self._schedule, schedule)
+        self._schedule = from_now_on(self._now, self._schedule, schedule)
         self._forget_fit()
 
     def is_due(self, step: int) -> bool:
@@ -176,7 +169,7 @@ class Forecaster:
             return self._latest
         began = time.perf_counter()
         planned = self._effective_schedule()
-        followed = planned if schedule is None else self._from_now_on(planned, schedule)
+        followed = planned if schedule is None else from_now_on(self._now, planned, schedule)
         end = followed.total_steps
         at = end if step is None else whole("step", step, ConfigurationError, least=0)
         if at > end:
@@ -224,7 +217,7 @@ class Forecaster:
 
         Args:
             target: the final loss hoped for; without one only broken runs are stopped.
-            policy: one or more policies (`lossforecast.recommend`) instead of the target miss.
+            policy: one or more of `lossforecast.policies` instead of the target miss.
             rivals: the other runs of a sweep, for policies that compare.
         """
         target, kind = aimed(target), self.run.optimizer or ""
@@ -293,17 +286,6 @@ class Forecaster:
 
     def _forget_fit(self) -> None:
         self._fitted = self._effective = self._latest = None
-
-    def _from_now_on(self, past: LRSchedule, future: LRSchedule) -> LRSchedule:
-        now = self._now
-        if future.total_steps < now:
-            raise ScheduleError(
-                f"the schedule ends at step {future.total_steps}, before the present step {now}: "
-                "give one for the whole run, its past included"
-            )
-        if now >= future.total_steps or now > past.total_steps:
-            return future
-        return past.joined(now, future)
 
     def _fit(self, planned: LRSchedule, rise: float) -> tuple[LRSchedule, Evidence, Posterior]:
         if self._fitted is None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lossforecast.backtest import FRACTIONS
 from lossforecast.checks import whole
 from lossforecast.curves import RecordedRun
+from lossforecast.drops import DropComponent, DropRule
 from lossforecast.errors import ConfigurationError
 from lossforecast.evidence import gather
 from lossforecast.fit import Posterior, fit
@@ -29,8 +30,6 @@ from lossforecast.parallel import mapped
 from lossforecast.prior import (
     NO_CALIBRATION,
     Calibration,
-    DropComponent,
-    DropRule,
     Prior,
     RunInfo,
 )

@@ -1,7 +1,6 @@
 """What is believed of a run before it starts: `Prior`, given what is known of it: `RunInfo`."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,17 +10,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from lossforecast.checks import non_negative
+from lossforecast.drops import DropComponent, DropRule
 from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS
-from lossforecast.relaxation import Relaxation, full_anneal
+from lossforecast.relaxation import Relaxation, decaying, full_anneal
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
     "NO_CALIBRATION",
     "Beliefs",
     "Calibration",
-    "DropComponent",
-    "DropRule",
     "Member",
     "Prior",
     "Regime",
@@ -87,58 +85,6 @@ class Member:
 
 
 @dataclass(frozen=True)
-class DropComponent:
-    """One Gaussian of the mixture believed of the drop that the whole decay will bring.
-
-    Its mean is ``size + slopes * slope + jitters * (noise / 0.01)^0.6`` as a share of the loss,
-    slope being the present ``-d log(loss) / d log(S1)`` and noise the standard deviation of one
-    observation, as a share of the loss too; its standard deviation is `spread` times the mean.
-    `noises` are the noise typical of such runs and the spread of its logarithm, if it tells
-    anything.
-    """
-
-    weight: float
-    size: float
-    spread: float
-    slopes: float = 0.0
-    jitters: float = 0.0
-    noises: tuple[float, float] | None = None
-
-    def log_likelihood(self, noise: float) -> float:
-        """Logarithm of the density of such a noise in such runs, but for a constant."""
-        if self.noises is None:
-            return 0.0
-        typical, spread = self.noises
-        away = math.log(max(noise, 1e-6) / typical) / spread
-        return -(away**2) / 2 - math.log(spread)
-
-    def belief(self, slope: float, noise: float) -> tuple[float, float]:
-        """Mean and standard deviation."""
-        mean = self.size + self.slopes * slope + self.jitters * (noise / 0.01) ** 0.6
-        mean = min(mean, _LARGEST_DROP)
-        return mean, max(self.spread * mean, 0.005)
-
-
-@dataclass(frozen=True)
-class DropRule:
-    """Drop believed from the schedule: ``size (peak / 1e-3)^p share^d``, with relative `spread`.
-
-    `share` is the share of the run after its rate first leaves the peak; the drop is that of a
-    decay to 0, as a share of the loss.
-    """
-
-    size: float
-    peak_exponent: float
-    decay_exponent: float
-    spread: float
-
-    def component(self, peak: float, share: float) -> DropComponent:
-        """The belief for one schedule."""
-        size = self.size * (peak / 1e-3) ** self.peak_exponent * share**self.decay_exponent
-        return DropComponent(1.0, size, self.spread)
-
-
-@dataclass(frozen=True)
 class Regime:
     """How closely a run follows a law, and what then is believed of its parameters.
 
@@ -198,7 +144,6 @@ _QUIET, _RESTLESS = (0.0015, 1.0), (0.008, 1.2)
 # a validation loss tells them apart, so that more of them can be allowed for
 _FOREIGN = {"train": (0.03, 0.1), "val": (0.15, 0.35)}
 _FOREIGN_DROP = DropComponent(1.0, 0.2, 0.8)
-_LARGEST_DROP = 1.2  # a loss still falling off a plateau would promise more than was ever seen
 _ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
 
 
@@ -312,7 +257,7 @@ class Prior:
         self, metric: str, schedule: LRSchedule, known: bool
     ) -> tuple[tuple[DropComponent, ...], tuple[DropComponent, ...]]:
         """What is believed of the drop in the lawful regime and in the loose one."""
-        share, _ = full_anneal(schedule)
+        share, _ = full_anneal(decaying(schedule))
         rule = self.known.component(schedule.peak, max(share, 1e-3))
         usual = (rule,) if known else self.unknown_drops
         if metric == "val":

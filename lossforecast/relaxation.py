@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from lossforecast.laws import Warmup
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["WARMUP", "Relaxation", "arrived", "full_anneal"]
+__all__ = ["WARMUP", "Relaxation", "arrived", "decaying", "full_anneal"]
 
 FloatArray = NDArray[np.float64]
 
 WARMUP = Warmup.AS_IS  # S1 counts the warm-up; the annealing term begins after it
+
+_USUAL_DECAY = 0.2  # share of a run
+_NO_DECAY = 0.01  # of the peak
 
 
 @dataclass(frozen=True)
@@ -127,3 +130,15 @@ def full_anneal(schedule: LRSchedule) -> tuple[float, float]:
     below[: int(np.argmin(below))] = False  # the warm-up
     left = knots[max(int(np.argmax(below)) - 1, 0)] if below.any() else knots[-1]
     return 1 - float(left) / schedule.total_steps, 1 - float(rates[-1])
+
+
+def decaying(schedule: LRSchedule) -> LRSchedule:
+    """The schedule itself if it decays, else with a linear decay over its last fifth.
+
+    Beliefs are about the drop that a decay brings. Those of a run without one are about the decay
+    that it might get.
+    """
+    if full_anneal(schedule)[1] > _NO_DECAY or schedule.peak == 0:
+        return schedule
+    decay = max(1, round(_USUAL_DECAY * schedule.total_steps))
+    return schedule.with_decay(start=schedule.total_steps - decay)

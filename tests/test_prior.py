@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from lossforecast import ConfigurationError, LRSchedule, Prior, RunInfo
+from lossforecast.drops import DropComponent, DropRule
 from lossforecast.laws import LAWS
-from lossforecast.prior import Beliefs, DropComponent, DropRule
+from lossforecast.prior import Beliefs
 
 
 @pytest.mark.parametrize(

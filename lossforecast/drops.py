@@ -1,0 +1,89 @@
+"""What is believed of the annealing drop before a run has shown it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DropComponent", "DropRule", "believed_drops"]
+
+FloatArray = NDArray[np.float64]
+
+_LARGEST_DROP = 1.2  # a loss still falling off a plateau would promise more than was ever seen
+
+
+@dataclass(frozen=True)
+class DropComponent:
+    """One Gaussian of the mixture believed of the drop that the whole decay will bring.
+
+    Its mean is ``size + slopes * slope + jitters * (noise / 0.01)^0.6`` as a share of the loss,
+    slope being the present ``-d log(loss) / d log(S1)`` and noise the standard deviation of one
+    observation, as a share of the loss too; its standard deviation is `spread` times the mean.
+    `noises` are the noise typical of such runs and the spread of its logarithm, if it tells
+    anything.
+    """
+
+    weight: float
+    size: float
+    spread: float
+    slopes: float = 0.0
+    jitters: float = 0.0
+    noises: tuple[float, float] | None = None
+
+    def log_likelihood(self, noise: float) -> float:
+        """Logarithm of the density of such a noise in such runs, but for a constant."""
+        if self.noises is None:
+            return 0.0
+        typical, spread = self.noises
+        away = math.log(max(noise, 1e-6) / typical) / spread
+        return -(away**2) / 2 - math.log(spread)
+
+    def belief(self, slope: float, noise: float) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        mean = self.size + self.slopes * slope + self.jitters * (noise / 0.01) ** 0.6
+        mean = min(mean, _LARGEST_DROP)
+        return mean, max(self.spread * mean, 0.005)
+
+
+@dataclass(frozen=True)
+class DropRule:
+    """Drop believed from the schedule: ``size (peak / 1e-3)^p share^d``, with relative `spread`.
+
+    `share` is the share of the run after its rate first leaves the peak; the drop is that of a
+    decay to 0, as a share of the loss.
+    """
+
+    size: float
+    peak_exponent: float
+    decay_exponent: float
+    spread: float
+
+    def component(self, peak: float, share: float) -> DropComponent:
+        """The belief for one schedule."""
+        size = self.size * (peak / 1e-3) ** self.peak_exponent * share**self.decay_exponent
+        return DropComponent(1.0, size, self.spread)
+
+
+def believed_drops(
+    drops: tuple[DropComponent, ...],
+    slope: float,
+    noise: float,
+    measured: tuple[float, float] | None,
+) -> tuple[float, FloatArray, FloatArray]:
+    """What is believed of the drop before the losses, over its c components.
+
+    The log evidence of the noise, the log weights given it, (c,), and means and deviations, (c, 2).
+    """
+    total = sum(component.weight for component in drops)
+    weights = np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
+    of_noise = np.logaddexp.reduce(weights)
+    weights -= of_noise
+    believed = np.array([component.belief(slope, noise) for component in drops])
+    if measured is None:
+        return of_noise, weights, believed
+    (mean, std), (value, error) = believed.T, measured
+    weights -= (value - mean) ** 2 / (error**2 + std**2) / 2 + np.log(np.hypot(error, std))
+    precision = std**-2 + error**-2
+    mean = (mean * std**-2 + value * error**-2) / precision
+    return of_noise, weights, np.column_stack([mean, precision**-0.5])
