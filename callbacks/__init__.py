@@ -10,19 +10,28 @@ if TYPE_CHECKING:
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.lr_scheduler import schedule_from_torch
     from lossforecast.callbacks.optuna import ForecastPruner
+    from lossforecast.callbacks.steerable import SteerableLR
     from lossforecast.callbacks.torch import TorchLossForecast
 
-__all__ = ["ForecastPruner", "LightningLossForecast", "TorchLossForecast", "schedule_from_torch"]
+__all__ = [
+    "ForecastPruner",
+    "LightningLossForecast",
+    "SteerableLR",
+    "TorchLossForecast",
+    "schedule_from_torch",
+]
 
 _HOME = {
     "ForecastPruner": "lossforecast.callbacks.optuna",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
+    "SteerableLR": "lossforecast.callbacks.steerable",
     "TorchLossForecast": "lossforecast.callbacks.torch",
     "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
 }
 _NEEDS = {
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
+    "SteerableLR": 'PyTorch: pip install "lossforecast[torch]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
 }

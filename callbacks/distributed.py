@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.protocol import Block, Member, Need, Validation
+from lossforecast.callbacks.protocol import Block, Member, Message, Need, Wish
+from lossforecast.schedule import Decay
 
 __all__ = ["Team", "processes"]
 
@@ -51,7 +52,7 @@ class Team:
         start: optimizer steps taken.
         capacity: the most steps of a block.
         plan: what else must be the same in all processes, as text.
-        deliver: called in the thread with every averaged message; whether a stop is wanted.
+        deliver: called in the thread with every averaged message; what is wanted of all processes.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Team:
         start: int,
         capacity: int,
         plan: str,
-        deliver: Callable[[Block | Validation], bool],
+        deliver: Callable[[Message], Wish],
     ) -> None:
         self.lock = threading.RLock()  # a signal may have a state saved while one is being saved
         """Held while a message is delivered."""
@@ -74,8 +75,8 @@ class Team:
         self._name = f"{kind} {len(alike)}"  # of those that go on at the same time
         self._announcement = f"step {start} ({plan})"
         self._changed = threading.Condition()  # guards what follows and the member
-        self._messages: deque[Block | Validation] = deque()
-        self._current: Block | Validation | None = None  # taken by the thread, not delivered
+        self._messages: deque[Message] = deque()
+        self._current: Message | None = None  # taken by the thread, not delivered
         self._leaving = False
         self._patience = _PATIENCE
         self._met = False
@@ -91,11 +92,17 @@ class Team:
         return self._member.stop_at
 
     @property
+    def decay(self) -> tuple[int, Decay] | None:
+        """Calls of the optimizer after which every process begins a decay, once that is agreed."""
+        at, decay = self._member.decay_at, self._member.decay
+        return None if at is None or decay is None else (at, decay)
+
+    @property
     def failure(self) -> Exception | None:
         """What went wrong when a message was delivered."""
         return self._member.failure
 
-    def post(self, message: Block | Validation) -> None:
+    def post(self, message: Message) -> None:
         """Leave a message to be exchanged; none after one that leaves."""
         with self._changed:
             if not self._leaving:
@@ -120,7 +127,7 @@ class Team:
             ):
                 self._patience = 0.0  # whoever does not come once need not be waited for again
 
-    def end(self, wait: bool = False) -> list[Block | Validation]:
+    def end(self, wait: bool = False) -> list[Message]:
         """End the exchange, after a while of waiting; the messages that were not exchanged."""
         patience = min(self._patience, _PATIENCE if wait else _HASTE)
         with self._changed:
@@ -134,7 +141,7 @@ class Team:
             return self.undelivered
 
     @property
-    def undelivered(self) -> list[Block | Validation]:
+    def undelivered(self) -> list[Message]:
         """Messages that were not delivered."""
         with self._changed:
             return [*([self._current] if self._current else []), *self._messages]
@@ -245,7 +252,7 @@ class Team:
             time.sleep(pause)
             pause = min(1.5 * pause, 1.0)
 
-    def _next_message(self) -> Block | Validation | None:
+    def _next_message(self) -> Message | None:
         with self._changed:
             self._current = None
             self._changed.notify_all()
@@ -254,11 +261,11 @@ class Team:
                 self._current = self._messages.popleft()
             return self._current
 
-    def _hand_on(self, message: Block | Validation) -> bool:
+    def _hand_on(self, message: Message) -> Wish:
         with self.lock:
             with self._changed:
                 if self.over:
-                    return False
+                    return Wish()
                 self._current = None
             return self._deliver(message)
 

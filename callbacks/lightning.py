@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.capture import LossCapture, innermost
 from lossforecast.callbacks.distributed import processes
-from lossforecast.callbacks.lightning_schedule import planned_schedule, run_length
+from lossforecast.callbacks.lightning_schedule import planned_schedule, run_length, steerable
 from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.tensorboard import TensorBoardSink, scalars
-from lossforecast.callbacks.torch import describe, widest_group
+from lossforecast.callbacks.torch import default_policies, describe, widest_group
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.recommend import Policy, Recommendation
+from lossforecast.recommendation import Policy, Recommendation
 from lossforecast.schedule import LRSchedule
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ class LightningLossForecast(Callback):
             without a limit or with one of time, a changing accumulation of gradients, optimizers
             that do not step in turn.
         schedule: the planned learning rate of every step, instead of the schedulers' future.
-        policy: one or more of `lossforecast.policies` instead of the default.
+        apply: whether a decay that is recommended is begun, once; ``configure_optimizers`` must
+            give a `lossforecast.callbacks.SteerableLR` with ``"interval": "step"``.
+        policy: one or more of `lossforecast.policies`; by default `target_miss()`, and with
+            `apply` also `reschedule()`.
         run: what is known of the run; its `metric` is set from `monitor`.
         laws: as in `Forecaster`.
         prior: as in `Forecaster`.
@@ -75,6 +78,7 @@ class LightningLossForecast(Callback):
         stop: bool = False,
         total_steps: int | None = None,
         schedule: LRSchedule | None = None,
+        apply: bool = False,
         policy: Policy | Iterable[Policy] | None = None,
         run: RunInfo | None = None,
         laws: str | Iterable[str] = "auto",
@@ -93,6 +97,7 @@ class LightningLossForecast(Callback):
         self.stop = stop
         self.total_steps = total_steps
         self.schedule = schedule
+        self.apply = apply
         self.run = run
         self.laws = laws if isinstance(laws, str) else tuple(laws)
         self.prior = prior
@@ -104,6 +109,7 @@ class LightningLossForecast(Callback):
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(total_steps or 1, 1.0) if schedule is None else schedule
         tried = Forecaster(plan, run, self.laws, prior, every_n_steps)
+        policy = default_policies(apply) if policy is None else policy
         self.policies = RunMonitor(tried, target=target, policy=policy).policies
         if total_steps not in (None, plan.total_steps):
             raise ConfigurationError(
@@ -248,6 +254,7 @@ class LightningLossForecast(Callback):
         forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
         sinks = [*_logger_sinks(trainer), *self.sinks]
         runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=sinks)
+        steering = steerable(trainer, optimizer) if self.apply else None
         capture = LossCapture(optimizer, group)
         try:
             pipeline = Pipeline(
@@ -256,6 +263,7 @@ class LightningLossForecast(Callback):
                 runner,
                 stop=self.stop and self._can_agree(trainer),
                 at_validations=self.monitor is not None,
+                steering=steering if steering and self._can_agree(trainer) else None,
             )
             if saved is None:
                 pipeline.start(taken)
@@ -332,7 +340,7 @@ class LightningLossForecast(Callback):
         if trainer.world_size == processes()[1]:
             return True
         logger.warning(
-            "nothing will be stopped: the %d processes of this run are not those of "
+            "nothing will be stopped or changed: the %d processes of this run are not those of "
             "torch.distributed, and could not agree on it",
             trainer.world_size,
         )

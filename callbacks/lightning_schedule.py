@@ -1,5 +1,6 @@
 """What a Lightning ``Trainer`` will do: the steps of the run, and the learning rate of each."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,12 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
 from lossforecast.callbacks.monitor import assumed
+from lossforecast.callbacks.steering import Steering
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["planned_schedule", "run_length"]
+__all__ = ["planned_schedule", "run_length", "steerable"]
+
+logger = logging.getLogger("lossforecast")
 
 _NEVER = 2**61
 
@@ -66,6 +70,20 @@ def planned_schedule(
         config.scheduler, total_steps=total_steps, step=taken, group=group, scheduler_steps=stepped
     )
     return schedule if known and len(configs) == 1 else assumed(schedule)
+
+
+def steerable(trainer: Any, optimizer: Any) -> Steering | None:
+    """The scheduler of an optimizer that can be steered; a warning where there is none."""
+    for config in trainer.lr_scheduler_configs:
+        mine = getattr(config.scheduler, "optimizer", None) is optimizer
+        steering = Steering.of(config.scheduler) if mine else None
+        if steering is not None and (config.interval, config.frequency) == ("step", 1):
+            return steering
+    logger.warning(
+        "no decay will be begun: apply=True needs configure_optimizers to return a SteerableLR "
+        'stepped after each optimizer step, {"scheduler": SteerableLR(...), "interval": "step"}'
+    )
+    return None
 
 
 def _scheduler_steps(

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.optim import lr_scheduler as torch_lr
 
+from lossforecast.callbacks.steerable import SteerableLR
 from lossforecast.checks import whole, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.schedule import LRSchedule
@@ -385,6 +386,8 @@ def _rate(s: Any, group: int, ahead: int) -> Rate | None:
         case torch_lr.LambdaLR:
             base, function = s.base_lrs[group], s.lr_lambdas[group]
             return lambda k: base * function(now + k) if k else present
+        case _ if type(s) is SteerableLR:
+            return lambda k: float(s.base_lrs[group]) * s.share(now + k + 1) if k else present
         case torch_lr.CosineAnnealingWarmRestarts:
             return _restarting(s, group, present)
         case torch_lr.OneCycleLR | torch_lr.CyclicLR:
@@ -553,6 +556,8 @@ def _turns(s: Any, now: int) -> Iterator[float]:
             while True:
                 end, period = end + period, period * s.T_mult
                 yield end
+        case _ if type(s) is SteerableLR:
+            yield from (step - 1 for step in s.schedule.knots[0].tolist())
         case torch_lr.OneCycleLR:
             yield from (phase["end_step"] for phase in s._schedule_phases)
         case torch_lr.CyclicLR:

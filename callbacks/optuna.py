@@ -15,7 +15,8 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import RunInfo
-from lossforecast.recommend import Action, Policy, Recommendation, listed
+from lossforecast.recommend import listed
+from lossforecast.recommendation import Action, Policy, Recommendation
 from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 

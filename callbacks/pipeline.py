@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Team, processes
 from lossforecast.callbacks.monitor import RunMonitor, Update, follow
-from lossforecast.callbacks.protocol import Block, Validation
+from lossforecast.callbacks.protocol import Block, Change, Message, Validation, Wish
+from lossforecast.callbacks.steering import Steering
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
+from lossforecast.schedule import Decay
 
 __all__ = ["Pipeline"]
 
@@ -29,8 +31,8 @@ class Pipeline:
     quarter of the time to the next one to arrive, so the forecast comes late but is the same.
 
     Among several processes the losses are averaged by step, and only the first one forecasts, in
-    a thread (`Team`). Its wish to stop becomes `should_stop` after the same call of the optimizer
-    in all of them.
+    a thread (`Team`). Its wish to stop becomes `should_stop`, and a decay that it wants begins,
+    after the same call of the optimizer in all of them.
 
     Args:
         capture: keeps the losses and counts the steps.
@@ -39,6 +41,7 @@ class Pipeline:
         stop: whether `should_stop` may become True.
         at_validations: whether forecasts are made when there is a validation loss, and not on
             steps of the grid.
+        steering: begins the decay that is recommended; None only advises it.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Pipeline:
         *,
         stop: bool = False,
         at_validations: bool = False,
+        steering: Steering | None = None,
     ) -> None:
         self.capture = capture
         self.forecasters = forecasters
@@ -62,6 +66,7 @@ class Pipeline:
         """Steps at which the latest forecast was due."""
         self.monitor = monitor
         self._at_validations = at_validations
+        self._steering = steering
         self._news = False  # whether anything was observed since the latest forecast
         # a forecast waits for the losses before this step, and for the learning rate of the step
         self._cut: tuple[int, Callable[[], float]] | None = None
@@ -72,6 +77,7 @@ class Pipeline:
         self._team: Team | None = None
         self._rank, self._size = 0, 1
         self._stop_at: int | None = None
+        self._decay: tuple[int, Decay] | None = None  # calls after which it is begun
 
     def start(self, steps: int) -> None:
         """Begin after some optimizer steps that nobody watched."""
@@ -117,10 +123,13 @@ class Pipeline:
         self._post(Validation(step, loss, rate, check, self.may_stop))
 
     def consider(self) -> None:
-        """Stop if that is wanted, unless other processes have to agree."""
-        alone = self._size == 1 == processes()[1]
-        if alone and self.stop and self.may_stop and self.monitor.wants_stop:
-            self.should_stop = True
+        """Do what is wanted, unless other processes have to agree."""
+        if not self._size == 1 == processes()[1]:
+            return
+        wish = self._wish(self.capture.steps, self.may_stop)
+        self.should_stop = self.should_stop or wish.stop
+        if wish.decay is not None:
+            self._begin(wish.decay)
 
     def heed(self) -> None:
         """Leave the other processes, but stop where it was agreed before."""
@@ -182,13 +191,14 @@ class Pipeline:
                     for name, each in forecasters.items()
                 }
                 for message in left:
-                    _observe(forecasters, message)
+                    _take_in(forecasters, message)
             return {
                 "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
                 "capture": self.capture.state_dict(),
                 "checked": self.checked,
                 "cut": self._posted,
                 "kept": _plain(self._kept),
+                "steered": self._steering is not None and self._steering.done,
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -208,6 +218,7 @@ class Pipeline:
             kept = np.array(steps, np.int64), np.array(losses, float), np.array(rates, float)
             if not len(steps) == len(losses) == len(rates):
                 raise StateError("the kept losses of the saved state are damaged")
+            steered = bool(state.get("steered", False))
             self.capture.load_state_dict(state["capture"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error
@@ -216,7 +227,9 @@ class Pipeline:
         metric = self.monitor.forecaster.run.metric
         self.forecasters, self.monitor.forecaster = forecasters, forecasters[metric]
         self.checked, self._posted, self._kept = checked, cut, kept
-        self.next, self._sent, self._cut, self._stop_at = 0, 0, None, None
+        self.next, self._sent, self._cut, self._stop_at, self._decay = 0, 0, None, None, None
+        if self._steering is not None:
+            self._steering.done = steered
         self._team, self._rank, self._size = None, 0, 1
         self.should_stop, self.monitor.recommendation = False, None
 
@@ -269,7 +282,7 @@ class Pipeline:
         self._kept, self._posted = _no_losses(), cut
         self._post(Block(*losses, cut, check, self.may_stop, leaves))
 
-    def _post(self, message: Block | Validation) -> None:
+    def _post(self, message: Message) -> None:
         if self._team is not None:
             self._team.post(message)
         else:
@@ -277,13 +290,28 @@ class Pipeline:
             self.consider()
         self._tell()
 
-    def _deliver(self, message: Block | Validation) -> bool:
-        """Observe what was averaged, forecast if that is due; whether to stop."""
-        _observe(self.forecasters, message)
+    def _deliver(self, message: Message) -> Wish:
+        """Observe what was averaged, forecast if that is due; what is wanted then."""
+        _take_in(self.forecasters, message)
+        if isinstance(message, Change):
+            return Wish()
         self._news = self._news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self._check(message.step, message.check)
-        return self.stop and message.may_stop and self.monitor.wants_stop
+        return self._wish(message.step, message.may_stop)
+
+    def _wish(self, step: int, may_stop: bool) -> Wish:
+        """What the latest recommendation asks for, as far as that is allowed."""
+        stop = self.stop and may_stop and self.monitor.wants_stop
+        if self._steering is None:
+            return Wish(stop)
+        return Wish(stop, self._steering.due(self.monitor.recommendation, step + self._every_n))
+
+    def _begin(self, decay: Decay) -> None:
+        """Begin a decay, and let the forecasters know."""
+        assert self._steering is not None
+        begun = self._steering.begin(decay, self.capture.steps, tell=self._rank == 0)
+        self._post(Change(begun))
 
     def _check(self, step: int, rate: float) -> None:
         if self.monitor.forecaster.history.last_step < 0:
@@ -308,6 +336,7 @@ class Pipeline:
         self._rank, self._size = rank, size
         total = self.monitor.forecaster.total_steps
         plan = f"a forecast every {self._every_n} of {total} steps" + ", may stop" * self.stop
+        plan += ", may decay" * (self._steering is not None)
         capacity = 2 * min(self._every_n, _READ)
         kind = self.monitor.forecaster.run.metric
         self._team = Team(kind, self._posted, capacity, plan, self._deliver)
@@ -326,7 +355,13 @@ class Pipeline:
         self.next = calls + ahead
         if self._team is not None:
             self.next = self._team.look(self.next)
-            self._stop_at = self._team.stop_at
+            self._stop_at, self._decay = self._team.stop_at, self._team.decay
+        if self._decay is not None and self._steering is not None and not self._steering.done:
+            at, decay = self._decay
+            if calls >= at:
+                self._begin(decay)
+            else:
+                self.next = min(self.next, at)
         if self._stop_at is not None:
             self.should_stop = calls >= self._stop_at
             self.next = calls + ahead if self.should_stop else min(self.next, self._stop_at)
@@ -335,7 +370,7 @@ class Pipeline:
         """Go on alone, with what was not exchanged."""
         assert self._team is not None
         left, failure, self._stop_at = self._team.end(wait), self._team.failure, self._team.stop_at
-        self._team = None
+        self._decay, self._team = self._team.decay, None
         if failure is not None:
             raise failure
         for message in left:
@@ -357,9 +392,13 @@ def _plain(losses: Losses) -> list[list[float | None]]:
     return [[x if np.isfinite(x) else None for x in column.tolist()] for column in losses]
 
 
-def _observe(forecasters: dict[str, Forecaster], message: Block | Validation) -> None:
+def _take_in(forecasters: dict[str, Forecaster], message: Message) -> None:
     """Let a message be known to the forecaster that it is for."""
     if isinstance(message, Validation):
         forecasters["val"].observe(message.step, message.loss, message.rate)
+    elif isinstance(message, Change):
+        decay = message.decay
+        for forecaster in forecasters.values():
+            forecaster.replan(forecaster.schedule.with_decay(**vars(decay)))
     elif message.steps.size and "train" in forecasters:
         forecasters["train"].observe_many(message.steps, message.losses, message.rates)

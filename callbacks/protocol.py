@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Member", "Need", "Validation"]
+from lossforecast.schedule import DECAY_SHAPES, Decay
+
+__all__ = ["Block", "Change", "Member", "Message", "Need", "Validation", "Wish"]
 
 FloatArray = NDArray[np.float64]
 
 _DIGIT = 4096  # squares of smaller numbers, added over a million processes, are exact
-_HEADER = 6  # who leaves, who wants to stop; the step's low and high digit, each with its square
+# who leaves, who wants to stop; the step's low and high digit, each with its square; who wants a
+# decay, and its start, length and shape
+_HEADER = 10
+_SHAPES = tuple(sorted(DECAY_SHAPES))
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,29 @@ class Validation:
     may_stop: bool = True
 
 
+@dataclass(frozen=True)
+class Change:
+    """The learning rate begins to decay, for this process to take notice of."""
+
+    decay: Decay
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the first process wants all of them to do.
+
+    Attributes:
+        stop: to stop.
+        decay: of the learning rate, to begin.
+    """
+
+    stop: bool = False
+    decay: Decay | None = None
+
+
+Message = Block | Validation | Change
+
+
 class Need(Enum):
     """What a conversation waits for, when it is not the sum of an array over all processes."""
 
@@ -67,14 +95,15 @@ class Member:
     - If a process leaves, or is at another step than the rest, this was the last exchange.
     - If the first process wants to stop, every loop stops after the highest number of optimizer
       calls that any loop has promised to look up at. A loop that gets there before the answer
-      waits for it; conversations give it without waiting for any loop, so it comes.
+      waits for it; conversations give it without waiting for any loop, so it comes. The same goes
+      for one decay of the learning rate.
 
     Args:
         rank: of this process; that of rank 0 decides.
         size: number of processes.
         start: optimizer steps taken before the first block.
         capacity: the most steps of a block, the same in all processes.
-        deliver: takes every averaged block and every validation; whether a stop is wanted.
+        deliver: takes every averaged block and every other message; what is wanted.
     """
 
     def __init__(
@@ -83,68 +112,84 @@ class Member:
         size: int,
         start: int,
         capacity: int,
-        deliver: Callable[[Block | Validation], bool],
+        deliver: Callable[[Message], Wish],
     ) -> None:
         self.failure: Exception | None = None
         """What `deliver` raised: this process leaves with its next block."""
         self.stop_at: int | None = None
         """Calls of the optimizer after which every process stops, once that is agreed."""
-        self._promise, self._asked = 0, False
+        self.decay: Decay | None = None
+        """The decay that was agreed on."""
+        self.decay_at: int | None = None
+        """Calls of the optimizer after which it is begun in every process."""
+        self.asked = False
+        """Whether something is being agreed, so that what was promised stands."""
+        self._promise = 0
         self._rank, self._size, self._capacity = rank, size, capacity
         self._from = start
         self._deliver = deliver
-        self._wish = False
+        self._wish = Wish()
 
     def look(self, following: int) -> int | None:
         """When the training loop is to look again: a number of optimizer calls.
 
-        At most `following`; once somebody wants to stop, what was promised last time stands, and
-        None says that the answer has to be waited for.
+        At most `following`; while something is being agreed, what was promised last time stands,
+        and None says that the answer has to be waited for.
         """
+        if self.asked:
+            return None
         if self.stop_at is not None:
             return min(following, self.stop_at)
-        if self._asked:
-            return None
         self._promise = following
         return following
 
     def promise(self) -> int:
         """When the training loop will look again: from now on this stands."""
-        self._asked = True
+        self.asked = True
         return self._promise
 
     def converse(self) -> Generator[Need | FloatArray, Any, str]:
         """Yield what is waited for, be sent it; return why the exchange has ended."""
         while True:
             message = yield Need.MESSAGE
-            if isinstance(message, Validation):
+            if not isinstance(message, Block):
                 self._pass_on(message)
                 continue
             total = yield self._packed(message)
-            leaving, wanted = total[:2]
+            leaving, stop = total[:2]
+            decay, start, length, shape = (int(value) for value in total[6:_HEADER])
             if not self._together(total):
                 return "the processes have taken different numbers of optimizer steps"
-            if wanted and not leaving and self.stop_at is None:
-                self.stop_at = int((yield Need.PROMISE))  # at once: loops may wait for it
+            # at once: loops may wait for it
+            if stop and not leaving and self.stop_at is None:
+                self.stop_at = int((yield Need.PROMISE))
+                self.asked = False
+            if decay and not leaving and self.decay_at is None and self.stop_at is None:
+                self.decay = Decay(start, length, _SHAPES[shape])
+                self.decay_at = int((yield Need.PROMISE))
+                self.asked = False
             self._pass_on(self._averaged(message, total))
             if leaving:
                 return "" if leaving == self._size else "a process has ended or failed"
 
-    def _pass_on(self, message: Block | Validation) -> None:
+    def _pass_on(self, message: Message) -> None:
         if self.failure is not None:
             return
         try:
             self._wish = self._deliver(message)
         except Exception as error:
-            self.failure, self._wish = error, False
+            self.failure, self._wish = error, Wish()
 
     def _packed(self, block: Block) -> FloatArray:
         """Header, sums by step and counts by step; a step has its place, whatever the block."""
         high, low = divmod(block.step, _DIGIT)
-        wish = self._rank == 0 and self._wish
+        wish = self._wish if self._rank == 0 else Wish()
         leaves = block.leaves or self.failure is not None
         packed = np.zeros(_HEADER + 2 * self._capacity)
-        packed[:_HEADER] = leaves, wish, low, low**2, high, high**2
+        packed[:6] = leaves, wish.stop, low, low**2, high, high**2
+        if wish.decay is not None:
+            decay = wish.decay
+            packed[6:_HEADER] = 1, decay.start, decay.steps, _SHAPES.index(decay.shape)
         inside = (block.steps >= self._from) & (block.steps < self._from + self._capacity)
         place = _HEADER + block.steps[inside] % self._capacity
         packed[place] = block.losses[inside]
@@ -153,7 +198,7 @@ class Member:
 
     def _together(self, total: FloatArray) -> bool:
         """Whether all are at the same step: then its digits have no variance."""
-        leaving, _, low, low2, high, high2 = total[:_HEADER]
+        leaving, _, low, low2, high, high2 = total[:6]
         same = self._size * low2 == low**2 and self._size * high2 == high**2
         return bool(same or leaving)
 

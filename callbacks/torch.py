@@ -10,13 +10,15 @@ from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
 from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.callbacks.steering import Steering
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.policies import reschedule, target_miss
 from lossforecast.prior import Prior, RunInfo
-from lossforecast.recommend import Policy, Recommendation
+from lossforecast.recommendation import Policy, Recommendation
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["TorchLossForecast"]
@@ -58,7 +60,10 @@ class TorchLossForecast:
             losses come through `validation`.
         target: the final loss hoped for; `stop=True` acts when it will very likely be missed.
         stop: whether `should_stop` may become True.
-        policy: one or more of `lossforecast.policies` instead of the default.
+        apply: whether a decay that is recommended is begun, once; the scheduler must be a
+            `lossforecast.callbacks.SteerableLR`.
+        policy: one or more of `lossforecast.policies`; by default `target_miss()`, and with
+            `apply` also `reschedule()`.
         run: what is known of the run; its `metric` is set from `metric`.
         laws: as in `Forecaster`.
         prior: as in `Forecaster`.
@@ -82,6 +87,7 @@ class TorchLossForecast:
         metric: str = "train",
         target: float | None = None,
         stop: bool = False,
+        apply: bool = False,
         policy: Policy | Iterable[Policy] | None = None,
         run: RunInfo | None = None,
         laws: str | Iterable[str] = "auto",
@@ -100,6 +106,7 @@ class TorchLossForecast:
         )
         self._plan: Callable[[int], LRSchedule] | None = planner
         plan = planner(0)
+        steering = _steering(scheduler, steps_per_scheduler_step) if apply else None
         laws = laws if isinstance(laws, str) else tuple(laws)
         forecasters = {
             name: Forecaster(plan, describe(run, optimizer, name), laws, prior, every_n_steps)
@@ -111,11 +118,13 @@ class TorchLossForecast:
         self._monitor = RunMonitor(
             forecasters[metric],
             target=target,
-            policy=policy,
+            policy=default_policies(apply) if policy is None else policy,
             sinks=[*([TensorBoardSink(writer)] if writer is not None else []), *sinks],
         )
         self._capture = LossCapture(optimizer, group)
-        self._pipeline = Pipeline(self._capture, forecasters, self._monitor, stop=stop)
+        self._pipeline = Pipeline(
+            self._capture, forecasters, self._monitor, stop=stop, steering=steering
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -276,6 +285,22 @@ def describe(run: RunInfo | None, optimizer: Any, metric: str) -> RunInfo:
     known = vars(run) if run else {}
     name = known.get("optimizer") or type(optimizer).__name__
     return RunInfo(**{**known, "metric": metric, "optimizer": name})
+
+
+def default_policies(apply: bool) -> list[Policy] | None:
+    """The policies of a callback that was given none."""
+    return [target_miss(), reschedule()] if apply else None
+
+
+def _steering(scheduler: Any, interval: int) -> Steering:
+    steering = Steering.of(scheduler)
+    if steering is None or interval != 1:
+        raise ConfigurationError(
+            f"apply=True needs a SteerableLR as the scheduler, stepped after each optimizer step, "
+            f"not {type(scheduler).__name__} stepped every {interval}: "
+            "SteerableLR(optimizer, total_steps)"
+        )
+    return steering
 
 
 def _planner(

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Estimate, Forecast
-from lossforecast.schedule import LRSchedule
+from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = ["SHAPES", "Ending", "Option", "decays", "endings", "optimised"]
 
@@ -33,14 +33,12 @@ class Option:
 
     Attributes:
         schedule: the learning rate of every step.
-        start: last step before the decay.
-        shape: of the decay, one of `SHAPES`; "free" where it was optimised.
+        decay: what the schedule ends with; None where it was optimised.
         gain: how much lower it would end than the plan.
     """
 
     schedule: LRSchedule
-    start: int
-    shape: str
+    decay: Decay | None
     gain: Estimate
 
 
@@ -66,7 +64,8 @@ def decays(
 ) -> tuple[Option, ...]:
     """The best start of a decay of each shape, the best shape first; none if nothing is known.
 
-    Best is where the mean forecast is lowest. Rates end at 0, those of "exp" at a hundredth.
+    Best is where the median of the gain over the plan is highest. Rates end at 0, those of "exp" at
+    a hundredth.
 
     Args:
         forecast: of the end of the plan.
@@ -82,7 +81,7 @@ def decays(
         >>> forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
         >>> forecaster.observe_many(range(500), [2 + 3 * (t + 5) ** -0.5 for t in range(500)])
         >>> best = decays(forecaster.forecast())[0]
-        >>> best.gain.lower > 0, 500 <= best.start < 1_000
+        >>> best.gain.lower > 0, 500 <= best.decay.start < 1_000
         (True, True)
     """
     unknown = [shape for shape in shapes if shape not in SHAPES]
@@ -100,7 +99,8 @@ def decays(
         finer = _shares(now, left, [(best - now) / left + shift for shift in _FINER])
         start = _best(forecast, held, [best, *finer], shape)
         schedule = held.with_decay(start=start, shape=shape)
-        found.append(Option(schedule, start, shape, forecast.gain(schedule)))
+        decay = Decay(start, held.total_steps - start, shape)
+        found.append(Option(schedule, decay, forecast.gain(schedule)))
     return tuple(sorted(found, key=lambda option: -option.gain))
 
 
@@ -168,9 +168,7 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
     begin: NDArray[np.float64] = np.append(np.ones(_PARTS), 0.1)
     found: Any = minimize(cost, begin, (), "L-BFGS-B", jac=True, options={"maxiter": _TURNS})
     schedule = schedule_of(found.x)
-    falling = np.flatnonzero(schedule.lr(np.maximum(knots, 1)) < 0.999 * rate)
-    start = int(knots[max(falling[0] - 1, 0)]) if falling.size else end
-    return Option(schedule, start, "free", forecast.gain(schedule))
+    return Option(schedule, None, forecast.gain(schedule))
 
 
 def _held(forecast: Forecast, total_steps: int | None) -> LRSchedule | None:

@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 
 
 class Estimate(float):
-    """A number that is not known for sure: its mean, with the 80% interval beside it.
+    """A number that is not known for sure, its mean or its median, with the 80% interval beside it.
 
     Attributes:
         lower: the 10% quantile.
@@ -31,9 +31,9 @@ class Estimate(float):
     lower: float
     upper: float
 
-    def __new__(cls, mean: float, lower: float, upper: float) -> Self:
-        """A mean and the ends of its interval."""
-        self = super().__new__(cls, mean)
+    def __new__(cls, centre: float, lower: float, upper: float) -> Self:
+        """A number and the ends of its interval."""
+        self = super().__new__(cls, centre)
         self.lower, self.upper = float(lower), float(upper)
         return self
 
@@ -42,12 +42,12 @@ class Estimate(float):
         return type(self), (float(self), self.lower, self.upper)
 
     @classmethod
-    def of(cls, mixture: Mixture | None) -> Self:
+    def of(cls, mixture: Mixture | None, *, median: bool = False) -> Self:
         """Of a distribution at one place; nan where there is none."""
         if mixture is None:
             return cls(*[float("nan")] * 3)
-        lower, upper = mixture.quantiles(np.array([0.1, 0.9]))[:, 0]
-        return cls(mixture.moments()[0][0], lower, upper)
+        lower, middle, upper = mixture.quantiles(np.array([0.1, 0.5, 0.9]))[:, 0]
+        return cls(middle if median else mixture.moments()[0][0], lower, upper)
 
     def __repr__(self) -> str:
         return f"{float(self):.4g} ({self.lower:.4g} to {self.upper:.4g})"
@@ -187,8 +187,8 @@ class Forecast:
 
     @cached_property
     def gain_to_come(self) -> Estimate:
-        """How much lower the loss at `step` will be than the expected loss at present."""
-        return Estimate.of(self._gains(None))
+        """How much lower the loss at `step` will be than the expected loss at present: median."""
+        return Estimate.of(self._gains(None), median=True)
 
     def under(self, schedule: LRSchedule) -> Estimate:
         """The loss at the end of another schedule, followed from the present step on.
@@ -202,20 +202,23 @@ class Forecast:
         return Estimate.of(self._posterior.ahead(followed, followed.total_steps)[0])
 
     def gain(self, schedule: LRSchedule) -> Estimate:
-        """How much lower than forecast the loss would end under another schedule.
+        """How much lower than forecast the loss would end under another schedule: the median.
 
         Surer than the difference of two forecasts, which have most of what is uncertain in common.
 
         Raises:
             ScheduleError: the schedule ends before the present step.
         """
-        return Estimate.of(self._gains([schedule]))
+        return Estimate.of(self._gains([schedule]), median=True)
 
     def gains(self, schedules: Iterable[LRSchedule]) -> FloatArray:
-        """The means of `gain` for many schedules, (n,)."""
+        """The medians of `gain` for many schedules, (n,)."""
         plans = list(schedules)
         found = self._gains(plans) if plans else None
-        return np.full(len(plans), np.nan) if found is None else found.moments()[0]
+        if found is None:
+            return np.full(len(plans), np.nan)
+        medians: FloatArray = found.quantiles(np.array([0.5]))[0]
+        return medians
 
     def prob_gain_above(self, least: float, schedule: LRSchedule | None = None) -> float:
         """Probability that `gain_to_come`, or the `gain` of a schedule, is above a value."""

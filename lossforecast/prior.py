@@ -143,6 +143,7 @@ _QUIET, _RESTLESS = (0.0015, 1.0), (0.008, 1.2)
 # share of lawful runs whose drop is not by the rule, where it is known and where not; the noise of
 # a validation loss tells them apart, so that more of them can be allowed for
 _FOREIGN = {"train": (0.03, 0.1), "val": (0.15, 0.35)}
+_LAWFUL_IF_TOLD = 0.98  # share of lawful runs among those said to be language models
 _FOREIGN_DROP = DropComponent(1.0, 0.2, 0.8)
 _ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
 
@@ -236,9 +237,11 @@ class Prior:
         members = tuple(m for m in self.members if m.law in laws)
         if not members:
             raise ConfigurationError(f"no law left of {laws}; choose from {', '.join(LAWS)}")
-        known = self.knows(run, schedule)
+        known, told = self.knows(run, schedule), _is_language(run.task)
         lawful_share = self.lawful_share[0 if known else 1]
-        lawful, loose = self._drops(run.metric, schedule, known)
+        if known and told:
+            lawful_share = _LAWFUL_IF_TOLD
+        lawful, loose = self._drops(run.metric, schedule, known, told)
         return Beliefs(
             alphas=_ALPHAS,
             members=members,
@@ -254,7 +257,7 @@ class Prior:
         )
 
     def _drops(
-        self, metric: str, schedule: LRSchedule, known: bool
+        self, metric: str, schedule: LRSchedule, known: bool, told: bool
     ) -> tuple[tuple[DropComponent, ...], tuple[DropComponent, ...]]:
         """What is believed of the drop in the lawful regime and in the loose one."""
         share, _ = full_anneal(decaying(schedule))
@@ -268,7 +271,7 @@ class Prior:
         else:  # the noise of training batches says nothing about that
             loose = tuple(d for d in self.loose_drops if not d.jitters)
             foreign = (_FOREIGN_DROP,)
-        stray = _FOREIGN[metric][0 if known else 1]
+        stray = _FOREIGN["train" if told else metric][0 if known else 1]
         return (*_weighted(usual, 1 - stray), *_weighted(foreign, stray)), loose
 
     @classmethod
@@ -290,7 +293,7 @@ class Prior:
         And a language model, if the task is told: from others nothing was learnt of that rule.
         """
         low, high = _USUAL_RATES
-        language = run.task is None or bool(_LANGUAGE & set(re.findall("[a-z]+", run.task.lower())))
+        language = run.task is None or _is_language(run.task)
         return language and run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
 
     @classmethod
@@ -324,6 +327,10 @@ class Prior:
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error
+
+
+def _is_language(task: str | None) -> bool:
+    return task is not None and bool(_LANGUAGE & set(re.findall("[a-z]+", task.lower())))
 
 
 def _weighted(drops: Iterable[DropComponent], weight: float) -> Iterator[DropComponent]:

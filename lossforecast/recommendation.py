@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from lossforecast.forecast import Estimate, Forecast
 from lossforecast.history import History
-from lossforecast.schedule import LRSchedule
+from lossforecast.schedule import Decay, LRSchedule
 from lossforecast.standing import Outlook
 
 __all__ = [
@@ -67,8 +67,7 @@ class Recommendation:
             much lower it will be under `schedule`. A number with its 80% interval beside it.
         confidence: probability that the reason holds, 0..1.
         steps_saved: optimizer steps that stopping now would save; 0 unless `Action.STOP`.
-        from_step: last step before `schedule` departs from the plan, with
-            `Action.CHANGE_SCHEDULE`.
+        decay: what sets `schedule` apart from the plan, if that is one decay.
     """
 
     action: Action
@@ -78,7 +77,7 @@ class Recommendation:
     expected: Estimate | None = None
     confidence: float = 1.0
     steps_saved: int = 0
-    from_step: int | None = None
+    decay: Decay | None = None
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
     """CHANGE_SCHEDULE when the best decay's gain over the plan exceeds its own uncertainty.
 
     That is, when the gain is above `min_gain` with 90%: before any decay was seen its size is
-    assumed, and the interval of the gain says how well. `Recommendation.schedule` is the schedule
-    for the whole run, `expected` the gain, and `from_step` the last step before it departs from the
-    plan. A twentieth of a second of work at every check.
+    assumed, and the interval of the gain says how well. `Recommendation.schedule` is that of the
+    whole run, `decay` what is new in it, and `expected` the gain. A tenth of a second of work at
+    every check.
 
     Silent where no law describes the run, where the loss overfits, and for schedule-free
     optimizers, which average in place of annealing.
@@ -43,19 +43,19 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
         if averages or forecast.status in _NO_ADVICE or Caveat.OVERFITTING in forecast.caveats:
             return None
         best = next(iter(decays(forecast, shapes)), None)
-        if best is None or not best.gain.lower > least:
+        if best is None or best.decay is None or not best.gain.lower > least:
             return None
-        gain, end = best.gain, best.schedule.total_steps
+        gain, decay = best.gain, best.decay
         return Recommendation(
             Action.CHANGE_SCHEDULE,
             Reason.BETTER_SCHEDULE,
-            f"change the schedule: a {best.shape} decay from step {best.start} to {end} will end "
-            f"{float(gain):.3g} lower than the plan (80%: {gain.lower:.3g} to {gain.upper:.3g}; "
-            f"known from: {forecast.anneal_gain.source})",
+            f"change the schedule: a {decay.shape} decay from step {decay.start} to "
+            f"{decay.start + decay.steps} will end {float(gain):.3g} lower than the plan (80%: "
+            f"{gain.lower:.3g} to {gain.upper:.3g})",
             schedule=best.schedule,
             expected=gain,
             confidence=forecast.prob_gain_above(least, best.schedule),
-            from_step=best.start,
+            decay=decay,
         )
 
     return policy

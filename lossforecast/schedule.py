@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from lossforecast.knots import trace
 from lossforecast.pieces import PIECE, Shape, piece_sums, piece_values, sound
 from lossforecast.status import Caveat
 
-__all__ = ["DECAY_SHAPES", "LRSchedule"]
+__all__ = ["DECAY_SHAPES", "Decay", "LRSchedule"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -26,6 +27,21 @@ DECAY_SHAPES = {
     "exp": Shape.EXP,
 }
 _EXP_FLOOR = 0.01  # an exponential decay cannot reach 0; this share of where it began is customary
+
+
+@dataclass(frozen=True)
+class Decay:
+    """A decay to 0, or for "exp" to a hundredth.
+
+    Attributes:
+        start: last step before it.
+        steps: its length in optimizer steps.
+        shape: "linear", "cosine", "sqrt" or "exp".
+    """
+
+    start: int
+    steps: int
+    shape: str
 
 
 class LRSchedule:

@@ -99,6 +99,7 @@ FRAMEWORKS = {
 ADAPTERS = {
     "ForecastPruner": {"optuna"},
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch"},  # metrics, progress
+    "SteerableLR": {"torch"},
     "TorchLossForecast": {"torch"},
     "schedule_from_torch": {"torch"},
 }

@@ -1,6 +1,6 @@
 """Check the advice on schedules by really training: ten small GPTs, each from one stable run.
 
-    python tests/benchmarks/advice_trials.py                  # all ten, about 10 minutes
+    python tests/benchmarks/advice_trials.py                  # all ten, about 40 minutes
     python tests/benchmarks/advice_trials.py --only 3         # one of them
 
 Each trial trains at a constant rate to 60% of its steps, asks for the best decay, and then trains
@@ -24,10 +24,10 @@ from gpt import GPT, Batches, standard_library  # type: ignore[import-not-found]
 from lossforecast import Forecaster, LRSchedule, RunInfo
 from lossforecast.advice import decays
 
-TRIALS = [(peak, batch) for peak in (1e-3, 2e-3, 3e-3, 5e-3, 8e-3) for batch in (8, 16)]
+TRIALS = [(peak, batch) for peak in (1e-3, 2e-3, 3e-3, 5e-3, 8e-3) for batch in (16, 32)]
 SEEN = 0.6
 STARTS = (0.6, 0.7, 0.8, 0.9)
-SHAPES = ("linear", "sqrt")
+OTHERS = [(start, "linear") for start in STARTS] + [(0.6, "sqrt"), (0.8, "sqrt")]
 COLUMNS = ("trial", "peak", "batch", "schedule", "start", "shape", "loss", "gain", "lower", "upper")
 RESULTS = Path(__file__).parent / "results" / "advice.csv"
 
@@ -37,10 +37,10 @@ class Run:
 
     def __init__(self, peak: float, batch: int, seed: int, text: torch.Tensor) -> None:
         torch.manual_seed(seed)
-        self.model = GPT(width=48)
+        self.model = GPT()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=peak, weight_decay=0.1)
         self.draw = Batches(text[:-400_000], batch, 64, seed)
-        self.held = Batches(text[-400_000:], 128, 64, seed=10_000)()
+        self.held = Batches(text[-400_000:], 256, 64, seed=10_000)()
         self.done = 0
 
     def train(self, schedule: LRSchedule, stop: int, every: int) -> list[tuple[int, float]]:
@@ -79,14 +79,16 @@ class Run:
 
 def trial(index: int, steps: int, text: torch.Tensor) -> list[list[Any]]:
     peak, batch = TRIALS[index]
-    plan = LRSchedule.wsd(steps, peak, warmup=steps // 20, decay_fraction=0.0)
+    plan = LRSchedule.constant(steps, peak, warmup=steps // 20)
     run, every = Run(peak, batch, index, text), steps // 100
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     forecaster.observe_many(*zip(*run.train(plan, round(SEEN * steps), every), strict=True))
     best = decays(forecaster.forecast())[0]
+    assert best.decay is not None
+    begin, form = best.decay.start, best.decay.shape
     states = {run.done: run.state()}
     held: list[tuple[int, float]] = []
-    for start in sorted({*(round(share * steps) for share in STARTS), best.start}):
+    for start in sorted({*(round(share * steps) for share in STARTS), begin}):
         held += run.train(plan, start, every)
         states[start] = run.state()
     held += run.train(plan, steps, every)
@@ -101,8 +103,8 @@ def trial(index: int, steps: int, text: torch.Tensor) -> list[list[Any]]:
         return [index, peak, batch, name, start, shape, f"{loss:.5f}", *ends]
 
     rows = [row("plan", steps, "", held)]
-    options = [("grid", round(share * steps), shape) for share in STARTS for shape in SHAPES]
-    for name, start, shape in [("advised", best.start, best.shape), *options]:
+    options = [("grid", round(share * steps), shape) for share, shape in OTHERS]
+    for name, start, shape in [("advised", begin, form), *options]:
         run.restore(states[start])
         schedule = plan.with_decay(start=start, shape=shape)
         rows.append(row(name, start, shape, run.train(schedule, steps, every)))
@@ -140,7 +142,7 @@ def main() -> None:
     """Train what is asked for and report on all that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, choices=range(len(TRIALS)))
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=4_000)
     args = parser.parse_args()
     torch.set_num_threads(1)
     text, rows = standard_library(), []

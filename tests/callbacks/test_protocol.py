@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossforecast.callbacks.protocol import Block, Member, Need, Validation
+from lossforecast.callbacks.protocol import Block, Change, Member, Message, Need, Wish
+from lossforecast.schedule import Decay
 
 EVERY = 3
-Message = Block | Validation
+DECAY = Decay(1_000_000_007, 12_345, "sqrt")
 
 
 def block(steps: list[int], losses: list[float], step: int, **more: Any) -> Block:
@@ -31,9 +32,11 @@ class Process:
     rank: int
     length: int
     wants_stop_at: int | None = None
+    wants_decay_at: int | None = None
     fails_at: int | None = None
     calls: int = 0
     posted: int = 0
+    begun: int | None = None
     next: int = 0
     inbox: deque[Message] = field(default_factory=deque)
     heard: list[Message] = field(default_factory=list)
@@ -49,11 +52,16 @@ class Process:
         self.need: Any = next(self.conversation)
         self.joined = 0  # collectives taken part in
 
-    def deliver(self, message: Message) -> bool:
+    def deliver(self, message: Message) -> Wish:
+        if isinstance(message, Change):
+            self.heard.append(message)
+            return Wish()
         if self.fails_at is not None and message.step >= self.fails_at:
             raise ZeroDivisionError("scripted")
         self.heard.append(message)
-        return self.wants_stop_at is not None and message.step >= self.wants_stop_at
+        stop = self.wants_stop_at is not None and message.step >= self.wants_stop_at
+        decay = self.wants_decay_at is not None and message.step >= self.wants_decay_at
+        return Wish(stop, DECAY if decay and self.begun is None else None)
 
     # the loop, as `Pipeline` does it
 
@@ -66,6 +74,13 @@ class Process:
             if self.waits:
                 return
             self.next = following or self.calls + 1
+            if self.member.decay_at is not None and self.begun is None:
+                if self.calls >= self.member.decay_at:
+                    assert self.member.decay == DECAY
+                    self.begun = self.calls
+                    self.inbox.append(Change(DECAY))
+                else:
+                    self.next = min(self.next, self.member.decay_at)
         stop = self.member.stop_at
         if self.calls == self.length or (stop is not None and self.calls >= stop):
             self.post(leaves=True)
@@ -122,7 +137,7 @@ class World:
         acts: list[Callable[[Process], None]] = []
         if process.dead:
             return acts
-        answered = process.member.stop_at is not None or process.over
+        answered = not process.member.asked or process.over
         if not process.done and (answered or not process.waits) and not self.held(process):
             acts.append(Process.loop)
         if process.need is Need.MESSAGE:
@@ -186,9 +201,9 @@ def world_of(sizes: list[int], seed: int, *, lockstep: bool = True, **decides: A
 def test_losses_are_averaged_over_those_that_have_one() -> None:
     heard: list[Message] = []
 
-    def deliver(message: Message) -> bool:
+    def deliver(message: Message) -> Wish:
         heard.append(message)
-        return False
+        return Wish()
 
     members = [Member(rank, 3, 10, 8, deliver) for rank in range(3)]
     conversations = [member.converse() for member in members]
@@ -214,13 +229,15 @@ def test_losses_are_averaged_over_those_that_have_one() -> None:
     length=st.integers(1, 40),
     size=st.integers(2, 9),
     wanted=st.one_of(st.none(), st.integers(0, 45)),
+    decay=st.one_of(st.none(), st.integers(0, 45)),
     seed=st.integers(0, 2**32),
     lockstep=st.booleans(),
 )
-def test_all_stop_together_or_none(
-    length: int, size: int, wanted: int | None, seed: int, lockstep: bool
+def test_all_stop_and_decay_together_or_none(
+    length: int, size: int, wanted: int | None, decay: int | None, seed: int, lockstep: bool
 ) -> None:
-    check_agreement(world_of([length] * size, seed, lockstep=lockstep, wants_stop_at=wanted))
+    decides = {"wants_stop_at": wanted, "wants_decay_at": decay}
+    check_agreement(world_of([length] * size, seed, lockstep=lockstep, **decides))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -235,11 +252,15 @@ def check_agreement(world: World) -> None:
     assert all(p.over for p in world.processes), "no conversation waits forever"
     ends = {p.calls for p in world.processes}
     assert len(ends) == 1, "all end at the same step"
-    heard = [[(m.step, m.losses.tolist()) for m in p.heard if isinstance(m, Block)]
-             for p in world.processes]  # fmt: skip
+    assert len({p.begun for p in world.processes}) == 1, "all decay from the same step on"
+    heard = [
+        [m if isinstance(m, Change) else (m.step, getattr(m, "losses", np.empty(0)).tolist())
+         for m in p.heard]
+        for p in world.processes
+    ]  # fmt: skip
     assert all(each == heard[0] for each in heard), "all know the same"
     mean = (len(world.processes) - 1) / 2
-    losses = [loss for _, block_losses in heard[0] for loss in block_losses]
+    losses = [loss for m in heard[0] if isinstance(m, tuple) for loss in m[1]]
     assert losses == [mean + step for step in range(ends.pop())], "every loss once"
 
 
@@ -251,6 +272,17 @@ def test_a_wish_is_followed_within_two_blocks_of_lockstep() -> None:
         (stop,) = world.stops
         assert stop > 9
         assert stop % EVERY == 0
+
+
+def test_a_decay_is_begun_within_two_blocks_of_lockstep_and_a_stop_may_follow() -> None:
+    for seed in range(50):
+        world = world_of([60] * 4, seed, wants_decay_at=9, wants_stop_at=30)
+        check_agreement(world)
+        (begun,), (stop,) = {p.begun for p in world.processes}, world.stops
+        assert begun is not None
+        assert 9 < begun < stop
+        assert stop > 30
+        assert begun % EVERY == 0
 
 
 @settings(max_examples=200, deadline=None)
@@ -295,7 +327,7 @@ def test_no_loop_waits_for_one_that_dies(
 
 
 def test_processes_at_different_steps_part() -> None:
-    members = [Member(rank, 3, 0, 8, lambda message: False) for rank in range(3)]
+    members = [Member(rank, 3, 0, 8, lambda message: Wish()) for rank in range(3)]
     for other in (4, 4096 + 3, 3 * 4096, 10**9):
         conversations = [member.converse() for member in members]
         for conversation in conversations:

@@ -1,0 +1,172 @@
+"""`SteerableLR`: a torch scheduler whose stable phase can be ended, or made longer, at run time."""
+
+from typing import Any
+
+import torch
+
+from lossforecast.checks import non_negative, whole
+from lossforecast.errors import ScheduleError, StateError
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["SteerableLR"]
+
+
+class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
+    """Warm-up, stable phase and decay of every group's learning rate; the decay can be moved.
+
+        scheduler = SteerableLR(optimizer, total_steps=24_000, warmup=500)
+        ...
+        scheduler.begin_decay(4_000)    # now, and end with it
+        scheduler.extend_to(30_000)     # or go on for longer
+
+    Step it after each optimizer step. What is not steered ends as planned, with a decay over the
+    last `decay_fraction`. Past the end the last rate is held. The state is plain values: a run that
+    is resumed in the middle of a decay goes on with the same rates to the bit.
+
+    Args:
+        optimizer: the optimizer; the rate of each group is that of its stable phase.
+        total_steps: length of the run in optimizer steps.
+        warmup: steps of linear warm-up from 0.
+        decay_fraction: share of the run in the decay that is planned, 0..1.
+        shape: of that decay: "linear", "cosine", "sqrt" or "exp".
+        end: rate at its end as a share of that of the stable phase; by default 0, or a hundredth
+            for "exp".
+        last_epoch: as in torch.
+
+    Raises:
+        ScheduleError: an argument is impossible.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+        >>> scheduler = SteerableLR(optimizer, total_steps=100)
+        >>> scheduler.begin_decay(4)
+        >>> rates = []
+        >>> for _ in range(5):
+        ...     rates += scheduler.get_last_lr()
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> rates
+        [0.5, 0.375, 0.25, 0.125, 0.0]
+        >>> scheduler.total_steps
+        5
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        total_steps: int,
+        *,
+        warmup: int = 0,
+        decay_fraction: float = 0.2,
+        shape: str = "linear",
+        end: float | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        total = whole("total_steps", total_steps, ScheduleError, least=1)
+        share = non_negative("decay_fraction", decay_fraction, ScheduleError)
+        self.schedule = LRSchedule.constant(total, 1.0, warmup=warmup)
+        """Rates of all steps as shares of those of the stable phase."""
+        self._planned: tuple[int, str, float | None] | None = None
+        decay = round(share * total)
+        if decay > total:
+            raise ScheduleError(f"decay_fraction is {share}; give the share of the run, 0..1")
+        if decay:
+            self._planned = decay, shape, end
+            self.schedule = self.schedule.with_decay(start=total - decay, shape=shape, end=end)
+        super().__init__(optimizer, last_epoch)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until the end of the schedule; it changes with the steering."""
+        return self.schedule.total_steps
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin_decay` has been called, or the planned decay has begun."""
+        if self._planned is None:
+            return bool(self.schedule.lr(self.total_steps) < 1)
+        return self.last_epoch >= self.total_steps - self._planned[0]
+
+    def begin_decay(
+        self,
+        steps: int | None = None,
+        shape: str = "linear",
+        end: float | None = None,
+        *,
+        after: int = 1,
+    ) -> None:
+        """Decay from the present rate after the next step, in place of what was planned.
+
+        Args:
+            steps: length of the decay, and of what is left of the run after `after`; by default
+                until the end that was planned.
+            shape: "linear", "cosine", "sqrt" or "exp".
+            end: rate at its end as a share of that of the stable phase.
+            after: steps that still go by as planned, at least 1: the rate of the next one is set.
+
+        Raises:
+            ScheduleError: an argument is impossible, or the schedule is over by then.
+        """
+        wait = whole("after", after, ScheduleError, least=1)
+        start = self.last_epoch + wait
+        if start >= self.total_steps and steps is None:
+            raise ScheduleError(
+                f"the schedule is over at step {self.total_steps}: give the length of the decay "
+                "as `steps`"
+            )
+        held = self.schedule
+        if start > held.total_steps:
+            held = held.extended_to(start)
+        self.schedule = held.with_decay(start=start, steps=steps, shape=shape, end=end)
+        self._planned = None
+
+    def extend_to(self, total_steps: int) -> None:
+        """Make the run longer: the stable phase goes on and the planned decay comes at its end.
+
+        Raises:
+            ScheduleError: a decay has begun, or the run would get shorter.
+        """
+        total = whole("total_steps", total_steps, ScheduleError, least=1)
+        if total == self.total_steps:
+            return
+        if total < self.total_steps:
+            raise ScheduleError(
+                f"cannot extend a run of {self.total_steps} steps to {total}: to end it earlier "
+                "use begin_decay()"
+            )
+        if self.begun:
+            raise ScheduleError(
+                f"the decay has begun by step {self.last_epoch}: a longer run would begin with "
+                "rates that rise; give it a scheduler of its own"
+            )
+        decay, shape, end = self._planned or (0, "linear", None)
+        self.schedule = self.schedule.truncated_to(self.total_steps - decay).extended_to(total)
+        if decay:
+            self.schedule = self.schedule.with_decay(start=total - decay, shape=shape, end=end)
+
+    def get_lr(self) -> list[Any]:
+        """Rates of the next optimizer step, one for each group."""
+        share = self.share(self.last_epoch + 1)
+        return [base * share for base in self.base_lrs]
+
+    def share(self, step: int) -> float:
+        """Rate of an optimizer step as a share of that of the stable phase."""
+        return float(self.schedule.lr(min(max(step, 1), self.total_steps)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer, as plain values."""
+        return {**super().state_dict(), "schedule": self.schedule.to_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called.
+
+        Raises:
+            StateError: the state is not that of such a scheduler.
+        """
+        try:
+            schedule = LRSchedule.from_dict(state_dict["schedule"])
+            planned = state_dict["_planned"] and tuple(state_dict["_planned"])
+        except (KeyError, TypeError, ScheduleError) as error:
+            raise StateError(f"not a saved SteerableLR: {error!r}") from error
+        super().load_state_dict({**state_dict, "schedule": schedule, "_planned": planned})
