@@ -67,6 +67,7 @@ class Pipeline:
         self.monitor = monitor
         self._at_validations = at_validations
         self._steering = steering
+        self._advised_at = 0  # step of the latest recommendation
         self._news = False  # whether anything was observed since the latest forecast
         # a forecast waits for the losses before this step, and for the learning rate of the step
         self._cut: tuple[int, Callable[[], float]] | None = None
@@ -126,7 +127,7 @@ class Pipeline:
         """Do what is wanted, unless other processes have to agree."""
         if not self._size == 1 == processes()[1]:
             return
-        wish = self._wish(self.capture.steps, self.may_stop)
+        wish = self._wish(self.may_stop)
         self.should_stop = self.should_stop or wish.stop
         if wish.decay is not None:
             self._begin(wish.decay)
@@ -298,14 +299,16 @@ class Pipeline:
         self._news = self._news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self._check(message.step, message.check)
-        return self._wish(message.step, message.may_stop)
+        return self._wish(message.may_stop)
 
-    def _wish(self, step: int, may_stop: bool) -> Wish:
+    def _wish(self, may_stop: bool) -> Wish:
         """What the latest recommendation asks for, as far as that is allowed."""
         stop = self.stop and may_stop and self.monitor.wants_stop
         if self._steering is None:
             return Wish(stop)
-        return Wish(stop, self._steering.due(self.monitor.recommendation, step + self._every_n))
+        # the next check, and what the answer of other processes takes, may be too late
+        soon = self._advised_at + 2 * self._every_n
+        return Wish(stop, self._steering.due(self.monitor.recommendation, soon))
 
     def _begin(self, decay: Decay) -> None:
         """Begin a decay, and let the forecasters know."""
@@ -320,6 +323,7 @@ class Pipeline:
             follow(forecaster, step, rate)
         if self._rank == 0:
             self._updates.append(self.monitor.judge(step, rate))
+            self._advised_at = step
             self._news = False
 
     def _tell(self) -> None:
@@ -397,8 +401,8 @@ def _take_in(forecasters: dict[str, Forecaster], message: Message) -> None:
     if isinstance(message, Validation):
         forecasters["val"].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
-        decay = message.decay
         for forecaster in forecasters.values():
-            forecaster.replan(forecaster.schedule.with_decay(**vars(decay)))
+            plan = forecaster.schedule.with_decay(**vars(message.decay))
+            forecaster.replan(plan.extended_to(max(plan.total_steps, forecaster.total_steps)))
     elif message.steps.size and "train" in forecasters:
         forecasters["train"].observe_many(message.steps, message.losses, message.rates)

@@ -21,8 +21,9 @@ from torch.distributed.algorithms.join import Join
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lossforecast.callbacks import TorchLossForecast, distributed
+from lossforecast.callbacks import SteerableLR, TorchLossForecast, distributed
 from lossforecast.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.schedule import Decay
 
 TOTAL, EVERY = 120, 10
 SLOW = 0.8  # seconds that a policy takes
@@ -53,6 +54,19 @@ def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
     return policy
 
 
+class DecayThenFail:
+    """Wants a decay once, and raises when it is asked again."""
+
+    asked = False
+
+    def __call__(self, situation: Situation) -> Recommendation | None:
+        if self.asked:
+            raise ZeroDivisionError("scripted")
+        answer = decay_from(30)(situation)
+        self.asked = answer is not None
+        return answer
+
+
 class StopThenFail:
     """Wants to stop once, after a while, and raises when it is asked again."""
 
@@ -66,6 +80,20 @@ class StopThenFail:
         self.asked = True
         time.sleep(0.1)
         return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
+
+
+def decay_from(seen: int) -> Callable[[Situation], Recommendation | None]:
+    def policy(situation: Situation) -> Recommendation | None:
+        if situation.history.last_step < seen - 1:
+            return None
+        return Recommendation(
+            Action.CHANGE_SCHEDULE,
+            Reason.BETTER_SCHEDULE,
+            "change the schedule: scripted",
+            decay=Decay(50, 60, "linear"),
+        )
+
+    return policy
 
 
 def slow(situation: Situation) -> Recommendation | None:
@@ -136,8 +164,11 @@ def train(
     torch.manual_seed(0)
     model = wrap(torch.nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, TOTAL)
+    scheduler: Any = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, TOTAL)
+    if options.get("apply"):
+        scheduler = SteerableLR(optimizer, TOTAL, decay_fraction=0)
     updates: list[Any] = []
+    rates: list[float] = []
     monitor = None
     if watched:
         monitor = TorchLossForecast(
@@ -172,6 +203,7 @@ def train(
                 monitor.step(loss if isinstance(value, float) else value)
             longest = max(longest, time.monotonic() - began)
             loss.backward()
+            rates.append(float(optimizer.param_groups[0]["lr"]))
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
@@ -182,7 +214,7 @@ def train(
     if monitor is not None:
         monitor.close()
     logging.getLogger("lossforecast").removeHandler(log)
-    found: dict[str, Any] = {"steps": step, "log": log.lines, "state": state}
+    found: dict[str, Any] = {"steps": step, "log": log.lines, "state": state, "rates": rates}
     found["longest"] = longest
     found["collectives"] = Channel.calls - calls
     if monitor is not None:
@@ -212,9 +244,9 @@ def slow_to_start(step: int, rank: int) -> float:
     return scripted(step, rank)
 
 
-def resumed(state_of: Callable[[Any], Any]) -> dict[str, Any]:
-    whole = train(save_at=47)
-    return {"whole": whole, "resumed": train(load=state_of(whole["state"]))}
+def resumed(state_of: Callable[[Any], Any], save_at: int = 47, **options: Any) -> dict[str, Any]:
+    whole = train(save_at=save_at, **options)
+    return {"whole": whole, "resumed": train(load=state_of(whole["state"]), **options)}
 
 
 def state_of_rank_0(state: Any) -> Any:
@@ -238,6 +270,8 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         "nan": lambda: train(loss_of=nan_on_one, stop=True),
         "stop then fail": lambda: train(stop=True, policy=[StopThenFail()], pause=0.01),
         "resume": lambda: resumed(lambda state: state),
+        "decay": lambda: train(apply=True, policy=[decay_from(30)]),
+        "decay then fail": lambda: train(apply=True, policy=[DecayThenFail()], pause=0.01),
     }
     once: dict[str, Callable[[], Any]] = {
         "averaged": train,
@@ -256,6 +290,12 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         "seldom": seldom,
         "one may stop": lambda: train(stop=rank == 0, policy=[stop_from(60)]),
         "rewind": lambda: train(save_at=47, rewind_at=74),
+        "decay and stop": lambda: train(
+            apply=True, stop=True, policy=[stop_from(80), decay_from(30)]
+        ),
+        "decay and resume": lambda: resumed(
+            lambda state: state, save_at=87, apply=True, policy=[decay_from(30)]
+        ),
         "late start": lambda: train(
             loss_of=slow_to_start,
             **stopping,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,6 +96,41 @@ def test_all_stop_at_the_same_step(found: Found, name: str) -> None:
     assert first["log"] == ["step 60: stop: scripted"]
     assert not other["log"]
     assert list(first["losses"].values()) == list(other["losses"].values())
+
+
+@pytest.mark.parametrize("name", [f"decay, {i}" for i in range(REPEATS)] + ["decay and stop"])
+def test_all_begin_the_decay_at_the_same_step(found: Found, name: str) -> None:
+    first, other = of(found, name)
+    assert first["rates"] == other["rates"]
+    assert first["steps"] == other["steps"] == len(first["rates"])
+    falling = np.flatnonzero(np.diff(first["rates"]) < 0)
+    assert 50 <= falling[0] + 1 <= 61
+    if name == "decay and stop":
+        assert 90 <= first["steps"] < 120
+    else:
+        assert first["rates"][109:] == [0.0] * 11
+    begun = [line for line in first["log"] if line.startswith("the learning rate decays from")]
+    assert len(begun) == 1
+    assert not other["log"]
+    assert list(first["losses"].values()) == list(other["losses"].values())
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_a_process_that_fails_after_a_decay_was_agreed_begins_it_with_the_others(
+    found: Found, turn: int
+) -> None:
+    first, other = of(found, f"decay then fail, {turn}")
+    assert first["off"], "it failed"
+    assert first["rates"] == other["rates"]
+
+
+def test_a_run_of_many_resumes_mid_decay(found: Found) -> None:
+    first, other = of(found, "decay and resume")
+    for run in (first, other):
+        assert run["resumed"]["rates"] == run["whole"]["rates"][87:]
+        assert run["resumed"]["losses"] == run["whole"]["losses"]
+    later = {step: each for step, each in first["whole"]["forecasts"].items() if int(step) > 80}
+    assert first["resumed"]["forecasts"] == later
 
 
 def test_no_loop_waits_for_a_forecast(found: Found, scripted: Any) -> None:
