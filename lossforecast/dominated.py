@@ -12,7 +12,7 @@ __all__ = ["dominated", "places", "tolerated"]
 
 _BEST = 0.05  # of a sweep counts as its best
 _RISK = 0.01
-_TOO_SHORT = 0.1  # of the risk, while a forecast has seen too little to be trusted
+_TOO_SHORT = 1 / 3  # of the risk, while a forecast has seen too little to be trusted
 
 
 def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
@@ -22,8 +22,8 @@ def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
     schedules, horizons or progress can be compared, and a run that has not annealed yet is not
     behind one that has. As long as the forecasts are calibrated `risk` holds for a whole run,
     however often it is looked at: what is below `risk` at the first time that it falls below is
-    the chance given all that was seen until then. While a forecast is `Status.TOO_SHORT` a tenth
-    of `risk` is needed.
+    the chance given all that was seen until then. While a forecast is `Status.TOO_SHORT` a third
+    of `risk` is needed. Rivals that no law describes (`Status.MISFIT`) stop nobody.
 
     Silent without rivals: no fewer than `best` runs are ever left.
 
@@ -43,10 +43,13 @@ def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
         forecast = situation.forecast
         runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
         among = places(len(runs)) if many is None else many
-        chance = float(chances(runs, among)[0])
+        chance = float(chances(runs, among, situation.alike)[0])
         if not chance < tolerated(forecast.status, budget):
             return None
-        better = np.median([rival.quantiles for rival in situation.rivals if rival.known], axis=1)
+        better = np.median(
+            [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
+            axis=1,
+        )
         return stopped(
             situation,
             Reason.DOMINATED,

@@ -226,7 +226,8 @@ class Forecaster:
         earlier = tuple(outlook for _, outlook in self._looks)
         if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
             self._looks = [*self._looks, (self._now, Outlook.of(forecast))][-REMEMBERED:]
-        situation = Situation(self.history, forecast, target, tuple(rivals), kind, earlier)
+        alike = self.prior.alike
+        situation = Situation(self.history, forecast, target, tuple(rivals), kind, earlier, alike)
         return recommend(situation, listed(policy))
 
     # ------------------------------------------------------------------ state

@@ -1,10 +1,11 @@
 """What recorded runs teach the prior: `learn_prior`, and the same with each fold left out.
 
-Three things are learnt. The rule of the drop where the optimizer is known: a regression of the
+Four things are learnt. The rule of the drop where the optimizer is known: a regression of the
 drops of finished runs on peak rate and length of the decay. The drop elsewhere: its typical size
 in lawful runs, and its ratio to the slope of a young loss in loose ones. And how much wider
 intervals must be than the model says: runs are replayed with a prior that was learnt without their
-own fold, and the factors are those at which intervals hold what they promise.
+own fold, and the factors are those at which intervals hold what they promise. The same errors tell
+how far forecasts of the runs of one sweep err alike.
 """
 
 from collections import Counter
@@ -52,6 +53,10 @@ _FALLBACK = DropRule(0.06, 0.3, 0.15, 0.5)
 _FEW = 4  # runs of a fold that count
 _STRETCHES = ((1.0, 1.2, 1.5, 2.0), (1.5, 2.5, 4.0))
 _FARTHEST = 12.0  # standard deviations: an error beyond says no more
+_SWEEP = 15  # runs of a sweep that show how their errors go together
+_EARLY = 0.5  # share of a run up to which they are asked
+_LARGEST = 3.5  # standard deviations: a larger error counts as that
+_UNKNOWN_SHARES = (0.45, 0.2)  # where there is no such sweep
 _VAGUE = DropRule(0.06, 0.3, 0.15, 1.5)
 _VAGUE_LOOSE = (DropComponent(1.0, 0.2, 1.5),)
 
@@ -83,6 +88,9 @@ class _Error:
     known: bool
     fraction: float
     z: float
+    sweep: str | None
+    kind: str
+    """The optimizer."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +180,14 @@ def _uncalibrated(drops: Sequence[_Drop]) -> Prior:
 
 def _calibrated(prior: Prior, errors: Sequence[_Error]) -> Prior:
     known, unknown = ([e for e in errors if e.known is kind] for kind in (True, False))
-    return replace(prior, calibration=(_calibration(known), _calibration(unknown)))
+    calibration = _calibration(known), _calibration(unknown)
+    return replace(prior, calibration=calibration, alike=_alike(errors))
 
 
 def _plain(prior: Prior) -> dict[str, Any]:
     """What was learnt of a prior, rounded to what can be known."""
     state = prior.to_dict()
-    names = ("known", "unknown_drops", "loose_drops", "calibration")
+    names = ("known", "unknown_drops", "loose_drops", "calibration", "alike")
     plain: dict[str, Any] = _rounded({name: state[name] for name in names})
     return plain
 
@@ -325,7 +334,8 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
         centre = float(mixture.weight @ mixture.mean[:, 0])
         variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
         z = float((truth - centre) / np.sqrt(mixture.weight @ variance))
-        found.append(_Error(run.fold, run.what, known, fraction, z))
+        kind = run.optimizer or ""
+        found.append(_Error(run.fold, run.what, known, fraction, z, run.sweep, kind))
     return found
 
 
@@ -343,3 +353,32 @@ def _calibration(errors: Sequence[_Error]) -> Calibration:
         }
         rows.append((fraction, *max(likelihood, key=lambda each: likelihood[each])))
     return tuple(rows) or NO_CALIBRATION
+
+
+def _alike(errors: Sequence[_Error]) -> tuple[float, float]:
+    """Shares of the variance of errors that are common to a sweep, and to an optimizer in it.
+
+    Means over sweeps and early fractions of the square of the mean error, of the variance of the
+    optimizers' means and of the variance around those.
+    """
+    groups: dict[tuple[str, float], list[_Error]] = {}
+    for error in errors:
+        if error.what == "val" and error.sweep is not None and error.fraction <= _EARLY:
+            groups.setdefault((error.sweep, error.fraction), []).append(error)
+    parts: dict[str, list[tuple[float, float, float]]] = {}
+    for (sweep, _), mine in groups.items():
+        if len(mine) < _SWEEP:
+            continue
+        z = np.clip([e.z for e in mine], -_LARGEST, _LARGEST)
+        kinds = np.array([e.kind for e in mine])
+        means = {kind: float(z[kinds == kind].mean()) for kind in np.unique(kinds)}
+        common = np.array(list(means.values()))
+        own = z - np.array([means[kind] for kind in kinds])
+        parts.setdefault(sweep, []).append(
+            (float(common.mean() ** 2), float(common.var()), float((own**2).mean()))
+        )
+    if not parts:
+        return _UNKNOWN_SHARES
+    shares = np.mean([np.mean(each, axis=0) for each in parts.values()], axis=0)
+    sweep_share, kind_share, _ = shares / shares.sum()
+    return float(sweep_share), float(kind_share)

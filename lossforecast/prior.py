@@ -212,6 +212,8 @@ class Prior:
         loose: the loose regime.
         members: the laws and relaxations averaged.
         temper: power of the evidence that decides between the regimes.
+        alike: of the variance of forecast errors in a sweep, the share that is common to its runs
+            and the share common to those of one optimizer.
         provenance: where the learnt numbers come from.
     """
 
@@ -230,6 +232,7 @@ class Prior:
     loose: Regime = _LOOSE
     members: tuple[Member, ...] = _MEMBERS
     temper: float = 0.3
+    alike: tuple[float, float] = field(default_factory=lambda: _shares(_learnt("alike")))
     provenance: Mapping[str, Any] = field(default_factory=lambda: dict(_table()["provenance"]))
 
     def for_run(self, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]) -> Beliefs:
@@ -354,12 +357,18 @@ def lessons(learnt: Mapping[str, Any]) -> dict[str, Any]:
         "unknown_drops": _components(learnt["unknown_drops"]),
         "loose_drops": _components(learnt["loose_drops"]),
         "calibration": _calibrations(learnt["calibration"]),
+        "alike": _shares(learnt.get("alike", _table()["all"]["alike"])),  # older ones have none
     }
 
 
 def _calibrations(states: Iterable[Any]) -> tuple[Calibration, Calibration]:
     known, unknown = (tuple((a, b, c) for a, b, c in rows) for rows in states)
     return known, unknown
+
+
+def _shares(state: Iterable[float]) -> tuple[float, float]:
+    sweep, kind = state
+    return float(sweep), float(kind)
 
 
 def _regime(state: Mapping[str, Any]) -> Regime:

@@ -92,6 +92,7 @@ class Situation:
         kind: of this run, as in `Outlook`.
         earlier: what was forecast at up to nine checks before, oldest first; none that was
             `Status.TOO_SHORT`.
+        alike: how far the forecasts of rivals err alike, as in `Prior`.
     """
 
     history: History
@@ -100,6 +101,7 @@ class Situation:
     rivals: Sequence[Outlook] = ()
     kind: str = ""
     earlier: Sequence[Outlook] = ()
+    alike: tuple[float, float] | None = None
 
 
 Policy = Callable[[Situation], Recommendation | None]

@@ -35,7 +35,7 @@ def dominated(trails: Sequence[Trail]) -> Kills:
     def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
         outlooks = [trails[i].outlooks[look] for i in going]
         outlooks += [Outlook.ended(trails[i].truth) for i in ended]
-        found = chances(outlooks, best)
+        found = chances(outlooks, best, trails[0].alike)
         return [
             i
             for i, chance in zip(going, found, strict=False)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from lossforecast.checks import number, whole
+from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
+from lossforecast.prior import Prior
+from lossforecast.status import Status
 
 __all__ = ["LEVELS", "Outlook", "chances"]
 
@@ -21,12 +23,6 @@ LEVELS: tuple[float, ...] = tuple(ndtr(_SCORES).tolist())
 """Probabilities of the quantiles that an `Outlook` holds: those of 29 equidistant normal scores."""
 
 _DRAWS = 4096
-# Shares of the variance of forecast errors, in normal scores, over four sweeps of AlgoPerf and four
-# of a 124M language model: 0.45 is common to the runs of a sweep (0.38 to 0.51 without any one of
-# them; 0.24 on AlgoPerf, 0.74 on the language model) and 0.18 to those of one optimizer in it (0.12
-# to 0.21; 0.31 and none).
-_SHARED = 0.5
-_ALIKE = 0.2
 
 
 @dataclass(frozen=True)
@@ -36,10 +32,13 @@ class Outlook:
     Attributes:
         quantiles: of the final loss at `LEVELS`, (29,), not decreasing.
         kind: forecasts of one kind err alike; the optimizer, or whatever else sets runs apart.
+        described: whether some law describes the run. The forecast of one that none does
+            (`Status.MISFIT`) is no reason to stop others.
     """
 
     quantiles: tuple[float, ...]
     kind: str = ""
+    described: bool = True
 
     def __post_init__(self) -> None:
         values = tuple(number("quantile", each, ConfigurationError) for each in self.quantiles)
@@ -54,7 +53,8 @@ class Outlook:
     @classmethod
     def of(cls, forecast: Forecast, kind: str = "") -> Self:
         """The outlook of a run that goes on; unknown where the forecast has seen nothing."""
-        return cls(tuple(forecast.quantiles(LEVELS).tolist()), kind)
+        described = forecast.status is not Status.MISFIT
+        return cls(tuple(forecast.quantiles(LEVELS).tolist()), kind, described)
 
     @classmethod
     def ended(cls, loss: float, kind: str = "") -> Self:
@@ -72,20 +72,28 @@ class Outlook:
         return not any(map(math.isnan, self.quantiles))
 
 
-def chances(outlooks: Sequence[Outlook], best: int = 1) -> NDArray[np.float64]:
-    """Probability of each run to end among the best (lowest) `best`, shape (n,).
+def chances(
+    outlooks: Sequence[Outlook], best: int = 1, alike: tuple[float, float] | None = None
+) -> NDArray[np.float64]:
+    """Probability of each run to end no higher than the best (lowest) `best`, shape (n,).
 
-    The errors of the forecasts are drawn together: half of their variance is common to the sweep,
-    a fifth to the runs of one kind. Runs without a forecast are left out, and get nan.
+    The best are those of the runs that a law describes; without enough of these everything is
+    possible. The errors of the forecasts are drawn together. Runs without a forecast are left out,
+    and get nan.
 
     Args:
         outlooks: of the runs of a sweep, going on or ended.
         best: how many runs count as the best; runs level with the last of them do too.
+        alike: shares of the variance of errors that are common to the sweep, and to the runs of one
+            kind; by default those of the packaged prior.
 
     Raises:
-        ConfigurationError: `best` is no whole number above 0.
+        ConfigurationError: `best` is no whole number above 0, or the shares are none.
     """
     places = whole("best", best, ConfigurationError, least=1)
+    shares = [non_negative("alike", share, ConfigurationError) for share in alike or Prior().alike]
+    if len(shares) != 2 or sum(shares) > 1:
+        raise ConfigurationError(f"alike is {alike}; give two shares that add up to at most 1")
     found = np.full(len(outlooks), np.nan)
     known = [i for i, outlook in enumerate(outlooks) if outlook.known]
     sure = [i for i in known if outlooks[i].quantiles[0] == outlooks[i].quantiles[-1]]
@@ -93,15 +101,19 @@ def chances(outlooks: Sequence[Outlook], best: int = 1) -> NDArray[np.float64]:
     if not known:
         return found
     losses = np.empty((len(known), _DRAWS))
-    losses[: len(open_)] = _drawn([outlooks[i] for i in open_])
+    losses[: len(open_)] = _drawn([outlooks[i] for i in open_], *shares)
     losses[len(open_) :] = np.array([outlooks[i].quantiles[0] for i in sure])[:, np.newaxis]
-    last = min(places, len(known)) - 1
-    limit = np.partition(losses, last, axis=0)[last]
-    found[[*open_, *sure]] = (losses <= limit).mean(axis=1)
+    known = [*open_, *sure]
+    described = losses[[outlooks[i].described for i in known]]
+    if len(described) < places:
+        found[known] = 1.0
+        return found
+    limit = np.partition(described, places - 1, axis=0)[places - 1]
+    found[known] = (losses <= limit).mean(axis=1)
     return found
 
 
-def _drawn(outlooks: Sequence[Outlook]) -> NDArray[np.float64]:
+def _drawn(outlooks: Sequence[Outlook], of_sweep: float, of_kind: float) -> NDArray[np.float64]:
     """Final losses drawn together, (n, draws): the same draws every time."""
     random = np.random.default_rng(0)
     shared = random.standard_normal(_DRAWS)
@@ -110,7 +122,7 @@ def _drawn(outlooks: Sequence[Outlook]) -> NDArray[np.float64]:
     losses = np.empty((len(outlooks), _DRAWS))
     for row, outlook in zip(losses, outlooks, strict=True):
         own = random.standard_normal(_DRAWS)
-        common = math.sqrt(_SHARED) * shared + math.sqrt(_ALIKE) * alike[outlook.kind]
-        score = common + math.sqrt(1 - _SHARED - _ALIKE) * own
+        common = math.sqrt(of_sweep) * shared + math.sqrt(of_kind) * alike[outlook.kind]
+        score = common + math.sqrt(1 - of_sweep - of_kind) * own
         row[:] = np.interp(score, _SCORES, outlook.quantiles)
     return losses

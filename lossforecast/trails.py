@@ -32,6 +32,7 @@ class Trail:
         outlooks: how it was expected to end, (49,).
         statuses: of those forecasts, (49,).
         latest: the latest loss, nan before the first, (49,).
+        alike: how far such forecasts err alike, as in `Prior`.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class Trail:
     outlooks: tuple[Outlook, ...]
     statuses: tuple[Status, ...]
     latest: NDArray[np.float64]
+    alike: tuple[float, float]
 
 
 def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
@@ -60,7 +62,10 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
     with naming(run):
         outlooks, statuses = _forecasts(run, seen, prior)
     latest = np.array([run.loss[n - 1] if n else np.nan for n in seen], float)
-    return Trail(run.run_id, run.total_steps, end.truth, tuple(outlooks), tuple(statuses), latest)
+    alike = (prior or Prior()).alike
+    return Trail(
+        run.run_id, run.total_steps, end.truth, tuple(outlooks), tuple(statuses), latest, alike
+    )
 
 
 def _forecasts(

@@ -137,7 +137,8 @@ def test_a_run_planned_to_decay_gains_little() -> None:
 
 def test_before_anything_is_known_nothing_is_advised() -> None:
     forecast = Forecaster(HELD).forecast()
-    assert decays(forecast) == endings(forecast) == ()
+    assert decays(forecast) == ()
+    assert endings(forecast) == ()
     assert optimised(forecast) is None
     for unknown in (forecast.estimate, forecast.gain_to_come, forecast.gain(HELD)):
         assert np.isnan([unknown, unknown.lower, unknown.upper]).all()

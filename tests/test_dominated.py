@@ -76,8 +76,8 @@ def test_more_risk_stops_sooner() -> None:
     assert near.recommend(policy=dominated(risk=0.5), rivals=rivals).action is Action.STOP
 
 
-def test_little_evidence_takes_a_tenth_of_the_risk() -> None:
-    assert tolerated(Status.TOO_SHORT, 0.05) == pytest.approx(0.005)
+def test_little_evidence_takes_a_third_of_the_risk() -> None:
+    assert tolerated(Status.TOO_SHORT, 0.06) == pytest.approx(0.02)
     assert tolerated(Status.PRIOR_DRIVEN, 0.05) == 0.05
     short = run(9.0, 100)
     assert short.forecast().status is Status.TOO_SHORT

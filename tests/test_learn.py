@@ -10,7 +10,7 @@ import pytest
 
 from lossforecast import ConfigurationError, LRSchedule, Prior
 from lossforecast.curves import RecordedRun, load_curves
-from lossforecast.learn import Lessons, learn_prior
+from lossforecast.learn import _UNKNOWN_SHARES, Lessons, _alike, _Error, learn_prior
 from lossforecast.relaxation import Relaxation, arrived
 
 TOTAL = 2_000
@@ -115,3 +115,30 @@ def test_the_packaged_table_is_what_the_command_writes(curves_dir: Path) -> None
     assert written["all"]["calibration"] == packaged["all"]["calibration"]
     for name, value in packaged["all"]["known"].items():
         assert written["all"]["known"][name] == pytest.approx(value, rel=1e-2)
+
+
+def test_errors_that_a_sweep_and_an_optimizer_have_in_common_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+
+    def errors(sweep: str, of_sweep: float, of_kind: float, own: float) -> list[_Error]:
+        common, kinds = of_sweep * rng.normal(), of_kind * rng.normal(size=20)
+        return [
+            _Error(
+                "f",
+                "val",
+                True,
+                0.25,
+                common + kinds[i % 20] + own * rng.normal(),
+                sweep,
+                f"{i % 20}",
+            )
+            for i in range(400)
+        ]
+
+    many = [e for i in range(200) for e in errors(str(i), 0.6, 0.4, 0.5)]
+    total = 0.6**2 + 0.4**2 + 0.5**2
+    found = _alike(many)
+    assert found == pytest.approx((0.6**2 / total, 0.4**2 / total), abs=0.06)
+    few = errors("small", 1, 0, 0)[:10]
+    assert _alike([*many, *few]) == found, "ten runs show nothing"
+    assert _alike(few) == _alike([]) == _UNKNOWN_SHARES

@@ -1,6 +1,7 @@
 """Chances of runs in a sweep, against what can be worked out otherwise."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from lossforecast import ConfigurationError, Forecaster, LRSchedule
+from lossforecast import ConfigurationError, Forecaster, LRSchedule, Prior
 from lossforecast.standing import LEVELS, Outlook, chances
 
 
@@ -30,7 +31,8 @@ def test_equal_runs_share_the_chance() -> None:
 def test_two_runs_with_errors_in_common() -> None:
     # what sets two runs of one kind apart is three tenths of either variance
     close, apart = (
-        chances([normal(3, 0.1, "sgd"), normal(3.1, 0.1, kind)])[0] for kind in ("sgd", "lion")
+        chances([normal(3, 0.1, "sgd"), normal(3.1, 0.1, kind)], alike=(0.5, 0.2))[0]
+        for kind in ("sgd", "lion")
     )
     assert close == pytest.approx(norm.cdf(0.1 / (0.1 * math.sqrt(2 * 0.3))), abs=0.02)
     assert apart == pytest.approx(norm.cdf(0.1 / (0.1 * math.sqrt(2 * 0.5))), abs=0.02)
@@ -94,3 +96,26 @@ def test_an_outlook_needs_its_quantiles(quantiles: tuple[float, ...]) -> None:
 def test_places_are_counted(best: int) -> None:
     with pytest.raises(ConfigurationError, match="best"):
         chances([normal(3, 1)], best)
+
+
+def test_a_run_that_no_law_describes_stops_no_others() -> None:
+    stray = replace(normal(2.5, 0.01), described=False)
+    near, far = normal(3, 0.1), normal(5, 0.1)
+    found = chances([stray, near, far])
+    assert found[0] == 1, "it may well be the best itself"
+    assert found[1] == 1
+    assert found[2] == 0, "the other one still counts"
+    assert chances([stray, near], best=2).tolist() == [1, 1], "too few are known"
+
+
+def test_errors_in_common_change_who_may_win() -> None:
+    runs = [normal(3.0, 0.1), normal(3.2, 0.1)]
+    behind = [chances(runs, alike=(share, 0.0))[1] for share in (0.0, 0.5, 0.95)]
+    assert behind[0] > behind[1] > behind[2]
+    assert chances(runs)[1] == chances(runs, alike=Prior().alike)[1]
+
+
+@pytest.mark.parametrize("alike", [(0.7, 0.4), (-0.1, 0.2), (0.5,)])
+def test_shares_must_be_shares(alike: tuple[float, float]) -> None:
+    with pytest.raises(ConfigurationError, match="alike"):
+        chances([normal(3, 1)], alike=alike)
