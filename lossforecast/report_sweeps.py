@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_tables"]
 
-_HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills")
+_HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills", "before decay")
 
 
 def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
@@ -47,4 +47,5 @@ def _row(name: str, scores: Sequence[SweepScore]) -> list[str]:
         percent(float(np.mean(regrets))),
         percent(max(regrets)),
         f"{sum(score.false_kills for score in scores):.3g}",
+        f"{sum(score.before_decay for score in scores):.3g}",
     ]

@@ -59,6 +59,15 @@ def last_value(trails: Sequence[Trail]) -> Kills:
     return kills
 
 
+def patience(trails: Sequence[Trail]) -> Kills:
+    """Three validation losses in a row that are no improvement, whatever the other runs do."""
+
+    def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
+        return [i for i in going if (look + 1) / LOOKS >= trails[i].impatient]
+
+    return kills
+
+
 def successive_halving(trails: Sequence[Trail]) -> Kills:
     """Optuna's asynchronous successive halving, from the first look on."""
     from optuna.pruners import SuccessiveHalvingPruner
@@ -86,12 +95,14 @@ def _pruned(trails: Sequence[Trail], pruner: "optuna.pruners.BasePruner") -> Kil
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        pruner=pruner,
-        sampler=optuna.samplers.RandomSampler(0),
-        study_name="replay",  # Hyperband shares runs out by it
-    )
-    optuna.logging.set_verbosity(before)
+    try:
+        study = optuna.create_study(
+            pruner=pruner,
+            sampler=optuna.samplers.RandomSampler(0),
+            study_name="replay",  # Hyperband shares runs out by it
+        )
+    finally:
+        optuna.logging.set_verbosity(before)
     trials: dict[int, optuna.Trial] = {}
     told: set[int] = set()
 
@@ -121,5 +132,6 @@ RULES: dict[str, Rule] = {
     "hyperband": hyperband,
     "median": median,
     "last-value": last_value,
+    "patience": patience,
 }
-"""By name; the middle three need Optuna."""
+"""By name; successive halving, Hyperband and the median rule need Optuna."""

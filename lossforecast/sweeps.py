@@ -47,6 +47,8 @@ class SweepScore:
         regret: how much higher the best survivor ended than the best of all, as a share; nan if
             none survived.
         false_kills: stopped runs that ended among the best 5% (at least one).
+        before_decay: those of them that were stopped before their own learning rate had begun to
+            fall.
     """
 
     policy: str
@@ -56,6 +58,7 @@ class SweepScore:
     compute_used: float
     regret: float
     false_kills: float
+    before_decay: float
 
     def to_json(self) -> dict[str, Any]:
         """As a plain object; a regret that is not finite is None."""
@@ -147,15 +150,17 @@ def _in_sequence(trails: Sequence[Trail], rule: Rule, order: Sequence[int]) -> N
 
 def _costs(
     trails: Sequence[Trail], found: Sequence[NDArray[np.float64]]
-) -> tuple[float, float, float]:
-    """Compute used, regret and false kills, each a mean over what was found."""
+) -> tuple[float, float, float, float]:
+    """The last four of a score, each a mean over what was found."""
     truths = np.array([trail.truth for trail in trails])
     steps = np.array([trail.total_steps for trail in trails], float)
     best = np.argsort(truths)[: places(len(trails))]
+    decays = np.array([trails[i].decays if trails[i].decays < 1 else 0.0 for i in best])
     survivors = [truths[trained == 1] for trained in found]
     lost = [(kept.min() - truths.min()) / abs(truths.min()) for kept in survivors if kept.size]
     return (
         float(np.mean([trained @ steps / steps.sum() for trained in found])),
         float(np.mean(lost)) if len(lost) == len(found) else math.nan,
         float(np.mean([(trained[best] < 1).sum() for trained in found])),
+        float(np.mean([(trained[best] < decays).sum() for trained in found])),
     )

@@ -1,5 +1,6 @@
 """What anybody could have known of a recorded run while it went on: `Trail`."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ LOOKS = 50
 """Looks at a run, the last one at its end."""
 
 _LEAST = 3  # losses before a run is forecast
+_PATIENCE = 3  # what Lightning's EarlyStopping has by default
 _NOTHING = Outlook((float("nan"),) * len(LEVELS))
 
 
@@ -33,6 +35,10 @@ class Trail:
         statuses: of those forecasts, (49,).
         latest: the latest loss, nan before the first, (49,).
         alike: how far such forecasts err alike, as in `Prior`.
+        decays: share of its steps after which its learning rate has fallen below 90% of the peak;
+            infinite if that never falls by half.
+        impatient: share of its steps after which three losses in a row were no improvement;
+            infinite if that never was so.
     """
 
     run_id: str
@@ -42,6 +48,8 @@ class Trail:
     statuses: tuple[Status, ...]
     latest: NDArray[np.float64]
     alike: tuple[float, float]
+    decays: float
+    impatient: float
 
 
 def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
@@ -62,9 +70,16 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
     with naming(run):
         outlooks, statuses = _forecasts(run, seen, prior)
     latest = np.array([run.loss[n - 1] if n else np.nan for n in seen], float)
-    alike = (prior or Prior()).alike
     return Trail(
-        run.run_id, run.total_steps, end.truth, tuple(outlooks), tuple(statuses), latest, alike
+        run_id=run.run_id,
+        total_steps=run.total_steps,
+        truth=end.truth,
+        outlooks=tuple(outlooks),
+        statuses=tuple(statuses),
+        latest=latest,
+        alike=(prior or Prior()).alike,
+        decays=_decays(run),
+        impatient=_impatient(run),
     )
 
 
@@ -87,3 +102,20 @@ def _forecasts(
         statuses.append(status)
         before = n
     return outlooks, statuses
+
+
+def _decays(run: RecordedRun) -> float:
+    peak = run.lr.max()
+    if peak == 0 or run.lr[-1] > 0.5 * peak:
+        return math.inf
+    high = np.flatnonzero(run.lr >= 0.9 * peak)[-1]
+    return float(run.step[high] / run.total_steps)
+
+
+def _impatient(run: RecordedRun) -> float:
+    best, since = math.inf, 0
+    for step, loss in zip(run.step.tolist(), run.loss.tolist(), strict=True):
+        best, since = (loss, 0) if loss < best else (best, since + 1)
+        if since >= _PATIENCE:
+            return float(step / run.total_steps)
+    return math.inf

@@ -232,12 +232,19 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     scores = json.loads(path.read_text())
     assert [(each["policy"], each["arrival"]) for each in scores] == [
         (policy, arrival)
-        for policy in ("dominated", "successive-halving", "hyperband", "median", "last-value")
+        for policy in (
+            "dominated",
+            "successive-halving",
+            "hyperband",
+            "median",
+            "last-value",
+            "patience",
+        )
         for arrival in ("parallel", "sequential")
     ]
     for each in scores:
         assert set(each) == {
-            "policy", "sweep", "runs", "arrival", "compute_used", "regret", "false_kills",
+            "policy", "sweep", "runs", "arrival", "compute_used", "regret", "false_kills", "before_decay",
         }  # fmt: skip
         assert (each["sweep"], each["runs"]) == ("made, s", 4)
         assert 0 < each["compute_used"] <= 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -71,6 +71,7 @@ def test_the_outlook_of_a_forecast_has_its_quantiles() -> None:
     assert outlook.prob_below(99) == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-10, 10), st.floats(0, 3)), min_size=1, max_size=12),
     st.integers(1, 12),

@@ -66,6 +66,29 @@ def test_what_is_saved_and_lost() -> None:
         assert found.runs == 6
 
 
+def test_who_was_stopped_before_the_decay_is_counted() -> None:
+    def held(level: float, share: float) -> RecordedRun:
+        plan = LRSchedule.wsd(TOTAL, 1e-3, decay_fraction=share)
+        return replace(recorded(level, f"{level}"), lr=plan.lr(np.arange(20, TOTAL + 1, 20)))
+
+    best, other = held(2.0, 0.3), held(2.5, 0.3)
+    for look, before in ((30, 1), (40, 0)):
+        found = score({0: look}, [best, other])[0]
+        assert (found.false_kills, found.before_decay) == (1, before)
+    never = replace(best, lr=np.full_like(best.lr, 1e-3))
+    assert score({0: 30}, [never, other])[0].before_decay == 0, "it had no decay to come"
+
+
+def test_patience_counts_validations() -> None:
+    run = RUNS[0]
+    loss = run.loss.copy()
+    loss[run.step == 400] = 1.0
+    found = replay_sweeps(
+        [replace(run, loss=loss), RUNS[3]], rules={"patience": RULES["patience"]}
+    )[0]
+    assert found.compute_used == pytest.approx((460 / TOTAL + 1) / 2)
+
+
 def test_compute_is_counted_in_steps() -> None:
     runs = [*RUNS[:2], recorded(2.3, "long", total=4 * TOTAL)]
     assert score({2: 24}, runs)[0].compute_used == pytest.approx((1 + 1 + 2) / 6)
@@ -109,11 +132,11 @@ def test_every_rule_keeps_a_good_run_and_saves_something(name: str) -> None:
     parallel, sequential = replay_sweeps(runs, rules={name: RULES[name]})
     assert parallel.regret < 0.03
     assert sequential.regret < 0.03
-    if name == "median":  # compares with runs that have ended
+    if name in ("median", "patience"):  # compare with runs that have ended, and with nobody
         assert parallel.compute_used == 1
     else:
         assert parallel.compute_used < 0.9
-    assert sequential.compute_used < 1
+    assert sequential.compute_used < 1 or name == "patience"
 
 
 def test_processes_change_nothing() -> None:
