@@ -10,18 +10,30 @@ if TYPE_CHECKING:
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.lr_scheduler import schedule_from_torch
     from lossforecast.callbacks.optuna import ForecastPruner
+    from lossforecast.callbacks.ray import ForecastScheduler, ForecastStopper
     from lossforecast.callbacks.torch import TorchLossForecast
 
-__all__ = ["ForecastPruner", "LightningLossForecast", "TorchLossForecast", "schedule_from_torch"]
+__all__ = [
+    "ForecastPruner",
+    "ForecastScheduler",
+    "ForecastStopper",
+    "LightningLossForecast",
+    "TorchLossForecast",
+    "schedule_from_torch",
+]
 
 _HOME = {
     "ForecastPruner": "lossforecast.callbacks.optuna",
+    "ForecastScheduler": "lossforecast.callbacks.ray",
+    "ForecastStopper": "lossforecast.callbacks.ray",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
     "TorchLossForecast": "lossforecast.callbacks.torch",
     "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
 }
 _NEEDS = {
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
+    "ForecastScheduler": 'Ray Tune: pip install "lossforecast[ray]"',
+    "ForecastStopper": 'Ray Tune: pip install "lossforecast[ray]"',
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',

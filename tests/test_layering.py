@@ -88,6 +88,8 @@ FRAMEWORKS = {
 
 ADAPTERS = {
     "ForecastPruner": {"optuna"},
+    "ForecastScheduler": {"ray", "rich"},  # its progress tables
+    "ForecastStopper": {"ray", "rich"},
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch"},  # metrics, progress
     "TorchLossForecast": {"torch"},
     "schedule_from_torch": {"torch"},
