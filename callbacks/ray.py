@@ -88,7 +88,7 @@ class ForecastStopper(Stopper):
         self._sweep.measure(_named("metric", metric), mode)
 
     def __call__(self, trial_id: str, result: Result) -> bool:
-        """Whether the trial should be stopped; asked by Ray at every result."""
+        """Whether the trial should be stopped; Ray asks at every result."""
         return bool(self._judged(trial_id, result))
 
     def stop_all(self) -> bool:
@@ -163,7 +163,7 @@ class ForecastScheduler(TrialScheduler):
         self.switched_off = False
         self._sweep = _Sweep(schedule, run, time_attr, policy, target, shadow)
         self._sweep.measure(metric, mode)
-        self._stock = stock
+        self._stock, self._fifo = stock, FIFOScheduler()
 
     @property
     def metric(self) -> str | None:
@@ -265,7 +265,7 @@ class ForecastScheduler(TrialScheduler):
     @property
     def _base(self) -> TrialScheduler:
         """The scheduler that says which trial is next."""
-        return FIFOScheduler() if self._stock is None or self.switched_off else self._stock
+        return self._fifo if self._stock is None or self.switched_off else self._stock
 
 
 @dataclass
