@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.lr_scheduler import schedule_from_torch
     from lossforecast.callbacks.optuna import ForecastPruner
+    from lossforecast.callbacks.ray import ForecastScheduler, ForecastStopper
     from lossforecast.callbacks.steerable import SteerableLR
     from lossforecast.callbacks.torch import TorchLossForecast
 
 __all__ = [
     "ForecastPruner",
+    "ForecastScheduler",
+    "ForecastStopper",
     "LightningLossForecast",
     "SteerableLR",
     "TorchLossForecast",
@@ -23,6 +26,8 @@ __all__ = [
 
 _HOME = {
     "ForecastPruner": "lossforecast.callbacks.optuna",
+    "ForecastScheduler": "lossforecast.callbacks.ray",
+    "ForecastStopper": "lossforecast.callbacks.ray",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
     "SteerableLR": "lossforecast.callbacks.steerable",
     "TorchLossForecast": "lossforecast.callbacks.torch",
@@ -30,6 +35,8 @@ _HOME = {
 }
 _NEEDS = {
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
+    "ForecastScheduler": 'Ray Tune: pip install "lossforecast[ray]"',
+    "ForecastStopper": 'Ray Tune: pip install "lossforecast[ray]"',
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
     "SteerableLR": 'PyTorch: pip install "lossforecast[torch]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',

@@ -10,6 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lossforecast.callbacks.monitor import guarded, logger
+from lossforecast.callbacks.sweep import Plans
 from lossforecast.dominated import dominated
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
@@ -58,15 +59,10 @@ class ForecastPruner(BasePruner):
         stock: BasePruner | None = None,
         shadow: bool = False,
     ) -> None:
-        if not isinstance(schedule, LRSchedule) and not callable(schedule):
-            raise ConfigurationError(
-                f"schedule must be an LRSchedule or a function of a trial that makes one, not "
-                f"{type(schedule).__name__}"
-            )
         if policy is not None and stock is not None:
             raise ConfigurationError("give a policy or a stock pruner, not both: one decides")
         self.switched_off = False
-        self._schedule, self._run = schedule, run or RunInfo(metric="val")
+        self._plans = Plans(schedule, run, "trial")
         self._policies = listed(policy) or [dominated()]
         self._stock, self._shadow = stock, shadow
         self._watched: dict[tuple[str, int], _Watched] = {}
@@ -118,7 +114,7 @@ class ForecastPruner(BasePruner):
         key, values = (study.study_name, trial.number), trial.intermediate_values
         watched = self._watched.get(key)
         if watched is None or not watched.continues(values):
-            watched = _Watched(Forecaster(self._plan(trial), self._info(trial)))
+            watched = _Watched(self._plans.forecaster(trial))
             self._watched[key] = watched
         watched.catch_up(values, _sign(study), at_each=self._stock is not None)
         return watched
@@ -129,14 +125,8 @@ class ForecastPruner(BasePruner):
         seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
         return seen
 
-    def _plan(self, trial: FrozenTrial) -> LRSchedule:
-        return self._schedule if isinstance(self._schedule, LRSchedule) else self._schedule(trial)
-
-    def _info(self, trial: FrozenTrial) -> RunInfo:
-        return self._run if isinstance(self._run, RunInfo) else self._run(trial)
-
     def _kind(self, trial: FrozenTrial) -> str:
-        return self._info(trial).optimizer or ""
+        return self._plans.run(trial).optimizer or ""
 
 
 @dataclass

@@ -8,46 +8,23 @@ import time
 from functools import partial
 
 import optuna
-import torch
-from gpt import GPT, Batches, standard_library
+from gpt import standard_library
+from sweep import plan_of, train
 from torch import Tensor
 
 from lossforecast import LRSchedule, RunInfo
 from lossforecast.callbacks import ForecastPruner
 
 
-def plan_of(trial: optuna.Trial | optuna.trial.FrozenTrial, steps: int) -> LRSchedule:
-    """The learning rates of a trial."""
-    return LRSchedule.wsd(
-        steps, trial.params["lr"], warmup=steps // 20, decay_fraction=trial.params["decay"]
-    )
-
-
-def train(trial: optuna.Trial, steps: int, text: Tensor) -> float:
-    """Train a small GPT; the validation loss at its end."""
+def objective(trial: optuna.Trial, steps: int, text: Tensor) -> float:
+    """Train a trial; the validation loss at its end."""
     trial.suggest_float("lr", 1e-4, 3e-2, log=True)
     trial.suggest_float("decay", 0.1, 0.9)
-    decay = trial.suggest_float("weight_decay", 1e-3, 1.0, log=True)
-    rates = plan_of(trial, steps).to_array()
-
-    torch.manual_seed(0)
-    model = GPT(width=48)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=decay)
-    batches = Batches(text[:-200_000], batch=16, length=64, seed=1)
-    unseen = Batches(text[-200_000:], batch=128, length=64, seed=2)()
-    every = max(steps // 25, 1)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = float(rates[step])
-        model(*batches()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % every == 0 or step + 1 == steps:
-            with torch.no_grad():
-                loss = float(model(*unseen))
-            trial.report(loss, step + 1)
-            if trial.should_prune():
-                raise optuna.TrialPruned
+    trial.suggest_float("weight_decay", 1e-3, 1.0, log=True)
+    for step, loss in train(trial.params, steps, text):
+        trial.report(loss, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
     return loss
 
 
@@ -59,7 +36,9 @@ def main() -> None:
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    plan = partial(plan_of, steps=args.steps)
+    def plan(trial: optuna.trial.FrozenTrial) -> LRSchedule:
+        return plan_of(trial.params, args.steps)
+
     run = RunInfo(metric="val", optimizer="adamw")
     pruners = {
         "no pruning": optuna.pruners.NopPruner(),
@@ -67,13 +46,13 @@ def main() -> None:
         "median": optuna.pruners.MedianPruner(),
         "median of forecasts": ForecastPruner(plan, run, stock=optuna.pruners.MedianPruner()),
     }
-    objective = partial(train, steps=args.steps, text=standard_library())
+    measured = partial(objective, steps=args.steps, text=standard_library())
     print(f"{args.trials} trials of {args.steps} steps")
     print(f"  {'':20}  steps trained  pruned  best loss  of trial  seconds")
     for name, pruner in pruners.items():
         began = time.monotonic()
         study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(0))
-        study.optimize(objective, n_trials=args.trials)
+        study.optimize(measured, n_trials=args.trials)
         used = sum(trial.last_step or 0 for trial in study.trials) / (args.trials * args.steps)
         pruned = len(study.get_trials(states=(optuna.trial.TrialState.PRUNED,)))
         print(

@@ -18,7 +18,7 @@ def run(script: str, *arguments: str, cwd: Path) -> str:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
@@ -62,4 +62,13 @@ def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:
     rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
     assert list(rows) == ["no pruning", "by forecast", "median", "median of forecasts"]
     assert rows["no pruning"][:2] == ["100%", "0"]
+    assert all(2 < float(row[2]) < 5 for row in rows.values())
+
+
+def test_the_sweep_with_ray_stops_and_reports_what_that_saved(tmp_path: Path) -> None:
+    printed = run("sweep_ray.py", "--trials", "3", "--steps", "60", cwd=tmp_path)
+    rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
+    names = ["no stopping", "by forecast", "ASHA", "ASHA of forecasts"]
+    assert list(rows) == [*names, "median", "median of forecasts"]
+    assert rows["no stopping"][:2] == ["100%", "0"]
     assert all(2 < float(row[2]) < 5 for row in rows.values())

@@ -98,6 +98,8 @@ FRAMEWORKS = {
 
 ADAPTERS = {
     "ForecastPruner": {"optuna"},
+    "ForecastScheduler": {"ray", "rich"},  # its progress tables
+    "ForecastStopper": {"ray", "rich"},
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch"},  # metrics, progress
     "SteerableLR": {"torch"},
     "TorchLossForecast": {"torch"},

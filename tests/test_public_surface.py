@@ -32,6 +32,8 @@ PUBLIC = {
     ],
     "lossforecast.callbacks": [
         "ForecastPruner",
+        "ForecastScheduler",
+        "ForecastStopper",
         "LightningLossForecast",
         "TorchLossForecast",
         "schedule_from_torch",

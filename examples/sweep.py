@@ -1,0 +1,36 @@
+"""One trial of the sweeps: a small GPT over peak rate, length of the decay and weight decay."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from gpt import GPT, Batches
+from torch import Tensor
+
+from lossforecast import LRSchedule
+
+__all__ = ["plan_of", "train"]
+
+
+def plan_of(config: Mapping[str, float], steps: int) -> LRSchedule:
+    """The learning rates of a trial."""
+    return LRSchedule.wsd(steps, config["lr"], warmup=steps // 20, decay_fraction=config["decay"])
+
+
+def train(config: Mapping[str, float], steps: int, text: Tensor) -> Iterator[tuple[int, float]]:
+    """Train with the same seeds always; every now and then steps taken and validation loss."""
+    rates = plan_of(config, steps).to_array()
+    torch.manual_seed(0)
+    model = GPT(width=48)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config["weight_decay"])
+    batches = Batches(text[:-200_000], batch=16, length=64, seed=1)
+    unseen = Batches(text[-200_000:], batch=128, length=64, seed=2)()
+    every = max(steps // 25, 1)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = float(rates[step])
+        model(*batches()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            with torch.no_grad():
+                yield step + 1, float(model(*unseen))
