@@ -7,7 +7,8 @@ from typing import Any, Self
 import torch
 
 from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
+from lossforecast.callbacks.lint import LoopLint
+from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.tensorboard import TensorBoardSink
@@ -114,6 +115,8 @@ class TorchLossForecast:
             policy=policy,
             sinks=[*([TensorBoardSink(writer)] if writer is not None else []), *sinks],
         )
+        stepped = scheduler if schedule is None else None
+        self._lint = LoopLint(optimizer, plan, stepped, steps_per_scheduler_step, group)
         self._capture = LossCapture(optimizer, group)
         self._pipeline = Pipeline(self._capture, forecasters, self._monitor, stop=stop)
 
@@ -218,6 +221,7 @@ class TorchLossForecast:
     @guarded
     def _read(self) -> None:
         self._adopt_plan()
+        self._lint.look(self._capture.steps)
         self._pipeline.turn()
 
     @guarded
@@ -240,6 +244,7 @@ class TorchLossForecast:
             self._pipeline.leave()
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
             self._capture.close()
+            self._lint.close()
             self._plan = None
 
     def _adopt_plan(self) -> None:
@@ -317,5 +322,5 @@ def _planner(
         total_steps=steps,
         step=min(step, steps),
         group=group,
-        scheduler_steps=every(pace, step=step),
+        scheduler_steps=every(pace, step=step, times=steps_per_call(scheduler)),
     )
