@@ -57,14 +57,16 @@ def warn(findings: Iterable[Finding]) -> None:
 def is_schedule_free(optimizer: Any) -> bool:
     """Whether an optimizer, or one that it wraps, averages weights instead of annealing.
 
-    Known by the name of a class, such as ``AdamWScheduleFree``, or of its module, or by what such
+    Known by the name of a class, such as ``AdamWScheduleFree``, by its package, or by what such
     optimizers keep in their parameter groups: ``weight_sum`` and ``lr_max``.
     """
     for _ in range(6):
         if optimizer is None:
             return False
-        names = [f"{kind.__module__}.{kind.__name__}" for kind in type(optimizer).__mro__]
-        if any("schedulefree" in name.lower().replace("_", "") for name in names):
+        kinds = type(optimizer).__mro__
+        if any("schedulefree" in kind.__name__.lower().replace("_", "") for kind in kinds):
+            return True
+        if any(kind.__module__.partition(".")[0] == "schedulefree" for kind in kinds):
             return True
         groups = getattr(optimizer, "param_groups", None)
         if groups and {"weight_sum", "lr_max"} <= set(groups[0]):
@@ -179,9 +181,9 @@ def _found(
 def _overrunning(allowed: int, calls: int) -> Finding:
     return Finding(
         Flaw.OVERRUN,
-        f"OneCycleLR is made for {allowed:,} steps, but this run will step it {calls:,} times: at "
-        f"the {allowed + 1:,}th it raises ValueError, which ends the training. Make it with "
-        f"total_steps={calls}.",
+        f"OneCycleLR is made for {allowed:,} steps, but this run will step it {calls:,} times: "
+        f"it will raise ValueError at step {allowed + 1:,} of them and end the training. Make it "
+        f"with total_steps={calls}.",
     )
 
 

@@ -207,14 +207,17 @@ def _idle(schedule: LRSchedule, after: int, last: float) -> Finding | None:
     lowest = _first(schedule, after, _NOTHING * peak if nothing else last + _SAME * peak)
     dropped = _drops(schedule, max(lowest - _moment(total), 1), lowest)
     allowed = _HELD_AFTER_DROP if dropped else _HELD
-    idle = (total - lowest) / total
+    # a rate that is stepped once an epoch may well be at its lowest for the last one
+    before = float(schedule.lr(lowest - 1)) + _SAME * peak
+    an_epoch = lowest - _first(schedule, after, before)
+    idle = (total - lowest - an_epoch) / total
     if idle <= (_IDLE if nothing else allowed):
         return None
     return Finding(
         Flaw.HORIZON_SHORT,
         f"the learning rate is down to {last:.3g} after {lowest:,} of {total:,} steps and stays "
-        f"there for the last {idle:.0%} of the run: make the schedule for {total:,} steps, or end "
-        f"the run at step {lowest:,}.",
+        f"there for the last {1 - lowest / total:.0%} of the run: make the schedule for "
+        f"{total:,} steps, or end the run at step {lowest:,}.",
     )
 
 
@@ -228,8 +231,9 @@ def _first(schedule: LRSchedule, after: int, level: float) -> int:
 
 
 def _drops(schedule: LRSchedule, start: int, stop: int) -> bool:
-    """Whether the rate loses much of its value between two steps."""
-    return bool(schedule.lr(stop) < (1 - _DROP) * schedule.lr(start))
+    """Whether the rate loses much of its value between two steps, and next to nothing before."""
+    before, high, low = schedule.lr([max(2 * start - stop, 1), start, stop]).tolist()
+    return bool(low < (1 - _DROP) * high and before - high <= 0.1 * (high - low))
 
 
 def _moment(total: int) -> int:
