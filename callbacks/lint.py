@@ -18,7 +18,7 @@ from lossforecast.callbacks.lr_scheduler import (
     steps_per_call,
     unwrapped,
 )
-from lossforecast.lint import Finding, Flaw, falls_once, lint
+from lossforecast.lint import Finding, Flaw, climbs_again, falls_once, lint
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
@@ -27,6 +27,7 @@ __all__ = ["LoopLint", "Otherwise", "Stepping", "harmless", "inspect", "is_sched
 logger = logging.getLogger("lossforecast")
 
 _AHEAD = 4  # times the run that a scheduler is followed, to see where its decay would have ended
+_UNMOVED = 0.8  # of the peak at the end of a run: the decay, if there is one, has hardly begun
 _WORTH = 0.05  # of the peak: an end that is lower leaves nothing to look for
 _STEPS, _MOVES = 10, 3  # of the optimizer and, as planned, of the scheduler: enough to tell a pace
 _FAST, _SLOW = 1.8, 0.5  # of the planned pace; steps that a gradient scaler skips are few
@@ -169,13 +170,23 @@ def _found(
     if stepping is not None and plan.lr(plan.total_steps) > _WORTH * plan.peak:
         beyond = stepping.plan(ahead=_AHEAD)
     found = lint(plan, beyond=beyond)
-    if stepping is not None and (found or not falls_once(plan)):
+    if stepping is not None:
         for other in otherwise:
-            meant = stepping.plan(other.positions)
-            sure = Caveat.LR_ASSUMED not in meant.caveats
-            if sure and falls_once(meant) and not lint(meant):
+            if _suspicious(plan, found, other) and _sensible(stepping.plan(other.positions)):
                 return (other.finding,)
     return found
+
+
+def _suspicious(plan: LRSchedule, found: Sequence[Finding], other: Otherwise) -> bool:
+    """Whether the plan may be due to a scheduler that was made to be stepped in another way."""
+    if other.finding.flaw is Flaw.STEPPED_TOO_SELDOM:
+        return bool(plan.lr(plan.total_steps) >= _UNMOVED * plan.peak)
+    return bool(found) or climbs_again(plan)
+
+
+def _sensible(plan: LRSchedule) -> bool:
+    """Whether a plan is one fall to a low rate, as most are."""
+    return Caveat.LR_ASSUMED not in plan.caveats and falls_once(plan) and not lint(plan)
 
 
 def _overrunning(allowed: int, calls: int) -> Finding:

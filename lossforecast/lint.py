@@ -7,7 +7,7 @@ import numpy as np
 
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Finding", "Flaw", "falls_once", "lint"]
+__all__ = ["Finding", "Flaw", "climbs_again", "falls_once", "lint"]
 
 _TURN = 0.02  # of the peak: smaller ups and downs are no turns
 _LOW = 0.35  # of the peak: a rate low enough to say nothing of it; 3 linear epochs end at 1/3
@@ -100,6 +100,12 @@ def falls_once(schedule: LRSchedule) -> bool:
     return [fall for _, _, fall in _legs(schedule)] in ([True], [False, True])
 
 
+def climbs_again(schedule: LRSchedule) -> bool:
+    """Whether the rate rises again after a fall, and not in one jump as a warm restart does."""
+    rises = [schedule.lr([a, b - 1, b]) for a, b, fall in _legs(schedule)[1:] if not fall]
+    return any(before - low > 0.1 * (high - low) for low, before, high in rises)
+
+
 # ---------------------------------------------------------------------- the shape
 
 
@@ -122,7 +128,9 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
     last, peak = float(schedule.lr(total)), schedule.peak
     if not falls and until < _LATE * total:
         return None  # held since then, which some do on purpose
-    if not falls or (rises and after >= _LATE * total and last > _LOW * peak):
+    # a rate that is stepped once an epoch would be due to fall with the next step
+    following = last if beyond is None else min(last, float(beyond.lr(total + 1)))
+    if not falls or (rises and after >= _LATE * total and following > _LOW * peak):
         turn = rises[-1][0]
         return Finding(
             Flaw.RISES_AT_END,
@@ -130,8 +138,6 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
             f"the run of {total:,} steps ends at {last:.3g}, {last / peak:.0%} of its peak: make "
             f"the schedule, or its last cycle, end with the run, at step {total:,}.",
         )
-    # a rate that is stepped once an epoch would be due to fall with the next step
-    following = last if beyond is None else min(last, float(beyond.lr(total + 1)))
     end = None if beyond is None else _rest(beyond, total, following)
     if end is not None and (following > _LOW * peak or not rises):
         return Finding(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lossforecast import LRSchedule
 from lossforecast.curves import load_curves
-from lossforecast.lint import Finding, Flaw, falls_once, lint
+from lossforecast.lint import Finding, Flaw, climbs_again, falls_once, lint
 
 N = 10_000
 
@@ -270,18 +270,23 @@ def test_other_optimizers_are_not(name: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "once"),
+    ("schedule", "once", "climbs"),
     [
-        (COSINE, True),
-        (LRSchedule.cosine(N, 1e-3), True),
-        (LRSchedule.cosine(N * N, 1e-3).truncated_to(N), False),
-        (LRSchedule.constant(N, 1e-3, warmup=100), False),
-        (restarts(N, 2_500), False),
-        (waves(N, 16_000), False),
+        (COSINE, True, False),
+        (LRSchedule.cosine(N, 1e-3), True, False),
+        (LRSchedule.cosine(N * N, 1e-3).truncated_to(N), False, False),
+        (LRSchedule.constant(N, 1e-3, warmup=100), False, False),
+        (restarts(N, 2_500), False, False),
+        (stairs(restarts(8, 4), an_epoch=100), False, False),
+        (waves(N, 16_000), False, True),
+        (triangles(N, 1_000), False, True),
     ],
 )
-def test_falls_once(schedule: LRSchedule, once: bool) -> None:
+def test_what_falls_once_and_what_climbs_again(
+    schedule: LRSchedule, once: bool, climbs: bool
+) -> None:
     assert falls_once(schedule) is once
+    assert climbs_again(schedule) is climbs
 
 
 @settings(max_examples=200, deadline=None)
