@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.capture import LossCapture, innermost
 from lossforecast.callbacks.distributed import processes
-from lossforecast.callbacks.lightning_schedule import planned_schedule, run_length, steerable
+from lossforecast.callbacks.lightning_schedule import (
+    lint_trainer,
+    planned_schedule,
+    run_length,
+    steerable,
+)
 from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.tensorboard import TensorBoardSink, scalars
@@ -274,6 +279,8 @@ class LightningLossForecast(Callback):
             capture.close()
             raise
         self._pipeline, self._group, self._saved = pipeline, group, None
+        if taken == 0:
+            lint_trainer(trainer, optimizer, plan, group, given=self.schedule is not None)
 
     @guarded
     def _record(self, trainer: "Trainer", outputs: Any) -> None:

@@ -2,18 +2,19 @@
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
+from lossforecast.callbacks.lint import Otherwise, Stepping, harmless, inspect, warn
+from lossforecast.callbacks.lr_scheduler import Positions, every, schedule_from_torch
 from lossforecast.callbacks.monitor import assumed
 from lossforecast.callbacks.steering import Steering
+from lossforecast.lint import Finding, Flaw
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["planned_schedule", "run_length", "steerable"]
+__all__ = ["lint_trainer", "planned_schedule", "run_length", "steerable"]
 
 logger = logging.getLogger("lossforecast")
 
@@ -52,20 +53,13 @@ def planned_schedule(
     """
     by_hand = not trainer.lightning_module.automatic_optimization
     taken = min(taken, total_steps)
-    configs = [
-        config
-        for config in trainer.lr_scheduler_configs
-        if getattr(config.scheduler, "optimizer", None) is optimizer
-    ]
+    configs = _configs(trainer, optimizer)
     if not configs:
         constant = LRSchedule.constant(total_steps, float(optimizer.param_groups[group]["lr"]))
         return assumed(constant) if by_hand else constant
     config = configs[0]
-    if by_hand:
-        stepped, known = every(1, step=taken), True  # most modules step it after each step
-    else:
-        stepped = _scheduler_steps(trainer, config, taken)
-        known = config.interval == "step" or math.isfinite(trainer.num_training_batches)
+    stepped = _scheduler_steps(trainer, config, taken)
+    known = by_hand or config.interval == "step" or math.isfinite(trainer.num_training_batches)
     schedule = schedule_from_torch(
         config.scheduler, total_steps=total_steps, step=taken, group=group, scheduler_steps=stepped
     )
@@ -74,9 +68,8 @@ def planned_schedule(
 
 def steerable(trainer: Any, optimizer: Any) -> Steering | None:
     """The scheduler of an optimizer that can be steered; a warning where there is none."""
-    for config in trainer.lr_scheduler_configs:
-        mine = getattr(config.scheduler, "optimizer", None) is optimizer
-        steering = Steering.of(config.scheduler) if mine else None
+    for config in _configs(trainer, optimizer):
+        steering = Steering.of(config.scheduler)
         if steering is not None and (config.interval, config.frequency) == ("step", 1):
             return steering
     logger.warning(
@@ -86,16 +79,83 @@ def steerable(trainer: Any, optimizer: Any) -> Steering | None:
     return None
 
 
-def _scheduler_steps(
-    trainer: Any, config: Any, taken: int
-) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+@harmless
+def lint_trainer(
+    trainer: Any, optimizer: Any, plan: LRSchedule, group: int, *, given: bool = False
+) -> None:
+    """Warn of what is wrong with the schedule of a run that begins now, in the first process.
+
+    Args:
+        trainer: the Trainer, at the start of training.
+        optimizer: one of its optimizers.
+        plan: the learning rate of every step of the optimizer.
+        group: index of the parameter group.
+        given: whether the plan was given, not read from the scheduler.
+    """
+    if not trainer.is_global_zero:
+        return
+    configs = _configs(trainer, optimizer)
+    if given or not configs:
+        warn(inspect(plan, optimizer))
+        return
+    config = configs[0]
+    stepping = Stepping(
+        config.scheduler, _scheduler_steps(trainer, config, 0), plan.total_steps, group
+    )
+    hint = ""
+    if not trainer.lightning_module.automatic_optimization:
+        hint = (
+            " (It is taken to be stepped after every optimizer step; if it is not, give "
+            "LightningLossForecast(schedule=...).)"
+        )
+    warn(inspect(plan, optimizer, stepping, _otherwise(trainer, config, stepping), hint))
+
+
+def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Otherwise]:
+    """The other interval, for which a scheduler may have been made."""
+    an_epoch, total = _steps_of_epoch(trainer), stepping.total_steps
+    if an_epoch is None or an_epoch < 2 or not trainer.lightning_module.automatic_optimization:
+        return []
+    name, epochs = type(config.scheduler).__name__, math.ceil(total / an_epoch)
+    if config.interval == "epoch":
+        message = (
+            f"{name} seems made for {total:,} optimizer steps, but is stepped once an epoch, "
+            f"{stepping.calls:,} times in the run: return it from configure_optimizers as "
+            '{"scheduler": ..., "interval": "step"}, or give its lengths in epochs.'
+        )
+        return [Otherwise(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))]
+    message = (
+        f'{name} seems made for {epochs:,} epochs, but with "interval": "step" it is stepped '
+        f"{stepping.calls:,} times in the run: leave the interval at its default, "
+        '"epoch", or give its lengths in optimizer steps (trainer.estimated_stepping_batches).'
+    )
+    return [Otherwise(every(an_epoch), Finding(Flaw.STEPPED_TOO_OFTEN, message))]
+
+
+def _configs(trainer: Any, optimizer: Any) -> list[Any]:
+    """The schedulers of an optimizer, as Lightning has them."""
+    return [
+        config
+        for config in trainer.lr_scheduler_configs
+        if getattr(config.scheduler, "optimizer", None) is optimizer
+    ]
+
+
+def _steps_of_epoch(trainer: Any) -> int | None:
+    """Optimizer steps of an epoch; None where the dataset has no length."""
+    batches, accumulate = float(trainer.num_training_batches), int(trainer.accumulate_grad_batches)
+    return max(math.ceil(batches / accumulate), 1) if math.isfinite(batches) else None
+
+
+def _scheduler_steps(trainer: Any, config: Any, taken: int) -> Positions:
     """How often Lightning steps a scheduler from now until an optimizer step begins."""
+    if not trainer.lightning_module.automatic_optimization:
+        return every(1, step=taken)  # most modules step it after each step
     batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-    frequency = config.frequency
-    if not math.isfinite(batches):
+    frequency, an_epoch = config.frequency, _steps_of_epoch(trainer)
+    if an_epoch is None:
         pace = frequency // math.gcd(frequency, accumulate)
         return every(pace if config.interval == "step" else _NEVER, step=taken)
-    an_epoch = max(math.ceil(batches / accumulate), 1)
     if config.interval == "epoch":
         return every(an_epoch * frequency, step=taken)
     # stepped after an optimizer step if the number of batches so far in the epoch divides

@@ -23,13 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch.optim import lr_scheduler as torch_lr
 
+from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.steerable import SteerableLR
 from lossforecast.checks import whole, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["every", "schedule_from_torch"]
+__all__ = ["Positions", "every", "schedule_from_torch", "steps_per_call", "unwrapped"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -86,7 +87,8 @@ def schedule_from_torch(
             or initial.
         scheduler_steps: for optimizer steps i > `step`, increasing, of shape (n,): how often the
             scheduler is stepped between now and the beginning of optimizer step i, shape (n,). By
-            default ``i - 1 - step``: once after each optimizer step. See `every`.
+            default ``i - 1 - step``: once after each optimizer step. See `every` and, for
+            accelerate's wrapper, `steps_per_call`.
 
     Raises:
         ConfigurationError: no optimizer behind `scheduler`, no such `group`, or `scheduler_steps`
@@ -100,7 +102,7 @@ def schedule_from_torch(
         >>> schedule_from_torch(scheduler, total_steps=5).to_array().tolist()
         [0.1, 0.1, 0.05, 0.05, 0.025]
     """
-    scheduler, groups = _unwrapped(scheduler)
+    scheduler, groups = unwrapped(scheduler)
     total_steps = whole("total_steps", total_steps, ScheduleError, least=1)
     step = whole("step", step, ScheduleError, least=0)
     if step > total_steps:
@@ -131,17 +133,19 @@ def schedule_from_torch(
     )
 
 
-def every(n_steps: int, *, step: int = 0) -> Positions:
+def every(n_steps: int, *, step: int = 0, times: int = 1) -> Positions:
     """`scheduler_steps` of a scheduler stepped after every `n_steps` optimizer steps of the run.
 
-    ``(i - 1) // n_steps - step // n_steps`` for optimizer step i, where `step` are taken already.
+    ``times * ((i - 1) // n_steps - step // n_steps)`` for optimizer step i, where `step` are taken
+    already.
 
     Args:
         n_steps: optimizer steps between two scheduler steps, say those of an epoch; at least 1.
         step: optimizer steps already taken.
+        times: scheduler steps taken at a time; see `steps_per_call`.
 
     Raises:
-        ConfigurationError: `n_steps` or `step` is not a number of steps.
+        ConfigurationError: `n_steps`, `step` or `times` is not a number of steps.
 
     Example:
         >>> import numpy as np
@@ -150,14 +154,29 @@ def every(n_steps: int, *, step: int = 0) -> Positions:
     """
     n_steps = whole("n_steps", n_steps, ConfigurationError, least=1)
     already = whole("step", step, ConfigurationError, least=0) // n_steps
-    return lambda steps: (steps - 1) // n_steps - already
+    times = whole("times", times, ConfigurationError, least=1)
+    return lambda steps: times * ((steps - 1) // n_steps - already)
+
+
+def steps_per_call(scheduler: Any) -> int:
+    """How often the scheduler inside a wrapper is stepped for each ``step()`` of the wrapper.
+
+    Once; accelerate's ``AcceleratedScheduler`` does it once for each process, unless its batches
+    are split among them or it was told not to step with the optimizer.
+    """
+    once = getattr(scheduler, "split_batches", True)
+    return processes()[1] if getattr(scheduler, "step_with_optimizer", False) and not once else 1
 
 
 # ---------------------------------------------------------------------- what is given
 
 
-def _unwrapped(scheduler: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """The scheduler itself and the groups of its optimizer."""
+def unwrapped(scheduler: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The scheduler itself, inside wrappers such as accelerate's, and the groups of its optimizer.
+
+    Raises:
+        ConfigurationError: there is no optimizer behind it.
+    """
     given = scheduler
     while not hasattr(scheduler, "optimizer") and hasattr(scheduler, "scheduler"):
         scheduler = scheduler.scheduler

@@ -7,7 +7,8 @@ from typing import Any, Self
 import torch
 
 from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch
+from lossforecast.callbacks.lint import LoopLint, is_schedule_free
+from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.steering import Steering
@@ -16,6 +17,7 @@ from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.lint import averages
 from lossforecast.policies import reschedule, target_miss
 from lossforecast.prior import Prior, RunInfo
 from lossforecast.recommendation import Policy, Recommendation
@@ -121,6 +123,8 @@ class TorchLossForecast:
             policy=default_policies(apply) if policy is None else policy,
             sinks=[*([TensorBoardSink(writer)] if writer is not None else []), *sinks],
         )
+        stepped = scheduler if schedule is None else None
+        self._lint = LoopLint(optimizer, plan, stepped, steps_per_scheduler_step, group)
         self._capture = LossCapture(optimizer, group)
         self._pipeline = Pipeline(
             self._capture, forecasters, self._monitor, stop=stop, steering=steering
@@ -227,6 +231,7 @@ class TorchLossForecast:
     @guarded
     def _read(self) -> None:
         self._adopt_plan()
+        self._lint.look(self._capture.steps)
         self._pipeline.turn()
 
     @guarded
@@ -249,6 +254,7 @@ class TorchLossForecast:
             self._pipeline.leave()
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
             self._capture.close()
+            self._lint.close()
             self._plan = None
 
     def _adopt_plan(self) -> None:
@@ -284,6 +290,8 @@ def describe(run: RunInfo | None, optimizer: Any, metric: str) -> RunInfo:
     """What is known of the run, with the metric and, unless given, the optimizer's name."""
     known = vars(run) if run else {}
     name = known.get("optimizer") or type(optimizer).__name__
+    if is_schedule_free(optimizer) and not averages(name):
+        name += "-schedule-free"
     return RunInfo(**{**known, "metric": metric, "optimizer": name})
 
 
@@ -342,5 +350,5 @@ def _planner(
         total_steps=steps,
         step=min(step, steps),
         group=group,
-        scheduler_steps=every(pace, step=step),
+        scheduler_steps=every(pace, step=step, times=steps_per_call(scheduler)),
     )

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from lossforecast.advice import SHAPES, decays
 from lossforecast.checks import non_negative
 from lossforecast.errors import ConfigurationError
+from lossforecast.lint import averages
 from lossforecast.recommendation import Action, Policy, Reason, Recommendation, Situation
 from lossforecast.status import Caveat, Status
 
 __all__ = ["reschedule"]
 
 _NO_ADVICE = (Status.NO_DATA, Status.TOO_SHORT, Status.MISFIT)
-_SCHEDULE_FREE = "schedulefree"
 
 
 def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
@@ -39,8 +39,11 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast
-        averages = _SCHEDULE_FREE in situation.kind.lower().replace("_", "")
-        if averages or forecast.status in _NO_ADVICE or Caveat.OVERFITTING in forecast.caveats:
+        if (
+            averages(situation.kind)
+            or forecast.status in _NO_ADVICE
+            or Caveat.OVERFITTING in forecast.caveats
+        ):
             return None
         best = next(iter(decays(forecast, shapes)), None)
         if best is None or best.decay is None or not best.gain.lower > least:

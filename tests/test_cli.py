@@ -244,7 +244,8 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     ]
     for each in scores:
         assert set(each) == {
-            "policy", "sweep", "runs", "arrival", "compute_used", "regret", "false_kills", "before_decay",
+            "policy", "sweep", "runs", "arrival",
+            "compute_used", "regret", "false_kills", "before_decay",
         }  # fmt: skip
         assert (each["sweep"], each["runs"]) == ("made, s", 4)
         assert 0 < each["compute_used"] <= 1

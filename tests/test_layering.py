@@ -21,6 +21,7 @@ ROOMS = (
     "pieces",
     "knots",
     "schedule",
+    "lint",
     "history",
     "laws",
     "relaxation",

@@ -322,6 +322,25 @@ def test_only_a_steerable_scheduler_can_be_steered() -> None:
         TorchLossForecast(optimizer, steerable, TOTAL, steps_per_scheduler_step=10, apply=True)
 
 
+class AdamWScheduleFree(torch.optim.SGD):
+    """By its name one of those that average weights."""
+
+
+def test_an_optimizer_that_averages_is_not_told_to_anneal() -> None:
+    optimizer = AdamWScheduleFree([torch.zeros(1, requires_grad=True)], lr=PEAK)
+    scheduler = SteerableLR(optimizer, TOTAL, decay_fraction=0)
+    run = RunInfo(optimizer="adamw")  # whatever its user calls it
+    monitor = TorchLossForecast(optimizer, scheduler, TOTAL, run=run, apply=True)
+    for step in range(TOTAL):
+        monitor.step(scripted(step, PEAK))
+        optimizer.step()
+        scheduler.step()
+        assert optimizer.param_groups[0]["lr"] == PEAK
+    monitor.close()
+    assert monitor.recommendation is not None
+    assert monitor.recommendation.action is Action.CONTINUE
+
+
 # ---------------------------------------------------------------------- in Lightning
 
 
