@@ -35,6 +35,7 @@ PUBLIC = {
         "ForecastScheduler",
         "ForecastStopper",
         "LightningLossForecast",
+        "SteerableLR",
         "TorchLossForecast",
         "schedule_from_torch",
     ],

@@ -1010,6 +1010,57 @@ def test_a_hopeless_run_is_stopped_and_a_good_one_is_not() -> None:
     assert finished.global_step == 200
 
 
+class Noisy(pl.LightningModule):
+    """Descends a quadratic on noisy gradients, so that its loss stands still until it anneals.
+
+    Its exact loss is the validation loss, with `level` as its minimum.
+    """
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((200,), 0.6))
+        self.level = level
+        self.noise = torch.Generator().manual_seed(0)
+
+    def exact(self) -> torch.Tensor:
+        return self.level + 0.5 * (self.weight**2).mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        push = torch.randn(200, generator=self.noise) * self.weight
+        return 200 * self.exact() + push.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.exact())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.3)
+        falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((400 - i) / 160, 1))
+        return [optimizer], [{"scheduler": falling, "interval": "step"}]
+
+
+def test_a_slow_starter_that_wins_after_annealing_is_not_stopped() -> None:
+    """The loss stands still above its target for most of the run, and ends below it."""
+
+    def trained(level: float, *callbacks: Any) -> tuple[int, float]:
+        module = Noisy(level)
+        trainer = trainer_of(*callbacks, max_steps=400, val_check_interval=8)
+        trainer.fit(module, loader(400), loader(1))
+        return trainer.global_step, float(module.exact().detach())
+
+    def ours() -> LightningLossForecast:
+        return LightningLossForecast("val_loss", target=1.05, stop=True)
+
+    steps, loss = trained(1.0, ours())
+    assert steps == 400
+    assert loss < 1.05
+    impatient = pl.callbacks.EarlyStopping("val_loss", patience=5)
+    steps, loss = trained(1.0, impatient)
+    assert steps < 240, "before its decay"
+    assert loss > 1.05
+    steps, _ = trained(2.0, ours())
+    assert steps < 400, "hopeless"
+
+
 def test_a_validation_loss_can_stop_a_run() -> None:
     class Bad(Scripted):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
