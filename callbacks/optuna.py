@@ -95,15 +95,16 @@ class ForecastPruner(BasePruner):
         return pruned and not self._shadow
 
     def _advice(self, study: Study, trial: FrozenTrial) -> Recommendation:
-        rivals = []
+        rivals, going = [], {(study.study_name, trial.number)}
         for other in study.get_trials(False, (TrialState.RUNNING, TrialState.COMPLETE)):
             if other.number == trial.number:
                 continue
             if other.state is TrialState.COMPLETE:
-                self._watched.pop((study.study_name, other.number), None)
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
+                going.add((study.study_name, other.number))
                 rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
+        self._watched = {key: each for key, each in self._watched.items() if key in going}
         return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
 
     def _watch(self, study: Study, trial: FrozenTrial) -> Forecaster:

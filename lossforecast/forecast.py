@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr
 
 from lossforecast.checks import number, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
@@ -15,9 +16,12 @@ from lossforecast.mixture import Mixture
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
-__all__ = ["AnnealGain", "Curve", "Estimate", "Forecast", "from_now_on"]
+__all__ = ["LEVELS", "AnnealGain", "Curve", "Estimate", "Forecast", "from_now_on"]
 
 FloatArray = NDArray[np.float64]
+
+LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
+"""Probabilities that tell a distribution well: those of 29 equidistant normal scores."""
 
 
 class Estimate(float):
@@ -146,6 +150,11 @@ class Forecast:
         if self._mixture is None:
             return np.full(asked.shape, np.nan)
         return np.maximum.accumulate(self._mixture.quantiles(asked)[:, 0])
+
+    @cached_property
+    def at_levels(self) -> tuple[float, ...]:
+        """The quantiles at `LEVELS`, (29,), worked out once."""
+        return tuple(self.quantiles(LEVELS).tolist())
 
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval that holds the outcome with `level`."""

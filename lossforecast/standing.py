@@ -8,19 +8,17 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import Forecast
+from lossforecast.forecast import LEVELS, Forecast
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
 __all__ = ["LEVELS", "Outlook", "chances"]
 
-_SCORES = np.linspace(-3.5, 3.5, 29)
-LEVELS: tuple[float, ...] = tuple(ndtr(_SCORES).tolist())
-"""Probabilities of the quantiles that an `Outlook` holds: those of 29 equidistant normal scores."""
+_SCORES = ndtri(LEVELS)
 
 _DRAWS = 4096
 
@@ -54,7 +52,7 @@ class Outlook:
     def of(cls, forecast: Forecast, kind: str = "") -> Self:
         """The outlook of a run that goes on; unknown where the forecast has seen nothing."""
         described = forecast.status is not Status.MISFIT
-        return cls(tuple(forecast.quantiles(LEVELS).tolist()), kind, described)
+        return cls(forecast.at_levels, kind, described)
 
     @classmethod
     def ended(cls, loss: float, kind: str = "") -> Self:

@@ -4,7 +4,8 @@
 
 Every completed run of a recorded sweep is looked at 49 times, with a prior learnt without its
 project or task. `target_miss` is given the very loss that the run ended with as its target, so
-every stop is wrong. `no_room` asks for a gain of 1% of the loss; a stop is wrong if the run gained more.
+every stop is wrong. `no_room` asks for a gain of 1% of the loss; a stop is wrong if the run gained
+more.
 """
 
 import argparse
