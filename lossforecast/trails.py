@@ -13,7 +13,7 @@ from lossforecast.replay import naming, outcome
 from lossforecast.standing import LEVELS, Outlook
 from lossforecast.status import Status
 
-__all__ = ["LOOKS", "Trail", "followed"]
+__all__ = ["LOOKS", "Trail", "decay_begins", "followed", "patience_ends"]
 
 LOOKS = 50
 """Looks at a run, the last one at its end."""
@@ -78,8 +78,8 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
         statuses=tuple(statuses),
         latest=latest,
         alike=(prior or Prior()).alike,
-        decays=_decays(run),
-        impatient=_impatient(run),
+        decays=decay_begins(run),
+        impatient=patience_ends(run),
     )
 
 
@@ -104,7 +104,8 @@ def _forecasts(
     return outlooks, statuses
 
 
-def _decays(run: RecordedRun) -> float:
+def decay_begins(run: RecordedRun) -> float:
+    """Share of a run after which its rate is below 90% of the peak; infinite as in `Trail`."""
     peak = run.lr.max()
     if peak == 0 or run.lr[-1] > 0.5 * peak:
         return math.inf
@@ -112,7 +113,8 @@ def _decays(run: RecordedRun) -> float:
     return float(run.step[high] / run.total_steps)
 
 
-def _impatient(run: RecordedRun) -> float:
+def patience_ends(run: RecordedRun) -> float:
+    """Share of a run after which three losses in a row were no improvement; infinite if never."""
     best, since = math.inf, 0
     for step, loss in zip(run.step.tolist(), run.loss.tolist(), strict=True):
         best, since = (loss, 0) if loss < best else (best, since + 1)

@@ -20,7 +20,7 @@ from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.parallel import mapped
 from lossforecast.policies import no_room, target_miss
 from lossforecast.replay import outcome
-from lossforecast.trails import LOOKS
+from lossforecast.trails import LOOKS, decay_begins, patience_ends
 
 Stops = tuple[bool, bool, bool, bool]
 COLUMNS = ("missed its own end", "had no room", "of these wrongly", "before the last tenth")
@@ -50,6 +50,23 @@ def stops(run: RecordedRun) -> Stops:
     return missed, roomless, wrong, early
 
 
+def impatience(runs: list[RecordedRun]) -> tuple[int, int]:
+    """How many runs a patience of three stops before their decay; of the better half of a sweep."""
+    ends: dict[str, list[float]] = {}
+    for run in runs:
+        ends.setdefault(str(run.sweep), []).append(truth(run))
+    stopped = [run for run in runs if patience_ends(run) < decay_begins(run) < np.inf]
+    better = [run for run in stopped if truth(run) < np.median(ends[str(run.sweep)])]
+    return len(stopped), len(better)
+
+
+def truth(run: RecordedRun) -> float:
+    """How it ended."""
+    end = outcome(run)
+    assert end is not None
+    return end.truth
+
+
 def main() -> None:
     """Replay and count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -71,6 +88,13 @@ def main() -> None:
             for heading, count in zip(COLUMNS, counts, strict=True)
         )
         sys.stdout.write(f"{name}, {len(mine)} runs: {shares}\n")
+        stopped, better = impatience(
+            [r for r in runs if r.source.startswith("algoperf") is algoperf]
+        )
+        sys.stdout.write(
+            f"  a patience of three validations stops {stopped} before their decay, {better} of "
+            "the better half of their sweep\n"
+        )
 
 
 if __name__ == "__main__":
