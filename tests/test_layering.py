@@ -101,7 +101,13 @@ ADAPTERS = {
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},
-    "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch"},  # metrics, progress
+    "LightningLossForecast": {
+        "lightning",
+        "matplotlib",
+        "rich",
+        "torch",
+        "transformers",
+    },  # metrics
     "SteerableLR": {"torch"},
     "TorchLossForecast": {"torch"},
     "schedule_from_torch": {"torch"},
