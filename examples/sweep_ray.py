@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of a trial")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the schedulers")
     args = parser.parse_args()
 
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AIR_NEW_OUTPUT="0")  # report to nobody
@@ -70,6 +71,8 @@ def main() -> None:
     print(f"{args.trials} trials of {args.steps} steps, two at a time")
     print(f"  {'':20}  steps trained  stopped  best loss  of trial  seconds")
     for name, scheduler in schedulers(args.steps).items():
+        if args.only and name not in args.only:
+            continue
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             results = tune.Tuner(

@@ -101,13 +101,8 @@ ADAPTERS = {
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},
-    "LightningLossForecast": {
-        "lightning",
-        "matplotlib",
-        "rich",
-        "torch",
-        "transformers",
-    },  # metrics
+    # its metrics load transformers where that is installed, its progress bars rich
+    "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
     "SteerableLR": {"torch"},
     "TorchLossForecast": {"torch"},
     "schedule_from_torch": {"torch"},
