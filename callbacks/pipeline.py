@@ -307,8 +307,8 @@ class Pipeline:
         if self._steering is None:
             return Wish(stop)
         # the next check, and what the answer of other processes takes, may be too late
-        soon = self._advised_at + 2 * self._every_n
-        return Wish(stop, self._steering.due(self.monitor.recommendation, soon))
+        step, soon = self._advised_at, self._advised_at + 2 * self._every_n
+        return Wish(stop, self._steering.due(self.monitor.recommendation, step, soon))
 
     def _begin(self, decay: Decay) -> None:
         """Begin a decay, and let the forecasters know."""

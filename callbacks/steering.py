@@ -31,13 +31,14 @@ class Steering:
             scheduler = scheduler.scheduler
         return cls(scheduler) if isinstance(scheduler, SteerableLR) else None
 
-    def due(self, recommendation: Recommendation | None, soon: int) -> Decay | None:
-        """The decay recommended, if it is to begin by some step."""
+    def due(self, recommendation: Recommendation | None, step: int, soon: int) -> Decay | None:
+        """The decay recommended, if it is to begin by some step and not over by the present one."""
         if self.done or recommendation is None:
             return None
         if recommendation.action is not Action.CHANGE_SCHEDULE or recommendation.decay is None:
             return None
-        return recommendation.decay if recommendation.decay.start <= soon else None
+        decay = recommendation.decay
+        return decay if decay.start <= soon and step + 1 < decay.start + decay.steps else None
 
     def begin(self, decay: Decay, step: int, *, tell: bool) -> Decay:
         """Set the decay, at the earliest from the step after next; how it came out.

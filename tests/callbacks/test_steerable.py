@@ -270,6 +270,14 @@ def test_a_late_recommendation_begins_at_once_and_ends_where_it_was_to() -> None
     assert job.rates[119:] == [0.0] * 81
 
 
+@pytest.mark.parametrize("start", [60, 150])
+def test_a_decay_that_would_be_over_is_not_begun(start: int) -> None:
+    job = Job(apply=True, policy=advised(start=start, steps=40, seen=start + 39))
+    job.train(TOTAL)
+    assert job.rates == [PEAK] * TOTAL
+    assert job.scheduler.total_steps == TOTAL
+
+
 def test_advice_alone_changes_nothing() -> None:
     job = Job(policy=advised(start=77, steps=123))
     job.train(TOTAL)
