@@ -259,16 +259,20 @@ class LightningLossForecast(Callback):
         forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
         sinks = [*_logger_sinks(trainer), *self.sinks]
         runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=sinks)
-        steering = steerable(trainer, optimizer) if self.apply else None
+        agreed = self._can_agree(trainer) if self.stop or self.apply else False
+        steering = None
+        if self.schedule is None:
+            apply = self.apply and agreed
+            steering = steerable(trainer, optimizer, group, plan.total_steps, apply)
         capture = LossCapture(optimizer, group)
         try:
             pipeline = Pipeline(
                 capture,
                 {metric: forecaster},
                 runner,
-                stop=self.stop and self._can_agree(trainer),
+                stop=self.stop and agreed,
                 at_validations=self.monitor is not None,
-                steering=steering if steering and self._can_agree(trainer) else None,
+                steering=steering,
             )
             if saved is None:
                 pipeline.start(taken)

@@ -66,16 +66,22 @@ def planned_schedule(
     return schedule if known and len(configs) == 1 else assumed(schedule)
 
 
-def steerable(trainer: Any, optimizer: Any) -> Steering | None:
-    """The scheduler of an optimizer that can be steered; a warning where there is none."""
+def steerable(
+    trainer: Any, optimizer: Any, group: int, total_steps: int, apply: bool
+) -> Steering | None:
+    """What follows the scheduler of an optimizer, if that can be steered.
+
+    A warning where there is none and a decay is to be begun.
+    """
     for config in _configs(trainer, optimizer):
-        steering = Steering.of(config.scheduler)
+        steering = Steering.of(config.scheduler, group, total_steps, apply)
         if steering is not None and (config.interval, config.frequency) == ("step", 1):
             return steering
-    logger.warning(
-        "no decay will be begun: apply=True needs configure_optimizers to return a SteerableLR "
-        'stepped after each optimizer step, {"scheduler": SteerableLR(...), "interval": "step"}'
-    )
+    if apply and trainer.is_global_zero:
+        logger.warning(
+            "no decay will be begun: apply=True needs configure_optimizers to return a SteerableLR "
+            'stepped after each optimizer step, {"scheduler": SteerableLR(...), "interval": "step"}'
+        )
     return None
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Team, processes
-from lossforecast.callbacks.monitor import RunMonitor, Update, follow
+from lossforecast.callbacks.monitor import RunMonitor, Update, adopt, follow
 from lossforecast.callbacks.protocol import Block, Change, Message, Validation, Wish
 from lossforecast.callbacks.steering import Steering
 from lossforecast.checks import whole
@@ -41,7 +41,7 @@ class Pipeline:
         stop: whether `should_stop` may become True.
         at_validations: whether forecasts are made when there is a validation loss, and not on
             steps of the grid.
-        steering: begins the decay that is recommended; None only advises it.
+        steering: follows a scheduler that may be steered, and may begin a decay.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Pipeline:
         self.monitor = monitor
         self._at_validations = at_validations
         self._steering = steering
-        self._advised_at = 0  # step of the latest recommendation
+        self._advised_at = self._between = 0  # step of the latest recommendation, and since when
         self._news = False  # whether anything was observed since the latest forecast
         # a forecast waits for the losses before this step, and for the learning rate of the step
         self._cut: tuple[int, Callable[[], float]] | None = None
@@ -91,6 +91,7 @@ class Pipeline:
         """Read, prepare a forecast or make it, as the number of steps asks for."""
         self._join()
         self._hear()
+        self._notice()
         lag = min(max(1, self._every_n // 4), _READ)
         if self._cut is not None and self.capture.steps >= self._cut[0] + lag:
             self._conclude()
@@ -114,6 +115,7 @@ class Pipeline:
     def validate(self, loss: float) -> None:
         """Pass on a validation loss, measured after the optimizer steps taken so far."""
         self._join()
+        self._notice()
         self._conclude()
         rate = self.capture.last_rate()  # after which the number of steps is sure
         step, check = self.capture.steps, None
@@ -129,8 +131,8 @@ class Pipeline:
             return
         wish = self._wish(self.may_stop)
         self.should_stop = self.should_stop or wish.stop
-        if wish.decay is not None:
-            self._begin(wish.decay)
+        if wish.decay is not None and self._steering is not None:
+            self._steering.begin(wish.decay, tell=True)
 
     def heed(self) -> None:
         """Leave the other processes, but stop where it was agreed before."""
@@ -147,6 +149,7 @@ class Pipeline:
 
     def finish(self, *, wait: bool = True) -> None:
         """Read what is left and make the last forecast."""
+        self._notice()
         self._conclude()
         self._pass_on(self.capture.take_all(), self.capture.steps, leaves=True)
         if self._team is not None:
@@ -171,6 +174,7 @@ class Pipeline:
             together: whether all processes are here. Then the state is the same in all of them;
                 else the losses since the last exchange are those of this one.
         """
+        self._notice()
         self._conclude()
         losses, cut = self._take()
         apart = self._team is not None and not together
@@ -199,7 +203,7 @@ class Pipeline:
                 "checked": self.checked,
                 "cut": self._posted,
                 "kept": _plain(self._kept),
-                "steered": self._steering is not None and self._steering.done,
+                "advised": [self._advised_at, self._between],
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -219,7 +223,9 @@ class Pipeline:
             kept = np.array(steps, np.int64), np.array(losses, float), np.array(rates, float)
             if not len(steps) == len(losses) == len(rates):
                 raise StateError("the kept losses of the saved state are damaged")
-            steered = bool(state.get("steered", False))
+            advised_at, between = (
+                whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
+            )
             self.capture.load_state_dict(state["capture"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error
@@ -228,9 +234,8 @@ class Pipeline:
         metric = self.monitor.forecaster.run.metric
         self.forecasters, self.monitor.forecaster = forecasters, forecasters[metric]
         self.checked, self._posted, self._kept = checked, cut, kept
+        self._advised_at, self._between = advised_at, between
         self.next, self._sent, self._cut, self._stop_at, self._decay = 0, 0, None, None, None
-        if self._steering is not None:
-            self._steering.done = steered
         self._team, self._rank, self._size = None, 0, 1
         self.should_stop, self.monitor.recommendation = False, None
 
@@ -306,15 +311,15 @@ class Pipeline:
         stop = self.stop and may_stop and self.monitor.wants_stop
         if self._steering is None:
             return Wish(stop)
-        # the next check, and what the answer of other processes takes, may be too late
-        step, soon = self._advised_at, self._advised_at + 2 * self._every_n
+        # at the next check, or when other processes have answered, it may be too late
+        step, soon = self._advised_at, self._advised_at + 2 * max(self._every_n, self._between)
         return Wish(stop, self._steering.due(self.monitor.recommendation, step, soon))
 
-    def _begin(self, decay: Decay) -> None:
-        """Begin a decay, and let the forecasters know."""
-        assert self._steering is not None
-        begun = self._steering.begin(decay, self.capture.steps, tell=self._rank == 0)
-        self._post(Change(begun))
+    def _notice(self) -> None:
+        """Let the forecasters know of a changed schedule, before they hear of what came after."""
+        change = self._steering.changed() if self._steering is not None else None
+        if change is not None:
+            self._post(change)
 
     def _check(self, step: int, rate: float) -> None:
         if self.monitor.forecaster.history.last_step < 0:
@@ -323,6 +328,7 @@ class Pipeline:
             follow(forecaster, step, rate)
         if self._rank == 0:
             self._updates.append(self.monitor.judge(step, rate))
+            self._between = step - self._advised_at if self._advised_at else 0
             self._advised_at = step
             self._news = False
 
@@ -340,7 +346,7 @@ class Pipeline:
         self._rank, self._size = rank, size
         total = self.monitor.forecaster.total_steps
         plan = f"a forecast every {self._every_n} of {total} steps" + ", may stop" * self.stop
-        plan += ", may decay" * (self._steering is not None)
+        plan += ", may decay" * (self._steering is not None and self._steering.apply)
         capacity = 2 * min(self._every_n, _READ)
         kind = self.monitor.forecaster.run.metric
         self._team = Team(kind, self._posted, capacity, plan, self._deliver)
@@ -360,10 +366,10 @@ class Pipeline:
         if self._team is not None:
             self.next = self._team.look(self.next)
             self._stop_at, self._decay = self._team.stop_at, self._team.decay
-        if self._decay is not None and self._steering is not None and not self._steering.done:
+        if self._decay is not None and self._steering is not None:
             at, decay = self._decay
             if calls >= at:
-                self._begin(decay)
+                self._steering.begin(decay, tell=self._rank == 0)
             else:
                 self.next = min(self.next, at)
         if self._stop_at is not None:
@@ -402,7 +408,6 @@ def _take_in(forecasters: dict[str, Forecaster], message: Message) -> None:
         forecasters["val"].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
         for forecaster in forecasters.values():
-            plan = forecaster.schedule.with_decay(**vars(message.decay))
-            forecaster.replan(plan.extended_to(max(plan.total_steps, forecaster.total_steps)))
+            adopt(forecaster, message.plan, message.step, warn=False)
     elif message.steps.size and "train" in forecasters:
         forecasters["train"].observe_many(message.steps, message.losses, message.rates)

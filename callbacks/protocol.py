@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.schedule import DECAY_SHAPES, Decay
+from lossforecast.schedule import DECAY_SHAPES, Decay, LRSchedule
 
 __all__ = ["Block", "Change", "Member", "Message", "Need", "Validation", "Wish"]
 
@@ -57,9 +57,15 @@ class Validation:
 
 @dataclass(frozen=True)
 class Change:
-    """The learning rate begins to decay, for this process to take notice of."""
+    """The schedule has changed, for this process to take notice of.
 
-    decay: Decay
+    Attributes:
+        step: last step before the change.
+        plan: the learning rate of every step.
+    """
+
+    step: int
+    plan: LRSchedule
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,9 @@ class Member:
         if self.failure is not None:
             return
         try:
-            self._wish = self._deliver(message)
+            wish = self._deliver(message)
+            if not isinstance(message, Change):
+                self._wish = wish
         except Exception as error:
             self.failure, self._wish = error, Wish()
 

@@ -30,7 +30,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         decay_fraction: share of the run in the decay that is planned, 0..1.
         shape: of that decay: "linear", "cosine", "sqrt" or "exp".
         end: rate at its end as a share of that of the stable phase; by default 0, or a hundredth
-            for "exp".
+            of the rate it begins at for "exp".
         last_epoch: as in torch.
 
     Raises:
@@ -67,6 +67,11 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         share = non_negative("decay_fraction", decay_fraction, ScheduleError)
         self.schedule = LRSchedule.constant(total, 1.0, warmup=warmup)
         """Rates of all steps as shares of those of the stable phase."""
+        self.steered = False
+        """Whether `begin_decay` was called."""
+        self.changed_at = 0
+        """The last step before the latest change."""
+        self._warmup = warmup
         self._planned: tuple[int, str, float | None] | None = None
         decay = round(share * total)
         if decay > total:
@@ -85,7 +90,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
     def begun(self) -> bool:
         """Whether `begin_decay` has been called, or the planned decay has begun."""
         if self._planned is None:
-            return bool(self.schedule.lr(self.total_steps) < 1)
+            return self.steered
         return self.last_epoch >= self.total_steps - self._planned[0]
 
     def begin_decay(
@@ -102,8 +107,9 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
             steps: length of the decay, and of what is left of the run after `after`; by default
                 until the end that was planned.
             shape: "linear", "cosine", "sqrt" or "exp".
-            end: rate at its end as a share of that of the stable phase.
-            after: steps that still go by as planned, at least 1: the rate of the next one is set.
+            end: rate at its end as a share of that of the stable phase; by default 0, or a
+                hundredth of the present rate for "exp".
+            after: steps that the present rate is held for, at least 1: that of the next is set.
 
         Raises:
             ScheduleError: an argument is impossible, or the schedule is over by then.
@@ -115,11 +121,11 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
                 f"the schedule is over at step {self.total_steps}: give the length of the decay "
                 "as `steps`"
             )
-        held = self.schedule
-        if start > held.total_steps:
-            held = held.extended_to(start)
-        self.schedule = held.with_decay(start=start, steps=steps, shape=shape, end=end)
-        self._planned = None
+        now = min(self.last_epoch + 1, self.total_steps)
+        length = self.total_steps - start if steps is None else steps
+        held = self.schedule.truncated_to(now).extended_to(start)
+        self.schedule = held.with_decay(start=start, steps=length, shape=shape, end=end)
+        self.steered, self.changed_at, self._planned = True, now, None
 
     def extend_to(self, total_steps: int) -> None:
         """Make the run longer: the stable phase goes on and the planned decay comes at its end.
@@ -141,9 +147,10 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
                 "rates that rise; give it a scheduler of its own"
             )
         decay, shape, end = self._planned or (0, "linear", None)
-        self.schedule = self.schedule.truncated_to(self.total_steps - decay).extended_to(total)
+        held = LRSchedule.constant(total, 1.0, warmup=self._warmup)
         if decay:
-            self.schedule = self.schedule.with_decay(start=total - decay, shape=shape, end=end)
+            held = held.with_decay(start=total - decay, shape=shape, end=end)
+        self.schedule, self.changed_at = held, self.last_epoch + 1
 
     def get_lr(self) -> list[Any]:
         """Rates of the next optimizer step, one for each group."""

@@ -1,11 +1,13 @@
-"""`Steering`: the decay that a run is given when that is recommended, once."""
+"""`Steering`: follows a `SteerableLR`, and begins the decay that is recommended, once."""
 
 import logging
 from typing import Any, Self
 
+from lossforecast.callbacks.lr_scheduler import steps_per_call
+from lossforecast.callbacks.protocol import Change
 from lossforecast.callbacks.steerable import SteerableLR
 from lossforecast.recommendation import Action, Recommendation
-from lossforecast.schedule import Decay
+from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = ["Steering"]
 
@@ -13,51 +15,86 @@ logger = logging.getLogger("lossforecast")
 
 
 class Steering:
-    """Begins one recommended decay of a scheduler.
+    """Tells of changes to a scheduler, whoever makes them, and may make one itself.
 
     Args:
         scheduler: stepped once after each optimizer step.
+        group: index of the parameter group whose rates are forecast.
+        total_steps: length of the run, if that does not change with the scheduler's.
+        apply: whether a decay that is recommended is begun.
     """
 
-    def __init__(self, scheduler: SteerableLR) -> None:
-        self.done = False
-        """Whether the decay has been set; there is only one."""
-        self._scheduler = scheduler
+    def __init__(
+        self, scheduler: SteerableLR, group: int, total_steps: int | None, apply: bool
+    ) -> None:
+        self.apply = apply
+        """Whether a decay is begun; no more once that has failed."""
+        self._scheduler, self._group, self._total = scheduler, group, total_steps
+        self._seen = scheduler.schedule
 
     @classmethod
-    def of(cls, scheduler: Any) -> Self | None:
-        """Of a scheduler, maybe wrapped, that can be steered; None of any other."""
+    def of(cls, scheduler: Any, group: int, total_steps: int | None, apply: bool) -> Self | None:
+        """Of a scheduler, maybe wrapped, that can be steered; None of any other.
+
+        Nor of one that its wrapper steps once for each process.
+        """
+        if steps_per_call(scheduler) != 1:
+            return None
         while not isinstance(scheduler, SteerableLR) and hasattr(scheduler, "scheduler"):
             scheduler = scheduler.scheduler
-        return cls(scheduler) if isinstance(scheduler, SteerableLR) else None
+        if not isinstance(scheduler, SteerableLR):
+            return None
+        return cls(scheduler, group, total_steps, apply)
+
+    def changed(self) -> Change | None:
+        """What is planned now, if that has changed since the last time."""
+        schedule = self._scheduler.schedule
+        if schedule is self._seen:
+            return None
+        self._seen = schedule
+        plan: LRSchedule = schedule.scaled_from(0, float(self._scheduler.base_lrs[self._group]))
+        total = self._total or plan.total_steps
+        longer = total >= plan.total_steps
+        plan = plan.extended_to(total) if longer else plan.truncated_to(total)
+        return Change(self._scheduler.changed_at, plan)
 
     def due(self, recommendation: Recommendation | None, step: int, soon: int) -> Decay | None:
-        """The decay recommended, if it is to begin by some step and not over by the present one."""
-        if self.done or recommendation is None:
+        """The decay recommended, if it is to begin by some step and not over by the present one.
+
+        None once a decay was begun, by whomever.
+        """
+        if not self.apply or self._scheduler.steered or recommendation is None:
             return None
         if recommendation.action is not Action.CHANGE_SCHEDULE or recommendation.decay is None:
             return None
         decay = recommendation.decay
         return decay if decay.start <= soon and step + 1 < decay.start + decay.steps else None
 
-    def begin(self, decay: Decay, step: int, *, tell: bool) -> Decay:
-        """Set the decay, at the earliest from the step after next; how it came out.
+    def begin(self, decay: Decay, *, tell: bool) -> None:
+        """Hold the present rate, then decay as recommended, unless a decay was begun already.
+
+        Steps are those of the scheduler, which are the same in all processes. An error is logged,
+        and nothing is begun any more.
 
         Args:
             decay: as recommended; its end stays where it is.
-            step: optimizer steps taken.
             tell: whether this is the process that logs.
         """
-        wait = max(decay.start - step, 1)
-        steps = max(decay.start + decay.steps - step - wait, 1)
-        self._scheduler.begin_decay(steps, decay.shape, after=wait)
-        self.done = True
-        begun = Decay(step + wait, steps, decay.shape)
+        if not self.apply or self._scheduler.steered:
+            return
+        now = self._scheduler.last_epoch
+        wait = max(decay.start - now, 1)
+        steps = max(decay.start + decay.steps - now - wait, 1)
+        try:
+            self._scheduler.begin_decay(steps, decay.shape, after=wait)
+        except Exception:
+            self.apply = False
+            logger.exception("the decay could not be begun; training goes on as planned")
+            return
         if tell:
             logger.warning(
                 "the learning rate decays from step %d to %d (%s), as recommended",
-                begun.start,
-                begun.start + begun.steps,
-                begun.shape,
+                now + wait,
+                now + wait + steps,
+                decay.shape,
             )
-        return begun

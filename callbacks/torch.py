@@ -54,7 +54,7 @@ class TorchLossForecast:
         scheduler: its learning-rate scheduler; None if the rate stays as it is. For a schedule
             that is not a torch scheduler give `schedule`.
         total_steps: length of the run in optimizer steps; needed unless the scheduler or
-            `schedule` has one.
+            `schedule` has one. Without it the length follows a `SteerableLR` that is steered.
         schedule: the planned learning rate of every step, instead of the scheduler's future.
         steps_per_scheduler_step: optimizer steps between two steps of the scheduler, such as the
             steps of an epoch.
@@ -108,7 +108,16 @@ class TorchLossForecast:
         )
         self._plan: Callable[[int], LRSchedule] | None = planner
         plan = planner(0)
-        steering = _steering(scheduler, steps_per_scheduler_step) if apply else None
+        steering = None
+        if schedule is None and steps_per_scheduler_step == 1:
+            steering = Steering.of(scheduler, group, total_steps, apply)
+        if apply and steering is None:
+            raise ConfigurationError(
+                "apply=True needs a SteerableLR as the scheduler, SteerableLR(optimizer, "
+                "total_steps), stepped once after each optimizer step and not once a process, and "
+                f"no other schedule=; this is {type(scheduler).__name__} stepped every "
+                f"{steps_per_scheduler_step}"
+            )
         laws = laws if isinstance(laws, str) else tuple(laws)
         forecasters = {
             name: Forecaster(plan, describe(run, optimizer, name), laws, prior, every_n_steps)
@@ -300,17 +309,6 @@ def default_policies(apply: bool) -> list[Policy] | None:
     return [target_miss(), reschedule()] if apply else None
 
 
-def _steering(scheduler: Any, interval: int) -> Steering:
-    steering = Steering.of(scheduler)
-    if steering is None or interval != 1:
-        raise ConfigurationError(
-            f"apply=True needs a SteerableLR as the scheduler, stepped after each optimizer step, "
-            f"not {type(scheduler).__name__} stepped every {interval}: "
-            "SteerableLR(optimizer, total_steps)"
-        )
-    return steering
-
-
 def _planner(
     optimizer: Any,
     scheduler: Any,
@@ -333,22 +331,26 @@ def _planner(
             )
         return lambda step: schedule
     pace = whole("steps_per_scheduler_step", interval, ConfigurationError, least=1)
-    theirs = getattr(scheduler, "total_steps", None)
-    if total_steps is None and theirs is not None:
-        total_steps = pace * whole("scheduler.total_steps", theirs, ConfigurationError, least=1)
-    if total_steps is None:
+    if total_steps is None and getattr(scheduler, "total_steps", None) is None:
         raise ConfigurationError(
             "the length of the run is unknown; give total_steps= (optimizer steps)"
         )
-    steps = whole("total_steps", total_steps, ConfigurationError, least=1)
-    if scheduler is None:
-        return lambda step: assumed(
-            LRSchedule.constant(steps, float(optimizer.param_groups[group]["lr"]))
+
+    def planned(step: int) -> LRSchedule:
+        if total_steps is not None:
+            steps = whole("total_steps", total_steps, ConfigurationError, least=1)
+        else:  # which may change
+            theirs = scheduler.total_steps
+            steps = pace * whole("scheduler.total_steps", theirs, ConfigurationError, least=1)
+        if scheduler is None:
+            rate = float(optimizer.param_groups[group]["lr"])
+            return assumed(LRSchedule.constant(steps, rate))
+        return schedule_from_torch(
+            scheduler,
+            total_steps=steps,
+            step=min(step, steps),
+            group=group,
+            scheduler_steps=every(pace, step=step, times=steps_per_call(scheduler)),
         )
-    return lambda step: schedule_from_torch(
-        scheduler,
-        total_steps=steps,
-        step=min(step, steps),
-        group=group,
-        scheduler_steps=every(pace, step=step, times=steps_per_call(scheduler)),
-    )
+
+    return planned

@@ -12,11 +12,11 @@ from scipy.optimize import minimize
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Estimate, Forecast
-from lossforecast.schedule import Decay, LRSchedule
+from lossforecast.schedule import DECAY_SHAPES, Decay, LRSchedule
 
-__all__ = ["SHAPES", "Ending", "Option", "decays", "endings", "optimised"]
+__all__ = ["SHAPES", "Ending", "Option", "decays", "endings", "known_shapes", "optimised"]
 
-SHAPES = ("linear", "sqrt", "exp", "cosine")
+SHAPES = tuple(DECAY_SHAPES)
 """Shapes of a decay, as in `LRSchedule.with_decay`."""
 
 _STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # shares of the steps left
@@ -62,7 +62,9 @@ class Ending:
 def decays(
     forecast: Forecast, shapes: Sequence[str] = SHAPES, total_steps: int | None = None
 ) -> tuple[Option, ...]:
-    """The best start of a decay of each shape, the best shape first; none if nothing is known.
+    """The best start of a decay of each shape, the best shape first.
+
+    None if nothing is known, during a warm-up and where the rate is 0 already.
 
     Best is where the median of the gain over the plan is highest. Rates end at 0, those of "exp" at
     a hundredth.
@@ -84,9 +86,7 @@ def decays(
         >>> best.gain.lower > 0, 500 <= best.decay.start < 1_000
         (True, True)
     """
-    unknown = [shape for shape in shapes if shape not in SHAPES]
-    if unknown or not shapes:
-        raise ConfigurationError(f"unknown shapes {unknown}: some of {', '.join(SHAPES)}")
+    known_shapes(shapes)
     now = max(forecast.made_at, 0)
     held = _held(forecast, total_steps)
     if forecast.made_at < 0 or held is None:
@@ -171,8 +171,20 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
     return Option(schedule, None, forecast.gain(schedule))
 
 
+def known_shapes(shapes: Sequence[str]) -> Sequence[str]:
+    """The shapes, if they are some of `SHAPES`.
+
+    Raises:
+        ConfigurationError: they are not.
+    """
+    unknown = [shape for shape in shapes if shape not in SHAPES]
+    if unknown or not shapes:
+        raise ConfigurationError(f"unknown shapes {unknown}: some of {', '.join(SHAPES)}")
+    return shapes
+
+
 def _held(forecast: Forecast, total_steps: int | None) -> LRSchedule | None:
-    """The present rate (after a warm-up, the one it leads to) held to the end; None at the end."""
+    """The present rate held to the end; None at the end, during a warm-up and at a rate of 0."""
     plan = forecast.schedule
     end = plan.total_steps
     if total_steps is not None:
@@ -180,8 +192,8 @@ def _held(forecast: Forecast, total_steps: int | None) -> LRSchedule | None:
     now = max(forecast.made_at, 1)
     if end < now:
         raise ConfigurationError(f"total_steps is {end}, but the run is at step {now} already")
-    since = min(max(now, plan.warmup_steps), plan.total_steps)
-    if end <= since:
+    since = min(now, plan.total_steps)
+    if end <= since or since < plan.warmup_steps or plan.lr(since) == 0:
         return None
     return plan.truncated_to(since).extended_to(end)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossforecast.errors import LossForecastError
+from lossforecast.errors import ConfigurationError, LossForecastError
 
 __all__ = ["non_negative", "non_negatives", "number", "reals", "whole", "wholes"]
 
@@ -83,3 +83,15 @@ def reals(name: str, values: ArrayLike, error: ErrorType) -> NDArray[Any]:
     if given.size and given.dtype.kind not in "iuf":
         raise error(f"{name} must be numbers, not {given.dtype} ({values!r:.60})")
     return given
+
+
+def risk_of(risk: float) -> float:
+    """A risk, if it is between 0 and 1.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    value = number("risk", risk, ConfigurationError)
+    if not 0 < value < 1:
+        raise ConfigurationError(f"risk is {risk}; it must be between 0 and 1, say 0.05")
+    return value

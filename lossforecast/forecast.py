@@ -214,6 +214,7 @@ class Forecast:
         """How much lower than forecast the loss would end under another schedule: the median.
 
         Surer than the difference of two forecasts, which have most of what is uncertain in common.
+        A forecast of a step in the past counts as one of the present.
 
         Raises:
             ScheduleError: the schedule ends before the present step.
@@ -254,7 +255,7 @@ class Forecast:
             end = self.schedule, max(self.step, self.made_at)
             return self._posterior.gains(self.schedule, self.made_at, [end])
         ends = [(plan, plan.total_steps) for plan in map(self._followed, schedules)]
-        return self._posterior.gains(self.schedule, self.step, ends)
+        return self._posterior.gains(self.schedule, max(self.step, self.made_at), ends)
 
     def _followed(self, schedule: LRSchedule) -> LRSchedule:
         return from_now_on(max(self.made_at, 0), self.schedule, schedule)

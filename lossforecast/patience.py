@@ -1,9 +1,11 @@
 """`patience`: stop a run whose loss has stopped falling, unless it has still to anneal."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossforecast.checks import non_negative, whole
 from lossforecast.errors import ConfigurationError
+from lossforecast.history import Bins
 from lossforecast.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.status import Status
 
@@ -15,8 +17,8 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
 
     Patience as everybody knows it, but suspended while the drop that the decay of the learning rate
     is still to bring is expected to exceed `min_delta`: before the decay a loss may stand still for
-    long and yet end lowest. Losses are compared as means over parts of the run (1/128 of it at
-    most), so that the noise of single batches neither renews patience nor exhausts it.
+    long and yet end lowest. Losses are compared as means over windows, a quarter of `steps` or
+    1/128 of the run so far, so that the noise of single batches decides little.
 
     Args:
         steps: optimizer steps without an improvement, at least 1.
@@ -29,12 +31,11 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
     least = non_negative("min_delta", min_delta, ConfigurationError)
 
     def policy(situation: Situation) -> Recommendation | None:
-        forecast, bins = situation.forecast, situation.history.bins()
-        finite = np.isfinite(bins.mean)
-        losses, at = bins.mean[finite], bins.last[finite]
+        forecast = situation.forecast
+        losses, ends = _windows(situation.history.bins(), most)
         if losses.size == 0 or forecast.status is Status.TOO_SHORT:
             return None
-        before = at <= at[-1] - most
+        before = ends <= ends[-1] - most
         if not before.any() or losses[~before].min() < losses[before].min() - least:
             return None
         credit = forecast.anneal_gain
@@ -49,3 +50,17 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
         )
 
     return policy
+
+
+def _windows(bins: Bins, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean losses of windows and their last steps, (n,) each; counted back from the present."""
+    finite = np.isfinite(bins.mean)
+    loss, at, count = bins.mean[finite], bins.last[finite], bins.count[finite]
+    if loss.size == 0:
+        return loss, at
+    width = max(steps // 4, int(at[-1]) // 128, 1)
+    ago = (at[-1] - at) // width
+    sizes = np.bincount(ago, count)
+    seen = np.flatnonzero(sizes)[::-1]
+    means = np.bincount(ago, count * loss)[seen] / sizes[seen]
+    return means, at[-1] - width * seen

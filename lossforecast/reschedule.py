@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lossforecast.advice import SHAPES, decays
+from lossforecast.advice import SHAPES, decays, known_shapes
 from lossforecast.checks import non_negative
 from lossforecast.errors import ConfigurationError
 from lossforecast.lint import averages
@@ -33,9 +33,7 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
         ConfigurationError: `min_gain` is negative, or a shape is unknown.
     """
     least = non_negative("min_gain", min_gain, ConfigurationError)
-    unknown = [shape for shape in shapes if shape not in SHAPES]
-    if unknown or not shapes:
-        raise ConfigurationError(f"unknown shapes {unknown}: some of {', '.join(SHAPES)}")
+    known_shapes(shapes)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast

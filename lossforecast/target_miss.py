@@ -1,6 +1,6 @@
 """`target_miss`: stop a run that will very likely end above its target."""
 
-from lossforecast.checks import number, whole
+from lossforecast.checks import risk_of, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.recommendation import (
     REMEMBERED,
@@ -33,9 +33,7 @@ def target_miss(risk: float = _RISK, checks: int = 2) -> Policy:
     Raises:
         ConfigurationError: `risk` is outside 0..1, or `checks` outside 1..10.
     """
-    budget = number("risk", risk, ConfigurationError)
-    if not 0 < budget < 1:
-        raise ConfigurationError(f"risk is {risk}; it must be between 0 and 1, say 0.05")
+    budget = risk_of(risk)
     needed = whole("checks", checks, ConfigurationError, least=1)
     if needed > REMEMBERED + 1:
         raise ConfigurationError(f"checks is {checks}; at most {REMEMBERED + 1} are remembered")

@@ -74,6 +74,23 @@ def test_a_run_that_improves_has_patience() -> None:
     assert run_of(HELD, seen=200).recommend(policy=patience(600)).action is Action.CONTINUE
 
 
+@pytest.mark.parametrize("falls", [True, False])
+def test_the_noise_of_batches_decides_little(falls: bool) -> None:
+    """A falling training loss is not stopped, one that stands still is; noise of 0.2 a batch."""
+    plan, policy, stopped = LRSchedule.constant(12_800, PEAK), patience(1_000, 0.02), 0
+    for seed in range(6):
+        forecaster = Forecaster(plan, RunInfo(optimizer="adamw"))
+        noise = 0.2 * np.random.default_rng(seed).normal(size=12_800)
+        losses = 4 - (1e-4 if falls else 0.0) * np.arange(12_800) + noise
+        for start in range(0, 12_800, 1_280):
+            steps = np.arange(start, start + 1_280)
+            forecaster.observe_many(steps, losses[steps])
+            if forecaster.recommend(policy=policy).reason is Reason.NO_IMPROVEMENT:
+                stopped += 1
+                break
+    assert stopped == (0 if falls else 6)
+
+
 # ---------------------------------------------------------------------- reschedule
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossforecast.callbacks.protocol import Block, Change, Member, Message, Need, Wish
-from lossforecast.schedule import Decay
+from lossforecast.schedule import Decay, LRSchedule
 
 EVERY = 3
 DECAY = Decay(1_000_000_007, 12_345, "sqrt")
@@ -78,7 +78,7 @@ class Process:
                 if self.calls >= self.member.decay_at:
                     assert self.member.decay == DECAY
                     self.begun = self.calls
-                    self.inbox.append(Change(DECAY))
+                    self.inbox.append(Change(self.calls, LRSchedule.constant(60, 1.0)))
                 else:
                     self.next = min(self.next, self.member.decay_at)
         stop = self.member.stop_at

@@ -200,14 +200,16 @@ def advised(start: int, steps: int, seen: int = 0) -> Callable[[Situation], Reco
 class Job:
     """A plain loop with a steerable scheduler, whose losses follow the script."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, total: int | None = TOTAL, planned: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         self.weight = torch.zeros(1, requires_grad=True)
         self.optimizer = torch.optim.SGD([self.weight], lr=PEAK)
-        self.scheduler = SteerableLR(self.optimizer, TOTAL, decay_fraction=0)
+        self.scheduler = SteerableLR(self.optimizer, TOTAL, **(planned or {"decay_fraction": 0}))
         self.updates: list[Any] = []
         run = RunInfo(optimizer="adamw")
         self.monitor = TorchLossForecast(
-            self.optimizer, self.scheduler, TOTAL, run=run, sinks=[self.updates.append], **options
+            self.optimizer, self.scheduler, total, run=run, sinks=[self.updates.append], **options
         )
         self.step, self.rates = 0, list[float]()
 
@@ -278,6 +280,78 @@ def test_a_decay_that_would_be_over_is_not_begun(start: int) -> None:
     assert job.scheduler.total_steps == TOTAL
 
 
+def test_the_present_rate_is_held_until_a_recommended_decay() -> None:
+    """Though the plan would have decayed already, as what was forecast holds it."""
+    job = Job(apply=True, policy=advised(start=100, steps=100), planned={"decay_fraction": 0.6})
+    job.train(TOTAL)
+    planned = LRSchedule.wsd(TOTAL, PEAK, decay_fraction=0.6)
+    now = next(i for i in range(81, 101) if job.rates[i] == job.rates[i - 1])
+    assert 96 <= now < 100, "the last step as planned"
+    expected = planned.truncated_to(now).extended_to(100).with_decay(start=100, steps=100)
+    np.testing.assert_allclose(job.rates, expected.to_array(), rtol=1e-9, atol=1e-15)
+    final = job.monitor.forecaster.schedule
+    np.testing.assert_allclose(final.to_array(), job.rates, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_a_decay_begun_by_hand_is_followed_and_not_overwritten(apply: bool) -> None:
+    job = Job(total=None, apply=apply, policy=advised(start=120, steps=80))
+    job.train(90)
+    job.scheduler.begin_decay(50, "cosine")
+    job.train(TOTAL)
+    expected = LRSchedule.constant(TOTAL, PEAK).with_decay(start=91, steps=50, shape="cosine")
+    np.testing.assert_allclose(job.rates[:141], expected.to_array(), rtol=1e-9, atol=1e-15)
+    assert job.rates[141:] == [0.0] * 59
+    after = [update.forecast.step for update in job.updates if update.step in (94, 96, 98)]
+    assert set(after) == {141}, "the run ends with its decay"
+
+
+def test_a_longer_run_is_forecast_at_its_new_end() -> None:
+    job = Job(total=None, planned={"decay_fraction": 0.2})
+    job.train(90)
+    job.scheduler.extend_to(2 * TOTAL)
+    job.train(TOTAL - 10)
+    assert job.monitor.forecast is not None
+    assert job.monitor.forecast.step == 2 * TOTAL
+    plan = LRSchedule.wsd(2 * TOTAL, PEAK, decay_fraction=0.1)
+    np.testing.assert_allclose(
+        job.monitor.forecaster.schedule.to_array(), plan.to_array(), rtol=1e-9, atol=1e-15
+    )
+
+
+def test_a_warm_up_is_not_lost_when_the_run_gets_longer() -> None:
+    scheduler = SteerableLR(optimizer_of(PEAK), 60, warmup=50, decay_fraction=0.2)
+    rates = stepped(scheduler, 10)
+    scheduler.extend_to(300)
+    rates += stepped(scheduler, 290)
+    plan = LRSchedule.constant(300, PEAK, warmup=50).with_decay(start=288)
+    np.testing.assert_allclose(rates, plan.to_array(), rtol=1e-12, atol=1e-18)
+
+
+def test_a_decay_that_cannot_be_begun_leaves_training_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError("scripted")
+
+    monkeypatch.setattr(SteerableLR, "begin_decay", broken)
+    job = Job(apply=True, policy=advised(start=80, steps=100))
+    job.train(TOTAL)
+    assert job.rates == [PEAK] * TOTAL
+    assert sum("could not be begun" in record for record in caplog.messages) == 1
+    assert not job.monitor.switched_off
+
+
+def test_a_run_whose_rate_is_0_before_its_end_goes_on_being_forecast() -> None:
+    planned = {"decay_fraction": 0.5}
+    job = Job(apply=True, planned=planned)
+    job.scheduler.begin_decay(60)
+    job.train(TOTAL)
+    assert job.rates[61:] == [0.0] * (TOTAL - 61)
+    assert not job.monitor.switched_off
+    assert job.monitor.recommendation is not None
+
+
 def test_advice_alone_changes_nothing() -> None:
     job = Job(policy=advised(start=77, steps=123))
     job.train(TOTAL)
@@ -328,6 +402,9 @@ def test_only_a_steerable_scheduler_can_be_steered() -> None:
     steerable = SteerableLR(optimizer, TOTAL)
     with pytest.raises(ConfigurationError, match="stepped every 10"):
         TorchLossForecast(optimizer, steerable, TOTAL, steps_per_scheduler_step=10, apply=True)
+    plan = LRSchedule.constant(TOTAL, PEAK)
+    with pytest.raises(ConfigurationError, match="no other schedule="):
+        TorchLossForecast(optimizer, steerable, schedule=plan, apply=True)
 
 
 class AdamWScheduleFree(torch.optim.SGD):
