@@ -80,7 +80,7 @@ class Run:
 def trial(index: int, steps: int, text: torch.Tensor) -> list[list[Any]]:
     peak, seed = TRIALS[index]
     plan = LRSchedule.constant(steps, peak, warmup=steps // 20)
-    run, every = Run(peak, seed, text), steps // 100
+    run, every = Run(peak, seed, text), max(steps // 100, 1)
     forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     forecaster.observe_many(*zip(*run.train(plan, round(SEEN * steps), every), strict=True))
     best = decays(forecaster.forecast())[0]
