@@ -281,12 +281,11 @@ class _Run:
     forecaster: Forecaster
     last: float = math.nan
     counts: bool = True
-    _outlook: Outlook | None = None
 
     def observe(self, step: int, value: float) -> None:
         """Take in a value, negative if maximised."""
         self.forecaster.observe(step, value)
-        self.last, self._outlook = value, None
+        self.last = value
 
     @property
     def step(self) -> int:
@@ -303,10 +302,7 @@ class _Run:
         """How the trial will end, or has."""
         if self.at_its_end:
             return self.ended()
-        if self._outlook is None:  # costs more than the forecast, and all others ask for it
-            kind = self.forecaster.run.optimizer or ""
-            self._outlook = Outlook.of(self.forecaster.forecast(), kind)
-        return self._outlook
+        return Outlook.of(self.forecaster.forecast(), self.forecaster.run.optimizer or "")
 
     def ended(self) -> Outlook:
         """The outlook if it ends here."""

@@ -3,7 +3,7 @@
 import logging
 from typing import Any, Self
 
-from lossforecast.callbacks.lr_scheduler import steps_per_call
+from lossforecast.callbacks.lr_scheduler import steps_per_call, unwrapped
 from lossforecast.callbacks.protocol import Change
 from lossforecast.callbacks.steerable import SteerableLR
 from lossforecast.recommendation import Action, Recommendation
@@ -38,13 +38,10 @@ class Steering:
 
         Nor of one that its wrapper steps once for each process.
         """
-        if steps_per_call(scheduler) != 1:
+        if scheduler is None or steps_per_call(scheduler) != 1:
             return None
-        while not isinstance(scheduler, SteerableLR) and hasattr(scheduler, "scheduler"):
-            scheduler = scheduler.scheduler
-        if not isinstance(scheduler, SteerableLR):
-            return None
-        return cls(scheduler, group, total_steps, apply)
+        inner, _ = unwrapped(scheduler)
+        return cls(inner, group, total_steps, apply) if isinstance(inner, SteerableLR) else None
 
     def changed(self) -> Change | None:
         """What is planned now, if that has changed since the last time."""

@@ -64,10 +64,8 @@ def decays(
 ) -> tuple[Option, ...]:
     """The best start of a decay of each shape, the best shape first.
 
-    None if nothing is known, during a warm-up and where the rate is 0 already.
-
-    Best is where the median of the gain over the plan is highest. Rates end at 0, those of "exp" at
-    a hundredth.
+    Empty where nothing is known, during a warm-up and where the rate is 0 already. Best is where
+    the median of the gain over the plan is highest. Rates end at 0, those of "exp" at a hundredth.
 
     Args:
         forecast: of the end of the plan.

@@ -6,9 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossforecast.errors import ConfigurationError, LossForecastError
+from lossforecast.errors import LossForecastError
 
-__all__ = ["non_negative", "non_negatives", "number", "reals", "whole", "wholes"]
+__all__ = [
+    "non_negative",
+    "non_negatives",
+    "number",
+    "probability",
+    "reals",
+    "whole",
+    "wholes",
+]
 
 ErrorType = type[LossForecastError]
 _REAL = (int, float, np.integer, np.floating)
@@ -85,13 +93,9 @@ def reals(name: str, values: ArrayLike, error: ErrorType) -> NDArray[Any]:
     return given
 
 
-def risk_of(risk: float) -> float:
-    """A risk, if it is between 0 and 1.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    value = number("risk", risk, ConfigurationError)
-    if not 0 < value < 1:
-        raise ConfigurationError(f"risk is {risk}; it must be between 0 and 1, say 0.05")
-    return value
+def probability(name: str, value: object, error: ErrorType, *, say: float) -> float:
+    """A number between 0 and 1, neither of them; `say` is one that makes sense."""
+    given = number(name, value, error)
+    if not 0 < given < 1:
+        raise error(f"{name} is {value}; it must be between 0 and 1, say {say}")
+    return given

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossforecast.checks import risk_of, whole
+from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.standing import Outlook, chances
@@ -35,7 +35,7 @@ def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
         ConfigurationError: `best` is no whole number above 0, or `risk` is outside 0..1.
     """
     many = None if best is None else whole("best", best, ConfigurationError, least=1)
-    budget = risk_of(risk)
+    budget = probability("risk", risk, ConfigurationError, say=0.01)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from lossforecast.checks import number, wholes
+from lossforecast.checks import number, probability, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.fit import Posterior
 from lossforecast.mixture import Mixture
@@ -137,10 +137,10 @@ class Forecast:
             q: probability.
             noise: whether a single noisy observation is meant rather than the expected loss.
         """
-        probability = _probability("q", q)
+        level = probability("q", q, ConfigurationError, say=0.8)
         if self._mixture is None:
             return float("nan")
-        return float(self._noisy(noise).quantiles(np.array([probability]))[0, 0])
+        return float(self._noisy(noise).quantiles(np.array([level]))[0, 0])
 
     def quantiles(self, levels: ArrayLike) -> NDArray[np.float64]:
         """The quantiles at many probabilities at once, (n,); nan where nothing is known."""
@@ -158,7 +158,7 @@ class Forecast:
 
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval that holds the outcome with `level`."""
-        tail = (1 - _probability("level", level)) / 2
+        tail = (1 - probability("level", level, ConfigurationError, say=0.8)) / 2
         if self._mixture is None:
             return float("nan"), float("nan")
         lower, upper = self._noisy(noise).quantiles(np.array([tail, 1 - tail]))[:, 0]
@@ -173,7 +173,7 @@ class Forecast:
 
     def curve(self, steps: ArrayLike | None = None, level: float = 0.8) -> Curve:
         """The forecast from now to `step` at about 100 steps, or at the steps given, (n,)."""
-        tail = (1 - _probability("level", level)) / 2
+        tail = (1 - probability("level", level, ConfigurationError, say=0.8)) / 2
         if steps is None:
             start = max(min(self.made_at, self.step - 1), 0)
             at = np.unique(np.rint(np.linspace(start, self.step, 101)).astype(np.int64))
@@ -338,10 +338,3 @@ def _tangent(posterior: Posterior) -> tuple[FloatArray, FloatArray, FloatArray]:
         present * reducible,
         -present * negative_drop,
     )
-
-
-def _probability(name: str, value: float) -> float:
-    probability = number(name, value, ConfigurationError)
-    if not 0 < probability < 1:
-        raise ConfigurationError(f"{name} is {value}; it must be between 0 and 1, say 0.8")
-    return probability

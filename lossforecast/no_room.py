@@ -1,6 +1,6 @@
 """`no_room`: stop a run that has next to nothing left to gain."""
 
-from lossforecast.checks import non_negative, risk_of
+from lossforecast.checks import non_negative, probability
 from lossforecast.errors import ConfigurationError
 from lossforecast.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.status import Status
@@ -26,7 +26,7 @@ def no_room(min_gain: float, risk: float = _RISK) -> Policy:
         ConfigurationError: `min_gain` is negative, or `risk` outside 0..1.
     """
     least = non_negative("min_gain", min_gain, ConfigurationError)
-    budget = risk_of(risk)
+    budget = probability("risk", risk, ConfigurationError, say=0.05)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast

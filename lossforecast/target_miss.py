@@ -1,6 +1,6 @@
 """`target_miss`: stop a run that will very likely end above its target."""
 
-from lossforecast.checks import risk_of, whole
+from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.recommendation import (
     REMEMBERED,
@@ -33,7 +33,7 @@ def target_miss(risk: float = _RISK, checks: int = 2) -> Policy:
     Raises:
         ConfigurationError: `risk` is outside 0..1, or `checks` outside 1..10.
     """
-    budget = risk_of(risk)
+    budget = probability("risk", risk, ConfigurationError, say=0.05)
     needed = whole("checks", checks, ConfigurationError, least=1)
     if needed > REMEMBERED + 1:
         raise ConfigurationError(f"checks is {checks}; at most {REMEMBERED + 1} are remembered")
