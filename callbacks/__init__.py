@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.lr_scheduler import schedule_from_torch
     from lossforecast.callbacks.optuna import ForecastPruner
+    from lossforecast.callbacks.probe import AnnealingProbe
     from lossforecast.callbacks.ray import ForecastScheduler, ForecastStopper
     from lossforecast.callbacks.steerable import SteerableLR
     from lossforecast.callbacks.torch import TorchLossForecast
 
 __all__ = [
+    "AnnealingProbe",
     "ForecastPruner",
     "ForecastScheduler",
     "ForecastStopper",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AnnealingProbe": "lossforecast.callbacks.probe",
     "ForecastPruner": "lossforecast.callbacks.optuna",
     "ForecastScheduler": "lossforecast.callbacks.ray",
     "ForecastStopper": "lossforecast.callbacks.ray",
@@ -34,6 +37,7 @@ _HOME = {
     "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
 }
 _NEEDS = {
+    "AnnealingProbe": 'PyTorch: pip install "lossforecast[torch]"',
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
     "ForecastScheduler": 'Ray Tune: pip install "lossforecast[ray]"',
     "ForecastStopper": 'Ray Tune: pip install "lossforecast[ray]"',

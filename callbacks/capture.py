@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
 
-__all__ = ["LossCapture", "innermost", "uncompiled"]
+__all__ = ["LossCapture", "Transfer", "innermost", "uncompiled"]
 
 FloatArray = NDArray[np.float64]
 _FULL = 1024  # losses after which a block is sent, so that few wait on the device
@@ -36,10 +36,10 @@ class _Block:
 
     at: NDArray[np.int64]
     rates_from: int
-    losses: "_Transfer"
-    rates: "_Transfer"
+    losses: "Transfer"
+    rates: "Transfer"
     perhaps: list[int]  # which of the steps may have been skipped on the device
-    skipped: "_Transfer"  # above 0 where they were
+    skipped: "Transfer"  # above 0 where they were
 
     @property
     def travels(self) -> bool:
@@ -118,10 +118,10 @@ class LossCapture:
             block = _Block(
                 np.array(self._at, dtype=np.int64),
                 self._rates_from,
-                _Transfer(self._losses),
-                _Transfer(self._rates),
+                Transfer(self._losses),
+                Transfer(self._rates),
                 list(self._skipped),
-                _Transfer(list(self._skipped.values())),
+                Transfer(list(self._skipped.values())),
             )
             self._sent.append(block)
             self._at, self._losses, self._rates, self._skipped = [], [], [], {}
@@ -154,7 +154,7 @@ class LossCapture:
 
     def ask_rate(self) -> Callable[[], float]:
         """The same, on its way to the host: to be read when it will have arrived."""
-        transfer = _Transfer([self._present()])
+        transfer = Transfer([self._present()])
         return lambda: max(float(transfer.read()[0]), 0.0)
 
     def last_rate(self) -> float | None:
@@ -269,7 +269,7 @@ class LossCapture:
         return steps, means, used
 
 
-class _Transfer:
+class Transfer:
     """Numbers and tensors on their way to the host, in one copy for each device and dtype."""
 
     def __init__(self, values: list[Any]) -> None:

@@ -53,6 +53,7 @@ class Team:
         capacity: the most steps of a block.
         plan: what else must be the same in all processes, as text.
         deliver: called in the thread with every averaged message; what is wanted of all processes.
+        probe: as in `Member`.
     """
 
     def __init__(
@@ -62,13 +63,14 @@ class Team:
         capacity: int,
         plan: str,
         deliver: Callable[[Message], Wish],
+        probe: tuple[int, int] = (1, 0),
     ) -> None:
         self.lock = threading.RLock()  # a signal may have a state saved while one is being saved
         """Held while a message is delivered."""
         self.over = False
         """Whether the exchange has ended: nothing more is delivered."""
         self._rank, self._size = processes()
-        self._member = Member(self._rank, self._size, start, capacity, self._hand_on)
+        self._member = Member(self._rank, self._size, start, capacity, self._hand_on, probe)
         self._deliver = deliver
         self.kind = kind
         alike = [team for team in _begun if team.kind == kind]

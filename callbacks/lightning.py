@@ -15,6 +15,7 @@ from lossforecast.callbacks.lightning_schedule import (
 )
 from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.tensorboard import TensorBoardSink, scalars
 from lossforecast.callbacks.torch import default_policies, describe, widest_group
 from lossforecast.checks import whole
@@ -69,6 +70,8 @@ class LightningLossForecast(Callback):
         prior: as in `Forecaster`.
         every_n_steps: how often to forecast; by default about 100 times a run.
         optimizer_index: which of the module's optimizers is meant.
+        probe: an `lossforecast.callbacks.AnnealingProbe`, to measure what annealing will bring. It
+            looks at training batches, in the precision of the Trainer.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:
@@ -90,6 +93,7 @@ class LightningLossForecast(Callback):
         prior: Prior | None = None,
         every_n_steps: int | None = None,
         optimizer_index: int = 0,
+        probe: AnnealingProbe | None = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
         super().__init__()
@@ -110,6 +114,7 @@ class LightningLossForecast(Callback):
         self.optimizer_index = whole(
             "optimizer_index", optimizer_index, ConfigurationError, least=0
         )
+        self.probe = probe
         self.sinks = list(sinks)
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(total_steps or 1, 1.0) if schedule is None else schedule
@@ -163,7 +168,7 @@ class LightningLossForecast(Callback):
         self._reset()
         if getattr(trainer, "fast_dev_run", False):
             return
-        self._start(trainer)
+        self._start(trainer, pl_module)
         self._turn(trainer)
 
     def on_train_batch_start(
@@ -173,6 +178,8 @@ class LightningLossForecast(Callback):
         if self._pipeline is None:
             return
         self._batch_step, self._between_epochs = self._pipeline.capture.steps, None
+        if self.probe is not None and not self.switched_off:
+            self.probe.look(batch)
         if self.monitor is not None and batch_idx == 0 and self._batch_step > 0:
             # only now: what a module logs in its own on_train_epoch_end comes after ours
             self._listen(trainer)
@@ -232,7 +239,7 @@ class LightningLossForecast(Callback):
     # ------------------------------------------------------------------ inside
 
     @guarded
-    def _start(self, trainer: "Trainer") -> None:
+    def _start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         if self.optimizer_index >= len(trainer.optimizers):
             raise ConfigurationError(
                 f"optimizer_index is {self.optimizer_index}, but the module has "
@@ -266,6 +273,11 @@ class LightningLossForecast(Callback):
             steering = steerable(trainer, optimizer, group, plan.total_steps, apply)
         capture = LossCapture(optimizer, group)
         try:
+            if self.probe is not None:
+                context = trainer.precision_plugin.forward_context
+                self.probe.begin(
+                    optimizer, lambda: capture.steps, plan.total_steps, pl_module, context
+                )
             pipeline = Pipeline(
                 capture,
                 {metric: forecaster},
@@ -273,14 +285,19 @@ class LightningLossForecast(Callback):
                 stop=self.stop and agreed,
                 at_validations=self.monitor is not None,
                 steering=steering,
+                probe=self.probe,
             )
             if saved is None:
                 pipeline.start(taken)
             else:
                 pipeline.load_state_dict(saved)
+                if self.probe is not None:
+                    self.probe.load_state_dict(saved.get("probe", {}))
                 adopt(runner.forecaster, plan, taken)
         except Exception:
             capture.close()
+            if self.probe is not None:
+                self.probe.close()
             raise
         self._pipeline, self._group, self._saved = pipeline, group, None
         if taken == 0:
@@ -381,7 +398,8 @@ class LightningLossForecast(Callback):
         if trainer is not None and self.monitor is not None:
             self._hear(trainer.callback_metrics, trainer)
         self._pipeline.settle(together=self.monitor is None)
-        return {**self._pipeline.state_dict(), "group": self._group}
+        state = {**self._pipeline.state_dict(), "group": self._group}
+        return state if self.probe is None else {**state, "probe": self.probe.state_dict()}
 
     @guarded
     def _finish(self, trainer: "Trainer") -> None:
@@ -397,6 +415,8 @@ class LightningLossForecast(Callback):
         if self._pipeline is not None:
             self._pipeline.leave()
             self._pipeline.capture.close()
+            if self.probe is not None:
+                self.probe.close()
 
 
 def _long_enough(trainer: "Trainer") -> bool:

@@ -9,8 +9,18 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Team, processes
+from lossforecast.callbacks.gaps import GapMeter
 from lossforecast.callbacks.monitor import RunMonitor, Update, adopt, follow
-from lossforecast.callbacks.protocol import Block, Change, Message, Validation, Wish
+from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.protocol import (
+    Block,
+    Change,
+    Looks,
+    Message,
+    Validation,
+    Wish,
+    no_looks,
+)
 from lossforecast.callbacks.steering import Steering
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
@@ -42,6 +52,7 @@ class Pipeline:
         at_validations: whether forecasts are made when there is a validation loss, and not on
             steps of the grid.
         steering: follows a scheduler that may be steered, and may begin a decay.
+        probe: measures gaps, and has begun.
     """
 
     def __init__(
@@ -53,6 +64,7 @@ class Pipeline:
         stop: bool = False,
         at_validations: bool = False,
         steering: Steering | None = None,
+        probe: AnnealingProbe | None = None,
     ) -> None:
         self.capture = capture
         self.forecasters = forecasters
@@ -67,6 +79,8 @@ class Pipeline:
         self.monitor = monitor
         self._at_validations = at_validations
         self._steering = steering
+        self._probe = probe
+        self._meter = GapMeter(() if probe is None else probe.horizons)
         self._advised_at = self._between = 0  # step of the latest recommendation, and since when
         self._news = False  # whether anything was observed since the latest forecast
         # a forecast waits for the losses before this step, and for the learning rate of the step
@@ -188,21 +202,23 @@ class Pipeline:
     def state_dict(self) -> dict[str, Any]:
         """Everything that is settled, as plain values."""
         with self._team.lock if self._team is not None else nullcontext():
-            forecasters = self.forecasters
+            forecasters, meter = self.forecasters, self._meter
             left = self._team.undelivered if self._team is not None else []
             if left:  # the others are long in coming: better losses of this process than none
                 forecasters = {
                     name: Forecaster.from_state_dict(each.state_dict())
                     for name, each in forecasters.items()
                 }
+                meter = meter.copy()
                 for message in left:
-                    _take_in(forecasters, message)
+                    _take_in(forecasters, meter, message)
             return {
                 "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
                 "capture": self.capture.state_dict(),
                 "checked": self.checked,
                 "cut": self._posted,
                 "kept": _plain(self._kept),
+                "looks": meter.state_dict(),
                 "advised": [self._advised_at, self._between],
             }
 
@@ -226,6 +242,7 @@ class Pipeline:
             advised_at, between = (
                 whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
             )
+            meter = GapMeter.from_state_dict(self._meter.horizons, state.get("looks", []))
             self.capture.load_state_dict(state["capture"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error
@@ -233,7 +250,7 @@ class Pipeline:
             self._team.end()
         metric = self.monitor.forecaster.run.metric
         self.forecasters, self.monitor.forecaster = forecasters, forecasters[metric]
-        self.checked, self._posted, self._kept = checked, cut, kept
+        self.checked, self._posted, self._kept, self._meter = checked, cut, kept, meter
         self._advised_at, self._between = advised_at, between
         self.next, self._sent, self._cut, self._stop_at, self._decay = 0, 0, None, None, None
         self._team, self._rank, self._size = None, 0, 1
@@ -286,7 +303,10 @@ class Pipeline:
             self._kept = losses
             return
         self._kept, self._posted = _no_losses(), cut
-        self._post(Block(*losses, cut, check, self.may_stop, leaves))
+        looks = no_looks(len(self._meter.horizons))
+        if self._probe is not None:
+            looks = Looks(*self._probe.take(None if leaves else cut))
+        self._post(Block(*losses, cut, check, self.may_stop, leaves, looks))
 
     def _post(self, message: Message) -> None:
         if self._team is not None:
@@ -298,7 +318,7 @@ class Pipeline:
 
     def _deliver(self, message: Message) -> Wish:
         """Observe what was averaged, forecast if that is due; what is wanted then."""
-        _take_in(self.forecasters, message)
+        _take_in(self.forecasters, self._meter, message)
         if isinstance(message, Change):
             return Wish()
         self._news = self._news or not isinstance(message, Block) or message.steps.size > 0
@@ -349,7 +369,9 @@ class Pipeline:
         plan += ", may decay" * (self._steering is not None and self._steering.apply)
         capacity = 2 * min(self._every_n, _READ)
         kind = self.monitor.forecaster.run.metric
-        self._team = Team(kind, self._posted, capacity, plan, self._deliver)
+        probe = (1, 0) if self._probe is None else (self._probe.every, len(self._meter.horizons))
+        plan += f", {probe[1]} horizons every {probe[0]}" * (self._probe is not None)
+        self._team = Team(kind, self._posted, capacity, plan, self._deliver, probe)
 
     def _hear(self) -> None:
         """Take notice of what happened in the thread."""
@@ -402,12 +424,14 @@ def _plain(losses: Losses) -> list[list[float | None]]:
     return [[x if np.isfinite(x) else None for x in column.tolist()] for column in losses]
 
 
-def _take_in(forecasters: dict[str, Forecaster], message: Message) -> None:
-    """Let a message be known to the forecaster that it is for."""
+def _take_in(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
+    """Let a message be known to the forecasters that it is for."""
     if isinstance(message, Validation):
         forecasters["val"].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
         for forecaster in forecasters.values():
             adopt(forecaster, message.plan, message.step, warn=False)
-    elif message.steps.size and "train" in forecasters:
-        forecasters["train"].observe_many(message.steps, message.losses, message.rates)
+    else:
+        if message.steps.size and "train" in forecasters:
+            forecasters["train"].observe_many(message.steps, message.losses, message.rates)
+        meter.take_in(message.looks, forecasters)

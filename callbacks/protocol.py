@@ -1,7 +1,7 @@
 """How the processes of a run average their losses and agree on where to stop. No torch here."""
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from lossforecast.schedule import DECAY_SHAPES, Decay, LRSchedule
 
-__all__ = ["Block", "Change", "Member", "Message", "Need", "Validation", "Wish"]
+__all__ = [
+    "Block",
+    "Change",
+    "Looks",
+    "Member",
+    "Message",
+    "Need",
+    "Validation",
+    "Wish",
+    "no_looks",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -19,6 +29,25 @@ _DIGIT = 4096  # squares of smaller numbers, added over a million processes, are
 # decay, and its start, length and shape
 _HEADER = 10
 _SHAPES = tuple(sorted(DECAY_SHAPES))
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the annealing probe found.
+
+    Attributes:
+        steps: optimizer steps taken before each look, (n,).
+        gaps: how much higher the loss was than with averaged weights, (n, horizons); nan where
+            unknown.
+    """
+
+    steps: NDArray[np.int64]
+    gaps: FloatArray
+
+
+def no_looks(horizons: int = 0) -> Looks:
+    """None of the looks of a probe with some horizons."""
+    return Looks(np.empty(0, np.int64), np.empty((0, horizons)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +62,7 @@ class Block:
         check: learning rate of the next step if a forecast is due after this block, else None.
         may_stop: whether the run has come far enough to be stopped.
         leaves: whether this process has no more to tell.
+        looks: those of the annealing probe since the block before.
     """
 
     steps: NDArray[np.int64]
@@ -42,6 +72,7 @@ class Block:
     check: float | None = None
     may_stop: bool = True
     leaves: bool = False
+    looks: Looks = field(default_factory=no_looks)
 
 
 @dataclass(frozen=True)
@@ -110,6 +141,7 @@ class Member:
         start: optimizer steps taken before the first block.
         capacity: the most steps of a block, the same in all processes.
         deliver: takes every averaged block and every other message; what is wanted.
+        probe: steps between two looks of the annealing probe and the number of its horizons.
     """
 
     def __init__(
@@ -119,6 +151,7 @@ class Member:
         start: int,
         capacity: int,
         deliver: Callable[[Message], Wish],
+        probe: tuple[int, int] = (1, 0),
     ) -> None:
         self.failure: Exception | None = None
         """What `deliver` raised: this process leaves with its next block."""
@@ -133,6 +166,8 @@ class Member:
         self._promise = 0
         self._rank, self._size, self._capacity = rank, size, capacity
         self._from = start
+        self._every, self._horizons = probe
+        self._looks = capacity // self._every + 1 if self._horizons else 0  # the most in a block
         self._deliver = deliver
         self._wish = Wish()
 
@@ -193,7 +228,8 @@ class Member:
         high, low = divmod(block.step, _DIGIT)
         wish = self._wish if self._rank == 0 else Wish()
         leaves = block.leaves or self.failure is not None
-        packed = np.zeros(_HEADER + 2 * self._capacity)
+        gaps = np.zeros((2, self._looks, self._horizons))
+        packed = np.zeros(_HEADER + 2 * self._capacity + gaps.size)
         packed[:6] = leaves, wish.stop, low, low**2, high, high**2
         if wish.decay is not None:
             decay = wish.decay
@@ -202,6 +238,10 @@ class Member:
         place = _HEADER + block.steps[inside] % self._capacity
         packed[place] = block.losses[inside]
         packed[place + self._capacity] = 1
+        for step, found in zip(block.looks.steps, block.looks.gaps, strict=True):
+            known = np.isfinite(found)
+            gaps[:, step // self._every % self._looks, known] = found[known], np.ones(known.sum())
+        packed[packed.size - gaps.size :] = gaps.ravel()
         return packed
 
     def _together(self, total: FloatArray) -> bool:
@@ -220,5 +260,19 @@ class Member:
         rates = np.full(steps.size, np.nan)
         _, here, there = np.intersect1d(steps, block.steps, return_indices=True)
         rates[here] = block.rates[there]
+        looks = self._averaged_looks(total[_HEADER + 2 * self._capacity :])
         self._from = block.step
-        return Block(steps, means, rates, block.step, block.check, block.may_stop, block.leaves)
+        return Block(
+            steps, means, rates, block.step, block.check, block.may_stop, block.leaves, looks
+        )
+
+    def _averaged_looks(self, total: FloatArray) -> Looks:
+        """The means of the gaps over the processes that know them."""
+        both: FloatArray = total.reshape(2, self._looks, self._horizons)
+        sums, counts = both[0], both[1]
+        first = self._from // self._every
+        steps = self._every * np.arange(first, first + self._looks)
+        place = steps // self._every % max(self._looks, 1)
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[place]
+        known: NDArray[np.bool_] = np.any(counts > 0, axis=1)[place]
+        return Looks(steps[known], means[known])

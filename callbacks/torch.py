@@ -11,6 +11,7 @@ from lossforecast.callbacks.lint import LoopLint, is_schedule_free
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
 from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.steering import Steering
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
@@ -71,6 +72,8 @@ class TorchLossForecast:
         prior: as in `Forecaster`.
         every_n_steps: how often to forecast; by default about 100 times a run.
         group: the parameter group whose learning rate counts; by default the first of the largest.
+        probe: an `lossforecast.callbacks.AnnealingProbe` of the model, to measure what annealing
+            will bring.
         writer: a TensorBoard ``SummaryWriter`` to write forecasts to.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
@@ -96,6 +99,7 @@ class TorchLossForecast:
         prior: Prior | None = None,
         every_n_steps: int | None = None,
         group: int | None = None,
+        probe: AnnealingProbe | None = None,
         writer: Any = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
@@ -134,9 +138,11 @@ class TorchLossForecast:
         )
         stepped = scheduler if schedule is None else None
         self._lint = LoopLint(optimizer, plan, stepped, steps_per_scheduler_step, group)
-        self._capture = LossCapture(optimizer, group)
+        self._capture, self._probe = LossCapture(optimizer, group), probe
+        if probe is not None:
+            probe.begin(optimizer, lambda: self._capture.steps, plan.total_steps)
         self._pipeline = Pipeline(
-            self._capture, forecasters, self._monitor, stop=stop, steering=steering
+            self._capture, forecasters, self._monitor, stop=stop, steering=steering, probe=probe
         )
 
     def __enter__(self) -> Self:
@@ -229,6 +235,8 @@ class TorchLossForecast:
         """
         self._pipeline.load_state_dict(state)
         self._resumed = True
+        if self._probe is not None:
+            self._probe.restart()
 
     # ------------------------------------------------------------------ inside
 
@@ -264,6 +272,8 @@ class TorchLossForecast:
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
             self._capture.close()
             self._lint.close()
+            if self._probe is not None:
+                self._probe.close()
             self._plan = None
 
     def _adopt_plan(self) -> None:

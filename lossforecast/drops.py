@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DropComponent", "DropRule", "believed_drops"]
+__all__ = ["BelievedDrops", "DropComponent", "DropRule", "believed_drops"]
 
 FloatArray = NDArray[np.float64]
 
+# how often a measurement of the drop and a belief are both as good as they say, or one of them is
+# so many times worse: measurement, belief
+_TRUST = ((0.8, 1.0, 1.0), (0.1, 3.0, 1.0), (0.1, 1.0, 5.0))
 _LARGEST_DROP = 1.2  # a loss still falling off a plateau would promise more than was ever seen
 
 
@@ -65,25 +68,49 @@ class DropRule:
         return DropComponent(1.0, size, self.spread)
 
 
+@dataclass(frozen=True)
+class BelievedDrops:
+    """What is believed of the drop before the losses, over c components.
+
+    Attributes:
+        of_noise: log evidence of the noise.
+        weight: log weights given the noise, and how well a measurement agrees, (c,).
+        mean: (c,).
+        std: (c,).
+        told: how much of that the measurement says, from 0 to 1, (c,).
+    """
+
+    of_noise: float
+    weight: FloatArray
+    mean: FloatArray
+    std: FloatArray
+    told: FloatArray
+
+
 def believed_drops(
     drops: tuple[DropComponent, ...],
     slope: float,
     noise: float,
     measured: tuple[float, float] | None,
-) -> tuple[float, FloatArray, FloatArray]:
-    """What is believed of the drop before the losses, over its c components.
+) -> BelievedDrops:
+    """The drop of a full anneal, given slope and noise of a run and a measurement with its error.
 
-    The log evidence of the noise, the log weights given it, (c,), and means and deviations, (c, 2).
+    Either may be off. Where they contradict each other, both remain possible.
     """
     total = sum(component.weight for component in drops)
-    weights = np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
-    of_noise = np.logaddexp.reduce(weights)
-    weights -= of_noise
-    believed = np.array([component.belief(slope, noise) for component in drops])
+    weight = np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in drops])
+    of_noise = np.logaddexp.reduce(weight)
+    weight -= of_noise
+    mean, std = np.array([component.belief(slope, noise) for component in drops]).T
     if measured is None:
-        return of_noise, weights, believed
-    (mean, std), (value, error) = believed.T, measured
-    weights -= (value - mean) ** 2 / (error**2 + std**2) / 2 + np.log(np.hypot(error, std))
-    precision = std**-2 + error**-2
-    mean = (mean * std**-2 + value * error**-2) / precision
-    return of_noise, weights, np.column_stack([mean, precision**-0.5])
+        return BelievedDrops(of_noise, weight, mean, std, np.zeros(mean.size))
+    value, error = measured
+    found = []
+    for share, worse, loose in _TRUST:
+        wide, vague = worse * error, loose * std
+        off = (value - mean) ** 2 / (wide**2 + vague**2) / 2 + np.log(np.hypot(wide, vague))
+        precision = vague**-2 + wide**-2
+        centre = (mean * vague**-2 + value * wide**-2) / precision
+        told = wide**-2 / precision
+        found.append([weight + np.log(share) - off, centre, precision**-0.5, told])
+    return BelievedDrops(of_noise, *np.hstack(found))

@@ -30,6 +30,7 @@ from lossforecast.design import (
 )
 from lossforecast.drops import believed_drops
 from lossforecast.evidence import Evidence
+from lossforecast.gaps import MeasuredDrop
 from lossforecast.mixture import Mixture
 from lossforecast.prior import Beliefs
 from lossforecast.relaxation import decaying
@@ -44,6 +45,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
+# what the power law has still to lose is about slope / alpha: this many slopes are added to the
+# spread of what is believed of it, so that a steep loss may go on falling
+_STEEP = 2.0
 _FARTHEST = 5.0  # logarithm of a ratio of two losses of one run
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
@@ -99,7 +103,9 @@ class Posterior:
     drop_scale: FloatArray
     """Full drop believed over D, (k,)."""
     believed: FloatArray
-    """Standard deviation believed of the drop before the evidence, (k,)."""
+    """Standard deviation believed of the drop before the losses, (k,)."""
+    told: FloatArray
+    """How much of what is believed of the drop a measurement says, from 0 to 1, (k,)."""
     mean: FloatArray
     """Mean of (level, a, -D), (k, 3)."""
     covariance: FloatArray
@@ -214,7 +220,7 @@ class Posterior:
         return share
 
     def drop_shrinkage(self) -> float:
-        """Standard deviation of the full drop over the one believed before the evidence.
+        """Standard deviation of the full drop over the one believed before the losses.
 
         Taken within each component of the prior, so that preferring one is not mistaken for
         having measured the drop.
@@ -228,6 +234,10 @@ class Posterior:
         variance = np.bincount(group, weight * (spread**2 + (drop - centre[group]) ** 2)) / total
         shrinkage = np.sqrt(variance)[group] / self.believed[aware]
         return float(weight @ shrinkage / weight.sum())
+
+    def measured(self) -> bool:
+        """Whether a measurement says more of the drop than the prior does."""
+        return float(self.weight @ self.told) > 0.5
 
     def full_drop(self) -> tuple[float, float, float]:
         """Mean and standard deviation of the full drop, as z, and the weight of the first regime.
@@ -259,7 +269,7 @@ def fit(
     schedule: LRSchedule,
     now: int,
     beliefs: Beliefs,
-    measured_drop: tuple[float, float] | None = None,
+    measured_drop: MeasuredDrop | None = None,
     rise: float = 0.0,
 ) -> Posterior:
     """Posterior given at least one observation.
@@ -269,8 +279,7 @@ def fit(
         schedule: learning rate of every step, past and planned.
         now: the present step, at most ``schedule.total_steps``.
         beliefs: the prior.
-        measured_drop: mean and standard deviation of a measurement of the full-anneal drop, in
-            units of the loss.
+        measured_drop: what the annealing probe told.
         rise: of a loss that overfits, in its units: no law rises, so it is added to the spread.
     """
     scale = Scale.of_losses(evidence.loss)
@@ -287,26 +296,31 @@ def fit(
     drop_scale = drop_scales(beliefs, plan, at_end)[member]
     noise = min(evidence.noise / scale.unit, 1.0)
     slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
-    measured = measured_drop and (measured_drop[0] / scale.unit, measured_drop[1] / scale.unit)
+    measured = None if measured_drop is None else _measured(measured_drop, scale)
     member_weights = np.array([m.weight for m in beliefs.members])[member]
     walks = _walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z]))
     parts = []
     for index, regime in enumerate(beliefs.regimes):
         mine = [i for i, walk in enumerate(walks) if walk.regime == index]
         gram = np.array([walks[i].whitened.T @ walks[i].whitened for i in mine])
-        of_noise, weights, drops = believed_drops(regime.drops, slope, noise, measured)
+        drops = believed_drops(regime.drops, slope, noise, measured)
         score, mean, covariance = solve(
-            gram, columns, drop_scale, drops, (_LEVEL_SPREAD, regime.reducible)
+            gram,
+            columns,
+            drop_scale,
+            np.column_stack([drops.mean, drops.std]),
+            (_LEVEL_SPREAD, math.hypot(regime.reducible, _STEEP * slope)),
         )
         score += np.log(member_weights) + alpha_weights(beliefs, regime)[alpha]
-        score += weights[:, np.newaxis]
+        score += drops.weight[:, np.newaxis]
         score += np.array([walks[i].score for i in mine])[:, np.newaxis, np.newaxis]
         evidence_of_regime = np.logaddexp.reduce(score, axis=None)
-        score += np.log(regime.weight) + of_noise + (beliefs.temper - 1) * evidence_of_regime
-        of_walk, believed = np.repeat(mine, len(drops)), np.tile(drops[:, 1], len(mine))
+        score += np.log(regime.weight) + drops.of_noise + (beliefs.temper - 1) * evidence_of_regime
         flat = score.ravel(), mean.reshape(-1, 3), covariance.reshape(-1, 3, 3)
-        parts.append((*flat, of_walk, believed))
-    score, mean, covariance, of_walk, believed = (
+        of_walk = np.repeat(mine, drops.std.size)
+        spreads = np.column_stack([drops.std, drops.told])
+        parts.append((*flat, of_walk, np.tile(spreads, (len(mine), 1))))
+    score, mean, covariance, of_walk, spreads = (
         np.concatenate(each) for each in zip(*parts, strict=True)
     )
     weight = np.exp(score - score.max())
@@ -324,7 +338,8 @@ def fit(
         group=group,
         walk=of_walk[group],
         drop_scale=drop_scale[node],
-        believed=believed[group],
+        believed=spreads[group, 0],
+        told=spreads[group, 1],
         mean=mean[kept],
         covariance=covariance[kept],
         slope=slope,
@@ -337,6 +352,15 @@ def fit(
         _walks=tuple(walks),
         _now_and_end=now_and_end,
     )
+
+
+def _measured(drop: MeasuredDrop, scale: Scale) -> tuple[float, float]:
+    """A measured drop and its standard deviation, as z."""
+    if not scale.logarithmic:
+        return drop.mean / scale.unit, drop.std / scale.unit
+    level = max(drop.level, 1e-9 * scale.unit)
+    left = max(1 - drop.mean / level, math.exp(-_FARTHEST))
+    return -math.log(left), drop.std / level / left
 
 
 def _walks(

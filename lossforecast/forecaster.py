@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from lossforecast.errors import ConfigurationError, ObservationError, StateError
 from lossforecast.evidence import Evidence, gather
 from lossforecast.fit import Posterior, fit
 from lossforecast.forecast import AnnealGain, Forecast, from_now_on
+from lossforecast.gaps import Gap
 from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
@@ -82,7 +84,7 @@ class Forecaster:
         self.seconds_spent = 0.0
         """Time spent on fits and forecasts so far; reported, never acted on."""
         self._schedule = schedule
-        self._gaps: list[tuple[int, float, float, int]] = []
+        self._gaps: list[Gap] = []
         self._looks: list[tuple[int, Outlook]] = []  # at the latest checks
         self._fitted: tuple[LRSchedule, Evidence, Posterior] | None = None
         self._effective: LRSchedule | None = None
@@ -135,7 +137,7 @@ class Forecaster:
         at = whole("step", step, ObservationError, least=0)
         steps = whole("horizon", horizon, ObservationError, least=1)
         if math.isfinite(value):
-            self._gaps.append((at, value, error, steps))
+            self._gaps.append(Gap(at, value, error, steps))
             self._forget_fit()
 
     def replan(self, schedule: LRSchedule) -> None:
@@ -185,7 +187,7 @@ class Forecaster:
         _, evidence, posterior = self._fit(planned, rise)
         now = posterior.now
         mixture, drop = posterior.ahead(followed, max(at, now))
-        gain = self._anneal_gain(posterior, drop, followed, now)
+        gain = _anneal_gain(posterior, drop)
         if at < now:
             mixture = posterior.predict(followed, np.array([at]))
         status = self._status(evidence, posterior, float(mixture.moments()[1][0]), gain)
@@ -293,9 +295,12 @@ class Forecaster:
             beliefs = self.prior.for_run(self.run, planned, self.laws)
             evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
-            posterior = fit(
-                evidence, planned, now, beliefs, self._measured_drop(planned, now), rise
+            measured = self.prior.gaps.drop(
+                self._gaps, planned, now, evidence.step, evidence.loss, evidence.variance
             )
+            if measured is not None:
+                beliefs = replace(beliefs, calibration=self.prior.gaps.calibration)
+            posterior = fit(evidence, planned, now, beliefs, measured, rise)
             self._fitted = planned, evidence, posterior
         return self._fitted
 
@@ -318,21 +323,6 @@ class Forecaster:
         known = ~np.isnan(bins.lr) & (bins.last >= 1)
         return bins.last[known], bins.lr[known]
 
-    def _measured_drop(self, schedule: LRSchedule, now: int) -> tuple[float, float] | None:
-        """Full-anneal drop from the last two probes: 1.5 +- 0.3 times the gap at the peak rate.
-
-        Measured on 17 small runs; the gap grows in proportion to the learning rate.
-        """
-        recent = [gap for gap in self._gaps if 1 <= gap[0] <= now and schedule.peak > 0][-2:]
-        rates = [float(schedule.lr(gap[0])) / schedule.peak for gap in recent]
-        if not recent or min(rates) < 0.1:
-            return None
-        drops = [1.5 * gap[1] / rate for gap, rate in zip(recent, rates, strict=True)]
-        errors = [1.5 * gap[2] / rate for gap, rate in zip(recent, rates, strict=True)]
-        mean = max(float(np.mean(drops)), 0.0)
-        error = math.hypot(0.2 * mean, float(np.mean(errors)))
-        return mean, max(error, 1e-9)
-
     def _rise(self) -> float:
         """How far an overfitting loss will have risen on by the end, at its pace; 0 if it does not.
 
@@ -348,18 +338,6 @@ class Forecaster:
             return 0.0
         left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
         return rise * float(np.clip(left / since, 0.01, 1.0))  # not 0: it has risen, to the end
-
-    def _anneal_gain(
-        self, posterior: Posterior, drop: Mixture, schedule: LRSchedule, now: int
-    ) -> AnnealGain:
-        mean, std = (float(x[0]) for x in drop.moments())
-        if not np.any(np.abs(drop.mean) > 1e-9 * posterior.scale.unit):
-            return AnnealGain(0.0, 0.0, "none")
-        learnt = posterior.drop_shrinkage() < _LEARNT
-        source = "data" if learnt else "prior"
-        if self._measured_drop(schedule, now) is not None:
-            source = "probe"
-        return AnnealGain(mean, std, source)
 
     def _status(
         self, evidence: Evidence, posterior: Posterior, spread: float, gain: AnnealGain
@@ -393,6 +371,18 @@ class Forecaster:
         if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN * schedule.peak).any():
             found.add(Caveat.LR_RISES_AHEAD)
         return tuple(sorted(found))
+
+
+def _anneal_gain(posterior: Posterior, drop: Mixture) -> AnnealGain:
+    mean, std = (float(x[0]) for x in drop.moments())
+    if not np.any(np.abs(drop.mean) > 1e-9 * posterior.scale.unit):
+        return AnnealGain(0.0, 0.0, "none")
+    source = "prior"
+    if posterior.drop_shrinkage() < _LEARNT:
+        source = "data"
+    elif posterior.measured():
+        source = "probe"
+    return AnnealGain(mean, std, source)
 
 
 def _known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:

@@ -26,11 +26,9 @@ from lossforecast.evidence import gather
 from lossforecast.fit import Posterior, fit
 from lossforecast.history import History
 from lossforecast.laws import LAWS
-from lossforecast.mixture import tail_density
+from lossforecast.mixture import NO_CALIBRATION, Calibration, Mixture, tail_density
 from lossforecast.parallel import mapped
 from lossforecast.prior import (
-    NO_CALIBRATION,
-    Calibration,
     Prior,
     RunInfo,
 )
@@ -38,7 +36,7 @@ from lossforecast.relaxation import full_anneal
 from lossforecast.replay import outcome
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Lessons", "learn_prior"]
+__all__ = ["Error", "Lessons", "calibration_of", "error_of", "learn_prior"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -80,7 +78,7 @@ class _Drop:
 
 
 @dataclass(frozen=True)
-class _Error:
+class Error:
     """One forecast replayed, its error in standard deviations of the model's own interval."""
 
     fold: str
@@ -147,7 +145,7 @@ def learn_prior(
         )
     folds = sorted({fold_of(run) for run in runs})
     blind = {fold: _uncalibrated([d for d in measured if d.fold != fold]) for fold in folds}
-    errors: list[_Error] = []
+    errors: list[Error] = []
     work = [(run, blind[fold_of(run)]) for run in runs]
     for done, (run, found) in enumerate(zip(runs, mapped(_errors, work, jobs), strict=True), 1):
         errors += [replace(error, fold=fold_of(run)) for error in found]
@@ -178,9 +176,9 @@ def _uncalibrated(drops: Sequence[_Drop]) -> Prior:
     )
 
 
-def _calibrated(prior: Prior, errors: Sequence[_Error]) -> Prior:
+def _calibrated(prior: Prior, errors: Sequence[Error]) -> Prior:
     known, unknown = ([e for e in errors if e.known is kind] for kind in (True, False))
-    calibration = _calibration(known), _calibration(unknown)
+    calibration = calibration_of(known), calibration_of(unknown)
     return replace(prior, calibration=calibration, alike=_alike(errors))
 
 
@@ -317,7 +315,7 @@ def _balanced(families: Sequence[Hashable]) -> FloatArray:
     return np.array([1 / counts[family] for family in families])
 
 
-def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
+def _errors(work: tuple[RecordedRun, Prior]) -> list[Error]:
     """The errors of an uncalibrated prior at each fraction of a run."""
     run, prior = work
     end = outcome(run)
@@ -330,16 +328,21 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[_Error]:
         if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):
             continue
         mixture = _posterior(run, plan, prior, fraction).predict(plan, np.array([end.step]))
-        truth = np.log(end.truth) if mixture.logarithmic and end.truth > 0 else end.truth
-        centre = float(mixture.weight @ mixture.mean[:, 0])
-        variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
-        z = float((truth - centre) / np.sqrt(mixture.weight @ variance))
+        z = error_of(mixture, end.truth)
         kind = run.optimizer or ""
-        found.append(_Error(run.fold, run.what, known, fraction, z, run.sweep, kind))
+        found.append(Error(run.fold, run.what, known, fraction, z, run.sweep, kind))
     return found
 
 
-def _calibration(errors: Sequence[_Error]) -> Calibration:
+def error_of(mixture: Mixture, truth: float) -> float:
+    """What came, in standard deviations from the mean of a forecast of one place."""
+    value = np.log(truth) if mixture.logarithmic and truth > 0 else truth
+    centre = float(mixture.weight @ mixture.mean[:, 0])
+    variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
+    return float((value - centre) / np.sqrt(mixture.weight @ variance))
+
+
+def calibration_of(errors: Sequence[Error]) -> Calibration:
     """For each fraction the scale and tail under which the errors are likeliest."""
     rows = []
     for fraction in FRACTIONS:
@@ -355,13 +358,13 @@ def _calibration(errors: Sequence[_Error]) -> Calibration:
     return tuple(rows) or NO_CALIBRATION
 
 
-def _alike(errors: Sequence[_Error]) -> tuple[float, float]:
+def _alike(errors: Sequence[Error]) -> tuple[float, float]:
     """Shares of the variance of errors that are common to a sweep, and to an optimizer in it.
 
     Means over sweeps and early fractions of the square of the mean error, of the variance of the
     optimizers' means and of the variance around those.
     """
-    groups: dict[tuple[str, float], list[_Error]] = {}
+    groups: dict[tuple[str, float], list[Error]] = {}
     for error in errors:
         if error.what == "val" and error.sweep is not None and error.fraction <= _EARLY:
             groups.setdefault((error.sweep, error.fraction), []).append(error)

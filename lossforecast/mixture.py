@@ -7,10 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-__all__ = ["Mixture", "tail_density"]
+__all__ = ["NO_CALIBRATION", "Calibration", "Mixture", "tail_density"]
 
 FloatArray = NDArray[np.float64]
 
+Calibration = tuple[tuple[float, float, float], ...]
+"""By share of the run seen: scale and tail of `Mixture.calibrated`, from past forecasts."""
+NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
 
 _TURNS = 200  # at most: each halves the bracket or the error
 _ROOT = math.sqrt(2 * math.pi)

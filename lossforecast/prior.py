@@ -12,14 +12,14 @@ from typing import Any, Self
 from lossforecast.checks import non_negative
 from lossforecast.drops import DropComponent, DropRule
 from lossforecast.errors import ConfigurationError
+from lossforecast.gaps import GapRule
 from lossforecast.laws import LAWS
+from lossforecast.mixture import Calibration
 from lossforecast.relaxation import Relaxation, decaying, full_anneal
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
-    "NO_CALIBRATION",
     "Beliefs",
-    "Calibration",
     "Member",
     "Prior",
     "Regime",
@@ -69,10 +69,6 @@ class RunInfo:
         """The optimizer in lower case, cut at the first character outside a-z, 0-9."""
         match = re.match("[a-z0-9]*", (self.optimizer or "").lower())
         return match.group() if match else ""
-
-
-Calibration = tuple[tuple[float, float, float], ...]
-NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
 
 
 @dataclass(frozen=True)
@@ -214,6 +210,7 @@ class Prior:
         temper: power of the evidence that decides between the regimes.
         alike: of the variance of forecast errors in a sweep, the share that is common to its runs
             and the share common to those of one optimizer.
+        gaps: how the gaps of the annealing probe tell of the drop.
         provenance: where the learnt numbers come from.
     """
 
@@ -233,6 +230,7 @@ class Prior:
     members: tuple[Member, ...] = _MEMBERS
     temper: float = 0.3
     alike: tuple[float, float] = field(default_factory=lambda: _shares(_learnt("alike")))
+    gaps: GapRule = field(default_factory=GapRule.packaged)
     provenance: Mapping[str, Any] = field(default_factory=lambda: dict(_table()["provenance"]))
 
     def for_run(self, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]) -> Beliefs:
@@ -304,10 +302,11 @@ class Prior:
         """The packaged prior as learnt without some of the recorded runs, to be scored on them.
 
         Args:
-            fold: a source or an AlgoPerf task; one that nothing was learnt from changes nothing.
+            fold: a source, an AlgoPerf task or a task of the recorded gaps; one that nothing was
+                learnt from changes nothing.
         """
         learnt = _table()["without"].get(fold, _table()["all"])
-        return replace(cls(), **lessons(learnt))
+        return replace(cls(), **lessons(learnt), gaps=GapRule.packaged(without=fold))
 
     def to_dict(self) -> dict[str, Any]:
         """The prior as plain JSON-able values."""
@@ -327,6 +326,8 @@ class Prior:
                 values[name] = _regime(state[name])
             values |= lessons(state)
             values["lawful_share"] = tuple(state["lawful_share"])
+            if "gaps" in state:
+                values["gaps"] = GapRule.from_dict(state["gaps"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error

@@ -11,9 +11,9 @@ from lossforecast import LRSchedule, Prior, RunInfo
 from lossforecast.design import columns_at, drop_scales
 from lossforecast.evidence import Evidence
 from lossforecast.fit import fit
+from lossforecast.gaps import MeasuredDrop
 from lossforecast.laws import LAWS
-from lossforecast.mixture import Mixture
-from lossforecast.prior import NO_CALIBRATION
+from lossforecast.mixture import NO_CALIBRATION, Mixture
 from lossforecast.relaxation import arrived
 from lossforecast.solve import inverse
 
@@ -92,7 +92,8 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
                                 total_s1=whole_s1,
                             )[0]
                         design = np.stack([np.ones(at.size), power, drop], axis=1)
-                        spread = np.diag([4.0, regime.reducible**2, (std * scale) ** 2])
+                        reducible = regime.reducible**2 + (2 * slope) ** 2
+                        spread = np.diag([4.0, reducible, (std * scale) ** 2])
                         believed = np.array([0.0, 0.0, -size_of_drop * scale])
                         centre = design @ believed
                         joint = design @ spread @ design.T
@@ -191,7 +192,7 @@ def test_a_measured_drop_sharpens_the_forecast_and_moves_it_there() -> None:
     plan = LRSchedule.wsd(TOTAL, 1e-3, warmup=50)
     beliefs = PRIOR.for_run(RunInfo(), plan, ("annealing", "memoryless"))
     blind = fit(evidence, plan, NOW, beliefs)
-    told = fit(evidence, plan, NOW, beliefs, measured_drop=(0.1, 0.01))
+    told = fit(evidence, plan, NOW, beliefs, measured_drop=MeasuredDrop(0.1, 0.01, 2.6))
     end = np.array([TOTAL])
     assert told.predict(plan, end).moments()[1] < blind.predict(plan, end).moments()[1]
     mean, std = told.ahead(plan, TOTAL)[1].moments()

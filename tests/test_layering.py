@@ -25,10 +25,11 @@ ROOMS = (
     "history",
     "laws",
     "relaxation",
+    "mixture",
     "drops",
+    "gaps",
     "prior",
     "evidence",
-    "mixture",
     "design",
     "solve",
     "walk",
@@ -98,6 +99,7 @@ FRAMEWORKS = {
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
 ADAPTERS = {
+    "AnnealingProbe": {"torch"},
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},

@@ -10,7 +10,7 @@ import pytest
 
 from lossforecast import ConfigurationError, LRSchedule, Prior
 from lossforecast.curves import RecordedRun, load_curves
-from lossforecast.learn import _UNKNOWN_SHARES, Lessons, _alike, _Error, learn_prior
+from lossforecast.learn import _UNKNOWN_SHARES, Error, Lessons, _alike, learn_prior
 from lossforecast.relaxation import Relaxation, arrived
 
 TOTAL = 2_000
@@ -120,10 +120,10 @@ def test_the_packaged_table_is_what_the_command_writes(curves_dir: Path) -> None
 def test_errors_that_a_sweep_and_an_optimizer_have_in_common_are_told_apart() -> None:
     rng = np.random.default_rng(0)
 
-    def errors(sweep: str, of_sweep: float, of_kind: float, own: float) -> list[_Error]:
+    def errors(sweep: str, of_sweep: float, of_kind: float, own: float) -> list[Error]:
         common, kinds = of_sweep * rng.normal(), of_kind * rng.normal(size=20)
         return [
-            _Error(
+            Error(
                 "f",
                 "val",
                 True,

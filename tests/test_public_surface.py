@@ -31,6 +31,7 @@ PUBLIC = {
         "__version__",
     ],
     "lossforecast.callbacks": [
+        "AnnealingProbe",
         "ForecastPruner",
         "ForecastScheduler",
         "ForecastStopper",

@@ -9,7 +9,8 @@ from scipy.stats import binom
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
 from lossforecast.design import alpha_weights, columns_at, drop_scales, walk_clock
 from lossforecast.laws import LAWS, Warmup, with_warmup
-from lossforecast.prior import NO_CALIBRATION, Beliefs
+from lossforecast.mixture import NO_CALIBRATION
+from lossforecast.prior import Beliefs
 from lossforecast.relaxation import arrived
 
 TOTAL = 4_000

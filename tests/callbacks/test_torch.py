@@ -37,7 +37,7 @@ from lossforecast import (
     Status,
 )
 from lossforecast.callbacks import TorchLossForecast
-from lossforecast.callbacks.capture import _Transfer
+from lossforecast.callbacks.capture import Transfer
 from lossforecast.callbacks.monitor import Update
 from lossforecast.recommend import Situation
 
@@ -1185,7 +1185,7 @@ def slow_device(slow: bool = True) -> Iterator[None]:
     """As on a GPU, where what is sent to the host arrives later."""
     with pytest.MonkeyPatch.context() as patch:
         if slow:
-            patch.setattr(_Transfer, "travels", property(lambda _: True))
+            patch.setattr(Transfer, "travels", property(lambda _: True))
         yield
 
 

@@ -1,0 +1,52 @@
+"""`undisturbed`: look at a model in the middle of its training and leave no trace."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["undisturbed"]
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_RUNNING = ("running_mean", "running_var")
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, after which everything is as it was.
+
+    Training mode of every module, buffers and the random number generators of Python, numpy and
+    torch are restored. What is compiled runs as plain Python meanwhile, so nothing is compiled
+    anew. BatchNorm in training goes on to normalise by the batch, but alone and without taking
+    note: running statistics belong to the weights of the moment, and make others look bad.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
+    norms = [m._buffers for m, training in modes if training and isinstance(m, _BATCH_NORM)]
+    running = [{name: norm[name] for name in _RUNNING} for norm in norms]
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad(), _eager():
+            model.eval()
+            for norm in norms:
+                norm.update(dict.fromkeys(_RUNNING))
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        for norm, before in zip(norms, running, strict=True):
+            norm.update(before)
+        for module, mode in modes:
+            module.training = mode
+        for buffer, values in buffers:
+            buffer.data.copy_(values)
+
+
+def _eager() -> Any:
+    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
+    return nullcontext() if stance is None else stance("force_eager")

@@ -1,0 +1,250 @@
+"""Train what annealing brings: stable phases, what averages of the weights say, and real decays.
+
+    python tests/benchmarks/probe_pairs.py                 # all that is not recorded yet
+    python tests/benchmarks/probe_pairs.py --only language # of one task
+
+Each run holds its rate; the gap between the loss of its weights and that of their averages is
+measured on the way, on the same held-out batches. From 80% of the run three decays branch off
+(linear and cosine over a fifth of the run, linear over a twentieth), from 40% a linear one over a
+tenth. The held rate goes on for as much S1 as a decay has, which gives the real drop. Appends to
+results/probe_runs.csv (a line for each run), results/probe_curves.csv (losses and gaps on the way)
+and results/probe_pairs.csv (a line for each decay).
+"""
+
+import argparse
+import copy
+import csv
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from probe_tasks import TASKS, Batch
+
+from lossforecast import LRSchedule
+from lossforecast.callbacks.averages import WeightAverages
+from lossforecast.callbacks.undisturbed import undisturbed
+
+RESULTS = Path(__file__).with_name("results")
+SHARES = (80, 40, 20)  # horizons are the length of the run over these; the probe has two of them
+# name: where it begins and how long it is, as shares of the run, and its shape
+DECAYS = {
+    "linear": (0.8, 0.2, "linear"),
+    "cosine": (0.8, 0.2, "cosine"),
+    "short": (0.8, 0.05, "linear"),
+    "early": (0.4, 0.1, "linear"),
+}
+FEW, HELD = 4, 16  # held-out batches, twice the usual size, for gaps and for losses
+WINDOW = 20  # looks at the held rate within 2% of the run of where its S1 is that of a decay
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    task: str
+    optimizer: str
+    rate: float
+    batch: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.optimizer}-{self.rate:g}-b{self.batch}-s{self.seed}"
+
+
+def configs() -> list[Config]:
+    found = []
+    for name, task in TASKS.items():
+        for optimizer, rates in task.rates.items():
+            found += [Config(name, optimizer, rate, task.batch) for rate in rates]
+        middle = task.rates["adamw"][1]
+        found += [Config(name, "adamw", middle, size) for size in (task.batch // 4, task.batch * 3)]
+    return found
+
+
+def optimizer_of(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=0.05)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=config.rate, momentum=0.9)
+    return torch.optim.RMSprop(model.parameters(), lr=config.rate)
+
+
+class Run:
+    """A training run that can be left and taken up again."""
+
+    def __init__(self, config: Config, steps: int) -> None:
+        torch.manual_seed(config.seed)
+        task = TASKS[config.task]
+        self.draw, self.batch = task.draw, config.batch
+        self.model = task.model()
+        self.optimizer = optimizer_of(config, self.model)
+        self.batches = torch.Generator().manual_seed(config.seed)
+        self.horizons = [steps // share for share in SHARES]
+        self.every = max(self.horizons[0] // 10, 1)
+        self.averages = WeightAverages(self.model, self.horizons, self.every)
+        self.done = 0
+        unseen = torch.Generator().manual_seed(10_000)
+        self.held = [task.draw(2 * task.batch, unseen, True) for _ in range(HELD)]
+
+    def train(self, rates: np.ndarray, stop: int) -> None:
+        """Up to a step, at these rates."""
+        while self.done < stop:
+            rate = float(rates[self.done])
+            self.optimizer.param_groups[0]["lr"] = rate
+            self.model(*self.draw(self.batch, self.batches, False)).backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.done += 1
+            if self.done % self.every == 0:
+                self.averages.update()
+
+    def losses(self, batches: list[Batch]) -> np.ndarray:
+        with torch.no_grad():
+            return torch.stack([self.model(*batch) for batch in batches]).double().numpy()
+
+    def loss(self) -> float:
+        """Of the held-out batches, the usual way."""
+        self.model.eval()
+        found = float(self.losses(self.held).mean())
+        self.model.train()
+        return found
+
+    def gaps(self) -> list[float]:
+        """Means and standard errors of the gaps, by horizon."""
+        held = self.held[:FEW]
+        with undisturbed(self.model), self.averages.exposed() as exposed:
+            raw, found = self.losses(held), []
+            for horizon in self.horizons:
+                exposed.show(horizon)
+                gap = raw - self.losses(held)
+                found += [float(gap.mean()), float(gap.std(ddof=1) / FEW**0.5)]
+        return found
+
+    def state(self) -> dict[str, Any]:
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "batches": self.batches.get_state(),
+                "rng": torch.get_rng_state(),
+                "averages": self.averages.averages,
+                "done": self.done,
+            }
+        )
+
+    def restore(self, state: dict[str, Any]) -> None:
+        state = copy.deepcopy(state)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.set_state(state["batches"])
+        torch.set_rng_state(state["rng"])
+        self.averages.averages = state["averages"]
+        self.done = state["done"]
+
+
+def record(config: Config, scale: float) -> tuple[list[Any], list[list[Any]], list[list[Any]]]:
+    """Train one run and its decays: rows for the three files."""
+    torch.set_num_threads(1)
+    steps = round(TASKS[config.task].steps * scale / 100) * 100
+    plan = LRSchedule.constant(steps, config.rate, warmup=steps // 20)
+    run = Run(config, steps)
+    pace = steps // 100
+    curve: list[list[Any]] = []
+    states, held_on = {}, []
+
+    def look(branch: str, rate: float, with_gaps: bool) -> None:
+        loss = run.loss()
+        gaps = run.gaps() if with_gaps else [None] * (2 * len(SHARES))
+        curve.append([config.name, branch, run.done, rate, loss, *gaps])
+
+    rates = plan.to_array()
+    middles = sorted({round((start + length / 2) * steps) for start, length, _ in DECAYS.values()})
+    near = np.linspace(-0.02, 0.02, WINDOW + 1)
+    windows = {middle + round(x * steps) for middle in middles for x in near}
+    grid = set(range(pace, round(0.95 * steps) + 1, pace))
+    for step in sorted(grid | windows):
+        run.train(rates, step)
+        if step in windows:
+            held_on.append((step, run.loss()))
+        if step in grid:
+            look("main", config.rate, step % (2 * pace) == 0)
+        if step in {round(start * steps) for start, *_ in DECAYS.values()}:
+            states[step] = run.state()
+    pairs = []
+    for name, (start, length, shape) in DECAYS.items():
+        begin, over = round(start * steps), round(length * steps)
+        run.restore(states[begin])
+        share = np.arange(1, over + 1) / over
+        factor = 1 - share if shape == "linear" else 0.5 + 0.5 * np.cos(np.pi * share)
+        rates = np.concatenate([np.zeros(begin), config.rate * factor])
+        for step in range(begin + pace, begin + over + 1, pace):
+            run.train(rates, step)
+            look(name, float(rates[run.done - 1]), name == "linear" and step % (2 * pace) == 0)
+        ended, matched = run.loss(), begin + over / 2
+        held = [loss for step, loss in held_on if abs(step - matched) <= 0.0205 * steps]
+        spread = float(np.std(held, ddof=1)) / len(held) ** 0.5
+        pairs.append([config.name, name, begin, over, float(np.mean(held)) - ended, spread, ended])
+    about = [config.name, config.task, config.optimizer, config.rate, config.batch, config.seed]
+    n_params = sum(p.numel() for p in run.model.parameters())
+    return [*about, steps, n_params], curve, pairs
+
+
+FILES = {
+    "probe_runs.csv": ["run", "task", "optimizer", "rate", "batch", "seed", "steps", "n_params"],
+    "probe_curves.csv": [
+        *["run", "branch", "step", "rate", "loss"],
+        *(f"{kind}{share}" for share in SHARES for kind in ("gap", "stderr")),
+    ],
+    "probe_pairs.csv": ["run", "decay", "begin", "steps", "drop", "drop_stderr", "loss_after"],
+}
+
+
+def append(folder: Path, name: str, rows: list[list[Any]]) -> None:
+    path = folder / name
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(FILES[name])
+        writer.writerows(
+            [f"{cell:.5g}" if isinstance(cell, float) else cell for cell in row] for row in rows
+        )
+
+
+def main() -> None:
+    """Record what is asked for and not there yet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=sorted(TASKS), help="tasks; by default all")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the length of the runs")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    there = set()
+    if (args.out / "probe_runs.csv").exists():
+        with (args.out / "probe_runs.csv").open() as file:
+            there = {row["run"] for row in csv.DictReader(file)}
+    todo = [c for c in configs() if c.name not in there and c.task in (args.only or TASKS)]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        work = {pool.submit(record, config, args.scale): config for config in todo}
+        for done in as_completed(work):
+            about, curve, pairs = done.result()
+            append(args.out, "probe_curves.csv", curve)
+            append(args.out, "probe_pairs.csv", pairs)
+            append(args.out, "probe_runs.csv", [about])
+            drops = " ".join(f"{row[1]} {row[4]:.4f}+-{row[5]:.4f}" for row in pairs)
+            sys.stdout.write(f"{about[0]}: {pairs[0][6]:.4f}; {drops}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
