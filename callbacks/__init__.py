@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lossforecast.callbacks.huggingface import TransformersLossForecast
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.lr_scheduler import schedule_from_torch
     from lossforecast.callbacks.optuna import ForecastPruner
@@ -23,6 +24,7 @@ __all__ = [
     "LightningLossForecast",
     "SteerableLR",
     "TorchLossForecast",
+    "TransformersLossForecast",
     "schedule_from_torch",
 ]
 
@@ -34,6 +36,7 @@ _HOME = {
     "LightningLossForecast": "lossforecast.callbacks.lightning",
     "SteerableLR": "lossforecast.callbacks.steerable",
     "TorchLossForecast": "lossforecast.callbacks.torch",
+    "TransformersLossForecast": "lossforecast.callbacks.huggingface",
     "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
 }
 _NEEDS = {
@@ -44,6 +47,7 @@ _NEEDS = {
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
     "SteerableLR": 'PyTorch: pip install "lossforecast[torch]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',
+    "TransformersLossForecast": 'Transformers: pip install "lossforecast[huggingface]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
 }
 

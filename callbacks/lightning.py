@@ -115,6 +115,8 @@ class LightningLossForecast(Callback):
             "optimizer_index", optimizer_index, ConfigurationError, least=0
         )
         self.probe = probe
+        if probe is not None:
+            probe.needs_loss()
         self.sinks = list(sinks)
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(total_steps or 1, 1.0) if schedule is None else schedule

@@ -54,7 +54,8 @@ class AnnealingProbe:
 
     Args:
         loss: the loss of a batch, ``loss(model, batch)``, one number in the units of the monitored
-            loss. It must not train, log or keep anything.
+            loss. It must not train, log or keep anything. By default, under the Hugging Face
+            ``Trainer`` alone, the loss that the model returns.
         model: the model that is trained; a Lightning callback knows it.
         batches: a few held-out batches to look at, instead of those of `watch`.
         horizons: of the averages, in optimizer steps; by default an 80th and a 20th of the run. The
@@ -68,7 +69,7 @@ class AnnealingProbe:
 
     def __init__(
         self,
-        loss: Callable[[Any, Any], Any],
+        loss: Callable[[Any, Any], Any] | None = None,
         model: nn.Module | None = None,
         batches: Sequence[Any] | None = None,
         *,
@@ -76,7 +77,7 @@ class AnnealingProbe:
         cost: float = 0.01,
         offload: str | torch.device | None = None,
     ) -> None:
-        if not callable(loss):
+        if loss is not None and not callable(loss):
             raise ConfigurationError(f"loss must be a function of model and batch, not {loss!r}")
         if model is not None and not isinstance(model, nn.Module):
             raise ConfigurationError(f"model must be a torch module, not {type(model).__name__}")
@@ -88,7 +89,7 @@ class AnnealingProbe:
         share = number("cost", cost, ConfigurationError)
         if not 0 < share <= 1:
             raise ConfigurationError(f"cost is {cost}; it must be above 0 and at most 1, say 0.01")
-        self._loss, self._model, self._batches = loss, model, batches
+        self.loss, self._model, self._batches = loss, model, batches
         self._cost, self._offload = share, offload
         self.switched_off = False
         self.every = 0
@@ -120,6 +121,13 @@ class AnnealingProbe:
 
     # ------------------------------------------------------------------ for the callbacks
 
+    def needs_loss(self) -> None:
+        """Refuse to go on without one."""
+        if self.loss is None:
+            raise ConfigurationError(
+                "the probe needs the loss of a batch: AnnealingProbe(lambda model, batch: ...)"
+            )
+
     def begin(
         self,
         optimizer: Any,
@@ -127,6 +135,7 @@ class AnnealingProbe:
         total_steps: int,
         model: nn.Module | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        loss: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         """Begin to average.
 
@@ -136,13 +145,16 @@ class AnnealingProbe:
             total_steps: length of the run.
             model: the one that is trained, unless it was given before.
             context: in which the loss is computed.
+            loss: of a batch, unless it was given before.
 
         Raises:
-            ConfigurationError: no model is known.
+            ConfigurationError: no model or no loss is known.
         """
         model = self._model if self._model is not None else model
         if model is None:
             raise ConfigurationError("the probe needs the model: AnnealingProbe(loss, model)")
+        self.loss = self.loss or loss
+        self.needs_loss()
         self._model, self._steps, self._context = model, steps, context
         given = self._given or sorted(total_steps // share for share in _SHARES)
         self.horizons = tuple(h for h in given if _SHORTEST <= h <= _LONGEST * total_steps)
@@ -277,6 +289,7 @@ class AnnealingProbe:
         """The loss with the weights, and with their average over each horizon."""
         assert self._averages is not None
         assert self._model is not None
+        assert self.loss is not None
         found = []
         with undisturbed(self._model), self._averages.exposed() as exposed:
             model = _inner(self._model)
@@ -284,7 +297,7 @@ class AnnealingProbe:
                 if horizon is not None:
                     exposed.show(horizon)
                 with self._context():
-                    loss = self._loss(model, batch)
+                    loss = self.loss(model, batch)
                 if not isinstance(loss, Tensor) or loss.numel() != 1:
                     raise ConfigurationError(
                         f"the probe's loss must be one number, not {loss!r:.80}"

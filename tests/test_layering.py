@@ -107,6 +107,7 @@ ADAPTERS = {
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
     "SteerableLR": {"torch"},
     "TorchLossForecast": {"torch"},
+    "TransformersLossForecast": {"torch", "transformers"},
     "schedule_from_torch": {"torch"},
 }
 """The frameworks that naming an adapter may load."""

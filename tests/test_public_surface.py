@@ -38,6 +38,7 @@ PUBLIC = {
         "LightningLossForecast",
         "SteerableLR",
         "TorchLossForecast",
+        "TransformersLossForecast",
         "schedule_from_torch",
     ],
 }

@@ -1,0 +1,314 @@
+"""`TransformersLossForecast`: forecasts inside the Hugging Face ``Trainer``."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from lossforecast.callbacks.capture import LossCapture, innermost
+from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded
+from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.torch import describe, widest_group
+from lossforecast.errors import ConfigurationError
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.prior import Prior, RunInfo
+from lossforecast.recommendation import Policy, Recommendation
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["TransformersLossForecast"]
+
+logger = logging.getLogger("lossforecast")
+
+_PROBE_FILE = "lossforecast_probe.pt"  # beside the Trainer's own files in a checkpoint
+
+
+class TransformersLossForecast(TrainerCallback, ExportableState):
+    """Forecasts the final loss of a run under the Hugging Face ``Trainer``.
+
+        Trainer(..., callbacks=[TransformersLossForecast()])
+
+    The Trainer tells its callbacks the mean training loss since it logged before; that counts as
+    the loss in the middle of those steps, so let ``logging_steps`` be a hundredth of the run or
+    less. Forecasts go to the log of the package and to `sinks`. By default it only advises.
+
+    An error of its own is logged once, forecasting is switched off and training goes on.
+
+    Args:
+        monitor: a metric of evaluation, such as "eval_loss"; None is the training loss.
+        target: the final loss hoped for; with ``stop=True`` the run ends when it will very likely
+            be missed.
+        stop: whether it may stop the Trainer.
+        schedule: the planned learning rate of every step, instead of the scheduler's future.
+        policy: one or more of `lossforecast.policies`; by default `target_miss()`.
+        run: what is known of the run; its `metric` is set from `monitor`.
+        laws: as in `Forecaster`.
+        prior: as in `Forecaster`.
+        every_n_steps: how often to forecast; by default about 100 times a run.
+        probe: an `lossforecast.callbacks.AnnealingProbe`, to measure what annealing will bring. It
+            looks at training batches as the model gets them; of sharded weights only at held-out
+            ones. Its averages are saved in each checkpoint.
+        sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
+
+    Raises:
+        ConfigurationError: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        *,
+        target: float | None = None,
+        stop: bool = False,
+        schedule: LRSchedule | None = None,
+        policy: Policy | Iterable[Policy] | None = None,
+        run: RunInfo | None = None,
+        laws: str | Iterable[str] = "auto",
+        prior: Prior | None = None,
+        every_n_steps: int | None = None,
+        probe: AnnealingProbe | None = None,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        if monitor is not None and not isinstance(monitor, str):
+            raise ConfigurationError(f"monitor must be the name of a metric or None: {monitor!r}")
+        self.monitor, self.target, self.stop = monitor, target, stop
+        self.schedule, self.run, self.prior, self.probe = schedule, run, prior, probe
+        self.laws = laws if isinstance(laws, str) else tuple(laws)
+        self.every_n_steps, self.sinks = every_n_steps, list(sinks)
+        # tried here, so that misuse does not show in the middle of somebody's run
+        plan = LRSchedule.constant(1, 1.0) if schedule is None else schedule
+        tried = Forecaster(plan, run, self.laws, prior, every_n_steps)
+        self.policies = RunMonitor(tried, target=target, policy=policy).policies
+        self._saved: dict[str, Any] | None = None
+        self._pipeline: Pipeline | None = None
+        self._hook: Any = None
+        self._logged = 0
+        self.switched_off = False
+
+    @property
+    def forecaster(self) -> Forecaster | None:
+        """The forecaster; None before training starts."""
+        return self._pipeline.forecaster(self._metric) if self._pipeline else None
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """The latest forecast of the final loss; None before the first and outside process 0."""
+        return self._pipeline.monitor.forecast if self._pipeline else None
+
+    @property
+    def recommendation(self) -> Recommendation | None:
+        """The latest recommendation; None before the first."""
+        return self._pipeline.monitor.recommendation if self._pipeline else None
+
+    @property
+    def _metric(self) -> str:
+        return "train" if self.monitor is None else "val"
+
+    # ------------------------------------------------------------------ hooks
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find out the plan and begin to count."""
+        self._let_go()
+        self._pipeline, self.switched_off = None, False
+        self._start(args, state, kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Record the mean training loss of the steps since the last log."""
+        if self._pipeline is not None and self.monitor is None and "loss" in (logs or {}):
+            self._record(float(logs["loss"]), int(state.global_step))
+            self._turn(control)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Record the monitored metric."""
+        if self._pipeline is not None and self.monitor is not None:
+            self._hear(metrics or {})
+            self._turn(control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forecast and maybe stop when that is due."""
+        self._turn(control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save the averages of the probe in the checkpoint."""
+        if self._pipeline is not None and self.probe is not None and args.should_save:
+            self._save_probe(_checkpoint(args, state))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read what is left, forecast a last time and let go of the optimizer."""
+        if self._pipeline is not None:
+            self._finish()
+        self._let_go()
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as plain values; the Trainer calls it."""
+        args = {
+            "monitor": self.monitor,
+            "target": self.target,
+            "stop": self.stop,
+            "every_n_steps": self.every_n_steps,
+        }
+        return {"args": args, "attributes": {"_saved": self._state() or self._saved}}
+
+    # ------------------------------------------------------------------ inside
+
+    @guarded
+    def _start(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
+        optimizer = innermost(given["optimizer"])
+        taken, total = int(state.global_step), int(state.max_steps)
+        saved = self._saved or _of_checkpoint(state, self.monitor) if taken else None
+        group = widest_group(optimizer) if saved is None else int(saved["group"])
+        scheduler, plan = given.get("lr_scheduler"), self.schedule
+        if plan is None:
+            plan = schedule_from_torch(
+                scheduler,
+                total_steps=total,
+                step=taken,
+                group=group,
+                scheduler_steps=every(1, step=taken, times=steps_per_call(scheduler)),
+            )
+        described = describe(self.run, optimizer, self._metric)
+        forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
+        runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=self.sinks)
+        capture = LossCapture(optimizer, group)
+        try:
+            self._begin_probe(optimizer, capture, plan.total_steps, given["model"])
+            pipeline = Pipeline(
+                capture,
+                {self._metric: forecaster},
+                runner,
+                stop=self.stop,
+                at_validations=self.monitor is not None,
+                probe=self.probe,
+            )
+            if saved is None:
+                pipeline.start(taken)
+            else:
+                pipeline.load_state_dict(saved)
+                adopt(runner.forecaster, plan, taken)
+                self._load_probe(_checkpoint(args, state))
+        except Exception:
+            capture.close()
+            self._let_go_of_probe()
+            raise
+        self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
+
+    def _begin_probe(
+        self, optimizer: Any, capture: LossCapture, total_steps: int, model: Any
+    ) -> None:
+        if self.probe is None:
+            return
+        self.probe.begin(optimizer, lambda: capture.steps, total_steps, model, loss=_loss_of)
+        if any(hasattr(p, "to_local") for p in model.parameters()):
+            return  # whose weights are gathered already when the hook is called
+
+        def look(module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
+            if module.training and torch.is_grad_enabled() and self.probe is not None:
+                # with which losses are divided by the number of items of all micro-batches
+                batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
+                self.probe.look(batch)
+
+        self._hook = model.register_forward_pre_hook(look, with_kwargs=True)
+
+    @guarded
+    def _record(self, loss: float, step: int) -> None:
+        """A mean over the steps since the last log, as the loss in their middle."""
+        assert self._pipeline is not None
+        self._pipeline.capture.keep(loss, (self._logged + step - 1) // 2)
+        self._logged = step
+
+    @guarded
+    def _hear(self, metrics: Mapping[str, Any]) -> None:
+        assert self._pipeline is not None
+        value = metrics.get(str(self.monitor))
+        if value is not None:
+            self._pipeline.validate(float(value))
+        elif self._pipeline.monitor.forecaster.history.last_step < 0:
+            logger.warning(
+                "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
+                self.monitor,
+                ", ".join(metrics),
+            )
+
+    def _turn(self, control: Any) -> None:
+        pipeline = self._pipeline
+        if pipeline is None:
+            return
+        if pipeline.capture.calls >= pipeline.next:
+            self._read()
+            if self.switched_off:
+                pipeline.heed()
+        if pipeline.should_stop:
+            control.should_training_stop = True
+
+    @guarded
+    def _read(self) -> None:
+        assert self._pipeline is not None
+        self._pipeline.turn()
+
+    @guarded
+    def _finish(self) -> None:
+        assert self._pipeline is not None
+        self._pipeline.finish()
+
+    @guarded
+    def _state(self) -> dict[str, Any] | None:
+        if self._pipeline is None:
+            return None
+        self._pipeline.settle()
+        return {**self._pipeline.state_dict(), "group": self._group}
+
+    @guarded
+    def _save_probe(self, folder: Path) -> None:
+        assert self.probe is not None
+        found = self.probe.state_dict()
+        if found and folder.is_dir():
+            torch.save(found, folder / _PROBE_FILE)
+
+    def _load_probe(self, folder: Path) -> None:
+        path = folder / _PROBE_FILE
+        if self.probe is not None and path.exists():
+            self.probe.load_state_dict(torch.load(path, weights_only=True))
+
+    def _let_go(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.leave()
+            self._pipeline.capture.close()
+        self._let_go_of_probe()
+
+    def _let_go_of_probe(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self.probe is not None:
+            self.probe.close()
+
+
+def _loss_of(model: Any, batch: Mapping[str, Any]) -> Any:
+    """The loss that a model of the library returns with its outputs."""
+    outputs = model(**batch)
+    return outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """Where the Trainer puts the checkpoint of the present step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _of_checkpoint(state: Any, monitor: str | None) -> dict[str, Any] | None:
+    """What a checkpoint that is resumed has of this callback."""
+    kept = (state.stateful_callbacks or {}).get(TransformersLossForecast.__name__, [])
+    for each in kept if isinstance(kept, list) else [kept]:
+        if each.get("args", {}).get("monitor") == monitor:
+            found: dict[str, Any] | None = each.get("attributes", {}).get("_saved")
+            return found
+    return None
