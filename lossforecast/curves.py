@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.errors import ConfigurationError
+from lossforecast.gaps import Gap
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["RecordedRun", "load_curves"]
@@ -46,6 +47,7 @@ class RecordedRun:
         total_steps: length of the run as planned, in optimizer steps.
         optimizer: as recorded, if it was.
         metadata: all that was recorded of the run.
+        gaps: what an annealing probe measured on the way.
     """
 
     source: str
@@ -57,6 +59,7 @@ class RecordedRun:
     total_steps: int
     optimizer: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    gaps: tuple[Gap, ...] = field(default=(), repr=False)
 
     @property
     def plan(self) -> LRSchedule:

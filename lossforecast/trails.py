@@ -68,7 +68,7 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
     cuts = np.arange(1, LOOKS) / LOOKS * run.total_steps
     seen = np.searchsorted(run.step, cuts, side="right")
     with naming(run):
-        outlooks, statuses = _forecasts(run, seen, prior)
+        outlooks, statuses = _forecasts(run, cuts, seen, prior)
     latest = np.array([run.loss[n - 1] if n else np.nan for n in seen], float)
     return Trail(
         run_id=run.run_id,
@@ -84,15 +84,18 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
 
 
 def _forecasts(
-    run: RecordedRun, seen: NDArray[np.intp], prior: Prior | None
+    run: RecordedRun, cuts: NDArray[np.float64], seen: NDArray[np.intp], prior: Prior | None
 ) -> tuple[list[Outlook], list[Status]]:
-    """At each look, from so many losses as are seen by then."""
+    """At each look, a step, from so many losses as are seen by then."""
     info = RunInfo(metric=run.what, optimizer=run.optimizer)
     forecaster = Forecaster(run.plan, info, prior=prior)
     outlook, status, before = _NOTHING, Status.NO_DATA, 0
     outlooks: list[Outlook] = []
     statuses: list[Status] = []
-    for n in seen:
+    gaps = sorted(run.gaps, reverse=True)
+    for cut, n in zip(cuts, seen, strict=True):
+        while gaps and gaps[-1].step <= cut:
+            forecaster.observe_gap(*gaps.pop())
         if n > before:
             forecaster.observe_many(run.step[before:n], run.loss[before:n])
             if n >= _LEAST:

@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
 from lossforecast.backtest import FRACTIONS
+from lossforecast.curves import RecordedRun
 from lossforecast.gaps import Gap, GapRule, Trend
 from lossforecast.learn import Error, calibration_of, error_of
 from lossforecast.prior import Prior
+from lossforecast.rules import RULES
+from lossforecast.sweeps import replay_sweeps
 
 RESULTS = Path(__file__).with_name("results")
 TABLE = Path(__file__).parents[2] / "lossforecast" / "probe.json"
@@ -387,6 +390,55 @@ def report(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
             )
 
 
+def sweep_runs(runs: Sequence[Recorded], *, probe: bool) -> list[RecordedRun]:
+    """The WSD runs, those of a task as one sweep."""
+    found = []
+    for run in runs:
+        main, tail = run.branches["main"], run.branches["linear"]
+        held = main.step <= run.pairs["linear"].begin
+        step = np.concatenate([main.step[held], tail.step])
+        gaps = tuple(gap for gap in main.gaps if gap.step <= step[int(held.sum()) - 1])
+        found.append(
+            RecordedRun(
+                source=run.task,
+                run_id=run.name,
+                what="val",
+                step=step,
+                lr=run.wsd.lr(step),
+                loss=np.concatenate([main.loss[held], tail.loss]),
+                total_steps=run.steps,
+                optimizer=run.optimizer,
+                metadata={"sweep_all_optimizers": run.task},
+                gaps=gaps if probe else (),
+            )
+        )
+    return found
+
+
+def report_sweeps(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
+    """What stopping the dominated runs of each task costs and saves, with the probe and without."""
+    sys.stdout.write("\nsweeps, dominated: steps used, regret of the best survivor, best stopped\n")
+    scores = {
+        probe: replay_sweeps(
+            sweep_runs(runs, probe=probe),
+            rules={"dominated": RULES["dominated"]},
+            prior_for=lambda run: replace(Prior(), gaps=rules[run.source]),
+        )
+        for probe in (False, True)
+    }
+    for arrival in ("parallel", "sequential"):
+        for probe, found in scores.items():
+            mine = [score for score in found if score.arrival == arrival]
+            cells = [
+                f"{np.mean([score.compute_used for score in mine]):7.1%}",
+                f"{np.mean([score.regret for score in mine]):7.2%}",
+                f"{np.sum([score.false_kills for score in mine]):5.1f}",
+                " ".join(f"{s.sweep} {s.compute_used:.0%}/{s.regret:.1%}" for s in mine),
+            ]
+            name = "with the probe" if probe else "without"
+            sys.stdout.write(f"{arrival:10s} {name:15s} {' '.join(cells)}\n")
+
+
 def main() -> None:
     """Learn, report, and write what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -403,6 +455,7 @@ def main() -> None:
     for name, each in (("all", rule), *rules.items()):
         sys.stdout.write(f"{name}: {rounded(asdict(each))}\n")
     report(runs, rules)
+    report_sweeps(runs, rules)
     if args.write:
         table = {
             "provenance": {

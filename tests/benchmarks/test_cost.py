@@ -1,5 +1,6 @@
 """What forecasting costs: `make bench`. Figures are read, never asserted."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from lightning.pytorch.loggers import CSVLogger
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
-from lossforecast.callbacks import LightningLossForecast, TorchLossForecast
+from lossforecast.callbacks import AnnealingProbe, LightningLossForecast, TorchLossForecast
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from gpt import GPT, Batches, standard_library  # type: ignore[import-not-found]
 
 STEPS = 200_000
 BATCHES = 20_000
@@ -55,6 +59,36 @@ def test_plain_loop(benchmark: BenchmarkFixture, loop: Loop) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, device=device)], lr=1e-3)
     loss = torch.tensor(3.0, device=device)
     benchmark.pedantic(loop, args=(loss, optimizer), rounds=3, warmup_rounds=1)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("name", ["bare", "forecast", "forecast and probe"])
+@pytest.mark.benchmark(group="900 steps of a small GPT")
+def test_probe(benchmark: BenchmarkFixture, name: str) -> None:
+    """At its default cost; a look falls due every 150 steps."""
+    device, steps = "cuda" if torch.cuda.is_available() else "cpu", 900
+    draw = Batches(standard_library(1_000_000), 16, 64, seed=0)
+    batches = [tuple(part.to(device) for part in draw()) for _ in range(steps)]
+
+    def train() -> None:
+        torch.manual_seed(0)
+        model = GPT().to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        probe = AnnealingProbe(lambda model, batch: model(*batch), model)
+        told = {"probe": probe} if "probe" in name else {}
+        monitor = None if name == "bare" else TorchLossForecast(optimizer, None, steps, **told)
+        for batch in probe.watch(batches) if told else batches:
+            loss = model(*batch)
+            if monitor is not None:
+                monitor.step(loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if monitor is not None:
+            monitor.close()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.pedantic(train, rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
 
 
 class Line(pl.LightningModule):

@@ -551,3 +551,59 @@ def test_among_processes_with_replicas_and_shards(tmp_path: Path) -> None:
         assert result["same"]
         np.testing.assert_allclose(result["gaps"], gaps, rtol=1e-4, atol=1e-6)
         assert result["asked"][0] == result["asked"][1]
+
+
+# ---------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_look_does_not_wait_for_the_gpu() -> None:
+    model = Net().cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    batches = [(x.cuda(), y.cuda()) for x, y in data(300)]
+    loss_of(model, batches[0]).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()  # its state is made with the first step, which may wait
+    schedule = LRSchedule.constant(3_000, 1e-3)
+    probe = AnnealingProbe(loss_of, model, cost=0.2)
+    monitor = TorchLossForecast(optimizer, schedule=schedule, every_n_steps=1_000, probe=probe)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in probe.watch(batches):
+            loss = loss_of(model, batch)
+            monitor.step(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not probe.switched_off
+    monitor.close()
+    assert len(gaps_of(monitor)) >= 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"offload": "cpu"}])
+def test_training_on_a_gpu_with_a_scaler_is_bit_identical(options: dict[str, Any]) -> None:
+    found = []
+    for watched in (False, True):
+        seed()
+        model = Net().cuda()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        scaler = torch.amp.GradScaler()
+        probe = watching(model, **options) if watched else None
+        batches = [(x.cuda(), y.cuda()) for x, y in data(TOTAL)]
+        with TorchLossForecast(optimizer, None, TOTAL, probe=probe) as monitor:
+            for batch in probe.watch(batches) if probe else batches:
+                with torch.autocast("cuda", torch.float16):
+                    loss = loss_of(model, batch)
+                monitor.step(loss)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+        found.append([x.clone() for x in model.state_dict().values()])
+    assert same(*found)
+    assert gaps_of(monitor)
