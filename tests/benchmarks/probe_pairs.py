@@ -32,7 +32,7 @@ from lossforecast.callbacks.averages import WeightAverages
 from lossforecast.callbacks.undisturbed import undisturbed
 
 RESULTS = Path(__file__).with_name("results")
-SHARES = (80, 40, 20)  # horizons are the length of the run over these; the probe has two of them
+SHARES = (80, 20)  # horizons are the length of the run over these, as those of the probe
 # name: where it begins and how long it is, as shares of the run, and its shape
 DECAYS = {
     "linear": (0.8, 0.2, "linear"),
@@ -46,27 +46,24 @@ WINDOW = 20  # looks at the held rate within 2% of the run of where its S1 is th
 
 @dataclass(frozen=True)
 class Config:
-    """One run."""
+    """One run; its number names it in the files."""
 
+    number: int
     task: str
     optimizer: str
     rate: float
     batch: int
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"{self.task}-{self.optimizer}-{self.rate:g}-b{self.batch}-s{self.seed}"
 
 
 def configs() -> list[Config]:
+    """Optimizers and rates of every task, and two other batch sizes."""
     found = []
     for name, task in TASKS.items():
-        for optimizer, rates in task.rates.items():
-            found += [Config(name, optimizer, rate, task.batch) for rate in rates]
+        kinds = [(kind, rate, task.batch) for kind, rates in task.rates.items() for rate in rates]
         middle = task.rates["adamw"][1]
-        found += [Config(name, "adamw", middle, size) for size in (task.batch // 4, task.batch * 3)]
-    return found
+        kinds += [("adamw", middle, size) for size in (task.batch // 4, task.batch * 3)]
+        found += [(name, *kind) for kind in kinds]
+    return [Config(number, *each) for number, each in enumerate(found)]
 
 
 def optimizer_of(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -81,12 +78,12 @@ class Run:
     """A training run that can be left and taken up again."""
 
     def __init__(self, config: Config, steps: int) -> None:
-        torch.manual_seed(config.seed)
+        torch.manual_seed(0)
         task = TASKS[config.task]
         self.draw, self.batch = task.draw, config.batch
         self.model = task.model()
         self.optimizer = optimizer_of(config, self.model)
-        self.batches = torch.Generator().manual_seed(config.seed)
+        self.batches = torch.Generator().manual_seed(0)
         self.horizons = [steps // share for share in SHARES]
         self.every = max(self.horizons[0] // 10, 1)
         self.averages = WeightAverages(self.model, self.horizons, self.every)
@@ -164,7 +161,7 @@ def record(config: Config, scale: float) -> tuple[list[Any], list[list[Any]], li
     def look(branch: str, rate: float, with_gaps: bool) -> None:
         loss = run.loss()
         gaps = run.gaps() if with_gaps else [None] * (2 * len(SHARES))
-        curve.append([config.name, branch, run.done, rate, loss, *gaps])
+        curve.append([config.number, branch, run.done, rate, loss, *gaps])
 
     rates = plan.to_array()
     middles = sorted({round((start + length / 2) * steps) for start, length, _ in DECAYS.values()})
@@ -188,18 +185,21 @@ def record(config: Config, scale: float) -> tuple[list[Any], list[list[Any]], li
         rates = np.concatenate([np.zeros(begin), config.rate * factor])
         for step in range(begin + pace, begin + over + 1, pace):
             run.train(rates, step)
-            look(name, float(rates[run.done - 1]), name == "linear" and step % (2 * pace) == 0)
+            if name == "linear":
+                look(name, float(rates[run.done - 1]), step % (2 * pace) == 0)
         ended, matched = run.loss(), begin + over / 2
         held = [loss for step, loss in held_on if abs(step - matched) <= 0.0205 * steps]
         spread = float(np.std(held, ddof=1)) / len(held) ** 0.5
-        pairs.append([config.name, name, begin, over, float(np.mean(held)) - ended, spread, ended])
-    about = [config.name, config.task, config.optimizer, config.rate, config.batch, config.seed]
+        pairs.append(
+            [config.number, name, begin, over, float(np.mean(held)) - ended, spread, ended]
+        )
+    about = [config.number, config.task, config.optimizer, config.rate, config.batch]
     n_params = sum(p.numel() for p in run.model.parameters())
     return [*about, steps, n_params], curve, pairs
 
 
 FILES = {
-    "probe_runs.csv": ["run", "task", "optimizer", "rate", "batch", "seed", "steps", "n_params"],
+    "probe_runs.csv": ["run", "task", "optimizer", "rate", "batch", "steps", "n_params"],
     "probe_curves.csv": [
         *["run", "branch", "step", "rate", "loss"],
         *(f"{kind}{share}" for share in SHARES for kind in ("gap", "stderr")),
@@ -220,6 +220,13 @@ def append(folder: Path, name: str, rows: list[list[Any]]) -> None:
         )
 
 
+def tidy(path: Path) -> None:
+    """Put the rows in the order of the runs, whatever ended first."""
+    head, *rows = path.read_text().splitlines(keepends=True)
+    rows.sort(key=lambda row: int(row.partition(",")[0]))
+    path.write_text("".join([head, *rows]))
+
+
 def main() -> None:
     """Record what is asked for and not there yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -232,8 +239,8 @@ def main() -> None:
     there = set()
     if (args.out / "probe_runs.csv").exists():
         with (args.out / "probe_runs.csv").open() as file:
-            there = {row["run"] for row in csv.DictReader(file)}
-    todo = [c for c in configs() if c.name not in there and c.task in (args.only or TASKS)]
+            there = {int(row["run"]) for row in csv.DictReader(file)}
+    todo = [c for c in configs() if c.number not in there and c.task in (args.only or TASKS)]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         work = {pool.submit(record, config, args.scale): config for config in todo}
         for done in as_completed(work):
@@ -242,8 +249,10 @@ def main() -> None:
             append(args.out, "probe_pairs.csv", pairs)
             append(args.out, "probe_runs.csv", [about])
             drops = " ".join(f"{row[1]} {row[4]:.4f}+-{row[5]:.4f}" for row in pairs)
-            sys.stdout.write(f"{about[0]}: {pairs[0][6]:.4f}; {drops}\n")
+            sys.stdout.write(f"{' '.join(map(str, about[1:5]))}: {pairs[0][6]:.4f}; {drops}\n")
             sys.stdout.flush()
+    for name in FILES:
+        tidy(args.out / name)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from lossforecast.gaps import Gap, GapRule, Trend
 from lossforecast.learn import Error, calibration_of, error_of
 from lossforecast.prior import Prior
 from lossforecast.rules import RULES
-from lossforecast.sweeps import replay_sweeps
+from lossforecast.sweeps import SweepScore, replay_sweeps
 
 RESULTS = Path(__file__).with_name("results")
 TABLE = Path(__file__).parents[2] / "lossforecast" / "probe.json"
@@ -118,7 +118,7 @@ def recorded(folder: Path = RESULTS, shares: Sequence[int] = SHARES) -> list[Rec
         )
     return [
         Recorded(
-            row["run"],
+            f"{row['task']}-{row['optimizer']}-{row['rate']}-b{row['batch']}",
             row["task"],
             row["optimizer"],
             float(row["rate"]),
@@ -390,6 +390,42 @@ def report(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
             )
 
 
+def draw(runs: Sequence[Recorded], rules: dict[str, GapRule], path: Path) -> None:
+    """Predicted drop against real drop, as shares of the loss, by task; with 80% intervals."""
+    from matplotlib.figure import Figure
+
+    told = foretold(runs, rules)
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    ends = np.array([1e-3, 1.2])
+    axes.loglog(ends, ends, color="0.6", linewidth=1)
+    axes.fill_between(ends, 0.85 * ends, 1.15 * ends, color="0.92", linewidth=0)
+    for number, task in enumerate(rules):
+        mine = [each for each in told if each.run.task == task]
+        level = np.array([each.pair.loss_after for each in mine])
+        real = np.array([each.pair.drop for each in mine]) / level
+        mean = np.array([each.mean for each in mine]) / level
+        error = OUTER * np.array([each.std for each in mine]) / level
+        low = np.minimum(error, 0.9 * mean)
+        axes.errorbar(
+            real,
+            mean,
+            yerr=[low, error],
+            fmt="osD^vPX"[number % 7],
+            markersize=4,
+            linewidth=0.5,
+            label=f"{task} ({len(mine)})",
+        )
+    axes.set(
+        xlabel="real drop, share of the final loss",
+        ylabel="drop told by the probe before the decay",
+        xlim=ends,
+        ylim=ends,
+    )
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
 def sweep_runs(runs: Sequence[Recorded], *, probe: bool) -> list[RecordedRun]:
     """The WSD runs, those of a task as one sweep."""
     found = []
@@ -415,28 +451,30 @@ def sweep_runs(runs: Sequence[Recorded], *, probe: bool) -> list[RecordedRun]:
     return found
 
 
+def swept(runs: Sequence[Recorded], rules: dict[str, GapRule], *, probe: bool) -> list[SweepScore]:
+    """What stopping the dominated runs of each task costs and saves."""
+    return replay_sweeps(
+        sweep_runs(runs, probe=probe),
+        rules={"dominated": RULES["dominated"]},
+        prior_for=lambda run: replace(Prior(), gaps=rules[run.source]),
+    )
+
+
 def report_sweeps(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
-    """What stopping the dominated runs of each task costs and saves, with the probe and without."""
     sys.stdout.write("\nsweeps, dominated: steps used, regret of the best survivor, best stopped\n")
-    scores = {
-        probe: replay_sweeps(
-            sweep_runs(runs, probe=probe),
-            rules={"dominated": RULES["dominated"]},
-            prior_for=lambda run: replace(Prior(), gaps=rules[run.source]),
-        )
-        for probe in (False, True)
-    }
+    scores = {probe: swept(runs, rules, probe=probe) for probe in (False, True)}
     for arrival in ("parallel", "sequential"):
         for probe, found in scores.items():
             mine = [score for score in found if score.arrival == arrival]
-            cells = [
-                f"{np.mean([score.compute_used for score in mine]):7.1%}",
-                f"{np.mean([score.regret for score in mine]):7.2%}",
-                f"{np.sum([score.false_kills for score in mine]):5.1f}",
-                " ".join(f"{s.sweep} {s.compute_used:.0%}/{s.regret:.1%}" for s in mine),
-            ]
             name = "with the probe" if probe else "without"
-            sys.stdout.write(f"{arrival:10s} {name:15s} {' '.join(cells)}\n")
+            sys.stdout.write(
+                f"{arrival:10s} {name:15s} "
+                f"{np.mean([score.compute_used for score in mine]):7.1%} "
+                f"{np.mean([score.regret for score in mine]):7.2%} "
+                f"{np.sum([score.false_kills for score in mine]):5.1f}  "
+                + " ".join(f"{s.sweep} {s.compute_used:.0%}/{s.regret:.1%}" for s in mine)
+                + "\n"
+            )
 
 
 def main() -> None:
@@ -456,6 +494,7 @@ def main() -> None:
         sys.stdout.write(f"{name}: {rounded(asdict(each))}\n")
     report(runs, rules)
     report_sweeps(runs, rules)
+    draw(runs, rules, args.results / "probe.png")
     if args.write:
         table = {
             "provenance": {

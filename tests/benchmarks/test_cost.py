@@ -74,9 +74,11 @@ def test_probe(benchmark: BenchmarkFixture, name: str) -> None:
         model = GPT().to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         probe = AnnealingProbe(lambda model, batch: model(*batch), model)
-        told = {"probe": probe} if "probe" in name else {}
-        monitor = None if name == "bare" else TorchLossForecast(optimizer, None, steps, **told)
-        for batch in probe.watch(batches) if told else batches:
+        used = probe if "probe" in name else None
+        monitor = None
+        if name != "bare":
+            monitor = TorchLossForecast(optimizer, None, steps, probe=used)
+        for batch in batches if used is None else used.watch(batches):
             loss = model(*batch)
             if monitor is not None:
                 monitor.step(loss)
@@ -88,7 +90,7 @@ def test_probe(benchmark: BenchmarkFixture, name: str) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    benchmark.pedantic(train, rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
+    benchmark.pedantic(train, rounds=3)  # type: ignore[no-untyped-call]
 
 
 class Line(pl.LightningModule):

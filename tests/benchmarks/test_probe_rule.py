@@ -1,0 +1,81 @@
+"""What is claimed of the probe holds on what was recorded; the packaged rule comes from it."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from probe_rule import (
+    Recorded,
+    forecast,
+    foretold,
+    learn,
+    recorded,
+    rounded,
+    swept,
+)
+
+from lossforecast.gaps import GapRule
+from lossforecast.mixture import NO_CALIBRATION
+
+pytestmark = pytest.mark.filterwarnings("ignore:Mean of empty slice")
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Recorded]:
+    return recorded()
+
+
+@pytest.fixture(scope="module")
+def rules(runs: list[Recorded]) -> dict[str, GapRule]:
+    """The packaged rules that have not seen a task."""
+    return {task: GapRule.packaged(without=task) for task in sorted({run.task for run in runs})}
+
+
+def test_there_are_enough_runs_of_enough_kinds(runs: list[Recorded]) -> None:
+    assert sum(len(run.pairs) for run in runs) >= 60
+    assert len({run.task for run in runs}) >= 5
+    assert len({run.optimizer for run in runs}) >= 3
+    assert all(len({run.rate for run in runs if run.task == each.task}) >= 3 for each in runs)
+
+
+def test_the_packaged_rules_are_what_is_learnt(
+    runs: list[Recorded], rules: dict[str, GapRule]
+) -> None:
+    def same(one: GapRule, other: GapRule) -> bool:
+        plain = [
+            rounded(asdict(replace(each, calibration=NO_CALIBRATION))) for each in (one, other)
+        ]
+        return bool(plain[0] == plain[1])
+
+    assert same(learn(runs), GapRule.packaged())
+    for task in ("language", "diffusion"):
+        assert same(learn([run for run in runs if run.task != task]), rules[task])
+
+
+def test_drops_of_tasks_not_seen_are_told(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
+    told = foretold(runs, rules)
+    assert len(told) == sum(len(run.pairs) for run in runs)
+    assert np.median([each.error for each in told]) <= 0.15
+    assert 0.75 <= np.mean([each.held for each in told]) <= 0.85
+
+
+def test_the_error_of_final_losses_is_halved(
+    runs: list[Recorded], rules: dict[str, GapRule]
+) -> None:
+    blind = [abs(forecast(run, None, 0.5).error) for run in runs]
+    told = [abs(forecast(run, rules[run.task], 0.5).error) for run in runs]
+    assert np.median(told) <= np.median(blind) / 2
+
+
+def test_stopping_in_sweeps_is_sharper(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
+    """One sweep of ten runs: fewer steps used, and the best run kept."""
+    sweep = [run for run in runs if run.task == "language"]
+    for without, told in zip(
+        swept(sweep, rules, probe=False), swept(sweep, rules, probe=True), strict=True
+    ):
+        assert told.compute_used < without.compute_used - 0.1
+        assert told.regret == without.regret == 0
