@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from probe_rule import (
-    Recorded,
-    forecast,
-    foretold,
-    learn,
-    recorded,
-    rounded,
-    swept,
-)
+from probe_claims import advised, forecast, foretold, swept
+from probe_data import Recorded, recorded
+from probe_rule import learn, rounded
 
 from lossforecast.gaps import GapRule
 from lossforecast.mixture import NO_CALIBRATION
@@ -69,6 +63,19 @@ def test_the_error_of_final_losses_is_halved(
     blind = [abs(forecast(run, None, 0.5).error) for run in runs]
     told = [abs(forecast(run, rules[run.task], 0.5).error) for run in runs]
     assert np.median(told) <= np.median(blind) / 2
+
+
+@pytest.mark.parametrize("decay", ["early", "short"])
+def test_advice_to_anneal_now_is_sharper(
+    runs: list[Recorded], rules: dict[str, GapRule], decay: str
+) -> None:
+    """What it would gain: a fraction of the error, a third of the width, and as well covered."""
+    blind = [advised(run, None, decay) for run in runs]
+    told = [advised(run, rules[run.task], decay) for run in runs]
+    assert np.median([each.error for each in told]) < 0.25
+    assert np.median([each.error for each in told]) < np.median([e.error for e in blind]) / 4
+    assert np.median([each.width for each in told]) < np.median([e.width for e in blind]) / 3
+    assert np.mean([each.held for each in told]) >= 0.8
 
 
 def test_stopping_in_sweeps_is_sharper(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
