@@ -1,8 +1,9 @@
 """What forecasting costs: `make bench`. Figures are read, never asserted."""
 
+import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,60 +63,64 @@ def test_plain_loop(benchmark: BenchmarkFixture, loop: Loop) -> None:
     benchmark.pedantic(loop, args=(loss, optimizer), rounds=3, warmup_rounds=1)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("name", ["bare", "forecast", "forecast and probe"])
-@pytest.mark.benchmark(group="900 steps of a small GPT")
-def test_probe(benchmark: BenchmarkFixture, name: str) -> None:
-    """The first of 24,000 steps at its default cost: a look every 150 of them.
-
-    Waits of a GPU are not timed.
-    """
-    device, steps, total = "cuda" if torch.cuda.is_available() else "cpu", 900, 24_000
+@pytest.mark.benchmark(group="a small GPT without anything, with forecasts, and with the probe too")
+def test_probe(benchmark: BenchmarkFixture) -> None:
+    """Three loops by turns, 150 steps each; a look takes 150 of the 24,000 at its default cost."""
+    device, turns, each, total = "cuda" if torch.cuda.is_available() else "cpu", 12, 150, 24_000
     draw = Batches(standard_library(1_000_000), 16, 64, seed=0)
-    batches = [tuple(part.to(device) for part in draw()) for _ in range(steps)]
+    batches = [tuple(part.to(device) for part in draw()) for _ in range(each)]
+    kept: dict[str, int] = {}
 
-    def train() -> None:
+    def steps_of(name: str) -> Iterator[None]:
         torch.manual_seed(0)
         model = GPT().to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         probe = AnnealingProbe(lambda model, batch: model(*batch), model)
-        used = probe if "probe" in name else None
-        spent.clear()
-        probe.look = timed(probe.look, spent)  # type: ignore[method-assign]
-        probe._after_step = timed(probe._after_step, spent)  # type: ignore[method-assign]
-        began = time.perf_counter()
-        monitor = None
-        if name != "bare":
+        if name == "bare":
+            monitor = None
+        else:
+            used = probe if name == "probe" else None
             monitor = TorchLossForecast(optimizer, None, total, probe=used)
-        for batch in batches if used is None else used.watch(batches):
+        endless = itertools.cycle(batches)
+        for step, batch in enumerate(probe.watch(endless) if name == "probe" else endless):
+            if step % each == 0:
+                kept.update(model=bytes_of(model.state_dict()), probe=bytes_of(probe.state_dict()))
+                yield
             loss = model(*batch)
             if monitor is not None:
                 monitor.step(loss)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        if monitor is not None:
-            monitor.close()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        spent.append(time.perf_counter() - began)
 
-    spent: list[float] = []
-    benchmark.pedantic(train, rounds=3)  # type: ignore[no-untyped-call]
-    if "probe" in name:
-        share = sum(spent[:-1]) / spent[-1]
-        benchmark.extra_info["share of the time spent in the probe"] = share
-        sys.stdout.write(f"\nspent in the probe: {share:.2%} of the run\n")
+    def by_turns() -> dict[str, list[float]]:
+        loops = {name: steps_of(name) for name in ("bare", "forecast", "probe")}
+        spent: dict[str, list[float]] = {name: [] for name in loops}
+        for turn in range(turns + 1):  # the first only begins
+            for name, loop in loops.items():
+                began = time.perf_counter()
+                next(loop)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if turn:
+                    spent[name].append(time.perf_counter() - began)
+        return spent
+
+    spent = benchmark.pedantic(by_turns)  # type: ignore[no-untyped-call]
+    for name in ("forecast", "probe"):
+        ratios = np.divide(spent[name], spent["bare"]) - 1
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        benchmark.extra_info[name] = middle
+        sys.stdout.write(f"\n{name}: {middle:+.2%} ({low:+.2%} to {high:+.2%}) over the bare loop")
+    sys.stdout.write(f"\nprobe keeps {kept['probe']:,} bytes, the model {kept['model']:,}\n")
 
 
-def timed(call: Callable[..., None], spent: list[float]) -> Callable[..., None]:
-    """The call, with the seconds that it takes added to a list."""
-
-    def watched(*arguments: Any) -> None:
-        began = time.perf_counter()
-        call(*arguments)
-        spent.append(time.perf_counter() - began)
-
-    return watched
+def bytes_of(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        return sum(map(bytes_of, state.values()))
+    return sum(map(bytes_of, state)) if isinstance(state, list | tuple) else 0
 
 
 class Line(pl.LightningModule):

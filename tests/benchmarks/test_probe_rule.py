@@ -78,6 +78,7 @@ def test_advice_to_anneal_now_is_sharper(
     assert np.mean([each.held for each in told]) >= 0.8
 
 
+@pytest.mark.slow
 def test_stopping_in_sweeps_is_sharper(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
     """One sweep of ten runs: fewer steps used, and the best run kept."""
     sweep = [run for run in runs if run.task == "language"]
