@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from probe_tasks import TASKS, Batch
 
 from lossforecast import LRSchedule

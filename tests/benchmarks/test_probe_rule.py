@@ -1,13 +1,9 @@
 """What is claimed of the probe holds on what was recorded; the packaged rule comes from it."""
 
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from probe_claims import advised, forecast, foretold, swept
 from probe_data import Recorded, recorded
 from probe_rule import learn, rounded
