@@ -55,7 +55,7 @@ def main() -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            if step % max(args.steps // 100, 1) == 0:
+            if step % max(args.steps // 50, 1) == 0:
                 value = measured()
                 for monitor in (without, told):
                     monitor.validation(value)

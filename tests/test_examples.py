@@ -65,6 +65,7 @@ def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:
     assert all(2 < float(row[2]) < 5 for row in rows.values())
 
 
+@pytest.mark.slow
 def test_the_sweep_with_ray_stops_and_reports_what_that_saved(tmp_path: Path) -> None:
     names = ["no stopping", "by forecast", "ASHA of forecasts"]
     options = ["--trials", "3", "--steps", "60", "--only", *names]

@@ -96,7 +96,10 @@ def draw(
     return walk, float(3.0 * noise)
 
 
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize(
+    "fraction",
+    [pytest.param(0.25, marks=pytest.mark.slow), 0.5, pytest.param(0.75, marks=pytest.mark.slow)],
+)
 def test_intervals_cover_what_they_say_when_the_prior_is_true(fraction: float) -> None:
     """Lawful runs drawn from the prior: 80% and 95% intervals hold, within binomial error."""
     rng = np.random.default_rng(round(100 * fraction))
