@@ -62,7 +62,7 @@ def plot(
     _limits(loss_axes, forecast, history, outcome, target)
     loss_axes.set_ylabel("loss")
     loss_axes.legend(loc="upper right", frameon=False, fontsize=9)
-    loss_axes.set_title(title or headline(forecast), loc="left", fontsize=11)
+    loss_axes.set_title(title or headline(forecast), loc="left", fontsize=10)
 
     schedule = forecast.schedule
     knots, rates = schedule.knots
