@@ -22,8 +22,9 @@ from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.prior import Prior, RunInfo
+from lossforecast.prior import Prior
 from lossforecast.recommendation import Policy, Recommendation
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from lossforecast.dominated import dominated
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.prior import RunInfo
 from lossforecast.recommend import listed
 from lossforecast.recommendation import Action, Policy, Recommendation
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 

@@ -23,8 +23,8 @@ from lossforecast.checks import number
 from lossforecast.dominated import dominated
 from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
-from lossforecast.prior import RunInfo
 from lossforecast.recommend import Action, Policy, aimed, listed, target_miss
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 

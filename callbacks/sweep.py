@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
-from lossforecast.prior import RunInfo
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Plans"]

@@ -20,8 +20,9 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.lint import averages
 from lossforecast.policies import reschedule, target_miss
-from lossforecast.prior import Prior, RunInfo
+from lossforecast.prior import Prior
 from lossforecast.recommendation import Policy, Recommendation
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["TorchLossForecast"]

@@ -11,8 +11,8 @@ from scipy.special import ndtr
 
 from lossforecast.checks import number, probability, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
-from lossforecast.fit import Posterior
 from lossforecast.mixture import Mixture
+from lossforecast.posterior import Posterior
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 

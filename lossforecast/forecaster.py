@@ -12,15 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
 from lossforecast.evidence import Evidence, gather
-from lossforecast.fit import Posterior, fit
+from lossforecast.fit import fit
 from lossforecast.forecast import AnnealGain, Forecast, from_now_on
 from lossforecast.gaps import Gap
 from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
-from lossforecast.prior import Prior, RunInfo
+from lossforecast.posterior import Posterior
+from lossforecast.prior import Prior
 from lossforecast.recommend import aimed, listed, recommend
 from lossforecast.recommendation import REMEMBERED, Policy, Recommendation, Situation
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 from lossforecast.status import Caveat, Status

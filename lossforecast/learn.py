@@ -23,17 +23,16 @@ from lossforecast.curves import RecordedRun
 from lossforecast.drops import DropComponent, DropRule
 from lossforecast.errors import ConfigurationError
 from lossforecast.evidence import gather
-from lossforecast.fit import Posterior, fit
+from lossforecast.fit import fit
 from lossforecast.history import History
 from lossforecast.laws import LAWS
 from lossforecast.mixture import NO_CALIBRATION, Calibration, Mixture, tail_density
 from lossforecast.parallel import mapped
-from lossforecast.prior import (
-    Prior,
-    RunInfo,
-)
+from lossforecast.posterior import Posterior
+from lossforecast.prior import Prior
 from lossforecast.relaxation import full_anneal
 from lossforecast.replay import outcome
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Error", "Lessons", "calibration_of", "error_of", "learn_prior"]

@@ -18,7 +18,8 @@ from lossforecast.baselines import BASELINES
 from lossforecast.curves import RecordedRun
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
-from lossforecast.prior import Prior, RunInfo
+from lossforecast.prior import Prior
+from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.scores import LEVELS, crps
 

@@ -6,10 +6,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scale"]
+__all__ = ["FARTHEST", "Scale"]
 
 FloatArray = NDArray[np.float64]
 
+FARTHEST = 5.0  # logarithm of a ratio of two losses of one run
 _LEAST_LOSS = 1e-100  # smaller ones are no losses to take a logarithm of
 
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from lossforecast.curves import RecordedRun
 from lossforecast.forecaster import Forecaster
-from lossforecast.prior import Prior, RunInfo
+from lossforecast.prior import Prior
 from lossforecast.replay import naming, outcome
+from lossforecast.run_info import RunInfo
 from lossforecast.standing import LEVELS, Outlook
 from lossforecast.status import Status
 

@@ -1,0 +1,52 @@
+"""What is known of a run: `RunInfo`."""
+
+import re
+from dataclasses import dataclass
+
+from lossforecast.checks import non_negative
+from lossforecast.errors import ConfigurationError
+
+__all__ = ["RunInfo"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known of a run. All of it is optional; an unknown word means a wide prior.
+
+    Attributes:
+        metric: "train" (every step, noisy) or "val" (sparse, clean): which loss is observed.
+        optimizer: its name, such as "adamw" or "sgd".
+        project: what the run belongs to.
+        task: what is learnt, such as "language modelling". Tell it if it is something else: the
+            rule of the drop for optimizers of the Adam family was learnt from language models.
+        model: the architecture.
+        dataset: the data.
+        n_params: number of parameters.
+        batch_size: samples or tokens per optimizer step.
+    """
+
+    metric: str = "train"
+    optimizer: str | None = None
+    project: str | None = None
+    task: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    n_params: float | None = None
+    batch_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in ("train", "val"):
+            raise ConfigurationError(f'metric is {self.metric!r}; it must be "train" or "val"')
+        for name in ("optimizer", "project", "task", "model", "dataset"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigurationError(f"{name} must be a string or None, not {value!r}")
+        for name in ("n_params", "batch_size"):
+            if getattr(self, name) is not None:
+                non_negative(name, getattr(self, name), ConfigurationError)
+
+    @property
+    def optimizer_word(self) -> str:
+        """The optimizer in lower case, cut at the first character outside a-z, 0-9."""
+        match = re.match("[a-z0-9]*", (self.optimizer or "").lower())
+        return match.group() if match else ""
