@@ -10,6 +10,7 @@ from lossforecast.schedule import LRSchedule
 __all__ = [
     "alpha_weights",
     "clock_apart",
+    "clock_hands",
     "columns_at",
     "drop_scales",
     "grid",
@@ -56,6 +57,14 @@ def columns_at(
         np.zeros((at.size, 1)),
     ]
     return np.hstack(columns), np.array([inverse, _travel(schedule, at)])
+
+
+def clock_hands(schedule: LRSchedule, total_s1: float, steps: IntArray) -> FloatArray:
+    """The hands of the clock of a run with this S1 in all, at some steps of a schedule, (2, m)."""
+    at = np.maximum(steps, 1)
+    s1 = np.maximum(schedule.s1(at), _EARLIEST * total_s1)
+    inverse = total_s1 / s1 if total_s1 > 0 else schedule.total_steps / at
+    return np.array([inverse, _travel(schedule, at)])
 
 
 def walk_clock(hands: FloatArray, origin: tuple[float, float], lr_travel: float) -> FloatArray:

@@ -1,6 +1,7 @@
 """What the fit looks at: the observed losses without the start of the run, thinned, with noise."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,16 @@ class Evidence:
 
     def __len__(self) -> int:
         return self.step.size
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether nothing was observed."""
+        return self.n_observed == 0
+
+    @classmethod
+    def nothing(cls, step: int, loss: float) -> Self:
+        """A loss of which nothing is known, where a fit needs one."""
+        return cls(np.array([step]), np.array([loss]), np.array([(1e3 * loss) ** 2]), 0.0, 0)
 
 
 def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:

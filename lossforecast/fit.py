@@ -14,6 +14,9 @@ not depend on the law: one filter serves all nodes of one size.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +28,16 @@ from lossforecast.design import (
     grid,
     walk_clock,
 )
-from lossforecast.drops import believed_drops
+from lossforecast.drops import BelievedDrops, believed_drops
 from lossforecast.evidence import Evidence
 from lossforecast.gaps import MeasuredDrop
-from lossforecast.posterior import Posterior, Walk
-from lossforecast.prior import Beliefs
+from lossforecast.kin import SCALES, Expected, Kin
+from lossforecast.posterior import Places, Posterior, Walk
+from lossforecast.prior import Beliefs, Regime
 from lossforecast.relaxation import decaying
 from lossforecast.scale import FARTHEST, Scale
 from lossforecast.schedule import LRSchedule
-from lossforecast.solve import solve
+from lossforecast.solve import inverse, solve
 from lossforecast.walk import Filter, filtered, whiten
 
 __all__ = ["fit"]
@@ -45,6 +49,10 @@ _LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: har
 # what the power law has still to lose is about slope / alpha: this many slopes are added to the
 # spread of what is believed of it, so that a steep loss may go on falling
 _STEEP = 2.0
+# of runs that are as alike as believed: the discrepancy between two, its travel, and what losses
+# observed early differ by for no lasting reason
+_OWN_WALK, _TRAVEL, _OWN_NOISE = 0.003, 0.2, 0.004
+_WIDEST_WALK = 0.1
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
 
@@ -55,6 +63,7 @@ def fit(
     beliefs: Beliefs,
     measured_drop: MeasuredDrop | None = None,
     rise: float = 0.0,
+    kin: Kin | None = None,
 ) -> Posterior:
     """Posterior given at least one observation.
 
@@ -65,52 +74,63 @@ def fit(
         beliefs: the prior.
         measured_drop: what the annealing probe told.
         rise: of a loss that overfits, in its units: no law rises, so it is added to the spread.
+        kin: past runs that are like this one.
     """
     scale = Scale.of_losses(evidence.loss)
     z, variance = scale.of(evidence.loss, evidence.variance)
     steps = np.append(evidence.step, [now, schedule.total_steps])
     basis, hands = columns_at(beliefs, schedule, schedule, now, steps)
-    now_and_end = basis[-2:], hands[:, -2:]
-    basis, hands = basis[:-2], hands[:, :-2]
+    besides = np.empty((steps.size, 0))
+    if kin is not None and scale.logarithmic:
+        besides = kin.besides(schedule, steps)
+    places = Places(basis[-2:], hands[:, -2:], besides[-2:])
+    basis, hands, besides = basis[:-2], hands[:, :-2], besides[:-2]
     origin = float(hands[0, 0]), float(hands[1, 0])
-    member, alpha, columns = grid(beliefs)
-    at_end, plan = now_and_end[0][1], decaying(schedule)
+    nodes = grid(beliefs)
+    at_end, plan = places.basis[1], decaying(schedule)
     if plan is not schedule:
         at_end = columns_at(beliefs, plan, plan, now, steps[-1:])[0][0]
-    drop_scale = drop_scales(beliefs, plan, at_end)[member]
+    drop_scale = drop_scales(beliefs, plan, at_end)
     noise = min(evidence.noise / scale.unit, 1.0)
     slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
     measured = None if measured_drop is None else _measured(measured_drop, scale)
-    member_weights = np.array([m.weight for m in beliefs.members])[member]
-    walks = _walks(beliefs, hands, origin, variance + 1e-14, np.column_stack([basis, z]))
-    parts = []
+    variance = variance + 1e-14
+    design = np.column_stack([basis, z])
+    walks: list[Walk] = []
+    parts: list[_Part] = []
     for index, regime in enumerate(beliefs.regimes):
-        mine = [i for i, walk in enumerate(walks) if walk.regime == index]
-        gram = np.array([walks[i].whitened.T @ walks[i].whitened for i in mine])
+        clock = walk_clock(hands, origin, regime.lr_travel)
+        last = index == len(beliefs.regimes) - 1
+        mine = _walks(regime, clock, variance, design, lawful=index == 0, last=last)
         drops = believed_drops(regime.drops, slope, noise, measured)
-        score, mean, covariance = solve(
-            gram,
-            columns,
-            drop_scale,
-            np.column_stack([drops.mean, drops.std]),
-            (_LEVEL_SPREAD, math.hypot(regime.reducible, _STEEP * slope)),
-        )
-        score += np.log(member_weights) + alpha_weights(beliefs, regime)[alpha]
-        score += drops.weight[:, np.newaxis]
-        score += np.array([walks[i].score for i in mine])[:, np.newaxis, np.newaxis]
-        evidence_of_regime = np.logaddexp.reduce(score, axis=None)
-        score += np.log(regime.weight) + drops.of_noise + (beliefs.temper - 1) * evidence_of_regime
-        flat = score.ravel(), mean.reshape(-1, 3), covariance.reshape(-1, 3, 3)
-        of_walk = np.repeat(mine, drops.std.size)
-        spreads = np.column_stack([drops.std, drops.told])
-        parts.append((*flat, of_walk, np.tile(spreads, (len(mine), 1))))
-    score, mean, covariance, of_walk, spreads = (
-        np.concatenate(each) for each in zip(*parts, strict=True)
-    )
+        reducible = math.hypot(regime.reducible, _STEEP * slope)
+        part = _of_regime(beliefs, regime, nodes, mine, drops, drop_scale, reducible)
+        parts.append(replace(part, walk=part.walk + len(walks)))
+        walks += mine
+    if besides.size:
+        assert kin is not None
+        expected = kin.expected(schedule, now, scale.level, drop_scale)
+        of_kin = []
+        for index, (size, *_) in enumerate(SCALES):
+            clock = walk_clock(hands, origin, _TRAVEL)
+            own = variance + min(_OWN_NOISE * size, _WIDEST_WALK) ** 2
+            wide = Regime((0, 0), 0, ((min(_OWN_WALK * size, _WIDEST_WALK), 1.0),), _TRAVEL)
+            (walk,) = _walks(wide, clock, own, np.column_stack([design, besides]))
+            part = _of_kin(beliefs, nodes, walk, expected, index, drop_scale, measured)
+            of_kin.append(replace(part, walk=part.walk + len(walks)))
+            walks.append(walk)
+        parts = _weighed([] if evidence.says_nothing else parts, of_kin, beliefs.temper)
+    member, alpha, columns = nodes
+    score = np.concatenate([part.score for part in parts])
     weight = np.exp(score - score.max())
     weight /= weight.sum()
     kept = np.flatnonzero(weight >= min(_NEGLIGIBLE, weight.max()))
-    group, node = np.divmod(kept, member.size)
+    groups = np.cumsum([0, *(part.group.max() + 1 for part in parts)])
+
+    def of(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])[kept]
+
+    node = of("node")
     return Posterior(
         beliefs=beliefs,
         schedule=schedule,
@@ -119,23 +139,150 @@ def fit(
         weight=weight[kept] / weight[kept].sum(),
         member=member[node],
         alpha=alpha[node],
-        group=group,
-        walk=of_walk[group],
-        drop_scale=drop_scale[node],
-        believed=spreads[group, 0],
-        told=spreads[group, 1],
-        mean=mean[kept],
-        covariance=covariance[kept],
+        group=np.concatenate(
+            [part.group + first for part, first in zip(parts, groups[:-1], strict=True)]
+        )[kept],
+        walk=of("walk"),
+        drop_scale=drop_scale[member[node]],
+        believed=of("believed"),
+        told=of("told"),
+        mean=of("mean"),
+        covariance=of("covariance"),
         slope=slope,
         noise=noise,
         added_variance=_added_variance(
             evidence, scale, beliefs.window * schedule.total_steps / max(now, 1), rise
         ),
-        _columns=columns[node],
-        _origin=origin,
-        _walks=tuple(walks),
-        _now_and_end=now_and_end,
+        columns=columns[node],
+        origin=origin,
+        walks=tuple(walks),
+        _now_and_end=places,
+        _besides=kin.besides if kin is not None and besides.size else None,
+        _beside=of("beside"),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The nodes of one regime, k of them."""
+
+    score: FloatArray
+    mean: FloatArray
+    covariance: FloatArray
+    node: IntArray
+    """Of the grid."""
+    walk: IntArray
+    group: IntArray
+    believed: FloatArray
+    told: FloatArray
+    beside: IntArray
+
+
+def _of_regime(
+    beliefs: Beliefs,
+    regime: Regime,
+    nodes: tuple[IntArray, IntArray, IntArray],
+    walks: Sequence[Walk],
+    drops: BelievedDrops,
+    drop_scale: FloatArray,
+    reducible: float,
+) -> _Part:
+    """Every walk, component of the drop and node of the grid."""
+    member, alpha, columns = nodes
+    gram = np.array([walk.whitened.T @ walk.whitened for walk in walks])
+    score, mean, covariance = solve(
+        gram,
+        columns,
+        drop_scale[member],
+        np.column_stack([drops.mean, drops.std]),
+        (_LEVEL_SPREAD, reducible),
+    )
+    score += np.log([m.weight for m in beliefs.members])[member]
+    score += alpha_weights(beliefs, regime)[alpha]
+    score += drops.weight[:, np.newaxis]
+    score += np.array([walk.score for walk in walks])[:, np.newaxis, np.newaxis]
+    evidence_of_regime = np.logaddexp.reduce(score, axis=None)
+    score += np.log(regime.weight) + drops.of_noise + (beliefs.temper - 1) * evidence_of_regime
+    walk, drop, node = (each.ravel() for each in np.indices(score.shape))
+    return _Part(
+        score=score.ravel(),
+        mean=mean.reshape(-1, 3),
+        covariance=covariance.reshape(-1, 3, 3),
+        node=node,
+        walk=walk,
+        group=walk * drops.std.size + drop,
+        believed=drops.std[drop],
+        told=drops.told[drop],
+        beside=np.full(node.size, -1),
+    )
+
+
+def _of_kin(
+    beliefs: Beliefs,
+    nodes: tuple[IntArray, IntArray, IntArray],
+    walk: Walk,
+    expected: Expected,
+    scale: int,
+    drop_scale: FloatArray,
+    measured: tuple[float, float] | None,
+) -> _Part:
+    """The nodes of past runs, at one scale of how unlike them this one may be."""
+    columns = nodes[2]
+    node = expected.member * len(beliefs.alphas) + expected.alpha
+    beside = np.arange(node.size)
+    z = walk.whitened.shape[1] - node.size - 1
+    rows = walk.whitened[:, columns[node]].swapaxes(0, 1)  # (k, n, 3)
+    value = walk.whitened[:, [z]].T - walk.whitened[:, z + 1 :].T  # (k, n)
+    precision, log_det = inverse(expected.covariance[scale])
+    centre = expected.mean[scale]
+    of_drop = drop_scale[expected.member]
+    believed = np.sqrt(expected.covariance[scale][:, 2, 2]) / of_drop
+    gram = np.einsum("kni,knj->kij", rows, rows) + precision
+    target = np.einsum("kni,kn->ki", rows, value) + np.einsum("kij,kj->ki", precision, centre)
+    misfit = np.einsum("kn,kn->k", value, value) + np.einsum(
+        "ki,kij,kj->k", centre, precision, centre
+    )
+    told = np.zeros(node.size)
+    if measured is not None:
+        drop, error = measured[0] * of_drop, measured[1] * of_drop
+        gram[:, 2, 2] += error**-2
+        target[:, 2] -= drop * error**-2
+        misfit += (drop / error) ** 2
+        told = believed**2 / (believed**2 + measured[1] ** 2)
+    covariance, posterior_log_det = inverse(gram)
+    mean = np.einsum("kij,kj->ki", covariance, target)
+    misfit -= np.einsum("ki,ki->k", mean, target)
+    score = expected.score[scale] + walk.score - (misfit + posterior_log_det + log_det) / 2
+    return _Part(
+        score=score,
+        mean=mean,
+        covariance=covariance,
+        node=node,
+        walk=np.zeros(node.size, np.int64),
+        group=np.zeros(node.size, np.int64),
+        believed=believed,
+        told=told,
+        beside=beside,
+    )
+
+
+def _weighed(parts: Sequence[_Part], kin: Sequence[_Part], temper: float) -> list[_Part]:
+    """The parts of the laws alone and those of past runs, by scale, with weights between them.
+
+    How unlike the past the run is says how far past runs are trusted. How well either foretold the
+    losses so far does not: what a run does early says little of which knows better how it ends.
+    """
+    evidence = np.array([np.logaddexp.reduce(part.score) for part in kin])
+    share = temper * evidence
+    share -= np.logaddexp.reduce(share)
+    trusted = np.log([max(trust, 1e-9) for _, _, trust in SCALES])
+    found = [
+        replace(part, score=part.score + share[i] + trusted[i] - evidence[i])
+        for i, part in enumerate(kin)
+    ]
+    left = np.log(-np.expm1(np.logaddexp.reduce(share + trusted)))
+    total = np.logaddexp.reduce([np.logaddexp.reduce(part.score) for part in parts] or [0.0])
+    return [*(replace(part, score=part.score + left - total) for part in parts), *found]
 
 
 def _measured(drop: MeasuredDrop, scale: Scale) -> tuple[float, float]:
@@ -148,37 +295,33 @@ def _measured(drop: MeasuredDrop, scale: Scale) -> tuple[float, float]:
 
 
 def _walks(
-    beliefs: Beliefs,
-    hands: FloatArray,
-    origin: tuple[float, float],
+    regime: Regime,
+    clock: FloatArray,
     noise: FloatArray,
     design: FloatArray,
+    *,
+    lawful: bool = False,
+    last: bool = False,
 ) -> list[Walk]:
-    """Every size of the discrepancy in every regime, and the design as it sees it."""
-    clocks = [walk_clock(hands, origin, regime.lr_travel) for regime in beliefs.regimes]
-    kinds = [
-        (index, size, np.log(weight))
-        for index, regime in enumerate(beliefs.regimes)
-        for size, weight in regime.walks
-    ]
-    moves = [size**2 * np.diff(clocks[index], prepend=0.0) for index, size, _ in kinds]
+    """Every size of the discrepancy in a regime, and the design as it sees it."""
+    moves = [size**2 * np.diff(clock, prepend=0.0) for size, _ in regime.walks]
     filters = filtered(np.array(moves), noise)
     whitened, state = whiten(filters, design)
     scores = -np.log(filters.std).sum(axis=1)
-    last = len(beliefs.regimes) - 1
-    largest = max(size for size, _ in beliefs.regimes[last].walks)
+    largest = max(size for size, _ in regime.walks)
     return [
         Walk(
-            regime=index,
+            lawful=lawful,
+            lr_travel=regime.lr_travel,
             size=size,
-            misfit=index == last and size == largest,
-            score=float(log_weight + scores[i]),
-            clock=clocks[index],
+            misfit=last and size == largest,
+            score=float(np.log(weight) + scores[i]),
+            clock=clock,
             whitened=whitened[i],
             state=state[i],
             filter=Filter(filters.gain[[i]], filters.std[[i]], filters.variance[[i]]),
         )
-        for i, (index, size, log_weight) in enumerate(kinds)
+        for i, (size, weight) in enumerate(regime.walks)
     ]
 
 

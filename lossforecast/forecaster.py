@@ -16,8 +16,10 @@ from lossforecast.fit import fit
 from lossforecast.forecast import AnnealGain, Forecast, from_now_on
 from lossforecast.gaps import Gap
 from lossforecast.history import History
+from lossforecast.kin import Kin
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Mixture
+from lossforecast.past import nearest
 from lossforecast.posterior import Posterior
 from lossforecast.prior import Prior
 from lossforecast.recommend import aimed, listed, recommend
@@ -34,6 +36,7 @@ _TOO_SHORT = 10  # points of evidence
 _TOO_YOUNG = 0.01  # share of the run's S1
 _LEARNT = 0.5  # of the prior's spread of the drop: below it the drop counts as learnt
 _MATTERS = 0.3  # of the forecast's spread: below it the drop is negligible
+_BEGUN = 0.1  # share of a run from which on it may differ from its past
 _OFF_PLAN = 0.01  # of the peak
 _START = 0.2  # share of the run so far in which a minimum means nothing
 
@@ -89,6 +92,7 @@ class Forecaster:
         self._gaps: list[Gap] = []
         self._looks: list[tuple[int, Outlook]] = []  # at the latest checks
         self._fitted: tuple[LRSchedule, Evidence, Posterior] | None = None
+        self._kin = self._of_past()
         self._effective: LRSchedule | None = None
         self._latest: Forecast | None = None  # as planned
 
@@ -180,7 +184,7 @@ class Forecaster:
             raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
         rise = self._rise()
         caveats = self._caveats(followed, rise)
-        if self.history.n_observed == 0:
+        if self.history.n_observed == 0 and self._kin is None:
             nothing = AnnealGain(math.nan, math.nan, "none")
             seconds = time.perf_counter() - began
             return Forecast(
@@ -197,7 +201,7 @@ class Forecaster:
         self.seconds_spent += seconds
         forecast = Forecast(
             step=at,
-            made_at=now,
+            made_at=self._now,
             status=status,
             caveats=caveats,
             anneal_gain=gain,
@@ -297,14 +301,26 @@ class Forecaster:
             beliefs = self.prior.for_run(self.run, planned, self.laws)
             evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
+            if self._kin is not None and not len(evidence):
+                now = max(round(_BEGUN * planned.total_steps), 1)
+                evidence = Evidence.nothing(now, self._kin.level)
             measured = self.prior.gaps.drop(
                 self._gaps, planned, now, evidence.step, evidence.loss, evidence.variance
             )
             if measured is not None:
                 beliefs = replace(beliefs, calibration=self.prior.gaps.calibration)
-            posterior = fit(evidence, planned, now, beliefs, measured, rise)
+            posterior = fit(evidence, planned, now, beliefs, measured, rise, self._kin)
             self._fitted = planned, evidence, posterior
         return self._fitted
+
+    def _of_past(self) -> Kin | None:
+        """What the past runs that are most like this one lead one to expect."""
+        found = []
+        for past, unlike in nearest(self.prior.past, self.run, self._schedule):
+            beliefs = self.prior.for_run(past.run, past.schedule, self.laws)
+            end = past.schedule.total_steps
+            found.append((fit(past.evidence, past.schedule, end, beliefs), unlike))
+        return Kin.of(found)
 
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""

@@ -4,7 +4,7 @@ The model and its symbols are those of `lossforecast.fit`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,18 +17,22 @@ from lossforecast.scale import FARTHEST, Scale
 from lossforecast.schedule import LRSchedule
 from lossforecast.walk import Filter, whiten
 
-__all__ = ["Posterior", "Walk"]
+__all__ = ["Besides", "Places", "Posterior", "Walk"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Besides = Callable[[LRSchedule, IntArray], FloatArray]
+"""What past runs expect of z besides the laws: of a schedule at steps (m,), n columns, (m, n)."""
 
 
 @dataclass(frozen=True)
 class Walk:
     """One size of the discrepancy in one regime: what all its nodes share."""
 
-    regime: int
-    """Index into ``beliefs.regimes``."""
+    lawful: bool
+    """Whether it is of the first regime, of runs that follow a law closely."""
+    lr_travel: float
+    """How far the clock goes while the learning rate moves from its peak to 0."""
     size: float
     misfit: bool
     """Whether this size says that no law describes the run."""
@@ -36,14 +40,14 @@ class Walk:
     """What it adds to the log evidence of its nodes."""
     clock: FloatArray
     whitened: FloatArray
-    """Basis and z, in units in which walk and noise are white."""
+    """Basis, z and what past runs expect besides, in units in which walk and noise are white."""
     state: FloatArray
-    """What of basis and z is the walk's, after the last observation."""
+    """What of these is the walk's, after the last observation."""
     filter: Filter
     """Of this walk alone."""
 
     def at(self, clock: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What of basis and z is the walk's at some times, (m, columns), and its variance, (m,)."""
+        """What of its columns is the walk's at some times, (m, columns), and its variance, (m,)."""
         ahead = clock - self.clock[-1]
         if ahead.min(initial=0.0) >= 0:
             known = np.broadcast_to(self.state, (clock.size, self.state.size))
@@ -51,6 +55,22 @@ class Walk:
         shared = self.size**2 * np.minimum(self.clock[:, np.newaxis], clock)
         carried = whiten(self.filter, shared)[0][0]
         return carried.T @ self.whitened, self.size**2 * clock - (carried**2).sum(axis=0)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a posterior is asked for the loss, m places."""
+
+    basis: FloatArray
+    """Of `columns_at`, (m, columns)."""
+    hands: FloatArray
+    """Of the clock, (2, m)."""
+    besides: FloatArray
+    """What past runs expect besides the laws, (m, n)."""
+
+    def last(self) -> "Places":
+        """The last place alone."""
+        return Places(self.basis[-1:], self.hands[:, -1:], self.besides[-1:])
 
 
 @dataclass(frozen=True)
@@ -87,28 +107,37 @@ class Posterior:
     """Standard deviation of one observation, as z."""
     added_variance: float
     """As z: of the mean of the observations that the reported loss averages, and of a rise."""
-    _columns: IntArray  # columns of the basis that a node uses, (k, 3)
-    _origin: tuple[float, float]  # the clock's two hands at the first observation
-    _walks: tuple[Walk, ...]
-    _now_and_end: tuple[FloatArray, FloatArray]  # of `columns_at`
+    columns: IntArray
+    """Columns of the basis that each node uses, (k, 3)."""
+    origin: tuple[float, float]
+    """The clock's two hands at the first observation."""
+    walks: tuple[Walk, ...]
+    """Every size of the discrepancy in every regime."""
+    _now_and_end: "Places"
+    _besides: Besides | None
+    _beside: IntArray  # which of the columns of `_besides` a node adds, or -1, (k,)
+
+    @property
+    def n_columns(self) -> int:
+        """How many columns the basis has."""
+        return int(self._now_and_end.basis.shape[1])
 
     def predict(self, schedule: LRSchedule, steps: IntArray) -> Mixture:
         """Distribution of the loss at some steps, (m,), under a schedule.
 
         The schedule may differ from the fitted one after the present step.
         """
-        return self._loss(*columns_at(self.beliefs, schedule, self.schedule, self.now, steps))
+        return self._loss(self._places(schedule, steps))
 
     def ahead(self, schedule: LRSchedule, stop: int) -> tuple[Mixture, Mixture]:
         """Distributions of the loss at a step, and of what annealing brings until then, one place.
 
         The step is the present one or later.
         """
-        basis, hands = self._now_and_end
+        places = self._now_and_end
         if schedule is not self.schedule or stop != schedule.total_steps:
-            steps = np.array([self.now, stop], np.int64)
-            basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
-        return self._loss(basis[1:], hands[:, 1:]), self._drop(basis)
+            places = self._places(schedule, np.array([self.now, stop], np.int64))
+        return self._loss(places.last()), self._drop(places.basis)
 
     def gains(
         self, schedule: LRSchedule, stop: int, others: Sequence[tuple[LRSchedule, int]]
@@ -124,38 +153,49 @@ class Posterior:
             others: m schedules and steps.
         """
         first, *rest = (
-            columns_at(self.beliefs, plan, self.schedule, self.now, np.array([at], np.int64))
-            for plan, at in ((schedule, stop), *others)
+            self._places(plan, np.array([at], np.int64)) for plan, at in ((schedule, stop), *others)
         )
-        apart = first[0] - np.concatenate([basis for basis, _ in rest])
-        rows = apart[:, self._columns].swapaxes(0, 1)  # (k, m, 3)
+        apart = first.basis - np.concatenate([each.basis for each in rest])
+        rows = apart[:, self.columns].swapaxes(0, 1)  # (k, m, 3)
         mean = np.einsum("kmi,ki->km", rows, self.mean)
+        beside = self._beside >= 0
+        besides = first.besides - np.concatenate([each.besides for each in rest])
+        mean[beside] += besides[:, self._beside[beside]].T
         variance = np.einsum("kmi,kij,kmj->km", rows, self.covariance, rows)
-        for index, walk in enumerate(self._walks):
-            travel = self.beliefs.regimes[walk.regime].lr_travel
-            clock = [clock_apart(first[1][:, 0], hands[:, 0], travel) for _, hands in rest]
+        for index, walk in enumerate(self.walks):
+            hands = [(first.hands[:, 0], each.hands[:, 0]) for each in rest]
+            clock = [clock_apart(*each, walk.lr_travel) for each in hands]
             variance[self.walk == index] += walk.size**2 * np.array(clock)
         std = np.sqrt(np.maximum(variance, 1e-18))
         unit = self.scale.unit
         if self.scale.logarithmic:  # of the loss at the one end, exp(-mean) is left
-            unit = float(self._loss(*first).moments()[0][0])
+            unit = float(self._loss(first).moments()[0][0])
             left = np.exp(-np.clip(mean, -FARTHEST, FARTHEST))
             mean, std = 1 - left, left * std
         return self._calibrated(Mixture(self.weight, unit * mean, unit * std))
 
-    def _loss(self, basis: FloatArray, hands: FloatArray) -> Mixture:
+    def _places(self, schedule: LRSchedule, steps: IntArray) -> "Places":
+        basis, hands = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
+        if self._besides is None:
+            return Places(basis, hands, np.empty((steps.size, 0)))
+        return Places(basis, hands, self._besides(schedule, steps))
+
+    def _loss(self, places: "Places") -> Mixture:
+        basis = places.basis
         mean = np.empty((self.weight.size, basis.shape[0]))
         variance = np.empty_like(mean)
-        for index, walk in enumerate(self._walks):
+        for index, walk in enumerate(self.walks):
             nodes = np.flatnonzero(self.walk == index)
             if nodes.size == 0:
                 continue
-            regime = self.beliefs.regimes[walk.regime]
-            clock = walk_clock(hands, self._origin, regime.lr_travel)
+            clock = walk_clock(places.hands, self.origin, walk.lr_travel)
             known, moved = walk.at(clock)
-            rows = basis[:, self._columns[nodes]] - known[:, self._columns[nodes]]
+            known, z, besides = np.split(known, [basis.shape[1], basis.shape[1] + 1], axis=1)
+            rows = basis[:, self.columns[nodes]] - known[:, self.columns[nodes]]
             rows = rows.transpose(1, 0, 2)  # (nodes, m, 3)
-            mean[nodes] = np.einsum("kmi,ki->km", rows, self.mean[nodes]) + known[:, -1]
+            mean[nodes] = np.einsum("kmi,ki->km", rows, self.mean[nodes]) + z[:, 0]
+            if besides.size:
+                mean[nodes] += (places.besides - besides)[:, self._beside[nodes]].T
             spread = np.einsum("kmi,kij,kmj->km", rows, self.covariance[nodes], rows)
             variance[nodes] = spread + np.maximum(moved, 0.0)
         std = np.sqrt(np.maximum(variance, 1e-18))
@@ -177,7 +217,7 @@ class Posterior:
 
     def _drop(self, basis: FloatArray) -> Mixture:
         """Of the loss lost to annealing between two steps."""
-        share = basis[1, self._columns[:, 2]] - basis[0, self._columns[:, 2]]
+        share = basis[1, self.columns[:, 2]] - basis[0, self.columns[:, 2]]
         mean = -self.mean[:, 2] * share
         std = np.sqrt(self.covariance[:, 2, 2]) * np.abs(share)
         unit = self.scale.unit
@@ -187,7 +227,7 @@ class Posterior:
 
     def drop_arrived(self) -> FloatArray:
         """Share of the full drop that has arrived at the present step at each node, (k,)."""
-        share: FloatArray = self._now_and_end[0][0, self._columns[:, 2]]
+        share: FloatArray = self._now_and_end.basis[0, self.columns[:, 2]]
         return share
 
     def drop_shrinkage(self) -> float:
@@ -219,7 +259,7 @@ class Posterior:
         weight = weight / weight.sum()
         mean = float(weight @ drop)
         whole = float(np.sqrt(weight @ (spread**2 + (drop - mean) ** 2)))
-        first = np.array([walk.regime == 0 for walk in self._walks])
+        first = np.array([walk.lawful for walk in self.walks])
         return mean, whole, float(self.weight[first[self.walk]].sum())
 
     def _full_drops(self) -> tuple[NDArray[np.bool_], FloatArray, FloatArray, FloatArray]:
@@ -231,5 +271,5 @@ class Posterior:
 
     def misfit(self) -> float:
         """Posterior probability that no law describes the run."""
-        misfits = np.array([walk.misfit for walk in self._walks])
+        misfits = np.array([walk.misfit for walk in self.walks])
         return float(self.weight[misfits[self.walk]].sum())

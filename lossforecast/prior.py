@@ -14,6 +14,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.gaps import GapRule
 from lossforecast.laws import LAWS
 from lossforecast.mixture import Calibration
+from lossforecast.past import PastRun
 from lossforecast.relaxation import Relaxation, decaying, full_anneal
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -168,6 +169,7 @@ class Prior:
         alike: of the variance of forecast errors in a sweep, the share that is common to its runs
             and the share common to those of one optimizer.
         gaps: how the gaps of the annealing probe tell of the drop.
+        past: finished runs, of which those that are like a new one say more than all the above.
         provenance: where the learnt numbers come from.
     """
 
@@ -188,6 +190,7 @@ class Prior:
     temper: float = 0.3
     alike: tuple[float, float] = field(default_factory=lambda: _shares(_learnt("alike")))
     gaps: GapRule = field(default_factory=GapRule.packaged)
+    past: tuple[PastRun, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=lambda: dict(_table()["provenance"]))
 
     def for_run(self, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]) -> Beliefs:
@@ -267,8 +270,8 @@ class Prior:
 
     def to_dict(self) -> dict[str, Any]:
         """The prior as plain JSON-able values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, past=()))))
+        return {**plain, "past": [run.to_dict() for run in self.past]}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -283,6 +286,7 @@ class Prior:
                 values[name] = _regime(state[name])
             values |= lessons(state)
             values["lawful_share"] = tuple(state["lawful_share"])
+            values["past"] = tuple(PastRun.from_dict(each) for each in state.get("past", ()))
             if "gaps" in state:
                 values["gaps"] = GapRule.from_dict(state["gaps"])
             return cls(**values)
