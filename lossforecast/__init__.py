@@ -16,6 +16,7 @@ from lossforecast.errors import (
     ObservationError,
     ScheduleError,
     StateError,
+    StoreError,
 )
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -25,6 +26,7 @@ from lossforecast.recommend import Action, Reason, Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
+from lossforecast.store import RunStore
 
 __version__ = "0.1.0"
 
@@ -43,8 +45,10 @@ __all__ = [
     "Reason",
     "Recommendation",
     "RunInfo",
+    "RunStore",
     "ScheduleError",
     "StateError",
     "Status",
+    "StoreError",
     "__version__",
 ]

@@ -4,7 +4,8 @@
     ├── ScheduleError        a learning-rate schedule that cannot be
     ├── ObservationError     a step or a loss of the wrong kind (nan and inf are counted)
     ├── ConfigurationError   an argument that makes no sense, or a missing optional dependency
-    └── StateError           a state_dict that is not ours, or is damaged
+    ├── StateError           a state_dict that is not ours, or is damaged
+    └── StoreError           a store of runs that cannot be opened, read or written
 
 Each is a ``ValueError`` as well, and its message says what was given, why it cannot be used and
 what to do. A poor fit or a short history is never an exception: see `lossforecast.status`.
@@ -16,6 +17,7 @@ __all__ = [
     "ObservationError",
     "ScheduleError",
     "StateError",
+    "StoreError",
 ]
 
 
@@ -37,3 +39,7 @@ class ConfigurationError(LossForecastError):
 
 class StateError(LossForecastError):
     """A saved state that is not ours, or is damaged."""
+
+
+class StoreError(LossForecastError):
+    """A store of past runs that cannot be opened, read or written."""

@@ -136,6 +136,16 @@ class History:
         step = c["step_sum"] / count
         return Bins(c["first"], c["last"], c["count"], step, mean, variance, c["lr"])
 
+    def thinned(self, max_bins: int) -> "History":
+        """A copy in at most so many bins."""
+        copy = History(max_bins)
+        for name in ("width", "last_step", "n_non_finite", "non_finite_run", "_size"):
+            setattr(copy, name, getattr(self, name))
+        copy._columns = {name: column.copy() for name, column in self._columns.items()}
+        while copy._size > copy.max_bins:
+            copy._coarsen()
+        return copy
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain JSON-able values."""
         return {

@@ -14,7 +14,7 @@ from lossforecast.history import History
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["ALIKE", "PastRun", "nearest"]
+__all__ = ["ALIKE", "PastRun", "comparable", "fair", "nearest"]
 
 FloatArray = NDArray[np.float64]
 
@@ -22,6 +22,7 @@ _START = 0.1  # share of a run that is left out: it follows no law
 _LEAST = 10  # points of evidence
 _LAST = 3  # points of evidence that tell where it ended
 _FAILED = 2.0  # times as high as usual, or as it was
+_NO_MORE = 1.1  # times as long or as large
 _MOST = 4  # past runs that are learnt from: more cost time and say little new
 # standard deviations between two runs alike in all that is known of them, of level, of what is
 # still to lose and of the drop, as shares of the loss
@@ -73,11 +74,10 @@ class PastRun:
     def unlike(self, run: RunInfo, schedule: LRSchedule) -> FloatArray | None:
         """Standard deviations between this run and another of level, remainder and drop, (3,).
 
-        As shares of the loss; None if the two cannot be compared: another metric, task or dataset
-        or, where the dataset is not known, another project.
+        As shares of the loss; None if the two are not `comparable`.
         """
         mine = self.run
-        if mine.metric != run.metric or not self._of_one_kind(run):
+        if not comparable(mine, run):
             return None
         parts = [ALIKE]
         numbers = {
@@ -97,17 +97,6 @@ class PastRun:
         parts += [_BY_WORD[name] for name, (one, other) in words.items() if one != other]
         total: FloatArray = np.hypot.reduce(np.array(parts), axis=0)
         return total
-
-    def _of_one_kind(self, run: RunInfo) -> bool:
-        """Whether what is named of both tells that their losses are in the same units."""
-        mine = self.run
-        pairs = {
-            name: (_word(getattr(mine, name)), _word(getattr(run, name)))
-            for name in ("project", "task", "dataset", "model")
-        }
-        known = {name: one == other for name, (one, other) in pairs.items() if one and other}
-        same_data = known.get("task", True) and known.get("dataset", True)
-        return same_data and (known.get("project", False) or known.get("dataset", False))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
@@ -142,6 +131,34 @@ class PastRun:
             return cls(str(state["name"]), RunInfo(**state["run"]), schedule, evidence)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved past run: {error!r}") from error
+
+
+def comparable(one: RunInfo, other: RunInfo) -> bool:
+    """Whether what is named of two runs tells that their losses are in the same units.
+
+    They have the same loss, no other task or dataset and, if one dataset is not known, the same
+    project.
+    """
+    if (one.metric, one.loss_word) != (other.metric, other.loss_word):
+        return False
+    pairs = {
+        name: (_word(getattr(one, name)), _word(getattr(other, name)))
+        for name in ("project", "task", "dataset")
+    }
+    known = {name: mine == theirs for name, (mine, theirs) in pairs.items() if mine and theirs}
+    same_data = known.get("task", True) and known.get("dataset", True)
+    return same_data and (known.get("project", False) or known.get("dataset", False))
+
+
+def fair(past: RunInfo, steps: int, run: RunInfo, schedule: LRSchedule) -> bool:
+    """Whether a past run of so many steps had no more to get where it got than another one has.
+
+    Comparable, of the same model, at most 10% longer and at most 10% larger.
+    """
+    larger = past.n_params and run.n_params and past.n_params > _NO_MORE * run.n_params
+    same_model = _word(past.model) == _word(run.model)
+    short = steps <= _NO_MORE * schedule.total_steps
+    return comparable(past, run) and same_model and short and not larger
 
 
 def nearest(

@@ -8,6 +8,8 @@ from lossforecast.errors import ConfigurationError
 
 __all__ = ["RunInfo"]
 
+_PLAIN = re.compile("(train|training|val|valid|validation|eval)?loss(step|epoch)?|")
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -23,6 +25,9 @@ class RunInfo:
         dataset: the data.
         n_params: number of parameters.
         batch_size: samples or tokens per optimizer step.
+        monitor: the name under which the loss is logged, such as "eval_loss". Losses of different
+            names are never compared; those of every common way to write "loss" or "validation loss"
+            are one name, and so is None.
     """
 
     metric: str = "train"
@@ -33,11 +38,12 @@ class RunInfo:
     dataset: str | None = None
     n_params: float | None = None
     batch_size: float | None = None
+    monitor: str | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in ("train", "val"):
             raise ConfigurationError(f'metric is {self.metric!r}; it must be "train" or "val"')
-        for name in ("optimizer", "project", "task", "model", "dataset"):
+        for name in ("optimizer", "project", "task", "model", "dataset", "monitor"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise ConfigurationError(f"{name} must be a string or None, not {value!r}")
@@ -50,3 +56,9 @@ class RunInfo:
         """The optimizer in lower case, cut at the first character outside a-z, 0-9."""
         match = re.match("[a-z0-9]*", (self.optimizer or "").lower())
         return match.group() if match else ""
+
+    @property
+    def loss_word(self) -> str:
+        """The name of the loss in lower case letters and digits; nothing if it is a plain loss."""
+        letters = re.sub("[^a-z0-9]", "", (self.monitor or "").lower())
+        return "" if _PLAIN.fullmatch(letters) else letters

@@ -25,9 +25,11 @@ PUBLIC = {
         "Reason",
         "Recommendation",
         "RunInfo",
+        "RunStore",
         "ScheduleError",
         "StateError",
         "Status",
+        "StoreError",
         "__version__",
     ],
     "lossforecast.callbacks": [

@@ -1,0 +1,206 @@
+"""Where runs are stored: the schema of the database, its migrations, and connections to it."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from lossforecast.errors import ConfigurationError, StoreError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["MIGRATIONS", "NUMBERS", "WORDS", "Tables", "address", "bring_up_to_date", "connect"]
+
+WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
+NUMBERS = ("n_params", "batch_size")
+"""What of a `RunInfo` has a column, besides its metric."""
+_WAIT = 60.0  # seconds for a locked SQLite file
+_LOCK = 7_264_310_881  # of PostgreSQL, while the schema is brought up to date
+
+
+def default_path() -> Path:
+    """Where the store of this user is: $LOSSFORECAST_STORE, or a file among the user's data."""
+    if given := os.environ.get("LOSSFORECAST_STORE"):
+        return Path(given)
+    if sys.platform == "win32":
+        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        home = Path.home() / "Library" / "Application Support"
+    else:
+        home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return home / "lossforecast" / "runs.db"
+
+
+def address(where: str | os.PathLike[str] | None) -> str:
+    """The URL of a database, of a path or of the store of this user; the folder is made.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
+    text = os.fspath(default_path() if where is None else where)
+    if "://" in text:
+        return text
+    path = Path(text).expanduser().absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the store {path} cannot be made: {error}") from error
+    return f"sqlite:///{path}"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The schema."""
+
+    metadata: "sa.MetaData"
+    version: "sa.Table"
+    runs: "sa.Table"
+    forecasts: "sa.Table"
+    decisions: "sa.Table"
+
+    @classmethod
+    def make(cls) -> Self:
+        """All tables."""
+        import sqlalchemy as sa
+
+        metadata = sa.MetaData()
+
+        def real(name: str) -> "sa.Column[Any]":
+            return sa.Column(name, sa.Double)
+
+        version = sa.Table(
+            "lossforecast_version", metadata, sa.Column("version", sa.Integer, nullable=False)
+        )
+        runs = sa.Table(
+            "lossforecast_runs",
+            metadata,
+            sa.Column("key", sa.String(32), primary_key=True),
+            sa.Column("name", sa.Text, nullable=False),
+            *(sa.Column(word, sa.Text) for word in WORDS),
+            *(real(number) for number in NUMBERS),
+            sa.Column("metric", sa.String(8), nullable=False, index=True),
+            sa.Column("state", sa.String(16), nullable=False),
+            sa.Column("step", sa.BigInteger, nullable=False),
+            real("outcome"),
+            sa.Column("excluded", sa.Boolean, nullable=False),
+            sa.Column("started", sa.String(40), nullable=False),
+            sa.Column("updated", sa.String(40), nullable=False),
+            sa.Column("schedule", sa.Text, nullable=False),
+            sa.Column("curve", sa.Text),
+        )
+        forecasts = sa.Table(
+            "lossforecast_forecasts",
+            metadata,
+            sa.Column("run", sa.String(32), primary_key=True),
+            sa.Column("made_at", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("step", sa.BigInteger, nullable=False),
+            *(real(name) for name in ("mean", "std", "lower80", "upper80", "lower95", "upper95")),
+            sa.Column("status", sa.String(32), nullable=False),
+            *(real(name) for name in ("gain_mean", "gain_std")),
+            sa.Column("gain_source", sa.String(16), nullable=False),
+        )
+        decisions = sa.Table(
+            "lossforecast_decisions",
+            metadata,
+            sa.Column("run", sa.String(32), primary_key=True),
+            sa.Column("step", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("action", sa.String(32), nullable=False),
+            sa.Column("reason", sa.String(64), nullable=False),
+            sa.Column("message", sa.Text, nullable=False),
+        )
+        return cls(metadata, version, runs, forecasts, decisions)
+
+
+def _first(connection: "sa.Connection") -> None:
+    Tables.make().metadata.create_all(connection)
+
+
+MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_first]
+"""What brings a store from each version to the next, from none on; never changed, only added to."""
+
+
+def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
+    """Make the schema, or bring that of an older release up to date, in one transaction.
+
+    Raises:
+        StoreError: the schema is of a newer release.
+    """
+    import sqlalchemy as sa
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    version = Tables.make().version
+    found = 0
+    if sa.inspect(connection).has_table(version.name):
+        found = connection.execute(sa.select(version.c.version)).scalar_one()
+    if found > len(MIGRATIONS):
+        raise StoreError(
+            f"the store {url} has version {found}, this release reads up to {len(MIGRATIONS)}: "
+            "update lossforecast"
+        )
+    if found == len(MIGRATIONS):
+        return
+    for migrate in MIGRATIONS[found:]:
+        migrate(connection)
+    if found:
+        connection.execute(version.update().values(version=len(MIGRATIONS)))
+    else:
+        connection.execute(version.insert().values(version=len(MIGRATIONS)))
+
+
+def connect(url: str) -> "sa.Engine":
+    """An engine whose every transaction has a connection of its own.
+
+    Raises:
+        ConfigurationError: SQLAlchemy or the driver is not installed, or the URL is none.
+    """
+    try:
+        import sqlalchemy as sa
+    except ImportError as error:
+        raise ConfigurationError(
+            'a store needs SQLAlchemy: pip install "lossforecast[store]"'
+        ) from error
+    try:
+        target = sa.make_url(url)
+        options: dict[str, Any] = {"poolclass": sa.NullPool}  # a connection for each transaction
+        if target.get_backend_name() == "sqlite":
+            options["connect_args"] = {"timeout": _WAIT}
+        elif target.get_backend_name() == "postgresql":
+            options["connect_args"] = {"connect_timeout": 10}
+        engine = sa.create_engine(target, **options)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the driver of {_hidden(url)} is not installed ({error.name}): "
+            'pip install "lossforecast[postgres]" for PostgreSQL'
+        ) from error
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+        raise ConfigurationError(
+            f"{_hidden(url)!r} is no path and no database URL, such as "
+            "postgresql+psycopg://user@host/name"
+        ) from error
+    if target.get_backend_name() == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.execute(f"PRAGMA busy_timeout = {round(1e3 * _WAIT)}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin_sqlite(connection: "sa.Connection") -> None:
+    """A writer takes its turn at once: one that became it later would fail instead of waiting."""
+    writes = connection.get_execution_options().get("writes", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _hidden(url: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

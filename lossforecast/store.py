@@ -1,0 +1,459 @@
+"""`RunStore`: finished and running runs in a database, and what they teach the next one.
+
+A SQLite file by default, or any database that SQLAlchemy knows by its URL, such as PostgreSQL for a
+team (``postgresql+psycopg://user@host/name``). Needs SQLAlchemy (extra `store`).
+
+Every write is one transaction, so a record is there whole or not at all; many processes may write
+at once. The schema has a version: a store of an older release is brought up to date when it is
+opened, one of a newer release is refused.
+"""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lossforecast.database import NUMBERS, WORDS, Tables, address, bring_up_to_date, connect
+from lossforecast.errors import ConfigurationError, LossForecastError, StoreError
+from lossforecast.forecast import Forecast
+from lossforecast.history import History
+from lossforecast.past import PastRun, fair, nearest
+from lossforecast.prior import Prior
+from lossforecast.recommendation import Recommendation
+from lossforecast.run_info import RunInfo
+from lossforecast.schedule import LRSchedule
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["STATES", "RunStore", "StoredRun"]
+
+STATES = ("running", "finished", "stopped", "failed")
+_BINS = 512  # of the curve that is kept
+_NEWEST = 500  # runs that are looked through for some that are alike
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run of a store.
+
+    Attributes:
+        key: its identity, 32 hexadecimal digits.
+        name: what people call it.
+        run: what is known of it.
+        schedule: the learning rate of every step, past and planned.
+        state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
+        step: the last one observed, -1 before the first.
+        outcome: the loss that it ended with; nan while it runs or where none is known.
+        excluded: whether nothing is learnt from it.
+        started: in UTC.
+        updated: in UTC.
+    """
+
+    key: str
+    name: str
+    run: RunInfo
+    schedule: LRSchedule = field(repr=False)
+    state: str
+    step: int
+    outcome: float
+    excluded: bool
+    started: datetime
+    updated: datetime
+
+
+class RunStore:
+    """Runs in a database.
+
+    Args:
+        where: a path to a SQLite file, which is made if it is not there; a database URL; or None
+            for the file of this user, `default_path`.
+
+    Raises:
+        ConfigurationError: SQLAlchemy or the driver of the database is not installed.
+        StoreError: the store cannot be opened, or is of a newer release.
+
+    Example:
+        >>> import tempfile
+        >>> from lossforecast import LRSchedule, RunInfo
+        >>> store = RunStore(tempfile.mkdtemp() + "/runs.db")
+        >>> plan = LRSchedule.cosine(1_000, 1e-3)
+        >>> steps = range(0, 1_001, 10)
+        >>> losses = [2 + 3 * (t + 5) ** -0.5 for t in steps]
+        >>> key = store.add("first", RunInfo("val", project="tiny"), plan, steps, losses)
+        >>> [(run.name, run.state, round(run.outcome, 2)) for run in store.runs()]
+        [('first', 'finished', 2.1)]
+        >>> len(store.prior(RunInfo("val", project="tiny"), plan).past)
+        1
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+        self._address = address(where)
+        with self._connected("opened") as connection:
+            bring_up_to_date(connection, self.url)
+
+    @property
+    def url(self) -> str:
+        """Of the database; a password is not shown."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    # ------------------------------------------------------------------ writing
+
+    def begin(self, name: str, run: RunInfo, schedule: LRSchedule, key: str | None = None) -> str:
+        """A run begins, or one goes on that did not end; answers its key.
+
+        Args:
+            name: what people call it.
+            run: what is known of it.
+            schedule: the learning rate of every step.
+            key: of a run that is resumed. It goes on if it is running or failed; one that has
+                ended stays as it is, and what is resumed from it is a run of its own.
+        """
+        now = datetime.now(UTC).isoformat()
+        row = {
+            "name": str(name),
+            **{word: getattr(run, word) for word in WORDS},
+            **{number: getattr(run, number) for number in NUMBERS},
+            "metric": run.metric,
+            "state": "running",
+            "outcome": None,
+            "updated": now,
+            "schedule": _json(schedule.to_dict()),
+        }
+        new = {"key": key or uuid.uuid4().hex, "step": -1, "excluded": False, "started": now}
+        runs = self._tables.runs
+        with self._connected("written") as connection:
+            if key is not None:
+                mine = runs.c.key == key
+                alive = runs.c.state.in_(("running", "failed"))
+                if connection.execute(runs.update().where(mine, alive), row).rowcount:
+                    return key
+                if connection.execute(runs.select().where(mine)).first() is not None:
+                    new["key"] = uuid.uuid4().hex
+            connection.execute(runs.insert(), {**row, **new})
+        return str(new["key"])
+
+    def save(
+        self,
+        key: str,
+        history: History,
+        schedule: LRSchedule,
+        forecasts: Sequence[Forecast] = (),
+        decisions: Sequence[tuple[int, Recommendation]] = (),
+    ) -> None:
+        """Bring a run up to date, all at once.
+
+        Args:
+            key: of the run.
+            history: all of its losses so far; thinned to 512 bins.
+            schedule: past and planned.
+            forecasts: made since the last time; earlier ones made at or after the first of them
+                are of a future that was rewound, and are dropped.
+            decisions: what was recommended or done since, with its step.
+
+        Raises:
+            StoreError: there is no such run, or the store cannot be written.
+        """
+        tables = self._tables
+        row = {
+            "step": history.last_step,
+            "schedule": _json(schedule.to_dict()),
+            "curve": _json(history.thinned(_BINS).state_dict()),
+            "updated": datetime.now(UTC).isoformat(),
+        }
+        made = [_forecast_row(key, each) for each in forecasts if each.made_at >= 0]
+        done = [_decision_row(key, *each) for each in decisions]
+        with self._connected("written") as connection:
+            found = connection.execute(tables.runs.update().where(tables.runs.c.key == key), row)
+            if found.rowcount == 0:
+                raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
+            for table, rows, at in (
+                (tables.forecasts, made, "made_at"),
+                (tables.decisions, done, "step"),
+            ):
+                if rows:
+                    first = min(each[at] for each in rows)
+                    old = (table.c.run == key) & (table.c[at] >= first)
+                    connection.execute(table.delete().where(old))
+                    connection.execute(table.insert(), _distinct(rows, at))
+
+    def end(self, key: str, state: str, outcome: float | None = None) -> None:
+        """A run has ended.
+
+        Args:
+            key: of the run.
+            state: "finished", "stopped" or "failed".
+            outcome: its final loss, by default the mean of the last 2% of its curve.
+        """
+        if state not in STATES[1:]:
+            raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
+        if outcome is None:
+            outcome = _ended(self.history(key))
+        known = outcome if math.isfinite(outcome) else None
+        self._change(key, {"state": state, "outcome": known})
+
+    def add(
+        self,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        steps: ArrayLike,
+        losses: ArrayLike,
+        lrs: ArrayLike | None = None,
+    ) -> str:
+        """A run that is over, from its log; "finished" if it was observed for 98% of its plan.
+
+        Args:
+            name: what people call it.
+            run: what is known of it.
+            schedule: the learning rate of every step.
+            steps: (n,).
+            losses: (n,).
+            lrs: learning rates, if the log has them, (n,).
+        """
+        history = History()
+        history.observe_many(steps, losses, lrs)
+        key = self.begin(name, run, schedule)
+        self.save(key, history, schedule)
+        whole = history.last_step >= 0.98 * schedule.total_steps
+        self.end(key, "finished" if whole else "stopped")
+        return key
+
+    def forget(self, key: str) -> None:
+        """Delete a run and all that was recorded of it."""
+        tables = self._tables
+        with self._connected("written") as connection:
+            for table in (tables.forecasts, tables.decisions):
+                connection.execute(table.delete().where(table.c.run == key))
+            found = connection.execute(tables.runs.delete().where(tables.runs.c.key == key))
+            if found.rowcount == 0:
+                raise StoreError(f"{self.url} has no run {key!r}")
+
+    def exclude(self, key: str, excluded: bool = True) -> None:
+        """Learn nothing from a run, or do so again."""
+        self._change(key, {"excluded": bool(excluded)})
+
+    # ------------------------------------------------------------------ reading
+
+    def runs(self, **words: str) -> list[StoredRun]:
+        """The runs, newest first.
+
+        Args:
+            **words: what they must be: project, task, model, dataset, optimizer, metric, state or
+                name, as written.
+        """
+        columns = self._tables.runs.c
+        unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
+        if unknown:
+            raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
+        query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
+        for word, value in words.items():
+            query = query.where(columns[word] == value)
+        with self._connected("read", writes=False) as connection:
+            return [self._stored(row) for row in connection.execute(query).mappings()]
+
+    def run(self, key: str) -> StoredRun:
+        """One run, by its key or the beginning of it, if only one begins so."""
+        columns = self._tables.runs.c
+        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
+        with self._connected("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        if len(rows) != 1 or not key:
+            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
+            raise StoreError(f"{self.url} has {many} {key!r}")
+        return self._stored(rows[0])
+
+    def history(self, key: str) -> History:
+        """The losses of a run, thinned."""
+        columns = self._tables.runs.c
+        with self._connected("read", writes=False) as connection:
+            import sqlalchemy as sa
+
+            found = connection.execute(sa.select(columns.curve).where(columns.key == key)).first()
+        if found is None:
+            raise StoreError(f"{self.url} has no run {key!r}")
+        return _curve(found[0])
+
+    def forecasts(self, key: str) -> list[dict[str, Any]]:
+        """The forecasts of a run, in the order of the steps at which they were made."""
+        return self._of_run(self._tables.forecasts, key, "made_at")
+
+    def decisions(self, key: str) -> list[dict[str, Any]]:
+        """What was recommended or done, in the order of the steps."""
+        return self._of_run(self._tables.decisions, key, "step")
+
+    # ------------------------------------------------------------------ learning
+
+    def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
+        """The finished runs that a run is compared with, most alike first."""
+        columns = self._tables.runs.c
+        query = (
+            self._select()
+            .where(columns.state == "finished", columns.metric == run.metric)
+            .where(columns.excluded.is_(False))
+            .order_by(columns.started.desc())
+            .limit(_NEWEST)
+        )
+        found = []
+        with self._connected("read", writes=False) as connection:
+            for row in connection.execute(query).mappings():
+                stored = self._stored(row)
+                kept = PastRun.of(stored.key, stored.run, stored.schedule, _curve(row["curve"]))
+                if kept is not None:
+                    found.append(kept)
+        return [each for each, _ in nearest(found, run, schedule)]
+
+    def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
+        """What is believed of a run: a prior that knows the past runs that are like it.
+
+        Args:
+            run: what is known of it; runs are compared that have the same metric and project, or
+                the same metric and dataset.
+            schedule: its plan.
+            prior: what is believed besides; by default the packaged one.
+        """
+        return replace(prior or Prior(), past=tuple(self.past(run, schedule)))
+
+    def best(self, run: RunInfo, schedule: LRSchedule) -> float | None:
+        """The lowest outcome of the finished runs that had no more to get there, if there are any.
+
+        These are comparable, of the same model, and at most 10% longer and larger.
+        """
+        ends = [
+            past.outcome
+            for past in self.runs(state="finished", metric=run.metric)
+            if not past.excluded and fair(past.run, past.schedule.total_steps, run, schedule)
+        ]
+        return min((end for end in ends if math.isfinite(end)), default=None)
+
+    # ------------------------------------------------------------------ inside
+
+    @cached_property
+    def _tables(self) -> "Tables":
+        return Tables.make()
+
+    @cached_property
+    def _engine(self) -> "sa.Engine":
+        return connect(self._address)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Connections stay in their process."""
+        return {"_address": self._address}
+
+    @contextmanager
+    def _connected(self, what: str, *, writes: bool = True) -> Iterator["sa.Connection"]:
+        """A transaction; errors of the database as ours."""
+        import sqlalchemy as sa
+
+        try:
+            begun = self._engine.connect().execution_options(writes=writes)
+            with begun as connection, connection.begin():
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", None) or error).strip().splitlines()
+            raise StoreError(
+                f"the store {self.url} cannot be {what}: {cause[0] if cause else error!r}"
+            ) from error
+
+    def _select(self, *without: Any) -> "sa.Select[Any]":
+        import sqlalchemy as sa
+
+        names = {column.name for column in without}
+        return sa.select(*(c for c in self._tables.runs.c if c.name not in names))
+
+    def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
+        import sqlalchemy as sa
+
+        query = sa.select(table).where(table.c.run == key).order_by(table.c[order])
+        with self._connected("read", writes=False) as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [{name: value for name, value in row.items() if name != "run"} for row in rows]
+
+    def _change(self, key: str, values: Mapping[str, Any]) -> None:
+        runs = self._tables.runs
+        with self._connected("written") as connection:
+            found = connection.execute(runs.update().where(runs.c.key == key), dict(values))
+            if found.rowcount == 0:
+                raise StoreError(f"{self.url} has no run {key!r}")
+
+    def _stored(self, row: "sa.RowMapping") -> StoredRun:
+        info = {name: row[name] for name in ("metric", *WORDS, *NUMBERS)}
+        try:
+            return StoredRun(
+                key=row["key"],
+                name=row["name"],
+                run=RunInfo(**info),
+                schedule=LRSchedule.from_dict(json.loads(row["schedule"])),
+                state=row["state"],
+                step=row["step"],
+                outcome=math.nan if row["outcome"] is None else row["outcome"],
+                excluded=row["excluded"],
+                started=datetime.fromisoformat(row["started"]),
+                updated=datetime.fromisoformat(row["updated"]),
+            )
+        except (LossForecastError, ValueError, TypeError) as error:
+            raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error
+
+
+def _forecast_row(key: str, forecast: Forecast) -> dict[str, Any]:
+    (lower80, upper80), (lower95, upper95) = (forecast.interval(level) for level in (0.8, 0.95))
+    return {
+        "run": key,
+        "made_at": forecast.made_at,
+        "step": forecast.step,
+        "mean": forecast.mean,
+        "std": forecast.std,
+        "lower80": lower80,
+        "upper80": upper80,
+        "lower95": lower95,
+        "upper95": upper95,
+        "status": str(forecast.status),
+        "gain_mean": forecast.anneal_gain.mean,
+        "gain_std": forecast.anneal_gain.std,
+        "gain_source": forecast.anneal_gain.source,
+    }
+
+
+def _decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
+    return {
+        "run": key,
+        "step": step,
+        "action": str(advice.action),
+        "reason": str(advice.reason),
+        "message": advice.message,
+    }
+
+
+def _distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
+    """The last of those of one step."""
+    return list({row[at]: row for row in rows}.values())
+
+
+def _ended(history: History) -> float:
+    """The mean of the last 2% of a curve, of at least its last 3 bins."""
+    bins = history.bins()
+    if not len(history):
+        return math.nan
+    late = bins.last >= 0.98 * history.last_step
+    late[-3:] = True
+    sound = late & np.isfinite(bins.mean)
+    if not sound.any():
+        return math.nan
+    return float(np.average(bins.mean[sound], weights=bins.count[sound]))
+
+
+def _curve(text: str | None) -> History:
+    return History() if text is None else History.from_state_dict(json.loads(text))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,437 @@
+"""Runs in a database: real files, a real server, real processes that are killed."""
+
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from postgres import server
+
+from lossforecast import (
+    ConfigurationError,
+    Forecaster,
+    LRSchedule,
+    RunInfo,
+    Status,
+    StoreError,
+)
+from lossforecast import database as database_room
+from lossforecast.curves import RecordedRun, load_curves
+from lossforecast.database import MIGRATIONS, default_path
+from lossforecast.history import History
+from lossforecast.policies import target_miss
+from lossforecast.store import RunStore
+
+WRITER = Path(__file__).with_name("store_writer.py")
+INFO = RunInfo("val", "adamw", project="small models", n_params=1e6)
+PLAN = LRSchedule.wsd(10_000, 1e-3, warmup=200)
+STEPS = np.arange(100, 10_001, 100)
+LOSSES = 2.0 + 20.0 * (PLAN.s1(STEPS) / 1e-3) ** -0.45
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    with server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A store that is empty: a file, or a database of a server."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "runs.db")
+        return
+    url = request.getfixturevalue("postgres")
+    yield url
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        sa.MetaData().reflect(connection)
+        for name in sa.inspect(connection).get_table_names():
+            connection.execute(sa.text(f'DROP TABLE "{name}"'))
+    engine.dispose()
+
+
+def filled(where: str, **about: Any) -> tuple[RunStore, str]:
+    store = RunStore(where)
+    run = RunInfo(**{**vars(INFO), **about})
+    return store, store.add("first", run, PLAN, STEPS, LOSSES)
+
+
+def test_a_run_comes_back_as_it_was(where: str) -> None:
+    store, key = filled(where)
+    found = RunStore(where).run(key)
+    assert (found.name, found.run, found.state, found.step) == ("first", INFO, "finished", 10_000)
+    assert found.schedule.to_dict() == PLAN.to_dict()
+    assert found.outcome == pytest.approx(LOSSES[-3:].mean())
+    assert not found.excluded
+    bins = store.history(key).bins()
+    assert bins.last.tolist() == STEPS.tolist()
+    assert bins.mean.tolist() == LOSSES.tolist()
+    assert store.runs() == [found]
+    assert store.run(key[:8]) == found
+
+
+def test_forecasts_and_decisions_are_kept_and_rewound(where: str) -> None:
+    store = RunStore(where)
+    watch = Forecaster(PLAN, INFO)
+    key = store.begin("run", INFO, PLAN)
+    assert store.run(key).state == "running"
+    assert math.isnan(store.run(key).outcome)
+    for until in (20, 40, 60):
+        watch.observe_many(STEPS[until - 20 : until], LOSSES[until - 20 : until])
+        advice = watch.recommend(target=2.0, policy=target_miss())
+        decided = [(int(STEPS[until - 1]), advice)]
+        store.save(key, watch.history, PLAN, [watch.forecast()], decided)
+    kept = store.forecasts(key)
+    assert [row["made_at"] for row in kept] == [2_000, 4_000, 6_000]
+    assert kept[-1]["mean"] == watch.forecast().mean
+    assert (kept[-1]["lower80"], kept[-1]["upper80"]) == watch.forecast().interval(0.8)
+    assert kept[-1]["gain_source"] == "prior"
+    assert [row["step"] for row in store.decisions(key)] == [2_000, 4_000, 6_000]
+    assert store.decisions(key)[0]["message"]
+    again = Forecaster(PLAN, INFO)  # from a checkpoint
+    again.observe_many(STEPS[:30], LOSSES[:30])
+    store.save(key, again.history, PLAN, [again.forecast()])
+    assert [row["made_at"] for row in store.forecasts(key)] == [2_000, 3_000]
+
+
+def test_a_long_run_is_thinned(where: str) -> None:
+    store = RunStore(where)
+    plan = LRSchedule.cosine(200_000, 1e-3)
+    steps = np.arange(200_000)
+    noise = np.random.default_rng(0).normal(0, 0.05, steps.size)
+    key = store.add("long", RunInfo(), plan, steps, 3 + noise)
+    history = store.history(key)
+    assert len(history) <= 512
+    assert history.n_observed == 200_000
+    assert history.bins().variance.mean() == pytest.approx(0.05**2, rel=0.05)
+    assert store.run(key).outcome == pytest.approx(3, abs=0.01)
+
+
+def test_what_is_not_a_number_is_kept_apart(where: str) -> None:
+    store = RunStore(where)
+    losses = np.where(STEPS > 5_000, np.nan, LOSSES)
+    key = store.add("broken", INFO, PLAN, STEPS, losses)
+    assert store.history(key).n_non_finite == 50
+    empty = store.begin("empty", INFO, PLAN)
+    store.save(empty, History(), PLAN)
+    store.end(empty, "failed")
+    assert math.isnan(store.run(empty).outcome)
+
+
+def test_runs_are_asked_for_by_what_they_are(where: str) -> None:
+    store, first = filled(where)
+    other = store.begin("second", RunInfo("train", project="else"), PLAN)
+    assert [run.key for run in store.runs()] == [other, first]
+    assert [run.key for run in store.runs(project="else")] == [other]
+    assert [run.key for run in store.runs(state="finished", metric="val")] == [first]
+    assert store.runs(project="else'; DROP TABLE lossforecast_runs; --") == []
+    with pytest.raises(ConfigurationError, match="'colour'"):
+        store.runs(colour="blue")
+    store.forget(first)
+    assert [run.key for run in store.runs()] == [other]
+    assert store.forecasts(first) == []
+
+
+@pytest.mark.parametrize("name", ["<img onerror=x>", "../../etc", "🙂" * 1_000, "x" * 4_000, ""])
+def test_any_name_will_do(where: str, name: str) -> None:
+    store = RunStore(where)
+    key = store.begin(name, RunInfo(project=name), PLAN)
+    assert store.run(key).name == name
+    assert store.run(key).run.project == name
+
+
+def test_keys_that_are_not_there(where: str) -> None:
+    store, key = filled(where)
+    for call in (
+        lambda: store.run("0" * 32),
+        lambda: store.run(""),
+        lambda: store.history("nothing"),
+        lambda: store.forget("nothing"),
+        lambda: store.exclude("nothing"),
+        lambda: store.end("nothing", "failed", 1.0),
+        lambda: store.save("nothing", History(), PLAN),
+    ):
+        with pytest.raises(StoreError, match="no run"):
+            call()
+    with pytest.raises(ConfigurationError, match="finished, stopped, failed"):
+        store.end(key, "running")
+
+
+# ---------------------------------------------------------------------- learning
+
+
+def test_the_prior_of_the_next_run_knows_the_finished_ones(where: str) -> None:
+    store, key = filled(where)
+    plan = LRSchedule.cosine(15_000, 1e-3, warmup=200)
+    prior = store.prior(INFO, plan)
+    assert [run.name for run in prior.past] == [key]
+    found = Forecaster(plan, INFO, prior=prior).forecast()
+    assert math.isfinite(found.mean)
+    assert store.best(INFO, plan) == store.run(key).outcome
+    store.exclude(key)
+    assert store.prior(INFO, plan).past == ()
+    assert store.best(INFO, plan) is None
+    store.exclude(key, False)
+    assert len(store.prior(INFO, plan).past) == 1
+    store.forget(key)
+    blind = Forecaster(plan, INFO, prior=store.prior(INFO, plan)).forecast()
+    assert blind.status is Status.NO_DATA
+
+
+def test_nothing_is_learnt_from_other_metrics_projects_and_unfinished_runs(where: str) -> None:
+    store, _ = filled(where, metric="train")
+    filled(where, project="other")
+    store.begin("running", INFO, PLAN)
+    store.end(store.begin("failed", INFO, PLAN), "failed", 2.0)
+    store.add("stopped", INFO, PLAN, STEPS[:50], LOSSES[:50])
+    assert store.prior(INFO, PLAN).past == ()
+    assert store.best(INFO, PLAN) is None
+
+
+def test_a_stored_run_teaches_what_it_would_unstored(where: str, curves_dir: Path) -> None:
+    """One finished run of the recorded 124M model: the next, at step 0, is forecast within 1%."""
+    runs: dict[str, RecordedRun] = {
+        run.run_id: run for run in load_curves(curves_dir) if run.source == "lr-scheduling-convex"
+    }
+    wsd = [r for r in runs.values() if r.what == "val" and r.schedule_type == "wsd"]
+    cosine = [r for r in runs.values() if r.what == "val" and r.schedule_type == "cosine"]
+    old = next(r for r in wsd if r.total_steps == 25_000 and abs(r.lr.max() - 1e-3) < 1e-6)
+    new = next(r for r in cosine if r.total_steps == 50_000 and abs(r.lr.max() - 1e-3) < 1e-5)
+    about = RunInfo("val", "adamw", project="124M")
+    store = RunStore(where)
+    store.add(old.run_id, about, old.plan, old.step, old.loss, old.lr)
+    prior = store.prior(about, new.plan)
+    truth = float(new.loss[-5:].mean())
+    found = Forecaster(new.plan, about, prior=prior).forecast()
+    assert found.quantile(0.5) == pytest.approx(truth, rel=0.01)
+
+
+def test_a_run_that_is_resumed_goes_on_and_one_that_has_ended_stays(where: str) -> None:
+    store = RunStore(where)
+    key = store.begin("run", INFO, PLAN, "0" * 32)
+    assert key == "0" * 32
+    store.end(key, "failed", 3.0)
+    assert store.begin("run", INFO, PLAN, key) == key
+    assert store.run(key).state == "running"
+    store.end(key, "finished", 2.0)
+    branch = store.begin("branch", INFO, PLAN, key)
+    assert branch != key
+    assert (store.run(key).state, store.run(branch).state) == ("finished", "running")
+
+
+def test_the_best_had_no_more_to_get_there(where: str) -> None:
+    store = RunStore(where)
+    for steps, n_params, model, outcome in (
+        (10_500, 1e6, "a", 2.0),
+        (20_000, 1e6, "a", 1.9),  # longer
+        (9_000, 2e6, "a", 1.8),  # larger
+        (9_000, 1e6, "b", 1.7),  # another model
+        (9_000, 1e6, "a", 2.1),
+    ):
+        about = RunInfo("val", "adamw", project="p", n_params=n_params, model=model)
+        key = store.begin("past", about, LRSchedule.cosine(steps, 1e-3))
+        store.end(key, "finished", outcome)
+    run = RunInfo("val", "adamw", project="P", n_params=1e6, model="A")
+    assert store.best(run, PLAN) == 2.0
+    assert store.best(run, LRSchedule.cosine(30_000, 1e-3)) == 1.9
+    assert store.best(RunInfo("val", project="q"), PLAN) is None
+
+
+def test_losses_of_other_names_are_not_mixed(where: str) -> None:
+    store, key = filled(where, monitor="val_perplexity")
+    assert store.prior(INFO, PLAN).past == ()
+    _, plain = filled(where, monitor="eval/loss")
+    assert [run.name for run in store.prior(INFO, PLAN).past] == [plain]
+    other = RunInfo(**{**vars(INFO), "monitor": "Val_Perplexity"})
+    assert [run.name for run in store.prior(other, PLAN).past] == [key]
+
+
+# ---------------------------------------------------------------------- many processes
+
+
+def start(where: str, count: int, flushes: int) -> list[subprocess.Popen[str]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(WRITER), where, f"writer {i}", str(flushes)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for i in range(count)
+    ]
+
+
+def test_many_write_at_once_and_some_are_killed(where: str) -> None:
+    """No record is lost or torn: what a writer said was flushed is there, whole."""
+    full = bool(os.environ.get("LOSSFORECAST_FULL"))
+    count, flushes, victims = (32, 200, 5) if full else (8, 25, 2)
+    RunStore(where)
+    writers = start(where, count, flushes)
+    chance = random.Random(0)
+    said: list[list[str]] = [[] for _ in writers]
+    doomed = {i: chance.randrange(flushes // 4, flushes // 2) for i in range(victims)}
+    for i, last in doomed.items():
+        with writers[i] as writer:
+            assert writer.stdout is not None
+            while len(said[i]) <= last:
+                said[i].append(writer.stdout.readline().strip())
+            time.sleep(chance.random() * 0.05)  # somewhere within the next flush
+            writer.send_signal(signal.SIGKILL)
+            said[i] += writer.stdout.read().split()
+    for i, writer in enumerate(writers):
+        rest, errors = ("", "") if i in doomed else writer.communicate(timeout=500)
+        said[i] += rest.split()
+        assert writer.returncode == (-signal.SIGKILL if i in doomed else 0), errors
+    store = RunStore(where)
+    found = {run.key: run for run in store.runs()}
+    assert len(found) == count
+    for i, (key, *flushed) in enumerate(said):
+        run, history, kept = found[key], store.history(key), store.forecasts(key)
+        at_least = int(flushed[-1]) if flushed else 0
+        done = (run.step + 1) // 20
+        assert done == flushes if i not in doomed else done in (at_least, at_least + 1)
+        assert run.state == ("running" if i in doomed else "finished")
+        assert history.last_step == run.step
+        assert [row["made_at"] for row in kept] == [20 * n - 1 for n in range(1, done + 1)]
+        bins = history.bins()
+        assert bins.count.sum() == 20 * done
+        exact = [
+            np.mean(2 + 1 / (np.arange(a, b + 1) + 1))
+            for a, b in zip(bins.first, bins.last, strict=True)
+        ]
+        assert bins.mean.tolist() == pytest.approx(exact)
+
+
+def test_many_open_a_new_store_at_once(where: str) -> None:
+    writers = start(where, 6, 1)
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    assert len(RunStore(where).runs()) == 6
+
+
+def test_a_store_goes_to_another_process(where: str) -> None:
+    store, key = filled(where)
+    assert pickle.loads(pickle.dumps(store)).run(key).key == key
+
+
+# ---------------------------------------------------------------------- versions
+
+
+def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 with a run, opened by a release that has added a column."""
+    store, key = filled(where)
+
+    def add_notes(connection: sa.Connection) -> None:
+        connection.execute(sa.text("ALTER TABLE lossforecast_runs ADD COLUMN notes TEXT"))
+
+    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, add_notes])
+    newer = RunStore(where)
+    assert newer.run(key).name == "first"
+    with store._connected("read") as connection:
+        columns = sa.inspect(connection).get_columns("lossforecast_runs")
+    assert "notes" in {column["name"] for column in columns}
+    RunStore(where)  # once only
+    monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
+    with pytest.raises(StoreError, match="update lossforecast"):
+        RunStore(where)
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = filled(where)
+
+    def half(connection: sa.Connection) -> None:
+        connection.execute(sa.text("ALTER TABLE lossforecast_runs ADD COLUMN notes TEXT"))
+        connection.execute(sa.text("SELECT step FROM nowhere"))
+
+    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, half])
+    with pytest.raises(StoreError, match="nowhere"):
+        RunStore(where)
+    monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
+    store = RunStore(where)
+    assert store.run(key).name == "first"
+    with store._connected("read") as connection:
+        columns = sa.inspect(connection).get_columns("lossforecast_runs")
+    assert "notes" not in {column["name"] for column in columns}
+
+
+# ---------------------------------------------------------------------- trouble
+
+
+def test_places_that_are_no_store(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("these are no runs at all, only some notes\n" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        RunStore(text)
+    assert text.read_text().startswith("these are no runs")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        RunStore(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        RunStore(tmp_path / "file" / "runs.db")
+    with pytest.raises(ConfigurationError, match="no database URL"):
+        RunStore("nonsense://somewhere")
+    with pytest.raises(ConfigurationError, match=r"oracle://me:\*\*\*@host"):
+        RunStore("oracle://me:secret@host/name")
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    with pytest.raises(StoreError) as caught:
+        RunStore("postgresql+psycopg://me:secret@127.0.0.1:1/runs")
+    assert "127.0.0.1" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    store, key = filled(str(tmp_path / "runs.db"))
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as raw, raw:
+        raw.execute("UPDATE lossforecast_runs SET schedule = '{}'")
+    with pytest.raises(StoreError, match=key):
+        store.runs()
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
+    store, key = filled(str(tmp_path / "runs.db"))
+    before = json.dumps(store.history(key).state_dict())
+    engine = store._engine
+
+    @sa.event.listens_for(engine, "connect")
+    def shrink(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA max_page_count = 1")
+
+    history = History()
+    steps = np.arange(50_000)
+    history.observe_many(steps, np.random.default_rng(0).normal(3, 1, steps.size))
+    with pytest.raises(StoreError, match="full"):
+        store.save(key, history, PLAN)
+    sa.event.remove(engine, "connect", shrink)
+    assert json.dumps(store.history(key).state_dict()) == before
+
+
+def test_the_store_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSSFORECAST_STORE", str(tmp_path / "mine.db"))
+    assert default_path() == tmp_path / "mine.db"
+    RunStore()
+    assert (tmp_path / "mine.db").exists()
+    monkeypatch.delenv("LOSSFORECAST_STORE")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    if sys.platform == "linux":
+        assert default_path() == tmp_path / "data" / "lossforecast" / "runs.db"
