@@ -14,7 +14,9 @@ from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, step
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
-from lossforecast.callbacks.torch import describe, widest_group
+from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
+from lossforecast.callbacks.steering import Steering
+from lossforecast.callbacks.torch import default_policies, describe, widest_group
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -22,6 +24,7 @@ from lossforecast.prior import Prior
 from lossforecast.recommendation import Policy, Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
+from lossforecast.windows import mean_step
 
 __all__ = ["TransformersLossForecast"]
 
@@ -35,9 +38,13 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
         Trainer(..., callbacks=[TransformersLossForecast()])
 
-    The Trainer tells its callbacks the mean training loss since it logged before; that counts as
-    the loss in the middle of those steps, so let ``logging_steps`` be a hundredth of the run or
+    The Trainer tells its callbacks the mean training loss since it logged before, and the law is
+    compared with it as the mean of those steps; let ``logging_steps`` be a hundredth of the run or
     less. Forecasts go to the log of the package and to `sinks`. By default it only advises.
+
+    The state is in the checkpoints: a resumed run makes the same forecasts as one that was never
+    stopped, where ``save_steps`` is a multiple of ``logging_steps``. Between two logs the Trainer
+    itself forgets the losses before a checkpoint.
 
     An error of its own is logged once, forecasting is switched off and training goes on.
 
@@ -47,7 +54,10 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             be missed.
         stop: whether it may stop the Trainer.
         schedule: the planned learning rate of every step, instead of the scheduler's future.
-        policy: one or more of `lossforecast.policies`; by default `target_miss()`.
+        apply: whether a decay that is recommended is begun, once; the Trainer must have been given
+            a `lossforecast.callbacks.SteerableLR`, ``optimizers=(optimizer, SteerableLR(...))``.
+        policy: one or more of `lossforecast.policies`; by default `target_miss()`, and with
+            `apply` also `reschedule()`.
         run: what is known of the run; its `metric` is set from `monitor`.
         laws: as in `Forecaster`.
         prior: as in `Forecaster`.
@@ -55,6 +65,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         probe: an `lossforecast.callbacks.AnnealingProbe`, to measure what annealing will bring. It
             looks at training batches as the model gets them; of sharded weights only at held-out
             ones. Its averages are saved in each checkpoint.
+        store: where runs are kept and learnt from: True for the store of this user, a path, a
+            database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
+            default those of this script; the best of them is the `target` if none is given.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:
@@ -68,12 +81,14 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         target: float | None = None,
         stop: bool = False,
         schedule: LRSchedule | None = None,
+        apply: bool = False,
         policy: Policy | Iterable[Policy] | None = None,
         run: RunInfo | None = None,
         laws: str | Iterable[str] = "auto",
         prior: Prior | None = None,
         every_n_steps: int | None = None,
         probe: AnnealingProbe | None = None,
+        store: StoreLike = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
         if monitor is not None and not isinstance(monitor, str):
@@ -82,9 +97,11 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         self.schedule, self.run, self.prior, self.probe = schedule, run, prior, probe
         self.laws = laws if isinstance(laws, str) else tuple(laws)
         self.every_n_steps, self.sinks = every_n_steps, list(sinks)
+        self.apply, self.store = apply, checked(store)
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(1, 1.0) if schedule is None else schedule
         tried = Forecaster(plan, run, self.laws, prior, every_n_steps)
+        policy = default_policies(apply) if policy is None else policy
         self.policies = RunMonitor(tried, target=target, policy=policy).policies
         self._saved: dict[str, Any] | None = None
         self._pipeline: Pipeline | None = None
@@ -147,6 +164,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         if self._pipeline is not None:
             self._finish()
         self._let_go()
+        if self._pipeline is not None:
+            self._pipeline.record_end()
 
     # ------------------------------------------------------------------ state
 
@@ -156,6 +175,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             "monitor": self.monitor,
             "target": self.target,
             "stop": self.stop,
+            "apply": self.apply,
             "every_n_steps": self.every_n_steps,
         }
         return {"args": args, "attributes": {"_saved": self._state() or self._saved}}
@@ -177,9 +197,19 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 group=group,
                 scheduler_steps=every(1, step=taken, times=steps_per_call(scheduler)),
             )
-        described = describe(self.run, optimizer, self._metric)
-        forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
-        runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=self.sinks)
+        described = describe(self.run, optimizer, self._metric, self.monitor)
+        name = args.run_name or Path(args.output_dir).name
+        recorder = RunRecorder.of(self.store, name, described, plan, given["model"])
+        prior = self.prior if recorder is None else recorder.prior(self.prior)
+        known = described if recorder is None else recorder.run
+        forecaster = Forecaster(plan, known, self.laws, prior, self.every_n_steps)
+        runner = RunMonitor(
+            forecaster,
+            target=self.target,
+            policy=self.policies,
+            sinks=self.sinks,
+            recorder=recorder,
+        )
         capture = LossCapture(optimizer, group)
         try:
             self._begin_probe(optimizer, capture, plan.total_steps, given["model"])
@@ -189,6 +219,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 runner,
                 stop=self.stop,
                 at_validations=self.monitor is not None,
+                steering=self._steering(scheduler, group, plan.total_steps),
                 probe=self.probe,
             )
             if saved is None:
@@ -202,6 +233,19 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             self._let_go_of_probe()
             raise
         self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
+
+    def _steering(self, scheduler: Any, group: int, total_steps: int) -> Steering | None:
+        """What follows a scheduler that can be steered; a warning where it was to be and cannot."""
+        steering = None
+        if self.schedule is None:
+            steering = Steering.of(scheduler, group, total_steps, self.apply)
+        if self.apply and steering is None:
+            logger.warning(
+                "no decay will be begun: apply=True needs a SteerableLR stepped once after each "
+                "optimizer step, Trainer(..., optimizers=(optimizer, SteerableLR(optimizer, "
+                "total_steps))), and no other schedule="
+            )
+        return steering
 
     def _begin_probe(
         self, optimizer: Any, capture: LossCapture, total_steps: int, model: Any
@@ -222,9 +266,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
     @guarded
     def _record(self, loss: float, step: int) -> None:
-        """A mean over the steps since the last log, as the loss in their middle."""
+        """A mean over the steps since the last log, as the loss at the step that has it."""
         assert self._pipeline is not None
-        self._pipeline.capture.keep(loss, (self._logged + step - 1) // 2)
+        self._pipeline.capture.keep(loss, int(mean_step(self._logged, max(step - 1, 0))))
         self._logged = step
 
     @guarded

@@ -16,6 +16,7 @@ from lossforecast.callbacks.lightning_schedule import (
 from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
 from lossforecast.callbacks.tensorboard import TensorBoardSink, scalars
 from lossforecast.callbacks.torch import default_policies, describe, widest_group
 from lossforecast.checks import whole
@@ -73,6 +74,9 @@ class LightningLossForecast(Callback):
         optimizer_index: which of the module's optimizers is meant.
         probe: an `lossforecast.callbacks.AnnealingProbe`, to measure what annealing will bring. It
             looks at training batches, in the precision of the Trainer.
+        store: where runs are kept and learnt from: True for the store of this user, a path, a
+            database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
+            default those of this script; the best of them is the `target` if none is given.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:
@@ -95,6 +99,7 @@ class LightningLossForecast(Callback):
         every_n_steps: int | None = None,
         optimizer_index: int = 0,
         probe: AnnealingProbe | None = None,
+        store: StoreLike = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
         super().__init__()
@@ -118,6 +123,7 @@ class LightningLossForecast(Callback):
         self.probe = probe
         if probe is not None:
             probe.needs_loss()
+        self.store = checked(store)
         self.sinks = list(sinks)
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(total_steps or 1, 1.0) if schedule is None else schedule
@@ -222,12 +228,14 @@ class LightningLossForecast(Callback):
         """Read what is left, forecast a last time and let go of the optimizer."""
         self._finish(trainer)
         self._let_go()
+        self._record_end()
 
     def on_exception(
         self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException
     ) -> None:
         """Let go of the optimizer and of the other processes."""
         self._let_go()
+        self._record_end(exception)
 
     # ------------------------------------------------------------------ state
 
@@ -265,10 +273,15 @@ class LightningLossForecast(Callback):
                 return
             plan = planned_schedule(trainer, optimizer, length, taken, group)
         metric = self._metric
-        described = describe(self.run, optimizer, metric)
-        forecaster = Forecaster(plan, described, self.laws, self.prior, self.every_n_steps)
+        described = describe(self.run, optimizer, metric, self.monitor)
+        recorder = RunRecorder.of(self.store, _name(trainer), described, plan, pl_module)
+        prior = self.prior if recorder is None else recorder.prior(self.prior)
+        known = described if recorder is None else recorder.run
+        forecaster = Forecaster(plan, known, self.laws, prior, self.every_n_steps)
         sinks = [*_logger_sinks(trainer), *self.sinks]
-        runner = RunMonitor(forecaster, target=self.target, policy=self.policies, sinks=sinks)
+        runner = RunMonitor(
+            forecaster, target=self.target, policy=self.policies, sinks=sinks, recorder=recorder
+        )
         agreed = self._can_agree(trainer) if self.stop or self.apply else False
         steering = None
         if self.schedule is None:
@@ -413,6 +426,10 @@ class LightningLossForecast(Callback):
         self._tell_if_missing(trainer)
         self._pipeline.finish()
 
+    def _record_end(self, error: BaseException | None = None) -> None:
+        if self._pipeline is not None:
+            self._pipeline.record_end(error)
+
     def _let_go(self) -> None:
         self._between_epochs = None
         if self._pipeline is not None:
@@ -427,6 +444,15 @@ def _long_enough(trainer: "Trainer") -> bool:
     epochs: Any = trainer.fit_loop.epoch_progress.current
     enough = epochs.processed >= (trainer.min_epochs or 0)
     return enough and trainer.global_step >= (trainer.min_steps or 0)
+
+
+def _name(trainer: "Trainer") -> str | None:
+    """What the first logger calls this run."""
+    each = trainer.logger
+    if each is None:
+        return None
+    version = f"version_{each.version}" if isinstance(each.version, int) else each.version
+    return f"{each.name}/{version}"
 
 
 def _logger_sinks(trainer: "Trainer") -> list[Sink]:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.recommend import Action, Policy, Recommendation, aimed, listed
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.recorder import RunRecorder
 
 __all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded", "switch_off"]
 
@@ -77,6 +80,8 @@ class RunMonitor:
         target: the final loss hoped for.
         policy: one or more policies instead of the default.
         sinks: called with every `Update`; one that raises is dropped, and logged once.
+        recorder: writes what is forecast into a store, whose best run is the target if none is
+            given.
 
     Raises:
         ConfigurationError: a target that is no finite loss, or policies that cannot be called.
@@ -89,13 +94,22 @@ class RunMonitor:
         target: float | None = None,
         policy: Policy | Iterable[Policy] | None = None,
         sinks: Iterable[Sink] = (),
+        recorder: "RunRecorder | None" = None,
     ) -> None:
         self.policies = listed(policy)
         self.forecaster = forecaster
-        self.target = aimed(target)
+        self._aim = aimed(target)
+        self.recorder = recorder
         self.sinks = list(sinks)
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
+
+    @property
+    def target(self) -> float | None:
+        """The final loss hoped for: as given, or where the best comparable past run ended."""
+        if self._aim is None and self.recorder is not None:
+            return self.recorder.target
+        return self._aim
 
     def judge(self, step: int, present_rate: float) -> Update:
         """Forecast, recommend, log a change of mind.
@@ -113,6 +127,8 @@ class RunMonitor:
             if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):
                 level = logging.WARNING
             logger.log(level, "step %d: %s", step, self.recommendation.message)
+        if self.recorder is not None:
+            self.recorder.note(step, self.forecaster, self.recommendation)
         return Update(step, self.forecast, self.recommendation, self.target)
 
     def tell(self, update: Update) -> None:

@@ -172,6 +172,13 @@ class Pipeline:
             self._check(self.capture.steps, self.capture.present_rate())
             self._tell()
 
+    def record_end(self, error: BaseException | None = None) -> None:
+        """Let the store know that the run has ended, and what error ended it."""
+        if self.monitor.recorder is not None:
+            failed = isinstance(error, Exception)  # and not the person at the keyboard
+            steps = self.capture.steps
+            self.monitor.recorder.close(self.monitor.forecaster, steps, failed=failed)
+
     def forecaster(self, metric: str) -> Forecaster:
         """The forecaster of a metric; while a thread works with it, a copy."""
         if self._team is None:
@@ -203,6 +210,7 @@ class Pipeline:
         """Everything that is settled, as plain values."""
         with self._team.lock if self._team is not None else nullcontext():
             forecasters, meter = self.forecasters, self._meter
+            recorder = self.monitor.recorder
             left = self._team.undelivered if self._team is not None else []
             if left:  # the others are long in coming: better losses of this process than none
                 forecasters = {
@@ -220,6 +228,7 @@ class Pipeline:
                 "kept": _plain(self._kept),
                 "looks": meter.state_dict(),
                 "advised": [self._advised_at, self._between],
+                "stored": None if recorder is None else recorder.state_dict(),
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -243,6 +252,8 @@ class Pipeline:
                 whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
             )
             meter = GapMeter.from_state_dict(self._meter.horizons, state.get("looks", []))
+            if self.monitor.recorder is not None and state.get("stored") is not None:
+                self.monitor.recorder.load_state_dict(state["stored"])
             self.capture.load_state_dict(state["capture"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error

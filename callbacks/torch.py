@@ -12,6 +12,7 @@ from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, step
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
 from lossforecast.callbacks.steering import Steering
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
@@ -75,6 +76,9 @@ class TorchLossForecast:
         group: the parameter group whose learning rate counts; by default the first of the largest.
         probe: an `lossforecast.callbacks.AnnealingProbe` of the model, to measure what annealing
             will bring.
+        store: where runs are kept and learnt from: True for the store of this user, a path, a
+            database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
+            default those of this script; the best of them is the `target` if none is given.
         writer: a TensorBoard ``SummaryWriter`` to write forecasts to.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
@@ -101,6 +105,7 @@ class TorchLossForecast:
         every_n_steps: int | None = None,
         group: int | None = None,
         probe: AnnealingProbe | None = None,
+        store: StoreLike = None,
         writer: Any = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
@@ -123,19 +128,24 @@ class TorchLossForecast:
                 f"no other schedule=; this is {type(scheduler).__name__} stepped every "
                 f"{steps_per_scheduler_step}"
             )
-        laws = laws if isinstance(laws, str) else tuple(laws)
-        forecasters = {
-            name: Forecaster(plan, describe(run, optimizer, name), laws, prior, every_n_steps)
-            for name in ("train", "val")
-        }
-        if metric not in forecasters:
+        if metric not in ("train", "val"):
             raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
+        laws = laws if isinstance(laws, str) else tuple(laws)
+        known = {name: describe(run, optimizer, name) for name in ("train", "val")}
+        priors: dict[str, Prior | None] = dict.fromkeys(known, prior)
+        recorder = RunRecorder.of(checked(store), None, known[metric], plan, optimizer)
+        if recorder is not None:
+            known[metric], priors[metric] = recorder.run, recorder.prior(prior)
+        forecasters = {
+            name: Forecaster(plan, known[name], laws, priors[name], every_n_steps) for name in known
+        }
         self.metric = metric
         self._monitor = RunMonitor(
             forecasters[metric],
             target=target,
             policy=default_policies(apply) if policy is None else policy,
             sinks=[*([TensorBoardSink(writer)] if writer is not None else []), *sinks],
+            recorder=recorder,
         )
         stepped = scheduler if schedule is None else None
         self._lint = LoopLint(optimizer, plan, stepped, steps_per_scheduler_step, group)
@@ -155,7 +165,7 @@ class TorchLossForecast:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close(wait=error is None)
+        self._close(wait=error is None, error=error)
 
     # ------------------------------------------------------------------ in the loop
 
@@ -266,10 +276,11 @@ class TorchLossForecast:
         self._adopt_plan()
         self._pipeline.finish(wait=wait)
 
-    def _close(self, wait: bool) -> None:
+    def _close(self, wait: bool, error: BaseException | None = None) -> None:
         try:
             self._finish(wait)
             self._pipeline.leave()
+            self._pipeline.record_end(error)
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
             self._capture.close()
             self._lint.close()
@@ -306,13 +317,16 @@ def _group(optimizer: Any, group: int | None) -> int:
     return index
 
 
-def describe(run: RunInfo | None, optimizer: Any, metric: str) -> RunInfo:
-    """What is known of the run, with the metric and, unless given, the optimizer's name."""
+def describe(
+    run: RunInfo | None, optimizer: Any, metric: str, monitor: str | None = None
+) -> RunInfo:
+    """What is known of the run, with its loss and, unless given, the optimizer's name."""
     known = vars(run) if run else {}
     name = known.get("optimizer") or type(optimizer).__name__
     if is_schedule_free(optimizer) and not averages(name):
         name += "-schedule-free"
-    return RunInfo(**{**known, "metric": metric, "optimizer": name})
+    monitor = known.get("monitor") or monitor
+    return RunInfo(**{**known, "metric": metric, "optimizer": name, "monitor": monitor})
 
 
 def default_policies(apply: bool) -> list[Policy] | None:

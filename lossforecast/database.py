@@ -13,7 +13,16 @@ from lossforecast.errors import ConfigurationError, StoreError
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["MIGRATIONS", "NUMBERS", "WORDS", "Tables", "address", "bring_up_to_date", "connect"]
+__all__ = [
+    "MIGRATIONS",
+    "NUMBERS",
+    "WORDS",
+    "Tables",
+    "address",
+    "bring_up_to_date",
+    "connect",
+    "is_up_to_date",
+]
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
 NUMBERS = ("n_params", "batch_size")
@@ -133,10 +142,7 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    version = Tables.make().version
-    found = 0
-    if sa.inspect(connection).has_table(version.name):
-        found = connection.execute(sa.select(version.c.version)).scalar_one()
+    version, found = Tables.make().version, _version(connection)
     if found > len(MIGRATIONS):
         raise StoreError(
             f"the store {url} has version {found}, this release reads up to {len(MIGRATIONS)}: "
@@ -150,6 +156,22 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
         connection.execute(version.update().values(version=len(MIGRATIONS)))
     else:
         connection.execute(version.insert().values(version=len(MIGRATIONS)))
+
+
+def is_up_to_date(connection: "sa.Connection") -> bool:
+    """Whether the schema is that of this release."""
+    return _version(connection) == len(MIGRATIONS)
+
+
+def _version(connection: "sa.Connection") -> int:
+    """Of the schema; 0 where there is none."""
+    import sqlalchemy as sa
+
+    version = Tables.make().version
+    if not sa.inspect(connection).has_table(version.name):
+        return 0
+    found: int = connection.execute(sa.select(version.c.version)).scalar_one()
+    return found
 
 
 def connect(url: str) -> "sa.Engine":

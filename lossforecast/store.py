@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lossforecast.database import NUMBERS, WORDS, Tables, address, bring_up_to_date, connect
+from lossforecast.database import (
+    NUMBERS,
+    WORDS,
+    Tables,
+    address,
+    bring_up_to_date,
+    connect,
+    is_up_to_date,
+)
 from lossforecast.errors import ConfigurationError, LossForecastError, StoreError
 from lossforecast.forecast import Forecast
 from lossforecast.history import History
@@ -35,10 +43,11 @@ from lossforecast.schedule import LRSchedule
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["STATES", "RunStore", "StoredRun"]
+__all__ = ["BINS", "STATES", "RunStore", "StoredRun"]
 
 STATES = ("running", "finished", "stopped", "failed")
-_BINS = 512  # of the curve that is kept
+BINS = 512
+"""The most that is kept of a curve."""
 _NEWEST = 500  # runs that are looked through for some that are alike
 
 
@@ -98,8 +107,11 @@ class RunStore:
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
         self._address = address(where)
-        with self._connected("opened") as connection:
-            bring_up_to_date(connection, self.url)
+        with self._connected("opened", writes=False) as connection:
+            ready = is_up_to_date(connection)
+        if not ready:  # only then a writer may have to be waited for
+            with self._connected("opened") as connection:
+                bring_up_to_date(connection, self.url)
 
     @property
     def url(self) -> str:
@@ -167,7 +179,7 @@ class RunStore:
         row = {
             "step": history.last_step,
             "schedule": _json(schedule.to_dict()),
-            "curve": _json(history.thinned(_BINS).state_dict()),
+            "curve": _json(history.thinned(BINS).state_dict()),
             "updated": datetime.now(UTC).isoformat(),
         }
         made = [_forecast_row(key, each) for each in forecasts if each.made_at >= 0]

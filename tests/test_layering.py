@@ -67,6 +67,7 @@ ROOMS = (
     "learn",
     "database",
     "store",
+    "windows",
     "readers",
     "plot",
     "plot_scores",

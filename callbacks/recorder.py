@@ -1,0 +1,280 @@
+"""`RunRecorder`: writes a run into a store beside its training, which it never disturbs."""
+
+import logging
+import os
+import sys
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lossforecast.callbacks.distributed import processes
+from lossforecast.database import address, connect, default_path
+from lossforecast.errors import ConfigurationError, StateError, StoreError
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.history import History
+from lossforecast.prior import Prior
+from lossforecast.recommend import Recommendation
+from lossforecast.run_info import RunInfo
+from lossforecast.schedule import LRSchedule
+from lossforecast.store import BINS, RunStore
+
+__all__ = ["RunRecorder", "StoreLike", "checked"]
+
+logger = logging.getLogger("lossforecast")
+
+StoreLike = bool | str | os.PathLike[str] | RunStore | None
+"""True is the store of this user; a path, a URL or a `RunStore`; None or False is no store."""
+Place = str | os.PathLike[str] | RunStore
+
+_PATIENCE = 10.0  # seconds for the last write
+_HASTE = 1.0  # the same where an exception ends the run
+_WHOLE = 0.98  # of the planned steps: from there on a run is finished
+
+
+@dataclass
+class _Flush:
+    """What is to be written next."""
+
+    history: History
+    schedule: LRSchedule
+    forecasts: list[Forecast] = field(default_factory=list)
+    decisions: list[tuple[int, Recommendation]] = field(default_factory=list)
+    end: str | None = None
+
+    def after(self, earlier: "_Flush | None") -> "_Flush":
+        """With what is left of an earlier one; a future that was rewound is not."""
+        if earlier is None:
+            return self
+        now = min((each.made_at for each in self.forecasts), default=sys.maxsize)
+        return replace(
+            self,
+            forecasts=[f for f in earlier.forecasts if f.made_at < now] + self.forecasts,
+            decisions=[d for d in earlier.decisions if d[0] < now] + self.decisions,
+            end=self.end or earlier.end,
+        )
+
+
+class RunRecorder:
+    """Writes a run into a store, from a thread of its own.
+
+    Training hands over a copy of what there is and goes on. While the store cannot be reached,
+    is full or locked, that waits in memory for the next try; the first failure is logged. What a
+    killed run had handed over before its last write is lost.
+
+    Args:
+        store: which one.
+        name: what people will call the run.
+        run: what is known of it.
+        schedule: its plan.
+    """
+
+    def __init__(self, store: Place, name: str, run: RunInfo, schedule: LRSchedule) -> None:
+        self.key = uuid.uuid4().hex
+        """Of the run in the store."""
+        self.run = run
+        self._store, self._name, self._schedule = store, name, schedule
+        self._target: float | None = None
+        self._advice: Recommendation | None = None
+        self._begun = self._told = self._closed = self._ended = False
+        self._next: _Flush | None = None
+        self._news = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def of(
+        cls, store: Place | None, name: str | None, run: RunInfo, schedule: LRSchedule, trained: Any
+    ) -> "RunRecorder | None":
+        """A recorder, where there is a store.
+
+        Args:
+            store: which one, if any.
+            name: what people will call the run, by default the present time.
+            run: what was told of it.
+            schedule: its plan.
+            trained: the optimizer or, better, the model, to tell the run from others.
+        """
+        if store is None:
+            return None
+        name = name or f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+        return cls(store, name, _identified(run, trained), schedule)
+
+    # ------------------------------------------------------------------ before training
+
+    def prior(self, prior: Prior | None) -> Prior | None:
+        """The prior with the past runs of the store, unless it knows some already.
+
+        Only for the process that forecasts; the others need none.
+        """
+        if processes()[0] != 0 or (prior is not None and prior.past):
+            return prior
+        try:
+            store = self._opened()
+            found = store.prior(self.run, self._schedule, prior)
+            names = [store.run(past.name).name for past in found.past]
+            self._target = store.best(self.run, self._schedule)
+        except StoreError as error:
+            self._tell(error)
+            return prior
+        aim = "" if self._target is None else f"; the best to beat ended at {self._target:.4g}"
+        logger.info(
+            "this run is stored in %s as one of project %r; learnt from past runs: %s%s",
+            store.url,
+            self.run.project,
+            ", ".join(names) or "none",
+            aim,
+        )
+        return found
+
+    @property
+    def target(self) -> float | None:
+        """Where the best comparable run ended; None where there is none."""
+        return self._target
+
+    # ------------------------------------------------------------------ in training
+
+    def note(self, step: int, forecaster: Forecaster, advice: Recommendation) -> None:
+        """Have a new forecast and, if it is another one, what was recommended written."""
+        before, self._advice = self._advice, advice
+        changed = before is None or (before.action, before.reason) != (advice.action, advice.reason)
+        self._hand_over(
+            _Flush(
+                forecaster.history.thinned(BINS),
+                forecaster.schedule,
+                [forecaster.forecast()],
+                [(step, advice)] if changed else [],
+            )
+        )
+
+    def close(self, forecaster: Forecaster, steps: int, *, failed: bool = False) -> None:
+        """The run has ended; wait a little for it to be written.
+
+        Args:
+            forecaster: with all losses.
+            steps: optimizer steps taken.
+            failed: whether an error ended it.
+        """
+        if self._closed or self._thread is None:
+            return
+        whole = steps >= _WHOLE * forecaster.total_steps
+        end = "failed" if failed else "finished" if whole else "stopped"
+        self._closed = True
+        self._hand_over(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))
+        self._thread.join(_HASTE if failed else _PATIENCE)
+        if not self._ended:
+            logger.warning("the end of this run is not in the store")
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on in the same record."""
+        return {"key": self.key, "target": self._target}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the record of the run that is resumed, with its target."""
+        try:
+            self.key, self._target = str(state["key"]), state["target"]
+        except (KeyError, TypeError) as error:
+            raise StateError(f"not the saved state of a recorded run: {error!r}") from error
+        self._begun = False
+
+    # ------------------------------------------------------------------ the thread
+
+    def _hand_over(self, flush: _Flush) -> None:
+        with self._news:
+            self._next = flush.after(self._next)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="lossforecast store", daemon=True
+                )
+                self._thread.start()
+            self._news.notify()
+
+    def _work(self) -> None:
+        left: _Flush | None = None  # what could not be written: tried again with what comes next
+        while True:
+            flush = self._awaited().after(left)
+            try:
+                self._write(flush)
+                left = None
+            except Exception as error:
+                left = flush
+                self._tell(error)
+            if flush.end is not None:
+                self._ended = left is None
+                return
+
+    def _awaited(self) -> _Flush:
+        with self._news:
+            self._news.wait_for(lambda: self._next is not None)
+            flush, self._next = self._next, None
+        assert flush is not None
+        return flush
+
+    def _write(self, flush: _Flush) -> None:
+        store = self._opened()
+        if not self._begun:
+            self.key = store.begin(self._name, self.run, flush.schedule, self.key)
+            self._begun = True
+        store.save(self.key, flush.history, flush.schedule, flush.forecasts, flush.decisions)
+        if flush.end is not None:
+            store.end(self.key, flush.end)
+
+    def _opened(self) -> RunStore:
+        if not isinstance(self._store, RunStore):
+            self._store = RunStore(self._store)
+        return self._store
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning("%s; training goes on, and what is to be stored waits in memory", error)
+
+
+def checked(store: StoreLike) -> Place | None:
+    """Which store is meant, None where there is none.
+
+    Raises:
+        ConfigurationError: this is no store, or what it needs is not installed.
+    """
+    if store is None or store is False:
+        return None
+    place: Any = default_path() if store is True else store
+    if isinstance(place, RunStore):
+        return place
+    if not isinstance(place, str | os.PathLike):
+        raise ConfigurationError(
+            f"store must be True, a path, a database URL or a RunStore, not {store!r}"
+        )
+    with suppress(StoreError):  # it may be there later
+        connect(address(place))
+    return place
+
+
+def _identified(run: RunInfo, trained: Any) -> RunInfo:
+    """What is known of a run, with what tells it from others; what was told stands."""
+    model = None
+    if hasattr(trained, "param_groups"):
+        weights = [each for group in trained.param_groups for each in group["params"]]
+    else:
+        weights, model = list(trained.parameters()), type(trained).__name__
+    size = sum(each.numel() for each in weights if each.requires_grad)
+    return replace(
+        run,
+        project=run.project or _project(),
+        model=run.model or model,
+        n_params=run.n_params or size or None,
+    )
+
+
+def _project() -> str:
+    """The script that runs, with its folder; where there is none, the working folder."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None:
+        return Path.cwd().name
+    path = Path(script).absolute()
+    return f"{path.parent.name}/{path.stem}"

@@ -1,0 +1,315 @@
+"""Runs that are recorded while they train: real loops, real stores, real trouble."""
+
+import json
+import logging
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from recorded import train
+
+from lossforecast import ConfigurationError, Prior, RunInfo, RunStore
+from lossforecast.callbacks import LightningLossForecast, TorchLossForecast, recorder
+
+SCRIPT = Path(__file__).with_name("recorded.py")
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_a_run_is_recorded_from_its_first_forecast_to_its_end(tmp_path: Path) -> None:
+    monitor = train(tmp_path / "runs.db")
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert (run.state, run.step) == ("finished", 399)
+    assert (run.run.metric, run.run.optimizer, run.run.n_params) == ("train", "SGD", 3)
+    assert run.run.project is not None  # that of pytest
+    assert run.outcome == pytest.approx(2.15, abs=0.01)
+    assert run.schedule.to_dict() == monitor.forecaster.schedule.to_dict()
+    kept, seen = store.history(run.key).bins(), monitor.forecaster.history.bins()
+    assert kept.mean.tolist() == seen.mean.tolist()
+    made = store.forecasts(run.key)
+    assert [row["made_at"] for row in made] == [*range(19, 400, 20)]
+    assert monitor.forecast is not None
+    assert made[-1]["mean"] == monitor.forecast.mean
+    first, *_ = store.decisions(run.key)
+    assert (first["step"], first["action"]) == (20, "continue")
+
+
+def test_the_store_changes_nothing_in_training(tmp_path: Path) -> None:
+    with_store, without = train(tmp_path / "runs.db"), train(None)
+    assert with_store.forecast is not None
+    assert without.forecast is not None
+    assert with_store.forecast.mean == without.forecast.mean
+
+
+def test_the_next_run_learns_and_aims(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lossforecast")
+    about = RunInfo(project="one")
+    train(tmp_path / "runs.db", run=about)
+    store = RunStore(tmp_path / "runs.db")
+    (first,) = store.runs()
+    second = train(store, total=500, run=about, until=24)
+    assert [past.name for past in second.forecaster.prior.past] == [first.key]
+    assert second._monitor.target == first.outcome
+    assert second.forecast is not None
+    assert second.forecast.mean == pytest.approx(2.1335, abs=0.03)  # unlearnt 2.21
+    assert any(
+        f"learnt from past runs: {first.name}; the best to beat ended at 2.15" in r.message
+        for r in caplog.records
+    )
+    own = Prior()
+    assert train(store, run=about, target=1.0, until=20)._monitor.target == 1.0
+    assert train(store, run=about, prior=own, until=20).forecaster.prior.past
+    other = train(store, run=RunInfo(project="two"), until=20)
+    assert other.forecaster.prior.past == ()
+    assert other._monitor.target is None
+
+
+def test_a_run_that_cannot_beat_the_best_is_stopped(tmp_path: Path) -> None:
+    train(tmp_path / "runs.db")
+    worse = train(tmp_path / "runs.db", level=4.0, stop=True)
+    assert worse.should_stop
+    assert worse.steps < 200
+    run, _ = RunStore(tmp_path / "runs.db").runs()
+    assert run.state == "stopped"
+    last = RunStore(tmp_path / "runs.db").decisions(run.key)[-1]
+    assert (last["action"], last["reason"]) == ("stop", "target_miss")
+
+
+def test_a_resumed_run_goes_on_in_its_record(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole.db")
+    part: Any = train(tmp_path / "runs.db", until=210)
+    store = RunStore(tmp_path / "runs.db")
+    train(tmp_path / "runs.db", until=290, state=part.saved)  # lost after that
+    train(tmp_path / "runs.db", state=part.saved)
+    (run,) = store.runs()
+    assert run.state == "finished"
+    assert [row["made_at"] for row in store.forecasts(run.key)] == [*range(19, 400, 20)]
+    made = RunStore(tmp_path / "whole.db")
+    (other,) = made.runs()
+    for one, two in zip(store.forecasts(run.key), made.forecasts(other.key), strict=True):
+        assert one["mean"] == two["mean"]
+    assert whole.forecast is not None
+    train(tmp_path / "runs.db", state=part.saved)  # a branch: what is finished stays
+    assert [run.state for run in store.runs()] == ["finished", "finished"]
+
+
+def test_a_run_that_fails_is_marked(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+
+    def loop(error: BaseException) -> None:
+        with TorchLossForecast(optimizer, None, 100, store=tmp_path / "runs.db") as monitor:
+            for _ in range(30):
+                monitor.step(1.0)
+                optimizer.step()
+            raise error
+
+    for error in (ValueError("the user's own"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            loop(error)
+    states = [run.state for run in RunStore(tmp_path / "runs.db").runs()]
+    assert states == ["stopped", "failed"]
+
+
+# ---------------------------------------------------------------------- trouble
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    for wrong, why in (
+        (3, "must be True, a path"),
+        ("nonsense://somewhere", "no database URL"),
+    ):
+        with pytest.raises(ConfigurationError, match=why):
+            train(wrong)
+        with pytest.raises(ConfigurationError, match=why):
+            LightningLossForecast(store=wrong)  # type: ignore[arg-type]
+    assert train(False, until=1)._monitor.recorder is None
+
+
+def test_a_store_that_is_down_is_told_once_and_training_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_PATIENCE", 5.0)
+    down = "postgresql+psycopg://me:secret@127.0.0.1:1/runs"
+    monitor = train(down)
+    assert monitor.forecast is not None
+    assert not monitor.switched_off
+    first, last = told(caplog)
+    assert "127.0.0.1" in first
+    assert "training goes on" in first
+    assert "secret" not in first
+    assert last == "the end of this run is not in the store"
+
+
+def test_what_a_locked_store_could_not_take_comes_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the file for half of the run."""
+    monkeypatch.setattr("lossforecast.database._WAIT", 0.1)
+    RunStore(tmp_path / "runs.db")
+    raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None, check_same_thread=False)
+    raw.execute("BEGIN IMMEDIATE")
+    free = threading.Timer(1.0, raw.execute, ["ROLLBACK"])
+    free.start()
+    train(tmp_path / "runs.db", pause=0.004)
+    free.join()
+    raw.close()
+    assert len(told(caplog)) == 1
+    assert "locked" in told(caplog)[0]
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert run.state == "finished"
+    assert [row["made_at"] for row in store.forecasts(run.key)] == [*range(19, 400, 20)]
+
+
+def test_a_file_that_is_no_store_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("some notes\n" * 500)
+    monitor = train(notes)
+    assert monitor.forecast is not None
+    assert "not a database" in told(caplog)[0]
+    assert notes.read_text() == "some notes\n" * 500
+
+
+def test_a_killed_run_loses_no_more_than_the_last_flush(tmp_path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path / "runs.db"), "killed"])
+    with writer:
+        deadline = time.monotonic() + 120
+        kept: list[dict[str, Any]] = []
+        while len(kept) < 5 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            if (tmp_path / "runs.db").exists() and RunStore(tmp_path / "runs.db").runs():
+                store = RunStore(tmp_path / "runs.db")
+                kept = store.forecasts(store.runs()[0].key)
+        writer.send_signal(signal.SIGKILL)
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert run.state == "running"
+    made = [row["made_at"] for row in store.forecasts(run.key)]
+    assert made == [20 * n - 1 for n in range(1, len(made) + 1)]
+    assert len(made) >= 5
+    assert run.step in (made[-1], store.history(run.key).last_step)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_only_the_first_of_two_processes_writes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(tmp_path / "runs.db"), "together"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert (run.state, run.step) == ("finished", 399)
+    assert [row["made_at"] for row in store.forecasts(run.key)] == [*range(19, 400, 20)]
+
+
+# ---------------------------------------------------------------------- Lightning
+
+
+class Module(pl.LightningModule):
+    """Falls towards 2, and maybe fails."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4))
+        self.fail_at = fail_at
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step == self.fail_at:
+            raise ValueError("the user's own")
+        still: torch.Tensor = (self.weight - self.weight.detach()).sum()
+        return still + float(2 + 3 / (self.global_step + 5.0) ** 0.5)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 2 + 3 / (self.global_step + 5.0) ** 0.5)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loader(batches: int) -> torch.utils.data.DataLoader[Any]:
+    rows: Any = torch.zeros(batches, 1)
+    return torch.utils.data.DataLoader(rows)
+
+
+def fit(folder: Path, *callbacks: Any, fail_at: int | None = None, **options: Any) -> pl.Trainer:
+    data = loader(100)
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        max_steps=200,
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        val_check_interval=20,
+        **options,
+    )
+    trainer.fit(Module(fail_at), data, loader(1))
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_runs_are_recorded_under_their_names(tmp_path: Path) -> None:
+    where = tmp_path / "runs.db"
+    about = RunInfo(project="light")
+    for monitor in (None, "val_loss"):
+        fit(tmp_path, LightningLossForecast(monitor, store=where, run=about))
+    store = RunStore(where)
+    val, train_ = store.runs()
+    assert (val.run.metric, val.run.monitor, val.name) == (
+        "val",
+        "val_loss",
+        "lightning_logs/version_1",
+    )
+    assert (train_.run.metric, train_.run.monitor) == ("train", None)
+    assert (val.run.model, val.run.n_params) == ("Module", 4)
+    assert [run.state for run in (val, train_)] == ["finished", "finished"]
+    with pytest.raises(ValueError, match="own"):
+        fit(tmp_path, LightningLossForecast(store=where, run=about), fail_at=150)
+    assert store.runs()[0].state == "failed"
+    callback = LightningLossForecast(store=where, run=about)
+    fit(tmp_path, callback)
+    assert callback.forecaster is not None
+    assert [past.name for past in callback.forecaster.prior.past] == [train_.key]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_lightning_run_goes_on_in_its_record(tmp_path: Path) -> None:
+    where = tmp_path / "runs.db"
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=60, save_top_k=-1)
+    with pytest.raises(ValueError, match="own"):
+        fit(tmp_path, LightningLossForecast(store=where), saver, fail_at=130)
+    trainer = pl.Trainer(
+        max_steps=200,
+        callbacks=[LightningLossForecast(store=where)],
+        enable_progress_bar=False,
+        logger=False,
+        accelerator="cpu",
+    )
+    data = loader(100)
+    (path,) = tmp_path.glob("*step=120.ckpt")
+    trainer.fit(Module(), data, ckpt_path=path, weights_only=False)
+    store = RunStore(where)
+    (run,) = store.runs()
+    assert run.state == "finished"
+    made = [row["made_at"] for row in store.forecasts(run.key)]
+    assert made == sorted(set(made))
+    assert json.dumps(run.run.project)
