@@ -1,9 +1,10 @@
 """`Forecast`: the predictive distribution of the loss at one step of a run."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -188,6 +189,24 @@ class Forecast:
         mixture = self._posterior.predict(self.schedule, at)
         lower, upper = mixture.quantiles(np.array([tail, 1 - tail]))
         return Curve(at, mixture.moments()[0], lower, upper)
+
+    def summary(self) -> dict[str, Any]:
+        """The forecast in plain JSON-able values, of one depth; None for what is not known."""
+        (lower80, upper80), (lower95, upper95) = (self.interval(level) for level in (0.8, 0.95))
+        gain = self.anneal_gain
+        numbers = {
+            "mean": self.mean,
+            "std": self.std,
+            "lower80": lower80,
+            "upper80": upper80,
+            "lower95": lower95,
+            "upper95": upper95,
+            "gain_mean": gain.mean,
+            "gain_std": gain.std,
+        }
+        known = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        words = {"status": str(self.status), "gain_source": gain.source}
+        return {"made_at": self.made_at, "step": self.step, **known, **words}
 
     @cached_property
     def estimate(self) -> Estimate:

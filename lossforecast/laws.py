@@ -23,7 +23,6 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import lfilter
 
 from lossforecast.errors import ConfigurationError
 
@@ -68,6 +67,8 @@ def annealing_area(lrs: ArrayLike, lambda_: float) -> FloatArray:
     Returns:
         S2 at steps 1..n_steps, shape (n_steps,). Tissue et al. 2024, equations 1 to 3.
     """
+    from scipy.signal import lfilter  # only here: loading it takes a second
+
     momentum = lfilter([1.0], [1.0, -lambda_], _decrements(np.asarray(lrs, dtype=np.float64)))
     return np.cumsum(momentum)
 

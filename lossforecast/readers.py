@@ -73,11 +73,14 @@ class Log:
             planned: the schedule of the whole run.
 
         Raises:
-            ConfigurationError: no learning rate is known.
-            ScheduleError: the run is longer than that.
+            ConfigurationError: no learning rate is known, or the log is longer than the run.
         """
         last = self.history.last_step
         total = total_steps or self.total_steps or (planned.total_steps if planned else last)
+        if last > total:
+            raise ConfigurationError(
+                f"{self.path}: the log goes on to step {last}, beyond the {total} steps of the run"
+            )
         if planned is not None:
             planned = planned if planned.total_steps == total else _of_length(planned, total)
         if not self.rates.size:

@@ -182,7 +182,7 @@ class RunStore:
             "curve": _json(history.thinned(BINS).state_dict()),
             "updated": datetime.now(UTC).isoformat(),
         }
-        made = [_forecast_row(key, each) for each in forecasts if each.made_at >= 0]
+        made = [{"run": key, **each.summary()} for each in forecasts if each.made_at >= 0]
         done = [_decision_row(key, *each) for each in decisions]
         with self._connected("written") as connection:
             found = connection.execute(tables.runs.update().where(tables.runs.c.key == key), row)
@@ -414,25 +414,6 @@ class RunStore:
             )
         except (LossForecastError, ValueError, TypeError) as error:
             raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error
-
-
-def _forecast_row(key: str, forecast: Forecast) -> dict[str, Any]:
-    (lower80, upper80), (lower95, upper95) = (forecast.interval(level) for level in (0.8, 0.95))
-    return {
-        "run": key,
-        "made_at": forecast.made_at,
-        "step": forecast.step,
-        "mean": forecast.mean,
-        "std": forecast.std,
-        "lower80": lower80,
-        "upper80": upper80,
-        "lower95": lower95,
-        "upper95": upper95,
-        "status": str(forecast.status),
-        "gain_mean": forecast.anneal_gain.mean,
-        "gain_std": forecast.anneal_gain.std,
-        "gain_source": forecast.anneal_gain.source,
-    }
 
 
 def _decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:

@@ -1,0 +1,422 @@
+"""The commands that read the log of a run: `replay`, `forecast` and `what-if`."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from lossforecast.cli_options import LOG, OF_LOG, OF_STORE, SPEC, LogOptions, with_options
+from lossforecast.cli_output import (
+    CODES,
+    STANDARD_OUTPUT,
+    check_outputs,
+    check_plot,
+    console,
+    draw,
+    errors_in_one_line,
+    note,
+    write_json,
+)
+from lossforecast.errors import ConfigurationError
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.lookback import LookBack, Moment, look_back, points
+from lossforecast.plot import plot as plot_run
+from lossforecast.readers import Log
+from lossforecast.recommendation import Recommendation
+from lossforecast.report import empty_table, percent
+from lossforecast.schedule_text import edited_by_text, schedule_from_text
+from lossforecast.status import Caveat
+
+if TYPE_CHECKING:
+    import typer
+    from rich.table import Table
+
+__all__ = ["add_forecast", "add_replay", "add_what_if"]
+
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+_TARGET = "The final loss hoped for."
+_JSON = "Write all of it here; - for stdout."
+_PLOT = "Draw the forecast here, .png, .pdf or .svg; - for stdout."
+
+
+def add_replay(app: "typer.Typer") -> None:
+    """`replay`."""
+    import typer
+
+    @app.command("replay", epilog=CODES)
+    @with_options(*OF_LOG)
+    def command(
+        options: LogOptions,
+        logs: Annotated[list[Path], typer.Argument(help=LOG, metavar="LOG")],
+        target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
+        at: Annotated[
+            str | None, typer.Option(help="Shares of the run to show, such as 10,25,50.")
+        ] = None,
+        json_: Annotated[Path | None, typer.Option("--json", help=_JSON)] = None,
+        plot: Annotated[
+            Path | None,
+            typer.Option(help="Draw the first share shown, with what came, here; - for stdout."),
+        ] = None,
+    ) -> None:
+        """What would have been forecast at each moment of a run that is over, and what came."""
+        with errors_in_one_line():
+            check_outputs({"--json": json_, "--plot": plot})
+            check_plot(plot)
+            shares = _shares(at)
+            found = []
+            for path in logs:
+                log = options.read(path)
+                back = look_back(
+                    log.history,
+                    options.plan(log),
+                    options.run(log.metric, log.column),
+                    target=target,
+                )
+                found.append(_replayed(log, back))
+                _print_replay(log, back, shares, to_stderr=STANDARD_OUTPUT in (json_, plot))
+                if plot is not None and path == logs[0]:
+                    moment = back.at(shares[0])
+                    figure = plot_run(
+                        moment.forecast, back.seen(moment), target=target, outcome=log.history
+                    )
+                    draw(figure, plot)
+            write_json(found[0] if len(found) == 1 else found, json_)
+
+
+def add_forecast(app: "typer.Typer") -> None:
+    """`forecast`."""
+    import typer
+
+    @app.command("forecast", epilog=CODES)
+    @with_options(*OF_LOG, *OF_STORE)
+    def command(
+        options: LogOptions,
+        log_: Annotated[Path, typer.Argument(help=LOG, metavar="LOG")],
+        target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
+        follow: Annotated[
+            bool, typer.Option("--follow", help="Forecast again when the log grows, to its end.")
+        ] = False,
+        every: Annotated[
+            float, typer.Option(help="Seconds between two looks of --follow.", min=0.1)
+        ] = 30.0,
+        json_: Annotated[Path | None, typer.Option("--json", help=_JSON)] = None,
+        plot: Annotated[Path | None, typer.Option(help=_PLOT)] = None,
+    ) -> None:
+        """Where the loss of a run in progress will end."""
+        with errors_in_one_line():
+            check_outputs({"--json": json_, "--plot": plot})
+            check_plot(plot)
+            if follow and STANDARD_OUTPUT in (json_, plot):
+                raise ConfigurationError("--follow writes many times: give --json and --plot paths")
+            size = -1
+            while True:
+                before, size = size, _size(log_)
+                if size != before:
+                    look = _Look.at(log_, options, target)
+                    look.show(json_, plot, brief=before >= 0)
+                    if look.over and follow:
+                        return
+                if not follow:
+                    return
+                time.sleep(every)
+
+
+def add_what_if(app: "typer.Typer") -> None:
+    """`what-if`."""
+    import typer
+
+    @app.command("what-if", epilog=CODES)
+    @with_options(*OF_LOG, *OF_STORE)
+    def command(
+        options: LogOptions,
+        log_: Annotated[
+            Path | None,
+            typer.Argument(
+                help=f"{LOG} Without one, what past runs say before launch.", metavar="LOG"
+            ),
+        ] = None,
+        tries: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--try",
+                help="Another schedule for the rest of the run: as --schedule, or a change to the "
+                "plan: decay:start=8000,steps=2000,shape=sqrt, extend:to=.., truncate:to=.. or "
+                "scale:from=..,by=... May be repeated.",
+            ),
+        ] = None,
+        target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
+        json_: Annotated[Path | None, typer.Option("--json", help=_JSON)] = None,
+    ) -> None:
+        """Compare schedules for the rest of a run, or for one that is planned."""
+        with errors_in_one_line():
+            check_outputs({"--json": json_})
+            if not tries:
+                raise ConfigurationError(
+                    "nothing to compare the plan with: give --try, such as "
+                    "--try decay:start=8000,steps=2000"
+                )
+            forecaster = _planned(options) if log_ is None else _Look.at(log_, options).forecaster
+            plan = forecaster.schedule
+            found = {"as planned": forecaster.forecast()}
+            for text in tries:
+                found[text] = forecaster.forecast(schedule=edited_by_text(text, plan))
+            if math.isnan(found["as planned"].mean):
+                raise ConfigurationError(
+                    "nothing is known of this run yet: no loss, and no finished run of its project "
+                    "in the store"
+                )
+            write_json(_compared(found, target), json_)
+            console(to_stderr=json_ == STANDARD_OUTPUT).print(_comparison(found, target))
+
+
+# ---------------------------------------------------------------------- replay
+
+
+def _shares(text: str | None) -> list[float]:
+    if text is None:
+        return list(_SHARES)
+    try:
+        shares = [float(part.rstrip("% ")) / 100 for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise ConfigurationError(f"--at {text}: give percentages, such as 10,25,50")
+    return sorted(shares)
+
+
+def _replayed(log: Log, back: LookBack) -> dict[str, Any]:
+    truth = None if back.outcome is None else back.outcome.truth
+    stop = back.stop
+    return {
+        **_of_log(log, back.total_steps),
+        "target": back.target,
+        "outcome": truth,
+        "stopped_at": None if stop is None else stop.step,
+        "saved": back.saved,
+        "rightly": back.rightly,
+        "moments": [moment.to_dict(truth) for moment in back.moments],
+    }
+
+
+def _of_log(log: Log, total_steps: int) -> dict[str, Any]:
+    return {
+        "log": str(log.path),
+        "format": log.kind,
+        "column": log.column,
+        "metric": log.metric,
+        "lr_column": log.rate_column,
+        "losses": log.history.n_observed,
+        "last_step": log.history.last_step,
+        "total_steps": total_steps,
+        "notes": list(log.notes),
+    }
+
+
+def _print_replay(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
+    out = console(to_stderr=to_stderr)
+    out.print(_headline(log, back.total_steps), markup=False)
+    truth = None if back.outcome is None else back.outcome.truth
+    moments = {id(each): each for each in (back.at(share) for share in shares)}
+    shown = [each for each in moments.values() if each.step <= log.history.last_step + 1]
+    if back.stop is not None and all(each is not back.stop for each in shown):
+        shown = sorted([*shown, back.stop], key=lambda each: each.step)
+    headings = ["forecast", "80% interval", "error", "advice"]
+    table = empty_table("what would have been forecast", "seen", headings)
+    for moment in shown:
+        table.add_row(f"{moment.share:.0%}, step {moment.step:,}", *_cells(moment, truth))
+    out.print(table)
+    for line in _conclusions(log, back):
+        out.print(line, markup=False)
+
+
+def _cells(moment: Moment, truth: float | None) -> list[str]:
+    forecast = moment.forecast
+    error = "-" if truth is None else f"{percent(forecast.mean / truth - 1)}%"
+    return [_number(forecast.mean), _interval(forecast), error, str(moment.advice.action)]
+
+
+def _conclusions(log: Log, back: LookBack) -> list[str]:
+    stop, lines = back.stop, []
+    if back.outcome is None:
+        lines.append(
+            f"The log ends at step {log.history.last_step:,} of {back.total_steps:,}: there is no "
+            "outcome to compare with."
+        )
+    else:
+        lines.append(f"It ended at {_number(back.outcome.truth)} (mean of the last 2%).")
+    if stop is not None:
+        lines.append(
+            f"It would have been stopped at step {stop.step:,}, with {back.saved:.0%} of the "
+            f"compute saved: {stop.advice.message}"
+        )
+        if back.rightly is not None:
+            lines.append("Rightly." if back.rightly else "Wrongly: it got below the target.")
+    elif back.target is not None:
+        lines.append(f"It would not have been stopped for the target {back.target:g}.")
+    else:
+        lines.append("It would not have been stopped; a --target says what to hope for.")
+    return lines
+
+
+# ---------------------------------------------------------------------- forecast
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A look at a run in progress."""
+
+    log: Log
+    forecaster: Forecaster
+    forecast: Forecast
+    advice: Recommendation
+    target: float | None
+
+    @classmethod
+    def at(cls, path: Path, options: LogOptions, target: float | None = None) -> "_Look":
+        log = options.read(path)
+        plan, run = options.plan(log), options.run(log.metric, log.column)
+        if options.total_steps is None and log.total_steps is None:
+            raise ConfigurationError(
+                f"{log.path} ({log.kind}) does not say how long the run is: give --total-steps"
+            )
+        if Caveat.LR_ASSUMED in plan.caveats:
+            note(
+                f"the learning rate after step {log.rate_steps[-1]:,} is not known: the last one "
+                f"is taken to be held. Give --schedule, {SPEC}"
+            )
+        forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
+        steps, losses = points(log.history)
+        forecaster.observe_many(steps, losses)
+        forecast = forecaster.forecast()
+        return cls(log, forecaster, forecast, forecaster.recommend(target), target)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.log.history.last_step + 1 >= self.forecaster.total_steps
+
+    def show(self, json_: Path | None, plot: Path | None, *, brief: bool) -> None:
+        """Write it for people and for programs."""
+        write_json(self.to_dict(), json_)
+        if plot is not None:
+            draw(plot_run(self.forecast, self.forecaster.history, target=self.target), plot)
+        out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))
+        if brief:
+            last = self.log.history.last_step
+            line = f"{datetime.now():%H:%M:%S}  step {last:,}  {_number(self.forecast.mean)}"
+            out.print(f"{line} (80%: {_interval(self.forecast)})  {self.advice.action}")
+            return
+        out.print(_headline(self.log, self.forecaster.total_steps), markup=False)
+        out.print(self._table())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            **_of_log(self.log, self.forecaster.total_steps),
+            "target": self.target,
+            **self.forecast.summary(),
+            "caveats": [str(each) for each in self.forecast.caveats],
+            "prob_below_target": (
+                None if self.target is None else self.forecast.prob_below(self.target)
+            ),
+            "action": str(self.advice.action),
+            "reason": str(self.advice.reason),
+            "message": self.advice.message,
+        }
+
+    def _table(self) -> "Table":
+        forecast, gain = self.forecast, self.forecast.anneal_gain
+        lower, upper = forecast.interval(0.95)
+        rows = {
+            f"loss at step {forecast.step:,}": _number(forecast.mean),
+            "80% interval": _interval(forecast),
+            "95% interval": f"{_number(lower)} to {_number(upper)}",
+            "annealing still to bring": f"{_number(gain.mean)} ({gain.source})",
+            "how it is known": str(forecast.status),
+            "caveats": ", ".join(map(str, forecast.caveats)) or "none",
+            "advice": self.advice.message,
+        }
+        if self.target is not None:
+            rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
+        table = empty_table("forecast", "", [""])
+        table.show_header = False
+        table.columns[1].justify = "left"
+        for name, value in rows.items():
+            table.add_row(name, value)
+        return table
+
+
+def _size(path: Path) -> int:
+    """Of a log, to see whether it has grown; 0 where it cannot be told."""
+    files = path.glob("*") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in files if each.is_file())
+
+
+# ---------------------------------------------------------------------- what if
+
+
+def _planned(options: LogOptions) -> Forecaster:
+    """Of a run that has not begun."""
+    if options.schedule is None or options.total_steps is None:
+        raise ConfigurationError(
+            f"without a log, --schedule and --total-steps say what is planned, {SPEC}"
+        )
+    if options.store is None:
+        raise ConfigurationError(
+            "without a log, --store and --project say which past runs to learn from"
+        )
+    plan = schedule_from_text(options.schedule, options.total_steps)
+    run = options.run(options.metric or "train", options.column)
+    return Forecaster(plan, run, prior=options.prior(run, plan))
+
+
+def _compared(found: dict[str, Forecast], target: float | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "schedule": name,
+            **forecast.summary(),
+            "total_steps": forecast.schedule.total_steps,
+            "prob_below_target": None if target is None else forecast.prob_below(target),
+        }
+        for name, forecast in found.items()
+    ]
+
+
+def _comparison(found: dict[str, Forecast], target: float | None) -> "Table":
+    headings = ["steps", "forecast", "80% interval", "against the plan"]
+    headings += [] if target is None else [f"below {target:g}"]
+    table = empty_table("what if", "schedule", headings)
+    plan = found["as planned"].mean
+    for name, forecast in found.items():
+        row = [f"{forecast.schedule.total_steps:,}", _number(forecast.mean), _interval(forecast)]
+        row.append("" if name == "as planned" else f"{percent(forecast.mean / plan - 1)}%")
+        row += [] if target is None else [f"{forecast.prob_below(target):.0%}"]
+        table.add_row(name, *row)
+    return table
+
+
+# ---------------------------------------------------------------------- words
+
+
+def _headline(log: Log, total_steps: int) -> str:
+    seen = log.history.last_step + 1
+    others = f"; also there: {', '.join(log.others[:4])}" if log.others else ""
+    rate = log.rate_column or "as given"
+    return (
+        f"{log.name} ({log.kind}): {log.history.n_observed:,} losses {log.column!r} ({log.metric}) "
+        f"up to step {seen:,} of {total_steps:,} ({min(seen / total_steps, 1):.0%}), learning rate "
+        f"{rate}{others}"
+    )
+
+
+def _interval(forecast: Forecast) -> str:
+    lower, upper = forecast.interval(0.8)
+    return f"{_number(lower)} to {_number(upper)}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"

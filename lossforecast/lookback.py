@@ -1,0 +1,169 @@
+"""`look_back`: what would have been forecast and advised at each moment of a run that is over."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.curves import RecordedRun
+from lossforecast.errors import ConfigurationError
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.history import History
+from lossforecast.prior import Prior
+from lossforecast.recommend import Action, Policy, Recommendation
+from lossforecast.replay import Outcome, outcome
+from lossforecast.run_info import RunInfo
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["LookBack", "Moment", "look_back", "points"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_CHECKS = 100
+_WHOLE = 0.98  # of the planned steps: a shorter run has no outcome
+_BROKEN = 1_000  # nan losses that are shown
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A check of the run.
+
+    Attributes:
+        step: optimizer steps taken.
+        share: of the planned run.
+        forecast: of the final loss, made then.
+        advice: given then.
+    """
+
+    step: int
+    share: float
+    forecast: Forecast = field(repr=False)
+    advice: Recommendation
+
+    def to_dict(self, truth: float | None) -> dict[str, Any]:
+        """Plain JSON-able values, with the error where the outcome is known."""
+        mean = self.forecast.mean
+        return {
+            "share": self.share,
+            **self.forecast.summary(),
+            "made_at": self.step,
+            "error": None if truth is None or mean != mean else mean / truth - 1,
+            "action": str(self.advice.action),
+            "reason": str(self.advice.reason),
+            "message": self.advice.message,
+        }
+
+
+@dataclass(frozen=True)
+class LookBack:
+    """A run looked back on.
+
+    Attributes:
+        history: all losses.
+        moments: the checks, about 100.
+        outcome: how the run ended; None where it did not get to its planned end.
+        total_steps: as planned.
+        target: the final loss hoped for, if any.
+    """
+
+    history: History = field(repr=False)
+    moments: list[Moment] = field(repr=False)
+    outcome: Outcome | None
+    total_steps: int
+    target: float | None
+
+    @property
+    def stop(self) -> Moment | None:
+        """When it would have been stopped first, if ever."""
+        wanted = (each for each in self.moments if each.advice.action is Action.STOP)
+        return next(wanted, None)
+
+    @property
+    def saved(self) -> float:
+        """Share of the planned compute that stopping would have saved."""
+        return 0.0 if self.stop is None else max(1 - self.stop.share, 0.0)
+
+    @property
+    def rightly(self) -> bool | None:
+        """Whether the run missed the target in the end; None where nobody knows."""
+        if self.stop is None or self.target is None or self.outcome is None:
+            return None
+        return self.outcome.truth > self.target
+
+    def seen(self, moment: Moment) -> History:
+        """The losses that had been seen at a moment."""
+        steps, losses = points(self.history)
+        history = History()
+        history.observe_many(steps[steps < moment.step], losses[steps < moment.step])
+        return history
+
+    def at(self, share: float) -> Moment:
+        """The check nearest to a share of the run."""
+        return min(self.moments, key=lambda each: abs(each.share - share))
+
+
+def look_back(
+    history: History,
+    plan: LRSchedule,
+    run: RunInfo | None = None,
+    *,
+    prior: Prior | None = None,
+    target: float | None = None,
+    policies: Iterable[Policy] | None = None,
+) -> LookBack:
+    """Forecast and advise again at about 100 moments of a run, each from what came before it.
+
+    What is forecast is the loss where the outcome is read off: the middle of the last 2%.
+
+    Args:
+        history: all losses.
+        plan: the learning rate of every step.
+        run: what is known of the run.
+        prior: what is believed beforehand; None is the packaged prior.
+        target: the final loss hoped for.
+        policies: by default the target miss.
+
+    Raises:
+        ConfigurationError: fewer than two finite losses.
+    """
+    steps, losses = points(history)
+    if steps.size < 2:
+        raise ConfigurationError(f"the log has {steps.size} finite losses: at least 2 are needed")
+    total, run = plan.total_steps, run or RunInfo()
+    rates = plan.lr(np.maximum(steps, 1))
+    recorded = RecordedRun("", "", run.metric, steps, rates, losses, total)
+    end = outcome(recorded) if history.last_step >= _WHOLE * total else None
+    broken = _broken_end(history, int(steps[-1]))
+    steps, losses = np.append(steps, broken), np.append(losses, np.full(broken.size, np.nan))
+    forecaster = Forecaster(plan, run, prior=prior)
+    chosen = None if policies is None else list(policies)
+    moments: list[Moment] = []
+    begin = 0
+    for check in np.unique(np.rint(np.linspace(0, total, _CHECKS + 1)[1:]).astype(int)):
+        upto = int(np.searchsorted(steps, check, side="left"))
+        if upto > begin:
+            forecaster.observe_many(steps[begin:upto], losses[begin:upto])
+            forecast = forecaster.forecast(step=None if end is None else end.step)
+            advice = forecaster.recommend(target, chosen)
+            moments.append(Moment(int(check), check / total, forecast, advice))
+        begin = upto
+    return LookBack(history, moments, end, total, target)
+
+
+def points(history: History) -> tuple[IntArray, FloatArray]:
+    """The finite losses with their steps, (n,) each; means where there are many."""
+    bins = history.bins()
+    steps = np.where(bins.count > 1, np.rint(bins.step).astype(np.int64), bins.last)
+    sound = np.isfinite(bins.mean)
+    return steps[sound], bins.mean[sound]
+
+
+def _broken_end(history: History, last: int) -> IntArray:
+    """The steps after the last finite loss, if nan or infinite ones were seen there."""
+    some = min(history.non_finite_run, history.last_step - last, _BROKEN)
+    found: IntArray = np.unique(np.linspace(last + 1, history.last_step, some).astype(np.int64))
+    return found
