@@ -53,6 +53,8 @@ _STEEP = 2.0
 # observed early differ by for no lasting reason
 _OWN_WALK, _TRAVEL, _OWN_NOISE = 0.003, 0.2, 0.004
 _WIDEST_WALK = 0.1
+_START_STEPS = 100  # after which the start of a run is over: found on small runs
+_START_SHARE = 0.05  # of the run's S1, likewise: found on recorded curves
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
 
 
@@ -149,6 +151,7 @@ def fit(
         mean=of("mean"),
         covariance=of("covariance"),
         slope=slope,
+        youth=_youth(schedule, now),
         noise=noise,
         added_variance=_added_variance(
             evidence, scale, beliefs.window * schedule.total_steps / max(now, 1), rise
@@ -332,6 +335,14 @@ def _added_variance(evidence: Evidence, scale: Scale, share: float, rise: float)
     """
     noise = evidence.noise**2 / max(share * evidence.n_observed, 3.0) if share else 0.0
     return float(scale.of(evidence.loss[-1:], np.array([noise + min(rise, 1e100) ** 2]))[1][0])
+
+
+def _youth(schedule: LRSchedule, now: int) -> float:
+    """From 1 to 0: few steps since the warm-up, or a small share of the run's S1."""
+    steps = (now - min(schedule.warmup_steps, now)) / _START_STEPS
+    total = float(schedule.s1(schedule.total_steps))
+    share = float(schedule.s1(max(now, 1))) / (_START_SHARE * total) if total > 0 else 1.0
+    return max(1 - min(steps, share), 0.0)
 
 
 def _slope(z: FloatArray, s1: FloatArray) -> float:

@@ -33,7 +33,7 @@ __all__ = ["Forecaster"]
 
 _STATE_VERSION = 1
 _TOO_SHORT = 10  # points of evidence
-_TOO_YOUNG = 0.01  # share of the run's S1
+_TOO_YOUNG = 0.5  # of 1 to 0: 50 steps after the warm-up, a fortieth of the run's S1
 _LEARNT = 0.5  # of the prior's spread of the drop: below it the drop counts as learnt
 _MATTERS = 0.3  # of the forecast's spread: below it the drop is negligible
 _BEGUN = 0.1  # share of a run from which on it may differ from its past
@@ -360,10 +360,7 @@ class Forecaster:
     def _status(
         self, evidence: Evidence, posterior: Posterior, spread: float, gain: AnnealGain
     ) -> Status:
-        schedule = posterior.schedule
-        travelled = float(schedule.s1(posterior.now))
-        whole_run = float(schedule.s1(schedule.total_steps))
-        if len(evidence) < _TOO_SHORT or travelled < _TOO_YOUNG * whole_run:
+        if len(evidence) < _TOO_SHORT or posterior.youth > _TOO_YOUNG:
             return Status.TOO_SHORT
         if posterior.misfit() > 0.5:
             return Status.MISFIT

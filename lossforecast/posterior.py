@@ -19,6 +19,8 @@ from lossforecast.walk import Filter, whiten
 
 __all__ = ["Besides", "Places", "Posterior", "Walk"]
 
+_LARGEST_START = 0.5  # as z: more would say nothing any more
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Besides = Callable[[LRSchedule, IntArray], FloatArray]
@@ -103,6 +105,8 @@ class Posterior:
     """Their covariance, (k, 3, 3)."""
     slope: float
     """``-dz / d log(S1)`` over the later half of the evidence."""
+    youth: float
+    """From 1 to 0, how far the start of the run, which follows no law, may not be over."""
     noise: float
     """Standard deviation of one observation, as z."""
     added_variance: float
@@ -198,6 +202,7 @@ class Posterior:
                 mean[nodes] += (places.besides - besides)[:, self._beside[nodes]].T
             spread = np.einsum("kmi,kij,kmj->km", rows, self.covariance[nodes], rows)
             variance[nodes] = spread + np.maximum(moved, 0.0)
+        variance[self._beside < 0] += self._start_not_over(places.hands) ** 2
         std = np.sqrt(np.maximum(variance, 1e-18))
         if self.scale.logarithmic:
             mean += np.log(self.scale.level)
@@ -207,6 +212,15 @@ class Posterior:
         found = self._calibrated(found)
         unit = 1.0 if self.scale.logarithmic else self.scale.unit
         return replace(found, std=np.hypot(found.std, unit * math.sqrt(self.added_variance)))
+
+    def _start_not_over(self, hands: FloatArray) -> FloatArray:
+        """Standard deviation, as z, of what the rest of the start may bring by some places, (m,).
+
+        All that a power law without a limit would bring at the present slope: before it follows a
+        law a loss hesitates, and then falls faster than any that began like it.
+        """
+        ahead = np.log(self._now_and_end.hands[0, 0] / hands[0])
+        return np.minimum(self.youth * self.slope * np.maximum(ahead, 0.0), _LARGEST_START)
 
     def _calibrated(self, mixture: Mixture) -> Mixture:
         """As past forecasts made after as much of a run turned out."""

@@ -82,3 +82,16 @@ def test_the_probe_example_forecasts_with_it_and_without(tmp_path: Path) -> None
     assert "came: " in printed
     for name in ("with", "without"):
         assert (tmp_path / "probe" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_folder_of_logs_is_looked_back_on(tmp_path: Path) -> None:
+    printed = run("replay_logs.py", "--steps", "60", cwd=tmp_path)
+    rows = [line for line in printed.splitlines() if line.startswith("replay/rate-")]
+    assert len(rows) == 4
+    assert all(" to " in row for row in rows)
+    assert "with the runs before" in printed
+    (tmp_path / "runs" / "replay" / "notes.jsonl").write_text('{"message": "no losses here"}\n')
+    again = run("replay_logs.py", "runs/replay", cwd=tmp_path)
+    assert [line for line in again.splitlines() if line.startswith("replay/rate-")] == rows
+    assert "left out: " in again
+    assert "notes.jsonl" in again

@@ -1,0 +1,131 @@
+"""Looks back on a folder of logs: what would have been forecast, and what would it have saved?
+
+python examples/replay_logs.py FOLDER
+
+The runs are taken in the order in which they ended. Each is forecast as if it were running, once
+knowing nothing of the others and once with those before it in a store; it would have been stopped
+when it could no longer beat the best of them. Without a folder, four small runs are trained first.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from lossforecast import LossForecastError, RunInfo, RunStore
+from lossforecast.lookback import LookBack, look_back, points
+from lossforecast.readers import Log, read_log
+
+RATES = (1e-3, 4e-3, 2e-4, 2e-3)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run looked back on, without the runs before it and with them."""
+
+    log: Log
+    alone: LookBack
+    learnt: LookBack
+
+
+def main() -> None:
+    """Find the logs, look back on each, and add up."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="where the logs are")
+    parser.add_argument("--steps", type=int, default=400, help="of the runs that are trained")
+    parser.add_argument("--optimizer", default="adamw", help="of the runs")
+    parser.add_argument("--share", type=float, default=0.25, help="when to forecast, 0 to 1")
+    args = parser.parse_args()
+    folder = args.folder
+    if folder is None:
+        folder = Path("runs/replay")
+        train(folder, args.steps)
+    rows = []
+    with TemporaryDirectory() as temporary:
+        store = RunStore(Path(temporary) / "runs.db")
+        for log in logs(folder):
+            try:
+                rows.append(looked_back(log, store, args.optimizer))
+            except LossForecastError as error:
+                print(f"left out: {error}")
+    report(rows, args.share)
+
+
+def logs(folder: Path) -> Iterator[Log]:
+    """Every log below a folder, oldest first."""
+    found = {path.parent for path in folder.rglob("*tfevents*")}
+    for pattern in ("metrics.csv", "*.jsonl", "trainer_state.json"):
+        found |= set(folder.rglob(pattern))
+    for path in sorted(found, key=lambda path: path.stat().st_mtime):
+        try:
+            yield read_log(path)
+        except LossForecastError as error:
+            print(f"left out: {error}")
+
+
+def looked_back(log: Log, store: RunStore, optimizer: str) -> Row:
+    """Look back on a run, then keep it for those after it."""
+    run = RunInfo(log.metric, optimizer, project="these logs", monitor=log.column)
+    plan = log.plan()
+    alone = look_back(log.history, plan, run)
+    prior, best = store.prior(run, plan), store.best(run, plan)
+    learnt = look_back(log.history, plan, run, prior=prior, target=best)
+    store.add(log.name, run, plan, *points(log.history))
+    return Row(log, alone, learnt)
+
+
+def report(rows: list[Row], share: float) -> None:
+    """What was forecast at a share of each run, and what stopping would have saved."""
+    errors: list[tuple[float, float]] = []
+    print(f"\n{'run':32}{'ended':>8}  {f'forecast at {share:.0%}':26}{'with those before it':26}")
+    for row in rows:
+        if row.alone.outcome is None:
+            print(f"{row.log.name:32}{'-':>8}  ended early")
+            continue
+        truth = row.alone.outcome.truth
+        both = [back.at(share).forecast for back in (row.alone, row.learnt)]
+        errors.append((abs(both[0].mean / truth - 1), abs(both[1].mean / truth - 1)))
+        texts = [f"{f.mean:.3f} ({f.interval()[0]:.3f} to {f.interval()[1]:.3f})" for f in both]
+        stop = row.learnt.stop
+        end = "" if stop is None else f"stopped at {stop.share:.0%}"
+        print(f"{row.log.name:32}{truth:8.4f}  {texts[0]:26}{texts[1]:26}{end}")
+    if errors:
+        alone, learnt = np.median(errors, axis=0)
+        print(f"\nmedian error {alone:.2%}, with the runs before {learnt:.2%}")
+        saved = np.mean([row.learnt.saved for row in rows])
+        wrong = sum(row.learnt.rightly is False for row in rows)
+        print(f"stopping what cannot beat the best saves {saved:.0%} of all steps, {wrong} wrongly")
+
+
+def train(folder: Path, steps: int) -> None:
+    """A few runs of a small GPT at several rates, logged for TensorBoard."""
+    import torch
+    from gpt import GPT, Batches, standard_library, wsd_factor
+    from torch.utils.tensorboard import SummaryWriter
+
+    text = standard_library()
+    for rate in RATES:
+        print(f"training {steps} steps at {rate:g}")
+        torch.manual_seed(0)
+        model = GPT()
+        batches = Batches(text, batch=16, length=64, seed=1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
+        factor = partial(wsd_factor, total=steps, warmup=max(steps // 20, 1))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        with SummaryWriter(str(folder / f"rate-{rate:g}")) as writer:
+            for step in range(steps):
+                loss = model(*batches())
+                writer.add_scalar("train/loss", loss.item(), step)
+                writer.add_scalar("lr", scheduler.get_last_lr()[0], step + 1)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+
+
+if __name__ == "__main__":
+    main()
