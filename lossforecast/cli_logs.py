@@ -297,7 +297,7 @@ class _Look:
     @property
     def over(self) -> bool:
         """Whether the run has come to its end."""
-        return self.log.history.last_step + 1 >= self.forecaster.total_steps
+        return self.log.steps_taken >= self.forecaster.total_steps
 
     def show(self, json_: Path | None, plot: Path | None, *, brief: bool) -> None:
         """Write it for people and for programs."""
@@ -306,8 +306,8 @@ class _Look:
             draw(plot_run(self.forecast, self.forecaster.history, target=self.target), plot)
         out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))
         if brief:
-            last = self.log.history.last_step
-            line = f"{datetime.now():%H:%M:%S}  step {last:,}  {_number(self.forecast.mean)}"
+            taken = self.log.steps_taken
+            line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {_number(self.forecast.mean)}"
             out.print(f"{line} (80%: {_interval(self.forecast)})  {self.advice.action}")
             return
         out.print(_headline(self.log, self.forecaster.total_steps), markup=False)
@@ -403,7 +403,7 @@ def _comparison(found: dict[str, Forecast], target: float | None) -> "Table":
 
 
 def _headline(log: Log, total_steps: int) -> str:
-    seen = log.history.last_step + 1
+    seen = log.steps_taken
     others = f"; also there: {', '.join(log.others[:4])}" if log.others else ""
     rate = log.rate_column or "as given"
     return (

@@ -66,7 +66,7 @@ class LogOptions:
         if self.schedule is None:
             return log.plan(total)
         if total is None:
-            total = max(log.history.last_step, 1)
+            total = max(log.steps_taken, 1)
         return log.plan(total, schedule_from_text(self.schedule, total))
 
     def run(self, metric: str, monitor: str | None = None) -> RunInfo:

@@ -62,6 +62,11 @@ class Log:
         """Of the run: the last two parts of the path."""
         return "/".join(self.path.absolute().parts[-2:])
 
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps of the run so far; a training loss comes before its step."""
+        return self.history.last_step + (self.metric == "train")
+
     def plan(self, total_steps: int | None = None, planned: LRSchedule | None = None) -> LRSchedule:
         """The learning rate of every step: as logged up to the last one, then as planned.
 
@@ -69,13 +74,13 @@ class Log:
         the whole run.
 
         Args:
-            total_steps: length of the run; by default as logged or planned, else the last step.
+            total_steps: length of the run; by default as logged or planned, else that of the log.
             planned: the schedule of the whole run.
 
         Raises:
             ConfigurationError: no learning rate is known, or the log is longer than the run.
         """
-        last = self.history.last_step
+        last = max(self.steps_taken, 1)
         total = total_steps or self.total_steps or (planned.total_steps if planned else last)
         if last > total:
             raise ConfigurationError(
