@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossforecast import (
+    Action,
     Caveat,
     ConfigurationError,
     Forecaster,
@@ -399,3 +400,21 @@ def test_whatever_is_observed_forecasts_are_finite_once_one_loss_was(events) -> 
             assert all(math.isfinite(x) for x in forecast.interval(0.95))
     json.dumps(forecaster.state_dict(), allow_nan=False)
     forecaster.recommend(target=2.0)
+
+
+def test_a_start_that_hesitates_is_not_believed_to_be_over() -> None:
+    """Few steps after the warm-up a loss falls slower than it soon will, and no law knows that."""
+    plan = LRSchedule.wsd(400, 1e-3, warmup=20)
+    noise = np.random.default_rng(0).normal(0, 0.01, 400)
+    steps = np.arange(401)
+    loss = 2 + 3.5 * ((steps + 60) / 60) ** -1.2
+    for seen in (30, 40, 60, 80, 100):
+        watch = Forecaster(plan, RunInfo("train", "adamw"))
+        watch.observe_many(steps[:seen], loss[:seen] * np.exp(noise[:seen]))
+        low, high = watch.forecast().interval(0.8)
+        assert low < loss[-1] < high
+        assert (watch.forecast().status is Status.TOO_SHORT) is (seen < 70)
+        assert watch.recommend(target=float(loss[-1]) + 0.02).action is not Action.STOP
+    wide = float(np.ptp(watch.forecast().interval(0.8)))
+    watch.observe_many(steps[100:200], loss[100:200] * np.exp(noise[100:200]))
+    assert np.ptp(watch.forecast().interval(0.8)) < 0.5 * wide

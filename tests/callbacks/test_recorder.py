@@ -43,7 +43,7 @@ def test_a_run_is_recorded_from_its_first_forecast_to_its_end(tmp_path: Path) ->
     assert monitor.forecast is not None
     assert made[-1]["mean"] == monitor.forecast.mean
     first, *_ = store.decisions(run.key)
-    assert (first["step"], first["action"]) == (20, "continue")
+    assert (first["step"], first["action"]) == (20, "abstain")
 
 
 def test_the_store_changes_nothing_in_training(tmp_path: Path) -> None:
