@@ -202,7 +202,9 @@ class Posterior:
                 mean[nodes] += (places.besides - besides)[:, self._beside[nodes]].T
             spread = np.einsum("kmi,kij,kmj->km", rows, self.covariance[nodes], rows)
             variance[nodes] = spread + np.maximum(moved, 0.0)
-        variance[self._beside < 0] += self._start_not_over(places.hands) ** 2
+        start, alone = self._start_not_over(places.hands) ** 2, self._beside < 0
+        mean[alone] -= self.scale.logarithmic * start / 2  # the mean of the loss stays
+        variance[alone] += start
         std = np.sqrt(np.maximum(variance, 1e-18))
         if self.scale.logarithmic:
             mean += np.log(self.scale.level)
