@@ -222,7 +222,8 @@ class Posterior:
         law a loss hesitates, and then falls faster than any that began like it.
         """
         ahead = np.log(self._now_and_end.hands[0, 0] / hands[0])
-        return np.minimum(self.youth * self.slope * np.maximum(ahead, 0.0), _LARGEST_START)
+        fall: FloatArray = self.youth * self.slope * np.maximum(ahead, 0.0)
+        return np.minimum(fall, _LARGEST_START)
 
     def _calibrated(self, mixture: Mixture) -> Mixture:
         """As past forecasts made after as much of a run turned out."""

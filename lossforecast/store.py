@@ -8,18 +8,16 @@ at once. The schema has a version: a store of an older release is brought up to 
 opened, one of a newer release is refused.
 """
 
-import json
 import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from lossforecast.database import (
@@ -31,53 +29,24 @@ from lossforecast.database import (
     connect,
     is_up_to_date,
 )
-from lossforecast.errors import ConfigurationError, LossForecastError, StoreError
+from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
 from lossforecast.history import History
 from lossforecast.past import PastRun, fair, nearest
 from lossforecast.prior import Prior
 from lossforecast.recommendation import Recommendation
+from lossforecast.records import STATES, StoredRun, as_json, curve_of, decision_row, distinct, ended
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["BINS", "STATES", "RunStore", "StoredRun"]
+__all__ = ["BINS", "RunStore", "StoredRun"]
 
-STATES = ("running", "finished", "stopped", "failed")
 BINS = 512
 """The most that is kept of a curve."""
 _NEWEST = 500  # runs that are looked through for some that are alike
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """One run of a store.
-
-    Attributes:
-        key: its identity, 32 hexadecimal digits.
-        name: what people call it.
-        run: what is known of it.
-        schedule: the learning rate of every step, past and planned.
-        state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
-        step: the last one observed, -1 before the first.
-        outcome: the loss that it ended with; nan while it runs or where none is known.
-        excluded: whether nothing is learnt from it.
-        started: in UTC.
-        updated: in UTC.
-    """
-
-    key: str
-    name: str
-    run: RunInfo
-    schedule: LRSchedule = field(repr=False)
-    state: str
-    step: int
-    outcome: float
-    excluded: bool
-    started: datetime
-    updated: datetime
 
 
 class RunStore:
@@ -139,7 +108,7 @@ class RunStore:
             "state": "running",
             "outcome": None,
             "updated": now,
-            "schedule": _json(schedule.to_dict()),
+            "schedule": as_json(schedule.to_dict()),
         }
         new = {"key": key or uuid.uuid4().hex, "step": -1, "excluded": False, "started": now}
         runs = self._tables.runs
@@ -178,12 +147,12 @@ class RunStore:
         tables = self._tables
         row = {
             "step": history.last_step,
-            "schedule": _json(schedule.to_dict()),
-            "curve": _json(history.thinned(BINS).state_dict()),
+            "schedule": as_json(schedule.to_dict()),
+            "curve": as_json(history.thinned(BINS).state_dict()),
             "updated": datetime.now(UTC).isoformat(),
         }
         made = [{"run": key, **each.summary()} for each in forecasts if each.made_at >= 0]
-        done = [_decision_row(key, *each) for each in decisions]
+        done = [decision_row(key, *each) for each in decisions]
         with self._connected("written") as connection:
             found = connection.execute(tables.runs.update().where(tables.runs.c.key == key), row)
             if found.rowcount == 0:
@@ -196,7 +165,7 @@ class RunStore:
                     first = min(each[at] for each in rows)
                     old = (table.c.run == key) & (table.c[at] >= first)
                     connection.execute(table.delete().where(old))
-                    connection.execute(table.insert(), _distinct(rows, at))
+                    connection.execute(table.insert(), distinct(rows, at))
 
     def end(self, key: str, state: str, outcome: float | None = None) -> None:
         """A run has ended.
@@ -209,7 +178,7 @@ class RunStore:
         if state not in STATES[1:]:
             raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
         if outcome is None:
-            outcome = _ended(self.history(key))
+            outcome = ended(self.history(key))
         known = outcome if math.isfinite(outcome) else None
         self._change(key, {"state": state, "outcome": known})
 
@@ -293,7 +262,7 @@ class RunStore:
             found = connection.execute(sa.select(columns.curve).where(columns.key == key)).first()
         if found is None:
             raise StoreError(f"{self.url} has no run {key!r}")
-        return _curve(found[0])
+        return curve_of(found[0])
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
         """The forecasts of a run, in the order of the steps at which they were made."""
@@ -307,21 +276,11 @@ class RunStore:
 
     def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
         """The finished runs that a run is compared with, most alike first."""
-        columns = self._tables.runs.c
-        query = (
-            self._select()
-            .where(columns.state == "finished", columns.metric == run.metric)
-            .where(columns.excluded.is_(False))
-            .order_by(columns.started.desc())
-            .limit(_NEWEST)
-        )
         found = []
-        with self._connected("read", writes=False) as connection:
-            for row in connection.execute(query).mappings():
-                stored = self._stored(row)
-                kept = PastRun.of(stored.key, stored.run, stored.schedule, _curve(row["curve"]))
-                if kept is not None:
-                    found.append(kept)
+        for stored, curve in self._finished(run, curves=True):
+            kept = PastRun.of(stored.key, stored.run, stored.schedule, curve_of(curve))
+            if kept is not None:
+                found.append(kept)
         return [each for each, _ in nearest(found, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
@@ -342,8 +301,8 @@ class RunStore:
         """
         ends = [
             past.outcome
-            for past in self.runs(state="finished", metric=run.metric)
-            if not past.excluded and fair(past.run, past.schedule.total_steps, run, schedule)
+            for past, _ in self._finished(run, curves=False)
+            if fair(past.run, past.schedule.total_steps, run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
@@ -376,6 +335,30 @@ class RunStore:
                 f"the store {self.url} cannot be {what}: {cause[0] if cause else error!r}"
             ) from error
 
+    def _finished(self, run: RunInfo, *, curves: bool) -> list[tuple[StoredRun, str | None]]:
+        """The newest finished runs of the same metric and project or dataset, with their curves."""
+        import sqlalchemy as sa
+
+        columns = self._tables.runs.c
+        same = [
+            condition
+            for name in ("project", "dataset")
+            if (word := getattr(run, name)) is not None
+            for condition in (columns[name] == word, sa.func.lower(columns[name]) == word.lower())
+        ]
+        if not same:
+            return []
+        query = (
+            self._select(*(() if curves else (columns.curve,)))
+            .where(columns.state == "finished", columns.metric == run.metric, sa.or_(*same))
+            .where(columns.excluded.is_(False))
+            .order_by(columns.started.desc())
+            .limit(_NEWEST)
+        )
+        with self._connected("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(self._stored(row), row.get("curve")) for row in rows]
+
     def _select(self, *without: Any) -> "sa.Select[Any]":
         import sqlalchemy as sa
 
@@ -398,55 +381,7 @@ class RunStore:
                 raise StoreError(f"{self.url} has no run {key!r}")
 
     def _stored(self, row: "sa.RowMapping") -> StoredRun:
-        info = {name: row[name] for name in ("metric", *WORDS, *NUMBERS)}
         try:
-            return StoredRun(
-                key=row["key"],
-                name=row["name"],
-                run=RunInfo(**info),
-                schedule=LRSchedule.from_dict(json.loads(row["schedule"])),
-                state=row["state"],
-                step=row["step"],
-                outcome=math.nan if row["outcome"] is None else row["outcome"],
-                excluded=row["excluded"],
-                started=datetime.fromisoformat(row["started"]),
-                updated=datetime.fromisoformat(row["updated"]),
-            )
-        except (LossForecastError, ValueError, TypeError) as error:
+            return StoredRun.of_row({str(name): value for name, value in row.items()})
+        except (ValueError, TypeError) as error:
             raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error
-
-
-def _decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
-    return {
-        "run": key,
-        "step": step,
-        "action": str(advice.action),
-        "reason": str(advice.reason),
-        "message": advice.message,
-    }
-
-
-def _distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
-    """The last of those of one step."""
-    return list({row[at]: row for row in rows}.values())
-
-
-def _ended(history: History) -> float:
-    """The mean of the last 2% of a curve, of at least its last 3 bins."""
-    bins = history.bins()
-    if not len(history):
-        return math.nan
-    late = bins.last >= 0.98 * history.last_step
-    late[-3:] = True
-    sound = late & np.isfinite(bins.mean)
-    if not sound.any():
-        return math.nan
-    return float(np.average(bins.mean[sound], weights=bins.count[sound]))
-
-
-def _curve(text: str | None) -> History:
-    return History() if text is None else History.from_state_dict(json.loads(text))
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -67,6 +67,7 @@ ROOMS = (
     "report_sweeps",
     "learn",
     "database",
+    "records",
     "store",
     "windows",
     "log_formats",
