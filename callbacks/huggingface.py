@@ -1,9 +1,11 @@
 """`TransformersLossForecast`: forecasts inside the Hugging Face ``Trainer``."""
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from transformers import TrainerCallback
@@ -24,6 +26,7 @@ from lossforecast.prior import Prior
 from lossforecast.recommendation import Policy, Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
+from lossforecast.store import RunStore
 from lossforecast.windows import mean_step
 
 __all__ = ["TransformersLossForecast"]
@@ -101,9 +104,12 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(1, 1.0) if schedule is None else schedule
         tried = Forecaster(plan, run, self.laws, prior, every_n_steps)
+        self._own_policy = policy is not None
         policy = default_policies(apply) if policy is None else policy
         self.policies = RunMonitor(tried, target=target, policy=policy).policies
         self._saved: dict[str, Any] | None = None
+        self._missing: list[str] = []  # what a checkpoint could not keep
+        self._training = False
         self._pipeline: Pipeline | None = None
         self._hook: Any = None
         self._logged = 0
@@ -135,6 +141,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         self._let_go()
         self._pipeline, self.switched_off = None, False
         self._start(args, state, kwargs)
+        self._training = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Record the mean training loss of the steps since the last log."""
@@ -145,8 +152,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Record the monitored metric."""
-        if self._pipeline is not None and self.monitor is not None:
+        """Record the monitored metric, unless training is over and other data may be looked at."""
+        if self._training and self._pipeline is not None and self.monitor is not None:
             self._hear(metrics or {})
             self._turn(control)
 
@@ -161,6 +168,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read what is left, forecast a last time and let go of the optimizer."""
+        self._training = False
         if self._pipeline is not None:
             self._finish()
         self._let_go()
@@ -177,8 +185,18 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             "stop": self.stop,
             "apply": self.apply,
             "every_n_steps": self.every_n_steps,
+            "store": _told(self.store),
         }
-        return {"args": args, "attributes": {"_saved": self._state() or self._saved}}
+        given = {
+            "schedule": self.schedule is not None,
+            "policy": self._own_policy,
+            "probe": self.probe is not None,
+            "sinks": bool(self.sinks),
+            "store": self.store is not None and args["store"] is None,
+        }
+        missing = [name for name, there in given.items() if there] or self._missing
+        saved = self._state() or self._saved
+        return {"args": args, "attributes": {"_saved": saved, "_missing": missing}}
 
     # ------------------------------------------------------------------ inside
 
@@ -186,7 +204,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _start(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
         optimizer = innermost(given["optimizer"])
         taken, total = int(state.global_step), int(state.max_steps)
-        saved = self._saved or _of_checkpoint(state, self.monitor) if taken else None
+        saved = _of_checkpoint(state, self.monitor) or self._saved if taken else None
         group = widest_group(optimizer) if saved is None else int(saved["group"])
         scheduler, plan = given.get("lr_scheduler"), self.schedule
         if plan is None:
@@ -197,7 +215,10 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 group=group,
                 scheduler_steps=every(1, step=taken, times=steps_per_call(scheduler)),
             )
-        described = describe(self.run, optimizer, self._metric, self.monitor)
+        run = self.run
+        if self._saved is not None and saved is not None and run is None:
+            run = RunInfo(**saved["forecasters"][self._metric]["run"])
+        described = describe(run, optimizer, self._metric, self.monitor)
         name = args.run_name or Path(args.output_dir).name
         recorder = RunRecorder.of(self.store, name, described, plan, given["model"])
         prior = self.prior if recorder is None else recorder.prior(self.prior)
@@ -232,6 +253,12 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             capture.close()
             self._let_go_of_probe()
             raise
+        if self._missing:
+            logger.warning(
+                "restore_callback_states_from_checkpoint=True has made this callback anew, without "
+                "its %s: leave that option out, the forecasts are resumed anyway",
+                " and ".join(self._missing),
+            )
         self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
 
     def _steering(self, scheduler: Any, group: int, total_steps: int) -> Steering | None:
@@ -268,7 +295,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _record(self, loss: float, step: int) -> None:
         """A mean over the steps since the last log, as the loss at the step that has it."""
         assert self._pipeline is not None
-        self._pipeline.capture.keep(loss, int(mean_step(self._logged, max(step - 1, 0))))
+        self._pipeline.log(int(mean_step(self._logged, max(step - 1, 0))), loss)
         self._logged = step
 
     @guarded
@@ -349,10 +376,18 @@ def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
+def _told(store: StoreLike) -> str | None:
+    """Where a store is, for a checkpoint; None where that would tell a password."""
+    if store is None or isinstance(store, bool):
+        return None
+    place = store.url if isinstance(store, RunStore) else os.fspath(store)
+    return None if urlsplit(place).password else place
+
+
 def _of_checkpoint(state: Any, monitor: str | None) -> dict[str, Any] | None:
     """What a checkpoint that is resumed has of this callback."""
     kept = (state.stateful_callbacks or {}).get(TransformersLossForecast.__name__, [])
-    for each in kept if isinstance(kept, list) else [kept]:
+    for each in reversed(kept if isinstance(kept, list) else [kept]):  # the latest of each
         if each.get("args", {}).get("monitor") == monitor:
             found: dict[str, Any] | None = each.get("attributes", {}).get("_saved")
             return found

@@ -15,9 +15,9 @@ from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.protocol import (
     Block,
     Change,
+    Logged,
     Looks,
     Message,
-    Validation,
     Wish,
     no_looks,
 )
@@ -137,7 +137,18 @@ class Pipeline:
             self.checked, check = step, self.capture.present_rate()
         if self._team is None:
             self._pass_on(*self._take())
-        self._post(Validation(step, loss, rate, check, self.may_stop))
+        self._post(Logged(step, loss, rate, check, self.may_stop))
+
+    def log(self, step: int, loss: float) -> None:
+        """Pass on a training loss of an earlier step, which all processes have alike."""
+        self._join()
+        self._notice()
+        self._conclude()
+        last, plan = self.capture.last_rate(), self.monitor.forecaster.schedule
+        at = np.clip([step, self.capture.steps], 1, plan.total_steps)
+        then, now = plan.lr(at).tolist()
+        rate = last * then / now if last is not None and now > 0 else None
+        self._post(Logged(step, loss, rate, may_stop=self.may_stop, metric="train"))
 
     def consider(self) -> None:
         """Do what is wanted, unless other processes have to agree."""
@@ -437,8 +448,8 @@ def _plain(losses: Losses) -> list[list[float | None]]:
 
 def _take_in(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
     """Let a message be known to the forecasters that it is for."""
-    if isinstance(message, Validation):
-        forecasters["val"].observe(message.step, message.loss, message.rate)
+    if isinstance(message, Logged):
+        forecasters[message.metric].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
         for forecaster in forecasters.values():
             adopt(forecaster, message.plan, message.step, warn=False)

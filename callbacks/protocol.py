@@ -13,11 +13,11 @@ from lossforecast.schedule import DECAY_SHAPES, Decay, LRSchedule
 __all__ = [
     "Block",
     "Change",
+    "Logged",
     "Looks",
     "Member",
     "Message",
     "Need",
-    "Validation",
     "Wish",
     "no_looks",
 ]
@@ -76,14 +76,18 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """A validation loss after `step` optimizer steps; the rest as in `Block`."""
+class Logged:
+    """A loss of the first process alone, or alike in all of them, after `step` optimizer steps.
+
+    The metric is "val" or, of a mean that the host has reduced, "train"; the rest as in `Block`.
+    """
 
     step: int
     loss: float
     rate: float | None
     check: float | None = None
     may_stop: bool = True
+    metric: str = "val"
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Wish:
     decay: Decay | None = None
 
 
-Message = Block | Validation | Change
+Message = Block | Logged | Change
 
 
 class Need(Enum):

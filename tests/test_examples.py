@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,39 @@ def test_the_plain_loop_stops_when_the_target_is_out_of_reach(tmp_path: Path) ->
     )
     assert "stop: only" in printed
     assert "step 400" not in printed.split("stop: only")[0]
+
+
+def table(printed: str) -> list[list[str]]:
+    """The rows of the table of forecasts against the outcome."""
+    return [line.split() for line in printed.partition("made at ")[2].splitlines()[1:]]
+
+
+def test_the_trainer_of_hugging_face_forecasts_and_compares(tmp_path: Path) -> None:
+    printed = run("gpt_huggingface.py", "--steps", "60", "--out", "trainer", cwd=tmp_path)
+    assert printed.count("heading for") == 10
+    (actual,) = re.findall(r"the loss in the end: ([\d.]+)", printed)
+    assert 2 < float(actual) < 5
+    rows = table(printed)
+    assert [row[0] for row in rows] == ["25%", "50%", "75%"]
+    for _, mean, interval, error in rows:
+        low, high = map(float, interval.split(".."))
+        assert low < float(mean) < high
+        assert float(error.strip("%")) == pytest.approx(
+            100 * (float(mean) / float(actual) - 1), abs=0.02
+        )
+
+
+def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    options = ["--steps", "60", "--out", "fabric", "--accumulate", "2"]
+    printed = run("gpt_fabric.py", *options, cwd=tmp_path)
+    assert printed.count("heading for") == 10
+    assert [row[0] for row in table(printed)] == ["25%", "50%", "75%"]
+    resumed = run("gpt_fabric.py", "--resume", *options, cwd=tmp_path)
+    assert [row[0] for row in table(resumed)] == ["75%"]
+    later = printed[printed.index("step 36:") : printed.index("made at")]
+    assert later in resumed, "to the digit"
+    assert "step 30:" not in resumed
+    assert table(resumed)[-1] == table(printed)[-1]
 
 
 def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:

@@ -1,0 +1,340 @@
+"""`TransformersLossForecast` over whole runs: resumed, steered, stopped, in two processes."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hf_processes import TOTAL, Scripted, apart, noisy, smooth, stop_from, tiny_gpt, train
+from processes import decay_from
+
+from lossforecast import Forecaster, LRSchedule, RunInfo, RunStore
+from lossforecast.callbacks import AnnealingProbe, SteerableLR, TransformersLossForecast
+from lossforecast.callbacks.monitor import Update
+from lossforecast.windows import mean_step
+
+SCRIPT = Path(__file__).with_name("hf_processes.py")
+SAVE: dict[str, Any] = {"save_strategy": "steps", "save_steps": 60}
+EVALUATE: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 4}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    records = [each for each in caplog.records if each.name == "lossforecast"]
+    return [each.getMessage() for each in records if each.levelno >= logging.WARNING]
+
+
+# ---------------------------------------------------------------------- resumed
+
+
+@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize(
+    ("model", "monitor", "options"),
+    [
+        (Scripted, None, {}),
+        (Scripted, "eval_loss", EVALUATE),
+        (lambda: Scripted(micro_batches=3), None, {"gradient_accumulation_steps": 3}),
+        (tiny_gpt, None, {"gradient_accumulation_steps": 3}),
+        (tiny_gpt, "eval_loss", EVALUATE),
+    ],
+    ids=["train", "eval", "accumulated", "gpt accumulated", "gpt eval"],
+)
+def test_a_resumed_run_forecasts_recommends_and_is_stored_as_if_never_stopped(
+    tmp_path: Path, model: Any, monitor: str | None, options: dict[str, Any], restore: bool
+) -> None:
+    def callback(name: str) -> TransformersLossForecast:
+        about = RunInfo(project="resumed", task="a test")
+        return TransformersLossForecast(
+            monitor, target=2.25, every_n_steps=4, store=tmp_path / name, run=about
+        )
+
+    _, whole = train(tmp_path / "whole", [callback("whole.db")], model=model(), **options)
+    again = {**options, **SAVE, "restore_callback_states_from_checkpoint": restore}
+    with pytest.raises(ValueError, match="the user's own"):
+        train(tmp_path / "run", [callback("run.db")], model=model(), fail_at=75, **again)
+    _, resumed = train(tmp_path / "run", [callback("run.db")], model=model(), resume=True, **again)
+    first = min(resumed.forecasts)
+    assert 60 <= first <= 64
+    assert len(resumed.forecasts) == 15
+    assert resumed.forecasts == {at: each for at, each in whole.forecasts.items() if at >= first}
+
+    stores = [RunStore(tmp_path / name) for name in ("whole.db", "run.db")]
+    (alone,), (run,) = (store.runs() for store in stores)
+    assert (run.state, run.step, run.run) == ("finished", alone.step, alone.run)
+    assert run.run.task == "a test"
+    kept, wanted = stores[1].forecasts(run.key), stores[0].forecasts(alone.key)
+    assert kept == wanted
+    made = {row["made_at"]: row["mean"] for row in kept}
+    assert {at: each[0] for at, each in whole.forecasts.items()}.items() <= made.items()
+    assert len(made) >= 30
+
+
+def test_two_callbacks_in_one_run_are_both_resumed(tmp_path: Path) -> None:
+    def run(folder: Path, **options: Any) -> dict[str, dict[int, float]]:
+        updates: dict[str, list[Update]] = {"loss": [], "eval_loss": []}
+        callbacks = [
+            TransformersLossForecast(monitor, every_n_steps=4, sinks=[updates[name].append])
+            for monitor, name in ((None, "loss"), ("eval_loss", "eval_loss"))
+        ]
+        train(folder, callbacks, **EVALUATE, **options)
+        return {
+            name: {each.step: each.forecast.mean for each in found}
+            for name, found in updates.items()
+        }
+
+    whole = run(tmp_path / "whole", **SAVE)
+    checkpoint = str(tmp_path / "whole" / "checkpoint-60")
+    for name, resumed in run(tmp_path / "resumed", resume=checkpoint).items():
+        assert list(resumed) == list(range(64, TOTAL + 1, 4))
+        assert resumed == {step: mean for step, mean in whole[name].items() if step > 60}
+
+
+def test_what_the_trainer_made_anew_says_what_it_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def callback() -> TransformersLossForecast:
+        policy, probe = stop_from(200), AnnealingProbe(cost=0.1)
+        return TransformersLossForecast(policy=policy, probe=probe, sinks=[print], every_n_steps=20)
+
+    train(tmp_path, [callback()], **SAVE)
+    resume: dict[str, Any] = {"resume": str(tmp_path / "checkpoint-60"), "logging_strategy": "no"}
+    for restore, said in (
+        (False, []),
+        (True, ["without its policy and probe and sinks: leave that option out"]),
+    ):
+        caplog.clear()
+        train(tmp_path, [callback()], restore_callback_states_from_checkpoint=restore, **resume)
+        lines = told(caplog)
+        assert len(lines) == len(said)
+        assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+def test_a_checkpoint_tells_where_the_store_is_but_no_password(tmp_path: Path) -> None:
+    secret = "postgresql+psycopg://me:secret@127.0.0.1:1/runs"
+    for given, kept in (
+        (tmp_path / "runs.db", str(tmp_path / "runs.db")),
+        (RunStore(tmp_path / "runs.db"), f"sqlite:///{tmp_path}/runs.db"),
+        (secret, None),
+        (secret.replace("me:secret@", ""), secret.replace("me:secret@", "")),
+        (None, None),
+    ):
+        state = TransformersLossForecast(store=given).state()
+        assert state["args"]["store"] == kept
+        assert "secret" not in json.dumps(state)
+        assert state["attributes"]["_missing"] == (["store"] if given == secret else [])
+
+
+# ---------------------------------------------------------------------- the plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("cosine", {"max_steps": 50}),
+        ("linear", {"num_train_epochs": 7}),
+        ("cosine", {"num_train_epochs": 20, "gradient_accumulation_steps": 3}),
+        ("polynomial", {"num_train_epochs": 6.5, "warmup_steps": 0.1}),
+        ("inverse_sqrt", {"max_steps": 50, "gradient_accumulation_steps": 3}),
+        ("warmup_stable_decay", {"max_steps": 50, "lr_scheduler_kwargs": {"num_decay_steps": 20}}),
+    ],
+)
+def test_the_plan_is_what_the_optimizer_gets(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    callback = TransformersLossForecast(every_n_steps=20)
+    model = tiny_gpt()  # 7 batches an epoch
+    trainer, watch = train(tmp_path, [callback], model=model, lr_scheduler_type=kind, **options)
+    assert callback.forecaster is not None
+    plan = callback.forecaster.schedule
+    assert plan.total_steps == trainer.state.max_steps == trainer.state.global_step
+    assert list(watch.rates) == list(range(1, plan.total_steps + 1))
+    np.testing.assert_array_equal(plan.to_array(), list(watch.rates.values()))
+    assert len(set(watch.rates.values())) > 20
+    if "num_train_epochs" in options:
+        assert plan.total_steps == {7: 49, 20: 60, 6.5: 46}[options["num_train_epochs"]]
+
+
+# ---------------------------------------------------------------------- means over windows
+
+
+def test_a_window_is_seen_where_the_loss_is_its_mean(tmp_path: Path) -> None:
+    """On a loss that falls as t**-1/2, but for an offset that the first windows feel."""
+    total, width = 600, 60
+    callback = TransformersLossForecast(every_n_steps=width)
+    model = Scripted(smooth)
+    _, watch = train(tmp_path, [callback], model=model, max_steps=total, logging_steps=width)
+    assert callback.forecaster is not None
+    bins, windows = callback.forecaster.history.bins(), range(0, total, width)
+    assert bins.step.tolist() == [mean_step(at, at + width - 1) for at in windows]
+    np.testing.assert_array_equal(bins.mean, list(watch.losses.values()))
+    for at, step, mean in zip(windows, bins.step, bins.mean, strict=True):
+        assert mean == pytest.approx(np.mean([smooth(at + i) for i in range(width)]), rel=1e-6)
+        middle = abs(smooth(at + width // 2) - mean)
+        assert abs(smooth(int(step)) - mean) < middle
+
+
+def test_forecasts_of_windows_are_nearer_to_those_of_every_loss_than_of_their_middles(
+    tmp_path: Path,
+) -> None:
+    """Of a run that is logged ten times."""
+    total, width = 600, 60
+    updates: list[Update] = []
+    callback = TransformersLossForecast(every_n_steps=width, sinks=[updates.append])
+    model = Scripted(noisy)
+    _, watch = train(tmp_path, [callback], model=model, max_steps=total, logging_steps=width)
+    made = {each.forecast.made_at: each.forecast.mean for each in updates}
+    assert callback.forecaster is not None
+    plan, run = callback.forecaster.schedule, callback.forecaster.run
+    every, middles = Forecaster(plan, run), Forecaster(plan, run)
+    off = []
+    for first in range(0, total, width):
+        last = first + width - 1
+        every.observe_many(range(first, last + 1), [noisy(t) for t in range(first, last + 1)])
+        middles.observe((first + last) // 2, watch.losses[last + 1])
+        mean = every.forecast().mean
+        off.append([made[int(mean_step(first, last))] - mean, middles.forecast().mean - mean])
+    ours, theirs = np.abs(off[1:]).mean(axis=0)  # one window says nothing
+    assert ours < 0.7 * theirs
+
+
+# ---------------------------------------------------------------------- steered and stopped
+
+
+def steerable(optimizer: torch.optim.Optimizer) -> SteerableLR:
+    return SteerableLR(optimizer, TOTAL, decay_fraction=0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_decay_is_begun_and_goes_on_when_resumed(
+    tmp_path: Path, accumulate: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(resume: str | None = None) -> tuple[Any, list[float]]:
+        callback = TransformersLossForecast(apply=True, policy=decay_from(30), every_n_steps=10)
+        _, watch = train(
+            tmp_path,
+            [callback],
+            model=Scripted(micro_batches=accumulate),
+            scheduler=steerable,
+            gradient_accumulation_steps=accumulate,
+            save_strategy="steps",
+            save_steps=70,  # in the middle of the decay
+            resume=resume,
+        )
+        assert callback.forecaster is not None
+        return callback, list(watch.rates.values())
+
+    callback, rates = run()
+    planned = LRSchedule.constant(TOTAL, 0.1).with_decay(start=50, steps=60, shape="linear")
+    np.testing.assert_allclose(rates, [*planned.to_array(), *[0.0] * 10], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(callback.forecaster.schedule.to_array(), rates, atol=1e-15)
+    begun = "the learning rate decays from step 50 to 110 (linear), as recommended"
+    assert told(caplog).count(begun) == 1
+    caplog.clear()
+    callback, resumed = run(str(tmp_path / "checkpoint-70"))
+    assert resumed == rates[70:]
+    np.testing.assert_allclose(callback.forecaster.schedule.to_array(), rates, atol=1e-15)
+    assert begun not in told(caplog)
+
+
+def test_an_ordinary_scheduler_is_left_alone_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = TransformersLossForecast(apply=True, policy=decay_from(30), every_n_steps=10)
+    trainer, watch = train(tmp_path / "asked", [callback])
+    _, bare = train(tmp_path / "bare", [])
+    first, *others = told(caplog)
+    assert "no decay will be begun: apply=True needs a SteerableLR" in first
+    assert all(each.endswith("change the schedule: scripted") for each in others)
+    assert trainer.state.global_step == TOTAL
+    assert watch.rates == bare.rates
+    assert callback.forecast is not None
+    assert not callback.switched_off
+
+
+def test_a_run_that_cannot_beat_the_best_of_the_store_is_stopped(tmp_path: Path) -> None:
+    def run(level: float, **options: Any) -> int:
+        callback = TransformersLossForecast(store=tmp_path / "runs.db", every_n_steps=5, **options)
+        model = Scripted(lambda step: noisy(step) + level)
+        trainer, _ = train(tmp_path, [callback], model=model)
+        return trainer.state.global_step
+
+    assert run(0.0, stop=True) == TOTAL
+    assert run(2.0) == TOTAL, "only with stop=True"
+    assert 10 < run(2.0, stop=True) < 100
+    store = RunStore(tmp_path / "runs.db")
+    worse, advised, best = store.runs()
+    assert [run.state for run in (worse, advised, best)] == ["stopped", "finished", "finished"]
+    assert best.outcome == pytest.approx(smooth(TOTAL), abs=0.02)
+    last = store.decisions(worse.key)[-1]
+    assert (last["action"], last["reason"]) == ("stop", "target_miss")
+    assert f"below the target {best.outcome:g}" in last["message"]
+
+
+def test_an_evaluation_after_training_is_of_other_data(tmp_path: Path) -> None:
+    callback = TransformersLossForecast("eval_loss")
+    model = Scripted()
+    trainer, _ = train(tmp_path, [callback], model=model, **EVALUATE)
+    assert callback.forecaster is not None
+    before = callback.forecaster.history.state_dict()
+    model.loss_of = lambda step: 9.0
+    assert trainer.evaluate()["eval_loss"] == 9.0
+    assert callback.forecaster.history.state_dict() == before
+
+
+# ---------------------------------------------------------------------- two processes
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("trainers")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_only_the_first_process_forecasts_the_mean_of_both_and_writes(found: Any) -> None:
+    folder, results = found
+    first, other = (each["whole"] for each in results)
+    assert sorted({step for step, _ in first["forecasts"]}) == list(range(10, TOTAL + 1, 10))
+    assert other["forecasts"] == []
+    assert (first["log"], other["log"]) == ([], [])
+    assert (first["off"], other["off"]) == (False, False)
+    assert first["seen"] == other["seen"]
+    assert first["logged"] == other["logged"]
+    np.testing.assert_allclose(
+        list(first["logged"].values()),
+        [
+            np.mean([apart(step, rank) for step in (at, at + 1) for rank in range(2)])
+            for at in range(0, TOTAL, 2)
+        ],
+        rtol=1e-6,
+    )
+    store = RunStore(folder / "whole.db")
+    (run,) = store.runs()
+    assert run.state == "finished"
+    made = [row["made_at"] for row in store.forecasts(run.key)]
+    assert made == sorted({made_at for _, made_at in first["forecasts"]})
+
+
+def test_every_window_reaches_the_first_process(found: Any) -> None:
+    for each in found[1]:
+        whole = each["whole"]
+        np.testing.assert_allclose(list(whole["seen"].values()), list(whole["logged"].values()))
+
+
+def test_both_processes_stop_after_the_same_step(found: Any) -> None:
+    folder, results = found
+    first, other = (each["stopped"] for each in results)
+    assert first["steps"] == other["steps"]
+    assert 60 < first["steps"] < TOTAL
+    assert first["log"] == ["step 70: stop: scripted"]
+    assert other["log"] == []
+    (run,) = RunStore(folder / "stopped.db").runs()
+    assert run.state == "stopped"
