@@ -42,6 +42,8 @@ class _Flush:
 
     history: History
     schedule: LRSchedule
+    step: int = sys.maxsize
+    """Optimizer steps taken when it was handed over; losses may have been seen up to before."""
     forecasts: list[Forecast] = field(default_factory=list)
     decisions: list[tuple[int, Recommendation]] = field(default_factory=list)
     end: str | None = None
@@ -54,7 +56,7 @@ class _Flush:
         return replace(
             self,
             forecasts=[f for f in earlier.forecasts if f.made_at < now] + self.forecasts,
-            decisions=[d for d in earlier.decisions if d[0] < now] + self.decisions,
+            decisions=[d for d in earlier.decisions if d[0] < self.step] + self.decisions,
             end=self.end or earlier.end,
         )
 
@@ -145,6 +147,7 @@ class RunRecorder:
             _Flush(
                 forecaster.history.thinned(BINS),
                 forecaster.schedule,
+                step,
                 [forecaster.forecast()],
                 [(step, advice)] if changed else [],
             )

@@ -132,7 +132,9 @@ class _Relative:
         member, alpha = np.array(self.key).T
         aware = np.array(past.beliefs.aware)[member]
         alphas = np.array(past.beliefs.alphas)[alpha]
-        s1 = float(schedule.s1(max(now, 1))) * ratio**-_PEAK_S1
+        # a warm-up may begin at 0, where nothing is travelled yet
+        begun = max(float(schedule.s1(max(now, 1))), schedule.peak / schedule.total_steps)
+        s1 = (begun or 1.0) * ratio**-_PEAK_S1
         travelled = s1 / float(past.schedule.s1(max(past.now, 1)))
         passed = max(now, 1) / max(past.now, 1)
         stretch = np.ones_like(self.mean)

@@ -89,6 +89,17 @@ def test_before_the_first_loss_it_says_how_little_was_seen() -> None:
     assert forecaster(past("one", WSD)).recommend(target=1.0).action.name == "ABSTAIN"
 
 
+@pytest.mark.parametrize("seen", [[0], [0, 1]])
+def test_a_warm_up_may_begin_at_a_rate_of_zero(seen: list[int]) -> None:
+    """As those of transformers do; nothing is travelled after the first step."""
+    plan = LRSchedule.from_points([1, 501, 24_000], [0.0, PEAK, 0.0], total_steps=24_000)
+    found = Forecaster(plan, INFO, prior=replace(Prior(), past=(past("a", WSD),)))
+    for step in seen:
+        found.observe(step, 10.0 - step)
+    made = found.forecast()
+    assert 0 < made.interval(0.8)[0] < made.mean < made.interval(0.8)[1] < 20
+
+
 def test_planned_schedules_are_compared_before_the_launch() -> None:
     watch = forecaster(past("one", WSD))
     held = LRSchedule.constant(24_000, PEAK, warmup=500)

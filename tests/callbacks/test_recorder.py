@@ -17,7 +17,15 @@ import pytest
 import torch
 from recorded import train
 
-from lossforecast import ConfigurationError, Prior, RunInfo, RunStore
+from lossforecast import (
+    Action,
+    ConfigurationError,
+    Prior,
+    Reason,
+    Recommendation,
+    RunInfo,
+    RunStore,
+)
 from lossforecast.callbacks import LightningLossForecast, TorchLossForecast, recorder
 
 SCRIPT = Path(__file__).with_name("recorded.py")
@@ -171,6 +179,43 @@ def test_what_a_locked_store_could_not_take_comes_later(
     (run,) = store.runs()
     assert run.state == "finished"
     assert [row["made_at"] for row in store.forecasts(run.key)] == [*range(19, 400, 20)]
+
+
+def test_no_decision_is_lost_while_the_store_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decisions come later than the validation losses that they are made from."""
+    monkeypatch.setattr("lossforecast.database._WAIT", 0.1)
+    RunStore(tmp_path / "runs.db")
+    raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+    raw.execute("BEGIN IMMEDIATE")
+    messages = iter(f"scripted {i}" for i in range(10))
+
+    def policy(situation: Any) -> Recommendation:
+        message = next(messages)
+        action = Action.CONTINUE if message[-1] in "02468" else Action.ABSTAIN
+        return Recommendation(action, Reason.NO_ROOM, message)
+
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    with TorchLossForecast(
+        optimizer,
+        None,
+        100,
+        metric="val",
+        every_n_steps=10,
+        policy=policy,
+        store=tmp_path / "runs.db",
+    ) as monitor:
+        for step in range(100):
+            if step % 25 == 0:
+                monitor.validation(2.0 + (step + 5.0) ** -0.5)
+            monitor.step(1.0)
+            optimizer.step()
+        raw.execute("ROLLBACK")
+    raw.close()
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert [row["step"] for row in store.decisions(run.key)] == [*range(10, 101, 10)]
 
 
 def test_a_file_that_is_no_store_is_left_alone(
