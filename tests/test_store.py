@@ -263,17 +263,18 @@ def test_losses_of_other_names_are_not_mixed(where: str) -> None:
 # ---------------------------------------------------------------------- many processes
 
 
-def start(where: str, count: int, flushes: int) -> list[subprocess.Popen[str]]:
+def start(where: str, count: int, flushes: int, victims: int = 0) -> list[subprocess.Popen[str]]:
+    """Writers; the first `victims` of them have more to write than they will live for."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, str(WRITER), where, f"writer {i}", str(flushes)],
+            [sys.executable, str(WRITER), where, f"writer {i}", str(n)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        for i in range(count)
+        for i, n in enumerate([10_000] * victims + [flushes] * (count - victims))
     ]
 
 
@@ -282,7 +283,7 @@ def test_many_write_at_once_and_some_are_killed(where: str) -> None:
     full = bool(os.environ.get("LOSSFORECAST_FULL"))
     count, flushes, victims = (32, 200, 5) if full else (8, 25, 2)
     RunStore(where)
-    writers = start(where, count, flushes)
+    writers = start(where, count, flushes, victims)
     chance = random.Random(0)
     said: list[list[str]] = [[] for _ in writers]
     doomed = {i: chance.randrange(flushes // 4, flushes // 2) for i in range(victims)}
