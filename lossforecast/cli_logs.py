@@ -23,6 +23,7 @@ from lossforecast.cli_output import (
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.log_formats import found_in
 from lossforecast.lookback import LookBack, Moment, look_back, points
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
@@ -112,17 +113,20 @@ def add_forecast(app: "typer.Typer") -> None:
             check_plot(plot)
             if follow and STANDARD_OUTPUT in (json_, plot):
                 raise ConfigurationError("--follow writes many times: give --json and --plot paths")
-            size = -1
-            while True:
-                before, size = size, _size(log_)
-                if size != before:
-                    look = _Look.at(log_, options, target)
-                    look.show(json_, plot, brief=before >= 0)
-                    if look.over and follow:
-                        return
-                if not follow:
-                    return
+            seen = _sizes(log_)
+            look = _Look.at(log_, options, target)
+            look.show(json_, plot, brief=False)
+            while follow and not look.over:
                 time.sleep(every)
+                if (now := _sizes(log_)) == seen:
+                    continue
+                seen = now
+                try:
+                    look = _Look.at(log_, options, target)
+                except ConfigurationError as error:
+                    note(f"{error}; looking again when it changes")  # it is being written
+                else:
+                    look.show(json_, plot, brief=True)
 
 
 def add_what_if(app: "typer.Typer") -> None:
@@ -350,10 +354,11 @@ class _Look:
         return table
 
 
-def _size(path: Path) -> int:
-    """Of a log, to see whether it has grown; 0 where it cannot be told."""
-    files = path.glob("*") if path.is_dir() else [path]
-    return sum(each.stat().st_size for each in files if each.is_file())
+def _sizes(path: Path) -> dict[Path, int]:
+    """Of the files of a log, to see whether it has grown."""
+    place = found_in(path) if path.is_dir() else path
+    files = place.glob("*") if place.is_dir() else [place]
+    return {each: each.stat().st_size for each in files if each.is_file()}
 
 
 # ---------------------------------------------------------------------- what if

@@ -124,12 +124,13 @@ class Tables:
         return cls(metadata, version, runs, forecasts, decisions)
 
 
-def _first(connection: "sa.Connection") -> None:
-    Tables.make().metadata.create_all(connection)
+MIGRATIONS: list[Callable[["sa.Connection"], None]] = []
+"""What brings a store from each version, from 1 on, to the next; never changed, only added to."""
 
 
-MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_first]
-"""What brings a store from each version to the next, from none on; never changed, only added to."""
+def newest() -> int:
+    """The version of a store that this release makes."""
+    return 1 + len(MIGRATIONS)
 
 
 def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
@@ -142,25 +143,24 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    version, found = Tables.make().version, _version(connection)
-    if found > len(MIGRATIONS):
+    tables, found = Tables.make(), _version(connection)
+    if found > newest():
         raise StoreError(
-            f"the store {url} has version {found}, this release reads up to {len(MIGRATIONS)}: "
+            f"the store {url} has version {found}, this release reads up to {newest()}: "
             "update lossforecast"
         )
-    if found == len(MIGRATIONS):
-        return
-    for migrate in MIGRATIONS[found:]:
-        migrate(connection)
-    if found:
-        connection.execute(version.update().values(version=len(MIGRATIONS)))
-    else:
-        connection.execute(version.insert().values(version=len(MIGRATIONS)))
+    if found == 0:
+        tables.metadata.create_all(connection)
+        connection.execute(tables.version.insert().values(version=newest()))
+    elif found < newest():
+        for migrate in MIGRATIONS[found - 1 :]:
+            migrate(connection)
+        connection.execute(tables.version.update().values(version=newest()))
 
 
 def is_up_to_date(connection: "sa.Connection") -> bool:
     """Whether the schema is that of this release."""
-    return _version(connection) == len(MIGRATIONS)
+    return _version(connection) == newest()
 
 
 def _version(connection: "sa.Connection") -> int:

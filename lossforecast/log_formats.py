@@ -104,7 +104,7 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
     first = head.decode("utf-8-sig", errors="ignore").lstrip()
     if not first.startswith(("{", "[")):
         return _table(place, step_column)
-    if _is_object(first.splitlines()[0]):
+    if place.name != "trainer_state.json" and _is_object(first.splitlines()[0]):
         return _json_lines(place, step_column)
     return _trainer_state(place)
 
@@ -206,8 +206,11 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _table(path: Path, step_column: str | None) -> Source:
-    with _text(path) as file:
-        line = file.readline()
+    try:
+        with _text(path) as file:
+            line = file.readline()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}, in its first line: {error}") from error
     delimiter = max(",;\t", key=line.count)
     header = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
     if len(header) < 2 or any(_number(name) is not None for name in header):
@@ -223,6 +226,11 @@ def _table(path: Path, step_column: str | None) -> Source:
         kind = "Lightning metrics.csv"
     step = _step_of(path, header, step_column)
     source = Source(path, kind, lambda wanted: _cells(source, header, delimiter, step, wanted))
+    if kind == "W&B CSV" and step_column is None and step.lower() in ("_step", "step"):
+        source.notes.append(
+            f"{step!r} is taken for optimizer steps; where it counts calls of wandb.log, name "
+            "another with --step-column"
+        )
     source.columns = dict.fromkeys(
         name for name in header if name != step and not name.endswith(("__MIN", "__MAX"))
     )
@@ -302,7 +310,7 @@ def _objects(source: Source, step_column: str | None, wanted: Wanted) -> Points:
 def _trainer_state(path: Path) -> Source:
     try:
         state = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or not in UTF-8
         raise ConfigurationError(
             f"{path} is no JSON, or cut off: {error}. Is it still being written?"
         ) from error

@@ -153,12 +153,14 @@ def comparable(one: RunInfo, other: RunInfo) -> bool:
 def fair(past: RunInfo, steps: int, run: RunInfo, schedule: LRSchedule) -> bool:
     """Whether a past run of so many steps had no more to get where it got than another one has.
 
-    Comparable, of the same model, at most 10% longer and at most 10% larger.
+    Comparable, of the same model, at most 10% larger, and with at most 10% more steps or, where
+    both sizes of batches are known, data.
     """
     larger = past.n_params and run.n_params and past.n_params > _NO_MORE * run.n_params
     same_model = _word(past.model) == _word(run.model)
-    short = steps <= _NO_MORE * schedule.total_steps
-    return comparable(past, run) and same_model and short and not larger
+    batches = past.batch_size / run.batch_size if past.batch_size and run.batch_size else 1.0
+    longer = batches * steps > _NO_MORE * schedule.total_steps
+    return comparable(past, run) and same_model and not longer and not larger
 
 
 def nearest(

@@ -13,7 +13,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ __all__ = ["BINS", "RunStore", "StoredRun"]
 
 BINS = 512
 """The most that is kept of a curve."""
+_ADDED = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")  # of runs that are told by their log
 _NEWEST = 500  # runs that are looked through for some that are alike
 
 
@@ -193,6 +194,8 @@ class RunStore:
     ) -> str:
         """A run that is over, from its log; "finished" if it was observed for 98% of its plan.
 
+        The same run, of the same name, is added once.
+
         Args:
             name: what people call it.
             run: what is known of it.
@@ -203,7 +206,11 @@ class RunStore:
         """
         history = History()
         history.observe_many(steps, losses, lrs)
-        key = self.begin(name, run, schedule)
+        told = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
+        key = uuid.uuid5(_ADDED, told).hex
+        if self._state(key) not in (None, "running"):
+            return key
+        self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
         whole = history.last_step >= 0.98 * schedule.total_steps
         self.end(key, "finished" if whole else "stopped")
@@ -297,7 +304,8 @@ class RunStore:
     def best(self, run: RunInfo, schedule: LRSchedule) -> float | None:
         """The lowest outcome of the finished runs that had no more to get there, if there are any.
 
-        These are comparable, of the same model, and at most 10% longer and larger.
+        These are comparable, of the same model, at most 10% larger, and took at most 10% more steps
+        or, where both sizes of batches are known, data.
         """
         ends = [
             past.outcome
@@ -364,6 +372,17 @@ class RunStore:
 
         names = {column.name for column in without}
         return sa.select(*(c for c in self._tables.runs.c if c.name not in names))
+
+    def _state(self, key: str) -> str | None:
+        """Of a run; None where there is no such run."""
+        import sqlalchemy as sa
+
+        runs = self._tables.runs
+        with self._connected("read", writes=False) as connection:
+            found: str | None = connection.execute(
+                sa.select(runs.c.state).where(runs.c.key == key)
+            ).scalar()
+        return found
 
     def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
         import sqlalchemy as sa

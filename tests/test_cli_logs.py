@@ -219,15 +219,41 @@ def test_a_log_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, **ENVIRONMENT},
     )
-    for upto in (100, 150, len(whole)):
-        while not (tmp_path / "now.json").exists():
-            time.sleep(0.05)
+    while not (tmp_path / "now.json").exists():
+        time.sleep(0.05)
+    for text in (whole[:100], [*whole[:150], "half,written,\n"], whole):
         time.sleep(0.5)
-        log.write_text("".join(whole[:upto]))
+        log.write_text("".join(text))
     out, errors = follower.communicate(timeout=60)
     assert follower.returncode == 0, errors
     assert "step 2,000" in out.splitlines()[-1]
     assert json.loads((tmp_path / "now.json").read_text())["last_step"] == TOTAL
+
+
+def test_checkpoints_of_a_run_are_followed(tmp_path: Path) -> None:
+    def save(upto: int) -> None:
+        folder = tmp_path / "run" / f"checkpoint-{upto}"
+        folder.mkdir(parents=True)
+        history = [{"step": s, "loss": 2 + 9 / s, "learning_rate": 1e-3} for s in range(5, upto, 5)]
+        state = {"log_history": history, "max_steps": 400}
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        (tmp_path / "state.json").rename(folder / "trainer_state.json")
+
+    save(200)
+    follower = subprocess.Popen(
+        [*PYTHON, "forecast", str(tmp_path / "run"), "--follow", "--every", "0.2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
+    with follower:
+        assert follower.stdout is not None
+        assert "trainer_state.json" in follower.stdout.readline()
+        save(300)
+        assert any("step 29" in line for line in follower.stdout)
+        follower.send_signal(signal.SIGINT)
+    assert follower.returncode == 130
 
 
 def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
@@ -267,11 +293,13 @@ def test_schedules_are_compared(tmp_path: Path) -> None:
 def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> None:
     store = tmp_path / "runs.db"
     logs = [write_log(tmp_path / f"{i}.csv") for i in range(2)]
-    done = run(
-        "runs", "import", *logs, "--project", "small", "--optimizer", "adamw", "--store", store
-    )
-    assert done.returncode == 0, done.stderr
+    for _ in range(2):  # the second time they are there already
+        done = run(
+            "runs", "import", *logs, "--project", "small", "--optimizer", "adamw", "--store", store
+        )
+        assert done.returncode == 0, done.stderr
     listed = told("runs", "list", "--store", store)
+    assert len(listed) == 2
     assert {each["name"].split("/")[-1] for each in listed} == {"0.csv", "1.csv"}
     assert {(each["state"], each["project"]) for each in listed} == {("finished", "small")}
     environment = {"LOSSFORECAST_STORE": str(store)}

@@ -264,6 +264,14 @@ def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
     log = read_log(path)
     assert (log.kind, log.column, log.others) == ("W&B CSV", "train/loss", ("eval/loss",))
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
+    assert not log.notes
+    (note,) = read_log(rename_column(path, "train/global_step", "other")).notes
+    assert "'_step' is taken for optimizer steps" in note
+
+
+def rename_column(path: Path, old: str, new: str) -> Path:
+    path.write_text(path.read_text().replace(old, new))
+    return path
 
 
 # ---------------------------------------------------------------------- large
@@ -395,8 +403,10 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
     path = tmp_path / "trainer_state.json"
     path.write_text(text[: len(text) // 2])
     refused(path, "is no JSON, or cut off")
-    path.write_text("{\n}")
+    path.write_text("{}")
     refused(path, "has no log_history")
+    path.write_bytes(text.encode() + b"\xf6")
+    refused(path, "'utf-8' codec")
     path.write_text('{\n"log_history": []\n}')
     refused(path, "has no loss that is known by its name; it has no columns")
     path.write_text('[\n{"step": 1, "loss": 2}\n]')

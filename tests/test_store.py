@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from lossforecast import (
 )
 from lossforecast import database as database_room
 from lossforecast.curves import RecordedRun, load_curves
-from lossforecast.database import MIGRATIONS, default_path
+from lossforecast.database import MIGRATIONS, Tables, default_path
 from lossforecast.history import History
 from lossforecast.policies import target_miss
 from lossforecast.store import RunStore
 
+VERSION_1 = Path(__file__).with_name("store_version_1.sql")
 WRITER = Path(__file__).with_name("store_writer.py")
 INFO = RunInfo("val", "adamw", project="small models", n_params=1e6)
 PLAN = LRSchedule.wsd(10_000, 1e-3, warmup=200)
@@ -235,18 +237,22 @@ def test_a_run_that_is_resumed_goes_on_and_one_that_has_ended_stays(where: str) 
 
 def test_the_best_had_no_more_to_get_there(where: str) -> None:
     store = RunStore(where)
-    for steps, n_params, model, outcome in (
-        (10_500, 1e6, "a", 2.0),
-        (20_000, 1e6, "a", 1.9),  # longer
-        (9_000, 2e6, "a", 1.8),  # larger
-        (9_000, 1e6, "b", 1.7),  # another model
-        (9_000, 1e6, "a", 2.1),
+    for steps, n_params, model, outcome, batch in (
+        (10_500, 1e6, "a", 2.0, 64),
+        (20_000, 1e6, "a", 1.9, 64),  # longer
+        (9_000, 2e6, "a", 1.8, 64),  # larger
+        (9_000, 1e6, "b", 1.7, 64),  # another model
+        (9_000, 1e6, "a", 1.85, 256),  # more data
+        (9_000, 1e6, "a", 2.1, None),
     ):
-        about = RunInfo("val", "adamw", project="p", n_params=n_params, model=model)
+        about = RunInfo(
+            "val", "adamw", project="p", n_params=n_params, model=model, batch_size=batch
+        )
         key = store.begin("past", about, LRSchedule.cosine(steps, 1e-3))
         store.end(key, "finished", outcome)
-    run = RunInfo("val", "adamw", project="P", n_params=1e6, model="A")
+    run = RunInfo("val", "adamw", project="P", n_params=1e6, model="A", batch_size=64)
     assert store.best(run, PLAN) == 2.0
+    assert store.best(replace(run, batch_size=256), PLAN) == 1.85
     assert store.best(run, LRSchedule.cosine(30_000, 1e-3)) == 1.9
     assert store.best(RunInfo("val", project="q"), PLAN) is None
 
@@ -352,6 +358,35 @@ def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
     with pytest.raises(StoreError, match="update lossforecast"):
         RunStore(where)
+
+
+def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
+    """Made by the statements of the first release, which never change."""
+    engine = sa.create_engine(where if "://" in where else f"sqlite:///{where}")
+    with engine.begin() as connection:
+        for statement in VERSION_1.read_text().split(";"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    engine.dispose()
+    store = RunStore(where)
+    (run,) = store.runs()
+    assert (run.name, run.state, run.outcome) == ("first", "finished", 2.5)
+    assert store.best(run.run, run.schedule) == 2.5
+    (forecast,), (decision,) = store.forecasts(run.key), store.decisions(run.key)
+    assert (forecast["mean"], decision["action"]) == (2.75, "stop")
+    with store._connected("read") as connection:
+        inspector = sa.inspect(connection)
+        for table in Tables.make().metadata.sorted_tables:
+            found = {column["name"] for column in inspector.get_columns(table.name)}
+            assert found == {column.name for column in table.columns}
+
+
+def test_a_new_store_needs_no_migration(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: sa.Connection) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, never])
+    assert RunStore(where).runs() == []
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(
