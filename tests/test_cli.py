@@ -225,6 +225,7 @@ def write_sweep(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     folder, path = write_sweep(tmp_path / "sweep"), tmp_path / "scores.json"
     done = run("backtest", "--curves", folder, "--sweep", "--json", path)

@@ -63,6 +63,7 @@ def table(printed: str) -> list[list[str]]:
     return [line.split() for line in printed.partition("made at ")[2].splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_the_trainer_of_hugging_face_forecasts_and_compares(tmp_path: Path) -> None:
     printed = run("gpt_huggingface.py", "--steps", "60", "--out", "trainer", cwd=tmp_path)
     assert printed.count("heading for") == 10
@@ -78,6 +79,7 @@ def test_the_trainer_of_hugging_face_forecasts_and_compares(tmp_path: Path) -> N
         )
 
 
+@pytest.mark.slow
 def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     options = ["--steps", "60", "--out", "fabric", "--accumulate", "2"]
     printed = run("gpt_fabric.py", *options, cwd=tmp_path)
@@ -91,6 +93,7 @@ def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Pat
     assert table(resumed)[-1] == table(printed)[-1]
 
 
+@pytest.mark.slow
 def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:
     printed = run("sweep_optuna.py", "--trials", "4", "--steps", "60", cwd=tmp_path)
     rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
@@ -110,6 +113,7 @@ def test_the_sweep_with_ray_stops_and_reports_what_that_saved(tmp_path: Path) ->
     assert all(2 < float(row[2]) < 5 for row in rows.values())
 
 
+@pytest.mark.slow
 def test_the_probe_example_forecasts_with_it_and_without(tmp_path: Path) -> None:
     printed = run("probe.py", "--steps", "120", "--out", "probe", cwd=tmp_path)
     assert printed.count("without:") == printed.count("with the probe:") == 6
@@ -118,6 +122,7 @@ def test_the_probe_example_forecasts_with_it_and_without(tmp_path: Path) -> None
         assert (tmp_path / "probe" / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_folder_of_logs_is_looked_back_on(tmp_path: Path) -> None:
     printed = run("replay_logs.py", "--steps", "60", cwd=tmp_path)
     rows = [line for line in printed.splitlines() if line.startswith("replay/rate-")]

@@ -213,6 +213,7 @@ def test_no_start_of_the_memoryless_grid_finds_a_lower_objective(
     assert ours <= theirs * (1 + 1e-3)
 
 
+@pytest.mark.slow
 def test_the_multi_power_fit_follows_the_slow_reference(
     reference: Callable[[str], ModuleType],
 ) -> None:

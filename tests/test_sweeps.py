@@ -50,6 +50,7 @@ def score(stops: dict[int, int], runs: Sequence[RecordedRun] = RUNS) -> list[Swe
     return replay_sweeps(runs, rules={"scripted": scripted(stops)})
 
 
+@pytest.mark.slow
 def test_nothing_stopped_costs_everything_and_loses_nothing() -> None:
     for found in score({}):
         assert (found.compute_used, found.regret, found.false_kills) == (1, 0, 0)
@@ -126,7 +127,10 @@ def test_a_trail_knows_nothing_of_the_future() -> None:
     assert before.outlooks[2].known
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "dominated" else pytest.param(n, marks=pytest.mark.slow) for n in RULES],
+)
 def test_every_rule_keeps_a_good_run_and_saves_something(name: str) -> None:
     runs = [recorded(2 + 0.05 * i, f"run {i}") for i in range(8)]
     parallel, sequential = replay_sweeps(runs, rules={name: RULES[name]})
@@ -139,11 +143,13 @@ def test_every_rule_keeps_a_good_run_and_saves_something(name: str) -> None:
     assert sequential.compute_used < 1 or name == "patience"
 
 
+@pytest.mark.slow
 def test_processes_change_nothing() -> None:
     rules = {name: RULES[name] for name in ("dominated", "hyperband")}
     assert replay_sweeps(RUNS, rules=rules) == replay_sweeps(RUNS, rules=rules, jobs=2)
 
 
+@pytest.mark.slow
 def test_sweeps_are_told_apart() -> None:
     other = [replace(run, metadata={"sweep_all_optimizers": "other"}) for run in RUNS[:3]]
     repeats = [replace(run, source="modded-nanogpt") for run in RUNS]

@@ -32,6 +32,7 @@ def test_there_are_enough_runs_of_enough_kinds(runs: list[Recorded]) -> None:
     assert all(len({run.rate for run in runs if run.task == each.task}) >= 3 for each in runs)
 
 
+@pytest.mark.slow
 def test_the_packaged_rules_are_what_is_learnt(
     runs: list[Recorded], rules: dict[str, GapRule]
 ) -> None:

@@ -4,10 +4,13 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("record_runs.py")
 SMALL = ("--width=32", "--depth=1", "--length=16", "--batch=4", "--steps=100")
 
 
+@pytest.mark.slow
 def test_two_short_runs_are_recorded(run_python: Callable[..., str], tmp_path: Path) -> None:
     names = ["wsd-0.001", "step_decay-0.003"]
     said = run_python(

@@ -92,7 +92,7 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in trainer.model.parameters()]
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_training_is_the_same_with_callback_and_probe(tmp_path: Path, accumulate: int) -> None:
     bare, _ = train(tmp_path, gradient_accumulation_steps=accumulate)
     callback = TransformersLossForecast(probe=AnnealingProbe(cost=0.1))

@@ -74,6 +74,7 @@ def test_hopeless_trials_are_pruned_and_the_best_is_found(unpruned: optuna.Study
     assert steps_used(study) < 0.6 * steps_used(unpruned)
 
 
+@pytest.mark.slow
 def test_values_may_be_maximised(unpruned: optuna.Study) -> None:
     study = study_with(ForecastPruner(plan), direction="maximize")
     study.optimize(lambda trial: objective(trial, -1), n_trials=30)
@@ -87,6 +88,7 @@ def test_the_first_trial_is_not_pruned() -> None:
     assert study.trials[0].state is optuna.trial.TrialState.COMPLETE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stock",
     [
@@ -200,6 +202,7 @@ study.optimize(objective, n_trials=6)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_database(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = study_with(ForecastPruner(plan), study_name="shared", storage=storage)

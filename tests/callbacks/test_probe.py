@@ -107,7 +107,7 @@ def gaps_of(monitor: TorchLossForecast) -> list[Any]:
 # ---------------------------------------------------------------------- no trace
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_training_is_bit_identical_with_it(accumulate: int) -> None:
     bare, _, _ = train(None, accumulate=accumulate)
     watched, monitor, probe = train(watching, accumulate=accumulate)
@@ -121,6 +121,7 @@ def test_training_is_bit_identical_with_it(accumulate: int) -> None:
     assert len(gaps_of(monitor)) >= 4
 
 
+@pytest.mark.slow
 def test_with_mixed_precision_and_averages_elsewhere() -> None:
     bare, _, _ = train(None, precision=torch.bfloat16)
     watched, monitor, _ = train(lambda m: watching(m, offload="cpu"), precision=torch.bfloat16)
@@ -128,6 +129,7 @@ def test_with_mixed_precision_and_averages_elsewhere() -> None:
     assert gaps_of(monitor)
 
 
+@pytest.mark.slow
 def test_compiled_training_is_the_same_and_nothing_is_compiled_anew() -> None:
     compiled: list[Any] = []
 
@@ -304,6 +306,7 @@ def test_the_gap_is_the_noise_that_averaging_removes() -> None:
     assert np.median(errors) == pytest.approx(values.std(ddof=1), rel=0.6)
 
 
+@pytest.mark.slow
 def test_looks_are_spread_over_the_run_and_cost_what_was_asked_for() -> None:
     seen: list[int] = []
     _, monitor, probe = train(lambda m: AnnealingProbe(counting(seen), m, cost=0.1))
@@ -391,8 +394,8 @@ def test_a_resumed_run_measures_and_forecasts_the_same() -> None:
     ("change", "message"),
     [
         ({"averages": {7: []}}, "another model or over other horizons"),
-        ({"began": -1}, "began"),
-        ({"losses": 3}, "not a saved probe"),
+        pytest.param({"began": -1}, "began", marks=pytest.mark.slow),
+        pytest.param({"losses": 3}, "not a saved probe", marks=pytest.mark.slow),
     ],
 )
 def test_a_foreign_state_switches_the_probe_off(
@@ -527,6 +530,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_among_processes_with_replicas_and_shards(tmp_path: Path) -> None:
     """Bit-identical weights, no exchange more than without, and shards measure as replicas do."""
     script = tmp_path / "worker.py"

@@ -83,7 +83,12 @@ def probing(**options: Any) -> LightningLossForecast:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}]
+    "options",
+    [
+        {},
+        pytest.param({"accumulate_grad_batches": 2}, marks=pytest.mark.slow),
+        pytest.param({"precision": "bf16-mixed"}, marks=pytest.mark.slow),
+    ],
 )
 def test_training_and_what_it_logs_are_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
     steps = STEPS // options.get("accumulate_grad_batches", 1)

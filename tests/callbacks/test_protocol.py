@@ -244,7 +244,7 @@ def test_all_stop_and_decay_together_or_none(
 
 
 @pytest.mark.parametrize("seed", range(3 if FULL else 1))
-@pytest.mark.parametrize("lockstep", [True, False])
+@pytest.mark.parametrize("lockstep", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_256_processes(seed: int, lockstep: bool) -> None:
     check_agreement(world_of([30] * 256, seed, lockstep=lockstep, wants_stop_at=9))
 

@@ -161,6 +161,7 @@ def test_hopeless_trials_are_stopped_and_the_best_is_found(judge: Any, sweep: Sw
     assert sum(steps(results)) < 0.8 * TOTAL * len(TRIALS)
 
 
+@pytest.mark.slow
 @JUDGES
 def test_values_may_be_maximised_and_nested(judge: Any, sweep: Sweep) -> None:
     def nested(config: Config) -> None:
@@ -174,6 +175,7 @@ def test_values_may_be_maximised_and_nested(judge: Any, sweep: Sweep) -> None:
     assert max(bad) < TOTAL
 
 
+@pytest.mark.slow
 def test_metric_and_mode_are_taken_from_the_tune_config(sweep: Sweep) -> None:
     trials = [trial(2.0, sign=-1), trial(3.0, sign=-1)]
     judging = scheduler(metric=None, mode=None)
@@ -220,6 +222,7 @@ class Recorder(FIFOScheduler):
         self.ends.append(result["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_stock_scheduler_is_shown_forecasts(sign: int, sweep: Sweep) -> None:
     recorder, config = Recorder(), trial(2.5, 0.2, sign=sign)
@@ -234,6 +237,7 @@ def test_a_stock_scheduler_is_shown_forecasts(sign: int, sweep: Sweep) -> None:
     assert result.metrics["loss"] == sign * final(config), "what is stored stays as reported"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stock",
     [
@@ -277,6 +281,7 @@ def test_broken_trials_are_stopped(sweep: Sweep) -> None:
     assert result.metrics["step"] <= HALF
 
 
+@pytest.mark.slow
 def test_policies_and_runs_are_pluggable(sweep: Sweep) -> None:
     def at_200(situation: Situation) -> Recommendation | None:
         if situation.history.last_step < 200 or situation.kind != "adamw":
@@ -305,6 +310,7 @@ def test_an_error_of_ours_stops_nothing_and_is_logged_once(
     assert "the user's function" in caplog.text
 
 
+@pytest.mark.slow
 def test_after_an_error_of_ours_paused_trials_go_on(
     sweep: Sweep, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -348,6 +354,7 @@ def test_what_is_missing_in_the_results_is_named_once(
     assert " step, " in record.getMessage()
 
 
+@pytest.mark.slow
 def test_results_without_a_value_are_passed_over(sweep: Sweep) -> None:
     def sparse(config: Config) -> None:
         for step, value in values_of(config):
@@ -359,6 +366,7 @@ def test_results_without_a_value_are_passed_over(sweep: Sweep) -> None:
     assert bad < TOTAL
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_those_of_the_schedule_are_noticed(
     sweep: Sweep, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -366,6 +374,7 @@ def test_steps_that_are_not_those_of_the_schedule_are_noticed(
     assert caplog.text.count("ended at step 20, its schedule at 1000") == 1
 
 
+@pytest.mark.slow
 @JUDGES
 def test_a_trial_that_is_tried_again_starts_anew(
     judge: Any, sweep: Sweep, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -379,11 +388,13 @@ def test_a_trial_that_is_tried_again_starts_anew(
     assert "forecasting failed" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_scheduler_does_not_count_failed_trials(sweep: Sweep, tmp_path: Path) -> None:
     trials = [trial(2.0, fails=str(tmp_path / "failed")), trial(3.0)]
     assert steps(sweep(trials, scheduler(), in_turn=True)) == [HALF, TOTAL]
 
 
+@pytest.mark.slow
 def test_a_scheduler_counts_what_others_end_by_its_last_value(sweep: Sweep) -> None:
     judging = scheduler()
     sweep([trial(2.0)], judging, stop={"step": 800})
@@ -391,6 +402,7 @@ def test_a_scheduler_counts_what_others_end_by_its_last_value(sweep: Sweep) -> N
     assert ended.quantiles[0] == dict(values_of(trial(2.0)))[800]
 
 
+@pytest.mark.slow
 @JUDGES
 def test_a_restored_sweep_knows_how_trials_ended(judge: Any, sweep: Sweep, tmp_path: Path) -> None:
     fails = trial(3.0, fails=str(tmp_path / "failed"), at=2 * EVERY)
@@ -404,6 +416,7 @@ def test_a_restored_sweep_knows_how_trials_ended(judge: Any, sweep: Sweep, tmp_p
     assert 2 * EVERY < bad < TOTAL, "alone it would not be stopped"
 
 
+@pytest.mark.slow
 def test_a_pickled_stopper_decides_the_same() -> None:
     judge, twin = stopper(), None
     pairs = []

@@ -360,6 +360,7 @@ def test_advice_alone_changes_nothing() -> None:
     assert job.monitor.recommendation.action is Action.CHANGE_SCHEDULE
 
 
+@pytest.mark.slow
 def test_the_real_policy_ends_lower_than_the_plan() -> None:
     plan, changed = Job(), Job(apply=True)
     plan.train(TOTAL)
@@ -373,7 +374,9 @@ def test_the_real_policy_ends_lower_than_the_plan() -> None:
     assert first.recommendation.schedule.lr(TOTAL) < 0.05 * PEAK
 
 
-@pytest.mark.parametrize("saved", [40, 75, 77, 79, 81, 120, 160])
+@pytest.mark.parametrize(
+    "saved", [79, 120, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 75, 77, 81, 160))]
+)
 def test_a_run_resumed_mid_decay_repeats_it_to_the_bit(
     saved: int, caplog: pytest.LogCaptureFixture
 ) -> None:
