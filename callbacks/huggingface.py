@@ -113,6 +113,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         self._pipeline: Pipeline | None = None
         self._hook: Any = None
         self._logged = 0
+        self._heard: dict[str, int] = {}  # metrics of evaluations, and when they were first told
+        self._complained = False
         self.switched_off = False
 
     @property
@@ -140,6 +142,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         """Find out the plan and begin to count."""
         self._let_go()
         self._pipeline, self.switched_off = None, False
+        self._heard, self._complained = {}, False
         self._start(args, state, kwargs)
         self._training = True
 
@@ -304,11 +307,21 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         value = metrics.get(str(self.monitor))
         if value is not None:
             self._pipeline.validate(float(value))
-        elif self._pipeline.monitor.forecaster.history.last_step < 0:
+            return
+        step = self._pipeline.capture.steps
+        if any(self._heard.get(name, step) < step for name in metrics):
+            self._complain()  # and not at once: each of several sets of data is told by itself
+        self._heard = {**dict.fromkeys(metrics, step), **self._heard}
+
+    def _complain(self) -> None:
+        """Tell once that there is no loss."""
+        assert self._pipeline is not None
+        if self._pipeline.monitor.forecaster.history.last_step < 0 and not self._complained:
+            self._complained = True
             logger.warning(
                 "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
                 self.monitor,
-                ", ".join(metrics),
+                ", ".join(self._heard),
             )
 
     def _turn(self, control: Any) -> None:
@@ -331,6 +344,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _finish(self) -> None:
         assert self._pipeline is not None
         self._pipeline.finish()
+        if self._heard:
+            self._complain()
 
     @guarded
     def _state(self) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """`TransformersLossForecast` in the real Hugging Face Trainer."""
 
 import copy
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,7 @@ def train(
     *,
     resume: bool | str = False,
     stop_at: int | None = None,
+    eval_dataset: Any = None,
     **options: Any,
 ) -> tuple[Trainer, Watch]:
     watch, net = Watch(), model()
@@ -80,7 +80,7 @@ def train(
         model=net,
         args=TrainingArguments(output_dir=str(folder), **settings),
         train_dataset=data(),
-        eval_dataset=data()[:8],
+        eval_dataset=eval_dataset or data()[:8],
         callbacks=[watch, Stop(), *([callback] if callback else [])],
     )
     trainer.train(resume_from_checkpoint=resume)
@@ -170,9 +170,21 @@ def test_a_metric_of_evaluation(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert callback.forecaster is not None
     np.testing.assert_allclose(callback.forecaster.history.bins().mean, logged)
     assert callback.forecaster.history.last_step == STEPS
-    train(tmp_path, TransformersLossForecast("missing"), eval_strategy="steps", eval_steps=120)
-    told = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert any("'missing' is not among the metrics" in each for each in told)
+
+
+@pytest.mark.parametrize("monitor", ["eval_second_loss", "missing"])
+@pytest.mark.parametrize("steps", [40, STEPS])
+def test_a_metric_that_is_missing_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monitor: str, steps: int
+) -> None:
+    """Of several sets of data, each is evaluated by itself."""
+    sets = {"first": data()[:8], "second": data()[8:16]}
+    callback = TransformersLossForecast(monitor)
+    train(tmp_path, callback, eval_strategy="steps", eval_steps=steps, eval_dataset=sets)
+    told = [r.message for r in caplog.records if "nothing to forecast" in r.message]
+    assert len(told) == (monitor == "missing")
+    assert all("'missing' is not among the metrics" in each for each in told)
+    assert all("eval_first_loss" in each and "eval_second_loss" in each for each in told)
 
 
 def test_a_callback_can_be_used_again_and_is_restored_by_the_trainer(tmp_path: Path) -> None:
