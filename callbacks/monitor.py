@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossforecast.callbacks.trail import Trail
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.recommend import Action, Policy, Recommendation, aimed, listed
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded", "switch_off"]
 
 logger = logging.getLogger("lossforecast")
+
+_SHOWN = 256  # bins of losses that sinks are told
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,12 +38,16 @@ class Update:
         forecast: of the final loss.
         recommendation: what to do.
         target: the final loss hoped for, if any.
+        forecaster: a copy of it as it was then, its losses thinned.
+        trail: all forecasts so far, this one last, as rows of a `Trail`.
     """
 
     step: int
     forecast: Forecast
     recommendation: Recommendation
     target: float | None
+    forecaster: Forecaster = field(repr=False)
+    trail: tuple[dict[str, Any], ...] = field(repr=False)
 
 
 Sink = Callable[[Update], None]
@@ -101,6 +108,7 @@ class RunMonitor:
         self._aim = aimed(target)
         self.recorder = recorder
         self.sinks = list(sinks)
+        self.trail = Trail()
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
 
@@ -129,7 +137,9 @@ class RunMonitor:
             logger.log(level, "step %d: %s", step, self.recommendation.message)
         if self.recorder is not None:
             self.recorder.note(step, self.forecaster, self.recommendation)
-        return Update(step, self.forecast, self.recommendation, self.target)
+        self.trail.add(step, self.forecast, self.recommendation)
+        seen, trail = self.forecaster.thinned(_SHOWN), tuple(self.trail.rows)
+        return Update(step, self.forecast, self.recommendation, self.target, seen, trail)
 
     def tell(self, update: Update) -> None:
         """Let every sink know of a forecast."""

@@ -22,6 +22,7 @@ from lossforecast.callbacks.protocol import (
     no_looks,
 )
 from lossforecast.callbacks.steering import Steering
+from lossforecast.callbacks.trail import Trail
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
@@ -239,6 +240,7 @@ class Pipeline:
                 "kept": _plain(self._kept),
                 "looks": meter.state_dict(),
                 "advised": [self._advised_at, self._between],
+                "trail": self.monitor.trail.state_dict(),
                 "stored": None if recorder is None else recorder.state_dict(),
             }
 
@@ -262,6 +264,7 @@ class Pipeline:
             advised_at, between = (
                 whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
             )
+            trail = Trail.from_state_dict(state.get("trail", []))
             meter = GapMeter.from_state_dict(self._meter.horizons, state.get("looks", []))
             if self.monitor.recorder is not None and state.get("stored") is not None:
                 self.monitor.recorder.load_state_dict(state["stored"])
@@ -273,6 +276,7 @@ class Pipeline:
         metric = self.monitor.forecaster.run.metric
         self.forecasters, self.monitor.forecaster = forecasters, forecasters[metric]
         self.checked, self._posted, self._kept, self._meter = checked, cut, kept, meter
+        self.monitor.trail = trail
         self._advised_at, self._between = advised_at, between
         self.next, self._sent, self._cut, self._stop_at, self._decay = 0, 0, None, None, None
         self._team, self._rank, self._size = None, 0, 1

@@ -1,5 +1,6 @@
 """`Forecaster`: observes a run and forecasts it, the online object that wires the rooms."""
 
+import copy
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,6 +146,13 @@ class Forecaster:
         if math.isfinite(value):
             self._gaps.append(Gap(at, value, error, steps))
             self._forget_fit()
+
+    def thinned(self, max_bins: int) -> Self:
+        """A copy, whose losses are in at most so many bins; it goes on by itself."""
+        other = copy.copy(self)
+        other.history = self.history.thinned(max_bins)
+        other._gaps, other._looks = list(self._gaps), list(self._looks)
+        return other
 
     def replan(self, schedule: LRSchedule) -> None:
         """Change the plan from the present step on; the past stays as it was observed.

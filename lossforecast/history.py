@@ -144,6 +144,7 @@ class History:
         copy._columns = {name: column.copy() for name, column in self._columns.items()}
         while copy._size > copy.max_bins:
             copy._coarsen()
+        copy._columns = {name: c[: copy._size].copy() for name, c in copy._columns.items()}
         return copy
 
     def state_dict(self) -> dict[str, Any]:

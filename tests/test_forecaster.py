@@ -418,3 +418,20 @@ def test_a_start_that_hesitates_is_not_believed_to_be_over() -> None:
     wide = float(np.ptp(watch.forecast().interval(0.8)))
     watch.observe_many(steps[100:200], loss[100:200] * np.exp(noise[100:200]))
     assert np.ptp(watch.forecast().interval(0.8)) < 0.5 * wide
+
+
+def test_a_thinned_copy_forecasts_about_the_same_and_goes_on_by_itself() -> None:
+    plan = LRSchedule.cosine(10_000, 1e-3)
+    forecaster = Forecaster(plan)
+    steps = np.arange(6_000)
+    forecaster.observe_many(steps, 2 + 3 * (steps + 50.0) ** -0.5)
+    before = forecaster.forecast()
+    thinned = forecaster.thinned(64)
+    assert len(thinned.history.bins().mean) <= 64
+    assert thinned.history.n_observed == 6_000
+    restored = Forecaster.from_state_dict(thinned.state_dict())
+    assert restored.forecast().mean == pytest.approx(before.mean, rel=1e-3)
+    thinned.observe(6_000, 9.0)
+    thinned.observe_gap(6_000, 0.1, 0.01, 64)
+    assert forecaster.history.last_step == 5_999
+    assert forecaster.forecast() is before
