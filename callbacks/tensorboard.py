@@ -1,10 +1,11 @@
-"""Forecasts as TensorBoard scalars and a Margin chart, for any writer with `add_scalar`."""
+"""Forecasts as TensorBoard scalars, a Margin chart, and what the "Loss forecast" tab shows."""
 
 from typing import Any
 
 from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.tensorboard_plugin import record
 
-__all__ = ["LAYOUT", "TensorBoardSink", "scalars"]
+__all__ = ["LAYOUT", "TensorBoardSink", "scalars", "summary"]
 
 _DETAILS = "Loss forecast in detail"
 _TARGET = "Probability of reaching the target"
@@ -46,8 +47,32 @@ def scalars(update: Update) -> dict[str, float]:
     return values
 
 
+def summary(update: Update) -> Any:
+    """What the tab "Loss forecast" shows of a run, as a ``Summary`` of TensorBoard.
+
+    One tensor of one text, which holds the present forecast and the trail of all earlier ones.
+    """
+    from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+        summary_pb2,
+        tensor_pb2,
+        types_pb2,
+    )
+
+    about = summary_pb2.SummaryMetadata(
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=record.PLUGIN),
+        display_name="Loss forecast",
+        data_class=summary_pb2.DATA_CLASS_TENSOR,
+    )
+    content = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[record.write(update)])
+    value = summary_pb2.Summary.Value(tag=record.TAG, metadata=about, tensor=content)
+    return summary_pb2.Summary(value=[value])
+
+
 class TensorBoardSink:
-    """Writes every forecast to a ``SummaryWriter`` (of torch, or of a Lightning logger)."""
+    """Writes every forecast to a ``SummaryWriter``, of torch, tensorboardX or a Lightning logger.
+
+    Another writer with `add_scalar` and `add_custom_scalars` gets all but what the tab shows.
+    """
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -64,3 +89,12 @@ class TensorBoardSink:
             self._writer.add_custom_scalars({**LAYOUT, _DETAILS: details})
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, update.step)
+        if values and hasattr(self._writer, "_get_file_writer"):
+            self._add(summary(update), update.step)
+
+    def _add(self, found: Any, step: int) -> None:
+        if type(self._writer).__module__.startswith("tensorboardX"):
+            from tensorboardX.proto import summary_pb2  # type: ignore[import-untyped]
+
+            found = summary_pb2.Summary.FromString(found.SerializeToString())
+        self._writer._get_file_writer().add_summary(found, step)

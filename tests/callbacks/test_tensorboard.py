@@ -1,18 +1,14 @@
 """Forecasts in TensorBoard: what is in the event files, and what a browser draws of it."""
 
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browsing import chromium, tensorboard
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
@@ -24,6 +20,7 @@ from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.monitor import Update
 from lossforecast.callbacks.tensorboard import LAYOUT, TensorBoardSink, scalars
+from lossforecast.callbacks.trail import Trail
 
 TAGS = ["forecast/final_loss", "forecast/lower", "forecast/upper", "forecast/anneal_gain"]
 MARGIN = "Final loss, 80% interval"
@@ -32,7 +29,11 @@ MARGIN = "Final loss, 80% interval"
 def update_of(steps: int, target: float | None = None) -> Update:
     forecaster = Forecaster(LRSchedule.cosine(200, 0.1))
     forecaster.observe_many(range(steps), [2 + (t + 1) ** -0.5 for t in range(steps)])
-    return Update(steps, forecaster.forecast(), forecaster.recommend(target), target)
+    advice = forecaster.recommend(target)
+    trail = Trail()
+    trail.add(steps, forecaster.forecast(), advice)
+    rows = tuple(trail.rows)
+    return Update(steps, forecaster.forecast(), advice, target, forecaster, rows)
 
 
 def written(folder: Path) -> Any:
@@ -142,51 +143,6 @@ const walk = (root) => {
 walk(arguments[0] ? arguments[0].shadowRoot : document);
 return found;
 """
-OPTIONS = (
-    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-    "disable-component-update disable-sync window-size=1400,1100"
-)
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Path], str]]:
-    """Starts a TensorBoard on a folder and returns its address."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(folder: Path) -> str:
-        command = [sys.executable, "-m", "tensorboard.main", "--host", "127.0.0.1", "--port", "0"]
-        process = subprocess.Popen(
-            [*command, "--logdir", str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if match := re.search(r"http://127\.0\.0\.1:\d+/", line):
-                return match.group()
-        pytest.fail(f"TensorBoard ended: {said}")
-
-    yield start
-    for process in processes:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for option in OPTIONS.split():
-        options.add_argument(f"--{option}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def corners(path: Any) -> list[tuple[float, float]]:
@@ -197,11 +153,19 @@ def corners(path: Any) -> list[tuple[float, float]]:
 
 
 @pytest.mark.browser
-def test_the_margin_chart_in_a_browser(
-    serve: Callable[[Path], str], browser: webdriver.Chrome, tmp_path: Path
-) -> None:
+def test_the_margin_chart_in_a_browser(tmp_path: Path) -> None:
     updates = train(SummaryWriter(tmp_path / "logs" / "run"), target=1.5)
 
+    with (
+        tensorboard(tmp_path / "logs") as (address, _),
+        chromium(tmp_path / "profile") as browser,
+    ):
+        look_at_the_margin_chart(address, browser, updates, tmp_path)
+
+
+def look_at_the_margin_chart(
+    address: str, browser: webdriver.Chrome, updates: list[Update], tmp_path: Path
+) -> None:
     def find(selector: str, inside: Any = None) -> list[Any]:
         elements: list[Any] = browser.execute_script(IN_ALL_SHADOWS, inside, selector)
         return elements
@@ -214,7 +178,7 @@ def test_the_margin_chart_in_a_browser(
                 return line, area
         return None
 
-    browser.get(serve(tmp_path / "logs") + "#custom_scalars")
+    browser.get(address + "#custom_scalars")
     found = WebDriverWait(browser, 60).until(drawn)
     browser.save_screenshot(str(tmp_path / "custom_scalars.png"))
     assert found is not None

@@ -1,0 +1,1 @@
+"""The "Loss forecast" tab of TensorBoard. Needs no torch."""

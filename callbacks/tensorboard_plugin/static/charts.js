@@ -1,0 +1,243 @@
+// The charts of the panel, as data for Plotly. Nothing here touches the page.
+
+// Of Okabe and Ito (2008), which people who do not see all colours can tell apart; lighter on dark.
+const LIGHT = { runs: ["#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9"], whatIf: "#b0479b" };
+const DARK = { runs: ["#4fa8e0", "#ff8a50", "#34d3a6", "#f2b84b", "#9adcf7"], whatIf: "#e58fd0" };
+
+export function colourOf(order, dark) {
+  const { runs } = dark ? DARK : LIGHT;
+  return runs[order % runs.length];
+}
+
+// Plotly takes names for markup; they are data.
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
+const digits = (x) => (x === null || x === undefined ? "–" : Number(x).toPrecision(4));
+
+function faded(colour, share) {
+  const part = (at) => parseInt(colour.slice(at, at + 2), 16);
+  return `rgba(${part(1)}, ${part(3)}, ${part(5)}, ${share})`;
+}
+
+function band(steps, lower, upper, colour, share) {
+  return {
+    x: [...steps, ...[...steps].reverse()],
+    y: [...upper, ...[...lower].reverse()],
+    fill: "toself",
+    fillcolor: faded(colour, share),
+    line: { width: 0 },
+    mode: "lines",
+    hoverinfo: "skip",
+    showlegend: false,
+  };
+}
+
+function fanOf(fan, colour, label, dash) {
+  return [
+    band(fan.steps, fan.lower95, fan.upper95, colour, 0.15),
+    band(fan.steps, fan.lower80, fan.upper80, colour, 0.3),
+    {
+      x: fan.steps,
+      y: fan.mean,
+      mode: "lines",
+      line: { color: colour, width: 2, dash },
+      name: label,
+      customdata: fan.steps.map((_, i) => [digits(fan.lower80[i]), digits(fan.upper80[i])]),
+      hovertemplate: "%{y:.4g} (80%: %{customdata[0]} to %{customdata[1]})<extra>%{fullData.name}</extra>",
+    },
+  ];
+}
+
+function axes(theme) {
+  return { gridcolor: theme.grid, zerolinecolor: theme.grid, linecolor: theme.line, automargin: true };
+}
+
+function base(theme, revision) {
+  return {
+    paper_bgcolor: theme.surface,
+    plot_bgcolor: theme.surface,
+    font: { color: theme.text, family: theme.font, size: 12 },
+    margin: { l: 64, r: 16, t: 36, b: 40 },
+    hovermode: "x unified",
+    hoverlabel: { bgcolor: theme.surface, font: { color: theme.text } },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    uirevision: revision,
+  };
+}
+
+// A range that shows what matters: without the high losses of the first steps.
+function lossRange(runs, fans) {
+  const late = [];
+  for (const run of runs) {
+    const from = 0.05 * run.total_steps;
+    run.losses.steps.forEach((step, i) => step >= from && late.push(run.losses.mean[i]));
+  }
+  for (const fan of fans) late.push(...fan.lower80, ...fan.upper80);
+  const known = late.filter((y) => y !== null && Number.isFinite(y));
+  if (known.length < 2) return undefined;
+  const low = Math.min(...known);
+  const high = Math.max(...known);
+  const room = 0.06 * (high - low || 1);
+  return [low - room, high + room];
+}
+
+// Loss with the fan of one forecast of the run in focus, and the learning rate below it.
+//   runs: those that are shown, the one in focus first; row: a row of its trail, or null for now;
+//   tried: the answer to a what-if, or null; question: its schedule, whose ends can be dragged.
+export function lossChart({ runs, row, tried, question, theme, wide }) {
+  const focus = runs[0];
+  const { whatIf } = theme.dark ? DARK : LIGHT;
+  const now = row === null;
+  const fans = [];
+  const traces = [];
+  runs.forEach((run, i) => {
+    const colour = colourOf(i, theme.dark);
+    traces.push({
+      x: run.losses.steps,
+      y: run.losses.mean,
+      mode: "lines",
+      line: { color: colour, width: 1 },
+      name: i === 0 ? "loss" : plain(run.label),
+      hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
+    });
+    const fan = i === 0 && !now ? row : run.fan;
+    fans.push(fan);
+    const label = i === 0 ? (now ? "forecast, 80 and 95%" : `forecast of step ${row.step}`) : `${plain(run.label)}, forecast`;
+    traces.push(...fanOf(fan, colour, label));
+    if (run.outcome !== null) {
+      traces.push({
+        x: [run.total_steps],
+        y: [run.outcome],
+        mode: "markers",
+        marker: { color: colour, size: 9, symbol: "diamond", line: { color: theme.text, width: 1 } },
+        name: i === 0 ? "outcome" : `${plain(run.label)}, outcome`,
+        showlegend: i === 0,
+      });
+    }
+  });
+  traces.push({
+    x: focus.schedule.steps,
+    y: focus.schedule.lr,
+    mode: "lines",
+    line: { color: theme.text, width: 1.5 },
+    name: "learning rate",
+    yaxis: "y2",
+    showlegend: false,
+    hovertemplate: "%{y:.3g}<extra>learning rate</extra>",
+  });
+  if (tried) {
+    fans.push(tried.what_if.fan);
+    traces.push(...fanOf(tried.what_if.fan, whatIf, "what if", "dash"));
+    traces.push({
+      x: tried.what_if.schedule.steps,
+      y: tried.what_if.schedule.lr,
+      mode: "lines",
+      line: { color: whatIf, width: 1.5, dash: "dash" },
+      name: "learning rate, what if",
+      yaxis: "y2",
+      showlegend: false,
+      hovertemplate: "%{y:.3g}<extra>what if</extra>",
+    });
+  }
+  const shapes = [];
+  if (focus.target !== null) {
+    shapes.push({ ...across(focus.target, "y", theme.text, "dot"), label: { text: "target", textposition: "start",
+      yanchor: "bottom", font: { color: theme.text } } });
+  }
+  const seen = now ? focus.step : row.step;
+  shapes.push({
+    type: "line", layer: "below", x0: seen, x1: seen, xref: "x", y0: 0, y1: 1, yref: "paper",
+    line: { color: theme.line, width: 1, dash: "dot" },
+  });
+  const handles = question === null ? [] : handlesOf(question, whatIf);
+  const last = Math.max(...runs.map((run) => run.total_steps), tried ? tried.what_if.total_steps : 0);
+  const layout = {
+    ...base(theme, `${focus.run}\n${focus.tag}`),
+    height: wide ? 560 : 480,
+    shapes: [...handles, ...shapes],
+    editrevision: JSON.stringify(question), // where a handle is dragged to counts once
+    xaxis: { ...axes(theme), title: { text: "optimizer step" }, range: [0, 1.02 * last], anchor: "y2" },
+    yaxis: { ...axes(theme), title: { text: focus.run_info.metric === "val" ? "validation loss" : "training loss" },
+      domain: [0.34, 1], range: lossRange(runs, fans) },
+    yaxis2: { ...axes(theme), title: { text: "learning rate" }, domain: [0, 0.27], rangemode: "tozero",
+      exponentformat: "e" },
+  };
+  return { traces, layout, handles: handles.length };
+}
+
+function across(value, axis, colour, dash) {
+  return {
+    type: "line", layer: "below", x0: 0, x1: 1, xref: "x domain", y0: value, y1: value, yref: axis,
+    line: { color: colour, width: 1, dash },
+  };
+}
+
+// Two shapes that can be dragged, as those below the lines cannot: where the decay starts, and where and how low it ends.
+function handlesOf(question, whatIf) {
+  return [
+    {
+      type: "line", xref: "x", yref: "y2 domain",
+      x0: question.decay_start, x1: question.decay_start, y0: 0, y1: 1,
+      line: { color: whatIf, width: 4 },
+      name: "decay start",
+    },
+    {
+      type: "circle", xref: "x", yref: "y2",
+      xsizemode: "pixel", ysizemode: "pixel",
+      xanchor: question.total_steps, yanchor: question.end_lr,
+      x0: -8, x1: 8, y0: -8, y1: 8,
+      fillcolor: whatIf, line: { color: whatIf, width: 1 },
+      name: "end",
+    },
+  ];
+}
+
+// What was forecast of the final loss at each moment.
+export function finalChart({ run, row, theme }) {
+  const told = run.trail.filter((each) => each.mean.at(-1) !== null);
+  const steps = told.map((each) => each.step);
+  const end = (name) => told.map((each) => each[name].at(-1));
+  const colour = colourOf(0, theme.dark);
+  const traces = [
+    band(steps, end("lower95"), end("upper95"), colour, 0.15),
+    band(steps, end("lower80"), end("upper80"), colour, 0.3),
+    {
+      x: steps,
+      y: end("mean"),
+      mode: "lines+markers",
+      line: { color: colour, width: 2 },
+      marker: { size: 4 },
+      name: "forecast of the final loss, 80 and 95%",
+      customdata: told.map((each) => [digits(each.lower80.at(-1)), digits(each.upper80.at(-1)), each.status]),
+      hovertemplate: "%{y:.4g} (80%: %{customdata[0]} to %{customdata[1]}), %{customdata[2]}<extra></extra>",
+    },
+  ];
+  const shapes = [];
+  const lines = [[run.target, "target", "dot"], [run.outcome, "outcome", "solid"]];
+  for (const [value, name, dash] of lines) {
+    if (value === null) continue;
+    shapes.push(across(value, "y", theme.text, dash));
+    traces.push({
+      x: [null], y: [null], mode: "lines", line: { color: theme.text, width: 1, dash }, name: `${name} ${digits(value)}`,
+    });
+  }
+  if (row !== null) {
+    shapes.push({
+      type: "line", x0: row.step, x1: row.step, xref: "x", y0: 0, y1: 1, yref: "paper",
+      line: { color: theme.line, width: 1, dash: "dot" },
+    });
+  }
+  const known = [...end("lower80"), ...end("upper80"), run.outcome, run.target].filter((y) => y !== null);
+  const settled = told.slice(Math.floor(told.length / 10)).flatMap((each) => [each.lower95.at(-1), each.upper95.at(-1)]);
+  const all = [...settled, run.outcome, run.target].filter((y) => y !== null);
+  const [low, high] = all.length > 1 ? [Math.min(...all), Math.max(...all)] : [Math.min(...known), Math.max(...known)];
+  const room = 0.08 * (high - low || 1);
+  const layout = {
+    ...base(theme, `final\n${run.run}\n${run.tag}`),
+    height: 280,
+    shapes,
+    xaxis: { ...axes(theme), title: { text: "forecast made at optimizer step" }, range: [0, 1.02 * run.total_steps] },
+    yaxis: { ...axes(theme), title: { text: "final loss" }, range: Number.isFinite(room) ? [low - room, high + room] : undefined },
+  };
+  return { traces, layout };
+}

@@ -1,0 +1,24 @@
+// What TensorBoard loads into the frame of the tab.
+
+import { start } from "./panel.js";
+
+export async function render() {
+  document.title = "Loss forecast";
+  document.documentElement.lang = "en";
+  const style = document.createElement("link");
+  style.rel = "stylesheet";
+  style.href = new URL("panel.css", import.meta.url).href;
+  const styled = new Promise((done) => {
+    style.onload = style.onerror = done;
+  });
+  document.head.append(style);
+  const charts = document.createElement("script");
+  charts.src = new URL("plotly.min.js", import.meta.url).href;
+  const drawn = new Promise((done, failed) => {
+    charts.onload = () => done(window.Plotly);
+    charts.onerror = () => failed(new Error("plotly.min.js cannot be loaded: pip install plotly"));
+  });
+  document.head.append(charts);
+  await styled;
+  start(document.body, drawn);
+}

@@ -1,0 +1,131 @@
+"""How fast the panel is: 50 runs of 200 forecasts each, in a real TensorBoard and browser.
+
+    python tests/benchmarks/panel_figures.py
+
+Prints the size of the logs, the time from opening the tab to its first charts, the time of
+what-ifs, and the memory of the backend.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "callbacks"))
+
+from browsing import chromium, tensorboard
+from panel_logs import TOTAL, write
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+_WRITTEN = 10  # of the runs; the others are copies
+_QUESTIONS = 60
+
+
+def main() -> None:
+    """Write the logs, look at them, print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, add_help=True)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--forecasts", type=int, default=200)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(folder) / "logs"
+        fill(logs, given.runs, given.forecasts)
+        size = sum(path.stat().st_size for path in logs.rglob("*") if path.is_file())
+        say(f"logs of {given.runs} runs with {given.forecasts} forecasts: {size / 1e6:.0f} MB")
+        for loader in ("true", "false"):
+            began = time.perf_counter()
+            with tensorboard(logs, f"--load_fast={loader}") as (address, process):
+                while len(runs_of(address)) < given.runs:
+                    time.sleep(0.5)
+                loaded = time.perf_counter() - began
+                say(f"load_fast={loader}: all runs read after {loaded:.1f} s")
+                say(f"  the list of runs: {timed(lambda: runs_of(address)):.0f} ms (median)")
+                paints = [first_paint(Path(folder) / f"{loader}{i}", address) for i in range(5)]
+                say(f"  first charts {np.median(paints):.2f} s after the tab opens (median)")
+                answers = [ask(address, i, given.runs) for i in range(_QUESTIONS)]
+                say(
+                    f"  what-if: {np.median(answers):.0f} ms (median), {max(answers):.0f} ms (most)"
+                )
+                say(f"  memory of the backend: {memory(process):.0f} MB")
+
+
+def fill(logs: Path, runs: int, forecasts: int) -> None:
+    """Runs of all lengths; some have ended."""
+    for i in range(min(runs, _WRITTEN)):
+        write(logs / f"run {i}", every=TOTAL // forecasts, floor=2 + 0.01 * i, seed=i)
+    for i in range(_WRITTEN, runs):
+        shutil.copytree(logs / f"run {i % _WRITTEN}", logs / f"run {i}")
+
+
+def runs_of(address: str) -> list[object]:
+    """What the page asks first."""
+    with urllib.request.urlopen(f"{address}data/plugin/lossforecast/runs") as response:
+        found: list[object] = json.load(response)["runs"]
+    return found
+
+
+def timed(call: object) -> float:
+    """Median time of a call in milliseconds."""
+    assert callable(call)
+    took = []
+    for _ in range(10):
+        began = time.perf_counter()
+        call()
+        took.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(took))
+
+
+def first_paint(profile: Path, address: str) -> float:
+    """Seconds from the start of the tab's frame to its charts, in a browser without a cache."""
+    with chromium(profile, "1280,1400") as browser:
+        browser.get(f"{address}data/plugin_entry.html?name=lossforecast")
+        wait = WebDriverWait(browser, 60, poll_frequency=0.02)
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[data-drawn]"))
+        found: float = browser.execute_script(
+            "return performance.getEntriesByName('drawn')[0].startTime / 1000"
+        )
+    return found
+
+
+def ask(address: str, number: int, runs: int) -> float:
+    """Milliseconds of one what-if, each of another run and schedule."""
+    run = f"run {number % runs}"
+    question = {
+        "run": run,
+        "tag": "forecast/panel",
+        "decay_start": TOTAL,
+        "total_steps": TOTAL + 100 + number,
+        "end_lr": 0.0,
+        "shape": "linear",
+    }
+    began = time.perf_counter()
+    url = f"{address}data/plugin/lossforecast/what_if"
+    with urllib.request.urlopen(url, json.dumps(question).encode()) as response:
+        json.load(response)
+    return 1e3 * (time.perf_counter() - began)
+
+
+def memory(process: int) -> float:
+    """Of a process, in megabytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return float(line.split()[1]) / 1024
+    return float("nan")
+
+
+def say(line: str) -> None:
+    """To people."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

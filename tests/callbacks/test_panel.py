@@ -1,0 +1,412 @@
+"""The panel's summaries, what it makes of them, and what its backend answers."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browsing import tensorboard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from panel_logs import TOTAL, updates, write
+from tensorboard.compat.proto import summary_pb2, tensor_pb2  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
+
+from lossforecast import ConfigurationError, Forecaster, LRSchedule, ScheduleError, StateError
+from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.tensorboard_plugin import record
+from lossforecast.callbacks.tensorboard_plugin.hindsight import fared, outcome
+from lossforecast.callbacks.tensorboard_plugin.overview import overview, ranked, shown
+from lossforecast.callbacks.tensorboard_plugin.what_if import answer
+from lossforecast.callbacks.trail import FAN, Trail
+from lossforecast.history import History
+from lossforecast.schedule_code import code_of
+
+NEWER = zlib.compress(b'{"version": 7}')
+QUESTION = {"decay_start": 2_400, "total_steps": 3_000, "end_lr": 0.0, "shape": "sqrt"}
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Update]:
+    """A run at 60%, with 24 forecasts."""
+    return list(updates(upto=2_400, target=2.1))
+
+
+@pytest.fixture(scope="module")
+def ended() -> list[Update]:
+    return list(updates())
+
+
+# ---------------------------------------------------------------------- the trail
+
+
+def test_every_forecast_leaves_its_fan_and_new_advice_its_words(told: list[Update]) -> None:
+    rows = told[-1].trail
+    assert [row["step"] for row in rows] == [update.step for update in told]
+    for row, update in zip(rows, told, strict=True):
+        forecast = update.forecast
+        assert (row["steps"][0], row["steps"][-1]) == (forecast.made_at, forecast.step)
+        assert row["mean"][-1] == pytest.approx(forecast.mean, rel=1e-5)
+        assert [row[f"{side}80"][-1] for side in ("lower", "upper")] == pytest.approx(
+            forecast.interval(0.8), rel=1e-5
+        )
+        assert [row[f"{side}95"][-1] for side in ("lower", "upper")] == pytest.approx(
+            forecast.interval(0.95), rel=1e-5
+        )
+        assert row["status"] == str(forecast.status)
+    advice = [(str(u.recommendation.action), str(u.recommendation.reason)) for u in told]
+    news = [i for i, each in enumerate(advice) if i == 0 or each != advice[i - 1]]
+    assert [i for i, row in enumerate(rows) if "message" in row] == news
+    assert all(rows[i]["message"] == told[i].recommendation.message for i in news)
+
+
+def test_a_long_trail_is_thinned_but_keeps_its_advice(told: list[Update]) -> None:
+    trail, last = Trail(), told[-1]
+    other = told[0].recommendation
+    assert other.action != last.recommendation.action
+    for step in range(1, 1_001):
+        trail.add(step, last.forecast, other if 100 <= step < 110 else last.recommendation)
+    steps = [row["step"] for row in trail.rows]
+    assert len(steps) <= 256
+    assert {1, 100, 110, 1_000} <= set(steps)
+    assert steps == sorted(set(steps))
+    assert max(np.diff(steps)) <= 10
+    assert [row["step"] for row in trail.rows if "message" in row] == [1, 100, 110]
+
+
+def test_a_future_that_was_rewound_is_dropped(told: list[Update]) -> None:
+    trail = Trail(told[-1].trail)
+    trail.add(1_000, told[9].forecast, told[9].recommendation)
+    assert [row["step"] for row in trail.rows] == [update.step for update in told[:10]]
+    restored = Trail.from_state_dict(json.loads(json.dumps(trail.state_dict())))
+    assert restored.rows == trail.rows
+    states: list[Any] = [{}, [1], [{"step": "x"}]]
+    for damaged in states:
+        with pytest.raises(StateError, match="trail"):
+            Trail.from_state_dict(damaged)
+
+
+# ---------------------------------------------------------------------- the summaries
+
+
+def test_a_summary_is_whole(told: list[Update]) -> None:
+    update = told[-1]
+    found = record.read(record.write(update))
+    assert found["trail"] == list(update.trail)
+    assert found["forecast"]["mean"] == update.forecast.mean
+    assert found["forecast"]["parameters"] == update.forecast.parameters
+    assert found["decision"]["message"] == update.recommendation.message
+    again = Forecaster.from_state_dict(found["state"]).forecast()
+    assert again.mean == pytest.approx(update.forecast.mean, rel=1e-3)
+    assert again.std == pytest.approx(update.forecast.std, rel=0.1)
+
+
+def test_a_summary_stays_small() -> None:
+    """Of the 200 of a run each has all of those before."""
+    sizes = [len(record.write(update)) for update in updates(every=20)]
+    assert len(sizes) == 200
+    assert max(sizes) < 80_000
+    assert sum(sizes) < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("packed", "why"),
+    [
+        (b"", "cut off"),
+        (b"some text", "no forecast"),
+        (zlib.compress(b"[1, 2]"), "no forecast"),
+        (zlib.compress(b'{"version": NaN}'), "NaN is no number"),
+        (zlib.compress(b'{"version": 99}'), "version 99, this release reads up to 1"),
+        (zlib.compress(b"[" * 100_000), "no forecast"),
+        (zlib.compress(b" " * 100_000_000), "larger than any"),
+        (zlib.compress(b'{"version": 1}'), "step is None"),
+    ],
+)
+def test_what_is_no_summary_is_refused(packed: bytes, why: str) -> None:
+    with pytest.raises(StateError, match=why):
+        record.read(packed)
+
+
+@pytest.fixture(scope="module")
+def valid(told: list[Update]) -> dict[str, Any]:
+    return record.read(record.write(told[5]))
+
+
+JUNK = st.sampled_from(
+    [None, True, -1, 0, 1e300, 2**70, "x", "", [], {}, [None], [[1]], {"a": 1}, [1, 2, 3], 1.5]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_summary_with_anything_in_it_is_shown_or_refused(
+    valid: dict[str, Any], data: st.DataObject
+) -> None:
+    damaged = copy.deepcopy(valid)
+    place: Any = damaged
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        inside = place[key]
+        if isinstance(inside, dict | list) and inside and data.draw(st.booleans()):
+            place = inside
+            continue
+        place[key] = data.draw(JUNK)
+        break
+    try:
+        found = record.read(zlib.compress(json.dumps(damaged).encode()))
+        told = [ranked([{"run": "a", **overview(found)}]), shown(found)]
+        answer(Forecaster.from_state_dict(found["state"]), QUESTION)
+    except (StateError, ConfigurationError, ScheduleError):
+        return
+    json.dumps(told, allow_nan=False)
+
+
+# ---------------------------------------------------------------------- in hindsight
+
+
+def row(step: int, lower: float, upper: float, status: str = "identified") -> dict[str, Any]:
+    fan = {name: [1.0, lower if name.startswith("lower") else upper] for name in FAN}
+    return {"step": step, "steps": [step, 100], "status": status, **fan}
+
+
+def history(upto: int) -> History:
+    found = History()
+    found.observe_many(range(upto), [1 - t / 200 for t in range(upto)])
+    return found
+
+
+def test_forecasts_are_judged_by_the_outcome() -> None:
+    end = outcome(history(100), 100)
+    assert end == pytest.approx(np.mean([1 - t / 200 for t in (97, 98, 99)]))
+    trail = [row(10, 0.4, 0.6), row(20, 0.6, 0.7), row(30, 0.2, 0.5), row(40, 0, 1, "no_data")]
+    assert fared(trail, history(100), 100)["80"] == {"judged": 3, "held": 1}
+
+
+def test_before_the_end_forecasts_are_judged_by_what_came() -> None:
+    assert outcome(history(60), 100) is None
+    seen = {**row(10, 0.7, 0.8), "steps": [10, 50]}
+    wrong = {**row(20, 0.8, 0.9), "steps": [20, 50]}
+    ahead = row(30, 0.4, 0.6)  # speaks of step 100 alone
+    found = fared([seen, wrong, ahead], history(60), 100)
+    assert found == {"80": {"judged": 2, "held": 1}, "95": {"judged": 2, "held": 1}}
+
+
+def test_a_run_that_broke_has_no_outcome() -> None:
+    broken = History()
+    broken.observe_many(range(100), [math.nan] * 100)
+    assert outcome(broken, 100) is None
+
+
+def test_runs_are_ranked_with_others_of_the_same_loss(told: list[Update]) -> None:
+    first = overview(record.read(record.write(told[-1])))
+    rows = [
+        {**first, "run": "a", "mean": 2.2, "levels": [x + 0.1 for x in first["levels"]]},
+        {**first, "run": "b"},
+        {**first, "run": "c", "loss": "perplexity", "mean": 8.0},
+        {**first, "run": "d", "outcome": 1.0},
+        {**first, "run": "e", "mean": None, "levels": [None] * 29},
+    ]
+    found = ranked(rows)
+    assert [each["run"] for each in found] == ["d", "b", "a", "e", "c"]
+    chance = {each["run"]: each["prob_best"] for each in found}
+    assert (chance["c"], chance["d"], chance["e"]) == (1.0, 1.0, None)
+    assert chance["a"] <= chance["b"] < 0.01
+    assert all("levels" not in each for each in found)
+
+
+# ---------------------------------------------------------------------- what if
+
+
+def test_what_if_is_what_the_forecaster_says(told: list[Update]) -> None:
+    forecaster = told[-1].forecaster
+    found = answer(forecaster, QUESTION)
+    other = forecaster.schedule.with_decay(start=2_400, steps=600, shape="sqrt")
+    planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
+    assert found["plan"]["mean"] == planned.mean
+    assert found["what_if"]["mean"] == tried.mean
+    assert found["what_if"]["fan"]["steps"][-1] == 3_000
+    assert found["gain"]["median"] == pytest.approx(planned.gain(other), rel=1e-5)
+    assert found["gain"]["lower80"] < found["gain"]["median"] < found["gain"]["upper80"]
+    namespace = {"LRSchedule": LRSchedule}
+    copied = eval(found["code"], namespace)
+    at = np.arange(2_400, 3_001)
+    assert copied.lr(at) == pytest.approx(other.lr(at), abs=2e-6)
+
+
+def test_a_decay_cannot_start_in_the_past(told: list[Update]) -> None:
+    forecaster = told[-1].forecaster
+    now = forecaster.history.last_step
+    late, present = ({**QUESTION, "decay_start": step} for step in (100, now))
+    assert answer(forecaster, late) == answer(forecaster, present)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"decay_start": 3_000}, "after decay_start and the present step, 3000"),
+        ({"total_steps": 1_000}, "after decay_start and the present step, 2400"),
+        ({"decay_start": 2_500.5}, "decay_start is 2500.5"),
+        ({"total_steps": True}, "total_steps is True"),
+        ({"total_steps": 10**9}, "at most 20 times"),
+        ({"end_lr": -1e-3}, "end_lr is -0.001"),
+        ({"end_lr": "0"}, "end_lr is '0'"),
+        ({"end_lr": math.nan}, "end_lr is nan"),
+        ({"end_lr": 1}, "ten times the peak"),
+        ({"shape": "wavy"}, "one of linear, cosine, sqrt, exp"),
+        ({"shape": ["linear"]}, "shape is"),
+        ({"shape": "exp"}, "rates above 0"),
+    ],
+)
+def test_questions_that_make_no_sense(told: list[Update], change: dict[str, Any], why: str) -> None:
+    with pytest.raises((ConfigurationError, ScheduleError), match=why):
+        answer(told[-1].forecaster, {**QUESTION, **change})
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    total=st.integers(10, 5_000),
+    kind=st.sampled_from(["cosine", "linear", "wsd", "inverse_sqrt", "one_cycle"]),
+    start=st.floats(0.1, 0.9),
+    shape=st.sampled_from(["linear", "cosine", "sqrt", "exp"]),
+)
+def test_copied_code_makes_the_schedule_again(
+    total: int, kind: str, start: float, shape: str
+) -> None:
+    plan: LRSchedule = getattr(LRSchedule, kind)(total, 1e-3)
+    first = max(round(start * total), 1)
+    for schedule in (plan, plan.with_decay(start=first, shape=shape, end=1e-5)):
+        again = eval(code_of(schedule), {"LRSchedule": LRSchedule})
+        assert again.total_steps == schedule.total_steps
+        looked_at = np.unique(np.linspace(1, total, 300).astype(int))
+        off = np.abs(again.lr(looked_at) - schedule.lr(looked_at))
+        assert off.max() <= 0.003 * schedule.peak
+
+
+# ---------------------------------------------------------------------- the backend
+
+
+def summary_with(content: bytes | float) -> Any:
+    about = summary_pb2.SummaryMetadata(
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=record.PLUGIN),
+        data_class=summary_pb2.DATA_CLASS_TENSOR,
+    )
+    tensor = (
+        tensor_pb2.TensorProto(dtype=7, string_val=[content])
+        if isinstance(content, bytes)
+        else tensor_pb2.TensorProto(dtype=1, float_val=[content])
+    )
+    value = summary_pb2.Summary.Value(tag=record.TAG, metadata=about, tensor=tensor)
+    return summary_pb2.Summary(value=[value])
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that goes on, one that has ended, and three that others have written."""
+    folder = tmp_path_factory.mktemp("logs")
+    write(folder / "going on", upto=2_400, target=2.1)
+    write(folder / "over", floor=2.02)
+    for name, content in (("foreign", b"hello"), ("number", 3.5), ("newer", NEWER)):
+        with SummaryWriter(str(folder / name)) as writer:
+            writer._get_file_writer().add_summary(summary_with(content), 1)
+            writer.add_scalar("loss", 1.0, 1)
+    return folder
+
+
+Ask = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["data server", "python"])
+def ask(request: pytest.FixtureRequest, logs: Path) -> Iterator[Ask]:
+    """Asks a real TensorBoard, by either of its ways to read logs."""
+    with tensorboard(logs, f"--load_fast={request.param}") as (address, _):
+
+        def asked(route: str, body: bytes | None = None, **words: str) -> tuple[int, Any]:
+            query = "?" + urllib.parse.urlencode(words) if words else ""
+            url = f"{address}data/plugin/lossforecast/{route}{query}"
+            try:
+                with urllib.request.urlopen(url, body, timeout=60) as response:
+                    return response.status, json.loads(response.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, json.loads(error.read())
+
+        while len(asked("runs")[1]["skipped"]) < 3 or len(asked("runs")[1]["runs"]) < 2:
+            pass  # until the logs are read
+        yield asked
+
+
+def test_runs_are_listed_and_what_is_skipped_is_named(ask: Ask) -> None:
+    code, found = ask("runs")
+    assert code == 200
+    assert {each["run"] for each in found["runs"]} == {"going on", "over"}
+    going = next(each for each in found["runs"] if each["run"] == "going on")
+    over = next(each for each in found["runs"] if each["run"] == "over")
+    assert (going["step"], going["total_steps"], going["outcome"]) == (2_400, TOTAL, None)
+    assert over["outcome"] == pytest.approx(over["mean"], rel=0.01)
+    assert going["prob_best"] + over["prob_best"] == pytest.approx(1, abs=0.01)
+    why = {each["run"]: each["why"] for each in found["skipped"]}
+    assert set(why) == {"foreign", "number", "newer"}
+    assert "no forecast" in why["foreign"]
+    assert "version 7" in why["newer"]
+
+
+def test_a_run_is_told_whole(ask: Ask) -> None:
+    code, found = ask("run", run="going on", tag=record.TAG)
+    assert code == 200
+    assert [each["step"] for each in found["trail"]] == list(range(100, 2_401, 100))
+    assert found["losses"]["steps"][-1] == pytest.approx(2_399, abs=20)
+    assert found["schedule"]["steps"][-1] == TOTAL
+    assert "state" not in found
+    assert found["fared"]["80"]["judged"] > 10
+
+
+def test_a_question_is_answered(ask: Ask) -> None:
+    body = json.dumps({"run": "going on", "tag": record.TAG, **QUESTION}).encode()
+    code, found = ask("what_if", body)
+    assert code == 200
+    assert found["what_if"]["total_steps"] == 3_000
+    assert found["gain"]["median"] != 0
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "words", "code", "why"),
+    [
+        ("run", None, {}, 400, "name a run and a tag"),
+        ("run", None, {"run": "../../etc/passwd", "tag": record.TAG}, 404, "no forecast"),
+        ("run", None, {"run": "x" * 4_000, "tag": record.TAG}, 404, "no forecast"),
+        ("run", None, {"run": "foreign", "tag": record.TAG}, 422, "not used"),
+        ("run", b"{}", {}, 405, "ask with GET"),
+        ("what_if", None, {}, 405, "ask with POST"),
+        ("what_if", b"{", {}, 400, "no JSON"),
+        ("what_if", b"[" * 4_000, {}, 400, "no JSON"),
+        ("what_if", b"[]", {}, 400, "must be an object"),
+        ("what_if", b"{}", {}, 400, "name a run and a tag"),
+        ("what_if", b" " * 5_000, {}, 413, "at most 4096 bytes"),
+        ("what_if", b'{"run": "over", "tag": "forecast/panel"}', {}, 400, "decay_start is None"),
+    ],
+)
+def test_what_cannot_be_answered_is_told(
+    ask: Ask, route: str, body: bytes | None, words: dict[str, str], code: int, why: str
+) -> None:
+    found = ask(route, body, **words)
+    assert found[0] == code
+    assert why in found[1]["error"]
+
+
+def test_the_backend_needs_no_torch() -> None:
+    program = (
+        "import sys, lossforecast.callbacks.tensorboard_plugin.plugin\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
