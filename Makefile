@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-core test-adapters check bench venv
+.PHONY: help demo test test-full check bench venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,21 +20,12 @@ help: ## Show this list
 demo: $(INSTALLED) ## Train a small GPT with Lightning while forecasting where its loss will end
 	$(PY) examples/gpt_lightning.py
 
-# Two processes at once, each with about half of what there is to wait for; what one of them says
-# comes when it is done.
-BOTH := $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-core test-adapters
-
+# Two processes at once; the tests of a file stay together.
 test: check ## Run the checks, then the tests but the slow ones
-	@$(BOTH) MARKS="not slow"
+	$(PYTEST) --numprocesses=2 --dist=loadfile -m "not slow"
 
 test-full: check ## Run the checks, then every test at its full count
-	@LOSSFORECAST_FULL=1 $(BOTH)
-
-test-core:
-	$(PYTEST) -m "$(MARKS)" --ignore=tests/callbacks
-
-test-adapters:
-	$(PYTEST) -m "$(MARKS)" -o cache_dir=.pytest_cache/adapters tests/callbacks
+	LOSSFORECAST_FULL=1 $(PYTEST) --numprocesses=2 --dist=loadfile -m ""
 
 check: $(INSTALLED) ## Run ruff and mypy, and audit the dependencies
 	$(PY) -m ruff check .

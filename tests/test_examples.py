@@ -26,6 +26,7 @@ def run(script: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_writes_its_summary_pictures_and_logs(tmp_path: Path) -> None:
     printed = run("gpt_lightning.py", "--steps", "60", "--out", "demo", cwd=tmp_path)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())

@@ -22,6 +22,7 @@ ROOMS = (
     "knots",
     "schedule",
     "schedule_text",
+    "schedule_code",
     "lint",
     "history",
     "laws",

@@ -1242,6 +1242,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["without", "advises", "other wishes", "unready"])
 def test_nobody_stops_of_two_processes(ranks: list[dict[str, Any]], run: str) -> None:
     assert ranks[0][run] == ranks[1][run] == 50

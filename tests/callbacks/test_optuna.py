@@ -108,6 +108,7 @@ def test_stock_pruners_are_shown_forecasts(
     assert reported == dict(values_of(study.trials[0])), "what is stored stays as reported"
 
 
+@pytest.mark.slow
 def test_a_run_that_anneals_late_is_spared() -> None:
     def run(pruner: optuna.pruners.BasePruner) -> optuna.trial.TrialState:
         study = study_with(pruner)

@@ -221,8 +221,15 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
     assert page.text(".travel output").partition(" said")[0] == moment
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        (1280, False),
+        (1920, True),
+        pytest.param(1280, True, marks=pytest.mark.slow),
+        pytest.param(1920, False, marks=pytest.mark.slow),
+    ],
+)
 def test_it_fits_both_widths_and_themes(page: Page, width: int, dark: bool, tmp_path: Path) -> None:
     page.browser.set_window_size(width, 1400)
     page.run("window.parent.document.body.classList.toggle('dark-mode', arguments[0])", dark)

@@ -160,6 +160,7 @@ def test_compiled_training_is_the_same_and_nothing_is_compiled_anew() -> None:
     assert gaps_of(monitor)
 
 
+@pytest.mark.slow
 def test_a_loss_that_fails_switches_the_probe_off_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -345,6 +346,7 @@ def test_a_meter_makes_measurements_of_looks() -> None:
 # ---------------------------------------------------------------------- resuming
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_and_forecasts_the_same() -> None:
     def run(begin: int, stop: int, saved: dict[str, Any] | None) -> tuple[Any, list[Any]]:
         seed()

@@ -115,6 +115,7 @@ def test_training_and_what_it_logs_are_the_same(tmp_path: Path, options: dict[st
     assert logged[0] == logged[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_averages_and_a_resumed_run_measures_the_same(tmp_path: Path) -> None:
     def run(callback: LightningLossForecast, cut: int | None) -> None:
         torch.manual_seed(0)

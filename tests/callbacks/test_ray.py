@@ -150,7 +150,11 @@ def steps(results: list[Any]) -> list[int]:
     return [result.metrics["step"] for result in results]
 
 
-JUDGES = pytest.mark.parametrize("judge", [stopper, scheduler], ids=["stopper", "scheduler"])
+JUDGES = pytest.mark.parametrize(
+    "judge",
+    [pytest.param(stopper, marks=pytest.mark.slow), scheduler],
+    ids=["stopper", "scheduler"],
+)
 
 
 @JUDGES
