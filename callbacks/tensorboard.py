@@ -1,11 +1,16 @@
-"""Forecasts as TensorBoard scalars, a Margin chart, and what the "Loss forecast" tab shows."""
+"""Forecasts in TensorBoard: the tab "Loss forecast", and what is seen without it."""
 
+import importlib.util
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lossforecast.callbacks.monitor import Update
 from lossforecast.callbacks.tensorboard_plugin import record
+from lossforecast.plot import plot
 
-__all__ = ["LAYOUT", "TensorBoardSink", "scalars", "summary"]
+__all__ = ["LAYOUT", "TensorBoardSink", "picture", "scalars", "summary"]
 
 _DETAILS = "Loss forecast in detail"
 _TARGET = "Probability of reaching the target"
@@ -68,15 +73,32 @@ def summary(update: Update) -> Any:
     return summary_pb2.Summary(value=[value])
 
 
+def picture(update: Update) -> NDArray[np.uint8]:
+    """The forecast as `lossforecast.plot` draws it, (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(plot(update.forecast, update.forecaster.history, target=update.target))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: Any = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(pixels)[..., :3].copy()
+
+
 class TensorBoardSink:
     """Writes every forecast to a ``SummaryWriter``, of torch, tensorboardX or a Lightning logger.
 
-    Another writer with `add_scalar` and `add_custom_scalars` gets all but what the tab shows.
+    Args:
+        writer: any other with `add_scalar` and `add_custom_scalars` gets all but the tab.
+        pictures: whether to add a picture every tenth of the run, for people without the tab; each
+            takes a few tenths of a second. Needs matplotlib.
     """
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: Any, *, pictures: bool = False) -> None:
         self._writer = writer
         self._laid_out = False
+        self._tenth = 0  # of the run, at the latest picture
+        self._pictures = pictures
+        known = hasattr(writer, "_get_file_writer")
+        self._tab = known and importlib.util.find_spec("tensorboard") is not None
 
     def __call__(self, update: Update) -> None:
         """Write one forecast at its optimizer step."""
@@ -89,8 +111,13 @@ class TensorBoardSink:
             self._writer.add_custom_scalars({**LAYOUT, _DETAILS: details})
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, update.step)
-        if values and hasattr(self._writer, "_get_file_writer"):
+        if values and self._tab:
             self._add(summary(update), update.step)
+        tenth = 10 * update.step // update.forecast.schedule.total_steps
+        if values and self._pictures and tenth > self._tenth:
+            self._tenth = tenth
+            image = picture(update)
+            self._writer.add_image("forecast/picture", image, update.step, dataformats="HWC")
 
     def _add(self, found: Any, step: int) -> None:
         if type(self._writer).__module__.startswith("tensorboardX"):

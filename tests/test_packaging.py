@@ -1,5 +1,6 @@
 """What is built and installed is what is in the repository, `callbacks` in its place."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +16,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from browsing import tensorboard
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from panel_logs import write
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = ROOT / "lossforecast" / "callbacks"
@@ -147,6 +151,33 @@ for name, module in list(sys.modules.items()):
     loaded = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).splitlines()
     assert len(loaded) >= len(modules)
     assert [path for path in loaded if not Path(path).is_relative_to(installed)] == []
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_has_the_tab_in_tensorboard(
+    built: Built, tmp_path: Path, run_python: Callable[..., str]
+) -> None:
+    """From the wheel and what its extra brings, without torch."""
+    write(tmp_path / "logs" / "run", upto=1_000)
+    run_python("-m", "venv", str(tmp_path / "fresh"))
+    python = tmp_path / "fresh" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pins = ["--constraint", str(ROOT / "constraints.txt")]
+    install = [str(python), "-m", "pip", "install", "--quiet", *pins]
+    subprocess.run([*install, f"{built.wheel}[tensorboard]"], check=True, cwd=tmp_path)
+    assert subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode
+    with tensorboard(tmp_path / "logs", python=str(python)) as (address, _):
+
+        def fetched(path: str) -> bytes:
+            with urllib.request.urlopen(f"{address}data/{path}", timeout=60) as response:
+                found: bytes = response.read()
+                return found
+
+        while not json.loads(fetched("plugin/lossforecast/runs"))["runs"]:
+            pass  # until the log is read
+        tab = json.loads(fetched("plugins_listing"))["lossforecast"]
+        assert (tab["enabled"], tab["tab_name"]) == (True, "Loss forecast")
+        for name in ("index.js", "panel.js", "charts.js", "panel.css", "plotly.min.js"):
+            assert len(fetched(f"plugin/lossforecast/{name}")) > 100
 
 
 def git(*arguments: str) -> str:

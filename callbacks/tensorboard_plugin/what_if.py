@@ -1,12 +1,13 @@
 """What if a run went on with another schedule: the question checked, and its answer."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lossforecast.callbacks.trail import fan, short
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import ConfigurationError, LossForecastError, StateError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import LRSchedule
@@ -30,7 +31,28 @@ def answer(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigurationError, ScheduleError: what is asked makes no sense.
+        StateError: no forecast can be made with the numbers that were saved.
     """
+    try:
+        told = _answered(forecaster, asked)
+        json.dumps(told, allow_nan=False)
+    except LossForecastError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise StateError(f"no forecast can be made with its numbers: {error!r:.200}") from error
+    return told
+
+
+def drawn(schedule: LRSchedule) -> dict[str, list[Any]]:
+    """A schedule as a line of at most a few hundred points."""
+    last = schedule.total_steps
+    even = np.rint(np.linspace(1, last, min(_POINTS, last))).astype(np.int64)
+    bends = schedule.knots[0]
+    steps = np.unique(np.concatenate([even, bends[bends >= 1][:_POINTS]]))
+    return {"steps": steps.tolist(), "lr": [short(x) for x in schedule.lr(steps).tolist()]}
+
+
+def _answered(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
     start, total, end, shape = _checked(forecaster, asked)
     plan = forecaster.schedule
     before = plan.extended_to(start) if start > plan.total_steps else plan
@@ -43,15 +65,6 @@ def answer(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
         "code": code_of(other),
     }
-
-
-def drawn(schedule: LRSchedule) -> dict[str, list[Any]]:
-    """A schedule as a line of at most a few hundred points."""
-    last = schedule.total_steps
-    even = np.rint(np.linspace(1, last, min(_POINTS, last))).astype(np.int64)
-    bends = schedule.knots[0]
-    steps = np.unique(np.concatenate([even, bends[bends >= 1][:_POINTS]]))
-    return {"steps": steps.tolist(), "lr": [short(x) for x in schedule.lr(steps).tolist()]}
 
 
 def _told(forecast: Forecast) -> dict[str, Any]:

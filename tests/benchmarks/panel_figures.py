@@ -1,6 +1,6 @@
 """How fast the panel is: 50 runs of 200 forecasts each, in a real TensorBoard and browser.
 
-    python tests/benchmarks/panel_figures.py
+    PYTHONPATH=tests/callbacks python tests/benchmarks/panel_figures.py
 
 Prints the size of the logs, the time from opening the tab to its first charts, the time of
 what-ifs, and the memory of the backend.
@@ -17,9 +17,6 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-
-sys.path.append(str(Path(__file__).parents[1] / "callbacks"))
-
 from browsing import chromium, tensorboard
 from panel_logs import TOTAL, write
 from selenium.webdriver.common.by import By

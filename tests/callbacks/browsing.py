@@ -18,9 +18,11 @@ OPTIONS = (
 
 
 @contextmanager
-def tensorboard(folder: Path, *options: str) -> Iterator[tuple[str, int]]:
+def tensorboard(
+    folder: Path, *options: str, python: str = sys.executable
+) -> Iterator[tuple[str, int]]:
     """A TensorBoard on a folder: its address and the number of its process."""
-    command = [sys.executable, "-m", "tensorboard.main", "--host", "127.0.0.1", "--port", "0"]
+    command = [python, "-m", "tensorboard.main", "--host", "127.0.0.1", "--port", "0"]
     process = subprocess.Popen(
         [*command, "--logdir", str(folder), *options],
         stdout=subprocess.PIPE,

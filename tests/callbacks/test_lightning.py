@@ -1140,7 +1140,7 @@ class Module(pl.LightningModule):
         self.nan_from = nan_from
 
     def training_step(self, batch, batch_idx):
-        time.sleep(0.01)
+        time.sleep(0.01 if self.global_step < 30 else 0.05)  # time for the forecast that stops
         loss = 2 + (self.global_step + 1) ** -0.5 + 0.0 * self.layer(torch.ones(1)).sum()
         loss = loss + 0.1 * self.trainer.global_rank
         self.log("epoch_loss", loss, on_step=False, on_epoch=True, sync_dist=True)

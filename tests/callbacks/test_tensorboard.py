@@ -19,7 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.monitor import Update
-from lossforecast.callbacks.tensorboard import LAYOUT, TensorBoardSink, scalars
+from lossforecast.callbacks.tensorboard import LAYOUT, TensorBoardSink, picture, scalars
+from lossforecast.callbacks.tensorboard_plugin import record
 from lossforecast.callbacks.trail import Trail
 
 TAGS = ["forecast/final_loss", "forecast/lower", "forecast/upper", "forecast/anneal_gain"]
@@ -128,6 +129,47 @@ def test_the_layout_shows_what_is_written(target: float | None, tmp_path: Path) 
     shown = [[t for t in events.Tags()["scalars"] if re.search(p, t)] for p in patterns]
     details = ["forecast/anneal_gain"] + ([] if target is None else ["forecast/prob_target"])
     assert shown == [[tag] for tag in details]
+
+
+def test_a_picture_every_tenth_of_the_run(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path) as writer:
+        sink = TensorBoardSink(writer, pictures=True)
+        for steps in (50, 55, 60, 99):
+            sink(update_of(steps))
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    found = events.Images("forecast/picture")
+    assert [each.step for each in found] == [50, 60, 99]
+    assert {(each.width, each.height) for each in found} == {(900, 600)}
+    assert np.ptp(picture(update_of(99))) == 255
+
+
+@pytest.mark.parametrize("library", ["torch", "tensorboardX"])
+def test_the_tab_is_told_by_the_writer_of_either_library(library: str, tmp_path: Path) -> None:
+    writer: Any = SummaryWriter(str(tmp_path))
+    if library == "tensorboardX":
+        writer = pytest.importorskip("tensorboardX").SummaryWriter(str(tmp_path))
+    with writer:
+        TensorBoardSink(writer)(update_of(99))
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    assert events.SummaryMetadata(record.TAG).plugin_data.plugin_name == record.PLUGIN
+    (event,) = events.Tensors(record.TAG)
+    assert record.read(event.tensor_proto.string_val[0])["step"] == 99
+
+
+def test_any_other_writer_gets_the_scalars() -> None:
+    class Plain:
+        def __init__(self) -> None:
+            self.tags: list[str] = []
+
+        def add_scalar(self, tag: str, value: float, step: int) -> None:
+            self.tags.append(tag)
+
+        def add_custom_scalars(self, layout: Any) -> None:
+            self.tags.append("layout")
+
+    writer = Plain()
+    TensorBoardSink(writer)(update_of(99))
+    assert writer.tags == ["layout", *TAGS]
 
 
 # ---------------------------------------------------------------------- in a browser

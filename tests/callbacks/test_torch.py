@@ -860,7 +860,7 @@ def test_tensorboard_gets_every_forecast(tmp_path: Path) -> None:
     assert scalars("upper") == wanted(lambda u: u.forecast.interval(0.8)[1])
     assert scalars("anneal_gain") == wanted(lambda u: u.forecast.anneal_gain.mean)
     assert scalars("prob_target") == wanted(lambda u: u.forecast.prob_below(2.3))
-    assert read.Tags()["tensors"] == ["custom_scalars__config__"]
+    assert set(read.Tags()["tensors"]) == {"custom_scalars__config__", "forecast/panel"}
     assert len(read.Tensors("custom_scalars__config__")) == 1
 
 
