@@ -159,7 +159,7 @@ def test_a_fresh_environment_has_the_tab_in_tensorboard(
 ) -> None:
     """From the wheel and what its extra brings, without torch."""
     write(tmp_path / "logs" / "run", upto=1_000)
-    run_python("-m", "venv", str(tmp_path / "fresh"))
+    run_python("-m", "venv", "fresh", cwd=tmp_path)
     python = tmp_path / "fresh" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pins = ["--constraint", str(ROOT / "constraints.txt")]
     install = [str(python), "-m", "pip", "install", "--quiet", *pins]
