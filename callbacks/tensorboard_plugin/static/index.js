@@ -1,7 +1,5 @@
 // What TensorBoard loads into the frame of the tab.
 
-import { start } from "./panel.js";
-
 export async function render() {
   document.title = "Loss forecast";
   document.documentElement.lang = "en";
@@ -18,7 +16,7 @@ export async function render() {
     charts.onload = () => done(window.Plotly);
     charts.onerror = () => failed(new Error("plotly.min.js cannot be loaded: pip install plotly"));
   });
-  document.head.append(charts);
-  await styled;
+  document.head.append(charts); // the largest part: asked for before the page's own
+  const [{ start }] = await Promise.all([import("./panel.js"), styled]);
   start(document.body, drawn);
 }

@@ -15,7 +15,7 @@ const WORDS = {
 const number = (x) => (x === null || x === undefined ? "–" : Number(x).toPrecision(4));
 // a difference of losses, to as many places as the losses themselves
 const gap = (x, loss) => (x === null ? "–" : Number(x).toFixed(Math.min(Math.max(4 - Math.floor(Math.log10(Math.abs(loss) || 1)), 0), 12)));
-const steps = (x) => Number(x).toLocaleString("en");
+const steps = (x) => String(x).replace(/\B(?=(\d{3})+$)/g, ",");
 const percent = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)}%`);
 const keyOf = (each) => JSON.stringify([each.run, each.tag]);
 
@@ -502,11 +502,11 @@ function drawWhatIf(parts, state, run) {
   } else if (state.tried) {
     const { plan, what_if: other, gain } = state.tried;
     const better = gain.median === null ? "" :
-      ` Gain over the plan: ${gap(gain.median, plan.mean)} (80%: ${gap(gain.lower80, plan.mean)} to ` +
-      `${gap(gain.upper80, plan.mean)}).`;
+      ` Gain over the ${steps(plan.total_steps)} planned: ${gap(gain.median, plan.mean)} ` +
+      `(80%: ${gap(gain.lower80, plan.mean)} to ${gap(gain.upper80, plan.mean)}).`;
     parts.answer.textContent =
       `Ends at ${number(other.mean)} (80%: ${number(other.lower80)} to ${number(other.upper80)}) after ` +
-      `${steps(other.total_steps)} steps; as planned ${number(plan.mean)} after ${steps(plan.total_steps)}.${better}`;
+      `${steps(other.total_steps)} steps.${better}`;
   } else {
     parts.answer.textContent = "Asking …";
   }
