@@ -30,7 +30,7 @@ def fared(
 ) -> dict[str, dict[str, int]]:
     """How many forecasts there are to judge, and how many of their intervals held the truth.
 
-    Once the run has ended the truth is its outcome. Before, it is the latest loss of a step that a
+    Once the run has ended the truth is its outcome, for those of that end. Before, it is the latest loss of a step that a
     forecast spoke of, as the mean over 2% of the run around it.
 
     Returns:
@@ -44,6 +44,8 @@ def fared(
     for row in trail:
         if row["status"] == "no_data" or history.last_step <= row["step"]:
             continue
+        if end is not None and row["steps"][-1] != total_steps:
+            continue  # of another plan
         at, truth = (len(row["steps"]) - 1, end) if end is not None else (-1, None)
         if truth is None:
             passed = [i for i, each in enumerate(row["steps"]) if each <= history.last_step]

@@ -196,6 +196,8 @@ def test_forecasts_are_judged_by_the_outcome() -> None:
     assert end == pytest.approx(np.mean([1 - t / 200 for t in (97, 98, 99)]))
     trail = [row(10, 0.4, 0.6), row(20, 0.6, 0.7), row(30, 0.2, 0.5), row(40, 0, 1, "no_data")]
     assert fared(trail, history(100), 100)["80"] == {"judged": 3, "held": 1}
+    longer = {**row(50, 0.4, 0.6), "steps": [50, 200]}  # as was planned then
+    assert fared([*trail, longer], history(100), 100) == fared(trail, history(100), 100)
 
 
 def test_before_the_end_forecasts_are_judged_by_what_came() -> None:
