@@ -44,7 +44,10 @@ def test_the_demo_writes_its_summary_pictures_and_logs(tmp_path: Path) -> None:
     assert "tensorboard --logdir demo/logs" in printed
 
 
-@pytest.mark.parametrize("extra", [[], ["--accumulate", "2", "--schedule", "cosine"]])
+@pytest.mark.parametrize(
+    "extra",
+    [[], pytest.param(["--accumulate", "2", "--schedule", "cosine"], marks=pytest.mark.slow)],
+)
 def test_the_plain_loop_says_where_the_loss_is_heading(tmp_path: Path, extra: list[str]) -> None:
     printed = run("gpt_loop.py", "--steps", "40", "--out", "loop.png", *extra, cwd=tmp_path)
     assert "step 40: " in printed

@@ -123,6 +123,7 @@ def test_only_the_package_and_its_command_are_installed(installed: Path) -> None
     assert not (installed / "lossforecast" / "callbacks").is_symlink()
 
 
+@pytest.mark.slow
 def test_every_module_and_adapter_imports_where_the_repository_is_not(
     built: Built, installed: Path, run_python: Callable[..., str], tmp_path: Path
 ) -> None:

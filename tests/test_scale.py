@@ -61,7 +61,7 @@ def test_a_loop_keeps_few_losses_however_long_it_is(size_of: Callable[[object], 
     assert many - few < 2 * MEGABYTE
 
 
-@pytest.mark.parametrize("n", [15, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [10, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_many_runs_in_one_process_leave_nothing_behind(n: int) -> None:
     def objects_after(runs: int) -> int:
         for _ in range(runs):

@@ -30,8 +30,8 @@ def fared(
 ) -> dict[str, dict[str, int]]:
     """How many forecasts there are to judge, and how many of their intervals held the truth.
 
-    Once the run has ended the truth is its outcome, for those of that end. Before, it is the latest loss of a step that a
-    forecast spoke of, as the mean over 2% of the run around it.
+    Once the run has ended the truth is its outcome, for those of that end. Before, it is the latest
+    loss of a step that a forecast spoke of, as the mean over 2% of the run around it.
 
     Returns:
         By "80" and "95", the numbers of forecasts "judged" and "held".

@@ -22,7 +22,7 @@ def fabric(precision: Any = "32-true") -> Any:
     return Fabric(accelerator="cpu", devices=1, precision=precision)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(
     ("apart", "wrapped_first"), [(False, False), (False, True), (True, False), (True, True)]
 )
@@ -55,7 +55,7 @@ def test_losses_and_rates_are_those_of_the_loop_which_notices_nothing(
     assert found["log"] == []
 
 
-@pytest.mark.parametrize("wrapped_first", [False, True])
+@pytest.mark.parametrize("wrapped_first", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("precision", "accumulate", "save_at"),
     [("32-true", 1, 60), ("32-true", 3, 67), ("bf16-mixed", 1, 67)],

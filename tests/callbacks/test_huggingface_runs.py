@@ -35,9 +35,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("model", "monitor", "options"),
     [
-        (Scripted, None, {}),
-        (Scripted, "eval_loss", EVALUATE),
-        (lambda: Scripted(micro_batches=3), None, {"gradient_accumulation_steps": 3}),
+        pytest.param(Scripted, None, {}, marks=pytest.mark.slow),
+        pytest.param(Scripted, "eval_loss", EVALUATE, marks=pytest.mark.slow),
+        pytest.param(
+            lambda: Scripted(micro_batches=3),
+            None,
+            {"gradient_accumulation_steps": 3},
+            marks=pytest.mark.slow,
+        ),
         (tiny_gpt, None, {"gradient_accumulation_steps": 3}),
         (tiny_gpt, "eval_loss", EVALUATE),
     ],

@@ -1123,7 +1123,7 @@ def test_stopping_by_a_metric_of_each_epoch(
     assert trainer.global_step == step
 
 
-REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 2
+REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
 RANKS = '''
 import json, sys, time, warnings
 import lightning.pytorch as pl, torch
@@ -1306,7 +1306,10 @@ RESUMABLE: dict[str, tuple[Configure, dict[str, Any]]] = {
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended:UserWarning")
 @pytest.mark.parametrize(("configure", "options"), RESUMABLE.values(), ids=RESUMABLE)
-@pytest.mark.parametrize("monitor", [None, "val_loss", "after"])
+@pytest.mark.parametrize(
+    "monitor",
+    ["val_loss", *(pytest.param(each, marks=pytest.mark.slow) for each in (None, "after"))],
+)
 def test_a_resumed_run_repeats_its_forecasts_to_the_bit(
     configure: Configure, options: dict[str, Any], monitor: str | None, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_summary_is_whole(told: list[Update]) -> None:
     assert again.std == pytest.approx(update.forecast.std, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_summary_stays_small() -> None:
     """Of the 200 of a run each has all of those before."""
     sizes = [len(record.write(update)) for update in updates(every=20)]

@@ -224,7 +224,7 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
     ("width", "dark"),
     [
         (1280, False),
-        (1920, True),
+        pytest.param(1920, True, marks=pytest.mark.slow),
         pytest.param(1280, True, marks=pytest.mark.slow),
         pytest.param(1920, False, marks=pytest.mark.slow),
     ],

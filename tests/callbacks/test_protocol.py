@@ -1,7 +1,6 @@
 """The agreement of many processes, simulated: every order of events that chance comes up with."""
 
 import math
-import os
 import random
 from collections import deque
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from hypothesis import strategies as st
 
 from lossforecast.callbacks.protocol import Block, Change, Member, Message, Need, Wish
 from lossforecast.schedule import Decay, LRSchedule
-
-FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
 
 EVERY = 3
 DECAY = Decay(1_000_000_007, 12_345, "sqrt")
@@ -243,8 +240,9 @@ def test_all_stop_and_decay_together_or_none(
     check_agreement(world_of([length] * size, seed, lockstep=lockstep, **decides))
 
 
-@pytest.mark.parametrize("seed", range(3 if FULL else 1))
-@pytest.mark.parametrize("lockstep", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("lockstep", [True, False])
 def test_256_processes(seed: int, lockstep: bool) -> None:
     check_agreement(world_of([30] * 256, seed, lockstep=lockstep, wants_stop_at=9))
 

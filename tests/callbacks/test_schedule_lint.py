@@ -134,7 +134,15 @@ def loop(
     return monitor
 
 
-@pytest.mark.parametrize("name", of_length(N))
+def a_third(total: int, first: int) -> list[Any]:
+    """The schedulers of so many steps; all but a third of them are for the full tests."""
+    return [
+        pytest.param(name, marks=() if i % 3 == first else pytest.mark.slow)
+        for i, name in enumerate(of_length(total))
+    ]
+
+
+@pytest.mark.parametrize("name", a_third(N, 0))
 def test_a_right_scheduler_in_a_loop_is_left_alone(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,7 +150,7 @@ def test_a_right_scheduler_in_a_loop_is_left_alone(
     assert told(caplog) == []
 
 
-@pytest.mark.parametrize("name", of_length(EPOCHS))
+@pytest.mark.parametrize("name", a_third(EPOCHS, 1))
 def test_a_right_scheduler_of_epochs_in_a_loop_is_left_alone(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -457,7 +465,7 @@ def test_a_scheduler_stepped_once_for_each_process(
     assert used == pytest.approx(monitor.forecaster.schedule.to_array()[: used.size])
 
 
-@pytest.mark.parametrize("name", of_length(4 * N))
+@pytest.mark.parametrize("name", a_third(4 * N, 2))
 def test_a_scheduler_made_for_the_steps_of_all_processes_is_left_alone(
     name: str, four: int, caplog: pytest.LogCaptureFixture
 ) -> None:

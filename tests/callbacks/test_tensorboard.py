@@ -195,6 +195,7 @@ def corners(path: Any) -> list[tuple[float, float]]:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_margin_chart_in_a_browser(tmp_path: Path) -> None:
     updates = train(SummaryWriter(tmp_path / "logs" / "run"), target=1.5)
 

@@ -450,7 +450,7 @@ FAULTS: dict[str, Callable[[int, float], float]] = {
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("rate", [0.1, 0.0])
+@pytest.mark.parametrize("rate", [0.1, pytest.param(0.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_loss_whatever_disturbs_the_run(
     fault: str, rate: float, caplog: pytest.LogCaptureFixture
