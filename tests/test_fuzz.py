@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lossforecast import Forecaster, LossForecastError, LRSchedule, RunInfo, Status
 
-EXAMPLES = 10_000 if os.environ.get("LOSSFORECAST_FULL") else 100
+EXAMPLES = 10_000 if os.environ.get("LOSSFORECAST_FULL") else 50
 TOTAL = 300
 
 usual = st.floats(0.1, 10.0)

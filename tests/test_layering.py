@@ -122,6 +122,7 @@ FRAMEWORKS = {
 }
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
+SLOW = pytest.mark.slow
 ADAPTERS = {
     "AnnealingProbe": {"torch"},
     "ForecastPruner": {"optuna"},
@@ -303,7 +304,15 @@ def test_every_adapter_is_found_where_the_table_says() -> None:
         assert name in importlib.import_module(module).__all__
 
 
-@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        pytest.param(
+            name, marks=() if name in ("ForecastPruner", "LightningLossForecast") else SLOW
+        )
+        for name in sorted(ADAPTERS)
+    ],
+)
 def test_naming_an_adapter_loads_no_other_framework(
     adapter: str, run_python: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -267,6 +267,7 @@ def test_a_failure_in_one_process_parts_nobody(found: Found, step: int, turn: in
         assert any(line.endswith(ALONE) for line in first["log"])
 
 
+@pytest.mark.slow
 def test_a_job_that_was_restarted_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     # the store that torchrun shares by default still has the addresses from before the restart
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

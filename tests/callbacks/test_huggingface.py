@@ -173,7 +173,7 @@ def test_a_metric_of_evaluation(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("monitor", ["eval_second_loss", "missing"])
-@pytest.mark.parametrize("steps", [40, STEPS])
+@pytest.mark.parametrize("steps", [pytest.param(40, marks=pytest.mark.slow), STEPS])
 def test_a_metric_that_is_missing_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monitor: str, steps: int
 ) -> None:

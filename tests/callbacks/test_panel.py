@@ -70,6 +70,7 @@ def test_every_forecast_leaves_its_fan_and_new_advice_its_words(told: list[Updat
     assert all(rows[i]["message"] == told[i].recommendation.message for i in news)
 
 
+@pytest.mark.slow
 def test_a_long_trail_is_thinned_but_keeps_its_advice(told: list[Update]) -> None:
     trail, last = Trail(), told[-1]
     other = told[0].recommendation

@@ -157,6 +157,7 @@ JUDGES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @JUDGES
 def test_hopeless_trials_are_stopped_and_the_best_is_found(judge: Any, sweep: Sweep) -> None:
     results = sweep(judge=judge())

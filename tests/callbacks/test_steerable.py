@@ -375,7 +375,7 @@ def test_the_real_policy_ends_lower_than_the_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    "saved", [79, 120, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 75, 77, 81, 160))]
+    "saved", [79, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 75, 77, 81, 120, 160))]
 )
 def test_a_run_resumed_mid_decay_repeats_it_to_the_bit(
     saved: int, caplog: pytest.LogCaptureFixture

@@ -99,7 +99,7 @@ def test_nothing_is_written_before_there_is_a_forecast(tmp_path: Path) -> None:
     assert tags["scalars"] == tags["tensors"] == []
 
 
-@pytest.mark.parametrize("target", [None, 1.0])
+@pytest.mark.parametrize("target", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_every_forecast_of_a_run_is_written(target: float | None, tmp_path: Path) -> None:
     updates = train(SummaryWriter(tmp_path), target=target)
     assert [update.step for update in updates] == list(range(10, 301, 10))
