@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from lossforecast.history import Bins
 from lossforecast.schedule import LRSchedule
@@ -91,7 +92,10 @@ def _noise(each: FloatArray, count: FloatArray, spread: FloatArray, floor: float
     least = 1e-5 * max(floor, 1.0 if floor == 0 else 0.0) + 1e-12
     many = count > 1
     if many.mean() > 0.5:
-        return max(float(np.median(spread[many])), least)
+        # half of the sample variances of normal noise lie below this share of its variance
+        freedom = count[many] - 1
+        half = 2 * gammaincinv(freedom / 2, 0.5) / freedom
+        return max(float(np.median(spread[many] / np.sqrt(half))), least)
     late = each[each.size // 3 :] if each.size >= 2 * _LEAST else each
     if late.size < 3:
         return max(0.01 * (abs(float(late[-1])) if floor else 1.0), least)

@@ -24,6 +24,19 @@ def test_noise_of_one_observation_is_estimated(n: int) -> None:
     assert len(found) <= 128
 
 
+@pytest.mark.parametrize("in_a_bin", [1, 2, 4, 8, 64])
+def test_noise_is_the_same_however_many_losses_are_in_a_bin(in_a_bin: int) -> None:
+    """Bins of two made it a third too small, and the laws a misfit, of 4,097 to 8,192 losses."""
+    n, plan = 256 * in_a_bin, LRSchedule.constant(100_000, 1e-3)
+    found = []
+    for seed in range(20):
+        losses = 3 + 0.12 * np.random.default_rng(seed).normal(size=n)
+        bins = history_of(np.arange(n), losses).thinned(256).bins()
+        assert np.median(bins.count) == in_a_bin
+        found.append(gather(bins, plan, 0.1).noise)
+    assert np.mean(found) == pytest.approx(0.12, rel=0.05)
+
+
 def test_warm_up_and_the_start_are_left_out_unless_little_else_is_there() -> None:
     steps = np.arange(0, 4_000)
     flat = np.full(steps.size, 3.0)

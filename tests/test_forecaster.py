@@ -435,3 +435,17 @@ def test_a_thinned_copy_forecasts_about_the_same_and_goes_on_by_itself() -> None
     thinned.observe_gap(6_000, 0.1, 0.01, 64)
     assert forecaster.history.last_step == 5_999
     assert forecaster.forecast() is before
+
+
+@pytest.mark.parametrize("n", [300, 3_000, 6_000])
+def test_noisy_losses_are_described_as_well_when_thinned(n: int) -> None:
+    plan = LRSchedule.wsd(2 * n, 1e-2, warmup=n // 20)
+    steps = np.arange(n)
+    noise = 0.1 * np.random.default_rng(n).normal(size=n)
+    forecaster = Forecaster(plan)
+    forecaster.observe_many(steps, 1 + 0.5 * (1 + steps / n * 20) ** -0.5 + noise)
+    whole = forecaster.forecast()
+    thinned = Forecaster.from_state_dict(forecaster.thinned(256).state_dict()).forecast()
+    assert whole.status is thinned.status is Status.PRIOR_DRIVEN
+    assert thinned.mean == pytest.approx(whole.mean, abs=0.15 * whole.std)
+    assert thinned.std == pytest.approx(whole.std, rel=0.25)
