@@ -12,7 +12,11 @@ export function colourOf(order, dark) {
 // Plotly takes names for markup; they are data.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-const digits = (x) => (x === null || x === undefined ? "–" : Number(x).toPrecision(4));
+// Four digits of a number; of a very small one in powers of ten.
+export const digits = (x) => {
+  if (x === null || x === undefined) return "–";
+  return x !== 0 && Math.abs(x) < 1e-3 ? Number(x).toExponential(3) : Number(x).toPrecision(4);
+};
 
 function faded(colour, share) {
   const part = (at) => parseInt(colour.slice(at, at + 2), 16);

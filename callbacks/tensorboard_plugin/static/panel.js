@@ -1,7 +1,7 @@
 // The page: what is chosen, what is asked of the backend, and what is put where.
 // Everything from a log is set as text, never as markup.
 
-import { colourOf, finalChart, lossChart } from "./charts.js";
+import { colourOf, digits as number, finalChart, lossChart } from "./charts.js";
 
 const EVERY = 5000; // ms between two looks at the logs
 const PAUSE = 120; // ms without a change before a what-if is asked
@@ -12,7 +12,6 @@ const WORDS = {
   abstain: "abstain",
 };
 
-const number = (x) => (x === null || x === undefined ? "–" : Number(x).toPrecision(4));
 // a difference of losses, to as many places as the losses themselves
 const gap = (x, loss) => (x === null ? "–" : Number(x).toFixed(Math.min(Math.max(4 - Math.floor(Math.log10(Math.abs(loss) || 1)), 0), 12)));
 const steps = (x) => String(x).replace(/\B(?=(\d{3})+$)/g, ",");
