@@ -53,6 +53,7 @@ _STEEP = 2.0
 # observed early differ by for no lasting reason
 _OWN_WALK, _TRAVEL, _OWN_NOISE = 0.003, 0.2, 0.004
 _WIDEST_WALK = 0.1
+_AS_ROUGH = 0.9  # probability that a run which is less alike also follows its laws less closely
 _START_STEPS = 100  # after which the start of a run is over: found on small runs
 _START_SHARE = 0.05  # of the run's S1, likewise: found on recorded curves
 _NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
@@ -112,16 +113,20 @@ def fit(
     if besides.size:
         assert kin is not None
         expected = kin.expected(schedule, now, scale.level, drop_scale)
-        of_kin = []
-        for index, (size, *_) in enumerate(SCALES):
-            clock = walk_clock(hands, origin, _TRAVEL)
-            own = variance + min(_OWN_NOISE * size, _WIDEST_WALK) ** 2
-            wide = Regime((0, 0), 0, ((min(_OWN_WALK * size, _WIDEST_WALK), 1.0),), _TRAVEL)
-            (walk,) = _walks(wide, clock, own, np.column_stack([design, besides]))
-            part = _of_kin(beliefs, nodes, walk, expected, index, drop_scale, measured)
-            of_kin.append(replace(part, walk=part.walk + len(walks)))
-            walks.append(walk)
-        parts = _weighed([] if evidence.says_nothing else parts, of_kin, beliefs.temper)
+        of_kin, trust = [], []
+        clock = walk_clock(hands, origin, _TRAVEL)
+        for index, (size, _, trusted) in enumerate(SCALES):
+            alike = ((1.0, 1.0),) if size == 1 else ((1.0, 1 - _AS_ROUGH), (size, _AS_ROUGH))
+            for rough, share in alike:
+                own = variance + min(_OWN_NOISE * rough, _WIDEST_WALK) ** 2
+                walked = min(_OWN_WALK * rough, _WIDEST_WALK)
+                wide = Regime((0, 0), 0, ((walked, share),), _TRAVEL)
+                (walk,) = _walks(wide, clock, own, np.column_stack([design, besides]))
+                part = _of_kin(beliefs, nodes, walk, expected, index, drop_scale, measured)
+                of_kin.append(replace(part, walk=part.walk + len(walks)))
+                walks.append(walk)
+                trust.append(trusted)
+        parts = _weighed([] if evidence.says_nothing else parts, of_kin, np.array(trust))
     member, alpha, columns = nodes
     score = np.concatenate([part.score for part in parts])
     weight = np.exp(score - score.max())
@@ -269,16 +274,15 @@ def _of_kin(
     )
 
 
-def _weighed(parts: Sequence[_Part], kin: Sequence[_Part], temper: float) -> list[_Part]:
-    """The parts of the laws alone and those of past runs, by scale, with weights between them.
+def _weighed(parts: Sequence[_Part], kin: Sequence[_Part], trust: FloatArray) -> list[_Part]:
+    """The parts of the laws alone and those of past runs, with weights between them.
 
     How unlike the past the run is says how far past runs are trusted. How well either foretold the
     losses so far does not: what a run does early says little of which knows better how it ends.
     """
     evidence = np.array([np.logaddexp.reduce(part.score) for part in kin])
-    share = temper * evidence
-    share -= np.logaddexp.reduce(share)
-    trusted = np.log([max(trust, 1e-9) for _, _, trust in SCALES])
+    share = evidence - np.logaddexp.reduce(evidence)
+    trusted = np.log(np.maximum(trust, 1e-9))
     found = [
         replace(part, score=part.score + share[i] + trusted[i] - evidence[i])
         for i, part in enumerate(kin)

@@ -31,11 +31,14 @@ __all__ = ["SCALES", "Expected", "Kin"]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-SCALES = ((1.0, 0.6, 0.98), (5.0, 0.3, 0.9), (25.0, 0.09, 0.6), (500.0, 0.01, 0.0))
+SCALES = ((1.0, 0.6, 0.98), (4.0, 0.2, 0.9), (25.0, 0.1, 0.5), (500.0, 0.1, 0.0))
 """How many times as unlike as believed runs may be, how likely that is, and how far to trust then
 what past runs say against what is believed of any run."""
 _PEAK_S1 = 0.5  # S1 of a run with r times the peak counts r^-0.5 times as much
 _PEAK_DROP, _SHARE_DROP = 0.36, 0.15  # powers of the peak and of the decay's share in the drop
+# of the variance between runs: what past runs differ by from a new one, and not from each other
+_COMMON = 0.5
+_SLOWER = 0.8  # power of the scale in the remainder and the drop
 _UNLIKEST = 1.0  # standard deviation between any two runs, of the logarithm of a loss
 _LEAST = 0.005  # of the largest weight, for a node to count
 
@@ -213,8 +216,8 @@ class Kin:
         unlike = np.array([each.unlike for each in self.relatives])[:, np.newaxis]
         scores, centres, spreads = [], [], []
         for scale, prior, _ in SCALES:
-            apart = np.minimum(scale * unlike, _UNLIKEST)[..., np.newaxis] ** 2 * np.eye(3)
-            precision, log_det = inverse(covariances + apart)
+            apart = _apart(scale, unlike)[..., np.newaxis] ** 2 * np.eye(3)
+            precision, log_det = inverse(covariances + (1 - _COMMON) * apart)
             precision *= known
             log_det = np.where(known[..., 0, 0] > 0, -log_det, 0.0).sum(axis=0)
             spread, total_log_det = inverse(precision.sum(axis=0))
@@ -223,8 +226,8 @@ class Kin:
             misfit = np.einsum("rni,rnij,rnj->n", away, precision, away)
             scores.append(np.log(prior * weight) + (log_det - total_log_det - misfit) / 2)
             centres.append(centre)
-            own = np.minimum(scale * np.array(ALIKE), _UNLIKEST)
-            spreads.append(spread + np.diag(own**2))
+            own = _apart(scale, np.array(ALIKE))
+            spreads.append(spread + np.diag(own**2) + _COMMON * apart.min(axis=0))
         member, alpha = np.array(self.key).T
         score = np.array(scores)
         score -= np.logaddexp.reduce(score, axis=None)
@@ -240,3 +243,11 @@ class Kin:
             found[:, at] += share * relative.discrepancy(schedule, steps)
             total[at] += share
         return found / total
+
+
+def _apart(scale: float, unlike: FloatArray) -> FloatArray:
+    """Standard deviations of the parameters, (..., 3), of runs so many times as unlike as believed.
+
+    What is still to lose and the drop are shares of what is left of a loss, its level is not.
+    """
+    return np.minimum(scale ** np.array([1.0, _SLOWER, _SLOWER]) * unlike, _UNLIKEST)

@@ -23,6 +23,7 @@ _LEAST = 10  # points of evidence
 _LAST = 3  # points of evidence that tell where it ended
 _FAILED = 2.0  # times as high as usual, or as it was
 _NO_MORE = 1.1  # times as long or as large
+_COPIED = 1e-4  # as shares of the losses, differences between copies of a run
 _MOST = 4  # past runs that are learnt from: more cost time and say little new
 # standard deviations between two runs alike in all that is known of them, of level, of what is
 # still to lose and of the drop, as shares of the loss
@@ -70,6 +71,14 @@ class PastRun:
     def failed(self) -> bool:
         """Whether its loss was twice as low before it ended."""
         return self.ended > _FAILED * abs(float(self.evidence.loss.min()))
+
+    def copies(self, other: Self) -> bool:
+        """Whether the two are one run, kept twice."""
+        mine, its = self.evidence, other.evidence
+        return bool(
+            np.array_equal(mine.step, its.step)
+            and np.allclose(mine.loss, its.loss, rtol=_COPIED, atol=0.0)
+        )
 
     def unlike(self, run: RunInfo, schedule: LRSchedule) -> FloatArray | None:
         """Standard deviations between this run and another of level, remainder and drop, (3,).
@@ -168,14 +177,19 @@ def nearest(
 ) -> list[tuple[PastRun, FloatArray]]:
     """The past runs to learn from, most alike first, with how unlike they are, (3,) each.
 
-    Runs that failed are not among them: they say nothing of one that does not.
+    Runs that failed are not among them: they say nothing of one that does not. Of copies of a run,
+    as of one that was recorded and its log imported, there is one.
     """
     found = [(each, unlike) for each in past if (unlike := each.unlike(run, schedule)) is not None]
     if not found:
         return []
     usual = float(np.median([each.ended for each, _ in found]))
     sound = [pair for pair in found if not pair[0].failed and pair[0].ended <= _FAILED * usual]
-    return sorted(sound, key=lambda pair: float(pair[1].sum()))[:_MOST]
+    kept: list[tuple[PastRun, FloatArray]] = []
+    for each, unlike in sorted(sound, key=lambda pair: float(pair[1].sum())):
+        if len(kept) < _MOST and not any(each.copies(other) for other, _ in kept):
+            kept.append((each, unlike))
+    return kept
 
 
 def _word(text: str | None) -> str:
