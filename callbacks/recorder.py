@@ -68,6 +68,10 @@ class RunRecorder:
     is full or locked, that waits in memory for the next try; the first failure is logged. What a
     killed run had handed over before its last write is lost.
 
+    Where another run goes on from a checkpoint of this one and takes its record over, the rest of
+    this one goes into a record of its own, with all losses. A run that was forgotten meanwhile is
+    written no more.
+
     Args:
         store: which one.
         name: what people will call the run.
@@ -79,10 +83,11 @@ class RunRecorder:
         self.key = uuid.uuid4().hex
         """Of the run in the store."""
         self.run = run
+        self._owner = uuid.uuid4().hex
         self._store, self._name, self._schedule = store, name, schedule
         self._target: float | None = None
         self._advice: Recommendation | None = None
-        self._begun = self._told = self._closed = self._ended = False
+        self._begun = self._told = self._closed = self._ended = self._forgotten = False
         self._next: _Flush | None = None
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -168,7 +173,7 @@ class RunRecorder:
         self._closed = True
         self._hand_over(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))
         self._thread.join(_HASTE if failed else _PATIENCE)
-        if not self._ended:
+        if not (self._ended or self._forgotten):
             logger.warning("the end of this run is not in the store")
 
     # ------------------------------------------------------------------ state
@@ -188,6 +193,8 @@ class RunRecorder:
     # ------------------------------------------------------------------ the thread
 
     def _hand_over(self, flush: _Flush) -> None:
+        if self._forgotten:
+            return
         with self._news:
             self._next = flush.after(self._next)
             if self._thread is None:
@@ -207,7 +214,7 @@ class RunRecorder:
             except Exception as error:
                 left = flush
                 self._tell(error)
-            if flush.end is not None:
+            if flush.end is not None or self._forgotten:
                 self._ended = left is None
                 return
 
@@ -219,13 +226,36 @@ class RunRecorder:
         return flush
 
     def _write(self, flush: _Flush) -> None:
+        """In the record of this run, or in a new one where another run has taken it over."""
         store = self._opened()
+        try:
+            self._put(store, flush)
+        except StoreError:
+            owner = store.owner(self.key) if self._begun else self._owner
+            if owner == self._owner:
+                raise
+            if owner is None:
+                self._forgotten = True
+                logger.warning("this run was deleted from %s: it is stored no more", store.url)
+                return
+            self._begun, self.key = False, uuid.uuid4().hex
+            logger.info(
+                "another run goes on in the record of this one in %s: this one is stored as %s",
+                store.url,
+                self.key[:8],
+            )
+            self._put(store, flush)
+
+    def _put(self, store: RunStore, flush: _Flush) -> None:
         if not self._begun:
-            self.key = store.begin(self._name, self.run, flush.schedule, self.key)
+            self.key = store.begin(
+                self._name, self.run, flush.schedule, self.key, owner=self._owner
+            )
             self._begun = True
-        store.save(self.key, flush.history, flush.schedule, flush.forecasts, flush.decisions)
+        parts = (flush.history, flush.schedule, flush.forecasts, flush.decisions)
+        store.save(self.key, *parts, owner=self._owner)
         if flush.end is not None:
-            store.end(self.key, flush.end)
+            store.end(self.key, flush.end, owner=self._owner)
 
     def _opened(self) -> RunStore:
         if not isinstance(self._store, RunStore):

@@ -100,6 +100,7 @@ class Tables:
             sa.Column("updated", sa.String(40), nullable=False),
             sa.Column("schedule", sa.Text, nullable=False),
             sa.Column("curve", sa.Text),
+            sa.Column("owner", sa.String(32), nullable=False, server_default=""),
         )
         forecasts = sa.Table(
             "lossforecast_forecasts",
@@ -124,7 +125,14 @@ class Tables:
         return cls(metadata, version, runs, forecasts, decisions)
 
 
-MIGRATIONS: list[Callable[["sa.Connection"], None]] = []
+def _add_owner(connection: "sa.Connection") -> None:
+    """To version 2: who writes a run."""
+    connection.exec_driver_sql(
+        "ALTER TABLE lossforecast_runs ADD COLUMN owner VARCHAR(32) DEFAULT '' NOT NULL"
+    )
+
+
+MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner]
 """What brings a store from each version, from 1 on, to the next; never changed, only added to."""
 
 

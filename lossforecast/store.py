@@ -90,15 +90,24 @@ class RunStore:
 
     # ------------------------------------------------------------------ writing
 
-    def begin(self, name: str, run: RunInfo, schedule: LRSchedule, key: str | None = None) -> str:
-        """A run begins, or one goes on that did not end; answers its key.
+    def begin(
+        self,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        key: str | None = None,
+        owner: str = "",
+    ) -> str:
+        """A run begins, or one goes on that was not finished; answers its key.
 
         Args:
             name: what people call it.
             run: what is known of it.
             schedule: the learning rate of every step.
-            key: of a run that is resumed. It goes on if it is running or failed; one that has
-                ended stays as it is, and what is resumed from it is a run of its own.
+            key: of a run that is resumed. It goes on if it is running, stopped or failed; one that
+                is finished stays as it is, and what is resumed from it is a run of its own.
+            owner: who writes the run from now on, 32 characters at most. Who wrote it before can
+                no more, so that two that go on from one checkpoint do not write into one record.
         """
         now = datetime.now(UTC).isoformat()
         row = {
@@ -107,6 +116,7 @@ class RunStore:
             **{number: getattr(run, number) for number in NUMBERS},
             "metric": run.metric,
             "state": "running",
+            "owner": owner,
             "outcome": None,
             "updated": now,
             "schedule": as_json(schedule.to_dict()),
@@ -116,8 +126,8 @@ class RunStore:
         with self._connected("written") as connection:
             if key is not None:
                 mine = runs.c.key == key
-                alive = runs.c.state.in_(("running", "failed"))
-                if connection.execute(runs.update().where(mine, alive), row).rowcount:
+                open_ = runs.c.state != "finished"
+                if connection.execute(runs.update().where(mine, open_), row).rowcount:
                     return key
                 if connection.execute(runs.select().where(mine)).first() is not None:
                     new["key"] = uuid.uuid4().hex
@@ -131,6 +141,7 @@ class RunStore:
         schedule: LRSchedule,
         forecasts: Sequence[Forecast] = (),
         decisions: Sequence[tuple[int, Recommendation]] = (),
+        owner: str = "",
     ) -> None:
         """Bring a run up to date, all at once.
 
@@ -141,9 +152,11 @@ class RunStore:
             forecasts: made since the last time; earlier ones made at or after the first of them
                 are of a future that was rewound, and are dropped.
             decisions: what was recommended or done since, with its step.
+            owner: as it was begun.
 
         Raises:
-            StoreError: there is no such run, or the store cannot be written.
+            StoreError: there is no such run, it has ended or has another owner, or the store cannot
+                be written.
         """
         tables = self._tables
         row = {
@@ -155,9 +168,7 @@ class RunStore:
         made = [{"run": key, **each.summary()} for each in forecasts if each.made_at >= 0]
         done = [decision_row(key, *each) for each in decisions]
         with self._connected("written") as connection:
-            found = connection.execute(tables.runs.update().where(tables.runs.c.key == key), row)
-            if found.rowcount == 0:
-                raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
+            self._update(connection, key, owner, row)
             for table, rows, at in (
                 (tables.forecasts, made, "made_at"),
                 (tables.decisions, done, "step"),
@@ -168,20 +179,25 @@ class RunStore:
                     connection.execute(table.delete().where(old))
                     connection.execute(table.insert(), distinct(rows, at))
 
-    def end(self, key: str, state: str, outcome: float | None = None) -> None:
+    def end(self, key: str, state: str, outcome: float | None = None, owner: str = "") -> None:
         """A run has ended.
 
         Args:
             key: of the run.
             state: "finished", "stopped" or "failed".
             outcome: its final loss, by default the mean of the last 2% of its curve.
+            owner: as it was begun.
+
+        Raises:
+            StoreError: as `save`.
         """
         if state not in STATES[1:]:
             raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
         if outcome is None:
             outcome = ended(self.history(key))
         known = outcome if math.isfinite(outcome) else None
-        self._change(key, {"state": state, "outcome": known})
+        with self._connected("written") as connection:
+            self._update(connection, key, owner, {"state": state, "outcome": known})
 
     def add(
         self,
@@ -270,6 +286,16 @@ class RunStore:
         if found is None:
             raise StoreError(f"{self.url} has no run {key!r}")
         return curve_of(found[0])
+
+    def owner(self, key: str) -> str | None:
+        """Who writes a run, or did to its end; None where there is no such run."""
+        import sqlalchemy as sa
+
+        columns = self._tables.runs.c
+        query = sa.select(columns.owner).where(columns.key == key)
+        with self._connected("read", writes=False) as connection:
+            found: str | None = connection.execute(query).scalar()
+        return found
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
         """The forecasts of a run, in the order of the steps at which they were made."""
@@ -391,6 +417,18 @@ class RunStore:
         with self._connected("read", writes=False) as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return [{name: value for name, value in row.items() if name != "run"} for row in rows]
+
+    def _update(
+        self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
+    ) -> None:
+        """Change a run that its owner still writes."""
+        runs = self._tables.runs
+        mine = (runs.c.key == key) & (runs.c.owner == owner) & (runs.c.state == "running")
+        if connection.execute(runs.update().where(mine), dict(values)).rowcount:
+            return
+        if connection.execute(runs.select().where(runs.c.key == key)).first() is None:
+            raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
+        raise StoreError(f"run {key} of {self.url} has ended, or goes on elsewhere")
 
     def _change(self, key: str, values: Mapping[str, Any]) -> None:
         runs = self._tables.runs

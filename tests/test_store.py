@@ -235,6 +235,31 @@ def test_a_run_that_is_resumed_goes_on_and_one_that_has_ended_stays(where: str) 
     assert (store.run(key).state, store.run(branch).state) == ("finished", "running")
 
 
+def test_who_goes_on_with_a_run_is_its_only_writer(where: str) -> None:
+    store = RunStore(where)
+    key = store.begin("run", INFO, PLAN, owner="first")
+    store.save(key, History(), PLAN, owner="first")
+    for state in ("running", "stopped", "failed"):
+        if state != "running":
+            store.end(key, state, owner="second")
+        assert RunStore(where).begin("run", INFO, PLAN, key, owner="second") == key
+        assert store.owner(key) == "second"
+        for call in (
+            lambda: store.save(key, History(), PLAN, owner="first"),
+            lambda: store.end(key, "finished", 1.0, owner="first"),
+            lambda: store.save(key, History(), PLAN),
+        ):
+            with pytest.raises(StoreError, match="goes on elsewhere"):
+                call()
+        assert store.run(key).state == "running"
+    store.end(key, "finished", 2.0, owner="second")
+    with pytest.raises(StoreError, match="has ended"):
+        store.save(key, History(), PLAN, owner="second")
+    assert store.begin("run", INFO, PLAN, key, owner="third") != key
+    assert store.run(key).outcome == 2.0
+    assert store.owner("nothing") is None
+
+
 def test_the_best_had_no_more_to_get_there(where: str) -> None:
     store = RunStore(where)
     for steps, n_params, model, outcome, batch in (
@@ -371,6 +396,7 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
     store = RunStore(where)
     (run,) = store.runs()
     assert (run.name, run.state, run.outcome) == ("first", "finished", 2.5)
+    assert store.owner(run.key) == ""
     assert store.best(run.run, run.schedule) == 2.5
     (forecast,), (decision,) = store.forecasts(run.key), store.decisions(run.key)
     assert (forecast["mean"], decision["action"]) == (2.75, "stop")
@@ -379,6 +405,9 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
         for table in Tables.make().metadata.sorted_tables:
             found = {column["name"] for column in inspector.get_columns(table.name)}
             assert found == {column.name for column in table.columns}
+        version = connection.execute(sa.select(Tables.make().version)).scalar_one()
+    assert version == 2
+    store.end(store.begin("second", INFO, PLAN, owner="me"), "stopped", owner="me")
 
 
 def test_a_new_store_needs_no_migration(where: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,23 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
 
 
+class Scripted:
+    """A run of 400 steps that is taken on by and by."""
+
+    def __init__(self, store: Any, saved: Any = None) -> None:
+        self.optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+        self.monitor = TorchLossForecast(
+            self.optimizer, None, 400, store=store, every_n_steps=20, run=RunInfo(project="p")
+        )
+        if saved is not None:
+            self.monitor.load_state_dict(saved)
+
+    def go(self, until: int) -> None:
+        for step in range(self.monitor.steps, until):
+            self.monitor.step(2 + 3 * (step + 5.0) ** -0.5)
+            self.optimizer.step()
+
+
 def test_a_run_is_recorded_from_its_first_forecast_to_its_end(tmp_path: Path) -> None:
     monitor = train(tmp_path / "runs.db")
     store = RunStore(tmp_path / "runs.db")
@@ -111,6 +128,60 @@ def test_a_resumed_run_goes_on_in_its_record(tmp_path: Path) -> None:
     assert whole.forecast is not None
     train(tmp_path / "runs.db", state=part.saved)  # a branch: what is finished stays
     assert [run.state for run in store.runs()] == ["finished", "finished"]
+
+
+def test_two_that_go_on_from_one_checkpoint_have_a_record_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that lives on while another is resumed from its checkpoint, and finishes first."""
+    caplog.set_level(logging.INFO, "lossforecast")
+    store = RunStore(tmp_path / "runs.db")  # shared by both
+    first = Scripted(store)
+    first.go(100)
+    saved = first.monitor.state_dict()
+    second = Scripted(store, saved)
+    second.go(400)
+    second.monitor.close()
+    (done,) = store.runs()
+    first.go(400)
+    first.monitor.close()
+    own, kept = store.runs()
+    assert kept == done
+    assert [run.state for run in (own, kept)] == ["finished", "finished"]
+    assert own.key == first.monitor._monitor.recorder.key  # type: ignore[union-attr]
+    assert store.history(own.key).n_observed == 400
+    told = [each.message for each in caplog.records if "another run goes on" in each.message]
+    assert len(told) == 1
+
+
+def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    first = Scripted(store)
+    first.go(200)
+    saved = first.monitor.state_dict()
+    first.monitor.close()
+    assert [run.state for run in store.runs()] == ["stopped"]
+    second = Scripted(store, saved)
+    second.go(400)
+    second.monitor.close()
+    assert [run.state for run in store.runs()] == ["finished"]
+
+
+def test_a_run_that_is_forgotten_is_written_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    run = Scripted(store)
+    run.go(200)
+    deadline = time.monotonic() + 30
+    while not store.runs() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    store.forget(store.runs()[0].key)
+    run.go(400)
+    run.monitor.close()
+    assert store.runs() == []
+    assert [each for each in told(caplog) if "it is stored no more" in each] == told(caplog)
+    assert len(told(caplog)) == 1
 
 
 def test_a_run_that_fails_is_marked(tmp_path: Path) -> None:
