@@ -176,7 +176,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             self._finish()
         self._let_go()
         if self._pipeline is not None:
-            self._pipeline.record_end()
+            self._pipeline.record_end(watched=not self.switched_off)
 
     # ------------------------------------------------------------------ state
 

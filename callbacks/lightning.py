@@ -428,7 +428,7 @@ class LightningLossForecast(Callback):
 
     def _record_end(self, error: BaseException | None = None) -> None:
         if self._pipeline is not None:
-            self._pipeline.record_end(error)
+            self._pipeline.record_end(error, watched=not self.switched_off)
 
     def _let_go(self) -> None:
         self._between_epochs = None

@@ -184,12 +184,19 @@ class Pipeline:
             self._check(self.capture.steps, self.capture.present_rate())
             self._tell()
 
-    def record_end(self, error: BaseException | None = None) -> None:
-        """Let the store know that the run has ended, and what error ended it."""
+    def record_end(self, error: BaseException | None = None, *, watched: bool = True) -> None:
+        """Let the store know that the run has ended, and what error ended it.
+
+        Args:
+            error: the error, if any.
+            watched: whether it was forecast to its end, and not switched off.
+        """
         if self.monitor.recorder is not None:
             failed = isinstance(error, Exception)  # and not the person at the keyboard
             steps = self.capture.steps
-            self.monitor.recorder.close(self.monitor.forecaster, steps, failed=failed)
+            self.monitor.recorder.close(
+                self.monitor.forecaster, steps, failed=failed, watched=watched
+            )
 
     def forecaster(self, metric: str) -> Forecaster:
         """The forecaster of a metric; while a thread works with it, a copy."""

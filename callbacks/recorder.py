@@ -1,6 +1,7 @@
 """`RunRecorder`: writes a run into a store beside its training, which it never disturbs."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.history import History
 from lossforecast.prior import Prior
 from lossforecast.recommend import Recommendation
+from lossforecast.records import at_end, ended
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.store import BINS, RunStore
@@ -33,7 +35,6 @@ Place = str | os.PathLike[str] | RunStore
 
 _PATIENCE = 10.0  # seconds for the last write
 _HASTE = 1.0  # the same where an exception ends the run
-_WHOLE = 0.98  # of the planned steps: from there on a run is finished
 
 
 @dataclass
@@ -158,17 +159,22 @@ class RunRecorder:
             )
         )
 
-    def close(self, forecaster: Forecaster, steps: int, *, failed: bool = False) -> None:
+    def close(
+        self, forecaster: Forecaster, steps: int, *, failed: bool = False, watched: bool = True
+    ) -> None:
         """The run has ended; wait a little for it to be written.
 
         Args:
             forecaster: with all losses.
             steps: optimizer steps taken.
             failed: whether an error ended it.
+            watched: whether it was forecast to its end, and not switched off.
         """
         if self._closed or self._thread is None:
             return
-        whole = steps >= _WHOLE * forecaster.total_steps
+        total = forecaster.total_steps
+        known = watched and math.isfinite(ended(forecaster.history, total))
+        whole = known and steps >= at_end(total)
         end = "failed" if failed else "finished" if whole else "stopped"
         self._closed = True
         self._hand_over(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))

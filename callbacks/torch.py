@@ -280,7 +280,7 @@ class TorchLossForecast:
         try:
             self._finish(wait)
             self._pipeline.leave()
-            self._pipeline.record_end(error)
+            self._pipeline.record_end(error, watched=not self.switched_off)
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
             self._capture.close()
             self._lint.close()

@@ -185,7 +185,8 @@ class RunStore:
         Args:
             key: of the run.
             state: "finished", "stopped" or "failed".
-            outcome: its final loss, by default the mean of the last 2% of its curve.
+            outcome: its final loss; by default, unless it was stopped, the mean of the last 2% of
+                its planned steps, if there are finite losses.
             owner: as it was begun.
 
         Raises:
@@ -194,7 +195,7 @@ class RunStore:
         if state not in STATES[1:]:
             raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
         if outcome is None:
-            outcome = ended(self.history(key))
+            outcome = math.nan if state == "stopped" else self._outcome(key)
         known = outcome if math.isfinite(outcome) else None
         with self._connected("written") as connection:
             self._update(connection, key, owner, {"state": state, "outcome": known})
@@ -208,7 +209,7 @@ class RunStore:
         losses: ArrayLike,
         lrs: ArrayLike | None = None,
     ) -> str:
-        """A run that is over, from its log; "finished" if it was observed for 98% of its plan.
+        """A run that is over, from its log; "finished" if that gets to the planned end.
 
         The same run, of the same name, is added once.
 
@@ -228,7 +229,7 @@ class RunStore:
             return key
         self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
-        whole = history.last_step >= 0.98 * schedule.total_steps
+        whole = math.isfinite(ended(history, schedule.total_steps))
         self.end(key, "finished" if whole else "stopped")
         return key
 
@@ -336,7 +337,7 @@ class RunStore:
         ends = [
             past.outcome
             for past, _ in self._finished(run, curves=False)
-            if fair(past.run, past.schedule.total_steps, run, schedule)
+            if fair(past.run, max(past.step, past.schedule.total_steps), run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
@@ -429,6 +430,9 @@ class RunStore:
         if connection.execute(runs.select().where(runs.c.key == key)).first() is None:
             raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
         raise StoreError(f"run {key} of {self.url} has ended, or goes on elsewhere")
+
+    def _outcome(self, key: str) -> float:
+        return ended(self.history(key), self.run(key).schedule.total_steps)
 
     def _change(self, key: str, values: Mapping[str, Any]) -> None:
         runs = self._tables.runs

@@ -34,6 +34,7 @@ from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.database import MIGRATIONS, Tables, default_path
 from lossforecast.history import History
 from lossforecast.policies import target_miss
+from lossforecast.records import ended
 from lossforecast.store import RunStore
 
 VERSION_1 = Path(__file__).with_name("store_version_1.sql")
@@ -132,6 +133,55 @@ def test_what_is_not_a_number_is_kept_apart(where: str) -> None:
     store.save(empty, History(), PLAN)
     store.end(empty, "failed")
     assert math.isnan(store.run(empty).outcome)
+
+
+def curve(*steps: int, broken: int = 0) -> History:
+    """Losses that are the step over 1000, the last ones nan."""
+    found = History()
+    losses = np.array(steps) / 1_000
+    losses[len(steps) - broken :] = np.nan
+    found.observe_many(steps, losses)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("losses", "total", "outcome"),
+    [
+        (curve(*range(1_000)), 1_000, np.arange(980, 1_000).mean() / 1e3),
+        (curve(*range(10)), 10, 0.009),
+        (curve(*range(100, 1_001, 100)), 1_000, 1.0),  # one validation is of the last 2%
+        (curve(*range(100, 901, 100)), 1_000, 0.9),  # there was no room for another one
+        (curve(*range(100, 901, 100)), 1_010, math.nan),
+        (curve(*range(200, 801, 200)), 1_000, math.nan),  # too far from the end
+        (curve(950), 1_000, math.nan),
+        (curve(*range(970)), 1_000, math.nan),
+        (curve(*range(1_000), broken=1), 1_000, math.nan),
+        (curve(*range(1_015)), 1_000, np.arange(980, 1_015).mean() / 1e3),
+        (curve(*range(2_000)), 1_000, np.arange(1_960, 2_000).mean() / 1e3),  # beyond its plan
+        (History(), 1_000, math.nan),
+    ],
+)
+def test_a_run_ended_with_its_last_losses_of_the_plan(
+    losses: History, total: int, outcome: float
+) -> None:
+    assert ended(losses, total) == pytest.approx(outcome, nan_ok=True)
+
+
+def test_a_run_is_finished_if_its_losses_reach_the_end(where: str) -> None:
+    store = RunStore(where)
+    for upto, state, outcome in ((100, "finished", 100.0), (97, "stopped", math.nan)):
+        steps = np.arange(0, 101, 1)[: upto + 1]
+        key = store.add("run", INFO, LRSchedule.constant(100, 1e-3), steps, steps)
+        found = store.run(key)
+        assert found.state == state
+        assert found.outcome == pytest.approx(99.0 if state == "finished" else outcome, nan_ok=True)
+
+
+def test_a_run_beyond_its_plan_is_compared_by_the_steps_that_it_took(where: str) -> None:
+    store, steps = RunStore(where), np.arange(100, 15_001, 100)
+    store.add("longer", INFO, PLAN, steps, 1.0 + 1 / steps)
+    assert store.best(INFO, PLAN) is None
+    assert store.best(INFO, LRSchedule.constant(14_000, 1e-3)) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_runs_are_asked_for_by_what_they_are(where: str) -> None:

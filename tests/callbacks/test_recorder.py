@@ -167,6 +167,25 @@ def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path: Path) -> None:
     assert [run.state for run in store.runs()] == ["finished"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_could_not_be_watched_to_its_end_is_not_finished(tmp_path: Path) -> None:
+    """Its losses are nan in the end, or forecasting failed before."""
+    store = RunStore(tmp_path / "runs.db")
+    broken, failed = Scripted(store), Scripted(store)
+    broken.go(395)
+    for _ in range(5):
+        broken.monitor.step(float("nan"))
+        broken.optimizer.step()
+    broken.monitor.close()
+    failed.go(395)
+    failed.monitor.switched_off = True
+    failed.go(400)
+    failed.monitor.close()
+    runs = store.runs()
+    assert [run.state for run in runs] == ["stopped", "stopped"]
+    assert all(run.outcome != run.outcome for run in runs)
+
+
 def test_a_run_that_is_forgotten_is_written_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
