@@ -78,14 +78,23 @@ class RunRecorder:
         name: what people will call the run.
         run: what is known of it.
         schedule: its plan.
+        rival: the run as its target is looked up, if not as it is stored.
     """
 
-    def __init__(self, store: Place, name: str, run: RunInfo, schedule: LRSchedule) -> None:
+    def __init__(
+        self,
+        store: Place,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        rival: RunInfo | None = None,
+    ) -> None:
         self.key = uuid.uuid4().hex
         """Of the run in the store."""
         self.run = run
         self._owner = uuid.uuid4().hex
         self._store, self._name, self._schedule = store, name, schedule
+        self._rival = rival or run
         self._target: float | None = None
         self._advice: Recommendation | None = None
         self._begun = self._told = self._closed = self._ended = self._forgotten = False
@@ -109,7 +118,9 @@ class RunRecorder:
         if store is None:
             return None
         name = name or f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        return cls(store, name, _identified(run, trained), schedule)
+        known = _identified(run, trained)
+        # runs of a project that is only guessed may have other data, and other losses to reach
+        return cls(store, name, known, schedule, replace(known, project=run.project))
 
     # ------------------------------------------------------------------ before training
 
@@ -124,11 +135,13 @@ class RunRecorder:
             store = self._opened()
             found = store.prior(self.run, self._schedule, prior)
             names = [store.run(past.name).name for past in found.past]
-            self._target = store.best(self.run, self._schedule)
+            self._target = store.best(self._rival, self._schedule)
         except StoreError as error:
             self._tell(error)
             return prior
         aim = "" if self._target is None else f"; the best to beat ended at {self._target:.4g}"
+        if not (self._rival.project or self._rival.dataset):
+            aim = "; the best of them is no target unless RunInfo names the project or the dataset"
         logger.info(
             "this run is stored in %s as one of project %r; learnt from past runs: %s%s",
             store.url,
@@ -140,7 +153,7 @@ class RunRecorder:
 
     @property
     def target(self) -> float | None:
-        """Where the best comparable run ended; None where there is none."""
+        """Where the best comparable run of the same named project or dataset ended, or None."""
         return self._target
 
     # ------------------------------------------------------------------ in training
@@ -311,9 +324,14 @@ def _identified(run: RunInfo, trained: Any) -> RunInfo:
 
 
 def _project() -> str:
-    """The script that runs, with its folder; where there is none, the working folder."""
+    """The script that runs, or the working folder where there is none, within its repository.
+
+    Where there is no repository, with its whole path.
+    """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if script is None:
-        return Path.cwd().name
-    path = Path(script).absolute()
-    return f"{path.parent.name}/{path.stem}"
+    path = Path.cwd() if script is None else Path(script).absolute().with_suffix("")
+    inside = path if script is None else path.parent
+    for root in (inside, *inside.parents):
+        if (root / ".git").exists() and root.name:
+            return path.relative_to(root.parent).as_posix()
+    return path.as_posix()

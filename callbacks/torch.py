@@ -78,7 +78,8 @@ class TorchLossForecast:
             will bring.
         store: where runs are kept and learnt from: True for the store of this user, a path, a
             database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
-            default those of this script; the best of them is the `target` if none is given.
+            default those of this script; the best of them is the `target` if none is given
+            and `run` names the project or the dataset.
         writer: a TensorBoard ``SummaryWriter`` to write forecasts to.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 

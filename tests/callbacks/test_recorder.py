@@ -101,9 +101,49 @@ def test_the_next_run_learns_and_aims(tmp_path: Path, caplog: pytest.LogCaptureF
     assert other._monitor.target is None
 
 
-def test_a_run_that_cannot_beat_the_best_is_stopped(tmp_path: Path) -> None:
+def test_a_guessed_project_gives_no_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lossforecast")
     train(tmp_path / "runs.db")
-    worse = train(tmp_path / "runs.db", level=4.0, stop=True)
+    other = train(tmp_path / "runs.db", level=4.0, stop=True)
+    assert not other.should_stop
+    assert other._monitor.target is None
+    assert other.forecaster.prior.past
+    said = "the best of them is no target unless RunInfo names the project or the dataset"
+    assert caplog.text.count(said) == 2
+    about = RunInfo(dataset="this")
+    assert train(tmp_path / "runs.db", run=about)._monitor.target is None  # others have none
+    assert train(tmp_path / "runs.db", run=about, until=1)._monitor.target is not None
+    assert caplog.text.count(said) == 2
+
+
+def test_a_project_is_told_by_its_path_in_its_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path("src") / "train.py"
+    for name in ("repoA", "repoB", "none"):
+        (tmp_path / name / "src").mkdir(parents=True)
+        if name != "none":
+            (tmp_path / name / ".git").mkdir()
+    main = sys.modules["__main__"]
+    for name, project in (
+        ("repoA", "repoA/src/train"),
+        ("repoB", "repoB/src/train"),
+        ("none", f"{tmp_path.as_posix()}/none/src/train"),
+    ):
+        monkeypatch.setattr(main, "__file__", str(tmp_path / name / script), raising=False)
+        assert recorder._project() == project
+    monkeypatch.delattr(main, "__file__")
+    for name, project in (("repoA", "repoA/src"), ("none", f"{tmp_path.as_posix()}/none/src")):
+        monkeypatch.chdir(tmp_path / name / "src")
+        assert recorder._project() == project
+
+
+def test_a_run_that_cannot_beat_the_best_is_stopped(tmp_path: Path) -> None:
+    about = RunInfo(project="one")
+    train(tmp_path / "runs.db", run=about)
+    worse = train(tmp_path / "runs.db", level=4.0, stop=True, run=about)
     assert worse.should_stop
     assert worse.steps < 200
     run, _ = RunStore(tmp_path / "runs.db").runs()
