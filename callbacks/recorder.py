@@ -20,7 +20,7 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.history import History
 from lossforecast.prior import Prior
 from lossforecast.recommend import Recommendation
-from lossforecast.records import at_end, ended
+from lossforecast.records import at_end, ended, storable
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.store import BINS, RunStore
@@ -127,7 +127,7 @@ class RunRecorder:
     def prior(self, prior: Prior | None) -> Prior | None:
         """The prior with the past runs of the store, unless it knows some already.
 
-        Only for the process that forecasts; the others need none.
+        Only for the process that forecasts; the others need none. What goes wrong is logged.
         """
         if processes()[0] != 0 or (prior is not None and prior.past):
             return prior
@@ -136,7 +136,7 @@ class RunRecorder:
             found = store.prior(self.run, self._schedule, prior)
             names = [store.run(past.name).name for past in found.past]
             self._target = store.best(self._rival, self._schedule)
-        except StoreError as error:
+        except Exception as error:
             self._tell(error)
             return prior
         aim = "" if self._target is None else f"; the best to beat ended at {self._target:.4g}"
@@ -333,5 +333,5 @@ def _project() -> str:
     inside = path if script is None else path.parent
     for root in (inside, *inside.parents):
         if (root / ".git").exists() and root.name:
-            return path.relative_to(root.parent).as_posix()
-    return path.as_posix()
+            return storable(path.relative_to(root.parent).as_posix())
+    return storable(path.as_posix())

@@ -132,14 +132,14 @@ def add_runs(app: "typer.Typer") -> None:
         """Delete runs, or only learn nothing from them."""
         with errors_in_one_line():
             opened = RunStore(store)
-            runs = [opened.run(key) for key in keys]  # all of them are there, before any is gone
-            for run in runs:
+            runs = [opened.find(key) for key in keys]  # all of them are there, before any is gone
+            for key, name in runs:
                 if keep or again:
-                    opened.exclude(run.key, keep)
+                    opened.exclude(key, keep)
                 else:
-                    opened.forget(run.key)
+                    opened.forget(key)
                 done = "excluded" if keep else "included" if again else "forgotten"
-                note(f"{done}: {run.key[:8]} {run.name}")
+                note(f"{done}: {key[:8]} {name}")
 
 
 def _plain(run: StoredRun) -> dict[str, Any]:

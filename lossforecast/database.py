@@ -220,9 +220,15 @@ def connect(url: str) -> "sa.Engine":
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.text_factory = _readable
     connection.execute(f"PRAGMA busy_timeout = {round(1e3 * _WAIT)}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _readable(text: bytes) -> str:
+    """What is damaged in one row must not keep the others from being read."""
+    return text.decode("utf-8", "replace")
 
 
 def _begin_sqlite(connection: "sa.Connection") -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "distinct",
     "ended",
     "overran",
+    "storable",
 ]
 
 STATES = ("running", "finished", "stopped", "failed")
@@ -82,6 +83,11 @@ class StoredRun:
             started=datetime.fromisoformat(row["started"]),
             updated=datetime.fromisoformat(row["updated"]),
         )
+
+
+def storable(text: str) -> str:
+    """Without what no database takes: lone surrogates, as names of files may have, and nul."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
 def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:

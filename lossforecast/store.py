@@ -8,10 +8,11 @@ at once. The schema has a version: a store of an older release is brought up to 
 opened, one of a newer release is refused.
 """
 
+import logging
 import math
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -35,7 +36,16 @@ from lossforecast.history import History
 from lossforecast.past import PastRun, fair, nearest
 from lossforecast.prior import Prior
 from lossforecast.recommendation import Recommendation
-from lossforecast.records import STATES, StoredRun, as_json, curve_of, decision_row, distinct, ended
+from lossforecast.records import (
+    STATES,
+    StoredRun,
+    as_json,
+    curve_of,
+    decision_row,
+    distinct,
+    ended,
+    storable,
+)
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -43,6 +53,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = ["BINS", "RunStore", "StoredRun"]
+
+logger = logging.getLogger("lossforecast")
 
 BINS = 512
 """The most that is kept of a curve."""
@@ -110,9 +122,10 @@ class RunStore:
                 no more, so that two that go on from one checkpoint do not write into one record.
         """
         now = datetime.now(UTC).isoformat()
+        words = {word: getattr(run, word) for word in WORDS}
         row = {
-            "name": str(name),
-            **{word: getattr(run, word) for word in WORDS},
+            "name": storable(str(name)),
+            **{word: text if text is None else storable(text) for word, text in words.items()},
             **{number: getattr(run, number) for number in NUMBERS},
             "metric": run.metric,
             "state": "running",
@@ -250,7 +263,7 @@ class RunStore:
     # ------------------------------------------------------------------ reading
 
     def runs(self, **words: str) -> list[StoredRun]:
-        """The runs, newest first.
+        """The runs, newest first; those whose records are damaged are left out, with a warning.
 
         Args:
             **words: what they must be: project, task, model, dataset, optimizer, metric, state or
@@ -262,20 +275,19 @@ class RunStore:
             raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
-            query = query.where(columns[word] == value)
+            query = query.where(columns[word] == storable(value))
         with self._connected("read", writes=False) as connection:
-            return [self._stored(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings().all()
+        return [run for run, _ in self._sound(rows)]
 
     def run(self, key: str) -> StoredRun:
         """One run, by its key or the beginning of it, if only one begins so."""
-        columns = self._tables.runs.c
-        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
-        with self._connected("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        if len(rows) != 1 or not key:
-            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
-            raise StoreError(f"{self.url} has {many} {key!r}")
-        return self._stored(rows[0])
+        return self._stored(self._row(key))
+
+    def find(self, key: str) -> tuple[str, str]:
+        """The key and the name of one run, by the beginning of its key; it may be damaged."""
+        row = self._row(key)
+        return row["key"], row["name"]
 
     def history(self, key: str) -> History:
         """The losses of a run, thinned."""
@@ -312,7 +324,12 @@ class RunStore:
         """The finished runs that a run is compared with, most alike first."""
         found = []
         for stored, curve in self._finished(run, curves=True):
-            kept = PastRun.of(stored.key, stored.run, stored.schedule, curve_of(curve))
+            try:
+                history = curve_of(curve)
+            except Exception as error:
+                logger.warning("left out: the losses of run %s are damaged: %s", stored.key, error)
+                continue
+            kept = PastRun.of(stored.key, stored.run, stored.schedule, history)
             if kept is not None:
                 found.append(kept)
         return [each for each, _ in nearest(found, run, schedule)]
@@ -378,7 +395,8 @@ class RunStore:
         same = [
             condition
             for name in ("project", "dataset")
-            if (word := getattr(run, name)) is not None
+            if (given := getattr(run, name)) is not None
+            for word in (storable(given),)
             for condition in (columns[name] == word, sa.func.lower(columns[name]) == word.lower())
         ]
         if not same:
@@ -392,7 +410,7 @@ class RunStore:
         )
         with self._connected("read", writes=False) as connection:
             rows = connection.execute(query).mappings().all()
-        return [(self._stored(row), row.get("curve")) for row in rows]
+        return [(run, row.get("curve")) for run, row in self._sound(rows)]
 
     def _select(self, *without: Any) -> "sa.Select[Any]":
         import sqlalchemy as sa
@@ -441,8 +459,29 @@ class RunStore:
             if found.rowcount == 0:
                 raise StoreError(f"{self.url} has no run {key!r}")
 
+    def _row(self, key: str) -> "sa.RowMapping":
+        """Of the one run whose key begins so."""
+        columns = self._tables.runs.c
+        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
+        with self._connected("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        if len(rows) != 1 or not key:
+            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
+            raise StoreError(f"{self.url} has {many} {key!r}")
+        return rows[0]
+
+    def _sound(
+        self, rows: Iterable["sa.RowMapping"]
+    ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
+        """The runs that rows tell of, but the damaged ones."""
+        for row in rows:
+            try:
+                yield self._stored(row), row
+            except StoreError as error:
+                logger.warning("left out: %s", error)
+
     def _stored(self, row: "sa.RowMapping") -> StoredRun:
         try:
             return StoredRun.of_row({str(name): value for name, value in row.items()})
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # a damaged text may be anything
             raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error

@@ -513,12 +513,46 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    store, key = filled(str(tmp_path / "runs.db"))
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("schedule = '{}'", False),
+        ("schedule = 'no json'", False),
+        ("started = 'yesterday'", False),
+        ("curve = '{'", True),
+        ("curve = '{}'", True),
+        ("project = CAST(x'eda080' AS TEXT), dataset = 'text'", True),  # a lone surrogate
+    ],
+)
+def test_a_damaged_record_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, read: bool
+) -> None:
+    store, key = filled(str(tmp_path / "runs.db"), dataset="text")
+    sound = store.add("second", RunInfo(**{**vars(INFO), "dataset": "text"}), PLAN, STEPS, LOSSES)
     with closing(sqlite3.connect(tmp_path / "runs.db")) as raw, raw:
-        raw.execute("UPDATE lossforecast_runs SET schedule = '{}'")
-    with pytest.raises(StoreError, match=key):
-        store.runs()
+        raw.execute(f"UPDATE lossforecast_runs SET {damage} WHERE key = ?", [key])
+    about = RunInfo("val", "adamw", dataset="text")
+    assert [run.key for run in store.runs() if run.key != key] == [sound]
+    assert {past.name for past in store.prior(about, PLAN).past} - {key} == {sound}
+    assert store.best(about, PLAN) is not None
+    if "project" not in damage:
+        assert key in caplog.text
+    if not read:
+        with pytest.raises(StoreError, match=f"{key}.*damaged"):
+            store.run(key)
+    assert store.find(key[:8]) == (key, "first")
+    store.forget(key)
+    assert [run.key for run in store.runs()] == [sound]
+
+
+def test_words_that_no_database_takes_are_made_plain(where: str) -> None:
+    odd = RunInfo("val", project="a\udc80b\0")
+    store = RunStore(where)
+    key = store.add("n\udc80\0", odd, PLAN, STEPS, LOSSES)
+    assert (store.run(key).name, store.run(key).run.project) == ("n?", "a?b")
+    assert [run.key for run in store.runs(project="a\udc80b")] == [key]
+    assert store.best(store.run(key).run, PLAN) is not None
+    store.prior(odd, PLAN)
 
 
 def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:

@@ -348,6 +348,18 @@ def test_no_decision_is_lost_while_the_store_is_locked(
     assert [row["step"] for row in store.decisions(run.key)] == [*range(10, 101, 10)]
 
 
+def test_whatever_goes_wrong_with_the_past_training_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(RunStore, "prior", fail)
+    assert train(tmp_path / "runs.db").forecast is not None
+    assert [each.split(";")[0] for each in told(caplog)] == ["a bug"]
+    assert [run.state for run in RunStore(tmp_path / "runs.db").runs()] == ["finished"]
+
+
 def test_a_file_that_is_no_store_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
