@@ -28,6 +28,7 @@ WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
 NUMBERS = ("n_params", "batch_size")
 """What of a `RunInfo` has a column, besides its metric."""
 _WAIT = 60.0  # seconds for a locked SQLite file
+_ANSWER = 10.0  # seconds for PostgreSQL to answer
 _LOCK = 7_264_310_881  # of PostgreSQL, while the schema is brought up to date
 
 
@@ -200,7 +201,7 @@ def connect(url: str) -> "sa.Engine":
         if target.get_backend_name() == "sqlite":
             options["connect_args"] = {"timeout": _WAIT}
         elif target.get_backend_name() == "postgresql":
-            options["connect_args"] = {"connect_timeout": 10}
+            options["connect_args"] = _patience(target)
         engine = sa.create_engine(target, **options)
     except ImportError as error:
         raise ConfigurationError(
@@ -216,6 +217,18 @@ def connect(url: str) -> "sa.Engine":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _patience(target: "sa.URL") -> dict[str, Any]:
+    """How long libpq and the server wait, unless the URL says so."""
+    given, wait = target.query, round(1e3 * _ANSWER)
+    text = given.get("options", "")
+    ours = f"-c lock_timeout={wait} -c statement_timeout={wait}"
+    return {
+        "options": f"{ours} {text if isinstance(text, str) else ' '.join(text)}".strip(),
+        **({} if "connect_timeout" in given else {"connect_timeout": max(round(_ANSWER), 2)}),
+        **({} if "tcp_user_timeout" in given else {"tcp_user_timeout": wait}),
+    }
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

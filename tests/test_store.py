@@ -30,6 +30,7 @@ from lossforecast import (
     StoreError,
 )
 from lossforecast import database as database_room
+from lossforecast.callbacks.recorder import RunRecorder
 from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.database import MIGRATIONS, Tables, default_path
 from lossforecast.history import History
@@ -504,6 +505,33 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
         RunStore("nonsense://somewhere")
     with pytest.raises(ConfigurationError, match=r"oracle://me:\*\*\*@host"):
         RunStore("oracle://me:secret@host/name")
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another session holds the runs; options of the URL stand beside the time limits."""
+    monkeypatch.setattr(database_room, "_ANSWER", 1.0)
+    url = f"{postgres}&options=-c%20application_name%3Dmine"
+    store = RunStore(url)
+    with store._connected("read", writes=False) as connection:
+        for setting, value in (
+            ("application_name", "mine"),
+            ("lock_timeout", "1s"),
+            ("statement_timeout", "1s"),
+        ):
+            assert connection.exec_driver_sql(f"SHOW {setting}").scalar() == value
+    engine = sa.create_engine(postgres, poolclass=sa.NullPool)
+    with engine.begin() as other:
+        other.exec_driver_sql("LOCK TABLE lossforecast_runs IN ACCESS EXCLUSIVE MODE")
+        recorder, start = RunRecorder(url, "run", INFO, PLAN), time.monotonic()
+        assert recorder.prior(None) is None
+        assert time.monotonic() - start < 10
+        assert "timeout" in caplog.text
+    with engine.begin() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            connection.execute(sa.text(f'DROP TABLE "{name}"'))
+    engine.dispose()
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
