@@ -15,7 +15,6 @@ from typing import Any
 from lossforecast.callbacks.distributed import processes
 from lossforecast.database import address, connect, default_path
 from lossforecast.errors import ConfigurationError, StateError, StoreError
-from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.history import History
 from lossforecast.prior import Prior
@@ -35,6 +34,7 @@ Place = str | os.PathLike[str] | RunStore
 
 _PATIENCE = 10.0  # seconds for the last write
 _HASTE = 1.0  # the same where an exception ends the run
+_MOST = 1_000  # forecasts that wait to be written
 
 
 @dataclass
@@ -45,18 +45,22 @@ class _Flush:
     schedule: LRSchedule
     step: int = sys.maxsize
     """Optimizer steps taken when it was handed over; losses may have been seen up to before."""
-    forecasts: list[Forecast] = field(default_factory=list)
+    forecasts: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[tuple[int, Recommendation]] = field(default_factory=list)
     end: str | None = None
 
     def after(self, earlier: "_Flush | None") -> "_Flush":
-        """With what is left of an earlier one; a future that was rewound is not."""
+        """With what is left of an earlier one; a future that was rewound is not.
+
+        Of too many forecasts that wait, every other one is dropped.
+        """
         if earlier is None:
             return self
-        now = min((each.made_at for each in self.forecasts), default=sys.maxsize)
+        now = min((each["made_at"] for each in self.forecasts), default=sys.maxsize)
+        waiting = [each for each in earlier.forecasts if each["made_at"] < now] + self.forecasts
         return replace(
             self,
-            forecasts=[f for f in earlier.forecasts if f.made_at < now] + self.forecasts,
+            forecasts=waiting if len(waiting) <= _MOST else waiting[::-2][::-1],
             decisions=[d for d in earlier.decisions if d[0] < self.step] + self.decisions,
             end=self.end or earlier.end,
         )
@@ -66,8 +70,8 @@ class RunRecorder:
     """Writes a run into a store, from a thread of its own.
 
     Training hands over a copy of what there is and goes on. While the store cannot be reached,
-    is full or locked, that waits in memory for the next try; the first failure is logged. What a
-    killed run had handed over before its last write is lost.
+    is full or locked, that waits in memory for the next try, of forecasts up to 1,000; the first
+    failure is logged. What a killed run had handed over before its last write is lost.
 
     Where another run goes on from a checkpoint of this one and takes its record over, the rest of
     this one goes into a record of its own, with all losses. A run that was forgotten meanwhile is
@@ -167,7 +171,7 @@ class RunRecorder:
                 forecaster.history.thinned(BINS),
                 forecaster.schedule,
                 step,
-                [forecaster.forecast()],
+                [forecaster.forecast().summary()],
                 [(step, advice)] if changed else [],
             )
         )

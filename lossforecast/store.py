@@ -152,7 +152,7 @@ class RunStore:
         key: str,
         history: History,
         schedule: LRSchedule,
-        forecasts: Sequence[Forecast] = (),
+        forecasts: Sequence[Forecast | Mapping[str, Any]] = (),
         decisions: Sequence[tuple[int, Recommendation]] = (),
         owner: str = "",
     ) -> None:
@@ -162,8 +162,8 @@ class RunStore:
             key: of the run.
             history: all of its losses so far; thinned to 512 bins.
             schedule: past and planned.
-            forecasts: made since the last time; earlier ones made at or after the first of them
-                are of a future that was rewound, and are dropped.
+            forecasts: made since the last time, or their `Forecast.summary`; earlier ones made at
+                or after the first of them are of a future that was rewound, and are dropped.
             decisions: what was recommended or done since, with its step.
             owner: as it was begun.
 
@@ -178,7 +178,8 @@ class RunStore:
             "curve": as_json(history.thinned(BINS).state_dict()),
             "updated": datetime.now(UTC).isoformat(),
         }
-        made = [{"run": key, **each.summary()} for each in forecasts if each.made_at >= 0]
+        told = [each.summary() if isinstance(each, Forecast) else each for each in forecasts]
+        made = [{"run": key, **each} for each in told if each["made_at"] >= 0]
         done = [decision_row(key, *each) for each in decisions]
         with self._connected("written") as connection:
             self._update(connection, key, owner, row)

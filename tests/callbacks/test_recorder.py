@@ -360,6 +360,28 @@ def test_whatever_goes_wrong_with_the_past_training_begins(
     assert [run.state for run in RunStore(tmp_path / "runs.db").runs()] == ["finished"]
 
 
+def test_what_waits_for_a_store_that_is_down_stays_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "_PATIENCE", 5.0)
+    monkeypatch.setattr(recorder, "_MOST", 10)
+    waiting: list[Any] = []
+    written = recorder.RunRecorder._write
+
+    def watched(self: Any, flush: Any) -> None:
+        waiting.append(flush.forecasts)
+        written(self, flush)
+
+    monkeypatch.setattr(recorder.RunRecorder, "_write", watched)
+    train("postgresql+psycopg://me@127.0.0.1:1/runs", every_n_steps=5)  # 80 forecasts
+    assert max(len(each) for each in waiting) <= 10
+    made = [row["made_at"] for row in waiting[-1]]
+    assert made[-1] == 399
+    assert made[0] < 200
+    assert made == sorted(made)
+    assert len(json.dumps(waiting[-1])) < 10_000  # plain rows, not whole forecasts
+
+
 def test_a_file_that_is_no_store_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
