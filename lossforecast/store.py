@@ -29,6 +29,8 @@ from lossforecast.database import (
     bring_up_to_date,
     connect,
     is_up_to_date,
+    make_folder,
+    shown,
 )
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
@@ -70,7 +72,8 @@ class RunStore:
             for the file of this user, `default_path`.
 
     Raises:
-        ConfigurationError: SQLAlchemy or the driver of the database is not installed.
+        ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
+            no URL of a database that lasts.
         StoreError: the store cannot be opened, or is of a newer release.
 
     Example:
@@ -89,6 +92,7 @@ class RunStore:
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
         self._address = address(where)
+        make_folder(self._address)
         with self._connected("opened", writes=False) as connection:
             ready = is_up_to_date(connection)
         if not ready:  # only then a writer may have to be waited for
@@ -98,7 +102,7 @@ class RunStore:
     @property
     def url(self) -> str:
         """Of the database; a password is not shown."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return shown(self._address)
 
     # ------------------------------------------------------------------ writing
 

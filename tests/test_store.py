@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -507,6 +508,34 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
         RunStore("oracle://me:secret@host/name")
 
 
+@pytest.mark.parametrize("name", ["a?b.db", "50%25.db", "50%.db", "a b#c.db", "file::memory:"])
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    store, key = filled(str(tmp_path / name))
+    assert {each.name.split("-")[0] for each in tmp_path.iterdir()} == {name}
+    assert pickle.loads(pickle.dumps(store)).run(key).key == key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@word:secret@host:5432/db",
+        "postgresql://me:secret@secret@host/db",
+        "postgresql://me@host:secret/db",
+    ],
+)
+def test_a_malformed_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="quote_plus") as caught:
+        RunStore(url)
+    assert "secret" not in "".join(traceback.format_exception_only(caught.value))
+    assert caught.value.__context__ is None  # that of the driver shows parts of it
+
+
+def test_a_store_in_memory_is_refused() -> None:
+    for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"):
+        with pytest.raises(ConfigurationError, match="in memory"):
+            RunStore(url)
+
+
 def test_a_server_that_does_not_answer_is_not_waited_for(
     postgres: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -606,6 +635,11 @@ def test_the_store_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert default_path() == tmp_path / "mine.db"
     RunStore()
     assert (tmp_path / "mine.db").exists()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOSSFORECAST_STORE", f"sqlite:///{tmp_path}/other.db")
+    RunStore()
+    assert (tmp_path / "other.db").exists()
+    assert not (tmp_path / "sqlite:").exists()
     monkeypatch.delenv("LOSSFORECAST_STORE")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     if sys.platform == "linux":
