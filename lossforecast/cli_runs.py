@@ -55,7 +55,7 @@ def add_runs(app: "typer.Typer") -> None:
             check_outputs({"--json": json_})
             asked = {"project": project, "state": state}
             words = {name: word for name, word in asked.items() if word is not None}
-            opened = RunStore(store)
+            opened = RunStore(store, make=False)
             runs = opened.runs(**words)
             write_json([_plain(run) for run in runs], json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
@@ -73,7 +73,7 @@ def add_runs(app: "typer.Typer") -> None:
         """One run: what is known of it, what was forecast and decided."""
         with errors_in_one_line():
             check_outputs({"--json": json_})
-            opened = RunStore(store)
+            opened = RunStore(store, make=False)
             run = opened.run(key)
             forecasts, decisions = opened.forecasts(run.key), opened.decisions(run.key)
             steps, losses = points(opened.history(run.key))
@@ -131,7 +131,7 @@ def add_runs(app: "typer.Typer") -> None:
     ) -> None:
         """Delete runs, or only learn nothing from them."""
         with errors_in_one_line():
-            opened = RunStore(store)
+            opened = RunStore(store, make=False)
             runs = [opened.find(key) for key in keys]  # all of them are there, before any is gone
             for key, name in runs:
                 if keep or again:

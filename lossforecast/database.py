@@ -20,9 +20,11 @@ __all__ = [
     "address",
     "bring_up_to_date",
     "connect",
-    "is_up_to_date",
+    "is_missing",
     "make_folder",
+    "newest",
     "shown",
+    "version_of",
 ]
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
@@ -86,6 +88,13 @@ def _in_memory(url: "sa.URL") -> bool:
     return (
         url.database in (None, "", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
     )
+
+
+def is_missing(url: "sa.URL") -> bool:
+    """Whether the file of a SQLite database is not there."""
+    if url.get_backend_name() != "sqlite" or "uri" in url.query:
+        return False
+    return not Path(url.database or "").exists()
 
 
 def make_folder(url: "sa.URL") -> None:
@@ -192,7 +201,7 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    tables, found = Tables.make(), _version(connection)
+    tables, found = Tables.make(), version_of(connection)
     if found > newest():
         raise StoreError(
             f"the store {url} has version {found}, this release reads up to {newest()}: "
@@ -207,12 +216,7 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
         connection.execute(tables.version.update().values(version=newest()))
 
 
-def is_up_to_date(connection: "sa.Connection") -> bool:
-    """Whether the schema is that of this release."""
-    return _version(connection) == newest()
-
-
-def _version(connection: "sa.Connection") -> int:
+def version_of(connection: "sa.Connection") -> int:
     """Of the schema; 0 where there is none."""
     import sqlalchemy as sa
 

@@ -28,9 +28,11 @@ from lossforecast.database import (
     address,
     bring_up_to_date,
     connect,
-    is_up_to_date,
+    is_missing,
     make_folder,
+    newest,
     shown,
+    version_of,
 )
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
@@ -70,11 +72,12 @@ class RunStore:
     Args:
         where: a path to a SQLite file, which is made if it is not there; a database URL; or None
             for the file of this user, `default_path`.
+        make: whether it is made if it is not there.
 
     Raises:
         ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
             no URL of a database that lasts.
-        StoreError: the store cannot be opened, or is of a newer release.
+        StoreError: the store cannot be opened, is not there, or is of a newer release.
 
     Example:
         >>> import tempfile
@@ -90,12 +93,17 @@ class RunStore:
         1
     """
 
-    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
         self._address = address(where)
-        make_folder(self._address)
+        if make:
+            make_folder(self._address)
+        elif is_missing(self._address):
+            raise StoreError(f"there is no store {self.url}")
         with self._connected("opened", writes=False) as connection:
-            ready = is_up_to_date(connection)
-        if not ready:  # only then a writer may have to be waited for
+            version = version_of(connection)
+        if version == 0 and not make:
+            raise StoreError(f"there is no store {self.url}: the database has no runs in it")
+        if version != newest():  # only then a writer may have to be waited for
             with self._connected("opened") as connection:
                 bring_up_to_date(connection, self.url)
 

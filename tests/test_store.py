@@ -460,6 +460,13 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
     store.end(store.begin("second", INFO, PLAN, owner="me"), "stopped", owner="me")
 
 
+def test_a_store_that_is_only_read_is_not_made(where: str) -> None:
+    with pytest.raises(StoreError, match="there is no store"):
+        RunStore(where, make=False)
+    _, key = filled(where)
+    assert RunStore(where, make=False).run(key).key == key
+
+
 def test_a_new_store_needs_no_migration(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_: sa.Connection) -> None:
         raise AssertionError
