@@ -1,7 +1,7 @@
 """`Pipeline`: from the losses that a capture keeps to forecasts, on a grid of steps."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -197,6 +197,17 @@ class Pipeline:
             self.monitor.recorder.close(
                 self.monitor.forecaster, steps, failed=failed, watched=watched
             )
+
+    def abandon(self) -> None:
+        """Have the end of a run stored that nobody has closed; an error is nobody's any more.
+
+        Other processes may be gone, so what was not exchanged with them is left out.
+        """
+        with suppress(Exception):
+            if self._team is None:
+                self.finish(wait=False)
+        with suppress(Exception), self._team.lock if self._team is not None else nullcontext():
+            self.record_end()
 
     def forecaster(self, metric: str) -> Forecaster:
         """The forecaster of a metric; while a thread works with it, a copy."""

@@ -1,5 +1,6 @@
 """`TorchLossForecast`: forecasts inside a plain PyTorch loop."""
 
+import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -152,10 +153,14 @@ class TorchLossForecast:
         self._lint = LoopLint(optimizer, plan, stepped, steps_per_scheduler_step, group)
         self._capture, self._probe = LossCapture(optimizer, group), probe
         if probe is not None:
-            probe.begin(optimizer, lambda: self._capture.steps, plan.total_steps)
+            capture = self._capture  # and not self, which is to be let go of with its last user
+            probe.begin(optimizer, lambda: capture.steps, plan.total_steps)
         self._pipeline = Pipeline(
             self._capture, forecasters, self._monitor, stop=stop, steering=steering, probe=probe
         )
+        # who neither uses `with` nor calls `close` has the end stored with the last reference, or
+        # when the process ends
+        self._unclosed = weakref.finalize(self, self._pipeline.abandon) if recorder else None
 
     def __enter__(self) -> Self:
         return self
@@ -283,6 +288,8 @@ class TorchLossForecast:
             self._pipeline.leave()
             self._pipeline.record_end(error, watched=not self.switched_off)
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
+            if self._unclosed is not None:
+                self._unclosed.detach()
             self._capture.close()
             self._lint.close()
             if self._probe is not None:

@@ -15,6 +15,7 @@ from lossforecast.cli_output import (
     note,
     write_json,
 )
+from lossforecast.errors import ConfigurationError
 from lossforecast.lookback import points
 from lossforecast.report import empty_table
 from lossforecast.store import RunStore, StoredRun
@@ -131,6 +132,8 @@ def add_runs(app: "typer.Typer") -> None:
     ) -> None:
         """Delete runs, or only learn nothing from them."""
         with errors_in_one_line():
+            if keep and again:
+                raise ConfigurationError("--exclude and --include: give one of them")
             opened = RunStore(store, make=False)
             runs = [opened.find(key) for key in keys]  # all of them are there, before any is gone
             for key, name in runs:

@@ -333,6 +333,9 @@ def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> Non
     assert run("runs", "forget", key, "--exclude", "--store", store).returncode == 0
     assert told("runs", "show", key, "--store", store)["excluded"] is True
     assert run("runs", "forget", key[:8], "--include", "--store", store).returncode == 0
+    done = run("runs", "forget", key, "--exclude", "--include", "--store", store)
+    assert (done.returncode, "give one of them" in done.stderr) == (2, True)
+    assert told("runs", "show", key, "--store", store)["excluded"] is False
     done = run("runs", "forget", key, "nothing", "--store", store)
     assert done.returncode == 2
     assert len(told("runs", "list", "--store", store)) == 2  # none of them is gone

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sqlite3
 import subprocess
@@ -224,6 +225,33 @@ def test_a_run_that_could_not_be_watched_to_its_end_is_not_finished(tmp_path: Pa
     runs = store.runs()
     assert [run.state for run in runs] == ["stopped", "stopped"]
     assert all(run.outcome != run.outcome for run in runs)
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+@pytest.mark.parametrize(("until", "state"), [(400, "finished"), (210, "stopped")])
+def test_a_loop_that_nobody_closes_is_stored_to_its_end(
+    tmp_path: Path, until: int, state: str, in_use: bool
+) -> None:
+    """Its last losses come after its last forecast, at step 380 or 200."""
+    call = f"recorded.train({str(tmp_path / 'runs.db')!r}, until={until})"
+    script = f"import recorded; {'monitor = ' * in_use}{call}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert (run.state, run.step) == (state, until - 1)
+    assert store.forecasts(run.key)[-1]["made_at"] == until - 1
+
+
+def test_a_monitor_that_is_let_go_of_ends_its_run(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    run = Scripted(store)
+    run.go(30)
+    del run.monitor
+    assert [run.state for run in store.runs()] == ["stopped"]
 
 
 def test_a_run_that_is_forgotten_is_written_no_more(
