@@ -335,7 +335,7 @@ class RunStore:
 
     def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
         """The finished runs that a run is compared with, most alike first."""
-        found = []
+        found, short = [], []
         for stored, curve in self._finished(run, curves=True):
             try:
                 history = curve_of(curve)
@@ -345,6 +345,11 @@ class RunStore:
             kept = PastRun.of(stored.key, stored.run, stored.schedule, history)
             if kept is not None:
                 found.append(kept)
+            elif history.last_step <= stored.schedule.total_steps:
+                short.append(stored.name)
+        if short:
+            names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
+            logger.info("past runs with too few losses to learn from: %s", names)
         return [each for each, _ in nearest(found, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:

@@ -1,6 +1,7 @@
 """Runs in a database: real files, a real server, real processes that are killed."""
 
 import json
+import logging
 import math
 import os
 import pickle
@@ -244,6 +245,20 @@ def test_the_prior_of_the_next_run_knows_the_finished_ones(where: str) -> None:
     store.forget(key)
     blind = Forecaster(plan, INFO, prior=store.prior(INFO, plan)).forecast()
     assert blind.status is Status.NO_DATA
+
+
+def test_too_few_losses_to_learn_from_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lossforecast")
+    store, said = RunStore(tmp_path / "runs.db"), "with too few losses to learn from: few"
+    store.add("few", INFO, PLAN, STEPS[19::20], LOSSES[19::20])
+    assert store.prior(RunInfo("train", project=INFO.project), PLAN).past == ()
+    assert said not in caplog.text
+    assert store.prior(INFO, PLAN).past == ()
+    assert said in caplog.text
+    store.add("many", INFO, PLAN, STEPS, LOSSES)
+    assert len(store.prior(INFO, PLAN).past) == 1
 
 
 def test_nothing_is_learnt_from_other_metrics_projects_and_unfinished_runs(where: str) -> None:
