@@ -70,7 +70,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             ones. Its averages are saved in each checkpoint.
         store: where runs are kept and learnt from: True for the store of this user, a path, a
             database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
-            default those of this script; the best of them is the `target` if none is given.
+            default those of this script; the best of them is the `target` if none is given
+            and `run` names the project or the dataset.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:
@@ -176,7 +177,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             self._finish()
         self._let_go()
         if self._pipeline is not None:
-            self._pipeline.record_end()
+            self._pipeline.record_end(watched=not self.switched_off)
 
     # ------------------------------------------------------------------ state
 

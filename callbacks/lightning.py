@@ -76,7 +76,8 @@ class LightningLossForecast(Callback):
             looks at training batches, in the precision of the Trainer.
         store: where runs are kept and learnt from: True for the store of this user, a path, a
             database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
-            default those of this script; the best of them is the `target` if none is given.
+            default those of this script; the best of them is the `target` if none is given
+            and `run` names the project or the dataset.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:
@@ -428,7 +429,7 @@ class LightningLossForecast(Callback):
 
     def _record_end(self, error: BaseException | None = None) -> None:
         if self._pipeline is not None:
-            self._pipeline.record_end(error)
+            self._pipeline.record_end(error, watched=not self.switched_off)
 
     def _let_go(self) -> None:
         self._between_epochs = None

@@ -1,7 +1,7 @@
 """`Pipeline`: from the losses that a capture keeps to forecasts, on a grid of steps."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -184,12 +184,30 @@ class Pipeline:
             self._check(self.capture.steps, self.capture.present_rate())
             self._tell()
 
-    def record_end(self, error: BaseException | None = None) -> None:
-        """Let the store know that the run has ended, and what error ended it."""
+    def record_end(self, error: BaseException | None = None, *, watched: bool = True) -> None:
+        """Let the store know that the run has ended, and what error ended it.
+
+        Args:
+            error: the error, if any.
+            watched: whether it was forecast to its end, and not switched off.
+        """
         if self.monitor.recorder is not None:
             failed = isinstance(error, Exception)  # and not the person at the keyboard
             steps = self.capture.steps
-            self.monitor.recorder.close(self.monitor.forecaster, steps, failed=failed)
+            self.monitor.recorder.close(
+                self.monitor.forecaster, steps, failed=failed, watched=watched
+            )
+
+    def abandon(self) -> None:
+        """Have the end of a run stored that nobody has closed; an error is nobody's any more.
+
+        Other processes may be gone, so what was not exchanged with them is left out.
+        """
+        with suppress(Exception):
+            if self._team is None:
+                self.finish(wait=False)
+        with suppress(Exception), self._team.lock if self._team is not None else nullcontext():
+            self.record_end()
 
     def forecaster(self, metric: str) -> Forecaster:
         """The forecaster of a metric; while a thread works with it, a copy."""

@@ -1,6 +1,7 @@
 """`RunRecorder`: writes a run into a store beside its training, which it never disturbs."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -14,11 +15,11 @@ from typing import Any
 from lossforecast.callbacks.distributed import processes
 from lossforecast.database import address, connect, default_path
 from lossforecast.errors import ConfigurationError, StateError, StoreError
-from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.history import History
 from lossforecast.prior import Prior
 from lossforecast.recommend import Recommendation
+from lossforecast.records import at_end, ended, storable
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.store import BINS, RunStore
@@ -33,7 +34,7 @@ Place = str | os.PathLike[str] | RunStore
 
 _PATIENCE = 10.0  # seconds for the last write
 _HASTE = 1.0  # the same where an exception ends the run
-_WHOLE = 0.98  # of the planned steps: from there on a run is finished
+_MOST = 1_000  # forecasts that wait to be written
 
 
 @dataclass
@@ -44,18 +45,22 @@ class _Flush:
     schedule: LRSchedule
     step: int = sys.maxsize
     """Optimizer steps taken when it was handed over; losses may have been seen up to before."""
-    forecasts: list[Forecast] = field(default_factory=list)
+    forecasts: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[tuple[int, Recommendation]] = field(default_factory=list)
     end: str | None = None
 
     def after(self, earlier: "_Flush | None") -> "_Flush":
-        """With what is left of an earlier one; a future that was rewound is not."""
+        """With what is left of an earlier one; a future that was rewound is not.
+
+        Of too many forecasts that wait, every other one is dropped.
+        """
         if earlier is None:
             return self
-        now = min((each.made_at for each in self.forecasts), default=sys.maxsize)
+        now = min((each["made_at"] for each in self.forecasts), default=sys.maxsize)
+        waiting = [each for each in earlier.forecasts if each["made_at"] < now] + self.forecasts
         return replace(
             self,
-            forecasts=[f for f in earlier.forecasts if f.made_at < now] + self.forecasts,
+            forecasts=waiting if len(waiting) <= _MOST else waiting[::-2][::-1],
             decisions=[d for d in earlier.decisions if d[0] < self.step] + self.decisions,
             end=self.end or earlier.end,
         )
@@ -65,24 +70,38 @@ class RunRecorder:
     """Writes a run into a store, from a thread of its own.
 
     Training hands over a copy of what there is and goes on. While the store cannot be reached,
-    is full or locked, that waits in memory for the next try; the first failure is logged. What a
-    killed run had handed over before its last write is lost.
+    is full or locked, that waits in memory for the next try, of forecasts up to 1,000; the first
+    failure is logged. What a killed run had handed over before its last write is lost.
+
+    Where another run goes on from a checkpoint of this one and takes its record over, the rest of
+    this one goes into a record of its own, with all losses. A run that was forgotten meanwhile is
+    written no more.
 
     Args:
         store: which one.
         name: what people will call the run.
         run: what is known of it.
         schedule: its plan.
+        rival: the run as its target is looked up, if not as it is stored.
     """
 
-    def __init__(self, store: Place, name: str, run: RunInfo, schedule: LRSchedule) -> None:
+    def __init__(
+        self,
+        store: Place,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        rival: RunInfo | None = None,
+    ) -> None:
         self.key = uuid.uuid4().hex
         """Of the run in the store."""
         self.run = run
+        self._owner = uuid.uuid4().hex
         self._store, self._name, self._schedule = store, name, schedule
+        self._rival = rival or run
         self._target: float | None = None
         self._advice: Recommendation | None = None
-        self._begun = self._told = self._closed = self._ended = False
+        self._begun = self._told = self._closed = self._ended = self._forgotten = False
         self._next: _Flush | None = None
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -103,14 +122,16 @@ class RunRecorder:
         if store is None:
             return None
         name = name or f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        return cls(store, name, _identified(run, trained), schedule)
+        known = _identified(run, trained)
+        # runs of a project that is only guessed may have other data, and other losses to reach
+        return cls(store, name, known, schedule, replace(known, project=run.project))
 
     # ------------------------------------------------------------------ before training
 
     def prior(self, prior: Prior | None) -> Prior | None:
         """The prior with the past runs of the store, unless it knows some already.
 
-        Only for the process that forecasts; the others need none.
+        Only for the process that forecasts; the others need none. What goes wrong is logged.
         """
         if processes()[0] != 0 or (prior is not None and prior.past):
             return prior
@@ -118,11 +139,13 @@ class RunRecorder:
             store = self._opened()
             found = store.prior(self.run, self._schedule, prior)
             names = [store.run(past.name).name for past in found.past]
-            self._target = store.best(self.run, self._schedule)
-        except StoreError as error:
+            self._target = store.best(self._rival, self._schedule)
+        except Exception as error:
             self._tell(error)
             return prior
         aim = "" if self._target is None else f"; the best to beat ended at {self._target:.4g}"
+        if not (self._rival.project or self._rival.dataset):
+            aim = "; the best of them is no target unless RunInfo names the project or the dataset"
         logger.info(
             "this run is stored in %s as one of project %r; learnt from past runs: %s%s",
             store.url,
@@ -134,7 +157,7 @@ class RunRecorder:
 
     @property
     def target(self) -> float | None:
-        """Where the best comparable run ended; None where there is none."""
+        """Where the best comparable run of the same named project or dataset ended, or None."""
         return self._target
 
     # ------------------------------------------------------------------ in training
@@ -148,27 +171,32 @@ class RunRecorder:
                 forecaster.history.thinned(BINS),
                 forecaster.schedule,
                 step,
-                [forecaster.forecast()],
+                [forecaster.forecast().summary()],
                 [(step, advice)] if changed else [],
             )
         )
 
-    def close(self, forecaster: Forecaster, steps: int, *, failed: bool = False) -> None:
+    def close(
+        self, forecaster: Forecaster, steps: int, *, failed: bool = False, watched: bool = True
+    ) -> None:
         """The run has ended; wait a little for it to be written.
 
         Args:
             forecaster: with all losses.
             steps: optimizer steps taken.
             failed: whether an error ended it.
+            watched: whether it was forecast to its end, and not switched off.
         """
         if self._closed or self._thread is None:
             return
-        whole = steps >= _WHOLE * forecaster.total_steps
+        total = forecaster.total_steps
+        known = watched and math.isfinite(ended(forecaster.history, total))
+        whole = known and steps >= at_end(total)
         end = "failed" if failed else "finished" if whole else "stopped"
         self._closed = True
         self._hand_over(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))
         self._thread.join(_HASTE if failed else _PATIENCE)
-        if not self._ended:
+        if not (self._ended or self._forgotten):
             logger.warning("the end of this run is not in the store")
 
     # ------------------------------------------------------------------ state
@@ -188,6 +216,8 @@ class RunRecorder:
     # ------------------------------------------------------------------ the thread
 
     def _hand_over(self, flush: _Flush) -> None:
+        if self._forgotten:
+            return
         with self._news:
             self._next = flush.after(self._next)
             if self._thread is None:
@@ -207,7 +237,7 @@ class RunRecorder:
             except Exception as error:
                 left = flush
                 self._tell(error)
-            if flush.end is not None:
+            if flush.end is not None or self._forgotten:
                 self._ended = left is None
                 return
 
@@ -219,13 +249,36 @@ class RunRecorder:
         return flush
 
     def _write(self, flush: _Flush) -> None:
+        """In the record of this run, or in a new one where another run has taken it over."""
         store = self._opened()
+        try:
+            self._put(store, flush)
+        except StoreError:
+            owner = store.owner(self.key) if self._begun else self._owner
+            if owner == self._owner:
+                raise
+            if owner is None:
+                self._forgotten = True
+                logger.warning("this run was deleted from %s: it is stored no more", store.url)
+                return
+            self._begun, self.key = False, uuid.uuid4().hex
+            logger.info(
+                "another run goes on in the record of this one in %s: this one is stored as %s",
+                store.url,
+                self.key[:8],
+            )
+            self._put(store, flush)
+
+    def _put(self, store: RunStore, flush: _Flush) -> None:
         if not self._begun:
-            self.key = store.begin(self._name, self.run, flush.schedule, self.key)
+            self.key = store.begin(
+                self._name, self.run, flush.schedule, self.key, owner=self._owner
+            )
             self._begun = True
-        store.save(self.key, flush.history, flush.schedule, flush.forecasts, flush.decisions)
+        parts = (flush.history, flush.schedule, flush.forecasts, flush.decisions)
+        store.save(self.key, *parts, owner=self._owner)
         if flush.end is not None:
-            store.end(self.key, flush.end)
+            store.end(self.key, flush.end, owner=self._owner)
 
     def _opened(self) -> RunStore:
         if not isinstance(self._store, RunStore):
@@ -275,9 +328,14 @@ def _identified(run: RunInfo, trained: Any) -> RunInfo:
 
 
 def _project() -> str:
-    """The script that runs, with its folder; where there is none, the working folder."""
+    """The script that runs, or the working folder where there is none, within its repository.
+
+    Where there is no repository, with its whole path.
+    """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if script is None:
-        return Path.cwd().name
-    path = Path(script).absolute()
-    return f"{path.parent.name}/{path.stem}"
+    path = Path.cwd() if script is None else Path(script).absolute().with_suffix("")
+    inside = path if script is None else path.parent
+    for root in (inside, *inside.parents):
+        if (root / ".git").exists() and root.name:
+            return storable(path.relative_to(root.parent).as_posix())
+    return storable(path.as_posix())

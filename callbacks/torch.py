@@ -1,5 +1,6 @@
 """`TorchLossForecast`: forecasts inside a plain PyTorch loop."""
 
+import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -78,7 +79,8 @@ class TorchLossForecast:
             will bring.
         store: where runs are kept and learnt from: True for the store of this user, a path, a
             database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
-            default those of this script; the best of them is the `target` if none is given.
+            default those of this script; the best of them is the `target` if none is given
+            and `run` names the project or the dataset.
         writer: a TensorBoard ``SummaryWriter`` to write forecasts to.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
@@ -151,10 +153,14 @@ class TorchLossForecast:
         self._lint = LoopLint(optimizer, plan, stepped, steps_per_scheduler_step, group)
         self._capture, self._probe = LossCapture(optimizer, group), probe
         if probe is not None:
-            probe.begin(optimizer, lambda: self._capture.steps, plan.total_steps)
+            capture = self._capture  # and not self, which is to be let go of with its last user
+            probe.begin(optimizer, lambda: capture.steps, plan.total_steps)
         self._pipeline = Pipeline(
             self._capture, forecasters, self._monitor, stop=stop, steering=steering, probe=probe
         )
+        # who neither uses `with` nor calls `close` has the end stored with the last reference, or
+        # when the process ends
+        self._unclosed = weakref.finalize(self, self._pipeline.abandon) if recorder else None
 
     def __enter__(self) -> Self:
         return self
@@ -280,8 +286,10 @@ class TorchLossForecast:
         try:
             self._finish(wait)
             self._pipeline.leave()
-            self._pipeline.record_end(error)
+            self._pipeline.record_end(error, watched=not self.switched_off)
         finally:  # whoever loses patience during the last forecast leaves nothing behind either
+            if self._unclosed is not None:
+                self._unclosed.detach()
             self._capture.close()
             self._lint.close()
             if self._probe is not None:

@@ -86,7 +86,7 @@ class LogOptions:
             return None
         if run.project is None:
             raise ConfigurationError("--store needs --project: which past runs to compare with")
-        prior = RunStore(self.store).prior(run, plan)
+        prior = RunStore(self.store, make=False).prior(run, plan)
         note(f"learning from {len(prior.past)} finished runs of project {run.project!r}")
         return prior
 

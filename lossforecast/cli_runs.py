@@ -15,6 +15,7 @@ from lossforecast.cli_output import (
     note,
     write_json,
 )
+from lossforecast.errors import ConfigurationError
 from lossforecast.lookback import points
 from lossforecast.report import empty_table
 from lossforecast.store import RunStore, StoredRun
@@ -55,7 +56,7 @@ def add_runs(app: "typer.Typer") -> None:
             check_outputs({"--json": json_})
             asked = {"project": project, "state": state}
             words = {name: word for name, word in asked.items() if word is not None}
-            opened = RunStore(store)
+            opened = RunStore(store, make=False)
             runs = opened.runs(**words)
             write_json([_plain(run) for run in runs], json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
@@ -73,7 +74,7 @@ def add_runs(app: "typer.Typer") -> None:
         """One run: what is known of it, what was forecast and decided."""
         with errors_in_one_line():
             check_outputs({"--json": json_})
-            opened = RunStore(store)
+            opened = RunStore(store, make=False)
             run = opened.run(key)
             forecasts, decisions = opened.forecasts(run.key), opened.decisions(run.key)
             steps, losses = points(opened.history(run.key))
@@ -131,15 +132,17 @@ def add_runs(app: "typer.Typer") -> None:
     ) -> None:
         """Delete runs, or only learn nothing from them."""
         with errors_in_one_line():
-            opened = RunStore(store)
-            runs = [opened.run(key) for key in keys]  # all of them are there, before any is gone
-            for run in runs:
+            if keep and again:
+                raise ConfigurationError("--exclude and --include: give one of them")
+            opened = RunStore(store, make=False)
+            runs = [opened.find(key) for key in keys]  # all of them are there, before any is gone
+            for key, name in runs:
                 if keep or again:
-                    opened.exclude(run.key, keep)
+                    opened.exclude(key, keep)
                 else:
-                    opened.forget(run.key)
+                    opened.forget(key)
                 done = "excluded" if keep else "included" if again else "forgotten"
-                note(f"{done}: {run.key[:8]} {run.name}")
+                note(f"{done}: {key[:8]} {name}")
 
 
 def _plain(run: StoredRun) -> dict[str, Any]:

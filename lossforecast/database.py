@@ -1,7 +1,6 @@
 """Where runs are stored: the schema of the database, its migrations, and connections to it."""
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,20 +20,25 @@ __all__ = [
     "address",
     "bring_up_to_date",
     "connect",
-    "is_up_to_date",
+    "is_missing",
+    "make_folder",
+    "newest",
+    "shown",
+    "version_of",
 ]
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
 NUMBERS = ("n_params", "batch_size")
 """What of a `RunInfo` has a column, besides its metric."""
 _WAIT = 60.0  # seconds for a locked SQLite file
+_ANSWER = 10.0  # seconds for PostgreSQL to answer
 _LOCK = 7_264_310_881  # of PostgreSQL, while the schema is brought up to date
 
 
-def default_path() -> Path:
+def default_path() -> str | Path:
     """Where the store of this user is: $LOSSFORECAST_STORE, or a file among the user's data."""
     if given := os.environ.get("LOSSFORECAST_STORE"):
-        return Path(given)
+        return given if "://" in given else Path(given)
     if sys.platform == "win32":
         home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -44,21 +48,67 @@ def default_path() -> Path:
     return home / "lossforecast" / "runs.db"
 
 
-def address(where: str | os.PathLike[str] | None) -> str:
-    """The URL of a database, of a path or of the store of this user; the folder is made.
+def address(where: str | os.PathLike[str] | None) -> "sa.URL":
+    """The URL of a database, of a path or of the store of this user.
 
     Raises:
-        StoreError: the folder cannot be made.
+        ConfigurationError: SQLAlchemy is not installed, or this is no URL of a database that lasts.
     """
-    text = os.fspath(default_path() if where is None else where)
-    if "://" in text:
-        return text
-    path = Path(text).expanduser().absolute()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        import sqlalchemy as sa
+    except ImportError as error:
+        raise ConfigurationError(
+            'a store needs SQLAlchemy: pip install "lossforecast[store]"'
+        ) from error
+    text = os.fspath(default_path() if where is None else where)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
+    try:
+        url = sa.make_url(text)
+        sound = "@" not in (url.host or "")
+    except (sa.exc.ArgumentError, ValueError):
+        sound = False
+    if not sound:  # the text may show a password, and what it was read as, too
+        raise ConfigurationError(
+            f"the address of the store, {text.split(':')[0]}://..., is no database URL, such as "
+            "postgresql+psycopg://user@host/name; a password in it is written with "
+            "urllib.parse.quote_plus"
+        )
+    if url.get_backend_name() == "sqlite" and _in_memory(url):
+        raise ConfigurationError(f"{shown(url)} is in memory and would not last: give a path")
+    return url
+
+
+def shown(url: "sa.URL") -> str:
+    """A URL without its password."""
+    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
+
+
+def _in_memory(url: "sa.URL") -> bool:
+    return (
+        url.database in (None, "", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+    )
+
+
+def is_missing(url: "sa.URL") -> bool:
+    """Whether the file of a SQLite database is not there."""
+    if url.get_backend_name() != "sqlite" or "uri" in url.query:
+        return False
+    return not Path(url.database or "").exists()
+
+
+def make_folder(url: "sa.URL") -> None:
+    """The folder of a SQLite file, if it is not there.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    if url.get_backend_name() != "sqlite":
+        return
+    try:
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the store {path} cannot be made: {error}") from error
-    return f"sqlite:///{path}"
+        raise StoreError(f"the store {url.database} cannot be made: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -100,6 +150,7 @@ class Tables:
             sa.Column("updated", sa.String(40), nullable=False),
             sa.Column("schedule", sa.Text, nullable=False),
             sa.Column("curve", sa.Text),
+            sa.Column("owner", sa.String(32), nullable=False, server_default=""),
         )
         forecasts = sa.Table(
             "lossforecast_forecasts",
@@ -124,7 +175,14 @@ class Tables:
         return cls(metadata, version, runs, forecasts, decisions)
 
 
-MIGRATIONS: list[Callable[["sa.Connection"], None]] = []
+def _add_owner(connection: "sa.Connection") -> None:
+    """To version 2: who writes a run."""
+    connection.exec_driver_sql(
+        "ALTER TABLE lossforecast_runs ADD COLUMN owner VARCHAR(32) DEFAULT '' NOT NULL"
+    )
+
+
+MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner]
 """What brings a store from each version, from 1 on, to the next; never changed, only added to."""
 
 
@@ -143,7 +201,7 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    tables, found = Tables.make(), _version(connection)
+    tables, found = Tables.make(), version_of(connection)
     if found > newest():
         raise StoreError(
             f"the store {url} has version {found}, this release reads up to {newest()}: "
@@ -158,12 +216,7 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
         connection.execute(tables.version.update().values(version=newest()))
 
 
-def is_up_to_date(connection: "sa.Connection") -> bool:
-    """Whether the schema is that of this release."""
-    return _version(connection) == newest()
-
-
-def _version(connection: "sa.Connection") -> int:
+def version_of(connection: "sa.Connection") -> int:
     """Of the schema; 0 where there is none."""
     import sqlalchemy as sa
 
@@ -174,55 +227,63 @@ def _version(connection: "sa.Connection") -> int:
     return found
 
 
-def connect(url: str) -> "sa.Engine":
+def connect(url: "sa.URL") -> "sa.Engine":
     """An engine whose every transaction has a connection of its own.
 
     Raises:
-        ConfigurationError: SQLAlchemy or the driver is not installed, or the URL is none.
+        ConfigurationError: the driver is not installed, or there is none for such a URL.
     """
+    import sqlalchemy as sa
+
+    options: dict[str, Any] = {"poolclass": sa.NullPool}  # a connection for each transaction
+    if url.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": _WAIT}
+    elif url.get_backend_name() == "postgresql":
+        options["connect_args"] = _patience(url)
     try:
-        import sqlalchemy as sa
+        engine = sa.create_engine(url, **options)
     except ImportError as error:
         raise ConfigurationError(
-            'a store needs SQLAlchemy: pip install "lossforecast[store]"'
-        ) from error
-    try:
-        target = sa.make_url(url)
-        options: dict[str, Any] = {"poolclass": sa.NullPool}  # a connection for each transaction
-        if target.get_backend_name() == "sqlite":
-            options["connect_args"] = {"timeout": _WAIT}
-        elif target.get_backend_name() == "postgresql":
-            options["connect_args"] = {"connect_timeout": 10}
-        engine = sa.create_engine(target, **options)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the driver of {_hidden(url)} is not installed ({error.name}): "
+            f"the driver of {shown(url)} is not installed ({error.name}): "
             'pip install "lossforecast[postgres]" for PostgreSQL'
         ) from error
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ConfigurationError(
-            f"{_hidden(url)!r} is no path and no database URL, such as "
+            f"{shown(url)!r} is no path and no database URL, such as "
             "postgresql+psycopg://user@host/name"
         ) from error
-    if target.get_backend_name() == "sqlite":
+    if url.get_backend_name() == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
+def _patience(url: "sa.URL") -> dict[str, Any]:
+    """How long libpq and the server wait, unless the URL says so."""
+    given, wait = url.query, round(1e3 * _ANSWER)
+    text = given.get("options", "")
+    ours = f"-c lock_timeout={wait} -c statement_timeout={wait}"
+    return {
+        "options": f"{ours} {text if isinstance(text, str) else ' '.join(text)}".strip(),
+        **({} if "connect_timeout" in given else {"connect_timeout": max(round(_ANSWER), 2)}),
+        **({} if "tcp_user_timeout" in given else {"tcp_user_timeout": wait}),
+    }
+
+
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.text_factory = _readable
     connection.execute(f"PRAGMA busy_timeout = {round(1e3 * _WAIT)}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _readable(text: bytes) -> str:
+    """What is damaged in one row must not keep the others from being read."""
+    return text.decode("utf-8", "replace")
 
 
 def _begin_sqlite(connection: "sa.Connection") -> None:
     """A writer takes its turn at once: one that became it later would fail instead of waiting."""
     writes = connection.get_execution_options().get("writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _hidden(url: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

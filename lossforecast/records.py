@@ -15,9 +15,23 @@ from lossforecast.recommendation import Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["STATES", "StoredRun", "as_json", "curve_of", "decision_row", "distinct", "ended"]
+__all__ = [
+    "STATES",
+    "StoredRun",
+    "as_json",
+    "at_end",
+    "curve_of",
+    "decision_row",
+    "distinct",
+    "ended",
+    "overran",
+    "storable",
+]
 
 STATES = ("running", "finished", "stopped", "failed")
+_LATE = 0.98  # of the planned steps: what comes then is the end
+_RATHER_LATE = 0.9  # the same where losses are far apart
+_LONGER = 1.02  # times the planned steps
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,8 @@ class StoredRun:
         schedule: the learning rate of every step, past and planned.
         state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
         step: the last one observed, -1 before the first.
-        outcome: the loss that it ended with; nan while it runs or where none is known.
+        outcome: the loss that it ended with; nan while it runs, where it did not get to its planned
+            end and where none is known.
         excluded: whether nothing is learnt from it.
         started: in UTC.
         updated: in UTC.
@@ -70,6 +85,11 @@ class StoredRun:
         )
 
 
+def storable(text: str) -> str:
+    """Without what no database takes: lone surrogates, as names of files may have, and nul."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
 def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
     """A row of what was recommended or done."""
     return {
@@ -86,17 +106,34 @@ def distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
     return list({row[at]: row for row in rows}.values())
 
 
-def ended(history: History) -> float:
-    """The mean of the last 2% of a curve, of at least its last 3 bins."""
+def at_end(total_steps: int) -> float:
+    """The step, counted from 0, from which on losses are of the end of a run."""
+    return min(_LATE * total_steps, total_steps - 1)
+
+
+def overran(history: History, total_steps: int) -> bool:
+    """Whether a run took over 2% more steps than planned."""
+    return history.last_step > _LONGER * total_steps
+
+
+def ended(history: History, total_steps: int) -> float:
+    """The loss that a run ended with: the mean of the last 2% of its planned steps.
+
+    If there is none because losses are far apart, it is the last one, if that is of the last 10%
+    and there was no room for another. A run that took over 2% more steps ended with the last 2% of
+    those. nan where the losses do not reach the end or are not finite there.
+    """
+    if not len(history) or history.non_finite_run:
+        return math.nan
     bins = history.bins()
-    if not len(history):
-        return math.nan
-    late = bins.last >= 0.98 * history.last_step
-    late[-3:] = True
-    sound = late & np.isfinite(bins.mean)
-    if not sound.any():
-        return math.nan
-    return float(np.average(bins.mean[sound], weights=bins.count[sound]))
+    end = history.last_step if overran(history, total_steps) else total_steps
+    late = bins.last >= at_end(end)
+    if not late.any():
+        last, usual = bins.last[-1], np.median(np.diff(bins.last, prepend=bins.last[0]))
+        if last < _RATHER_LATE * end or end - last > usual:
+            return math.nan
+        late[-1] = True
+    return float(np.average(bins.mean[late], weights=bins.count[late]))
 
 
 def curve_of(text: str | None) -> History:

@@ -8,10 +8,11 @@ at once. The schema has a version: a store of an older release is brought up to 
 opened, one of a newer release is refused.
 """
 
+import logging
 import math
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -27,7 +28,11 @@ from lossforecast.database import (
     address,
     bring_up_to_date,
     connect,
-    is_up_to_date,
+    is_missing,
+    make_folder,
+    newest,
+    shown,
+    version_of,
 )
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
@@ -35,7 +40,16 @@ from lossforecast.history import History
 from lossforecast.past import PastRun, fair, nearest
 from lossforecast.prior import Prior
 from lossforecast.recommendation import Recommendation
-from lossforecast.records import STATES, StoredRun, as_json, curve_of, decision_row, distinct, ended
+from lossforecast.records import (
+    STATES,
+    StoredRun,
+    as_json,
+    curve_of,
+    decision_row,
+    distinct,
+    ended,
+    storable,
+)
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -43,6 +57,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = ["BINS", "RunStore", "StoredRun"]
+
+logger = logging.getLogger("lossforecast")
 
 BINS = 512
 """The most that is kept of a curve."""
@@ -56,10 +72,12 @@ class RunStore:
     Args:
         where: a path to a SQLite file, which is made if it is not there; a database URL; or None
             for the file of this user, `default_path`.
+        make: whether it is made if it is not there.
 
     Raises:
-        ConfigurationError: SQLAlchemy or the driver of the database is not installed.
-        StoreError: the store cannot be opened, or is of a newer release.
+        ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
+            no URL of a database that lasts.
+        StoreError: the store cannot be opened, is not there, or is of a newer release.
 
     Example:
         >>> import tempfile
@@ -75,38 +93,55 @@ class RunStore:
         1
     """
 
-    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
         self._address = address(where)
+        if make:
+            make_folder(self._address)
+        elif is_missing(self._address):
+            raise StoreError(f"there is no store {self.url}")
         with self._connected("opened", writes=False) as connection:
-            ready = is_up_to_date(connection)
-        if not ready:  # only then a writer may have to be waited for
+            version = version_of(connection)
+        if version == 0 and not make:
+            raise StoreError(f"there is no store {self.url}: the database has no runs in it")
+        if version != newest():  # only then a writer may have to be waited for
             with self._connected("opened") as connection:
                 bring_up_to_date(connection, self.url)
 
     @property
     def url(self) -> str:
         """Of the database; a password is not shown."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return shown(self._address)
 
     # ------------------------------------------------------------------ writing
 
-    def begin(self, name: str, run: RunInfo, schedule: LRSchedule, key: str | None = None) -> str:
-        """A run begins, or one goes on that did not end; answers its key.
+    def begin(
+        self,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        key: str | None = None,
+        owner: str = "",
+    ) -> str:
+        """A run begins, or one goes on that was not finished; answers its key.
 
         Args:
             name: what people call it.
             run: what is known of it.
             schedule: the learning rate of every step.
-            key: of a run that is resumed. It goes on if it is running or failed; one that has
-                ended stays as it is, and what is resumed from it is a run of its own.
+            key: of a run that is resumed. It goes on if it is running, stopped or failed; one that
+                is finished stays as it is, and what is resumed from it is a run of its own.
+            owner: who writes the run from now on, 32 characters at most. Who wrote it before can
+                no more, so that two that go on from one checkpoint do not write into one record.
         """
         now = datetime.now(UTC).isoformat()
+        words = {word: getattr(run, word) for word in WORDS}
         row = {
-            "name": str(name),
-            **{word: getattr(run, word) for word in WORDS},
+            "name": storable(str(name)),
+            **{word: text if text is None else storable(text) for word, text in words.items()},
             **{number: getattr(run, number) for number in NUMBERS},
             "metric": run.metric,
             "state": "running",
+            "owner": owner,
             "outcome": None,
             "updated": now,
             "schedule": as_json(schedule.to_dict()),
@@ -116,8 +151,8 @@ class RunStore:
         with self._connected("written") as connection:
             if key is not None:
                 mine = runs.c.key == key
-                alive = runs.c.state.in_(("running", "failed"))
-                if connection.execute(runs.update().where(mine, alive), row).rowcount:
+                open_ = runs.c.state != "finished"
+                if connection.execute(runs.update().where(mine, open_), row).rowcount:
                     return key
                 if connection.execute(runs.select().where(mine)).first() is not None:
                     new["key"] = uuid.uuid4().hex
@@ -129,8 +164,9 @@ class RunStore:
         key: str,
         history: History,
         schedule: LRSchedule,
-        forecasts: Sequence[Forecast] = (),
+        forecasts: Sequence[Forecast | Mapping[str, Any]] = (),
         decisions: Sequence[tuple[int, Recommendation]] = (),
+        owner: str = "",
     ) -> None:
         """Bring a run up to date, all at once.
 
@@ -138,12 +174,14 @@ class RunStore:
             key: of the run.
             history: all of its losses so far; thinned to 512 bins.
             schedule: past and planned.
-            forecasts: made since the last time; earlier ones made at or after the first of them
-                are of a future that was rewound, and are dropped.
+            forecasts: made since the last time, or their `Forecast.summary`; earlier ones made at
+                or after the first of them are of a future that was rewound, and are dropped.
             decisions: what was recommended or done since, with its step.
+            owner: as it was begun.
 
         Raises:
-            StoreError: there is no such run, or the store cannot be written.
+            StoreError: there is no such run, it has ended or has another owner, or the store cannot
+                be written.
         """
         tables = self._tables
         row = {
@@ -152,12 +190,11 @@ class RunStore:
             "curve": as_json(history.thinned(BINS).state_dict()),
             "updated": datetime.now(UTC).isoformat(),
         }
-        made = [{"run": key, **each.summary()} for each in forecasts if each.made_at >= 0]
+        told = [each.summary() if isinstance(each, Forecast) else each for each in forecasts]
+        made = [{"run": key, **each} for each in told if each["made_at"] >= 0]
         done = [decision_row(key, *each) for each in decisions]
         with self._connected("written") as connection:
-            found = connection.execute(tables.runs.update().where(tables.runs.c.key == key), row)
-            if found.rowcount == 0:
-                raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
+            self._update(connection, key, owner, row)
             for table, rows, at in (
                 (tables.forecasts, made, "made_at"),
                 (tables.decisions, done, "step"),
@@ -168,20 +205,26 @@ class RunStore:
                     connection.execute(table.delete().where(old))
                     connection.execute(table.insert(), distinct(rows, at))
 
-    def end(self, key: str, state: str, outcome: float | None = None) -> None:
+    def end(self, key: str, state: str, outcome: float | None = None, owner: str = "") -> None:
         """A run has ended.
 
         Args:
             key: of the run.
             state: "finished", "stopped" or "failed".
-            outcome: its final loss, by default the mean of the last 2% of its curve.
+            outcome: its final loss; by default, unless it was stopped, the mean of the last 2% of
+                its planned steps, if there are finite losses.
+            owner: as it was begun.
+
+        Raises:
+            StoreError: as `save`.
         """
         if state not in STATES[1:]:
             raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
         if outcome is None:
-            outcome = ended(self.history(key))
+            outcome = math.nan if state == "stopped" else self._outcome(key)
         known = outcome if math.isfinite(outcome) else None
-        self._change(key, {"state": state, "outcome": known})
+        with self._connected("written") as connection:
+            self._update(connection, key, owner, {"state": state, "outcome": known})
 
     def add(
         self,
@@ -192,7 +235,7 @@ class RunStore:
         losses: ArrayLike,
         lrs: ArrayLike | None = None,
     ) -> str:
-        """A run that is over, from its log; "finished" if it was observed for 98% of its plan.
+        """A run that is over, from its log; "finished" if that gets to the planned end.
 
         The same run, of the same name, is added once.
 
@@ -212,7 +255,7 @@ class RunStore:
             return key
         self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
-        whole = history.last_step >= 0.98 * schedule.total_steps
+        whole = math.isfinite(ended(history, schedule.total_steps))
         self.end(key, "finished" if whole else "stopped")
         return key
 
@@ -233,7 +276,7 @@ class RunStore:
     # ------------------------------------------------------------------ reading
 
     def runs(self, **words: str) -> list[StoredRun]:
-        """The runs, newest first.
+        """The runs, newest first; those whose records are damaged are left out, with a warning.
 
         Args:
             **words: what they must be: project, task, model, dataset, optimizer, metric, state or
@@ -245,20 +288,19 @@ class RunStore:
             raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
-            query = query.where(columns[word] == value)
+            query = query.where(columns[word] == storable(value))
         with self._connected("read", writes=False) as connection:
-            return [self._stored(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings().all()
+        return [run for run, _ in self._sound(rows)]
 
     def run(self, key: str) -> StoredRun:
         """One run, by its key or the beginning of it, if only one begins so."""
-        columns = self._tables.runs.c
-        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
-        with self._connected("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        if len(rows) != 1 or not key:
-            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
-            raise StoreError(f"{self.url} has {many} {key!r}")
-        return self._stored(rows[0])
+        return self._stored(self._row(key))
+
+    def find(self, key: str) -> tuple[str, str]:
+        """The key and the name of one run, by the beginning of its key; it may be damaged."""
+        row = self._row(key)
+        return row["key"], row["name"]
 
     def history(self, key: str) -> History:
         """The losses of a run, thinned."""
@@ -270,6 +312,16 @@ class RunStore:
         if found is None:
             raise StoreError(f"{self.url} has no run {key!r}")
         return curve_of(found[0])
+
+    def owner(self, key: str) -> str | None:
+        """Who writes a run, or did to its end; None where there is no such run."""
+        import sqlalchemy as sa
+
+        columns = self._tables.runs.c
+        query = sa.select(columns.owner).where(columns.key == key)
+        with self._connected("read", writes=False) as connection:
+            found: str | None = connection.execute(query).scalar()
+        return found
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
         """The forecasts of a run, in the order of the steps at which they were made."""
@@ -283,11 +335,21 @@ class RunStore:
 
     def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
         """The finished runs that a run is compared with, most alike first."""
-        found = []
+        found, short = [], []
         for stored, curve in self._finished(run, curves=True):
-            kept = PastRun.of(stored.key, stored.run, stored.schedule, curve_of(curve))
+            try:
+                history = curve_of(curve)
+            except Exception as error:
+                logger.warning("left out: the losses of run %s are damaged: %s", stored.key, error)
+                continue
+            kept = PastRun.of(stored.key, stored.run, stored.schedule, history)
             if kept is not None:
                 found.append(kept)
+            elif history.last_step <= stored.schedule.total_steps:
+                short.append(stored.name)
+        if short:
+            names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
+            logger.info("past runs with too few losses to learn from: %s", names)
         return [each for each, _ in nearest(found, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
@@ -310,7 +372,7 @@ class RunStore:
         ends = [
             past.outcome
             for past, _ in self._finished(run, curves=False)
-            if fair(past.run, past.schedule.total_steps, run, schedule)
+            if fair(past.run, max(past.step, past.schedule.total_steps), run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
@@ -351,7 +413,8 @@ class RunStore:
         same = [
             condition
             for name in ("project", "dataset")
-            if (word := getattr(run, name)) is not None
+            if (given := getattr(run, name)) is not None
+            for word in (storable(given),)
             for condition in (columns[name] == word, sa.func.lower(columns[name]) == word.lower())
         ]
         if not same:
@@ -365,7 +428,7 @@ class RunStore:
         )
         with self._connected("read", writes=False) as connection:
             rows = connection.execute(query).mappings().all()
-        return [(self._stored(row), row.get("curve")) for row in rows]
+        return [(run, row.get("curve")) for run, row in self._sound(rows)]
 
     def _select(self, *without: Any) -> "sa.Select[Any]":
         import sqlalchemy as sa
@@ -392,6 +455,21 @@ class RunStore:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return [{name: value for name, value in row.items() if name != "run"} for row in rows]
 
+    def _update(
+        self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
+    ) -> None:
+        """Change a run that its owner still writes."""
+        runs = self._tables.runs
+        mine = (runs.c.key == key) & (runs.c.owner == owner) & (runs.c.state == "running")
+        if connection.execute(runs.update().where(mine), dict(values)).rowcount:
+            return
+        if connection.execute(runs.select().where(runs.c.key == key)).first() is None:
+            raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
+        raise StoreError(f"run {key} of {self.url} has ended, or goes on elsewhere")
+
+    def _outcome(self, key: str) -> float:
+        return ended(self.history(key), self.run(key).schedule.total_steps)
+
     def _change(self, key: str, values: Mapping[str, Any]) -> None:
         runs = self._tables.runs
         with self._connected("written") as connection:
@@ -399,8 +477,29 @@ class RunStore:
             if found.rowcount == 0:
                 raise StoreError(f"{self.url} has no run {key!r}")
 
+    def _row(self, key: str) -> "sa.RowMapping":
+        """Of the one run whose key begins so."""
+        columns = self._tables.runs.c
+        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
+        with self._connected("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        if len(rows) != 1 or not key:
+            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
+            raise StoreError(f"{self.url} has {many} {key!r}")
+        return rows[0]
+
+    def _sound(
+        self, rows: Iterable["sa.RowMapping"]
+    ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
+        """The runs that rows tell of, but the damaged ones."""
+        for row in rows:
+            try:
+                yield self._stored(row), row
+            except StoreError as error:
+                logger.warning("left out: %s", error)
+
     def _stored(self, row: "sa.RowMapping") -> StoredRun:
         try:
             return StoredRun.of_row({str(name): value for name, value in row.items()})
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # a damaged text may be anything
             raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error

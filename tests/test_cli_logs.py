@@ -185,7 +185,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         (("replay", log, "--at", "x"), "give percentages"),
         (("what-if", log, "--total-steps", TOTAL), "give --try"),
         (("what-if", "--try", "cosine:peak=1"), "without a log, --schedule and --total-steps"),
-        (("runs", "show", "abc", "--store", tmp_path / "s.db"), "no run 'abc'"),
+        (("runs", "show", "abc", "--store", tmp_path / "s.db"), "there is no store"),
         (("forecast", log, "--total-steps", TOTAL, "--follow", "--json", "-"), "give --json"),
     ):
         done = run(*arguments, cwd=tmp_path)
@@ -333,11 +333,33 @@ def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> Non
     assert run("runs", "forget", key, "--exclude", "--store", store).returncode == 0
     assert told("runs", "show", key, "--store", store)["excluded"] is True
     assert run("runs", "forget", key[:8], "--include", "--store", store).returncode == 0
+    done = run("runs", "forget", key, "--exclude", "--include", "--store", store)
+    assert (done.returncode, "give one of them" in done.stderr) == (2, True)
+    assert told("runs", "show", key, "--store", store)["excluded"] is False
     done = run("runs", "forget", key, "nothing", "--store", store)
     assert done.returncode == 2
     assert len(told("runs", "list", "--store", store)) == 2  # none of them is gone
     assert run("runs", "forget", key, "--store", store).returncode == 0
     assert len(told("runs", "list", "--store", store)) == 1
+
+
+def test_commands_that_read_make_no_store(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 300)
+    options = ("--total-steps", TOTAL, "--schedule", SPEC, "--project", "small")
+    for name in ("typo.db", "folder/typo.db"):
+        for words in (
+            ("runs", "list"),
+            ("runs", "show", "1234"),
+            ("runs", "forget", "1234"),
+            ("forecast", log, *options),
+        ):
+            done = run(*words, "--store", tmp_path / name)
+            assert done.returncode == 2
+            assert "error: there is no store" in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["log.csv"]
+    (tmp_path / "empty.db").touch()
+    done = run("runs", "list", "--store", tmp_path / "empty.db")
+    assert (done.returncode, "has no runs in it" in done.stderr) == (2, True)
 
 
 def test_a_run_in_a_store_is_shown_with_what_was_decided(tmp_path: Path) -> None:

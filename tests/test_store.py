@@ -1,6 +1,7 @@
 """Runs in a database: real files, a real server, real processes that are killed."""
 
 import json
+import logging
 import math
 import os
 import pickle
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -30,10 +32,12 @@ from lossforecast import (
     StoreError,
 )
 from lossforecast import database as database_room
+from lossforecast.callbacks.recorder import RunRecorder
 from lossforecast.curves import RecordedRun, load_curves
 from lossforecast.database import MIGRATIONS, Tables, default_path
 from lossforecast.history import History
 from lossforecast.policies import target_miss
+from lossforecast.records import ended
 from lossforecast.store import RunStore
 
 VERSION_1 = Path(__file__).with_name("store_version_1.sql")
@@ -134,6 +138,55 @@ def test_what_is_not_a_number_is_kept_apart(where: str) -> None:
     assert math.isnan(store.run(empty).outcome)
 
 
+def curve(*steps: int, broken: int = 0) -> History:
+    """Losses that are the step over 1000, the last ones nan."""
+    found = History()
+    losses = np.array(steps) / 1_000
+    losses[len(steps) - broken :] = np.nan
+    found.observe_many(steps, losses)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("losses", "total", "outcome"),
+    [
+        (curve(*range(1_000)), 1_000, np.arange(980, 1_000).mean() / 1e3),
+        (curve(*range(10)), 10, 0.009),
+        (curve(*range(100, 1_001, 100)), 1_000, 1.0),  # one validation is of the last 2%
+        (curve(*range(100, 901, 100)), 1_000, 0.9),  # there was no room for another one
+        (curve(*range(100, 901, 100)), 1_010, math.nan),
+        (curve(*range(200, 801, 200)), 1_000, math.nan),  # too far from the end
+        (curve(950), 1_000, math.nan),
+        (curve(*range(970)), 1_000, math.nan),
+        (curve(*range(1_000), broken=1), 1_000, math.nan),
+        (curve(*range(1_015)), 1_000, np.arange(980, 1_015).mean() / 1e3),
+        (curve(*range(2_000)), 1_000, np.arange(1_960, 2_000).mean() / 1e3),  # beyond its plan
+        (History(), 1_000, math.nan),
+    ],
+)
+def test_a_run_ended_with_its_last_losses_of_the_plan(
+    losses: History, total: int, outcome: float
+) -> None:
+    assert ended(losses, total) == pytest.approx(outcome, nan_ok=True)
+
+
+def test_a_run_is_finished_if_its_losses_reach_the_end(where: str) -> None:
+    store = RunStore(where)
+    for upto, state, outcome in ((100, "finished", 100.0), (97, "stopped", math.nan)):
+        steps = np.arange(0, 101, 1)[: upto + 1]
+        key = store.add("run", INFO, LRSchedule.constant(100, 1e-3), steps, steps)
+        found = store.run(key)
+        assert found.state == state
+        assert found.outcome == pytest.approx(99.0 if state == "finished" else outcome, nan_ok=True)
+
+
+def test_a_run_beyond_its_plan_is_compared_by_the_steps_that_it_took(where: str) -> None:
+    store, steps = RunStore(where), np.arange(100, 15_001, 100)
+    store.add("longer", INFO, PLAN, steps, 1.0 + 1 / steps)
+    assert store.best(INFO, PLAN) is None
+    assert store.best(INFO, LRSchedule.constant(14_000, 1e-3)) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_runs_are_asked_for_by_what_they_are(where: str) -> None:
     store, first = filled(where)
     other = store.begin("second", RunInfo("train", project="else"), PLAN)
@@ -194,6 +247,20 @@ def test_the_prior_of_the_next_run_knows_the_finished_ones(where: str) -> None:
     assert blind.status is Status.NO_DATA
 
 
+def test_too_few_losses_to_learn_from_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lossforecast")
+    store, said = RunStore(tmp_path / "runs.db"), "with too few losses to learn from: few"
+    store.add("few", INFO, PLAN, STEPS[19::20], LOSSES[19::20])
+    assert store.prior(RunInfo("train", project=INFO.project), PLAN).past == ()
+    assert said not in caplog.text
+    assert store.prior(INFO, PLAN).past == ()
+    assert said in caplog.text
+    store.add("many", INFO, PLAN, STEPS, LOSSES)
+    assert len(store.prior(INFO, PLAN).past) == 1
+
+
 def test_nothing_is_learnt_from_other_metrics_projects_and_unfinished_runs(where: str) -> None:
     store, _ = filled(where, metric="train")
     filled(where, project="other")
@@ -233,6 +300,29 @@ def test_a_run_that_is_resumed_goes_on_and_one_that_has_ended_stays(where: str) 
     branch = store.begin("branch", INFO, PLAN, key)
     assert branch != key
     assert (store.run(key).state, store.run(branch).state) == ("finished", "running")
+
+
+def test_who_goes_on_with_a_run_is_its_only_writer(where: str) -> None:
+    store = RunStore(where)
+    key = store.begin("run", INFO, PLAN, owner="first")
+    store.save(key, History(), PLAN, owner="first")
+    for state in ("running", "stopped", "failed"):
+        if state != "running":
+            store.end(key, state, owner="second")
+        assert RunStore(where).begin("run", INFO, PLAN, key, owner="second") == key
+        assert store.owner(key) == "second"
+        for other in ("first", ""):
+            with pytest.raises(StoreError, match="goes on elsewhere"):
+                store.save(key, History(), PLAN, owner=other)
+            with pytest.raises(StoreError, match="goes on elsewhere"):
+                store.end(key, "finished", 1.0, owner=other)
+        assert store.run(key).state == "running"
+    store.end(key, "finished", 2.0, owner="second")
+    with pytest.raises(StoreError, match="has ended"):
+        store.save(key, History(), PLAN, owner="second")
+    assert store.begin("run", INFO, PLAN, key, owner="third") != key
+    assert store.run(key).outcome == 2.0
+    assert store.owner("nothing") is None
 
 
 def test_the_best_had_no_more_to_get_there(where: str) -> None:
@@ -371,6 +461,7 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
     store = RunStore(where)
     (run,) = store.runs()
     assert (run.name, run.state, run.outcome) == ("first", "finished", 2.5)
+    assert store.owner(run.key) == ""
     assert store.best(run.run, run.schedule) == 2.5
     (forecast,), (decision,) = store.forecasts(run.key), store.decisions(run.key)
     assert (forecast["mean"], decision["action"]) == (2.75, "stop")
@@ -379,6 +470,16 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
         for table in Tables.make().metadata.sorted_tables:
             found = {column["name"] for column in inspector.get_columns(table.name)}
             assert found == {column.name for column in table.columns}
+        version = connection.execute(sa.select(Tables.make().version)).scalar_one()
+    assert version == 2
+    store.end(store.begin("second", INFO, PLAN, owner="me"), "stopped", owner="me")
+
+
+def test_a_store_that_is_only_read_is_not_made(where: str) -> None:
+    with pytest.raises(StoreError, match="there is no store"):
+        RunStore(where, make=False)
+    _, key = filled(where)
+    assert RunStore(where, make=False).run(key).key == key
 
 
 def test_a_new_store_needs_no_migration(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,6 +530,61 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
         RunStore("oracle://me:secret@host/name")
 
 
+@pytest.mark.parametrize("name", ["a?b.db", "50%25.db", "50%.db", "a b#c.db", "file::memory:"])
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    store, key = filled(str(tmp_path / name))
+    assert {each.name.split("-")[0] for each in tmp_path.iterdir()} == {name}
+    assert pickle.loads(pickle.dumps(store)).run(key).key == key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@word:secret@host:5432/db",
+        "postgresql://me:secret@secret@host/db",
+        "postgresql://me@host:secret/db",
+    ],
+)
+def test_a_malformed_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="quote_plus") as caught:
+        RunStore(url)
+    assert "secret" not in "".join(traceback.format_exception_only(caught.value))
+    assert caught.value.__context__ is None  # that of the driver shows parts of it
+
+
+def test_a_store_in_memory_is_refused() -> None:
+    for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"):
+        with pytest.raises(ConfigurationError, match="in memory"):
+            RunStore(url)
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another session holds the runs; options of the URL stand beside the time limits."""
+    monkeypatch.setattr(database_room, "_ANSWER", 1.0)
+    url = f"{postgres}&options=-c%20application_name%3Dmine"
+    store = RunStore(url)
+    with store._connected("read", writes=False) as connection:
+        for setting, value in (
+            ("application_name", "mine"),
+            ("lock_timeout", "1s"),
+            ("statement_timeout", "1s"),
+        ):
+            assert connection.exec_driver_sql(f"SHOW {setting}").scalar() == value
+    engine = sa.create_engine(postgres, poolclass=sa.NullPool)
+    with engine.begin() as other:
+        other.exec_driver_sql("LOCK TABLE lossforecast_runs IN ACCESS EXCLUSIVE MODE")
+        recorder, start = RunRecorder(url, "run", INFO, PLAN), time.monotonic()
+        assert recorder.prior(None) is None
+        assert time.monotonic() - start < 10
+        assert "timeout" in caplog.text
+    with engine.begin() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            connection.execute(sa.text(f'DROP TABLE "{name}"'))
+    engine.dispose()
+
+
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     with pytest.raises(StoreError) as caught:
         RunStore("postgresql+psycopg://me:secret@127.0.0.1:1/runs")
@@ -436,12 +592,46 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    store, key = filled(str(tmp_path / "runs.db"))
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("schedule = '{}'", False),
+        ("schedule = 'no json'", False),
+        ("started = 'yesterday'", False),
+        ("curve = '{'", True),
+        ("curve = '{}'", True),
+        ("project = CAST(x'eda080' AS TEXT), dataset = 'text'", True),  # a lone surrogate
+    ],
+)
+def test_a_damaged_record_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, read: bool
+) -> None:
+    store, key = filled(str(tmp_path / "runs.db"), dataset="text")
+    sound = store.add("second", RunInfo(**{**vars(INFO), "dataset": "text"}), PLAN, STEPS, LOSSES)
     with closing(sqlite3.connect(tmp_path / "runs.db")) as raw, raw:
-        raw.execute("UPDATE lossforecast_runs SET schedule = '{}'")
-    with pytest.raises(StoreError, match=key):
-        store.runs()
+        raw.execute(f"UPDATE lossforecast_runs SET {damage} WHERE key = ?", [key])
+    about = RunInfo("val", "adamw", dataset="text")
+    assert [run.key for run in store.runs() if run.key != key] == [sound]
+    assert {past.name for past in store.prior(about, PLAN).past} - {key} == {sound}
+    assert store.best(about, PLAN) is not None
+    if "project" not in damage:
+        assert key in caplog.text
+    if not read:
+        with pytest.raises(StoreError, match=f"{key}.*damaged"):
+            store.run(key)
+    assert store.find(key[:8]) == (key, "first")
+    store.forget(key)
+    assert [run.key for run in store.runs()] == [sound]
+
+
+def test_words_that_no_database_takes_are_made_plain(where: str) -> None:
+    odd = RunInfo("val", project="a\udc80b\0")
+    store = RunStore(where)
+    key = store.add("n\udc80\0", odd, PLAN, STEPS, LOSSES)
+    assert (store.run(key).name, store.run(key).run.project) == ("n?", "a?b")
+    assert [run.key for run in store.runs(project="a\udc80b")] == [key]
+    assert store.best(store.run(key).run, PLAN) is not None
+    store.prior(odd, PLAN)
 
 
 def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
@@ -467,6 +657,11 @@ def test_the_store_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert default_path() == tmp_path / "mine.db"
     RunStore()
     assert (tmp_path / "mine.db").exists()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOSSFORECAST_STORE", f"sqlite:///{tmp_path}/other.db")
+    RunStore()
+    assert (tmp_path / "other.db").exists()
+    assert not (tmp_path / "sqlite:").exists()
     monkeypatch.delenv("LOSSFORECAST_STORE")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     if sys.platform == "linux":

@@ -8,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.history import History
-from lossforecast.records import ended
+from lossforecast.records import at_end, ended, overran
 
 __all__ = ["fared", "outcome"]
 
-_WHOLE = 0.98  # of the planned steps: from there on a run has ended
 _AROUND = 0.01  # share of the run on each side of a step over which its loss is averaged
 _LEVELS = ("80", "95")
 
 
 def outcome(history: History, total_steps: int) -> float | None:
-    """The mean of the last 2% of a run; None while it goes on."""
-    if history.last_step < _WHOLE * total_steps:
+    """The mean of the last 2% of a run; None while it goes on and where that is not finite."""
+    if history.last_step < at_end(total_steps):
         return None
-    found = ended(history)
+    found = ended(history, total_steps)
     return found if math.isfinite(found) else None
 
 
@@ -36,7 +35,7 @@ def fared(
     Returns:
         By "80" and "95", the numbers of forecasts "judged" and "held".
     """
-    end = outcome(history, total_steps)
+    end = None if overran(history, total_steps) else outcome(history, total_steps)
     bins = history.bins()
     sound = np.isfinite(bins.mean)
     step, loss, count = bins.step[sound], bins.mean[sound], bins.count[sound]

@@ -262,7 +262,10 @@ def test_an_ordinary_scheduler_is_left_alone_with_a_warning(
 
 def test_a_run_that_cannot_beat_the_best_of_the_store_is_stopped(tmp_path: Path) -> None:
     def run(level: float, **options: Any) -> int:
-        callback = TransformersLossForecast(store=tmp_path / "runs.db", every_n_steps=5, **options)
+        about = RunInfo(dataset="scripted losses")
+        callback = TransformersLossForecast(
+            store=tmp_path / "runs.db", every_n_steps=5, run=about, **options
+        )
         model = Scripted(lambda step: noisy(step) + level)
         trainer, _ = train(tmp_path, [callback], model=model)
         return trainer.state.global_step

@@ -195,7 +195,7 @@ def history(upto: int) -> History:
 
 def test_forecasts_are_judged_by_the_outcome() -> None:
     end = outcome(history(100), 100)
-    assert end == pytest.approx(np.mean([1 - t / 200 for t in (97, 98, 99)]))
+    assert end == pytest.approx(np.mean([1 - t / 200 for t in (98, 99)]))
     trail = [row(10, 0.4, 0.6), row(20, 0.6, 0.7), row(30, 0.2, 0.5), row(40, 0, 1, "no_data")]
     assert fared(trail, history(100), 100)["80"] == {"judged": 3, "held": 1}
     longer = {**row(50, 0.4, 0.6), "steps": [50, 200]}  # as was planned then
@@ -215,6 +215,14 @@ def test_a_run_that_broke_has_no_outcome() -> None:
     broken = History()
     broken.observe_many(range(100), [math.nan] * 100)
     assert outcome(broken, 100) is None
+
+
+def test_a_run_that_went_on_beyond_its_plan_is_judged_where_that_ended() -> None:
+    found = history(150)
+    assert outcome(found, 100) == pytest.approx(np.mean([1 - t / 200 for t in (147, 148, 149)]))
+    sees_it, sees_what_came_later = row(10, 0.49, 0.51), row(20, 0.25, 0.27)
+    trail = [sees_it, sees_what_came_later]
+    assert fared(trail, found, 100)["80"] == {"judged": 2, "held": 1}
 
 
 def test_runs_are_ranked_with_others_of_the_same_loss(told: list[Update]) -> None:

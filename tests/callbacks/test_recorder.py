@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sqlite3
 import subprocess
@@ -33,6 +34,23 @@ SCRIPT = Path(__file__).with_name("recorded.py")
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+class Scripted:
+    """A run of 400 steps that is taken on by and by."""
+
+    def __init__(self, store: Any, saved: Any = None) -> None:
+        self.optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+        self.monitor = TorchLossForecast(
+            self.optimizer, None, 400, store=store, every_n_steps=20, run=RunInfo(project="p")
+        )
+        if saved is not None:
+            self.monitor.load_state_dict(saved)
+
+    def go(self, until: int) -> None:
+        for step in range(self.monitor.steps, until):
+            self.monitor.step(2 + 3 * (step + 5.0) ** -0.5)
+            self.optimizer.step()
 
 
 def test_a_run_is_recorded_from_its_first_forecast_to_its_end(tmp_path: Path) -> None:
@@ -84,9 +102,49 @@ def test_the_next_run_learns_and_aims(tmp_path: Path, caplog: pytest.LogCaptureF
     assert other._monitor.target is None
 
 
-def test_a_run_that_cannot_beat_the_best_is_stopped(tmp_path: Path) -> None:
+def test_a_guessed_project_gives_no_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lossforecast")
     train(tmp_path / "runs.db")
-    worse = train(tmp_path / "runs.db", level=4.0, stop=True)
+    other = train(tmp_path / "runs.db", level=4.0, stop=True)
+    assert not other.should_stop
+    assert other._monitor.target is None
+    assert other.forecaster.prior.past
+    said = "the best of them is no target unless RunInfo names the project or the dataset"
+    assert caplog.text.count(said) == 2
+    about = RunInfo(dataset="this")
+    assert train(tmp_path / "runs.db", run=about)._monitor.target is None  # others have none
+    assert train(tmp_path / "runs.db", run=about, until=1)._monitor.target is not None
+    assert caplog.text.count(said) == 2
+
+
+def test_a_project_is_told_by_its_path_in_its_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path("src") / "train.py"
+    for name in ("repoA", "repoB", "none"):
+        (tmp_path / name / "src").mkdir(parents=True)
+        if name != "none":
+            (tmp_path / name / ".git").mkdir()
+    main = sys.modules["__main__"]
+    for name, project in (
+        ("repoA", "repoA/src/train"),
+        ("repoB", "repoB/src/train"),
+        ("none", f"{tmp_path.as_posix()}/none/src/train"),
+    ):
+        monkeypatch.setattr(main, "__file__", str(tmp_path / name / script), raising=False)
+        assert recorder._project() == project
+    monkeypatch.delattr(main, "__file__")
+    for name, project in (("repoA", "repoA/src"), ("none", f"{tmp_path.as_posix()}/none/src")):
+        monkeypatch.chdir(tmp_path / name / "src")
+        assert recorder._project() == project
+
+
+def test_a_run_that_cannot_beat_the_best_is_stopped(tmp_path: Path) -> None:
+    about = RunInfo(project="one")
+    train(tmp_path / "runs.db", run=about)
+    worse = train(tmp_path / "runs.db", level=4.0, stop=True, run=about)
     assert worse.should_stop
     assert worse.steps < 200
     run, _ = RunStore(tmp_path / "runs.db").runs()
@@ -111,6 +169,106 @@ def test_a_resumed_run_goes_on_in_its_record(tmp_path: Path) -> None:
     assert whole.forecast is not None
     train(tmp_path / "runs.db", state=part.saved)  # a branch: what is finished stays
     assert [run.state for run in store.runs()] == ["finished", "finished"]
+
+
+def test_two_that_go_on_from_one_checkpoint_have_a_record_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that lives on while another is resumed from its checkpoint, and finishes first."""
+    caplog.set_level(logging.INFO, "lossforecast")
+    store = RunStore(tmp_path / "runs.db")  # shared by both
+    first = Scripted(store)
+    first.go(100)
+    saved = first.monitor.state_dict()
+    second = Scripted(store, saved)
+    second.go(400)
+    second.monitor.close()
+    (done,) = store.runs()
+    first.go(400)
+    first.monitor.close()
+    own, kept = store.runs()
+    assert kept == done
+    assert [run.state for run in (own, kept)] == ["finished", "finished"]
+    assert own.key == first.monitor._monitor.recorder.key  # type: ignore[union-attr]
+    assert store.history(own.key).n_observed == 400
+    told = [each.message for each in caplog.records if "another run goes on" in each.message]
+    assert len(told) == 1
+
+
+def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    first = Scripted(store)
+    first.go(200)
+    saved = first.monitor.state_dict()
+    first.monitor.close()
+    assert [run.state for run in store.runs()] == ["stopped"]
+    second = Scripted(store, saved)
+    second.go(400)
+    second.monitor.close()
+    assert [run.state for run in store.runs()] == ["finished"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_could_not_be_watched_to_its_end_is_not_finished(tmp_path: Path) -> None:
+    """Its losses are nan in the end, or forecasting failed before."""
+    store = RunStore(tmp_path / "runs.db")
+    broken, failed = Scripted(store), Scripted(store)
+    broken.go(395)
+    for _ in range(5):
+        broken.monitor.step(float("nan"))
+        broken.optimizer.step()
+    broken.monitor.close()
+    failed.go(395)
+    failed.monitor.switched_off = True
+    failed.go(400)
+    failed.monitor.close()
+    runs = store.runs()
+    assert [run.state for run in runs] == ["stopped", "stopped"]
+    assert all(run.outcome != run.outcome for run in runs)
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+@pytest.mark.parametrize(("until", "state"), [(400, "finished"), (210, "stopped")])
+def test_a_loop_that_nobody_closes_is_stored_to_its_end(
+    tmp_path: Path, until: int, state: str, in_use: bool
+) -> None:
+    """Its last losses come after its last forecast, at step 380 or 200."""
+    call = f"recorded.train({str(tmp_path / 'runs.db')!r}, until={until})"
+    script = f"import recorded; {'monitor = ' * in_use}{call}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    store = RunStore(tmp_path / "runs.db")
+    (run,) = store.runs()
+    assert (run.state, run.step) == (state, until - 1)
+    assert store.forecasts(run.key)[-1]["made_at"] == until - 1
+
+
+def test_a_monitor_that_is_let_go_of_ends_its_run(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    run = Scripted(store)
+    run.go(30)
+    del run.monitor
+    assert [run.state for run in store.runs()] == ["stopped"]
+
+
+def test_a_run_that_is_forgotten_is_written_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    run = Scripted(store)
+    run.go(200)
+    deadline = time.monotonic() + 30
+    while not store.runs() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    store.forget(store.runs()[0].key)
+    run.go(400)
+    run.monitor.close()
+    assert store.runs() == []
+    assert [each for each in told(caplog) if "it is stored no more" in each] == told(caplog)
+    assert len(told(caplog)) == 1
 
 
 def test_a_run_that_fails_is_marked(tmp_path: Path) -> None:
@@ -216,6 +374,40 @@ def test_no_decision_is_lost_while_the_store_is_locked(
     store = RunStore(tmp_path / "runs.db")
     (run,) = store.runs()
     assert [row["step"] for row in store.decisions(run.key)] == [*range(10, 101, 10)]
+
+
+def test_whatever_goes_wrong_with_the_past_training_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(RunStore, "prior", fail)
+    assert train(tmp_path / "runs.db").forecast is not None
+    assert [each.split(";")[0] for each in told(caplog)] == ["a bug"]
+    assert [run.state for run in RunStore(tmp_path / "runs.db").runs()] == ["finished"]
+
+
+def test_what_waits_for_a_store_that_is_down_stays_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "_PATIENCE", 5.0)
+    monkeypatch.setattr(recorder, "_MOST", 10)
+    waiting: list[Any] = []
+    written = recorder.RunRecorder._write
+
+    def watched(self: Any, flush: Any) -> None:
+        waiting.append(flush.forecasts)
+        written(self, flush)
+
+    monkeypatch.setattr(recorder.RunRecorder, "_write", watched)
+    train("postgresql+psycopg://me@127.0.0.1:1/runs", every_n_steps=5)  # 80 forecasts
+    assert max(len(each) for each in waiting) <= 10
+    made = [row["made_at"] for row in waiting[-1]]
+    assert made[-1] == 399
+    assert made[0] < 200
+    assert made == sorted(made)
+    assert len(json.dumps(waiting[-1])) < 10_000  # plain rows, not whole forecasts
 
 
 def test_a_file_that_is_no_store_is_left_alone(
