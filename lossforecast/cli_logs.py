@@ -24,7 +24,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log_formats import found_in
-from lossforecast.lookback import LookBack, Moment, look_back, points
+from lossforecast.lookback import LookBack, Moment, look_back, observed
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
 from lossforecast.recommendation import Recommendation
@@ -199,6 +199,7 @@ def _replayed(log: Log, back: LookBack) -> dict[str, Any]:
         **_of_log(log, back.total_steps),
         "target": back.target,
         "outcome": truth,
+        "broke_after": back.broke_after,
         "stopped_at": None if stop is None else stop.step,
         "saved": back.saved,
         "rightly": back.rightly,
@@ -245,7 +246,12 @@ def _cells(moment: Moment, truth: float | None) -> list[str]:
 
 def _conclusions(log: Log, back: LookBack) -> list[str]:
     stop, lines = back.stop, []
-    if back.outcome is None:
+    if back.broke_after is not None:
+        lines.append(
+            f"It broke after step {back.broke_after:,} of {back.total_steps:,}, where its losses "
+            "turn nan or infinite: there is no outcome to compare with."
+        )
+    elif back.outcome is None:
         lines.append(
             f"The log ends at step {log.history.last_step:,} of {back.total_steps:,}: there is no "
             "outcome to compare with."
@@ -293,8 +299,7 @@ class _Look:
                 f"is taken to be held. Give --schedule, {SPEC}"
             )
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
-        steps, losses = points(log.history)
-        forecaster.observe_many(steps, losses)
+        forecaster.observe_many(*observed(log.history))
         forecast = forecaster.forecast()
         return cls(log, forecaster, forecast, forecaster.recommend(target), target)
 

@@ -127,14 +127,28 @@ def test_would_it_have_saved_compute(tmp_path: Path) -> None:
     assert (good["stopped_at"], good["saved"], good["rightly"]) == (None, 0.0, None)
 
 
-def test_a_run_that_broke_is_seen_to_break(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", 1_000)
+def write_broken_log(path: Path, first: int, last: int) -> Path:
+    """Losses that turn nan."""
+    log = write_log(path, first - 10)
     with log.open("a") as file:
-        file.writelines(f"{step},nan,0.001\n" for step in range(1_010, 1_500, 10))
-    found = told("replay", log, "--total-steps", TOTAL, "--schedule", SPEC)
-    assert found["moments"][-1]["reason"] == "non_finite"
-    assert 1_000 < found["stopped_at"] <= 1_500
+        file.writelines(f"{step},nan,0.001\n" for step in range(first, last + 1, 10))
+    return log
+
+
+@pytest.mark.parametrize(("first", "last"), [(1_010, 1_490), (1_010, TOTAL), (1_980, TOTAL)])
+def test_a_run_that_broke_is_seen_to_break(tmp_path: Path, first: int, last: int) -> None:
+    log = write_broken_log(tmp_path / "log.csv", first, last)
+    options = (log, "--total-steps", TOTAL, "--schedule", SPEC, "--target", 4.0)
+    found = told("replay", *options)
+    assert (found["outcome"], found["broke_after"]) == (None, first - 10)
+    assert found["rightly"] is None
     assert any("nan or infinite" in note for note in found["notes"])
+    if first == 1_010:
+        assert found["moments"][-1]["reason"] == "non_finite"
+        assert 1_000 < found["stopped_at"] <= 1_500
+    done = run("replay", *options)
+    assert f"It broke after step {first - 10:,}" in done.stdout
+    assert "It ended at" not in done.stdout
 
 
 def test_several_logs_are_replayed_in_turn(tmp_path: Path) -> None:
@@ -161,6 +175,13 @@ def test_a_run_in_progress_is_forecast(tmp_path: Path) -> None:
     picture = run("forecast", log, *options, "--plot", tmp_path / "f.svg")
     assert picture.returncode == 0, picture.stderr
     assert "<svg" in (tmp_path / "f.svg").read_text()
+
+
+def test_a_run_in_progress_that_broke_is_stopped(tmp_path: Path) -> None:
+    log = write_broken_log(tmp_path / "log.csv", 1_010, 1_490)
+    found = told("forecast", log, "--total-steps", TOTAL, "--schedule", SPEC)
+    assert (found["action"], found["reason"]) == ("stop", "non_finite")
+    assert "non_finite" in found["caveats"]
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
