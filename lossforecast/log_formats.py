@@ -36,6 +36,10 @@ _STEPS = (
 _ABSENT = ("", "none", "null", "na", "n/a")
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
 _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
+_NO_RATE = re.compile(
+    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
+    r"($|[^a-z])"
+)
 _EVENTS = "TensorBoard events"
 _HEAD = 4096  # bytes by which a file is recognised
 _FRAME = 16  # bytes of a record besides its content: the length, and two checksums
@@ -65,12 +69,14 @@ class Source:
 
 def is_loss(name: str) -> bool:
     """Whether a column is called like a loss."""
-    return _LOSS.search(name.lower()) is not None and not is_rate(name)
+    word = name.lower()
+    return _LOSS.search(word) is not None and _RATE.search(word) is None
 
 
 def is_rate(name: str) -> bool:
-    """Whether a column is called like a learning rate."""
-    return _RATE.search(name.lower()) is not None
+    """Whether a column is called like a learning rate, and not like what is logged beside it."""
+    word = name.lower()
+    return _RATE.search(word) is not None and _NO_RATE.search(word) is None
 
 
 def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> Source:

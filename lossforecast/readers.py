@@ -1,5 +1,6 @@
 """`read_log`: the losses and learning rates of a run, from the log that its tracker wrote."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -142,6 +143,8 @@ def read_log(
     asked = {name for name in (column, rate_column) if name is not None}
     series: dict[str, _Series] = {}
     for name, step, value in source.read(lambda n: n in asked or is_loss(n) or is_rate(n)):
+        if not math.isfinite(value) and (name == rate_column or is_rate(name)):
+            continue
         if name not in series:
             series[name] = _Series()
         series[name].add(step, value)
@@ -155,7 +158,8 @@ def read_log(
     chosen = column or _chosen(source, losses, metric)
     loss = series[chosen]
     loss.check(source, chosen)
-    rate = rate_column or _rate(series)
+    notes = [*source.notes, *loss.notes()]
+    rate = rate_column or _rate(series, chosen, notes)
     found = series[rate].history.bins() if rate is not None else History().bins()
     steps = np.rint(found.step).astype(np.int64)
     sound = np.isfinite(found.mean) & (found.mean >= 0)
@@ -170,7 +174,7 @@ def read_log(
         rates=found.mean[sound],
         total_steps=source.total_steps,
         others=tuple(name for name in losses if name != chosen),
-        notes=(*source.notes, *loss.notes()),
+        notes=tuple(notes),
     )
 
 
@@ -180,15 +184,18 @@ class _Series:
     def __init__(self) -> None:
         self.history = History(_BINS)
         self.points = self.rewinds = 0
-        self._last = -1
+        self._last, self._finite = -1, False
         self._steps: list[int] = []
         self._values: list[float] = []
 
     def add(self, step: int, value: float) -> None:
-        """One more point."""
+        """One more point; at a step that has a finite value, nan is a cell that is missing."""
+        finite = math.isfinite(value)
+        if step == self._last and self._finite and not finite:
+            return
         self.points += 1
         self.rewinds += step < self._last
-        self._last = step
+        self._last, self._finite = step, finite
         self._steps.append(step)
         self._values.append(value)
         if len(self._steps) >= _CHUNK:
@@ -232,7 +239,7 @@ def _chosen(source: Source, losses: Sequence[str], metric: str | None) -> str:
             f"{source.path} ({source.kind}) has no loss{kind} that is known by its name; it has "
             f"{_listed(source)}. Name one with --column"
         )
-    runs = {name.rpartition(" - ")[0] for name in fitting if " - " in name}
+    runs = {_run_of(name) for name in fitting if " - " in name}
     if len(runs) > 1:
         raise ConfigurationError(
             f"{source.path} ({source.kind}) holds {len(runs)} runs: name one with --column, "
@@ -247,11 +254,26 @@ def _chosen(source: Source, losses: Sequence[str], metric: str | None) -> str:
     return min(fitting, key=rank)
 
 
-def _rate(series: dict[str, _Series]) -> str | None:
-    """The learning rate: of several, the first of the largest."""
-    rates = [name for name in series if is_rate(name)]
-    peaks = [float(np.nanmax(series[name].history.bins().mean, initial=0.0)) for name in rates]
-    return rates[peaks.index(max(peaks))] if rates else None
+def _rate(series: dict[str, _Series], loss: str, notes: list[str]) -> str | None:
+    """The learning rate of the run that the loss is of: of several, the first of the largest."""
+    rates = [name for name in series if is_rate(name) and _run_of(name) in ("", _run_of(loss))]
+    if not rates:
+        return None
+    bins = [series[name].history.bins().mean for name in rates]
+    peaks = [float(np.max(rate, initial=0.0, where=np.isfinite(rate))) for rate in bins]
+    rate = rates[peaks.index(max(peaks))]
+    if len(rates) > 1:
+        others = ", ".join(repr(name) for name in rates if name != rate)
+        notes.append(
+            f"{rate!r} is taken for the learning rate, the largest of {len(rates)}; name another "
+            f"with --lr-column: {others}"
+        )
+    return rate
+
+
+def _run_of(column: str) -> str:
+    """The run that a column of a W&B panel belongs to, as in "run - train/loss"."""
+    return column.rpartition(" - ")[0]
 
 
 def _metric(column: str) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def loss_at(step: int) -> float:
 
 def rate_at(step: int) -> float:
     return float(LRSchedule.cosine(STEPS, 0.1).lr(np.array([max(step, 1)]))[0])
+
+
+def write_csv(path: Path, header: str, rows: Iterable[Sequence[object]]) -> Path:
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def seen(log: Log) -> dict[int, float]:
@@ -55,7 +62,7 @@ class Module(pl.LightningModule):
         self.log("val_loss", loss_at(self.global_step))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
@@ -73,7 +80,9 @@ def lightning_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 CSVLogger(folder, name="csv", version=""),
                 TensorBoardLogger(folder, name="tb", version=""),
             ],
-            callbacks=[pl.callbacks.LearningRateMonitor("step")],
+            callbacks=[
+                pl.callbacks.LearningRateMonitor("step", log_momentum=True, log_weight_decay=True)
+            ],
             log_every_n_steps=5,
             enable_progress_bar=False,
             enable_checkpointing=False,
@@ -267,6 +276,41 @@ def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
     assert not log.notes
     (note,) = read_log(rename_column(path, "train/global_step", "other")).notes
     assert "'_step' is taken for optimizer steps" in note
+
+
+def test_what_is_logged_beside_the_rate_is_none(tmp_path: Path) -> None:
+    others = ["lr_scale", "lr-mult", "lr/weight_decay", "lr-Adam-momentum", "lr_wd", "lr_beta1"]
+    rows = [[i, loss_at(i), rate_at(i), *[1] * len(others)] for i in range(STEPS)]
+    path = write_csv(tmp_path / "log.csv", ",".join(["step", "loss", "lr", *others]), rows)
+    log = read_log(path)
+    assert (log.rate_column, log.notes, log.others) == ("lr", (), ())
+
+
+def test_of_several_rates_the_largest_is_taken_and_said(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i), rate_at(i) / 10, rate_at(i)] for i in range(STEPS)]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,loss,lr-small,lr-large", rows))
+    assert log.rate_column == "lr-large"
+    assert any("'lr-large' is taken" in note and "'lr-small'" in note for note in log.notes)
+
+
+def test_the_commonest_name_is_taken_for_the_loss(tmp_path: Path) -> None:
+    rows = [[i, 1.0, loss_at(i), 0.1] for i in range(STEPS)]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,router_loss,train_loss,lr", rows))
+    assert (log.column, log.others) == ("train_loss", ("router_loss",))
+
+
+def test_the_rate_of_another_run_is_none_of_this(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i), 0.1, loss_at(i), 9] for i in range(STEPS)]
+    header = "Step,a-1 - loss,a-1 - lr,b-2 - loss,b-2 - lr"
+    log = read_log(write_csv(tmp_path / "log.csv", header, rows), column="a-1 - loss")
+    assert log.rate_column == "a-1 - lr"
+
+
+def test_nan_in_a_missing_cell_erases_nothing(tmp_path: Path) -> None:
+    rows = [row for i in range(STEPS) for row in ([i, loss_at(i), 0.1], [i, "NaN", "NaN"])]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,loss,lr", rows))
+    assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
+    assert (log.notes, len(log.rates)) == ((), STEPS)
 
 
 def rename_column(path: Path, old: str, new: str) -> Path:
