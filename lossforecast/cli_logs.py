@@ -76,6 +76,7 @@ def add_replay(app: "typer.Typer") -> None:
                     options.plan(log),
                     options.run(log.metric, log.column),
                     target=target,
+                    steps_taken=log.steps_taken,
                 )
                 found.append(_replayed(log, back))
                 _print_replay(log, back, shares, to_stderr=STANDARD_OUTPUT in (json_, plot))
@@ -253,7 +254,7 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
         )
     elif back.outcome is None:
         lines.append(
-            f"The log ends at step {log.history.last_step:,} of {back.total_steps:,}: there is no "
+            f"The log ends at step {log.steps_taken:,} of {back.total_steps:,}: there is no "
             "outcome to compare with."
         )
     else:
@@ -288,11 +289,11 @@ class _Look:
     @classmethod
     def at(cls, path: Path, options: LogOptions, target: float | None = None) -> "_Look":
         log = options.read(path)
-        plan, run = options.plan(log), options.run(log.metric, log.column)
         if options.total_steps is None and log.total_steps is None:
             raise ConfigurationError(
                 f"{log.path} ({log.kind}) does not say how long the run is: give --total-steps"
             )
+        plan, run = options.plan(log), options.run(log.metric, log.column)
         if Caveat.LR_ASSUMED in plan.caveats:
             note(
                 f"the learning rate after step {log.rate_steps[-1]:,} is not known: the last one "

@@ -16,9 +16,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.windows import mean_step
 
-__all__ = ["Points", "Source", "found_in", "is_loss", "is_rate", "open_log"]
+__all__ = [
+    "Points",
+    "Source",
+    "found_in",
+    "is_loss",
+    "is_rate",
+    "metric_of",
+    "open_log",
+    "run_of",
+    "words",
+]
 
 Points = Iterator[tuple[str, int, float]]
 Wanted = Callable[[str], bool]
@@ -34,8 +43,13 @@ _STEPS = (
     "iter",
 )
 _ABSENT = ("", "none", "null", "na", "n/a")
+_NOTHING = (*_ABSENT, "nan")
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
 _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
+_VALIDATION = re.compile(
+    r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
+    r"($|[^a-z]|loss)"
+)
 _NO_RATE = re.compile(
     r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
     r"($|[^a-z])"
@@ -54,7 +68,8 @@ class Source:
         path: the file, or the folder of event files.
         kind: the format, for people.
         read: the points of the columns that are wanted; also fills `columns`.
-        columns: the names seen so far.
+        columns: the names seen so far, each with the last step it has a value at, or -1.
+        steps_taken: of the run, where the log has it.
         total_steps: length of the run, where the log has it.
         notes: what people should know of what was read.
     """
@@ -62,20 +77,36 @@ class Source:
     path: Path
     kind: str
     read: Callable[[Wanted], Points] = field(repr=False)
-    columns: dict[str, None] = field(default_factory=dict)
+    columns: dict[str, int] = field(default_factory=dict)
+    steps_taken: int | None = None
     total_steps: int | None = None
     notes: list[str] = field(default_factory=list)
 
 
+def metric_of(name: str) -> str:
+    """Whether a loss is of training or validation, by its name."""
+    return "val" if _VALIDATION.search(words(name)) else "train"
+
+
+def run_of(name: str) -> str:
+    """The run that a column of a W&B panel belongs to, as in "run - train/loss"."""
+    return name.rpartition(" - ")[0]
+
+
+def words(name: str) -> str:
+    """A name in lower case, its words apart: train_loss for trainLoss."""
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+
+
 def is_loss(name: str) -> bool:
     """Whether a column is called like a loss."""
-    word = name.lower()
+    word = words(name)
     return _LOSS.search(word) is not None and _RATE.search(word) is None
 
 
 def is_rate(name: str) -> bool:
     """Whether a column is called like a learning rate, and not like what is logged beside it."""
-    word = name.lower()
+    word = words(name)
     return _RATE.search(word) is not None and _NO_RATE.search(word) is None
 
 
@@ -167,7 +198,7 @@ def _events(source: Source, files: Iterable[Path], wanted: Wanted) -> Points:
                 which = value.WhichOneof("value")
                 if which not in ("simple_value", "tensor"):
                     continue
-                source.columns[value.tag] = None
+                source.columns[value.tag] = event.step
                 if not wanted(value.tag):
                     continue
                 if which == "simple_value":
@@ -237,9 +268,8 @@ def _table(path: Path, step_column: str | None) -> Source:
             f"{step!r} is taken for optimizer steps; where it counts calls of wandb.log, name "
             "another with --step-column"
         )
-    source.columns = dict.fromkeys(
-        name for name in header if name != step and not name.endswith(("__MIN", "__MAX"))
-    )
+    names = [name for name in header if name != step and not name.endswith(("__MIN", "__MAX"))]
+    source.columns = dict.fromkeys(names, -1)
     return source
 
 
@@ -247,8 +277,8 @@ def _cells(
     source: Source, header: list[str], delimiter: str, step_column: str, wanted: Wanted
 ) -> Points:
     path, at = source.path, header.index(step_column)
-    columns = [(i, name) for i, name in enumerate(header) if name in source.columns]
-    columns = [(i, name) for i, name in columns if wanted(name)]
+    named = [(i, name) for i, name in enumerate(header) if name in source.columns]
+    columns = [(i, name) for i, name in named if wanted(name)]
     with _text(path) as file:
         rows = csv.reader(_whole_lines(source, file), delimiter=delimiter)
         next(rows)
@@ -265,6 +295,9 @@ def _cells(
                 step = _step(row[at], where, step_column)
                 if step is None:
                     continue
+                for i, name in named:
+                    if row[i].strip().lower() not in _NOTHING:
+                        source.columns[name] = step
                 for i, name in columns:
                     value = _value(row[i], where, name)
                     if value is not None:
@@ -295,7 +328,8 @@ def _objects(source: Source, step_column: str | None, wanted: Wanted) -> Points:
                     raise ConfigurationError(
                         f"{where} is no object of names and numbers: {line:.60}"
                     )
-                source.columns.update(dict.fromkeys(name for name in row if name != column))
+                for name in row:
+                    source.columns.setdefault(name, -1)
                 if column is None:
                     column = _known_step(list(row))
                 step = None if column is None else _step(row.get(column), where, column)
@@ -304,6 +338,8 @@ def _objects(source: Source, step_column: str | None, wanted: Wanted) -> Points:
                 any_step = True
                 source.columns.pop(str(column), None)
                 for name, cell in row.items():
+                    if name != column and cell is not None:
+                        source.columns[name] = step
                     value = _value(cell, where, name) if name != column and wanted(name) else None
                     if value is not None:
                         yield name, step, value
@@ -331,25 +367,23 @@ def _trainer_state(path: Path) -> Source:
     )
     total = state.get("max_steps")
     source.total_steps = total if isinstance(total, int) and total > 0 else None
+    taken = state.get("global_step")
+    source.steps_taken = taken if isinstance(taken, int) and taken >= 0 else 0
     return source
 
 
 def _history(source: Source, history: Iterable[Mapping[str, Any]], wanted: Wanted) -> Points:
-    before = 0
     for number, row in enumerate(history, 1):
         where = f"{source.path}, row {number} of log_history"
-        source.columns.update(dict.fromkeys(name for name in row if name not in ("step", "epoch")))
         step = _step(row.get("step"), where, "step")
         if step is None:
             continue
         for name, cell in row.items():
-            value = _value(cell, where, name) if name in source.columns and wanted(name) else None
-            if value is None:
+            if name in ("step", "epoch"):
                 continue
-            if name == "loss":  # the mean since it was logged before
-                yield name, int(mean_step(min(before, step - 1), max(step - 1, 0))), value
-                before = step
-            else:
+            source.columns[name] = step
+            value = _value(cell, where, name) if wanted(name) else None
+            if value is not None:
                 yield name, step, value
 
 

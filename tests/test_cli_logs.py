@@ -184,6 +184,43 @@ def test_a_run_in_progress_that_broke_is_stopped(tmp_path: Path) -> None:
     assert "non_finite" in found["caveats"]
 
 
+def test_a_length_that_is_assumed_is_said(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv")
+    said = "how long the run is, is not known: taken to end with its log, at step 2,000"
+    assert said in run("replay", log).stderr
+    assert said not in run("replay", log, "--total-steps", TOTAL).stderr
+    for wrong in (0, -5):
+        done = run("replay", log, "--total-steps", wrong)
+        assert done.returncode == 2
+        assert "--total-steps" in done.stderr
+
+
+def test_a_schedule_that_the_log_contradicts_is_said(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    options = ("forecast", log, "--total-steps", TOTAL, "--schedule")
+    done = run(*options, "wsd:peak=2e-3,warmup=100")
+    assert "contradict --schedule" in done.stderr
+    assert "lr_off_plan" in done.stdout
+    assert "contradict" not in run(*options, SPEC).stderr
+
+
+def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
+    """The mean of the last window belongs to a step long before the last."""
+    rows = [
+        {"step": s, "loss": 2 + 9 / s, "learning_rate": 1e-3 * (1 - s / 400)}
+        for s in range(40, 401, 40)
+    ]
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": rows, "max_steps": 400, "global_step": 400}))
+    assert run("forecast", path, "--follow", "--every", 0.1).returncode == 0
+    found = told("replay", path)
+    assert found["outcome"] == pytest.approx(2 + 9 / 360, rel=1e-3)
+    (tmp_path / "part").mkdir()
+    part = tmp_path / "part" / "trainer_state.json"
+    part.write_text(json.dumps({"log_history": rows[:6], "max_steps": 400, "global_step": 240}))
+    assert told("replay", part)["outcome"] is None
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     bare = write_log(tmp_path / "bare.csv", 800, rates=False)
     log = write_log(tmp_path / "log.csv", 800)

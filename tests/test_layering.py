@@ -72,6 +72,7 @@ ROOMS = (
     "store",
     "windows",
     "log_formats",
+    "log_steps",
     "readers",
     "lookback",
     "plot",

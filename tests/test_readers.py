@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lossforecast import Caveat, ConfigurationError, LRSchedule
 from lossforecast.readers import Log, read_log
@@ -109,7 +110,11 @@ def test_lightning(lightning_logs: Path, what: str) -> None:
     assert log.others == ("val_loss",)
     val = read_log(lightning_logs / what, metric="val")
     assert (val.column, val.metric) == ("val_loss", "val")
-    assert len(seen(val)) == STEPS // 50
+    assert set(seen(val)) == set(range(50, STEPS + 1, 50))  # written one step earlier
+    for step, loss in seen(val).items():
+        assert loss == pytest.approx(loss_at(step), rel=1e-6)
+    assert log.steps_taken == val.steps_taken == STEPS
+    assert val.plan(STEPS).total_steps == STEPS
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +124,7 @@ def trainer_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=17, n_positions=16, n_embd=16, n_layer=1, n_head=2)
     row = {"input_ids": torch.arange(16), "labels": torch.arange(16)}
+    events: Any = TensorBoardCallback(SummaryWriter(str(folder / "tb")))  # type: ignore
     trainer = Trainer(
         model=GPT2LMHeadModel(config),
         args=TrainingArguments(
@@ -138,6 +144,7 @@ def trainer_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
         ),
         train_dataset=[row] * 64,
         eval_dataset=[row] * 2,
+        callbacks=[events],
     )
     trainer.train()
     return folder, trainer.state.log_history
@@ -161,6 +168,14 @@ def test_hugging_face(trainer_state: tuple[Path, list[dict[str, Any]]]) -> None:
     val = read_log(folder / "checkpoint-60" / "trainer_state.json", column="eval_loss")
     assert val.metric == "val"
     assert seen(val) == {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert log.steps_taken == val.steps_taken == 60
+    assert read_log(folder / "checkpoint-30").steps_taken == 30
+    for total in (None, 60):  # the same from its event files
+        events = read_log(folder / "tb", total_steps=total)
+        assert (events.column, events.steps_taken) == ("train/loss", 60)
+        assert events.rate_column == "train/learning_rate"
+        assert seen(events) == pytest.approx(truth, rel=1e-6)
+        assert any("Hugging Face Trainer" in note for note in events.notes)
 
 
 def write_events(folder: Path, steps: range = range(STEPS), suffix: str = "") -> None:
@@ -216,12 +231,13 @@ def test_csv_with_names_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     lines = [f"{i},{loss_at(i)},{rate_at(i)},{i}" for i in range(STEPS)]
     path.write_text("updates,objective,eta,n\n" + "\n".join(lines) + "\n")
-    for options, missing in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "no column of optimizer steps.*updates, objective, eta, n"),
         ({"step_column": "updates"}, "no loss that is known by its name.*objective"),
         ({"step_column": "updates", "column": "cost"}, "no values of 'cost'"),
         ({"step_column": "batch"}, "no column 'batch'"),
-    ):
+    ]
+    for options, missing in cases:
         with pytest.raises(ConfigurationError, match=missing):
             read_log(path, **options)
     log = read_log(path, step_column="updates", column="objective", rate_column="eta")
@@ -278,6 +294,38 @@ def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
     assert "'_step' is taken for optimizer steps" in note
 
 
+def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
+    rows = [[i + 1, loss_at(i), rate_at(i)] for i in range(STEPS)]
+    path = write_csv(tmp_path / "log.csv", "step,train_loss,lr", rows)
+    log = read_log(path, total_steps=STEPS)
+    assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
+    assert log.steps_taken == STEPS
+    assert log.plan(STEPS).total_steps == STEPS
+    assert any("taken as numbered from 1" in note for note in log.notes)
+    assert read_log(path).steps_taken == STEPS + 1  # nothing tells
+
+
+def test_the_end_of_a_run_is_that_of_all_its_columns(tmp_path: Path) -> None:
+    """A training loss every 50 steps, a validation loss after the last; samples beside them."""
+    rows = [[i, loss_at(i), "", ""] for i in range(0, STEPS, 50)]
+    rows += [[STEPS, "", 2.5, ""], [64 * STEPS, "", "", 2.5]]
+    header = "step,train_loss,val_loss,loss vs samples"
+    log = read_log(write_csv(tmp_path / "log.csv", header, rows))
+    assert (log.column, log.steps_taken) == ("train_loss", STEPS)
+
+
+def test_a_plan_that_the_logged_rates_contradict(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i), rate_at(i)] for i in range(100)]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,train_loss,lr", rows))
+    held = LRSchedule.constant(STEPS, 0.1)
+    plan = log.plan(STEPS, held)
+    assert Caveat.LR_OFF_PLAN in plan.caveats
+    at = np.array([10, 50, 99])  # as logged; what is planned comes after it
+    np.testing.assert_allclose(plan.lr(at), [rate_at(int(i)) for i in at])
+    np.testing.assert_allclose(plan.lr(np.array([101, STEPS])), 0.1)
+    assert log.plan(STEPS, LRSchedule.cosine(STEPS, 0.1)).caveats == frozenset()
+
+
 def test_what_is_logged_beside_the_rate_is_none(tmp_path: Path) -> None:
     others = ["lr_scale", "lr-mult", "lr/weight_decay", "lr-Adam-momentum", "lr_wd", "lr_beta1"]
     rows = [[i, loss_at(i), rate_at(i), *[1] * len(others)] for i in range(STEPS)]
@@ -293,10 +341,24 @@ def test_of_several_rates_the_largest_is_taken_and_said(tmp_path: Path) -> None:
     assert any("'lr-large' is taken" in note and "'lr-small'" in note for note in log.notes)
 
 
-def test_the_commonest_name_is_taken_for_the_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("header", "column", "metric"),
+    [
+        ("router_loss,train_loss", "train_loss", "train"),
+        ("value_loss,loss", "loss", "train"),
+        ("value_loss,val_loss", "value_loss", "train"),
+        ("aux_loss,total_loss", "total_loss", "train"),
+        ("valLoss,trainLoss", "trainLoss", "train"),
+        ("accuracy,valLoss", "valLoss", "val"),
+        ("accuracy,validation/loss", "validation/loss", "val"),
+    ],
+)
+def test_the_commonest_name_is_taken_for_the_loss(
+    tmp_path: Path, header: str, column: str, metric: str
+) -> None:
     rows = [[i, 1.0, loss_at(i), 0.1] for i in range(STEPS)]
-    log = read_log(write_csv(tmp_path / "log.csv", "step,router_loss,train_loss,lr", rows))
-    assert (log.column, log.others) == ("train_loss", ("router_loss",))
+    log = read_log(write_csv(tmp_path / "log.csv", f"step,{header},lr", rows))
+    assert (log.column, log.metric) == (column, metric)
 
 
 def test_the_rate_of_another_run_is_none_of_this(tmp_path: Path) -> None:
