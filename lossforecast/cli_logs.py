@@ -24,6 +24,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log_formats import found_in
+from lossforecast.log_source import NothingLoggedError
 from lossforecast.lookback import LookBack, Moment, look_back, observed
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
@@ -114,7 +115,7 @@ def add_forecast(app: "typer.Typer") -> None:
             check_plot(plot)
             if follow and STANDARD_OUTPUT in (json_, plot):
                 raise ConfigurationError("--follow writes many times: give --json and --plot paths")
-            seen = _sizes(log_)
+            seen = _awaited(log_, options, every) if follow else {}
             look = _Look.at(log_, options, target)
             look.show(json_, plot, brief=False)
             while follow and not look.over:
@@ -232,6 +233,7 @@ def _print_replay(log: Log, back: LookBack, shares: Sequence[float], *, to_stder
         shown = sorted([*shown, back.stop], key=lambda each: each.step)
     headings = ["forecast", "80% interval", "error", "advice"]
     table = empty_table("what would have been forecast", "seen", headings)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for moment in shown:
         table.add_row(f"{moment.share:.0%}, step {moment.step:,}", *_cells(moment, truth))
     out.print(table)
@@ -360,6 +362,21 @@ class _Look:
         return table
 
 
+def _awaited(path: Path, options: LogOptions, every: float) -> dict[Path, int]:
+    """Wait for the first loss of a run that is about to begin; the sizes of its log then."""
+    said = False
+    while True:
+        try:
+            seen = _sizes(path)
+            options.read(path, tell=False)
+            return seen
+        except NothingLoggedError as error:
+            if not said:
+                note(f"{error}; waiting for the first loss")
+            said = True
+            time.sleep(every)
+
+
 def _sizes(path: Path) -> dict[Path, int]:
     """Of the files of a log, to see whether it has grown."""
     place = found_in(path) if path.is_dir() else path
@@ -401,6 +418,7 @@ def _comparison(found: dict[str, Forecast], target: float | None) -> "Table":
     headings = ["steps", "forecast", "80% interval", "against the plan"]
     headings += [] if target is None else [f"below {target:g}"]
     table = empty_table("what if", "schedule", headings)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     plan = found["as planned"].mean
     for name, forecast in found.items():
         row = [f"{forecast.schedule.total_steps:,}", _number(forecast.mean), _interval(forecast)]

@@ -42,11 +42,14 @@ class LogOptions:
     total_steps: int | None = _option("Planned length of the run in optimizer steps.", min=1)
     optimizer: str | None = _option("Its name, such as adamw.")
     task: str | None = _option("What is learnt; tell it if it is no language model.")
+    dataset: str | None = _option("What it is trained on.")
+    n_params: int | None = _option("How many parameters the model has.", min=1)
+    batch_size: int | None = _option("Samples or tokens per optimizer step.", min=1)
     model: str | None = _option("The architecture.")
     project: str | None = _option("What the run belongs to; runs of one project are compared.")
     store: str | None = _option("Store of past runs to learn from, a path or a database URL.")
 
-    def read(self, path: Path) -> Log:
+    def read(self, path: Path, *, tell: bool = True) -> Log:
         """The log; people are told what they should know of it."""
         if self.metric not in (None, "train", "val"):
             raise ConfigurationError(f"--metric {self.metric}: it must be train or val")
@@ -58,7 +61,7 @@ class LogOptions:
             rate_column=self.lr_column,
             total_steps=self.total_steps,
         )
-        for each in log.notes:
+        for each in log.notes if tell else ():
             note(each)
         return log
 
@@ -86,6 +89,9 @@ class LogOptions:
             task=self.task,
             project=self.project,
             model=self.model,
+            dataset=self.dataset,
+            n_params=self.n_params,
+            batch_size=self.batch_size,
             monitor=monitor,
         )
 

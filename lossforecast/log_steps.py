@@ -8,7 +8,7 @@ validation losses from 0, and the Hugging Face Trainer logs means over the steps
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lossforecast.log_formats import Source, is_loss, metric_of, run_of
+from lossforecast.log_source import Source, is_loss, metric_of, run_of
 from lossforecast.windows import mean_step
 
 __all__ = ["Numbering"]

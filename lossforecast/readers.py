@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.history import History
-from lossforecast.log_formats import (
+from lossforecast.log_formats import events_below, open_log
+from lossforecast.log_source import (
+    NothingLoggedError,
     Source,
     is_loss,
     is_rate,
     metric_of,
-    open_log,
     run_of,
     words,
 )
@@ -174,7 +175,8 @@ def read_log(
     asked = {name for name in (column, rate_column) if name is not None}
     series = _gathered(source, rate_column, lambda n: n in asked or is_loss(n) or is_rate(n))
     for name in asked - set(series):
-        raise ConfigurationError(
+        kind = NothingLoggedError if source.columns.get(name) == -1 else ConfigurationError
+        raise kind(
             f"{source.path} ({source.kind}) has no values of {name!r}; it has {_listed(source)}"
         )
     losses = [name for name in series if is_loss(name)]
@@ -282,10 +284,18 @@ def _chosen(source: Source, losses: Sequence[str], metric: str | None) -> str:
     """The loss to forecast: of training if there is one, by the commonest name."""
     fitting = [name for name in losses if metric in (None, metric_of(name))]
     if not fitting:
+        of = f"of {source.path} ({source.kind})"
+        if not any(step >= 0 for step in source.columns.values()):
+            raise NothingLoggedError(f"no column {of} has values yet; it has {_listed(source)}")
+        waiting = [name for name, step in source.columns.items() if is_loss(name) and step < 0]
+        if waiting and not losses:
+            raise NothingLoggedError(f"{waiting[0]!r} {of} has no values yet")
         kind = "" if metric is None else f" of {'training' if metric == 'train' else 'validation'}"
+        below = events_below(source.path) if source.path.is_dir() else []
+        hint = f", or give a folder below: {', '.join(below[:5])}" if below else ""
         raise ConfigurationError(
             f"{source.path} ({source.kind}) has no loss{kind} that is known by its name; it has "
-            f"{_listed(source)}. Name one with --column"
+            f"{_listed(source)}. Name one with --column{hint}"
         )
     runs = {run_of(name) for name in fitting if " - " in name}
     if len(runs) > 1:

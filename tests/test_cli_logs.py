@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -238,6 +239,21 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
             "peek is no setting; there are peak, end, warmup",
         ),
         (("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine"), "needs peak"),
+        (
+            ("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine:peak=1,peak=2"),
+            "peak is given twice",
+        ),
+        *(
+            (("what-if", log, "--total-steps", TOTAL, "--try", text), why)
+            for text, why in (
+                ("constant:peak=nan", "peak is 'nan', no finite number"),
+                ("constant:peak=1e400", "peak is '1e400', no finite number"),
+                ("extend:to=inf", "to is 'inf', no finite number"),
+                ("extend:to=4000.7", "to is 4000.7, no whole number"),
+                ("scale:from=1000", "needs by"),
+                ("scale:of=1000", "of is no setting; there are from, by"),
+            )
+        ),
         (("forecast", log, "--total-steps", TOTAL, "--store", "x.db"), "needs --project"),
         (("forecast", tmp_path / "no.csv"), "cannot read"),
         (("replay", log, "--at", "x"), "give percentages"),
@@ -322,6 +338,22 @@ def test_checkpoints_of_a_run_are_followed(tmp_path: Path) -> None:
     assert follower.returncode in INTERRUPTED
 
 
+@pytest.mark.parametrize("content", [None, "", "step,val_loss,lr\n"])
+def test_a_log_is_awaited(tmp_path: Path, content: str | None) -> None:
+    log = tmp_path / "log.csv"
+    if content is not None:
+        log.write_text(content)
+    refused = run("forecast", log, "--total-steps", TOTAL)
+    assert refused.returncode == 2
+    writer = threading.Timer(1.0, lambda: write_log(tmp_path / "new.csv").rename(log))
+    writer.start()
+    done = run(*follow(log, tmp_path / "now.json"))
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("waiting for the first loss") == 1
+    assert json.loads((tmp_path / "now.json").read_text())["last_step"] == TOTAL
+
+
 def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.csv", 500)
     follower = subprocess.Popen(
@@ -391,6 +423,15 @@ def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> Non
     assert run("runs", "forget", key, "--exclude", "--store", store).returncode == 0
     assert told("runs", "show", key, "--store", store)["excluded"] is True
     assert run("runs", "forget", key[:8], "--include", "--store", store).returncode == 0
+    described = ("--model", "gpt", "--dataset", "code", "--n-params", 1_000_000, "--batch-size", 64)
+    other = write_log(tmp_path / "other.csv", level=3.0)
+    into = ("--project", "told", "--store", store)
+    done = run("runs", "import", other, *described, *into)
+    assert done.returncode == 0, done.stderr
+    (kept,) = told("runs", "list", "--project", "told", "--store", store)
+    assert (kept["model"], kept["dataset"]) == ("gpt", "code")
+    assert (kept["n_params"], kept["batch_size"]) == (1e6, 64)
+    assert run("runs", "forget", kept["key"], "--store", store).returncode == 0
     done = run("runs", "forget", key, "nothing", "--store", store)
     assert done.returncode == 2
     assert len(told("runs", "list", "--store", store)) == 2  # none of them is gone
@@ -423,6 +464,38 @@ def test_tables_are_whole_and_plain_on_a_pipe(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     (row,) = (line for line in done.stdout.splitlines() if "25%, step 500" in line)
     assert row.rstrip().endswith("continue")
+
+
+def test_tables_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    change = "decay:start=1000,steps=1000,shape=sqrt,end=0.0001"
+    words = ["what-if", log, "--total-steps", TOTAL, "--schedule", SPEC, "--try", change]
+    terminal = {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}
+    done = run(*words, "--target", 2.6, environment=terminal)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in done.stdout
+    head = next(i for i, line in enumerate(lines) if "decay" in line)
+    assert lines[head].count("%") == 2
+    assert "".join(line.split()[0] for line in lines[head:] if line.strip()) == change
+
+
+@pytest.mark.parametrize("words", [["replay"], ["what-if", "--try", "decay:start=1000,steps=900"]])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, words: list[str]) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PYTHON, *words, str(log), "--total-steps", str(TOTAL), "--schedule", SPEC],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_readme_has_the_present_help() -> None:

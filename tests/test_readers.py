@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lossforecast import Caveat, ConfigurationError, LRSchedule
+from lossforecast.log_source import NothingLoggedError
 from lossforecast.readers import Log, read_log
 from lossforecast.windows import mean_step
 
@@ -484,6 +485,45 @@ def test_event_files_that_are_cut_off_or_damaged(tmp_path: Path) -> None:
     refused(path, "no event file")
 
 
+def test_event_files_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    write_events(tmp_path, suffix=".2")
+    (tmp_path / "events.out.tfevents.0").write_bytes(b"")
+    (tmp_path / "profile.tfevents.1").write_text("something else, of more than a few bytes\n")
+    log = read_log(tmp_path)
+    assert list(seen(log)) == list(range(STEPS))
+    assert sum(note.startswith("left out:") for note in log.notes) == 2
+    for path in tmp_path.glob("*.2"):
+        path.unlink()
+    refused(tmp_path, "is empty|no event file")
+
+
+def test_the_folders_below_that_hold_losses_are_named(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(5):
+            writer.add_scalar("accuracy", 0.5, step)
+            writer.add_scalars("loss", {"train": loss_at(step), "val": 2.0}, step)
+    refused(tmp_path, "or give a folder below: loss_train, loss_val")
+    assert read_log(tmp_path / "loss_train").column == "loss"
+
+
+def test_a_first_line_of_json_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rows: list[dict[str, Any]] = [{"step": 0, "prompt": "a" * 10_000, "loss": 3.0}, *rows_of()[1:]]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_log(path).kind == "JSON lines"
+
+
+def test_a_table_without_values_yet(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for text, why in (
+        ("step,loss,lr\n", "no column of .* has values yet; it has loss, lr"),
+        ("step,loss,lr\n1,,0.1\n", "'loss' of .* has no values yet"),
+    ):
+        path.write_text(text)
+        with pytest.raises(NothingLoggedError, match=why):
+            read_log(path)
+
+
 def test_tables_that_are_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     whole = "step,train_loss,lr\n" + "".join(f"{i},{loss_at(i)},0.1\n" for i in range(STEPS))
@@ -514,7 +554,7 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
     path.write_bytes(text.encode() + b"\xf6")
     refused(path, "'utf-8' codec")
     path.write_text('{\n"log_history": []\n}')
-    refused(path, "has no loss that is known by its name; it has no columns")
+    refused(path, "no column of .* has values yet; it has no columns")
     path.write_text('[\n{"step": 1, "loss": 2}\n]')
     refused(path, "one object on each line")
 
@@ -526,7 +566,7 @@ def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
         ("7.5,2,0.1", "line 2: step is '7.5', no whole number from 0 on"),
         ("-1,2,0.1", "line 2: step is '-1', no whole number"),
         ("x,2,0.1", "line 2: step is 'x', no number"),
-        ('"7,2,0.1', "line 2|has no loss"),
+        ('"7,2,0.1', "line 2|has no values yet"),
     ):
         path.write_text(f"step,train_loss,lr\n{line}\n")
         refused(path, why)
