@@ -37,13 +37,16 @@ class Numbering:
     note: str | None = None
 
     @classmethod
-    def of(cls, source: Source, loss: str, total_steps: int | None) -> "Numbering":
+    def of(
+        cls, source: Source, loss: str, total_steps: int | None, last_step: int = -1
+    ) -> "Numbering":
         """That of a log whose columns are known.
 
         Args:
             source: the log, which was read once.
             loss: the column that is forecast.
             total_steps: planned length of the run, if known.
+            last_step: of the loss, finite or not.
         """
         last = _last_steps(source, loss)
         end = max(last.values(), default=-1)
@@ -58,7 +61,8 @@ class Numbering:
             return cls(False, -1, 0, end, note)
         if "epoch" in last and source.kind in _LIGHTNING and end != total_steps:
             return cls(False, 0, 1, end + 1)
-        return cls(False, 0, 0, max(end, 0, *(step + 1 for step in training)))
+        broken = last_step + (metric_of(loss) == "train" and last_step != total_steps)
+        return cls(False, 0, 0, max(end, 0, broken, *(step + 1 for step in training)))
 
     def placed(self, loss: str, metric: str) -> Callable[[int], int] | None:
         """What puts logged steps, one after the other, where they belong; None to leave them."""

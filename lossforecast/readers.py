@@ -185,7 +185,7 @@ def read_log(
     loss.check(source, chosen)
     notes = [*source.notes, *loss.notes()]
     total = source.total_steps if total_steps is None else total_steps
-    numbering = Numbering.of(source, chosen, total)
+    numbering = Numbering.of(source, chosen, total, loss.history.last_step)
     place = numbering.placed(chosen, of)
     if place is not None:  # read again, as where the numbers begin shows at the end
         loss = _gathered(source, None, lambda name: name == chosen, place)[chosen]

@@ -306,6 +306,14 @@ def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
     assert read_log(path).steps_taken == STEPS + 1  # nothing tells
 
 
+def test_a_run_that_is_nan_to_its_end_has_come_to_it(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i) if i < 50 else "nan"] for i in range(STEPS)]
+    assert read_log(write_csv(tmp_path / "log.csv", "step,loss", rows)).steps_taken == STEPS
+    rows += [[STEPS, "nan"]]  # a cell that is missing, beside a validation loss
+    log = read_log(write_csv(tmp_path / "log.csv", "step,loss", rows), total_steps=STEPS)
+    assert log.steps_taken == STEPS
+
+
 def test_the_end_of_a_run_is_that_of_all_its_columns(tmp_path: Path) -> None:
     """A training loss every 50 steps, a validation loss after the last; samples beside them."""
     rows = [[i, loss_at(i), "", ""] for i in range(0, STEPS, 50)]
