@@ -51,29 +51,58 @@ def main() -> None:
             try:
                 rows.append(looked_back(log, store, args.optimizer))
             except LossForecastError as error:
-                print(f"left out: {error}")
+                print(f"left out: {log.path}: {error}")
     report(rows, args.share)
 
 
 def logs(folder: Path) -> Iterator[Log]:
-    """Every log below a folder, oldest first."""
-    found = {path.parent for path in folder.rglob("*tfevents*")}
-    for pattern in ("metrics.csv", "*.jsonl", "trainer_state.json"):
-        found |= set(folder.rglob(pattern))
-    for path in sorted(found, key=lambda path: path.stat().st_mtime):
+    """One log of every run below a folder, in the order in which the runs ended."""
+    seen = set()
+    for path in sorted(found_below(folder), key=ended):
         try:
-            yield read_log(path)
+            log = read_log(path)
         except LossForecastError as error:
-            print(f"left out: {error}")
+            print(f"left out: {path}: {error}")
+            continue
+        if (key := fingerprint(log)) in seen:
+            print(f"left out: {path}: the same run as one before it")
+            continue
+        seen.add(key)
+        yield log
+
+
+def found_below(folder: Path) -> set[Path]:
+    """Logs: of the Trainer the newest state of each of its folders, else one of each folder."""
+    states: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("trainer_state.json"), key=ended):
+        of_checkpoint = path.parent.name.startswith("checkpoint-")
+        states[path.parents[1] if of_checkpoint else path.parent] = path
+    events = {path.parent for path in folder.rglob("*tfevents*")}
+    events = {path for path in events if states.keys().isdisjoint([path, *path.parents])}
+    tables = {path for kind in ("*.csv", "*.jsonl") for path in folder.rglob(kind)}
+    return set(states.values()) | events | {path for path in tables if path.parent not in events}
+
+
+def ended(path: Path) -> float:
+    """When a log was written last."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return max(each.stat().st_mtime for each in files)
+
+
+def fingerprint(log: Log) -> tuple[str, ...]:
+    """The same for one run in two logs."""
+    return tuple(f"{loss:.4g}" for loss in log.history.bins().mean[:10])
 
 
 def looked_back(log: Log, store: RunStore, optimizer: str) -> Row:
     """Look back on a run, then keep it for those after it."""
     run = RunInfo(log.metric, optimizer, project="these logs", monitor=log.column)
     plan = log.plan()
-    alone = look_back(log.history, plan, run)
+    alone = look_back(log.history, plan, run, steps_taken=log.steps_taken)
     prior, best = store.prior(run, plan), store.best(run, plan)
-    learnt = look_back(log.history, plan, run, prior=prior, target=best)
+    learnt = look_back(
+        log.history, plan, run, prior=prior, target=best, steps_taken=log.steps_taken
+    )
     store.add(log.name, run, plan, *points(log.history))
     return Row(log, alone, learnt)
 
@@ -84,7 +113,7 @@ def report(rows: list[Row], share: float) -> None:
     print(f"\n{'run':32}{'ended':>8}  {f'forecast at {share:.0%}':26}{'with those before it':26}")
     for row in rows:
         if row.alone.outcome is None:
-            print(f"{row.log.name:32}{'-':>8}  ended early")
+            print(f"{row.log.name:32}{'-':>8}  ended early, or broke")
             continue
         truth = row.alone.outcome.truth
         both = [back.at(share).forecast for back in (row.alone, row.learnt)]

@@ -3,11 +3,10 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lossforecast.cli_look import Look, awaited, headline, interval, number, of_log, sizes
 from lossforecast.cli_options import LOG, OF_LOG, OF_STORE, SPEC, LogOptions, with_options
 from lossforecast.cli_output import (
     CODES,
@@ -23,14 +22,11 @@ from lossforecast.cli_output import (
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.log_formats import found_in
-from lossforecast.lookback import LookBack, Moment, look_back, points
+from lossforecast.lookback import LookBack, Moment, look_back
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
-from lossforecast.recommendation import Recommendation
 from lossforecast.report import empty_table, percent
 from lossforecast.schedule_text import edited_by_text, schedule_from_text
-from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
     import typer
@@ -76,6 +72,7 @@ def add_replay(app: "typer.Typer") -> None:
                     options.plan(log),
                     options.run(log.metric, log.column),
                     target=target,
+                    steps_taken=log.steps_taken,
                 )
                 found.append(_replayed(log, back))
                 _print_replay(log, back, shares, to_stderr=STANDARD_OUTPUT in (json_, plot))
@@ -113,16 +110,16 @@ def add_forecast(app: "typer.Typer") -> None:
             check_plot(plot)
             if follow and STANDARD_OUTPUT in (json_, plot):
                 raise ConfigurationError("--follow writes many times: give --json and --plot paths")
-            seen = _sizes(log_)
-            look = _Look.at(log_, options, target)
+            seen = awaited(log_, options, every) if follow else {}
+            look = Look.at(log_, options, target)
             look.show(json_, plot, brief=False)
             while follow and not look.over:
                 time.sleep(every)
-                if (now := _sizes(log_)) == seen:
+                if (now := sizes(log_)) == seen:
                     continue
                 seen = now
                 try:
-                    look = _Look.at(log_, options, target)
+                    look = Look.at(log_, options, target)
                 except ConfigurationError as error:
                     note(f"{error}; looking again when it changes")  # it is being written
                 else:
@@ -163,7 +160,7 @@ def add_what_if(app: "typer.Typer") -> None:
                     "nothing to compare the plan with: give --try, such as "
                     "--try decay:start=8000,steps=2000"
                 )
-            forecaster = _planned(options) if log_ is None else _Look.at(log_, options).forecaster
+            forecaster = _planned(options) if log_ is None else Look.at(log_, options).forecaster
             plan = forecaster.schedule
             found = {"as planned": forecaster.forecast()}
             for text in tries:
@@ -196,9 +193,10 @@ def _replayed(log: Log, back: LookBack) -> dict[str, Any]:
     truth = None if back.outcome is None else back.outcome.truth
     stop = back.stop
     return {
-        **_of_log(log, back.total_steps),
+        **of_log(log, back.total_steps),
         "target": back.target,
         "outcome": truth,
+        "broke_after": back.broke_after,
         "stopped_at": None if stop is None else stop.step,
         "saved": back.saved,
         "rightly": back.rightly,
@@ -206,23 +204,9 @@ def _replayed(log: Log, back: LookBack) -> dict[str, Any]:
     }
 
 
-def _of_log(log: Log, total_steps: int) -> dict[str, Any]:
-    return {
-        "log": str(log.path),
-        "format": log.kind,
-        "column": log.column,
-        "metric": log.metric,
-        "lr_column": log.rate_column,
-        "losses": log.history.n_observed,
-        "last_step": log.history.last_step,
-        "total_steps": total_steps,
-        "notes": list(log.notes),
-    }
-
-
 def _print_replay(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
     out = console(to_stderr=to_stderr)
-    out.print(_headline(log, back.total_steps), markup=False)
+    out.print(headline(log, back.total_steps), markup=False)
     truth = None if back.outcome is None else back.outcome.truth
     moments = {id(each): each for each in (back.at(share) for share in shares)}
     shown = [each for each in moments.values() if each.step <= log.history.last_step + 1]
@@ -230,6 +214,7 @@ def _print_replay(log: Log, back: LookBack, shares: Sequence[float], *, to_stder
         shown = sorted([*shown, back.stop], key=lambda each: each.step)
     headings = ["forecast", "80% interval", "error", "advice"]
     table = empty_table("what would have been forecast", "seen", headings)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for moment in shown:
         table.add_row(f"{moment.share:.0%}, step {moment.step:,}", *_cells(moment, truth))
     out.print(table)
@@ -240,18 +225,23 @@ def _print_replay(log: Log, back: LookBack, shares: Sequence[float], *, to_stder
 def _cells(moment: Moment, truth: float | None) -> list[str]:
     forecast = moment.forecast
     error = "-" if truth is None else f"{percent(forecast.mean / truth - 1)}%"
-    return [_number(forecast.mean), _interval(forecast), error, str(moment.advice.action)]
+    return [number(forecast.mean), interval(forecast), error, str(moment.advice.action)]
 
 
 def _conclusions(log: Log, back: LookBack) -> list[str]:
     stop, lines = back.stop, []
-    if back.outcome is None:
+    if back.broke_after is not None:
         lines.append(
-            f"The log ends at step {log.history.last_step:,} of {back.total_steps:,}: there is no "
+            f"It broke after step {back.broke_after:,} of {back.total_steps:,}, where its losses "
+            "turn nan or infinite: there is no outcome to compare with."
+        )
+    elif back.outcome is None:
+        lines.append(
+            f"The log ends at step {log.steps_taken:,} of {back.total_steps:,}: there is no "
             "outcome to compare with."
         )
     else:
-        lines.append(f"It ended at {_number(back.outcome.truth)} (mean of the last 2%).")
+        lines.append(f"It ended at {number(back.outcome.truth)} (mean of the last 2%).")
     if stop is not None:
         lines.append(
             f"It would have been stopped at step {stop.step:,}, with {back.saved:.0%} of the "
@@ -264,101 +254,6 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
     else:
         lines.append("It would not have been stopped; a --target says what to hope for.")
     return lines
-
-
-# ---------------------------------------------------------------------- forecast
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A look at a run in progress."""
-
-    log: Log
-    forecaster: Forecaster
-    forecast: Forecast
-    advice: Recommendation
-    target: float | None
-
-    @classmethod
-    def at(cls, path: Path, options: LogOptions, target: float | None = None) -> "_Look":
-        log = options.read(path)
-        plan, run = options.plan(log), options.run(log.metric, log.column)
-        if options.total_steps is None and log.total_steps is None:
-            raise ConfigurationError(
-                f"{log.path} ({log.kind}) does not say how long the run is: give --total-steps"
-            )
-        if Caveat.LR_ASSUMED in plan.caveats:
-            note(
-                f"the learning rate after step {log.rate_steps[-1]:,} is not known: the last one "
-                f"is taken to be held. Give --schedule, {SPEC}"
-            )
-        forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
-        steps, losses = points(log.history)
-        forecaster.observe_many(steps, losses)
-        forecast = forecaster.forecast()
-        return cls(log, forecaster, forecast, forecaster.recommend(target), target)
-
-    @property
-    def over(self) -> bool:
-        """Whether the run has come to its end."""
-        return self.log.steps_taken >= self.forecaster.total_steps
-
-    def show(self, json_: Path | None, plot: Path | None, *, brief: bool) -> None:
-        """Write it for people and for programs."""
-        write_json(self.to_dict(), json_)
-        if plot is not None:
-            draw(plot_run(self.forecast, self.forecaster.history, target=self.target), plot)
-        out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))
-        if brief:
-            taken = self.log.steps_taken
-            line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {_number(self.forecast.mean)}"
-            out.print(f"{line} (80%: {_interval(self.forecast)})  {self.advice.action}")
-            return
-        out.print(_headline(self.log, self.forecaster.total_steps), markup=False)
-        out.print(self._table())
-
-    def to_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            **_of_log(self.log, self.forecaster.total_steps),
-            "target": self.target,
-            **self.forecast.summary(),
-            "caveats": [str(each) for each in self.forecast.caveats],
-            "prob_below_target": (
-                None if self.target is None else self.forecast.prob_below(self.target)
-            ),
-            "action": str(self.advice.action),
-            "reason": str(self.advice.reason),
-            "message": self.advice.message,
-        }
-
-    def _table(self) -> "Table":
-        forecast, gain = self.forecast, self.forecast.anneal_gain
-        lower, upper = forecast.interval(0.95)
-        rows = {
-            f"loss at step {forecast.step:,}": _number(forecast.mean),
-            "80% interval": _interval(forecast),
-            "95% interval": f"{_number(lower)} to {_number(upper)}",
-            "annealing still to bring": f"{_number(gain.mean)} ({gain.source})",
-            "how it is known": str(forecast.status),
-            "caveats": ", ".join(map(str, forecast.caveats)) or "none",
-            "advice": self.advice.message,
-        }
-        if self.target is not None:
-            rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
-        table = empty_table("forecast", "", [""])
-        table.show_header = False
-        table.columns[1].justify = "left"
-        for name, value in rows.items():
-            table.add_row(name, value)
-        return table
-
-
-def _sizes(path: Path) -> dict[Path, int]:
-    """Of the files of a log, to see whether it has grown."""
-    place = found_in(path) if path.is_dir() else path
-    files = place.glob("*") if place.is_dir() else [place]
-    return {each: each.stat().st_size for each in files if each.is_file()}
 
 
 # ---------------------------------------------------------------------- what if
@@ -395,33 +290,11 @@ def _comparison(found: dict[str, Forecast], target: float | None) -> "Table":
     headings = ["steps", "forecast", "80% interval", "against the plan"]
     headings += [] if target is None else [f"below {target:g}"]
     table = empty_table("what if", "schedule", headings)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     plan = found["as planned"].mean
     for name, forecast in found.items():
-        row = [f"{forecast.schedule.total_steps:,}", _number(forecast.mean), _interval(forecast)]
+        row = [f"{forecast.schedule.total_steps:,}", number(forecast.mean), interval(forecast)]
         row.append("" if name == "as planned" else f"{percent(forecast.mean / plan - 1)}%")
         row += [] if target is None else [f"{forecast.prob_below(target):.0%}"]
         table.add_row(name, *row)
     return table
-
-
-# ---------------------------------------------------------------------- words
-
-
-def _headline(log: Log, total_steps: int) -> str:
-    seen = log.steps_taken
-    others = f"; also there: {', '.join(log.others[:4])}" if log.others else ""
-    rate = log.rate_column or "as given"
-    return (
-        f"{log.name} ({log.kind}): {log.history.n_observed:,} losses {log.column!r} ({log.metric}) "
-        f"up to step {seen:,} of {total_steps:,} ({min(seen / total_steps, 1):.0%}), learning rate "
-        f"{rate}{others}"
-    )
-
-
-def _interval(forecast: Forecast) -> str:
-    lower, upper = forecast.interval(0.8)
-    return f"{_number(lower)} to {_number(upper)}"
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g}"

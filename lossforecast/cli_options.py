@@ -14,6 +14,7 @@ from lossforecast.readers import Log, read_log
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.schedule_text import schedule_from_text
+from lossforecast.status import Caveat
 from lossforecast.store import RunStore
 
 __all__ = ["LOG", "OF_LOG", "OF_STORE", "SPEC", "LogOptions", "with_options"]
@@ -25,8 +26,8 @@ LOG = (
 )
 
 
-def _option(says: str) -> Any:
-    return field(default=None, metadata={"help": says})
+def _option(says: str, **limits: float) -> Any:
+    return field(default=None, metadata={"help": says, **limits})
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ class LogOptions:
     step_column: str | None = _option("The optimizer steps, where their name does not tell.")
     lr_column: str | None = _option("The learning rate, where its name does not tell.")
     schedule: str | None = _option(f"The planned schedule of the whole run, {SPEC}.")
-    total_steps: int | None = _option("Planned length of the run in optimizer steps.")
+    total_steps: int | None = _option("Planned length of the run in optimizer steps.", min=1)
     optimizer: str | None = _option("Its name, such as adamw.")
     task: str | None = _option("What is learnt; tell it if it is no language model.")
+    dataset: str | None = _option("What it is trained on.")
+    n_params: int | None = _option("How many parameters the model has.", min=1)
+    batch_size: int | None = _option("Samples or tokens per optimizer step.", min=1)
     model: str | None = _option("The architecture.")
     project: str | None = _option("What the run belongs to; runs of one project are compared.")
     store: str | None = _option("Store of past runs to learn from, a path or a database URL.")
 
-    def read(self, path: Path) -> Log:
+    def read(self, path: Path, *, tell: bool = True) -> Log:
         """The log; people are told what they should know of it."""
         if self.metric not in (None, "train", "val"):
             raise ConfigurationError(f"--metric {self.metric}: it must be train or val")
@@ -55,19 +59,27 @@ class LogOptions:
             metric=self.metric,
             step_column=self.step_column,
             rate_column=self.lr_column,
+            total_steps=self.total_steps,
         )
-        for each in log.notes:
+        for each in log.notes if tell else ():
             note(each)
         return log
 
     def plan(self, log: Log) -> LRSchedule:
         """The learning rate of every step."""
-        total = self.total_steps or log.total_steps
-        if self.schedule is None:
-            return log.plan(total)
+        total = log.total_steps if self.total_steps is None else self.total_steps
         if total is None:
             total = max(log.steps_taken, 1)
-        return log.plan(total, schedule_from_text(self.schedule, total))
+            note(
+                f"how long the run is, is not known: taken to end with its log, at step {total:,}. "
+                "Give --total-steps"
+            )
+        if self.schedule is None:
+            return log.plan(total)
+        plan = log.plan(total, schedule_from_text(self.schedule, total))
+        if Caveat.LR_OFF_PLAN in plan.caveats:
+            note(f"the logged rates {log.rate_column!r} contradict --schedule where they overlap")
+        return plan
 
     def run(self, metric: str, monitor: str | None = None) -> RunInfo:
         """What is known of the run."""
@@ -77,6 +89,9 @@ class LogOptions:
             task=self.task,
             project=self.project,
             model=self.model,
+            dataset=self.dataset,
+            n_params=self.n_params,
+            batch_size=self.batch_size,
             monitor=monitor,
         )
 
@@ -114,9 +129,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[
-                    known[name].type, typer.Option(help=known[name].metadata["help"])
-                ],
+                annotation=Annotated[known[name].type, typer.Option(**known[name].metadata)],
             )
             for name in names
         ]

@@ -96,9 +96,13 @@ def console(*, to_stderr: bool) -> "Console":
     """Where tables for people go; as wide as they need where that is no terminal."""
     from rich.console import Console
 
-    found = Console(stderr=to_stderr, highlight=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:  # by itself it would end the process with 1
+            raise BrokenPipeError
+
+    found = Plain(stderr=to_stderr, highlight=False)
     if not found.is_terminal:
-        found = Console(stderr=to_stderr, highlight=False, width=WIDTH)
+        found = Plain(stderr=to_stderr, highlight=False, width=WIDTH)
     return found
 
 

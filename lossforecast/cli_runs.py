@@ -16,7 +16,7 @@ from lossforecast.cli_output import (
     write_json,
 )
 from lossforecast.errors import ConfigurationError
-from lossforecast.lookback import points
+from lossforecast.lookback import observed, points
 from lossforecast.report import empty_table
 from lossforecast.store import RunStore, StoredRun
 
@@ -112,7 +112,7 @@ def add_runs(app: "typer.Typer") -> None:
             opened = RunStore(store)
             keys = [
                 opened.add(
-                    log.name, options.run(log.metric, log.column), plan, *points(log.history)
+                    log.name, options.run(log.metric, log.column), plan, *observed(log.history)
                 )
                 for log, plan in zip(read, plans, strict=True)
             ]

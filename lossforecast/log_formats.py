@@ -5,23 +5,19 @@ the Hugging Face Trainer, which is small.
 """
 
 import csv
-import importlib.util
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.windows import mean_step
+from lossforecast.log_events import event_source
+from lossforecast.log_source import NothingLoggedError, Points, Source, Wanted
 
-__all__ = ["Points", "Source", "found_in", "is_loss", "is_rate", "open_log"]
-
-Points = Iterator[tuple[str, int, float]]
-Wanted = Callable[[str], bool]
+__all__ = ["events_below", "found_in", "open_log"]
 
 _STEPS = (
     "trainer/global_step",
@@ -34,43 +30,9 @@ _STEPS = (
     "iter",
 )
 _ABSENT = ("", "none", "null", "na", "n/a")
-_LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
-_RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
-_EVENTS = "TensorBoard events"
+_NOTHING = (*_ABSENT, "nan")
 _HEAD = 4096  # bytes by which a file is recognised
-_FRAME = 16  # bytes of a record besides its content: the length, and two checksums
-_SMALL = 512  # bytes
-
-
-@dataclass
-class Source:
-    """A log that was recognised.
-
-    Attributes:
-        path: the file, or the folder of event files.
-        kind: the format, for people.
-        read: the points of the columns that are wanted; also fills `columns`.
-        columns: the names seen so far.
-        total_steps: length of the run, where the log has it.
-        notes: what people should know of what was read.
-    """
-
-    path: Path
-    kind: str
-    read: Callable[[Wanted], Points] = field(repr=False)
-    columns: dict[str, None] = field(default_factory=dict)
-    total_steps: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def is_loss(name: str) -> bool:
-    """Whether a column is called like a loss."""
-    return _LOSS.search(name.lower()) is not None and not is_rate(name)
-
-
-def is_rate(name: str) -> bool:
-    """Whether a column is called like a learning rate."""
-    return _RATE.search(name.lower()) is not None
+_LINE = 1_000_000  # bytes of a first line that is longer
 
 
 def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> Source:
@@ -88,18 +50,21 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
         if place.is_dir():
             place = found_in(place)
             if place.is_dir():
-                return _event_source(place, sorted(place.glob("*tfevents*")))
+                return event_source(place, sorted(place.glob("*tfevents*")))
         with place.open("rb") as file:
             head = file.read(_HEAD)
+            if b"\n" not in head:
+                head += file.readline(_LINE)
     except OSError as error:
-        raise ConfigurationError(
+        kind = NothingLoggedError if isinstance(error, FileNotFoundError) else ConfigurationError
+        raise kind(
             f"cannot read {path}: {error.strerror or error}. Give the file of a log, or the folder "
             "of one run"
         ) from error
     if not head.strip(b"\0 \t\r\n"):
-        raise ConfigurationError(f"{place} is empty: nothing was logged, or not flushed yet")
+        raise NothingLoggedError(f"{place} is empty: nothing was logged, or not flushed yet")
     if "tfevents" in place.name or b"brain.Event:" in head[:64]:
-        return _event_source(place, [place])
+        return event_source(place, [place])
     _check_text(place, head)
     first = head.decode("utf-8-sig", errors="ignore").lstrip()
     if not first.startswith(("{", "[")):
@@ -121,85 +86,18 @@ def found_in(folder: Path) -> Path:
     known = [path for path in known if path.exists()]
     if known:
         return known[0]
-    below = sorted({str(path.parent.relative_to(folder)) for path in folder.rglob("*tfevents*")})
+    below = events_below(folder)
     below += sorted(str(path.relative_to(folder)) for path in folder.rglob("metrics.csv"))
     hint = f"; there are logs below, name one: {', '.join(below[:5])}" if below else ""
-    raise ConfigurationError(
+    raise (ConfigurationError if below else NothingLoggedError)(
         f"{folder} holds no event files, metrics.csv or trainer_state.json{hint}"
     )
 
 
-# ---------------------------------------------------------------------- TensorBoard
-
-
-def _event_source(place: Path, files: list[Path]) -> Source:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigurationError(
-            'event files need TensorBoard: pip install "lossforecast[tensorboard]"'
-        )
-    source = Source(place, _EVENTS, lambda wanted: _events(source, files, wanted))
-    if len(files) > 1:
-        source.notes.append(f"{len(files)} event files, read in the order of their names")
-    return source
-
-
-def _events(source: Source, files: Iterable[Path], wanted: Wanted) -> Points:
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
-
-    for path in files:
-        read, events = 0, 0
-        for record in _records(path):
-            read += len(record) + _FRAME
-            events += 1
-            try:
-                event = Event.FromString(record)
-            except DecodeError as error:
-                raise ConfigurationError(f"{path} is damaged at event {events}: {error}") from error
-            for value in event.summary.value:
-                which = value.WhichOneof("value")
-                if which not in ("simple_value", "tensor"):
-                    continue
-                source.columns[value.tag] = None
-                if not wanted(value.tag):
-                    continue
-                if which == "simple_value":
-                    yield value.tag, event.step, value.simple_value
-                elif make_ndarray(value.tensor).size == 1:
-                    yield value.tag, event.step, float(make_ndarray(value.tensor).item())
-        if read == 0:
-            raise ConfigurationError(f"{path} is no event file, or damaged at its beginning")
-        if (left := path.stat().st_size - read) > 0:
-            source.notes.append(
-                f"{path.name} is cut off or damaged after {events} events: the last {left} bytes "
-                "are not read"
-            )
-
-
-def _records(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file, up to the first that is cut off or damaged.
-
-    TensorBoard's own reader computes the checksum of every picture in pure Python, 4 MB a second.
-    Here that of a large record's content is passed over; a loss is in a small one.
-    """
-    from tensorboard.compat.tensorflow_stub import (  # type: ignore[import-untyped]
-        pywrap_tensorflow,
-    )
-
-    def intact(content: bytes, checksum: bytes) -> bool:
-        return bool(pywrap_tensorflow.masked_crc32c(content) == int.from_bytes(checksum, "little"))
-
-    with path.open("rb") as file:
-        while True:
-            length, checksum = file.read(8), file.read(4)
-            if len(checksum) < 4 or not intact(length, checksum):
-                return
-            size = int.from_bytes(length, "little")
-            content, checksum = file.read(size), file.read(4)
-            if len(checksum) < 4 or (size <= _SMALL and not intact(content, checksum)):
-                return
-            yield content
+def events_below(folder: Path) -> list[str]:
+    """The folders with event files below a folder."""
+    found = {path.parent.relative_to(folder) for path in folder.rglob("*tfevents*")}
+    return sorted(str(path) for path in found if path.parts)
 
 
 # ---------------------------------------------------------------------- tables
@@ -231,9 +129,8 @@ def _table(path: Path, step_column: str | None) -> Source:
             f"{step!r} is taken for optimizer steps; where it counts calls of wandb.log, name "
             "another with --step-column"
         )
-    source.columns = dict.fromkeys(
-        name for name in header if name != step and not name.endswith(("__MIN", "__MAX"))
-    )
+    names = [name for name in header if name != step and not name.endswith(("__MIN", "__MAX"))]
+    source.columns = dict.fromkeys(names, -1)
     return source
 
 
@@ -241,8 +138,8 @@ def _cells(
     source: Source, header: list[str], delimiter: str, step_column: str, wanted: Wanted
 ) -> Points:
     path, at = source.path, header.index(step_column)
-    columns = [(i, name) for i, name in enumerate(header) if name in source.columns]
-    columns = [(i, name) for i, name in columns if wanted(name)]
+    named = [(i, name) for i, name in enumerate(header) if name in source.columns]
+    columns = [(i, name) for i, name in named if wanted(name)]
     with _text(path) as file:
         rows = csv.reader(_whole_lines(source, file), delimiter=delimiter)
         next(rows)
@@ -259,6 +156,9 @@ def _cells(
                 step = _step(row[at], where, step_column)
                 if step is None:
                     continue
+                for i, name in named:
+                    if row[i].strip().lower() not in _NOTHING:
+                        source.columns[name] = step
                 for i, name in columns:
                     value = _value(row[i], where, name)
                     if value is not None:
@@ -289,7 +189,8 @@ def _objects(source: Source, step_column: str | None, wanted: Wanted) -> Points:
                     raise ConfigurationError(
                         f"{where} is no object of names and numbers: {line:.60}"
                     )
-                source.columns.update(dict.fromkeys(name for name in row if name != column))
+                for name in row:
+                    source.columns.setdefault(name, -1)
                 if column is None:
                     column = _known_step(list(row))
                 step = None if column is None else _step(row.get(column), where, column)
@@ -298,6 +199,8 @@ def _objects(source: Source, step_column: str | None, wanted: Wanted) -> Points:
                 any_step = True
                 source.columns.pop(str(column), None)
                 for name, cell in row.items():
+                    if name != column and cell is not None:
+                        source.columns[name] = step
                     value = _value(cell, where, name) if name != column and wanted(name) else None
                     if value is not None:
                         yield name, step, value
@@ -325,25 +228,23 @@ def _trainer_state(path: Path) -> Source:
     )
     total = state.get("max_steps")
     source.total_steps = total if isinstance(total, int) and total > 0 else None
+    taken = state.get("global_step")
+    source.steps_taken = taken if isinstance(taken, int) and taken >= 0 else 0
     return source
 
 
 def _history(source: Source, history: Iterable[Mapping[str, Any]], wanted: Wanted) -> Points:
-    before = 0
     for number, row in enumerate(history, 1):
         where = f"{source.path}, row {number} of log_history"
-        source.columns.update(dict.fromkeys(name for name in row if name not in ("step", "epoch")))
         step = _step(row.get("step"), where, "step")
         if step is None:
             continue
         for name, cell in row.items():
-            value = _value(cell, where, name) if name in source.columns and wanted(name) else None
-            if value is None:
+            if name in ("step", "epoch"):
                 continue
-            if name == "loss":  # the mean since it was logged before
-                yield name, int(mean_step(min(before, step - 1), max(step - 1, 0))), value
-                before = step
-            else:
+            source.columns[name] = step
+            value = _value(cell, where, name) if wanted(name) else None
+            if value is not None:
                 yield name, step, value
 
 

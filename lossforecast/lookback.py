@@ -18,14 +18,16 @@ from lossforecast.replay import Outcome, outcome
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["LookBack", "Moment", "look_back", "points"]
+__all__ = ["LookBack", "Moment", "look_back", "observed", "points"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _CHECKS = 100
 _WHOLE = 0.98  # of the planned steps: a shorter run has no outcome
+_LATEST = 0.8  # of the planned steps: the last loss of a run that went on to its end is after it
 _BROKEN = 1_000  # nan losses that are shown
+_BROKE = 3  # nan losses at the end: fewer may be missing cells
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ class LookBack:
     Attributes:
         history: all losses.
         moments: the checks, about 100.
-        outcome: how the run ended; None where it did not get to its planned end.
+        outcome: how the run ended; None where it broke or did not get to its planned end.
         total_steps: as planned.
         target: the final loss hoped for, if any.
+        broke_after: the last step with a finite loss, of a run that ends in nan.
     """
 
     history: History = field(repr=False)
@@ -75,6 +78,7 @@ class LookBack:
     outcome: Outcome | None
     total_steps: int
     target: float | None
+    broke_after: int | None = None
 
     @property
     def stop(self) -> Moment | None:
@@ -114,6 +118,7 @@ def look_back(
     prior: Prior | None = None,
     target: float | None = None,
     policies: Iterable[Policy] | None = None,
+    steps_taken: int | None = None,
 ) -> LookBack:
     """Forecast and advise again at about 100 moments of a run, each from what came before it.
 
@@ -126,6 +131,7 @@ def look_back(
         prior: what is believed beforehand; None is the packaged prior.
         target: the final loss hoped for.
         policies: by default the target miss.
+        steps_taken: by the run, where it went on after its last loss.
 
     Raises:
         ConfigurationError: fewer than two finite losses.
@@ -136,9 +142,11 @@ def look_back(
     total, run = plan.total_steps, run or RunInfo()
     rates = plan.lr(np.maximum(steps, 1))
     recorded = RecordedRun("", "", run.metric, steps, rates, losses, total)
-    end = outcome(recorded) if history.last_step >= _WHOLE * total else None
-    broken = _broken_end(history, int(steps[-1]))
-    steps, losses = np.append(steps, broken), np.append(losses, np.full(broken.size, np.nan))
+    last, broken = int(steps[-1]), history.non_finite_run
+    broke = broken >= _BROKE or (broken > 0 and last < _WHOLE * total)
+    ended = max(history.last_step, steps_taken or 0) >= _WHOLE * total and last >= _LATEST * total
+    end = outcome(recorded) if ended and not broke else None
+    steps, losses = observed(history)
     forecaster = Forecaster(plan, run, prior=prior)
     chosen = None if policies is None else list(policies)
     moments: list[Moment] = []
@@ -151,7 +159,7 @@ def look_back(
             advice = forecaster.recommend(target, chosen)
             moments.append(Moment(int(check), check / total, forecast, advice))
         begin = upto
-    return LookBack(history, moments, end, total, target)
+    return LookBack(history, moments, end, total, target, last if broke else None)
 
 
 def points(history: History) -> tuple[IntArray, FloatArray]:
@@ -160,6 +168,13 @@ def points(history: History) -> tuple[IntArray, FloatArray]:
     steps = np.where(bins.count > 1, np.rint(bins.step).astype(np.int64), bins.last)
     sound = np.isfinite(bins.mean)
     return steps[sound], bins.mean[sound]
+
+
+def observed(history: History) -> tuple[IntArray, FloatArray]:
+    """The finite losses with their steps, then the nan ones at the end of a broken run."""
+    steps, losses = points(history)
+    broken = _broken_end(history, int(steps[-1]) if steps.size else -1)
+    return np.append(steps, broken), np.append(losses, np.full(broken.size, np.nan))
 
 
 def _broken_end(history: History, last: int) -> IntArray:

@@ -1,6 +1,7 @@
 """Schedules in one line of text, as a command line takes them."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,11 +63,12 @@ def edited_by_text(text: str, plan: LRSchedule) -> LRSchedule:
         edited = _called(plan.with_decay, text, settings, {})
         return edited
     if name in ("extend", "truncate"):
-        total = int(_called(_only_to, text, settings, {}))
+        total = _called(_only_to, text, settings, {})
+        if not isinstance(total, int):
+            raise ScheduleError(f"{text!r}: to is {total}, no whole number of steps")
         return plan.extended_to(total) if name == "extend" else plan.truncated_to(total)
     if name == "scale":
-        renamed = {{"from": "step", "by": "factor"}.get(k, k): v for k, v in settings.items()}
-        edited = _called(plan.scaled_from, text, renamed, {})
+        edited = _called(plan.scaled_from, text, settings, {}, {"step": "from", "factor": "by"})
         return edited
     return schedule_from_text(text, plan.total_steps)
 
@@ -84,6 +86,8 @@ def _split(text: str) -> tuple[str, dict[str, Any]]:
             raise ScheduleError(
                 f"{text!r}: {part!r} must be a setting and its value, such as peak=1e-3"
             )
+        if key.strip().replace("-", "_") in settings:
+            raise ScheduleError(f"{text!r}: {key.strip()} is given twice")
         settings[key.strip().replace("-", "_")] = _value(text, key.strip(), value.strip())
     return name.strip().lower().replace("-", "_"), settings
 
@@ -101,22 +105,31 @@ def _number(text: str, key: str, value: str) -> int | float:
         found = float(value)
     except ValueError:
         raise ScheduleError(f"{text!r}: {key} is {value!r}, no number") from None
+    if not math.isfinite(found):
+        raise ScheduleError(f"{text!r}: {key} is {value!r}, no finite number")
     return int(found) if found == int(found) and abs(found) >= 1 else found
 
 
 def _called(
-    make: Callable[..., Any], text: str, settings: Mapping[str, Any], given: Mapping[str, Any]
+    make: Callable[..., Any],
+    text: str,
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
 ) -> Any:
-    known = [name for name in inspect.signature(make).parameters if name not in given]
+    """The result with settings that are called like its parameters, or as `names` says."""
+    parameters = inspect.signature(make).parameters
+    written = {(names or {}).get(name, name): name for name in parameters if name not in given}
+    known = list(written)
     for name in settings:
         if name not in known:
             raise ScheduleError(f"{text!r}: {name} is no setting; there are {', '.join(known)}")
     try:
-        return make(**given, **settings)
+        return make(**given, **{written[name]: value for name, value in settings.items()})
     except TypeError as error:
         missing = [
             name
-            for name, each in inspect.signature(make).parameters.items()
-            if each.default is each.empty and name not in settings and name not in given
+            for name, parameter in written.items()
+            if parameters[parameter].default is inspect.Parameter.empty and name not in settings
         ]
         raise ScheduleError(f"{text!r} needs {', '.join(missing) or error}") from None

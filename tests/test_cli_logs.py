@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -127,14 +128,28 @@ def test_would_it_have_saved_compute(tmp_path: Path) -> None:
     assert (good["stopped_at"], good["saved"], good["rightly"]) == (None, 0.0, None)
 
 
-def test_a_run_that_broke_is_seen_to_break(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", 1_000)
+def write_broken_log(path: Path, first: int, last: int) -> Path:
+    """Losses that turn nan."""
+    log = write_log(path, first - 10)
     with log.open("a") as file:
-        file.writelines(f"{step},nan,0.001\n" for step in range(1_010, 1_500, 10))
-    found = told("replay", log, "--total-steps", TOTAL, "--schedule", SPEC)
-    assert found["moments"][-1]["reason"] == "non_finite"
-    assert 1_000 < found["stopped_at"] <= 1_500
+        file.writelines(f"{step},nan,0.001\n" for step in range(first, last + 1, 10))
+    return log
+
+
+@pytest.mark.parametrize(("first", "last"), [(1_010, 1_490), (1_010, TOTAL), (1_980, TOTAL)])
+def test_a_run_that_broke_is_seen_to_break(tmp_path: Path, first: int, last: int) -> None:
+    log = write_broken_log(tmp_path / "log.csv", first, last)
+    options = (log, "--total-steps", TOTAL, "--schedule", SPEC, "--target", 4.0)
+    found = told("replay", *options)
+    assert (found["outcome"], found["broke_after"]) == (None, first - 10)
+    assert found["rightly"] is None
     assert any("nan or infinite" in note for note in found["notes"])
+    if first == 1_010:
+        assert found["moments"][-1]["reason"] == "non_finite"
+        assert 1_000 < found["stopped_at"] <= 1_500
+    done = run("replay", *options)
+    assert f"It broke after step {first - 10:,}" in done.stdout
+    assert "It ended at" not in done.stdout
 
 
 def test_several_logs_are_replayed_in_turn(tmp_path: Path) -> None:
@@ -163,6 +178,50 @@ def test_a_run_in_progress_is_forecast(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "f.svg").read_text()
 
 
+def test_a_run_in_progress_that_broke_is_stopped(tmp_path: Path) -> None:
+    log = write_broken_log(tmp_path / "log.csv", 1_010, 1_490)
+    found = told("forecast", log, "--total-steps", TOTAL, "--schedule", SPEC)
+    assert (found["action"], found["reason"]) == ("stop", "non_finite")
+    assert "non_finite" in found["caveats"]
+
+
+def test_a_length_that_is_assumed_is_said(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv")
+    said = "how long the run is, is not known: taken to end with its log, at step 2,000"
+    assert said in run("replay", log).stderr
+    assert said not in run("replay", log, "--total-steps", TOTAL).stderr
+    for wrong in (0, -5):
+        done = run("replay", log, "--total-steps", wrong)
+        assert done.returncode == 2
+        assert "--total-steps" in done.stderr
+
+
+def test_a_schedule_that_the_log_contradicts_is_said(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    options = ("forecast", log, "--total-steps", TOTAL, "--schedule")
+    done = run(*options, "wsd:peak=2e-3,warmup=100")
+    assert "contradict --schedule" in done.stderr
+    assert "lr_off_plan" in done.stdout
+    assert "contradict" not in run(*options, SPEC).stderr
+
+
+def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
+    """The mean of the last window belongs to a step long before the last."""
+    rows = [
+        {"step": s, "loss": 2 + 9 / s, "learning_rate": 1e-3 * (1 - s / 400)}
+        for s in range(40, 401, 40)
+    ]
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": rows, "max_steps": 400, "global_step": 400}))
+    assert run("forecast", path, "--follow", "--every", 0.1).returncode == 0
+    found = told("replay", path)
+    assert found["outcome"] == pytest.approx(2 + 9 / 360, rel=1e-3)
+    (tmp_path / "part").mkdir()
+    part = tmp_path / "part" / "trainer_state.json"
+    part.write_text(json.dumps({"log_history": rows[:6], "max_steps": 400, "global_step": 240}))
+    assert told("replay", part)["outcome"] is None
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     bare = write_log(tmp_path / "bare.csv", 800, rates=False)
     log = write_log(tmp_path / "log.csv", 800)
@@ -180,6 +239,21 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
             "peek is no setting; there are peak, end, warmup",
         ),
         (("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine"), "needs peak"),
+        (
+            ("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine:peak=1,peak=2"),
+            "peak is given twice",
+        ),
+        *(
+            (("what-if", log, "--total-steps", TOTAL, "--try", text), why)
+            for text, why in (
+                ("constant:peak=nan", "peak is 'nan', no finite number"),
+                ("constant:peak=1e400", "peak is '1e400', no finite number"),
+                ("extend:to=inf", "to is 'inf', no finite number"),
+                ("extend:to=4000.7", "to is 4000.7, no whole number"),
+                ("scale:from=1000", "needs by"),
+                ("scale:of=1000", "of is no setting; there are from, by"),
+            )
+        ),
         (("forecast", log, "--total-steps", TOTAL, "--store", "x.db"), "needs --project"),
         (("forecast", tmp_path / "no.csv"), "cannot read"),
         (("replay", log, "--at", "x"), "give percentages"),
@@ -264,6 +338,22 @@ def test_checkpoints_of_a_run_are_followed(tmp_path: Path) -> None:
     assert follower.returncode in INTERRUPTED
 
 
+@pytest.mark.parametrize("content", [None, "", "step,val_loss,lr\n"])
+def test_a_log_is_awaited(tmp_path: Path, content: str | None) -> None:
+    log = tmp_path / "log.csv"
+    if content is not None:
+        log.write_text(content)
+    refused = run("forecast", log, "--total-steps", TOTAL)
+    assert refused.returncode == 2
+    writer = threading.Timer(1.0, lambda: write_log(tmp_path / "new.csv").rename(log))
+    writer.start()
+    done = run(*follow(log, tmp_path / "now.json"))
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("waiting for the first loss") == 1
+    assert json.loads((tmp_path / "now.json").read_text())["last_step"] == TOTAL
+
+
 def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.csv", 500)
     follower = subprocess.Popen(
@@ -336,6 +426,15 @@ def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> Non
     done = run("runs", "forget", key, "--exclude", "--include", "--store", store)
     assert (done.returncode, "give one of them" in done.stderr) == (2, True)
     assert told("runs", "show", key, "--store", store)["excluded"] is False
+    described = ("--model", "gpt", "--dataset", "code", "--n-params", 1_000_000, "--batch-size", 64)
+    other = write_log(tmp_path / "other.csv", level=3.0)
+    into = ("--project", "told", "--store", store)
+    done = run("runs", "import", other, *described, *into)
+    assert done.returncode == 0, done.stderr
+    (kept,) = told("runs", "list", "--project", "told", "--store", store)
+    assert (kept["model"], kept["dataset"]) == ("gpt", "code")
+    assert (kept["n_params"], kept["batch_size"]) == (1e6, 64)
+    assert run("runs", "forget", kept["key"], "--store", store).returncode == 0
     done = run("runs", "forget", key, "nothing", "--store", store)
     assert done.returncode == 2
     assert len(told("runs", "list", "--store", store)) == 2  # none of them is gone
@@ -387,6 +486,38 @@ def test_tables_are_whole_and_plain_on_a_pipe(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     (row,) = (line for line in done.stdout.splitlines() if "25%, step 500" in line)
     assert row.rstrip().endswith("continue")
+
+
+def test_tables_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    change = "decay:start=1000,steps=1000,shape=sqrt,end=0.0001"
+    words = ["what-if", log, "--total-steps", TOTAL, "--schedule", SPEC, "--try", change]
+    terminal = {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}
+    done = run(*words, "--target", 2.6, environment=terminal)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in done.stdout
+    head = next(i for i, line in enumerate(lines) if "decay" in line)
+    assert lines[head].count("%") == 2
+    assert "".join(line.split()[0] for line in lines[head:] if line.strip()) == change
+
+
+@pytest.mark.parametrize("words", [["replay"], ["what-if", "--try", "decay:start=1000,steps=900"]])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, words: list[str]) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PYTHON, *words, str(log), "--total-steps", str(TOTAL), "--schedule", SPEC],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_readme_has_the_present_help() -> None:

@@ -4,11 +4,14 @@ import json
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -124,6 +127,41 @@ def test_the_probe_example_forecasts_with_it_and_without(tmp_path: Path) -> None
     assert "came: " in printed
     for name in ("with", "without"):
         assert (tmp_path / "probe" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_run_is_looked_back_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of the Trainer, with its states and event files, another one, and what is no log."""
+    example: Any = runpy.run_path(str(EXAMPLES / "replay_logs.py"))
+    output = tmp_path / "output"
+    losses = [2 + 9 / step for step in range(10, 101, 10)]
+    for upto in (50, 100):
+        state = output / f"checkpoint-{upto}" / "trainer_state.json"
+        state.parent.mkdir(parents=True)
+        rows = [
+            {"step": 10 * i + 10, "loss": loss, "learning_rate": 0.1}
+            for i, loss in enumerate(losses[: upto // 10])
+        ]
+        state.write_text(json.dumps({"log_history": rows, "global_step": upto, "max_steps": 100}))
+    for folder in (output / "runs" / "host", tmp_path / "elsewhere"):
+        with SummaryWriter(str(folder)) as writer:
+            for i, loss in enumerate(losses):
+                for tag, value in (("loss", loss), ("grad_norm", 1.0), ("epoch", i / 10)):
+                    writer.add_scalar(f"train/{tag}", value, 10 * i + 10)
+                writer.add_scalar("train/learning_rate", 0.1, 10 * i + 10)
+    table = "_step,_runtime,loss,lr\n"
+    table += "".join(f"{i},{i},{3 + 1 / (i + 1)},0.1\n" for i in range(50))
+    (tmp_path / "wandb_export.csv").write_text(table)
+    (tmp_path / "scores.csv").write_text("name,score\na,1\n")
+    os.utime(output / "checkpoint-100" / "trainer_state.json", (0, 0))
+    os.utime(output / "checkpoint-50" / "trainer_state.json", (-9, -9))
+    found = [log.path for log in example["logs"](tmp_path)]
+    assert found == [
+        output / "checkpoint-100" / "trainer_state.json",
+        tmp_path / "wandb_export.csv",
+    ]
+    said = capsys.readouterr().out
+    assert f"left out: {tmp_path / 'elsewhere'}: the same run" in said
+    assert f"left out: {tmp_path / 'scores.csv'}" in said
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lossforecast import Caveat, ConfigurationError, LRSchedule
+from lossforecast.log_source import NothingLoggedError
 from lossforecast.readers import Log, read_log
 from lossforecast.windows import mean_step
 
@@ -28,6 +31,12 @@ def loss_at(step: int) -> float:
 
 def rate_at(step: int) -> float:
     return float(LRSchedule.cosine(STEPS, 0.1).lr(np.array([max(step, 1)]))[0])
+
+
+def write_csv(path: Path, header: str, rows: Iterable[Sequence[object]]) -> Path:
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def seen(log: Log) -> dict[int, float]:
@@ -55,7 +64,7 @@ class Module(pl.LightningModule):
         self.log("val_loss", loss_at(self.global_step))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
@@ -73,7 +82,9 @@ def lightning_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 CSVLogger(folder, name="csv", version=""),
                 TensorBoardLogger(folder, name="tb", version=""),
             ],
-            callbacks=[pl.callbacks.LearningRateMonitor("step")],
+            callbacks=[
+                pl.callbacks.LearningRateMonitor("step", log_momentum=True, log_weight_decay=True)
+            ],
             log_every_n_steps=5,
             enable_progress_bar=False,
             enable_checkpointing=False,
@@ -100,7 +111,11 @@ def test_lightning(lightning_logs: Path, what: str) -> None:
     assert log.others == ("val_loss",)
     val = read_log(lightning_logs / what, metric="val")
     assert (val.column, val.metric) == ("val_loss", "val")
-    assert len(seen(val)) == STEPS // 50
+    assert set(seen(val)) == set(range(50, STEPS + 1, 50))  # written one step earlier
+    for step, loss in seen(val).items():
+        assert loss == pytest.approx(loss_at(step), rel=1e-6)
+    assert log.steps_taken == val.steps_taken == STEPS
+    assert val.plan(STEPS).total_steps == STEPS
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +125,7 @@ def trainer_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=17, n_positions=16, n_embd=16, n_layer=1, n_head=2)
     row = {"input_ids": torch.arange(16), "labels": torch.arange(16)}
+    events: Any = TensorBoardCallback(SummaryWriter(str(folder / "tb")))  # type: ignore
     trainer = Trainer(
         model=GPT2LMHeadModel(config),
         args=TrainingArguments(
@@ -129,6 +145,7 @@ def trainer_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
         ),
         train_dataset=[row] * 64,
         eval_dataset=[row] * 2,
+        callbacks=[events],
     )
     trainer.train()
     return folder, trainer.state.log_history
@@ -152,6 +169,14 @@ def test_hugging_face(trainer_state: tuple[Path, list[dict[str, Any]]]) -> None:
     val = read_log(folder / "checkpoint-60" / "trainer_state.json", column="eval_loss")
     assert val.metric == "val"
     assert seen(val) == {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert log.steps_taken == val.steps_taken == 60
+    assert read_log(folder / "checkpoint-30").steps_taken == 30
+    for total in (None, 60):  # the same from its event files
+        events = read_log(folder / "tb", total_steps=total)
+        assert (events.column, events.steps_taken) == ("train/loss", 60)
+        assert events.rate_column == "train/learning_rate"
+        assert seen(events) == pytest.approx(truth, rel=1e-6)
+        assert any("Hugging Face Trainer" in note for note in events.notes)
 
 
 def write_events(folder: Path, steps: range = range(STEPS), suffix: str = "") -> None:
@@ -207,12 +232,13 @@ def test_csv_with_names_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     lines = [f"{i},{loss_at(i)},{rate_at(i)},{i}" for i in range(STEPS)]
     path.write_text("updates,objective,eta,n\n" + "\n".join(lines) + "\n")
-    for options, missing in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "no column of optimizer steps.*updates, objective, eta, n"),
         ({"step_column": "updates"}, "no loss that is known by its name.*objective"),
         ({"step_column": "updates", "column": "cost"}, "no values of 'cost'"),
         ({"step_column": "batch"}, "no column 'batch'"),
-    ):
+    ]
+    for options, missing in cases:
         with pytest.raises(ConfigurationError, match=missing):
             read_log(path, **options)
     log = read_log(path, step_column="updates", column="objective", rate_column="eta")
@@ -267,6 +293,95 @@ def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
     assert not log.notes
     (note,) = read_log(rename_column(path, "train/global_step", "other")).notes
     assert "'_step' is taken for optimizer steps" in note
+
+
+def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
+    rows = [[i + 1, loss_at(i), rate_at(i)] for i in range(STEPS)]
+    path = write_csv(tmp_path / "log.csv", "step,train_loss,lr", rows)
+    log = read_log(path, total_steps=STEPS)
+    assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
+    assert log.steps_taken == STEPS
+    assert log.plan(STEPS).total_steps == STEPS
+    assert any("taken as numbered from 1" in note for note in log.notes)
+    assert read_log(path).steps_taken == STEPS + 1  # nothing tells
+
+
+def test_a_run_that_is_nan_to_its_end_has_come_to_it(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i) if i < 50 else "nan"] for i in range(STEPS)]
+    assert read_log(write_csv(tmp_path / "log.csv", "step,loss", rows)).steps_taken == STEPS
+    rows += [[STEPS, "nan"]]  # a cell that is missing, beside a validation loss
+    log = read_log(write_csv(tmp_path / "log.csv", "step,loss", rows), total_steps=STEPS)
+    assert log.steps_taken == STEPS
+
+
+def test_the_end_of_a_run_is_that_of_all_its_columns(tmp_path: Path) -> None:
+    """A training loss every 50 steps, a validation loss after the last; samples beside them."""
+    rows = [[i, loss_at(i), "", ""] for i in range(0, STEPS, 50)]
+    rows += [[STEPS, "", 2.5, ""], [64 * STEPS, "", "", 2.5]]
+    header = "step,train_loss,val_loss,loss vs samples"
+    log = read_log(write_csv(tmp_path / "log.csv", header, rows))
+    assert (log.column, log.steps_taken) == ("train_loss", STEPS)
+
+
+def test_a_plan_that_the_logged_rates_contradict(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i), rate_at(i)] for i in range(100)]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,train_loss,lr", rows))
+    held = LRSchedule.constant(STEPS, 0.1)
+    plan = log.plan(STEPS, held)
+    assert Caveat.LR_OFF_PLAN in plan.caveats
+    at = np.array([10, 50, 99])  # as logged; what is planned comes after it
+    np.testing.assert_allclose(plan.lr(at), [rate_at(int(i)) for i in at])
+    np.testing.assert_allclose(plan.lr(np.array([101, STEPS])), 0.1)
+    assert log.plan(STEPS, LRSchedule.cosine(STEPS, 0.1)).caveats == frozenset()
+
+
+def test_what_is_logged_beside_the_rate_is_none(tmp_path: Path) -> None:
+    others = ["lr_scale", "lr-mult", "lr/weight_decay", "lr-Adam-momentum", "lr_wd", "lr_beta1"]
+    rows = [[i, loss_at(i), rate_at(i), *[1] * len(others)] for i in range(STEPS)]
+    path = write_csv(tmp_path / "log.csv", ",".join(["step", "loss", "lr", *others]), rows)
+    log = read_log(path)
+    assert (log.rate_column, log.notes, log.others) == ("lr", (), ())
+
+
+def test_of_several_rates_the_largest_is_taken_and_said(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i), rate_at(i) / 10, rate_at(i)] for i in range(STEPS)]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,loss,lr-small,lr-large", rows))
+    assert log.rate_column == "lr-large"
+    assert any("'lr-large' is taken" in note and "'lr-small'" in note for note in log.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "metric"),
+    [
+        ("router_loss,train_loss", "train_loss", "train"),
+        ("value_loss,loss", "loss", "train"),
+        ("value_loss,val_loss", "value_loss", "train"),
+        ("aux_loss,total_loss", "total_loss", "train"),
+        ("valLoss,trainLoss", "trainLoss", "train"),
+        ("accuracy,valLoss", "valLoss", "val"),
+        ("accuracy,validation/loss", "validation/loss", "val"),
+    ],
+)
+def test_the_commonest_name_is_taken_for_the_loss(
+    tmp_path: Path, header: str, column: str, metric: str
+) -> None:
+    rows = [[i, 1.0, loss_at(i), 0.1] for i in range(STEPS)]
+    log = read_log(write_csv(tmp_path / "log.csv", f"step,{header},lr", rows))
+    assert (log.column, log.metric) == (column, metric)
+
+
+def test_the_rate_of_another_run_is_none_of_this(tmp_path: Path) -> None:
+    rows = [[i, loss_at(i), 0.1, loss_at(i), 9] for i in range(STEPS)]
+    header = "Step,a-1 - loss,a-1 - lr,b-2 - loss,b-2 - lr"
+    log = read_log(write_csv(tmp_path / "log.csv", header, rows), column="a-1 - loss")
+    assert log.rate_column == "a-1 - lr"
+
+
+def test_nan_in_a_missing_cell_erases_nothing(tmp_path: Path) -> None:
+    rows = [row for i in range(STEPS) for row in ([i, loss_at(i), 0.1], [i, "NaN", "NaN"])]
+    log = read_log(write_csv(tmp_path / "log.csv", "step,loss,lr", rows))
+    assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
+    assert (log.notes, len(log.rates)) == ((), STEPS)
 
 
 def rename_column(path: Path, old: str, new: str) -> Path:
@@ -378,6 +493,45 @@ def test_event_files_that_are_cut_off_or_damaged(tmp_path: Path) -> None:
     refused(path, "no event file")
 
 
+def test_event_files_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    write_events(tmp_path, suffix=".2")
+    (tmp_path / "events.out.tfevents.0").write_bytes(b"")
+    (tmp_path / "profile.tfevents.1").write_text("something else, of more than a few bytes\n")
+    log = read_log(tmp_path)
+    assert list(seen(log)) == list(range(STEPS))
+    assert sum(note.startswith("left out:") for note in log.notes) == 2
+    for path in tmp_path.glob("*.2"):
+        path.unlink()
+    refused(tmp_path, "is empty|no event file")
+
+
+def test_the_folders_below_that_hold_losses_are_named(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(5):
+            writer.add_scalar("accuracy", 0.5, step)
+            writer.add_scalars("loss", {"train": loss_at(step), "val": 2.0}, step)
+    refused(tmp_path, "or give a folder below: loss_train, loss_val")
+    assert read_log(tmp_path / "loss_train").column == "loss"
+
+
+def test_a_first_line_of_json_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rows: list[dict[str, Any]] = [{"step": 0, "prompt": "a" * 10_000, "loss": 3.0}, *rows_of()[1:]]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_log(path).kind == "JSON lines"
+
+
+def test_a_table_without_values_yet(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for text, why in (
+        ("step,loss,lr\n", "no column of .* has values yet; it has loss, lr"),
+        ("step,loss,lr\n1,,0.1\n", "'loss' of .* has no values yet"),
+    ):
+        path.write_text(text)
+        with pytest.raises(NothingLoggedError, match=why):
+            read_log(path)
+
+
 def test_tables_that_are_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     whole = "step,train_loss,lr\n" + "".join(f"{i},{loss_at(i)},0.1\n" for i in range(STEPS))
@@ -408,7 +562,7 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
     path.write_bytes(text.encode() + b"\xf6")
     refused(path, "'utf-8' codec")
     path.write_text('{\n"log_history": []\n}')
-    refused(path, "has no loss that is known by its name; it has no columns")
+    refused(path, "no column of .* has values yet; it has no columns")
     path.write_text('[\n{"step": 1, "loss": 2}\n]')
     refused(path, "one object on each line")
 
@@ -420,7 +574,7 @@ def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
         ("7.5,2,0.1", "line 2: step is '7.5', no whole number from 0 on"),
         ("-1,2,0.1", "line 2: step is '-1', no whole number"),
         ("x,2,0.1", "line 2: step is 'x', no number"),
-        ('"7,2,0.1', "line 2|has no loss"),
+        ('"7,2,0.1', "line 2|has no values yet"),
     ):
         path.write_text(f"step,train_loss,lr\n{line}\n")
         refused(path, why)
