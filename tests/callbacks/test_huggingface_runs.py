@@ -28,6 +28,12 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in records if each.levelno >= logging.WARNING]
 
 
+def ours(trainer: Any) -> list[TransformersLossForecast]:
+    """The callbacks that a Trainer has in the end; it may have made them anew."""
+    each = trainer.callback_handler.callbacks
+    return [one for one in each if isinstance(one, TransformersLossForecast)]
+
+
 # ---------------------------------------------------------------------- resumed
 
 
@@ -105,14 +111,18 @@ def test_what_the_trainer_made_anew_says_what_it_lacks(
         policy, probe = stop_from(200), AnnealingProbe(cost=0.1)
         return TransformersLossForecast(policy=policy, probe=probe, sinks=[print], every_n_steps=20)
 
-    train(tmp_path, [callback()], **SAVE)
+    whole = callback()
+    train(tmp_path, [whole], **SAVE)
+    assert not whole.switched_off
     resume: dict[str, Any] = {"resume": str(tmp_path / "checkpoint-60"), "logging_strategy": "no"}
     for restore, said in (
         (False, []),
         (True, ["without its policy and probe and sinks: leave that option out"]),
     ):
         caplog.clear()
-        train(tmp_path, [callback()], restore_callback_states_from_checkpoint=restore, **resume)
+        options = {"restore_callback_states_from_checkpoint": restore, **resume}
+        trainer, _ = train(tmp_path, [callback()], **options)
+        assert [each.switched_off for each in ours(trainer)] == [False]
         lines = told(caplog)
         assert len(lines) == len(said)
         assert all(part in line for part, line in zip(said, lines, strict=True))
