@@ -1,17 +1,16 @@
 """`TransformersLossForecast`: forecasts inside the Hugging Face ``Trainer``."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from lossforecast.callbacks.capture import LossCapture, innermost
+from lossforecast.callbacks.huggingface_probe import TrainerProbe
+from lossforecast.callbacks.huggingface_state import checkpoint, kept, told
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded
 from lossforecast.callbacks.pipeline import Pipeline
@@ -26,14 +25,11 @@ from lossforecast.prior import Prior
 from lossforecast.recommendation import Policy, Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
-from lossforecast.store import RunStore
 from lossforecast.windows import mean_step
 
 __all__ = ["TransformersLossForecast"]
 
 logger = logging.getLogger("lossforecast")
-
-_PROBE_FILE = "lossforecast_probe.pt"  # beside the Trainer's own files in a checkpoint
 
 
 class TransformersLossForecast(TrainerCallback, ExportableState):
@@ -111,7 +107,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         self._missing: list[str] = []  # what a checkpoint could not keep
         self._training = False
         self._pipeline: Pipeline | None = None
-        self._hook: Any = None
+        self._probe = None if probe is None else TrainerProbe(probe)
         self._logged = 0
         self._heard: dict[str, int] = {}  # metrics of evaluations, and when they were first told
         self._complained = False
@@ -166,8 +162,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the averages of the probe in the checkpoint."""
-        if self._pipeline is not None and self.probe is not None and args.should_save:
-            self._save_probe(_checkpoint(args, state))
+        if self._pipeline is not None and args.should_save:
+            self._save_probe(checkpoint(args, state))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read what is left, forecast a last time and let go of the optimizer."""
@@ -188,7 +184,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             "stop": self.stop,
             "apply": self.apply,
             "every_n_steps": self.every_n_steps,
-            "store": _told(self.store),
+            "store": told(self.store),
         }
         given = {
             "schedule": self.schedule is not None,
@@ -207,7 +203,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _start(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
         optimizer = innermost(given["optimizer"])
         taken, total = int(state.global_step), int(state.max_steps)
-        saved = _of_checkpoint(state, self.monitor) or self._saved if taken else None
+        saved = kept(state, type(self).__name__, self.monitor) or self._saved if taken else None
         group = widest_group(optimizer) if saved is None else int(saved["group"])
         scheduler, plan = given.get("lr_scheduler"), self.schedule
         if plan is None:
@@ -236,7 +232,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         )
         capture = LossCapture(optimizer, group)
         try:
-            self._begin_probe(optimizer, capture, plan.total_steps, given["model"])
+            if self._probe is not None:
+                self._probe.begin(optimizer, capture, plan.total_steps, given["model"])
             pipeline = Pipeline(
                 capture,
                 {self._metric: forecaster},
@@ -251,10 +248,12 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             else:
                 pipeline.load_state_dict(saved)
                 adopt(runner.forecaster, plan, taken)
-                self._load_probe(_checkpoint(args, state))
+                if self._probe is not None:
+                    self._probe.load(checkpoint(args, state))
         except Exception:
             capture.close()
-            self._let_go_of_probe()
+            if self._probe is not None:
+                self._probe.close()
             raise
         if self._missing:
             logger.warning(
@@ -276,23 +275,6 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 "total_steps))), and no other schedule="
             )
         return steering
-
-    def _begin_probe(
-        self, optimizer: Any, capture: LossCapture, total_steps: int, model: Any
-    ) -> None:
-        if self.probe is None:
-            return
-        self.probe.begin(optimizer, lambda: capture.steps, total_steps, model, loss=_loss_of)
-        if any(hasattr(p, "to_local") for p in model.parameters()):
-            return  # whose weights are gathered already when the hook is called
-
-        def look(module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
-            if module.training and torch.is_grad_enabled() and self.probe is not None:
-                # with which losses are divided by the number of items of all micro-batches
-                batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
-                self.probe.look(batch)
-
-        self._hook = model.register_forward_pre_hook(look, with_kwargs=True)
 
     @guarded
     def _record(self, loss: float, step: int) -> None:
@@ -356,54 +338,12 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
     @guarded
     def _save_probe(self, folder: Path) -> None:
-        assert self.probe is not None
-        found = self.probe.state_dict()
-        if found and folder.is_dir():
-            torch.save(found, folder / _PROBE_FILE)
-
-    def _load_probe(self, folder: Path) -> None:
-        path = folder / _PROBE_FILE
-        if self.probe is not None and path.exists():
-            self.probe.load_state_dict(torch.load(path, weights_only=True))
+        if self._probe is not None:
+            self._probe.save(folder)
 
     def _let_go(self) -> None:
         if self._pipeline is not None:
             self._pipeline.leave()
             self._pipeline.capture.close()
-        self._let_go_of_probe()
-
-    def _let_go_of_probe(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        if self.probe is not None:
-            self.probe.close()
-
-
-def _loss_of(model: Any, batch: Mapping[str, Any]) -> Any:
-    """The loss that a model of the library returns with its outputs."""
-    outputs = model(**batch)
-    return outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    """Where the Trainer puts the checkpoint of the present step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def _told(store: StoreLike) -> str | None:
-    """Where a store is, for a checkpoint; None where that would tell a password."""
-    if store is None or isinstance(store, bool):
-        return None
-    place = store.url if isinstance(store, RunStore) else os.fspath(store)
-    return None if urlsplit(place).password else place
-
-
-def _of_checkpoint(state: Any, monitor: str | None) -> dict[str, Any] | None:
-    """What a checkpoint that is resumed has of this callback."""
-    kept = (state.stateful_callbacks or {}).get(TransformersLossForecast.__name__, [])
-    for each in reversed(kept if isinstance(kept, list) else [kept]):  # the latest of each
-        if each.get("args", {}).get("monitor") == monitor:
-            found: dict[str, Any] | None = each.get("attributes", {}).get("_saved")
-            return found
-    return None
+        if self._probe is not None:
+            self._probe.close()
