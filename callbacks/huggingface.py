@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from lossforecast.callbacks.capture import LossCapture, innermost
+from lossforecast.callbacks.huggingface_logs import is_window, told_loss
 from lossforecast.callbacks.huggingface_probe import TrainerProbe
 from lossforecast.callbacks.huggingface_state import checkpoint, kept, told
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
@@ -40,6 +41,10 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     The Trainer tells its callbacks the mean training loss since it logged before, and the law is
     compared with it as the mean of those steps; let ``logging_steps`` be a hundredth of the run or
     less. Forecasts go to the log of the package and to `sinks`. By default it only advises.
+
+    A loss that is not finite, which the Trainer hides (``logging_nan_inf_filter``), is taken for
+    nan: a loss of 0 after others, or one that is logged with a norm of the gradients that is not
+    finite.
 
     The state is in the checkpoints: a resumed run makes the same forecasts as one that was never
     stopped, where ``save_steps`` is a multiple of ``logging_steps``. Between two logs the Trainer
@@ -144,8 +149,11 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Record the mean training loss of the steps since the last log."""
-        if self._pipeline is not None and self.monitor is None and "loss" in (logs or {}):
-            self._record(float(logs["loss"]), int(state.global_step))
+        step = int(state.global_step)
+        if self._pipeline is None or self.monitor is not None:
+            return
+        if is_window(logs) and step > self._logged:
+            self._record(logs, args, step)
             self._turn(control)
 
     def on_evaluate(
@@ -277,11 +285,16 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         return steering
 
     @guarded
-    def _record(self, loss: float, step: int) -> None:
+    def _record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
         """A mean over the steps since the last log, as the loss at the step that has it."""
         assert self._pipeline is not None
+        loss = told_loss(logs, args, self._was_positive)
         self._pipeline.log(int(mean_step(self._logged, max(step - 1, 0))), loss)
         self._logged = step
+
+    def _was_positive(self) -> bool:
+        forecaster = self.forecaster
+        return forecaster is not None and bool((forecaster.history.bins().mean > 0).any())
 
     @guarded
     def _hear(self, metrics: Mapping[str, Any]) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf_processes import TOTAL, Scripted, apart, noisy, smooth, stop_from, tiny_gpt, train
+from hf_processes import TOTAL, Scripted, Watch, apart, noisy, smooth, stop_from, tiny_gpt, train
 from processes import decay_from
+from transformers import TrainerCallback
 
 from lossforecast import Forecaster, LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks import AnnealingProbe, SteerableLR, TransformersLossForecast
 from lossforecast.callbacks.monitor import Update
+from lossforecast.recommend import Reason
+from lossforecast.status import Caveat
 from lossforecast.windows import mean_step
 
 SCRIPT = Path(__file__).with_name("hf_processes.py")
@@ -298,6 +301,60 @@ def test_an_evaluation_after_training_is_of_other_data(tmp_path: Path) -> None:
     model.loss_of = lambda step: 9.0
     assert trainer.evaluate()["eval_loss"] == 9.0
     assert callback.forecaster.history.state_dict() == before
+
+
+# ---------------------------------------------------------------------- what the Trainer tells
+
+
+class Breaks(Scripted):
+    """Its loss is nan from a step on, and so are its gradients."""
+
+    def forward(self, x: torch.Tensor, labels: Any = None) -> dict[str, torch.Tensor]:
+        out = super().forward(x, labels)
+        return {**out, "loss": out["loss"] * (float("nan") if self.calls > 60 else 1.0)}
+
+
+@pytest.mark.parametrize("clipped", [1.0, 0.0], ids=["norm", "no norm"])
+def test_a_loss_that_the_trainer_hides_is_nan_and_a_reason_to_stop(
+    tmp_path: Path, clipped: float
+) -> None:
+    """With the Trainer's default filter, which logs 0."""
+    callback = TransformersLossForecast(stop=True, every_n_steps=2, store=tmp_path / "runs.db")
+    trainer, watch = train(tmp_path, [callback], model=Breaks(), max_grad_norm=clipped)
+    assert watch.losses[64] == 0.0
+    assert 70 <= trainer.state.global_step < 100
+    assert callback.recommendation is not None
+    assert callback.recommendation.reason is Reason.NON_FINITE
+    assert callback.forecast is not None
+    assert Caveat.NON_FINITE in callback.forecast.caveats
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.bins().mean.min() > 1
+    assert not callback.switched_off
+    (run,) = RunStore(tmp_path / "runs.db").runs()
+    assert run.outcome is None or run.outcome > 1
+
+
+def test_losses_that_are_0_are_taken_as_they_are_without_the_filter(tmp_path: Path) -> None:
+    callback = TransformersLossForecast()
+    model = Scripted(lambda step: float(step < 60))
+    train(tmp_path, [callback], model=model, logging_nan_inf_filter=False, max_grad_norm=0.0)
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.bins().mean[-1] == 0.0
+
+
+def test_a_loss_that_the_user_logs_is_no_window(tmp_path: Path) -> None:
+    class Talks(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            watch.trainer.log({"loss": 99.0})
+
+    watch, callback = Watch(), TransformersLossForecast()
+    trainer, _ = train(tmp_path, [callback], go=False)
+    watch.trainer = trainer
+    trainer.add_callback(Talks())
+    trainer.train()
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.bins().mean.max() < 5
+    assert callback.forecaster.history.bins().step.size == TOTAL // 2
 
 
 # ---------------------------------------------------------------------- two processes
