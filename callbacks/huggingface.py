@@ -9,11 +9,12 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from lossforecast.callbacks.capture import LossCapture, innermost
-from lossforecast.callbacks.huggingface_logs import is_window, told_loss
+from lossforecast.callbacks.direction import falls
+from lossforecast.callbacks.huggingface_logs import is_window, told_direction, told_loss
 from lossforecast.callbacks.huggingface_probe import TrainerProbe
-from lossforecast.callbacks.huggingface_state import checkpoint, kept, told
+from lossforecast.callbacks.huggingface_state import checkpoint, kept, place, told
 from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded, released
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
@@ -53,7 +54,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     An error of its own is logged once, forecasting is switched off and training goes on.
 
     Args:
-        monitor: a metric of evaluation, such as "eval_loss"; None is the training loss.
+        monitor: a metric of evaluation, such as "eval_loss"; None is the training loss. It must be
+            a loss, the lower the better: of others nothing is stopped or changed.
         target: the final loss hoped for; with ``stop=True`` the run ends when it will very likely
             be missed.
         stop: whether it may stop the Trainer.
@@ -109,6 +111,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         policy = default_policies(apply) if policy is None else policy
         self.policies = RunMonitor(tried, target=target, policy=policy).policies
         self._saved: dict[str, Any] | None = None
+        self._place = 0  # among the callbacks of the same class and monitor
         self._missing: list[str] = []  # what a checkpoint could not keep
         self._training = False
         self._pipeline: Pipeline | None = None
@@ -143,6 +146,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         """Find out the plan and begin to count."""
         self._let_go()
         self._pipeline, self.switched_off = None, False
+        self._place = place(state, type(self).__name__, self.monitor)
         self._heard, self._complained = {}, False
         self._start(args, state, kwargs)
         self._training = True
@@ -180,7 +184,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             self._finish()
         self._let_go()
         if self._pipeline is not None:
-            self._pipeline.record_end()
+            released(self._pipeline.record_end)
 
     # ------------------------------------------------------------------ state
 
@@ -203,7 +207,10 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         }
         missing = [name for name, there in given.items() if there] or self._missing
         saved = self._state() or self._saved
-        return {"args": args, "attributes": {"_saved": saved, "_missing": missing}}
+        return {
+            "args": args,
+            "attributes": {"_saved": saved, "_missing": missing, "_place": self._place},
+        }
 
     # ------------------------------------------------------------------ inside
 
@@ -211,7 +218,11 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _start(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
         optimizer = innermost(given["optimizer"])
         taken, total = int(state.global_step), int(state.max_steps)
-        saved = kept(state, type(self).__name__, self.monitor) or self._saved if taken else None
+        saved = (
+            kept(state, type(self).__name__, self.monitor, self._place) or self._saved
+            if taken
+            else None
+        )
         group = widest_group(optimizer) if saved is None else int(saved["group"])
         scheduler, plan = given.get("lr_scheduler"), self.schedule
         if plan is None:
@@ -231,6 +242,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         prior = self.prior if recorder is None else recorder.prior(self.prior)
         known = described if recorder is None else recorder.run
         forecaster = Forecaster(plan, known, self.laws, prior, self.every_n_steps)
+        may_act = falls(self.monitor, told_direction(args, self.monitor), self.stop or self.apply)
         runner = RunMonitor(
             forecaster,
             target=self.target,
@@ -246,9 +258,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 capture,
                 {self._metric: forecaster},
                 runner,
-                stop=self.stop,
+                stop=self.stop and may_act,
                 at_validations=self.monitor is not None,
-                steering=self._steering(scheduler, group, plan.total_steps),
+                steering=self._steering(scheduler, group, plan.total_steps, may_act),
                 probe=self.probe,
             )
             if saved is None:
@@ -271,11 +283,13 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             )
         self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
 
-    def _steering(self, scheduler: Any, group: int, total_steps: int) -> Steering | None:
+    def _steering(
+        self, scheduler: Any, group: int, total_steps: int, may_act: bool
+    ) -> Steering | None:
         """What follows a scheduler that can be steered; a warning where it was to be and cannot."""
         steering = None
         if self.schedule is None:
-            steering = Steering.of(scheduler, group, total_steps, self.apply)
+            steering = Steering.of(scheduler, group, total_steps, self.apply and may_act)
         if self.apply and steering is None:
             logger.warning(
                 "no decay will be begun: apply=True needs a SteerableLR stepped once after each "
@@ -326,6 +340,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         if pipeline.capture.calls >= pipeline.next:
             self._read()
             if self.switched_off:
+                pipeline.capture.forget()
                 pipeline.heed()
         if pipeline.should_stop:
             control.should_training_stop = True
@@ -356,7 +371,6 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
 
     def _let_go(self) -> None:
         if self._pipeline is not None:
-            self._pipeline.leave()
-            self._pipeline.capture.close()
+            released(self._pipeline.leave, self._pipeline.capture.close)
         if self._probe is not None:
-            self._probe.close()
+            released(self._probe.close)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["awaited", "is_window", "told_loss", "warn_if_few"]
+__all__ = ["awaited", "is_window", "told_direction", "told_loss", "warn_if_few"]
 
 logger = logging.getLogger("lossforecast")
 
@@ -41,6 +41,15 @@ def awaited(args: Any, state: Any, control: Any) -> bool:
     """Whether, after an optimizer step, the Trainer is about to log a loss that has it."""
     at_end = state.global_step >= state.max_steps or float(state.epoch).is_integer()
     return bool(control.should_log or (args.logging_strategy == "epoch" and at_end))
+
+
+def told_direction(args: Any, monitor: str | None) -> bool | None:
+    """Whether the Trainer was told that a metric is better where it is higher; None if neither."""
+    best = args.metric_for_best_model
+    if monitor is None or best not in (monitor, monitor.removeprefix("eval_")):
+        return None
+    known: bool | None = args.greater_is_better
+    return known
 
 
 def warn_if_few(args: Any, state: Any, monitor: str | None) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from lossforecast.callbacks.recorder import StoreLike
 from lossforecast.store import RunStore
 
-__all__ = ["checkpoint", "kept", "told"]
+__all__ = ["checkpoint", "kept", "place", "told"]
 
 
 def checkpoint(args: Any, state: Any) -> Path:
@@ -24,17 +24,30 @@ def told(store: StoreLike) -> str | None:
     return None if urlsplit(place).password else place
 
 
-def kept(state: Any, name: str, monitor: str | None) -> dict[str, Any] | None:
+def place(state: Any, name: str, monitor: str | None) -> int:
+    """How many callbacks of this class and monitor were asked for their place before, in a run.
+
+    Callbacks of one class have their states in one list, without anything to tell them apart.
+    """
+    asked = vars(state).setdefault("_lossforecast_asked", [])  # saved with nothing
+    asked.append((name, monitor))
+    return int(asked.count((name, monitor))) - 1
+
+
+def kept(state: Any, name: str, monitor: str | None, place: int) -> dict[str, Any] | None:
     """What a checkpoint that is resumed has of a callback.
 
     Args:
         state: of the Trainer.
         name: of the class of the callback.
         monitor: the metric that it monitors.
+        place: its place among the callbacks of that class and monitor.
     """
     found = (state.stateful_callbacks or {}).get(name, [])
     for each in reversed(found if isinstance(found, list) else [found]):  # the latest of each
-        if each.get("args", {}).get("monitor") == monitor:
-            saved: dict[str, Any] | None = each.get("attributes", {}).get("_saved")
+        attributes = each.get("attributes", {})
+        mine = attributes.get("_place", place) == place
+        if mine and each.get("args", {}).get("monitor") == monitor:
+            saved: dict[str, Any] | None = attributes.get("_saved")
             return saved
     return None

@@ -19,7 +19,17 @@ from lossforecast.status import Caveat
 if TYPE_CHECKING:
     from lossforecast.callbacks.recorder import RunRecorder
 
-__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded", "switch_off"]
+__all__ = [
+    "RunMonitor",
+    "Sink",
+    "Update",
+    "adopt",
+    "assumed",
+    "follow",
+    "guarded",
+    "released",
+    "switch_off",
+]
 
 logger = logging.getLogger("lossforecast")
 
@@ -77,6 +87,15 @@ def switch_off(owner: Any) -> None:
     """Forecast no more, and log the exception that is being handled."""
     owner.switched_off = True
     logger.exception("forecasting failed and is switched off; training goes on")
+
+
+def released(*steps: Callable[[], object]) -> None:
+    """Do each of these at the end of a run, whatever becomes of the others; log what they raise."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            logger.exception("the end of a run was not taken note of; all else goes on")
 
 
 class RunMonitor:

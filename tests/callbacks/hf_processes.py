@@ -119,6 +119,7 @@ def train(
     fail_at: int | None = None,
     resume: bool | str | None = None,
     go: bool = True,
+    first: Iterable[TrainerCallback] = (),
     **options: Any,
 ) -> tuple[Trainer, Watch]:
     """A Trainer that has trained, or is to, and what was seen in it."""
@@ -150,7 +151,7 @@ def train(
         args=TrainingArguments(output_dir=str(folder), **settings),
         train_dataset=data,
         eval_dataset=data[:8],
-        callbacks=[watch, *callbacks],
+        callbacks=[watch, *first, *callbacks],
         **given,
     )
     watch.trainer = trainer

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from lossforecast import Forecaster, LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks import AnnealingProbe, SteerableLR, TransformersLossForecast
+from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.monitor import Update
 from lossforecast.recommend import Reason
 from lossforecast.status import Caveat
@@ -107,6 +108,31 @@ def test_two_callbacks_in_one_run_are_both_resumed(tmp_path: Path) -> None:
         assert resumed == {step: mean for step, mean in whole[name].items() if step > 60}
 
 
+def test_a_subclass_is_resumed_and_callbacks_of_one_monitor_each_with_its_own(
+    tmp_path: Path,
+) -> None:
+    class Ours(TransformersLossForecast):
+        pass
+
+    def run(folder: Path, **options: Any) -> list[dict[int, float]]:
+        updates: list[list[Update]] = [[], [], []]
+        laws = ("annealing", "power", "auto")
+        kinds = (TransformersLossForecast, TransformersLossForecast, Ours)
+        callbacks = [
+            kind(laws=law, every_n_steps=4, sinks=[found.append])
+            for kind, law, found in zip(kinds, laws, updates, strict=True)
+        ]
+        train(folder, callbacks, **options)
+        return [{each.step: each.forecast.mean for each in found} for found in updates]
+
+    whole = run(tmp_path / "whole", **SAVE)
+    resumed = run(tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-60"))
+    for before, after in zip(whole, resumed, strict=True):
+        assert list(after) == list(range(64, TOTAL + 1, 4))
+        assert after == {step: mean for step, mean in before.items() if step > 60}
+    assert whole[0] != whole[1]
+
+
 def test_what_the_trainer_made_anew_says_what_it_lacks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +143,7 @@ def test_what_the_trainer_made_anew_says_what_it_lacks(
     whole = callback()
     train(tmp_path, [whole], **SAVE)
     assert not whole.switched_off
-    resume: dict[str, Any] = {"resume": str(tmp_path / "checkpoint-60"), "logging_strategy": "no"}
+    resume: dict[str, Any] = {"resume": str(tmp_path / "checkpoint-60")}
     for restore, said in (
         (False, []),
         (True, ["without its policy and probe and sinks: leave that option out"]),
@@ -355,6 +381,54 @@ def test_a_loss_that_the_user_logs_is_no_window(tmp_path: Path) -> None:
     assert callback.forecaster is not None
     assert callback.forecaster.history.bins().mean.max() < 5
     assert callback.forecaster.history.bins().step.size == TOTAL // 2
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options"),
+    [
+        ("eval_accuracy", {}),
+        ("eval_quality", {"metric_for_best_model": "quality", "greater_is_better": True}),
+    ],
+)
+def test_a_metric_that_is_to_rise_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monitor: str, options: dict[str, Any]
+) -> None:
+    class Rising(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            kwargs["metrics"][monitor] = 1 - 0.3 * noisy(state.global_step)
+
+    callback = TransformersLossForecast(monitor, stop=True, policy=stop_from(60), every_n_steps=4)
+    trainer, _ = train(tmp_path, [callback], first=[Rising()], **EVALUATE, **options)
+    assert trainer.state.global_step == TOTAL
+    assert callback.forecast is not None
+    warning = told(caplog)[0]
+    assert f"{monitor!r} is better where it is higher" in warning
+    assert "nothing will be stopped or changed" in warning
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["pipeline.Pipeline.leave", "pipeline.Pipeline.record_end", "capture._kept"],
+)
+def test_an_error_of_ours_at_any_place_does_not_end_the_training(
+    tmp_path: Path,
+    broken: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(f"lossforecast.callbacks.{broken}", fail)
+    callback = TransformersLossForecast(every_n_steps=10)
+    for _ in range(2):  # the second lets go of the first
+        trainer, _ = train(tmp_path, [callback])
+        assert trainer.state.global_step == TOTAL
+    assert callback.switched_off == (broken == "capture._kept")
+    traces = [each for each in caplog.records if each.exc_info]
+    assert len(traces) == {"leave": 3}.get(broken.split(".")[-1], 2)
+    optimizer: Any = innermost(trainer.optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
 
 
 # ---------------------------------------------------------------------- two processes
