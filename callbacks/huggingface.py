@@ -10,16 +10,23 @@ from transformers.trainer_callback import ExportableState
 
 from lossforecast.callbacks.capture import LossCapture, innermost
 from lossforecast.callbacks.direction import falls
-from lossforecast.callbacks.huggingface_logs import is_window, told_direction, told_loss
+from lossforecast.callbacks.huggingface_logs import (
+    awaited,
+    is_window,
+    told_direction,
+    told_loss,
+    warn_if_few,
+)
 from lossforecast.callbacks.huggingface_probe import TrainerProbe
+from lossforecast.callbacks.huggingface_schedule import lint_run, planned
 from lossforecast.callbacks.huggingface_state import checkpoint, kept, place, told
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded, released
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded, listed_sinks, released
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
 from lossforecast.callbacks.steering import Steering
 from lossforecast.callbacks.torch import default_policies, describe, widest_group
+from lossforecast.checks import instance
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -59,7 +66,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         target: the final loss hoped for; with ``stop=True`` the run ends when it will very likely
             be missed.
         stop: whether it may stop the Trainer.
-        schedule: the planned learning rate of every step, instead of the scheduler's future.
+        schedule: the planned learning rate of every step, instead of the scheduler's future. One
+            of another length than the run is cut, or its last rate held, with a warning.
         apply: whether a decay that is recommended is begun, once; the Trainer must have been given
             a `lossforecast.callbacks.SteerableLR`, ``optimizers=(optimizer, SteerableLR(...))``.
         policy: one or more of `lossforecast.policies`; by default `target_miss()`, and with
@@ -97,12 +105,19 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         store: StoreLike = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
-        if monitor is not None and not isinstance(monitor, str):
+        if monitor is not None and (not isinstance(monitor, str) or not monitor):
             raise ConfigurationError(f"monitor must be the name of a metric or None: {monitor!r}")
+        for name, value, kind in (
+            ("stop", stop, bool),
+            ("apply", apply, bool),
+            ("run", run, RunInfo),
+            ("probe", probe, AnnealingProbe),
+        ):
+            instance(name, value, kind, ConfigurationError)
         self.monitor, self.target, self.stop = monitor, target, stop
         self.schedule, self.run, self.prior, self.probe = schedule, run, prior, probe
         self.laws = laws if isinstance(laws, str) else tuple(laws)
-        self.every_n_steps, self.sinks = every_n_steps, list(sinks)
+        self.every_n_steps, self.sinks = every_n_steps, listed_sinks(sinks)
         self.apply, self.store = apply, checked(store)
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(1, 1.0) if schedule is None else schedule
@@ -169,8 +184,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             self._turn(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forecast and maybe stop when that is due."""
-        self._turn(control)
+        """Forecast and maybe stop when that is due, after the loss of this step if it is told."""
+        if self.monitor is not None or not awaited(args, state, control):
+            self._turn(control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the averages of the probe in the checkpoint."""
@@ -224,15 +240,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             else None
         )
         group = widest_group(optimizer) if saved is None else int(saved["group"])
-        scheduler, plan = given.get("lr_scheduler"), self.schedule
-        if plan is None:
-            plan = schedule_from_torch(
-                scheduler,
-                total_steps=total,
-                step=taken,
-                group=group,
-                scheduler_steps=every(1, step=taken, times=steps_per_call(scheduler)),
-            )
+        scheduler = given.get("lr_scheduler")
+        plan = planned(self.schedule, scheduler, total, taken, group)
         run = self.run
         if self._saved is not None and saved is not None and run is None:
             run = RunInfo(**saved["forecasters"][self._metric]["run"])
@@ -282,6 +291,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 " and ".join(self._missing),
             )
         self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
+        warn_if_few(args, state, self.monitor)
+        if taken == 0:
+            lint_run(plan, optimizer, scheduler if self.schedule is None else None, group)
 
     def _steering(
         self, scheduler: Any, group: int, total_steps: int, may_act: bool
@@ -325,13 +337,19 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _complain(self) -> None:
         """Tell once that there is no loss."""
         assert self._pipeline is not None
-        if self._pipeline.monitor.forecaster.history.last_step < 0 and not self._complained:
-            self._complained = True
+        if self._pipeline.monitor.forecaster.history.last_step >= 0 or self._complained:
+            return
+        self._complained = True
+        if not self._heard:
             logger.warning(
-                "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
-                self.monitor,
-                ", ".join(self._heard),
+                "nothing was forecast: the Trainer told no %s", self.monitor or "training loss"
             )
+            return
+        logger.warning(
+            "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
+            self.monitor,
+            ", ".join(self._heard),
+        )
 
     def _turn(self, control: Any) -> None:
         pipeline = self._pipeline
@@ -354,8 +372,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _finish(self) -> None:
         assert self._pipeline is not None
         self._pipeline.finish()
-        if self._heard:
-            self._complain()
+        self._complain()
 
     @guarded
     def _state(self) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lossforecast.callbacks.distributed import processes
+
 __all__ = ["awaited", "is_window", "told_direction", "told_loss", "warn_if_few"]
 
 logger = logging.getLogger("lossforecast")
@@ -53,7 +55,7 @@ def told_direction(args: Any, monitor: str | None) -> bool | None:
 
 
 def warn_if_few(args: Any, state: Any, monitor: str | None) -> None:
-    """Warn where a run that begins will tell few losses or none.
+    """Warn, in the first process, where a run that begins will tell few losses or none.
 
     Args:
         args: of the Trainer.
@@ -62,20 +64,16 @@ def warn_if_few(args: Any, state: Any, monitor: str | None) -> None:
     """
     kind = "logging" if monitor is None else "eval"
     strategy, every = getattr(args, f"{kind}_strategy"), getattr(state, f"{kind}_steps")
-    if strategy == "no":
+    total, count = int(state.max_steps), 0
+    if strategy == "epoch":
+        count = int(state.num_train_epochs)
+    elif strategy == "steps":
+        count = total // max(int(every), 1)
+    if count < _ENOUGH and processes()[0] == 0:
         logger.warning(
-            'nothing to forecast from: with %s_strategy="no" the Trainer tells no loss. '
-            'Give TrainingArguments(%s_strategy="steps")',
-            kind,
-            kind,
-        )
-        return
-    total = int(state.max_steps)
-    count = int(state.num_train_epochs) if strategy == "epoch" else total // max(int(every), 1)
-    if count < _ENOUGH:
-        logger.warning(
-            "little to forecast from: the Trainer will tell %d losses in %d steps. "
+            "%s to forecast from: the Trainer will tell %d losses in %d steps. "
             'Give TrainingArguments(%s_strategy="steps", %s_steps=%d)',
+            "little" if count else "nothing",
             count,
             total,
             kind,

@@ -431,6 +431,77 @@ def test_an_error_of_ours_at_any_place_does_not_end_the_training(
     assert not optimizer._optimizer_step_pre_hooks
 
 
+@pytest.mark.parametrize(
+    ("monitor", "options", "said"),
+    [
+        (None, {"logging_strategy": "no"}, ["0 losses in 120 steps", "told no training loss"]),
+        (None, {"logging_steps": 500}, ["0 losses in 120 steps", "told no training loss"]),
+        (
+            None,
+            {"logging_steps": 10},
+            ["12 losses in 120 steps. Give TrainingArguments(logging_st"],
+        ),
+        ("eval_loss", {}, ["0 losses in 120 steps", "told no eval_loss"]),
+        ("eval_loss", EVALUATE, []),
+    ],
+)
+def test_too_little_to_forecast_from_is_told_at_the_start_and_nothing_at_the_end(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monitor: str | None,
+    options: dict[str, Any],
+    said: list[str],
+) -> None:
+    train(tmp_path, [TransformersLossForecast(monitor)], **options)
+    lines = told(caplog)
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+def test_the_schedule_is_checked_once_when_a_run_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def longer(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3 * TOTAL)
+
+    train(tmp_path, [TransformersLossForecast()], scheduler=longer, **SAVE)
+    (line,) = told(caplog)
+    assert "schedule lint, horizon_long" in line
+    caplog.clear()
+    checkpoint = str(tmp_path / "checkpoint-60")
+    train(tmp_path, [TransformersLossForecast()], scheduler=longer, resume=checkpoint)
+    assert told(caplog) == []
+
+
+@pytest.mark.parametrize("length", [80, 500])
+def test_a_plan_of_another_length_is_fitted_to_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
+    plan = LRSchedule.constant(length, 1e-3)
+    callback = TransformersLossForecast(schedule=plan)
+    train(tmp_path, [callback], lr_scheduler_type="constant")
+    assert f"schedule= has {length} steps, but the Trainer will take 120" in told(caplog)[0]
+    assert callback.forecaster is not None
+    assert callback.forecast is not None
+    assert callback.forecaster.total_steps == callback.forecast.step == TOTAL
+
+
+@pytest.mark.parametrize("logging", [{"logging_steps": 4}, {"logging_strategy": "epoch"}])
+def test_a_forecast_knows_the_window_that_is_logged_at_its_step(
+    tmp_path: Path, logging: dict[str, Any]
+) -> None:
+    """An epoch has 6 steps."""
+    updates: list[Update] = []
+    callback = TransformersLossForecast(every_n_steps=12, sinks=[updates.append])
+    _, watch = train(tmp_path, [callback], **logging)
+    assert [each.step for each in updates] == list(range(12, TOTAL + 1, 12))
+    width = 6 if "logging_strategy" in logging else 4
+    for each in updates:
+        assert each.step in watch.losses
+        made_at = int(mean_step(each.step - width, each.step - 1))
+        assert each.forecast.made_at == made_at
+
+
 # ---------------------------------------------------------------------- two processes
 
 
