@@ -78,7 +78,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         every_n_steps: how often to forecast; by default about 100 times a run.
         probe: an `lossforecast.callbacks.AnnealingProbe`, to measure what annealing will bring. It
             looks at training batches as the model gets them; of sharded weights only at held-out
-            ones. Its averages are saved in each checkpoint.
+            ones. With ``label_smoothing_factor`` or ``compute_loss_func`` the model gets no labels:
+            ``AnnealingProbe(loss, batches=[...])``. Its averages are saved in each checkpoint, and
+            resumed from that of the ``output_dir``.
         store: where runs are kept and learnt from: True for the store of this user, a path, a
             database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
             default those of this script; the best of them is the `target` if none is given.
@@ -278,7 +280,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 pipeline.load_state_dict(saved)
                 adopt(runner.forecaster, plan, taken)
                 if self._probe is not None:
-                    self._probe.load(checkpoint(args, state))
+                    self._probe.load(checkpoint(args, state), saved.get("probe"))
         except Exception:
             capture.close()
             if self._probe is not None:
@@ -379,7 +381,8 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         if self._pipeline is None:
             return None
         self._pipeline.settle()
-        return {**self._pipeline.state_dict(), "group": self._group}
+        probe = None if self._probe is None else self._probe.run()
+        return {**self._pipeline.state_dict(), "group": self._group, "probe": probe}
 
     @guarded
     def _save_probe(self, folder: Path) -> None:

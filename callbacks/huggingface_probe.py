@@ -1,5 +1,7 @@
 """`TrainerProbe`: an annealing probe in the Hugging Face ``Trainer``."""
 
+import logging
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,13 @@ from typing import Any
 import torch
 
 from lossforecast.callbacks.capture import LossCapture
+from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.errors import ConfigurationError
 
 __all__ = ["TrainerProbe"]
+
+logger = logging.getLogger("lossforecast")
 
 _FILE = "lossforecast_probe.pt"  # beside the Trainer's own files in a checkpoint
 
@@ -23,10 +29,12 @@ class TrainerProbe:
 
     def __init__(self, probe: AnnealingProbe) -> None:
         self.probe = probe
+        self._run = ""  # in the state and beside the averages, so that they are not of another one
         self._hook: Any = None
 
     def begin(self, optimizer: Any, capture: LossCapture, total_steps: int, model: Any) -> None:
         """Begin to average the weights and to look."""
+        self._run = uuid.uuid4().hex
         self.probe.begin(optimizer, lambda: capture.steps, total_steps, model, loss=_loss_of)
         if any(hasattr(p, "to_local") for p in model.parameters()):
             return  # whose weights are gathered already when the hook is called
@@ -46,20 +54,47 @@ class TrainerProbe:
             self._hook = None
         self.probe.close()
 
+    def run(self) -> str | None:
+        """What to find the averages of this run by; None if there are none yet."""
+        return self._run if self.probe.state_dict() else None
+
     def save(self, folder: Path) -> None:
         """Write the averages beside what the Trainer has written."""
         found = self.probe.state_dict()
         if found and folder.is_dir():
-            torch.save(found, folder / _FILE)
+            torch.save({"run": self._run, "probe": found}, folder / _FILE)
 
-    def load(self, folder: Path) -> None:
-        """Go on with the averages of a checkpoint."""
+    def load(self, folder: Path, run: str | None) -> None:
+        """Go on with the averages of a checkpoint, if they are there and of this run.
+
+        Args:
+            folder: of the checkpoint.
+            run: as `run` said when the checkpoint was made.
+        """
+        if run is None:
+            return
+        self._run = run
         path = folder / _FILE
-        if path.exists():
-            self.probe.load_state_dict(torch.load(path, weights_only=True))
+        found = torch.load(path, weights_only=True) if path.exists() else {}
+        if found.get("run") == run:
+            self.probe.load_state_dict(found["probe"])
+        elif processes()[0] == 0:
+            logger.warning(
+                "the averages of the annealing probe are not resumed: %s %s. It is silent until "
+                "new ones have settled",
+                path,
+                "is of another run" if found else "is missing",
+            )
 
 
 def _loss_of(model: Any, batch: Mapping[str, Any]) -> Any:
     """The loss that a model of the library returns with its outputs."""
     outputs = model(**batch)
-    return outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
+    if not isinstance(outputs, Mapping):
+        return outputs[0]
+    if outputs.get("loss") is None:
+        raise ConfigurationError(
+            "the model returns no loss, as with label_smoothing_factor or compute_loss_func: give "
+            "AnnealingProbe(loss, batches=[...]), the loss of the model and a batch that has labels"
+        )
+    return outputs["loss"]

@@ -172,6 +172,38 @@ def test_a_checkpoint_tells_where_the_store_is_but_no_password(tmp_path: Path) -
         assert state["attributes"]["_missing"] == (["store"] if given == secret else [])
 
 
+def test_averages_of_another_run_or_none_are_not_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def callback() -> TransformersLossForecast:
+        return TransformersLossForecast(probe=AnnealingProbe(cost=0.1), every_n_steps=20)
+
+    def resumed(folder: str) -> list[str]:
+        caplog.clear()
+        checkpoint = str(tmp_path / "run" / "checkpoint-60")
+        train(tmp_path / folder, [callback()], resume=checkpoint)
+        return told(caplog)
+
+    for name in ("run", "other"):
+        train(tmp_path / name, [callback()], **SAVE)
+    assert resumed("run") == []
+    (line,) = resumed("other")
+    assert "other/checkpoint-60/lossforecast_probe.pt is of another run" in line
+    (line,) = resumed("elsewhere")
+    assert "elsewhere/checkpoint-60/lossforecast_probe.pt is missing" in line
+
+
+def test_a_probe_without_labels_says_what_it_needs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = TransformersLossForecast(probe=AnnealingProbe(cost=0.1))
+    train(tmp_path, [callback], model=tiny_gpt(), label_smoothing_factor=0.1)
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert record.exc_info is not None
+    assert "give AnnealingProbe(loss, batches=[...])" in str(record.exc_info[1])
+    assert not callback.switched_off
+
+
 # ---------------------------------------------------------------------- the plan
 
 
