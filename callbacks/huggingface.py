@@ -1,7 +1,9 @@
 """`TransformersLossForecast`: forecasts inside the Hugging Face ``Trainer``."""
 
 import logging
+import weakref
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     itself forgets the losses before a checkpoint.
 
     An error of its own is logged once, forecasting is switched off and training goes on.
+
+    The Trainer tells no callback of an exception that ends the run, nor of Ctrl-C: in the store the
+    run has failed once the callback is used again or let go of, at the latest when Python ends.
 
     Args:
         monitor: a metric of evaluation, such as "eval_loss"; None is the training loss. It must be
@@ -136,6 +141,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         self._logged = 0
         self._heard: dict[str, int] = {}  # metrics of evaluations, and when they were first told
         self._complained = False
+        self._unended: Any = weakref.finalize(self, int)
         self.switched_off = False
 
     @property
@@ -162,6 +168,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find out the plan and begin to count."""
         self._let_go()
+        self._unended()  # the run before, if an exception ended it
         self._pipeline, self.switched_off = None, False
         self._place = place(state, type(self).__name__, self.monitor)
         self._heard, self._complained = {}, False
@@ -198,6 +205,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read what is left, forecast a last time and let go of the optimizer."""
         self._training = False
+        self._unended.detach()
         if self._pipeline is not None:
             self._finish()
         self._let_go()
@@ -293,6 +301,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 " and ".join(self._missing),
             )
         self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
+        self._unended = weakref.finalize(self, _abandon, pipeline)
         warn_if_few(args, state, self.monitor)
         if taken == 0:
             lint_run(plan, optimizer, scheduler if self.schedule is None else None, group)
@@ -394,3 +403,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             released(self._pipeline.leave, self._pipeline.capture.close)
         if self._probe is not None:
             released(self._probe.close)
+
+
+def _abandon(pipeline: Pipeline) -> None:
+    """Let go of a run that an exception has ended, of which the Trainer tells nobody."""
+    error = RuntimeError("an exception ended the run")
+    released(pipeline.capture.close, partial(pipeline.record_end, error))

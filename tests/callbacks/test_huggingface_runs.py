@@ -1,5 +1,6 @@
 """`TransformersLossForecast` over whole runs: resumed, steered, stopped, in two processes."""
 
+import gc
 import json
 import logging
 import subprocess
@@ -436,6 +437,29 @@ def test_a_metric_that_is_to_rise_stops_nothing(
     warning = told(caplog)[0]
     assert f"{monitor!r} is better where it is higher" in warning
     assert "nothing will be stopped or changed" in warning
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_that_an_exception_ended_has_failed_in_the_store(tmp_path: Path, again: bool) -> None:
+    callback: TransformersLossForecast | None
+    callback = TransformersLossForecast(store=tmp_path / "runs.db", every_n_steps=4)
+    trainer, watch = train(tmp_path, [callback], go=False)
+    watch.fail_at = 75
+    with pytest.raises(ValueError, match="the user's own"):
+        trainer.train()
+    optimizer: Any = innermost(trainer.optimizer)
+    if again:
+        watch.fail_at = None
+        trainer.train()
+    else:
+        trainer.callback_handler.callbacks.clear()
+        callback = None
+        gc.collect()
+    assert not optimizer._optimizer_step_pre_hooks
+    runs = [(run.state, run.step) for run in RunStore(tmp_path / "runs.db").runs()]
+    assert runs[-1][0] == "failed"
+    assert runs[-1][1] >= 70
+    assert [state for state, _ in runs[:-1]] == ["finished"] * again
 
 
 @pytest.mark.parametrize(
