@@ -41,8 +41,9 @@ def told_loss(logs: Mapping[str, Any], args: Any, was_positive: Callable[[], boo
 
 def awaited(args: Any, state: Any, control: Any) -> bool:
     """Whether, after an optimizer step, the Trainer is about to log a loss that has it."""
-    at_end = state.global_step >= state.max_steps or float(state.epoch).is_integer()
-    return bool(control.should_log or (args.logging_strategy == "epoch" and at_end))
+    if control.should_log or args.logging_strategy != "epoch":
+        return bool(control.should_log)
+    return bool(state.global_step >= state.max_steps or state.epoch == int(state.epoch))
 
 
 def told_direction(args: Any, monitor: str | None) -> bool | None:
