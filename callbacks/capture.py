@@ -67,6 +67,7 @@ class LossCapture:
         self.calls = 0
         """The same, with all those that were skipped on the device."""
         self._group = group
+        self._failure: Exception | None = None  # of a hook, which must not end the training
         # recorded, and not on their way yet
         self._at: list[int] = []
         self._losses: list[Any] = []
@@ -113,7 +114,12 @@ class LossCapture:
     record = uncompiled(keep)
 
     def send(self) -> bool:
-        """Start what was recorded on its way to the host; whether all of it is there already."""
+        """Start what was recorded on its way to the host; whether all of it is there already.
+
+        Raises what went wrong in a hook of the optimizer, where it was kept.
+        """
+        if self._failure is not None:
+            raise self._failure
         if self._at or self._rates:
             block = _Block(
                 np.array(self._at, dtype=np.int64),
@@ -170,7 +176,7 @@ class LossCapture:
         self._host_rates = self._host_rates[:0]
         self._sent = []
         self._rates_from = self._host_from = self.steps + 1
-        self._last_rate = None
+        self._last_rate = self._failure = None
 
     def close(self) -> None:
         """Take the hooks off the optimizer and let go of it."""
@@ -201,15 +207,21 @@ class LossCapture:
 
     @uncompiled
     def _note_rate(self, *_: Any) -> None:
-        self._rate = _kept(self._present())
+        try:
+            self._rate = _kept(self._present())
+        except Exception as error:
+            self._rate, self._failure = np.nan, error  # the step is counted nevertheless
 
     @uncompiled
     def _count(self, optimizer: Any, *_: Any) -> None:
         if self._rate is None:
             return  # counted before: a subclass called its parent's step, which has hooks, too
         skipped = vars(optimizer).get("found_inf")  # set by a gradient scaler for this one step
-        if skipped is not None:
-            self._skipped[len(self._rates)] = _kept(skipped)
+        try:
+            if skipped is not None:
+                self._skipped[len(self._rates)] = _kept(skipped)
+        except Exception as error:
+            self._failure = error
         self._rates.append(self._rate)
         self._rate = None
         self.steps += 1

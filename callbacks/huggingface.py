@@ -1,24 +1,34 @@
 """`TransformersLossForecast`: forecasts inside the Hugging Face ``Trainer``."""
 
 import logging
-import os
+import weakref
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from lossforecast.callbacks.capture import LossCapture, innermost
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded
+from lossforecast.callbacks.direction import falls
+from lossforecast.callbacks.huggingface_logs import (
+    awaited,
+    is_window,
+    told_direction,
+    told_loss,
+    warn_if_few,
+)
+from lossforecast.callbacks.huggingface_probe import TrainerProbe
+from lossforecast.callbacks.huggingface_schedule import lint_run, planned
+from lossforecast.callbacks.huggingface_state import checkpoint, kept, place, told
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded, listed_sinks, released
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
 from lossforecast.callbacks.steering import Steering
 from lossforecast.callbacks.torch import default_policies, describe, widest_group
+from lossforecast.checks import instance
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -26,14 +36,11 @@ from lossforecast.prior import Prior
 from lossforecast.recommendation import Policy, Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
-from lossforecast.store import RunStore
 from lossforecast.windows import mean_step
 
 __all__ = ["TransformersLossForecast"]
 
 logger = logging.getLogger("lossforecast")
-
-_PROBE_FILE = "lossforecast_probe.pt"  # beside the Trainer's own files in a checkpoint
 
 
 class TransformersLossForecast(TrainerCallback, ExportableState):
@@ -45,18 +52,27 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     compared with it as the mean of those steps; let ``logging_steps`` be a hundredth of the run or
     less. Forecasts go to the log of the package and to `sinks`. By default it only advises.
 
+    A loss that is not finite, which the Trainer hides (``logging_nan_inf_filter``), is taken for
+    nan: a loss of 0 after others, or one that is logged with a norm of the gradients that is not
+    finite.
+
     The state is in the checkpoints: a resumed run makes the same forecasts as one that was never
     stopped, where ``save_steps`` is a multiple of ``logging_steps``. Between two logs the Trainer
     itself forgets the losses before a checkpoint.
 
     An error of its own is logged once, forecasting is switched off and training goes on.
 
+    The Trainer tells no callback of an exception that ends the run, nor of Ctrl-C: in the store the
+    run has failed once the callback is used again or let go of, at the latest when Python ends.
+
     Args:
-        monitor: a metric of evaluation, such as "eval_loss"; None is the training loss.
+        monitor: a metric of evaluation, such as "eval_loss"; None is the training loss. It must be
+            a loss, the lower the better: of others nothing is stopped or changed.
         target: the final loss hoped for; with ``stop=True`` the run ends when it will very likely
             be missed.
         stop: whether it may stop the Trainer.
-        schedule: the planned learning rate of every step, instead of the scheduler's future.
+        schedule: the planned learning rate of every step, instead of the scheduler's future. One
+            of another length than the run is cut, or its last rate held, with a warning.
         apply: whether a decay that is recommended is begun, once; the Trainer must have been given
             a `lossforecast.callbacks.SteerableLR`, ``optimizers=(optimizer, SteerableLR(...))``.
         policy: one or more of `lossforecast.policies`; by default `target_miss()`, and with
@@ -67,7 +83,9 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         every_n_steps: how often to forecast; by default about 100 times a run.
         probe: an `lossforecast.callbacks.AnnealingProbe`, to measure what annealing will bring. It
             looks at training batches as the model gets them; of sharded weights only at held-out
-            ones. Its averages are saved in each checkpoint.
+            ones. With ``label_smoothing_factor`` or ``compute_loss_func`` the model gets no labels:
+            ``AnnealingProbe(loss, batches=[...])``. Its averages are saved in each checkpoint, and
+            resumed from that of the ``output_dir``.
         store: where runs are kept and learnt from: True for the store of this user, a path, a
             database URL or a `lossforecast.RunStore`. Runs of one `project` are compared, by
             default those of this script; the best of them is the `target` if none is given
@@ -95,12 +113,19 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         store: StoreLike = None,
         sinks: Iterable[Sink] = (),
     ) -> None:
-        if monitor is not None and not isinstance(monitor, str):
+        if monitor is not None and (not isinstance(monitor, str) or not monitor):
             raise ConfigurationError(f"monitor must be the name of a metric or None: {monitor!r}")
+        for name, value, kind in (
+            ("stop", stop, bool),
+            ("apply", apply, bool),
+            ("run", run, RunInfo),
+            ("probe", probe, AnnealingProbe),
+        ):
+            instance(name, value, kind, ConfigurationError)
         self.monitor, self.target, self.stop = monitor, target, stop
         self.schedule, self.run, self.prior, self.probe = schedule, run, prior, probe
         self.laws = laws if isinstance(laws, str) else tuple(laws)
-        self.every_n_steps, self.sinks = every_n_steps, list(sinks)
+        self.every_n_steps, self.sinks = every_n_steps, listed_sinks(sinks)
         self.apply, self.store = apply, checked(store)
         # tried here, so that misuse does not show in the middle of somebody's run
         plan = LRSchedule.constant(1, 1.0) if schedule is None else schedule
@@ -109,13 +134,15 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         policy = default_policies(apply) if policy is None else policy
         self.policies = RunMonitor(tried, target=target, policy=policy).policies
         self._saved: dict[str, Any] | None = None
+        self._place = 0  # among the callbacks of the same class and monitor
         self._missing: list[str] = []  # what a checkpoint could not keep
         self._training = False
         self._pipeline: Pipeline | None = None
-        self._hook: Any = None
+        self._probe = None if probe is None else TrainerProbe(probe)
         self._logged = 0
         self._heard: dict[str, int] = {}  # metrics of evaluations, and when they were first told
         self._complained = False
+        self._unended: Any = weakref.finalize(self, int)
         self.switched_off = False
 
     @property
@@ -142,15 +169,20 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find out the plan and begin to count."""
         self._let_go()
+        self._unended()  # the run before, if an exception ended it
         self._pipeline, self.switched_off = None, False
+        self._place = place(state, type(self).__name__, self.monitor)
         self._heard, self._complained = {}, False
         self._start(args, state, kwargs)
         self._training = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Record the mean training loss of the steps since the last log."""
-        if self._pipeline is not None and self.monitor is None and "loss" in (logs or {}):
-            self._record(float(logs["loss"]), int(state.global_step))
+        step = int(state.global_step)
+        if self._pipeline is None or self.monitor is not None:
+            return
+        if is_window(logs) and step > self._logged:
+            self._record(logs, args, step)
             self._turn(control)
 
     def on_evaluate(
@@ -162,22 +194,24 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             self._turn(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forecast and maybe stop when that is due."""
-        self._turn(control)
+        """Forecast and maybe stop when that is due, after the loss of this step if it is told."""
+        if self.monitor is not None or not awaited(args, state, control):
+            self._turn(control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the averages of the probe in the checkpoint."""
-        if self._pipeline is not None and self.probe is not None and args.should_save:
-            self._save_probe(_checkpoint(args, state))
+        if self._pipeline is not None and args.should_save:
+            self._save_probe(checkpoint(args, state))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read what is left, forecast a last time and let go of the optimizer."""
         self._training = False
+        self._unended.detach()
         if self._pipeline is not None:
             self._finish()
         self._let_go()
         if self._pipeline is not None:
-            self._pipeline.record_end(watched=not self.switched_off)
+            released(partial(self._pipeline.record_end, watched=not self.switched_off))
 
     # ------------------------------------------------------------------ state
 
@@ -189,7 +223,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             "stop": self.stop,
             "apply": self.apply,
             "every_n_steps": self.every_n_steps,
-            "store": _told(self.store),
+            "store": told(self.store),
         }
         given = {
             "schedule": self.schedule is not None,
@@ -200,7 +234,10 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         }
         missing = [name for name, there in given.items() if there] or self._missing
         saved = self._state() or self._saved
-        return {"args": args, "attributes": {"_saved": saved, "_missing": missing}}
+        return {
+            "args": args,
+            "attributes": {"_saved": saved, "_missing": missing, "_place": self._place},
+        }
 
     # ------------------------------------------------------------------ inside
 
@@ -208,17 +245,14 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _start(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
         optimizer = innermost(given["optimizer"])
         taken, total = int(state.global_step), int(state.max_steps)
-        saved = _of_checkpoint(state, self.monitor) or self._saved if taken else None
+        saved = (
+            kept(state, type(self).__name__, self.monitor, self._place) or self._saved
+            if taken
+            else None
+        )
         group = widest_group(optimizer) if saved is None else int(saved["group"])
-        scheduler, plan = given.get("lr_scheduler"), self.schedule
-        if plan is None:
-            plan = schedule_from_torch(
-                scheduler,
-                total_steps=total,
-                step=taken,
-                group=group,
-                scheduler_steps=every(1, step=taken, times=steps_per_call(scheduler)),
-            )
+        scheduler = given.get("lr_scheduler")
+        plan = planned(self.schedule, scheduler, total, taken, group)
         run = self.run
         if self._saved is not None and saved is not None and run is None:
             run = RunInfo(**saved["forecasters"][self._metric]["run"])
@@ -228,6 +262,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         prior = self.prior if recorder is None else recorder.prior(self.prior)
         known = described if recorder is None else recorder.run
         forecaster = Forecaster(plan, known, self.laws, prior, self.every_n_steps)
+        may_act = falls(self.monitor, told_direction(args, self.monitor), self.stop or self.apply)
         runner = RunMonitor(
             forecaster,
             target=self.target,
@@ -237,14 +272,15 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         )
         capture = LossCapture(optimizer, group)
         try:
-            self._begin_probe(optimizer, capture, plan.total_steps, given["model"])
+            if self._probe is not None:
+                self._probe.begin(optimizer, capture, plan.total_steps, given["model"])
             pipeline = Pipeline(
                 capture,
                 {self._metric: forecaster},
                 runner,
-                stop=self.stop,
+                stop=self.stop and may_act,
                 at_validations=self.monitor is not None,
-                steering=self._steering(scheduler, group, plan.total_steps),
+                steering=self._steering(scheduler, group, plan.total_steps, may_act),
                 probe=self.probe,
             )
             if saved is None:
@@ -252,10 +288,12 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             else:
                 pipeline.load_state_dict(saved)
                 adopt(runner.forecaster, plan, taken)
-                self._load_probe(_checkpoint(args, state))
+                if self._probe is not None:
+                    self._probe.load(checkpoint(args, state), saved.get("probe"))
         except Exception:
             capture.close()
-            self._let_go_of_probe()
+            if self._probe is not None:
+                self._probe.close()
             raise
         if self._missing:
             logger.warning(
@@ -264,12 +302,18 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 " and ".join(self._missing),
             )
         self._pipeline, self._group, self._saved, self._logged = pipeline, group, None, taken
+        self._unended = weakref.finalize(self, _abandon, pipeline)
+        warn_if_few(args, state, self.monitor)
+        if taken == 0:
+            lint_run(plan, optimizer, scheduler if self.schedule is None else None, group)
 
-    def _steering(self, scheduler: Any, group: int, total_steps: int) -> Steering | None:
+    def _steering(
+        self, scheduler: Any, group: int, total_steps: int, may_act: bool
+    ) -> Steering | None:
         """What follows a scheduler that can be steered; a warning where it was to be and cannot."""
         steering = None
         if self.schedule is None:
-            steering = Steering.of(scheduler, group, total_steps, self.apply)
+            steering = Steering.of(scheduler, group, total_steps, self.apply and may_act)
         if self.apply and steering is None:
             logger.warning(
                 "no decay will be begun: apply=True needs a SteerableLR stepped once after each "
@@ -278,29 +322,17 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
             )
         return steering
 
-    def _begin_probe(
-        self, optimizer: Any, capture: LossCapture, total_steps: int, model: Any
-    ) -> None:
-        if self.probe is None:
-            return
-        self.probe.begin(optimizer, lambda: capture.steps, total_steps, model, loss=_loss_of)
-        if any(hasattr(p, "to_local") for p in model.parameters()):
-            return  # whose weights are gathered already when the hook is called
-
-        def look(module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
-            if module.training and torch.is_grad_enabled() and self.probe is not None:
-                # with which losses are divided by the number of items of all micro-batches
-                batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
-                self.probe.look(batch)
-
-        self._hook = model.register_forward_pre_hook(look, with_kwargs=True)
-
     @guarded
-    def _record(self, loss: float, step: int) -> None:
+    def _record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
         """A mean over the steps since the last log, as the loss at the step that has it."""
         assert self._pipeline is not None
+        loss = told_loss(logs, args, self._was_positive)
         self._pipeline.log(int(mean_step(self._logged, max(step - 1, 0))), loss)
         self._logged = step
+
+    def _was_positive(self) -> bool:
+        forecaster = self.forecaster
+        return forecaster is not None and bool((forecaster.history.bins().mean > 0).any())
 
     @guarded
     def _hear(self, metrics: Mapping[str, Any]) -> None:
@@ -317,13 +349,19 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _complain(self) -> None:
         """Tell once that there is no loss."""
         assert self._pipeline is not None
-        if self._pipeline.monitor.forecaster.history.last_step < 0 and not self._complained:
-            self._complained = True
+        if self._pipeline.monitor.forecaster.history.last_step >= 0 or self._complained:
+            return
+        self._complained = True
+        if not self._heard:
             logger.warning(
-                "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
-                self.monitor,
-                ", ".join(self._heard),
+                "nothing was forecast: the Trainer told no %s", self.monitor or "training loss"
             )
+            return
+        logger.warning(
+            "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
+            self.monitor,
+            ", ".join(self._heard),
+        )
 
     def _turn(self, control: Any) -> None:
         pipeline = self._pipeline
@@ -332,6 +370,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
         if pipeline.capture.calls >= pipeline.next:
             self._read()
             if self.switched_off:
+                pipeline.capture.forget()
                 pipeline.heed()
         if pipeline.should_stop:
             control.should_training_stop = True
@@ -345,66 +384,29 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
     def _finish(self) -> None:
         assert self._pipeline is not None
         self._pipeline.finish()
-        if self._heard:
-            self._complain()
+        self._complain()
 
     @guarded
     def _state(self) -> dict[str, Any] | None:
         if self._pipeline is None:
             return None
         self._pipeline.settle()
-        return {**self._pipeline.state_dict(), "group": self._group}
+        probe = None if self._probe is None else self._probe.run()
+        return {**self._pipeline.state_dict(), "group": self._group, "probe": probe}
 
     @guarded
     def _save_probe(self, folder: Path) -> None:
-        assert self.probe is not None
-        found = self.probe.state_dict()
-        if found and folder.is_dir():
-            torch.save(found, folder / _PROBE_FILE)
-
-    def _load_probe(self, folder: Path) -> None:
-        path = folder / _PROBE_FILE
-        if self.probe is not None and path.exists():
-            self.probe.load_state_dict(torch.load(path, weights_only=True))
+        if self._probe is not None:
+            self._probe.save(folder)
 
     def _let_go(self) -> None:
         if self._pipeline is not None:
-            self._pipeline.leave()
-            self._pipeline.capture.close()
-        self._let_go_of_probe()
-
-    def _let_go_of_probe(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        if self.probe is not None:
-            self.probe.close()
+            released(self._pipeline.leave, self._pipeline.capture.close)
+        if self._probe is not None:
+            released(self._probe.close)
 
 
-def _loss_of(model: Any, batch: Mapping[str, Any]) -> Any:
-    """The loss that a model of the library returns with its outputs."""
-    outputs = model(**batch)
-    return outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    """Where the Trainer puts the checkpoint of the present step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def _told(store: StoreLike) -> str | None:
-    """Where a store is, for a checkpoint; None where that would tell a password."""
-    if store is None or isinstance(store, bool):
-        return None
-    place = store.url if isinstance(store, RunStore) else os.fspath(store)
-    return None if urlsplit(place).password else place
-
-
-def _of_checkpoint(state: Any, monitor: str | None) -> dict[str, Any] | None:
-    """What a checkpoint that is resumed has of this callback."""
-    kept = (state.stateful_callbacks or {}).get(TransformersLossForecast.__name__, [])
-    for each in reversed(kept if isinstance(kept, list) else [kept]):  # the latest of each
-        if each.get("args", {}).get("monitor") == monitor:
-            found: dict[str, Any] | None = each.get("attributes", {}).get("_saved")
-            return found
-    return None
+def _abandon(pipeline: Pipeline) -> None:
+    """Let go of a run that an exception has ended, of which the Trainer tells nobody."""
+    error = RuntimeError("an exception ended the run")
+    released(pipeline.capture.close, partial(pipeline.record_end, error))

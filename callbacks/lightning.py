@@ -3,9 +3,11 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.capture import LossCapture, innermost
+from lossforecast.callbacks.direction import falls
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.lightning_schedule import (
     lint_trainer,
@@ -13,7 +15,7 @@ from lossforecast.callbacks.lightning_schedule import (
     run_length,
     steerable,
 )
-from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded
+from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded, released
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
@@ -54,7 +56,8 @@ class LightningLossForecast(Callback):
 
     Args:
         monitor: a metric that the module logs at the end of a validation or of a training epoch,
-            such as "val_loss"; None is the training loss that ``training_step`` returns.
+            such as "val_loss"; None is the training loss that ``training_step`` returns. It must be
+            a loss, the lower the better: of others nothing is stopped or changed.
         target: the final loss hoped for; with ``stop=True`` the run ends when it will very likely
             be missed.
         stop: whether it may stop the Trainer. ``min_steps`` and ``min_epochs`` are respected; of
@@ -283,7 +286,8 @@ class LightningLossForecast(Callback):
         runner = RunMonitor(
             forecaster, target=self.target, policy=self.policies, sinks=sinks, recorder=recorder
         )
-        agreed = self._can_agree(trainer) if self.stop or self.apply else False
+        may_act = falls(self.monitor, acts=self.stop or self.apply)
+        agreed = may_act and self._can_agree(trainer) if self.stop or self.apply else False
         steering = None
         if self.schedule is None:
             apply = self.apply and agreed
@@ -429,15 +433,14 @@ class LightningLossForecast(Callback):
 
     def _record_end(self, error: BaseException | None = None) -> None:
         if self._pipeline is not None:
-            self._pipeline.record_end(error, watched=not self.switched_off)
+            released(partial(self._pipeline.record_end, error, watched=not self.switched_off))
 
     def _let_go(self) -> None:
         self._between_epochs = None
         if self._pipeline is not None:
-            self._pipeline.leave()
-            self._pipeline.capture.close()
+            released(self._pipeline.leave, self._pipeline.capture.close)
             if self.probe is not None:
-                self.probe.close()
+                released(self.probe.close)
 
 
 def _long_enough(trainer: "Trainer") -> bool:

@@ -22,7 +22,16 @@ from lossforecast.lint import Finding, Flaw, climbs_again, falls_once, lint
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["LoopLint", "Otherwise", "Stepping", "harmless", "inspect", "is_schedule_free", "warn"]
+__all__ = [
+    "LoopLint",
+    "Otherwise",
+    "Stepping",
+    "harmless",
+    "inspect",
+    "is_schedule_free",
+    "per_process",
+    "warn",
+]
 
 logger = logging.getLogger("lossforecast")
 
@@ -247,7 +256,7 @@ class LoopLint:
         otherwise, times = list[Otherwise](), steps_per_call(stepping.scheduler)
         name, total = type(unwrapped(stepping.scheduler)[0]).__name__, plan.total_steps
         if times > 1:
-            otherwise.append(_per_process(name, times, self._pace, total))
+            otherwise.append(per_process(name, times, self._pace, total))
         if self._pace > 1:
             otherwise.append(
                 Otherwise(
@@ -297,7 +306,8 @@ class LoopLint:
         return False
 
 
-def _per_process(name: str, times: int, pace: int, total: int) -> Otherwise:
+def per_process(name: str, times: int, pace: int, total: int) -> Otherwise:
+    """What is said of a scheduler that is stepped once for each process, and not made for it."""
     return Otherwise(
         every(pace),
         Finding(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.callbacks.trail import Trail
+from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.recommend import Action, Policy, Recommendation, aimed, listed
@@ -19,7 +20,18 @@ from lossforecast.status import Caveat
 if TYPE_CHECKING:
     from lossforecast.callbacks.recorder import RunRecorder
 
-__all__ = ["RunMonitor", "Sink", "Update", "adopt", "assumed", "follow", "guarded", "switch_off"]
+__all__ = [
+    "RunMonitor",
+    "Sink",
+    "Update",
+    "adopt",
+    "assumed",
+    "follow",
+    "guarded",
+    "listed_sinks",
+    "released",
+    "switch_off",
+]
 
 logger = logging.getLogger("lossforecast")
 
@@ -77,6 +89,25 @@ def switch_off(owner: Any) -> None:
     """Forecast no more, and log the exception that is being handled."""
     owner.switched_off = True
     logger.exception("forecasting failed and is switched off; training goes on")
+
+
+def listed_sinks(sinks: Iterable[Sink]) -> list[Sink]:
+    """The sinks; a ConfigurationError if they cannot be called."""
+    each = list(sinks) if isinstance(sinks, Iterable) else [None]
+    if not all(map(callable, each)):
+        raise ConfigurationError(
+            f"sinks must be functions of an update, in a list such as [print], not {sinks!r:.60}"
+        )
+    return each
+
+
+def released(*steps: Callable[[], object]) -> None:
+    """Do each of these at the end of a run, whatever becomes of the others; log what they raise."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            logger.exception("the end of a run was not taken note of; all else goes on")
 
 
 class RunMonitor:

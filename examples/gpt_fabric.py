@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     parser.add_argument("--out", type=Path, default=Path("runs/fabric"), help="for checkpoints")
     args = parser.parse_args()
+    half = args.out / "half.ckpt"
+    if args.resume and not half.exists():
+        parser.error(f"there is no {half} to resume from: run it without --resume first")
 
     fabric = Fabric(devices=1, precision=args.precision)
     seed_everything(0, verbose=False)
@@ -74,7 +77,7 @@ def main() -> None:
             "step": 0,
         }
         if args.resume:
-            fabric.load(args.out / "half.ckpt", state)
+            fabric.load(half, state)
             batches.generator.set_state(state["batches"])
         for step in range(state["step"], args.steps):
             for micro_batch in range(args.accumulate):
@@ -90,7 +93,7 @@ def main() -> None:
                 monitor.validation(validated(model, windows))
             if step + 1 == args.steps // 2:
                 state |= {"batches": batches.generator.get_state(), "step": step + 1}
-                fabric.save(args.out / "half.ckpt", state)
+                fabric.save(half, state)
     report(narrator, validated(model, windows))
 
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from lossforecast.errors import LossForecastError
 
 __all__ = [
+    "instance",
     "non_negative",
     "non_negatives",
     "number",
@@ -20,6 +21,12 @@ __all__ = [
 
 ErrorType = type[LossForecastError]
 _REAL = (int, float, np.integer, np.floating)
+
+
+def instance(name: str, value: object, kind: type, error: ErrorType) -> None:
+    """Refuse what is neither None nor of a kind."""
+    if value is not None and not isinstance(value, kind):
+        raise error(f"{name} must be of {kind.__name__}, not {value!r:.60}")
 
 
 def number(name: str, value: object, error: ErrorType) -> float:

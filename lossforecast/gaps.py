@@ -39,6 +39,7 @@ _ALPHA = 0.42  # of the power law ahead: that of lawful runs
 _ENOUGH = 10  # losses to tell a parabola
 _STEADY = 0.3  # share of S1 so far from which on the loss is a parabola of its logarithm
 _FAST = 0.3  # of the peak: at a lower rate a gap says little of a full anneal
+_RESOLUTION = 1e-6  # of a loss in single precision, with room
 _ROUNDS, _FREEDOM = 5, 4  # of the fit, and of its Student t
 _QUARTER = 0.25  # of a decay: horizon of the average that comes nearest; of a run: usual decay
 
@@ -181,7 +182,9 @@ class GapRule:
         powers = np.array([self.horizon_power, self.growth, self.rate_power])
         # the horizons of one measurement share its noise
         shared = math.sqrt(np.unique(horizon).size)
-        noise = stderr * shared + 1e-12
+        # no difference of two losses is known better than that
+        least = _RESOLUTION * float(np.median(np.abs(loss)) + np.abs(value).max()) or 1e-12
+        noise = np.maximum(stderr * shared, least)
         gap, error = self._at_reference(value + lag, np.exp(powers @ far), lag, far, noise, shared)
         ratio = self.ratio * (decay / (_QUARTER * begin)) ** self.decay_power
         std = ratio * math.hypot(error, self.spread * gap)

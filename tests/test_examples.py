@@ -87,6 +87,14 @@ def test_the_trainer_of_hugging_face_forecasts_and_compares(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_the_fabric_loop_says_that_there_is_no_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "gpt_fabric.py"), "--resume", "--out", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "there is no nowhere/half.ckpt to resume from" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     options = ["--steps", "60", "--out", "fabric", "--accumulate", "2"]
     printed = run("gpt_fabric.py", *options, cwd=tmp_path)

@@ -212,3 +212,17 @@ def test_the_packaged_rule_says_where_it_comes_from_and_survives_json() -> None:
     for task in tasks:
         assert Prior.without(task).gaps == GapRule.packaged(without=task) != rule
     assert Prior.without("modded-nanogpt").gaps == rule
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("gap", [0.0, 0.001])
+def test_gaps_without_any_noise_are_no_trouble(gap: float, scale: float) -> None:
+    """As of weights that hardly move, or of a loss without any."""
+    forecaster = Forecaster(LRSchedule.cosine(120, 1e-3, warmup=6))
+    steps = np.arange(100)
+    forecaster.observe_many(steps, scale * (2 + 3 * (steps + 5.0) ** -0.5))
+    for step in (30, 65):
+        forecaster.observe_gap(step, scale * gap, 0.0, 6)
+    forecast = forecaster.forecast()
+    assert np.isfinite(forecast.mean)
+    assert 2 * scale < forecast.mean < 2.5 * scale

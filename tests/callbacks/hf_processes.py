@@ -118,9 +118,11 @@ def train(
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     fail_at: int | None = None,
     resume: bool | str | None = None,
+    go: bool = True,
+    first: Iterable[TrainerCallback] = (),
     **options: Any,
 ) -> tuple[Trainer, Watch]:
-    """A Trainer that has trained, and what was seen in it."""
+    """A Trainer that has trained, or is to, and what was seen in it."""
     model, watch = Scripted() if model is None else model, Watch(fail_at)
     given: dict[str, Any] = {}
     if scheduler is not None:
@@ -149,11 +151,12 @@ def train(
         args=TrainingArguments(output_dir=str(folder), **settings),
         train_dataset=data,
         eval_dataset=data[:8],
-        callbacks=[watch, *callbacks],
+        callbacks=[watch, *first, *callbacks],
         **given,
     )
     watch.trainer = trainer
-    trainer.train(resume_from_checkpoint=resume)
+    if go:
+        trainer.train(resume_from_checkpoint=resume)
     watch.look()
     return trainer, watch
 

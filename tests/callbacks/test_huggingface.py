@@ -200,6 +200,27 @@ def test_a_callback_can_be_used_again_and_is_restored_by_the_trainer(tmp_path: P
     assert again._saved is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("probe", 3),
+        ("run", "x"),
+        ("sinks", print),
+        ("sinks", [3]),
+        ("sinks", None),
+        ("stop", "yes"),
+        ("apply", 1),
+        ("monitor", ""),
+        ("schedule", [1, 2]),
+    ],
+)
+def test_misuse_is_refused_by_name(name: str, value: Any) -> None:
+    given: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError, match=name) as error:
+        TransformersLossForecast(**given)
+    assert repr(value) in str(error.value) or type(value).__name__ in str(error.value)
+
+
 def test_misuse_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="monitor must be the name"):
         TransformersLossForecast(3)  # type: ignore[arg-type]

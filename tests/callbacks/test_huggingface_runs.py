@@ -1,5 +1,6 @@
 """`TransformersLossForecast` over whole runs: resumed, steered, stopped, in two processes."""
 
+import gc
 import json
 import logging
 import subprocess
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf_processes import TOTAL, Scripted, apart, noisy, smooth, stop_from, tiny_gpt, train
+from hf_processes import TOTAL, Scripted, Watch, apart, noisy, smooth, stop_from, tiny_gpt, train
 from processes import decay_from
+from transformers import TrainerCallback
 
 from lossforecast import Forecaster, LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks import AnnealingProbe, SteerableLR, TransformersLossForecast
+from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.monitor import Update
+from lossforecast.recommend import Reason
+from lossforecast.status import Caveat
 from lossforecast.windows import mean_step
 
 SCRIPT = Path(__file__).with_name("hf_processes.py")
@@ -26,6 +31,12 @@ EVALUATE: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 4}
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     records = [each for each in caplog.records if each.name == "lossforecast"]
     return [each.getMessage() for each in records if each.levelno >= logging.WARNING]
+
+
+def ours(trainer: Any) -> list[TransformersLossForecast]:
+    """The callbacks that a Trainer has in the end; it may have made them anew."""
+    each = trainer.callback_handler.callbacks
+    return [one for one in each if isinstance(one, TransformersLossForecast)]
 
 
 # ---------------------------------------------------------------------- resumed
@@ -98,6 +109,31 @@ def test_two_callbacks_in_one_run_are_both_resumed(tmp_path: Path) -> None:
         assert resumed == {step: mean for step, mean in whole[name].items() if step > 60}
 
 
+def test_a_subclass_is_resumed_and_callbacks_of_one_monitor_each_with_its_own(
+    tmp_path: Path,
+) -> None:
+    class Ours(TransformersLossForecast):
+        pass
+
+    def run(folder: Path, **options: Any) -> list[dict[int, float]]:
+        updates: list[list[Update]] = [[], [], []]
+        laws = ("annealing", "power", "auto")
+        kinds = (TransformersLossForecast, TransformersLossForecast, Ours)
+        callbacks = [
+            kind(laws=law, every_n_steps=4, sinks=[found.append])
+            for kind, law, found in zip(kinds, laws, updates, strict=True)
+        ]
+        train(folder, callbacks, **options)
+        return [{each.step: each.forecast.mean for each in found} for found in updates]
+
+    whole = run(tmp_path / "whole", **SAVE)
+    resumed = run(tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-60"))
+    for before, after in zip(whole, resumed, strict=True):
+        assert list(after) == list(range(64, TOTAL + 1, 4))
+        assert after == {step: mean for step, mean in before.items() if step > 60}
+    assert whole[0] != whole[1]
+
+
 def test_what_the_trainer_made_anew_says_what_it_lacks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,14 +141,18 @@ def test_what_the_trainer_made_anew_says_what_it_lacks(
         policy, probe = stop_from(200), AnnealingProbe(cost=0.1)
         return TransformersLossForecast(policy=policy, probe=probe, sinks=[print], every_n_steps=20)
 
-    train(tmp_path, [callback()], **SAVE)
-    resume: dict[str, Any] = {"resume": str(tmp_path / "checkpoint-60"), "logging_strategy": "no"}
+    whole = callback()
+    train(tmp_path, [whole], **SAVE)
+    assert not whole.switched_off
+    resume: dict[str, Any] = {"resume": str(tmp_path / "checkpoint-60")}
     for restore, said in (
         (False, []),
         (True, ["without its policy and probe and sinks: leave that option out"]),
     ):
         caplog.clear()
-        train(tmp_path, [callback()], restore_callback_states_from_checkpoint=restore, **resume)
+        options = {"restore_callback_states_from_checkpoint": restore, **resume}
+        trainer, _ = train(tmp_path, [callback()], **options)
+        assert [each.switched_off for each in ours(trainer)] == [False]
         lines = told(caplog)
         assert len(lines) == len(said)
         assert all(part in line for part, line in zip(said, lines, strict=True))
@@ -131,6 +171,38 @@ def test_a_checkpoint_tells_where_the_store_is_but_no_password(tmp_path: Path) -
         assert state["args"]["store"] == kept
         assert "secret" not in json.dumps(state)
         assert state["attributes"]["_missing"] == (["store"] if given == secret else [])
+
+
+def test_averages_of_another_run_or_none_are_not_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def callback() -> TransformersLossForecast:
+        return TransformersLossForecast(probe=AnnealingProbe(cost=0.1), every_n_steps=20)
+
+    def resumed(folder: str) -> list[str]:
+        caplog.clear()
+        checkpoint = str(tmp_path / "run" / "checkpoint-60")
+        train(tmp_path / folder, [callback()], resume=checkpoint)
+        return told(caplog)
+
+    for name in ("run", "other"):
+        train(tmp_path / name, [callback()], **SAVE)
+    assert resumed("run") == []
+    (line,) = resumed("other")
+    assert "other/checkpoint-60/lossforecast_probe.pt is of another run" in line
+    (line,) = resumed("elsewhere")
+    assert "elsewhere/checkpoint-60/lossforecast_probe.pt is missing" in line
+
+
+def test_a_probe_without_labels_says_what_it_needs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = TransformersLossForecast(probe=AnnealingProbe(cost=0.1))
+    train(tmp_path, [callback], model=tiny_gpt(), label_smoothing_factor=0.1)
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert record.exc_info is not None
+    assert "give AnnealingProbe(loss, batches=[...])" in str(record.exc_info[1])
+    assert not callback.switched_off
 
 
 # ---------------------------------------------------------------------- the plan
@@ -291,6 +363,202 @@ def test_an_evaluation_after_training_is_of_other_data(tmp_path: Path) -> None:
     model.loss_of = lambda step: 9.0
     assert trainer.evaluate()["eval_loss"] == 9.0
     assert callback.forecaster.history.state_dict() == before
+
+
+# ---------------------------------------------------------------------- what the Trainer tells
+
+
+class Breaks(Scripted):
+    """Its loss is nan from a step on, and so are its gradients."""
+
+    def forward(self, x: torch.Tensor, labels: Any = None) -> dict[str, torch.Tensor]:
+        out = super().forward(x, labels)
+        return {**out, "loss": out["loss"] * (float("nan") if self.calls > 60 else 1.0)}
+
+
+@pytest.mark.parametrize("clipped", [1.0, 0.0], ids=["norm", "no norm"])
+def test_a_loss_that_the_trainer_hides_is_nan_and_a_reason_to_stop(
+    tmp_path: Path, clipped: float
+) -> None:
+    """With the Trainer's default filter, which logs 0."""
+    callback = TransformersLossForecast(stop=True, every_n_steps=2, store=tmp_path / "runs.db")
+    trainer, watch = train(tmp_path, [callback], model=Breaks(), max_grad_norm=clipped)
+    assert watch.losses[64] == 0.0
+    assert 70 <= trainer.state.global_step < 100
+    assert callback.recommendation is not None
+    assert callback.recommendation.reason is Reason.NON_FINITE
+    assert callback.forecast is not None
+    assert Caveat.NON_FINITE in callback.forecast.caveats
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.bins().mean.min() > 1
+    assert not callback.switched_off
+    (run,) = RunStore(tmp_path / "runs.db").runs()
+    assert run.outcome is None or run.outcome > 1
+
+
+def test_losses_that_are_0_are_taken_as_they_are_without_the_filter(tmp_path: Path) -> None:
+    callback = TransformersLossForecast()
+    model = Scripted(lambda step: float(step < 60))
+    train(tmp_path, [callback], model=model, logging_nan_inf_filter=False, max_grad_norm=0.0)
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.bins().mean[-1] == 0.0
+
+
+def test_a_loss_that_the_user_logs_is_no_window(tmp_path: Path) -> None:
+    class Talks(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            watch.trainer.log({"loss": 99.0})
+
+    watch, callback = Watch(), TransformersLossForecast()
+    trainer, _ = train(tmp_path, [callback], go=False)
+    watch.trainer = trainer
+    trainer.add_callback(Talks())
+    trainer.train()
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.bins().mean.max() < 5
+    assert callback.forecaster.history.bins().step.size == TOTAL // 2
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options"),
+    [
+        ("eval_accuracy", {}),
+        ("eval_quality", {"metric_for_best_model": "quality", "greater_is_better": True}),
+    ],
+)
+def test_a_metric_that_is_to_rise_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monitor: str, options: dict[str, Any]
+) -> None:
+    class Rising(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            kwargs["metrics"][monitor] = 1 - 0.3 * noisy(state.global_step)
+
+    callback = TransformersLossForecast(monitor, stop=True, policy=stop_from(60), every_n_steps=4)
+    trainer, _ = train(tmp_path, [callback], first=[Rising()], **EVALUATE, **options)
+    assert trainer.state.global_step == TOTAL
+    assert callback.forecast is not None
+    warning = told(caplog)[0]
+    assert f"{monitor!r} is better where it is higher" in warning
+    assert "nothing will be stopped or changed" in warning
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_that_an_exception_ended_has_failed_in_the_store(tmp_path: Path, again: bool) -> None:
+    callback: TransformersLossForecast | None
+    callback = TransformersLossForecast(store=tmp_path / "runs.db", every_n_steps=4)
+    trainer, watch = train(tmp_path, [callback], go=False)
+    watch.fail_at = 75
+    with pytest.raises(ValueError, match="the user's own"):
+        trainer.train()
+    optimizer: Any = innermost(trainer.optimizer)
+    if again:
+        watch.fail_at = None
+        trainer.train()
+    else:
+        trainer.callback_handler.callbacks.clear()
+        callback = None
+        gc.collect()
+    assert not optimizer._optimizer_step_pre_hooks
+    runs = [(run.state, run.step) for run in RunStore(tmp_path / "runs.db").runs()]
+    assert runs[-1][0] == "failed"
+    assert runs[-1][1] >= 70
+    assert [state for state, _ in runs[:-1]] == ["finished"] * again
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["pipeline.Pipeline.leave", "pipeline.Pipeline.record_end", "capture._kept"],
+)
+def test_an_error_of_ours_at_any_place_does_not_end_the_training(
+    tmp_path: Path,
+    broken: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(f"lossforecast.callbacks.{broken}", fail)
+    callback = TransformersLossForecast(every_n_steps=10)
+    for _ in range(2):  # the second lets go of the first
+        trainer, _ = train(tmp_path, [callback])
+        assert trainer.state.global_step == TOTAL
+    assert callback.switched_off == (broken == "capture._kept")
+    traces = [each for each in caplog.records if each.exc_info]
+    assert len(traces) == {"leave": 3}.get(broken.split(".")[-1], 2)
+    optimizer: Any = innermost(trainer.optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options", "said"),
+    [
+        (None, {"logging_strategy": "no"}, ["0 losses in 120 steps", "told no training loss"]),
+        (None, {"logging_steps": 500}, ["0 losses in 120 steps", "told no training loss"]),
+        (
+            None,
+            {"logging_steps": 10},
+            ["12 losses in 120 steps. Give TrainingArguments(logging_st"],
+        ),
+        ("eval_loss", {}, ["0 losses in 120 steps", "told no eval_loss"]),
+        ("eval_loss", EVALUATE, []),
+    ],
+)
+def test_too_little_to_forecast_from_is_told_at_the_start_and_nothing_at_the_end(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monitor: str | None,
+    options: dict[str, Any],
+    said: list[str],
+) -> None:
+    train(tmp_path, [TransformersLossForecast(monitor)], **options)
+    lines = told(caplog)
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+def test_the_schedule_is_checked_once_when_a_run_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def longer(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3 * TOTAL)
+
+    train(tmp_path, [TransformersLossForecast()], scheduler=longer, **SAVE)
+    (line,) = told(caplog)
+    assert "schedule lint, horizon_long" in line
+    caplog.clear()
+    checkpoint = str(tmp_path / "checkpoint-60")
+    train(tmp_path, [TransformersLossForecast()], scheduler=longer, resume=checkpoint)
+    assert told(caplog) == []
+
+
+@pytest.mark.parametrize("length", [80, 500])
+def test_a_plan_of_another_length_is_fitted_to_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
+    plan = LRSchedule.constant(length, 1e-3)
+    callback = TransformersLossForecast(schedule=plan)
+    train(tmp_path, [callback], lr_scheduler_type="constant")
+    assert f"schedule= has {length} steps, but the Trainer will take 120" in told(caplog)[0]
+    assert callback.forecaster is not None
+    assert callback.forecast is not None
+    assert callback.forecaster.total_steps == callback.forecast.step == TOTAL
+
+
+@pytest.mark.parametrize("logging", [{"logging_steps": 4}, {"logging_strategy": "epoch"}])
+def test_a_forecast_knows_the_window_that_is_logged_at_its_step(
+    tmp_path: Path, logging: dict[str, Any]
+) -> None:
+    """An epoch has 6 steps."""
+    updates: list[Update] = []
+    callback = TransformersLossForecast(every_n_steps=12, sinks=[updates.append])
+    _, watch = train(tmp_path, [callback], **logging)
+    assert [each.step for each in updates] == list(range(12, TOTAL + 1, 12))
+    width = 6 if "logging_strategy" in logging else 4
+    for each in updates:
+        assert each.step in watch.losses
+        made_at = int(mean_step(each.step - width, each.step - 1))
+        assert each.forecast.made_at == made_at
 
 
 # ---------------------------------------------------------------------- two processes

@@ -1072,6 +1072,19 @@ def test_a_validation_loss_can_stop_a_run() -> None:
     assert trainer.global_step == 24  # the third bad value in a row
 
 
+def test_a_metric_that_is_to_rise_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Rising(Scripted):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            good = 1 - 0.3 * scripted(self.global_step)
+            self.log("val_accuracy", math.nan if self.global_step > 12 else good)
+
+    callback = LightningLossForecast("val_accuracy", stop=True)
+    trainer = trainer_of(callback, max_epochs=2, val_check_interval=4)
+    trainer.fit(Rising(), loader(50), loader(1))
+    assert trainer.global_step == 100
+    assert "'val_accuracy' is better where it is higher" in told(caplog)[0]
+
+
 @pytest.mark.parametrize(
     ("options", "step"),
     [
