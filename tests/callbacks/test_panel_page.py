@@ -156,6 +156,16 @@ def test_the_fan_is_drawn_and_one_can_look_back(page: Page) -> None:
     assert page.text(".decisions li")
 
 
+def test_no_button_sends_a_chart_away(page: Page) -> None:
+    for chart in (LOSS, FINAL):
+        buttons = page.all(f"{chart} .modebar-btn")
+        names = {str(each.get_attribute("data-title")).lower() for each in buttons}
+        assert "download plot as a png" in names
+        assert all(
+            name.startswith(("download", "zoom", "pan", "autoscale", "reset")) for name in names
+        )
+
+
 def test_another_schedule_is_tried_by_keys_and_by_dragging(page: Page) -> None:
     def answer() -> str:
         return page.text(".answer")

@@ -518,7 +518,15 @@ function drawWhatIf(parts, state, run) {
 
 // ---------------------------------------------------------------------- charts
 
-const OPTIONS = { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+// Nothing leaves this machine: no button uploads a chart, and there is nowhere to upload it to.
+const OPTIONS = {
+  responsive: true,
+  displaylogo: false,
+  scrollZoom: false,
+  showSendToCloud: false,
+  plotlyServerURL: "",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendChartToCloud"],
+};
 
 async function drawCharts(parts, state, run, row, plotly, change) {
   const Plotly = await plotly;
