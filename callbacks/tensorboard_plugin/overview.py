@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lossforecast.callbacks.tensorboard_plugin.hindsight import fared, outcome
+from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome
 from lossforecast.callbacks.tensorboard_plugin.what_if import SHAPES, drawn
 from lossforecast.callbacks.trail import short
 from lossforecast.errors import StateError
@@ -28,13 +28,16 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
         StateError: its losses are damaged.
     """
     history, info = _history(record), _info(record)
+    now = record["step"], record["total_steps"]
     return {
         "step": record["step"],
         "total_steps": record["total_steps"],
         "target": record["target"],
         **{name: record["forecast"].get(name) for name in _TOLD},
         "action": record["decision"]["action"],
-        "outcome": outcome(history, record["total_steps"]),
+        "over": record["step"] >= record["total_steps"],
+        "outcome": outcome(history, *now),
+        "broke": broke(history, *now),
         "metric": info.metric,
         "loss": info.loss_word,
         "optimizer": info.optimizer,
@@ -44,15 +47,22 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
 def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows from the best on, each with the probability of being it.
 
-    Runs of different losses are not compared.
+    Runs of different losses are not compared, and those that broke come last. Where there is
+    nothing to compare with the probability is None.
     """
     found = [dict(row) for row in rows]
     kinds = [(row["metric"], row["loss"]) for row in found]
     for kind in dict.fromkeys(kinds):
-        alike = [row for row, its in zip(found, kinds, strict=True) if its == kind]
-        for row, chance in zip(alike, chances([_outlook(row) for row in alike]), strict=True):
-            row["prob_best"] = short(float(chance))
+        alike = [
+            row
+            for row, its in zip(found, kinds, strict=True)
+            if its == kind and row["broke"] is None
+        ]
+        if len(alike) > 1:
+            for row, chance in zip(alike, chances([_outlook(row) for row in alike]), strict=True):
+                row["prob_best"] = short(float(chance))
     for row in found:
+        row.setdefault("prob_best", None)
         del row["levels"]
     return sorted(found, key=_place)
 
@@ -63,7 +73,8 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         StateError: its losses or its schedule are damaged.
     """
-    history, info, total = _history(record), _info(record), record["total_steps"]
+    history, info = _history(record), _info(record)
+    now = record["step"], record["total_steps"]
     bins = history.bins()
     sound = np.isfinite(bins.mean)
     try:
@@ -83,8 +94,10 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": drawn(plan),
         "peak": plan.peak,
         "shapes": SHAPES,
-        "outcome": outcome(history, total),
-        "fared": fared(record["trail"], history, total),
+        "over": record["step"] >= record["total_steps"],
+        "outcome": outcome(history, *now),
+        "broke": broke(history, *now),
+        "fared": fared(record["trail"], history, *now),
     }
 
 
@@ -111,6 +124,8 @@ def _outlook(row: Mapping[str, Any]) -> Outlook:
     return Outlook(tuple(rising.tolist()), row["optimizer"] or "", described)
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, bool, float]:
+def _place(row: Mapping[str, Any]) -> tuple[str, bool, bool, float]:
     ends = row["mean"] if row["outcome"] is None else row["outcome"]
-    return f"{row['metric']} {row['loss']}", ends is None, 0.0 if ends is None else ends
+    broken = row["broke"] is not None
+    kind = f"{row['metric']} {row['loss']}"
+    return kind, broken, ends is None, 0.0 if ends is None else ends

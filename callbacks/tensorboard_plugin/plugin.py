@@ -26,12 +26,8 @@ T = TypeVar("T")
 Series = tuple[str, str, Any]
 """A run, a tag and what is told of it: its last step and when that was."""
 
-_PAGE = {
-    "index.js": "text/javascript",
-    "panel.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "panel.css": "text/css",
-}
+_SCRIPTS = ("index", "panel", "charts", "dom", "runs", "story", "theme", "what_if", "words", "zoom")
+_PAGE = {**{f"{name}.js": "text/javascript" for name in _SCRIPTS}, "panel.css": "text/css"}
 _DAY = 86_400  # seconds
 _LONGEST_QUESTION = 4096  # bytes
 _PATIENCE = 5.0  # seconds that a what-if waits for others
@@ -117,7 +113,8 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         if not self._asking.acquire(timeout=_PATIENCE):
             raise _RefusedError(503, "others are asking: try again")
         try:
-            return answer(self._forecaster(request, series), asked)
+            now = self._record(request, series)["step"]
+            return answer(self._forecaster(request, series), now, asked)
         finally:
             self._asking.release()
 

@@ -21,20 +21,22 @@ _STOPS = 65  # of a fan
 _POINTS = 257  # of a schedule that is drawn
 
 
-def answer(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
+def answer(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Forecast a run as planned and under another schedule.
 
     Args:
         forecaster: of the run.
+        now: optimizer steps taken.
         asked: "decay_start" and "total_steps", steps; "end_lr", the last learning rate; and
-            "shape", one of `SHAPES`. A decay that was to start in the past starts now.
+            "shape", one of `SHAPES`. As the run goes on while people ask: a decay that was to
+            start in the past starts now, and one that was to end there ends a step later.
 
     Raises:
         ConfigurationError, ScheduleError: what is asked makes no sense.
         StateError: no forecast can be made with the numbers that were saved.
     """
     try:
-        told = _answered(forecaster, asked)
+        told = _answered(forecaster, now, asked)
         json.dumps(told, allow_nan=False)
     except LossForecastError:
         raise
@@ -52,8 +54,8 @@ def drawn(schedule: LRSchedule) -> dict[str, list[Any]]:
     return {"steps": steps.tolist(), "lr": [short(x) for x in schedule.lr(steps).tolist()]}
 
 
-def _answered(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
-    start, total, end, shape = _checked(forecaster, asked)
+def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    start, total, end, shape = _checked(forecaster, now, asked)
     plan = forecaster.schedule
     before = plan.extended_to(start) if start > plan.total_steps else plan
     other = before.with_decay(start=start, steps=total - start, shape=shape, end=end)
@@ -77,15 +79,15 @@ def _told(forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _checked(forecaster: Forecaster, asked: Mapping[str, Any]) -> tuple[int, int, float, str]:
-    now, planned = max(forecaster.history.last_step, 0), forecaster.schedule.total_steps
+def _checked(
+    forecaster: Forecaster, now: int, asked: Mapping[str, Any]
+) -> tuple[int, int, float, str]:
+    now, planned = max(forecaster.history.last_step, now), forecaster.schedule.total_steps
     start, total = (_whole(asked, name) for name in ("decay_start", "total_steps"))
     end, shape = _rate(asked, forecaster.schedule.peak), asked.get("shape")
-    start = max(start, now)
+    start, total = max(start, now), max(total, now + 1)
     if start >= total:
-        raise ConfigurationError(
-            f"total_steps is {total}: it must be after decay_start and the present step, {start}"
-        )
+        raise ConfigurationError(f"total_steps is {total}: it must be after decay_start, {start}")
     if total > _LONGEST * planned:
         raise ConfigurationError(
             f"total_steps is {total}: at most {_LONGEST} times the {planned} that are planned"
