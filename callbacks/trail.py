@@ -96,7 +96,7 @@ def fan(forecast: Forecast, stops: int) -> dict[str, list[Any]]:
     """The forecast loss from now to the end at up to some steps, with its 80 and 95% intervals."""
     start = max(min(forecast.made_at, forecast.step - 1), 0)
     steps = np.unique(np.rint(np.linspace(start, forecast.step, stops)).astype(np.int64))
-    inner, outer = forecast.curve(steps, 0.8), forecast.curve(steps, 0.95)
+    inner, outer = forecast.curves(steps, (0.8, 0.95))
     lines = (inner.mean, inner.lower, inner.upper, outer.lower, outer.upper)
     found = {name: [short(x) for x in line.tolist()] for name, line in zip(FAN, lines, strict=True)}
     return {"steps": steps.tolist(), **found}

@@ -8,7 +8,8 @@ import numpy as np
 from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome
 from lossforecast.callbacks.tensorboard_plugin.what_if import SHAPES, drawn
 from lossforecast.callbacks.trail import short
-from lossforecast.errors import StateError
+from lossforecast.errors import ScheduleError, StateError
+from lossforecast.forecaster import as_used
 from lossforecast.history import History
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -79,7 +80,8 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     sound = np.isfinite(bins.mean)
     try:
         plan = LRSchedule.from_dict(record["state"]["schedule"])
-    except (KeyError, TypeError, ValueError) as error:
+        used = as_used(plan, history)
+    except (ScheduleError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"its schedule is damaged: {error}") from error
     told = ("step", "total_steps", "target", "forecast", "fan", "decision", "trail")
     return {
@@ -91,7 +93,7 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
-        "schedule": drawn(plan),
+        "schedule": drawn(used),
         "peak": plan.peak,
         "shapes": SHAPES,
         "over": record["step"] >= record["total_steps"],

@@ -17,7 +17,7 @@ __all__ = ["SHAPES", "answer", "drawn"]
 
 SHAPES = ("linear", "cosine", "sqrt", "exp")
 _LONGEST = 20  # times as long as planned
-_STOPS = 65  # of a fan
+_STOPS = 33  # of a fan
 _POINTS = 257  # of a schedule that is drawn
 
 
@@ -61,9 +61,10 @@ def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dic
     other = before.with_decay(start=start, steps=total - start, shape=shape, end=end)
     planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
     gain = planned.gain(other)
+    lines = {"fan": fan(tried, _STOPS), "schedule": drawn(tried.schedule)}
     return {
         "plan": _told(planned),
-        "what_if": _told(tried),
+        "what_if": {**_told(tried), **lines},
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
         "code": code_of(other),
     }
@@ -74,8 +75,6 @@ def _told(forecast: Forecast) -> dict[str, Any]:
         **forecast.summary(),
         "total_steps": forecast.schedule.total_steps,
         "caveats": [str(each) for each in forecast.caveats],
-        "fan": fan(forecast, _STOPS),
-        "schedule": drawn(forecast.schedule),
     }
 
 

@@ -27,6 +27,7 @@ from lossforecast.callbacks.monitor import Update
 from lossforecast.callbacks.tensorboard_plugin import record
 from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome
 from lossforecast.callbacks.tensorboard_plugin.overview import overview, ranked, shown
+from lossforecast.callbacks.tensorboard_plugin.plugin import lighter
 from lossforecast.callbacks.tensorboard_plugin.what_if import answer
 from lossforecast.callbacks.trail import FAN, Trail
 from lossforecast.history import History
@@ -260,6 +261,39 @@ def test_what_if_is_what_the_forecaster_says(told: list[Update]) -> None:
     copied = eval(found["code"], namespace)
     at = np.arange(2_400, 3_001)
     assert copied.lr(at) == pytest.approx(other.lr(at), abs=2e-6)
+
+
+def test_an_answer_says_no_more_than_is_drawn(told: list[Update]) -> None:
+    found = answer(told[-1].forecaster, 2_400, QUESTION)
+    assert {"fan", "schedule"} & set(found["plan"]) == set()
+    assert len(found["what_if"]["fan"]["steps"]) == 33
+
+
+def test_curves_at_once_are_those_one_by_one(told: list[Update]) -> None:
+    forecast = told[-1].forecast
+    steps = np.linspace(2_400, TOTAL, 33).astype(int)
+    for level, together in zip((0.8, 0.95), forecast.curves(steps, (0.8, 0.95)), strict=True):
+        alone = forecast.curve(steps, level)
+        for line in ("mean", "lower", "upper"):
+            assert (getattr(together, line) == getattr(alone, line)).all()
+
+
+def test_the_learning_rate_is_the_one_that_was_used(told: list[Update]) -> None:
+    known = record.read(record.write(told[-1]))
+    forecaster = Forecaster.from_state_dict(known["state"])
+    forecaster.history.observe_many([2_400, 2_450], [2.2, 2.2], [5e-5, 5e-5])
+    found = shown({**known, "state": forecaster.state_dict()})["schedule"]
+    used = dict(zip(found["steps"], found["lr"], strict=True))
+    assert min(used[step] for step in used if 2_400 <= step <= 2_450) == pytest.approx(5e-5)
+    assert found["lr"][-1] == pytest.approx(0, abs=1e-8)
+
+
+def test_only_lines_are_registered_where_the_bundle_allows() -> None:
+    kinds = b",".join([b"a()"] * 30)
+    bundle = b"var R=b();R.register([" + kinds + b"]);z.exports=R});rest"
+    assert lighter(bundle) == b"var R=b();z.exports=R});rest"
+    for other in (b"rest", bundle + bundle, bundle.replace(b"exports=R", b"exports=Q")):
+        assert lighter(other) == other
 
 
 def test_a_decay_cannot_start_in_the_past(told: list[Update]) -> None:
