@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossforecast.history import History
 
-__all__ = ["broke", "fared", "outcome"]
+__all__ = ["broke", "fared", "outcome", "stopped"]
 
 _LATE = 0.98  # of the steps of a run: from there on its losses are what it ended with
 _LEAST = 3  # bins that are averaged at the end
@@ -44,6 +44,11 @@ def broke(history: History, step: int, total_steps: int) -> int | None:
     if history.non_finite_run > 0 or finite < _LATE * history.last_step:
         return finite + 1
     return None
+
+
+def stopped(trail: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run was stopped: after that there is at most the forecast of its last losses."""
+    return any(row.get("done") == "stop" for row in trail[-2:])
 
 
 def fared(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome
+from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome, stopped
 from lossforecast.callbacks.tensorboard_plugin.what_if import SHAPES, drawn
 from lossforecast.callbacks.trail import short
 from lossforecast.errors import ScheduleError, StateError
@@ -39,6 +39,7 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
         "over": record["step"] >= record["total_steps"],
         "outcome": outcome(history, *now),
         "broke": broke(history, *now),
+        "stopped": stopped(record["trail"]),
         "metric": info.metric,
         "loss": info.loss_word,
         "optimizer": info.optimizer,
@@ -99,6 +100,7 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         "over": record["step"] >= record["total_steps"],
         "outcome": outcome(history, *now),
         "broke": broke(history, *now),
+        "stopped": stopped(record["trail"]),
         "fared": fared(record["trail"], history, *now),
     }
 

@@ -25,12 +25,13 @@ from torch.utils.tensorboard import SummaryWriter
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, ScheduleError, StateError
 from lossforecast.callbacks.monitor import Update
 from lossforecast.callbacks.tensorboard_plugin import record
-from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome
+from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome, stopped
 from lossforecast.callbacks.tensorboard_plugin.overview import overview, ranked, shown
 from lossforecast.callbacks.tensorboard_plugin.plugin import lighter
 from lossforecast.callbacks.tensorboard_plugin.what_if import answer
 from lossforecast.callbacks.trail import FAN, Trail
 from lossforecast.history import History
+from lossforecast.recommendation import Action
 from lossforecast.schedule_code import code_of
 
 NEWER = zlib.compress(b'{"version": 7}')
@@ -84,6 +85,25 @@ def test_a_long_trail_is_thinned_but_keeps_its_advice(told: list[Update]) -> Non
     assert steps == sorted(set(steps))
     assert max(np.diff(steps)) <= 10
     assert [row["step"] for row in trail.rows if "message" in row] == [1, 100, 110]
+
+
+def test_what_was_done_is_kept_with_the_forecast(told: list[Update]) -> None:
+    trail, last = Trail(), told[-1]
+    trail.note(Action.STOP)  # before any forecast
+    assert trail.rows == []
+    for step in range(1, 1_001):
+        trail.add(step, last.forecast, last.recommendation)
+        if step == 500:
+            trail.note(Action.STOP)
+    assert [row["step"] for row in trail.rows if row.get("done") == "stop"] == [500]
+    trail.add(501, last.forecast, last.recommendation)
+    assert stopped(trail.rows)
+    trail.add(501, last.forecast, last.recommendation)
+    trail.add(502, last.forecast, last.recommendation)
+    assert not stopped(trail.rows), "it went on after all"
+    trail.note(Action.STOP)
+    trail.add(502, last.forecast, last.recommendation)
+    assert stopped(trail.rows[-1:])
 
 
 def test_a_future_that_was_rewound_is_dropped(told: list[Update]) -> None:

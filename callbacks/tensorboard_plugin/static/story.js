@@ -48,15 +48,28 @@ export function drawSlider(parts, run, row, at) {
   parts.slider.setAttribute("aria-valuetext", parts.moment.textContent);
 }
 
+const DONE = {
+  stop: "The run was stopped.",
+  change_schedule: "The decay was begun.",
+};
+
+// The present advice on top, then what was done and what was advised anew, the latest first.
 export function drawDecisions(parts, run) {
-  const told = run.trail.filter((row) => row.message !== undefined).reverse();
-  if (!changed(parts.decisions, told)) return;
-  parts.decisions.replaceChildren(...told.map((row) => entry(row.step, row.action, row.message)));
+  const { trail, decision, step } = run;
+  if (!changed(parts.decisions, [trail, decision, step])) return;
+  const goesOn = !run.over && !run.stopped;
+  const entries = goesOn ? [entry(`now, step ${steps(step)}`, decision.action, decision.message)] : [];
+  for (const row of [...trail].reverse()) {
+    if (row.done !== undefined) entries.push(entry(`step ${steps(row.step)}`, "done", DONE[row.done] ?? row.done));
+    if (row.message === undefined || (goesOn && row.step === step)) continue;
+    entries.push(entry(`step ${steps(row.step)}`, row.action, row.message));
+  }
+  parts.decisions.replaceChildren(...entries);
 }
 
-function entry(step, action, message) {
+function entry(when, action, message) {
   return make("li", {},
-    make("span", { class: "when" }, `step ${steps(step)}`),
+    make("span", { class: "when" }, when),
     make("span", { class: `action ${action}` }, ACTIONS[action] ?? action),
     make("span", {}, message));
 }
