@@ -44,7 +44,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     Routes, below ``/data/plugin/lossforecast``:
 
-    * ``/runs``: all runs in few words, and what had to be skipped;
+    * ``/runs``: all runs in few words, what had to be skipped, and the folder of the logs;
     * ``/run?run=..&tag=..``: all of one;
     * ``/what_if``: POST; as in `lossforecast.callbacks.tensorboard_plugin.what_if.answer`, with
       "run" and "tag".
@@ -57,6 +57,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def __init__(self, context: base_plugin.TBContext) -> None:
         super().__init__(context)
         self._provider = context.data_provider
+        self._logdir = str(context.logdir or "")
         self._rows: _Kept[dict[str, Any]] = _Kept(_ROWS)
         self._records: _Kept[dict[str, Any]] = _Kept(_RUNS)
         self._forecasters: _Kept[Forecaster] = _Kept(_RUNS)
@@ -99,7 +100,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
                 continue
             named = {"run": run, "tag": tag, "written": about.max_wall_time, **row}
             (skipped if "why" in row else rows).append(named)
-        return {"runs": ranked(rows), "skipped": skipped}
+        return {"runs": ranked(rows), "skipped": skipped, "logdir": self._logdir}
 
     def _serve_run(self, request: wrappers.Request) -> dict[str, Any]:
         series = self._asked_for(request, request.args)

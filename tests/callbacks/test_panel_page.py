@@ -425,3 +425,6 @@ def test_without_any_summary_the_tab_says_how_to_get_one(
         browser.get(f"{address}data/plugin_entry.html?name=lossforecast")
         wait = WebDriverWait(browser, 60)
         wait.until(lambda d: "No forecasts yet" in d.find_element(By.TAG_NAME, "body").text)
+        said = browser.find_element(By.TAG_NAME, "body").text
+        assert str(tmp_path) in said
+        assert "TransformersLossForecast" in said

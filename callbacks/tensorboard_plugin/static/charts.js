@@ -8,7 +8,7 @@ const DARK = { runs: ["#4fa8e0", "#ff8a50", "#34d3a6", "#f2b84b", "#9adcf7"], wh
 
 // Of the run with this number among those in the chart.
 export function colourOf(order, dark) {
-  const { runs } = dark ? DARK : LIGHT;
+  const { runs } = dark ? DARK : LIGHT; // of more runs than colours some look alike
   return runs[order % runs.length];
 }
 
@@ -203,6 +203,12 @@ function handlesOf(question, whatIf) {
   ];
 }
 
+// The 80% interval of a single forecast.
+function barOf(row, colour) {
+  const [mean, lower, upper] = ["mean", "lower80", "upper80"].map((name) => row[name].at(-1));
+  return { type: "data", symmetric: false, array: [upper - mean], arrayminus: [mean - lower], color: colour, thickness: 2, width: 8 };
+}
+
 // What was forecast of the final loss at each moment.
 export function finalChart({ run, row, theme }) {
   const told = run.trail.filter((each) => each.mean.at(-1) !== null);
@@ -217,7 +223,8 @@ export function finalChart({ run, row, theme }) {
       y: end("mean"),
       mode: "lines+markers",
       line: { color: colour, width: 2 },
-      marker: { size: 4 },
+      marker: { size: told.length === 1 ? 8 : 4 },
+      error_y: told.length === 1 ? barOf(told[0], colour) : undefined, // one forecast makes no band
       name: "forecast of the final loss, 80 and 95%",
       customdata: told.map((each) => [digits(each.lower80.at(-1)), digits(each.upper80.at(-1)), each.status]),
       hovertemplate: "%{y:.4g} (80%: %{customdata[0]} to %{customdata[1]}), %{customdata[2]}<extra></extra>",

@@ -14,6 +14,7 @@ const EVERY = 5000; // ms between two looks at the logs
 export function start(body, plotly) {
   const state = {
     rows: null, // of the table
+    logdir: "", // where TensorBoard looks for them
     skipped: [],
     focus: null, // key of the run that is told of
     shown: new Set(), // keys of further runs in the chart
@@ -37,7 +38,8 @@ export function start(body, plotly) {
 
   async function refresh() {
     try {
-      const { runs: rows, skipped } = await ask("runs");
+      const { runs: rows, skipped, logdir } = await ask("runs");
+      state.logdir = logdir;
       const before = new Map((state.rows ?? []).map((row) => [keyOf(row), row]));
       state.rows = rows;
       state.skipped = skipped;
@@ -178,8 +180,9 @@ function drawState(parts, state) {
   if (message === null && state.rows.length === 0) {
     message = state.skipped.length
       ? "No forecast can be shown; what was found is named below."
-      : "No forecasts yet. They are written with the first forecast of a run: LightningLossForecast() with a " +
-        "TensorBoardLogger, or TorchLossForecast(..., writer=SummaryWriter(...)). This page looks for them by itself.";
+      : `No forecasts yet in ${state.logdir || "the folder of logs"}. They are written with the first forecast of a run: ` +
+        "LightningLossForecast() with a TensorBoardLogger, TransformersLossForecast(..., sinks=[TensorBoardSink(writer)]) " +
+        "with Hugging Face, or TorchLossForecast(..., writer=SummaryWriter(...)). This page looks for them by itself.";
   }
   parts.state.textContent = message ?? "";
   parts.state.hidden = message === null;

@@ -39,7 +39,7 @@ export function drawSlider(parts, run, row, at) {
   parts.slider.disabled = last < 1;
   parts.slider.value = row === null ? last : at;
   if (row === null) {
-    parts.moment.textContent = last < 1 ? "one forecast so far" : `now, step ${steps(run.step)}`;
+    parts.moment.textContent = momentOf(run, last);
   } else {
     const said = `said ${digits(row.mean.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
     const came = run.outcome === null ? `now ${digits(run.forecast.mean)}` : `it ended at ${digits(run.outcome)}`;
@@ -52,6 +52,12 @@ const DONE = {
   stop: "The run was stopped.",
   change_schedule: "The decay was begun.",
 };
+
+function momentOf(run, last) {
+  if (last < 1) return "one forecast so far";
+  if (run.over || run.stopped) return `the end, step ${steps(run.step)}: move back to see what was forecast`;
+  return `now, step ${steps(run.step)}`;
+}
 
 // The present advice on top, then what was done and what was advised anew, the latest first.
 export function drawDecisions(parts, run) {
