@@ -2,7 +2,7 @@
 
 import { changed, make } from "./dom.js";
 import { isDark } from "./theme.js";
-import { ACTIONS, digits, keyOf, labelOf, percent, steps } from "./words.js";
+import { ACTIONS, chance, digits, keyOf, labelOf, percent, steps } from "./words.js";
 
 const MANY = 8; // runs, from which on they can be filtered
 
@@ -56,7 +56,7 @@ export function makeRuns(state, act) {
         name,
         make("div", { class: "number" }, ...(row.broke === null ? end : ["–"])),
         make("div", { class: "about" }, seenOf(row), wordOf(row))),
-      make("td", { class: "number best" }, row.prob_best === null ? "" : percent(row.prob_best)));
+      make("td", { class: "number best" }, row.prob_best === null ? "" : chance(row.prob_best)));
   }
 
   function drawSkipped() {
@@ -74,7 +74,8 @@ export function makeRuns(state, act) {
 
 function seenOf(row) {
   const loss = `${row.metric}${row.loss ? ` ${row.loss}` : ""}`;
-  return make("span", { class: "quiet" }, `${loss}, ${percent(row.step / row.total_steps)} of ${steps(row.total_steps)} steps`);
+  const title = `step ${steps(row.step)} of ${steps(row.total_steps)}`;
+  return make("span", { class: "quiet", title }, `${loss}, ${percent(row.step / row.total_steps)} of ${steps(row.total_steps)}`);
 }
 
 // What is advised, or what has become of the run.

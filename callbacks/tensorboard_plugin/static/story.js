@@ -1,7 +1,7 @@
 // What is said of the run in focus: where it ends, what was forecast, advised and done.
 
 import { changed, make } from "./dom.js";
-import { ACTIONS, digits, gap, percent, plainly, steps } from "./words.js";
+import { ACTIONS, chance, digits, gap, percent, plainly, steps } from "./words.js";
 
 export function drawHeadline(parts, run) {
   parts.headline.textContent = `${run.label}: ${endOf(run)}`;
@@ -14,7 +14,7 @@ export function drawHeadline(parts, run) {
   if (run.target !== null && run.outcome !== null) {
     words.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
   } else if (run.target !== null && run.broke === null) {
-    words.push(`target ${digits(run.target)}: ${percent(told.prob_target)} to get below`);
+    words.push(`target ${digits(run.target)}: ${chance(told.prob_target)} to get below`);
   }
   if (told.caveats.length) words.push(`caveats: ${plainly(told.caveats.join(", "))}`);
   if (run.non_finite) words.push(run.non_finite === 1 ? "1 loss was nan or infinite" : `${steps(run.non_finite)} losses were nan or infinite`);

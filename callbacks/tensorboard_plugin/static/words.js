@@ -22,12 +22,12 @@ export const gap = (x, loss) => {
 
 export const steps = (x) => String(x).replace(/\B(?=(\d{3})+$)/g, ",");
 
-// A share or a probability; what is nearly sure is not called sure.
-export const percent = (x) => {
-  if (x === null || x === undefined) return "–";
-  if (x > 0 && x < 0.01) return "<1%";
-  if (x < 1 && x > 0.99) return ">99%";
-  return `${Math.round(100 * x)}%`;
+export const percent = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)}%`);
+
+// A probability; nothing that is forecast is sure.
+export const chance = (x) => {
+  if (x !== null && x < 0.01) return "<1%";
+  return x !== null && x > 0.99 ? ">99%" : percent(x);
 };
 
 export const plainly = (words) => words.replaceAll("_", " ");
