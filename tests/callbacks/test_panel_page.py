@@ -359,6 +359,29 @@ def test_a_run_that_is_not_loaded_is_not_shown_as_another(pair: Page) -> None:
     pair.until(lambda: "Ends at" in pair.text(".answer"))
 
 
+def test_a_run_keeps_its_colour_and_has_one_entry_in_the_legend(pair: Page) -> None:
+    def colours() -> dict[str, str]:
+        found: dict[str, str] = pair.run(
+            "return Object.fromEntries((document.querySelector(arguments[0]).data ?? [])"
+            ".filter(t => t.showlegend !== false).map(t => [t.name, t.line.color]))",
+            LOSS,
+        )
+        return found
+
+    pair.find("tbody input:not(:disabled)").click()
+    pair.until(lambda: set(colours()) == {"one", "two"})
+    both = colours()
+    assert both["one"] != both["two"]
+    pair.find('button[title="two"]').click()
+    pair.until(lambda: set(colours()) == {"loss", "forecast, 80 and 95%"})
+    assert colours()["loss"] == both["two"]
+    assert pair.text(".decisions li:first-child .when").startswith("now, step 2,000")
+    table = pair.find("nav table").rect
+    for cell in pair.all("td.best"):
+        assert "%" in cell.text
+        assert cell.rect["x"] + cell.rect["width"] <= table["x"] + table["width"] + 1
+
+
 def test_names_are_shown_as_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     names = ["<img src=x onerror=window.hacked=1>", "<b>bold</b>&amp;", "🔥 run", "x" * 200]
