@@ -211,6 +211,7 @@ async function drawCharts(parts, state, run, row, plotly, act) {
   const runs = [run, ...others].map((each) => ({ ...each, colour: state.colourOf(keyOf(each)) }));
   const told = runs.map((each) => [keyOf(each), each.step, each.last_step, each.colour]);
   const asked = state.asking ? [state.question, state.tried?.code, state.tried?.what_if.mean] : null;
+  const drawing = [];
   if (changed(parts.loss, [told, row?.step, asked, theme()])) { // nobody's drag is cut off
     const { traces, layout, handles } = lossChart({
       runs,
@@ -220,7 +221,8 @@ async function drawCharts(parts, state, run, row, plotly, act) {
       theme: theme(),
     });
     const first = !parts.loss.data;
-    await Plotly.react(parts.loss, traces, zoomed(parts.loss, layout), { ...OPTIONS, edits: { shapePosition: true } });
+    // not waited for here: a later drawing must not be overtaken between the two charts
+    drawing.push(Plotly.react(parts.loss, traces, zoomed(parts.loss, layout), { ...OPTIONS, edits: { shapePosition: true } }));
     parts.loss.dataset.drawn = `${run.run} ${run.step}`;
     parts.loss.dataset.handles = handles;
     if (first) {
@@ -231,9 +233,10 @@ async function drawCharts(parts, state, run, row, plotly, act) {
   if (changed(parts.final, [told[0], row?.step, theme()])) {
     const { traces, layout } = finalChart({ run: runs[0], row, theme: theme() });
     const first = !parts.final.data;
-    await Plotly.react(parts.final, traces, zoomed(parts.final, layout), OPTIONS);
+    drawing.push(Plotly.react(parts.final, traces, zoomed(parts.final, layout), OPTIONS));
     if (first) watchZoom(parts.final, () => again(parts.final, act.draw));
   }
+  await Promise.all(drawing);
   if (performance.getEntriesByName("drawn").length === 0) performance.mark("drawn");
 }
 
