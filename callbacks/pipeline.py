@@ -26,6 +26,7 @@ from lossforecast.callbacks.trail import Trail
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
+from lossforecast.recommendation import Action
 from lossforecast.schedule import Decay
 
 __all__ = ["Pipeline"]
@@ -156,9 +157,10 @@ class Pipeline:
         if not self._size == 1 == processes()[1]:
             return
         wish = self._wish(self.may_stop)
-        self.should_stop = self.should_stop or wish.stop
-        if wish.decay is not None and self._steering is not None:
-            self._steering.begin(wish.decay, tell=True)
+        if wish.stop:
+            self._stop()
+        if wish.decay is not None:
+            self._begin(wish.decay)
 
     def heed(self) -> None:
         """Leave the other processes, but stop where it was agreed before."""
@@ -435,12 +437,26 @@ class Pipeline:
         if self._decay is not None and self._steering is not None:
             at, decay = self._decay
             if calls >= at:
-                self._steering.begin(decay, tell=self._rank == 0)
+                self._begin(decay)
             else:
                 self.next = min(self.next, at)
         if self._stop_at is not None:
-            self.should_stop = calls >= self._stop_at
+            if calls >= self._stop_at:
+                self._stop()
+            else:
+                self.should_stop = False
             self.next = calls + ahead if self.should_stop else min(self.next, self._stop_at)
+
+    def _stop(self) -> None:
+        """Let the loop end."""
+        if not self.should_stop:
+            self.monitor.trail.note(Action.STOP)
+        self.should_stop = True
+
+    def _begin(self, decay: Decay) -> None:
+        """Begin a decay, unless one was begun."""
+        if self._steering is not None and self._steering.begin(decay, tell=self._rank == 0):
+            self.monitor.trail.note(Action.CHANGE_SCHEDULE)
 
     def _disband(self, wait: bool) -> None:
         """Go on alone, with what was not exchanged."""

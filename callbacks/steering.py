@@ -67,7 +67,7 @@ class Steering:
         decay = recommendation.decay
         return decay if decay.start <= soon and step + 1 < decay.start + decay.steps else None
 
-    def begin(self, decay: Decay, *, tell: bool) -> None:
+    def begin(self, decay: Decay, *, tell: bool) -> bool:
         """Hold the present rate, then decay as recommended, unless a decay was begun already.
 
         Steps are those of the scheduler, which are the same in all processes. An error is logged,
@@ -76,9 +76,12 @@ class Steering:
         Args:
             decay: as recommended; its end stays where it is.
             tell: whether this is the process that logs.
+
+        Returns:
+            Whether it was begun.
         """
         if not self.apply or self._scheduler.steered:
-            return
+            return False
         now = self._scheduler.last_epoch
         wait = max(decay.start - now, 1)
         steps = max(decay.start + decay.steps - now - wait, 1)
@@ -87,7 +90,7 @@ class Steering:
         except Exception:
             self.apply = False
             logger.exception("the decay could not be begun; training goes on as planned")
-            return
+            return False
         if tell:
             logger.warning(
                 "the learning rate decays from step %d to %d (%s), as recommended",
@@ -95,3 +98,4 @@ class Steering:
                 now + wait + steps,
                 decay.shape,
             )
+        return True

@@ -11,7 +11,7 @@ import numpy as np
 
 from lossforecast.errors import StateError
 from lossforecast.forecast import Forecast
-from lossforecast.recommendation import Recommendation
+from lossforecast.recommendation import Action, Recommendation
 
 __all__ = ["FAN", "Trail", "fan", "short"]
 
@@ -26,14 +26,15 @@ _STOPS = 9  # steps of the fan of each
 class Trail:
     """The forecasts of a run so far, 256 at most.
 
-    Of more, those that leave the smallest gaps are dropped, but none with new advice while there
-    are others. Each is a row of plain values:
+    Of more, those that leave the smallest gaps are dropped, but none with new advice or deeds while
+    there are others. Each is a row of plain values:
 
     * ``step``: optimizer steps taken when it was made;
     * ``steps``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan, lists of up
       to 9 from that step to the end;
     * ``status``, ``gain``: as in `Forecast`, the gain as mean, deviation and source;
-    * ``action``, ``reason``, ``message``: the advice; no message where it is the one before.
+    * ``action``, ``reason``, ``message``: the advice; no message where it is the one before;
+    * ``done``: what was done at or after that forecast, if anything: "stop" or "change_schedule".
     """
 
     def __init__(self, rows: Sequence[Row] = ()) -> None:
@@ -47,8 +48,10 @@ class Trail:
             forecast: of the final loss.
             advice: given then.
         """
+        done = None
         while self.rows and self.rows[-1]["step"] >= step:
-            self.rows.pop()
+            again = self.rows.pop()
+            done = again.get("done") if again["step"] == step else None
         gain = forecast.anneal_gain
         row = {
             "step": step,
@@ -60,9 +63,16 @@ class Trail:
         }
         if self._is_news(row):
             row["message"] = advice.message
+        if done is not None:
+            row["done"] = done
         self.rows.append(row)
         if len(self.rows) > _MOST:
             self._thin()
+
+    def note(self, action: Action) -> None:
+        """Remember with the latest forecast that this was done."""
+        if self.rows:
+            self.rows[-1]["done"] = str(action)
 
     def state_dict(self) -> list[Row]:
         """Plain JSON-able values."""
@@ -88,7 +98,7 @@ class Trail:
 
     def _thin(self) -> None:
         inside = range(1, len(self.rows) - 1)
-        plain = [i for i in inside if "message" not in self.rows[i]] or inside
+        plain = [i for i in inside if not {"message", "done"} & set(self.rows[i])] or inside
         del self.rows[min(plain, key=lambda i: self.rows[i + 1]["step"] - self.rows[i - 1]["step"])]
 
 
@@ -96,7 +106,7 @@ def fan(forecast: Forecast, stops: int) -> dict[str, list[Any]]:
     """The forecast loss from now to the end at up to some steps, with its 80 and 95% intervals."""
     start = max(min(forecast.made_at, forecast.step - 1), 0)
     steps = np.unique(np.rint(np.linspace(start, forecast.step, stops)).astype(np.int64))
-    inner, outer = forecast.curve(steps, 0.8), forecast.curve(steps, 0.95)
+    inner, outer = forecast.curves(steps, (0.8, 0.95))
     lines = (inner.mean, inner.lower, inner.upper, outer.lower, outer.upper)
     found = {name: [short(x) for x in line.tolist()] for name, line in zip(FAN, lines, strict=True)}
     return {"steps": steps.tolist(), **found}

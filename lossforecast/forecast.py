@@ -174,7 +174,15 @@ class Forecast:
 
     def curve(self, steps: ArrayLike | None = None, level: float = 0.8) -> Curve:
         """The forecast from now to `step` at about 100 steps, or at the steps given, (n,)."""
-        tail = (1 - probability("level", level, ConfigurationError, say=0.8)) / 2
+        return self.curves(steps, [level])[0]
+
+    def curves(
+        self, steps: ArrayLike | None = None, levels: Iterable[float] = (0.8, 0.95)
+    ) -> list[Curve]:
+        """The same as `curve` for each level, worked out at once."""
+        tails = [
+            (1 - probability("level", level, ConfigurationError, say=0.8)) / 2 for level in levels
+        ]
         if steps is None:
             start = max(min(self.made_at, self.step - 1), 0)
             at = np.unique(np.rint(np.linspace(start, self.step, 101)).astype(np.int64))
@@ -185,10 +193,11 @@ class Forecast:
                 raise ConfigurationError(f"steps must be a list of steps in 0..{end}")
         if self._posterior is None or at.size == 0:
             nothing = np.full(at.shape, np.nan)
-            return Curve(at, nothing, nothing, nothing)
+            return [Curve(at, nothing, nothing, nothing) for _ in tails]
         mixture = self._posterior.predict(self.schedule, at)
-        lower, upper = mixture.quantiles(np.array([tail, 1 - tail]))
-        return Curve(at, mixture.moments()[0], lower, upper)
+        mean = mixture.moments()[0]
+        ends = mixture.quantiles(np.array([side for tail in tails for side in (tail, 1 - tail)]))
+        return [Curve(at, mean, *ends[i : i + 2]) for i in range(0, len(ends), 2)]
 
     def summary(self) -> dict[str, Any]:
         """The forecast in plain JSON-able values, of one depth; None for what is not known."""

@@ -30,7 +30,7 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.standing import Outlook
 from lossforecast.status import Caveat, Status
 
-__all__ = ["Forecaster"]
+__all__ = ["Forecaster", "as_used"]
 
 _STATE_VERSION = 1
 _TOO_SHORT = 10  # points of evidence
@@ -333,21 +333,8 @@ class Forecaster:
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""
         if self._effective is None:
-            plan = self._schedule
-            if self._now > plan.total_steps:  # a run that outlives its plan
-                plan = plan.extended_to(self._now)
-            steps, rates = self._observed_rates()
-            if (np.abs(rates - plan.lr(steps)) > 1e-6 * plan.peak).any():
-                past = LRSchedule.from_points(steps, rates, total_steps=plan.total_steps)
-                plan = past if self._now >= plan.total_steps else past.joined(self._now, plan)
-            self._effective = plan
+            self._effective = as_used(self._schedule, self.history)
         return self._effective
-
-    def _observed_rates(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Steps (n,) at which a learning rate was observed, and the rates (n,)."""
-        bins = self.history.bins()
-        known = ~np.isnan(bins.lr) & (bins.last >= 1)
-        return bins.last[known], bins.lr[known]
 
     def _rise(self) -> float:
         """How far an overfitting loss will have risen on by the end, at its pace; 0 if it does not.
@@ -379,7 +366,7 @@ class Forecaster:
     def _caveats(self, schedule: LRSchedule, rise: float) -> tuple[Caveat, ...]:
         found = set(schedule.caveats)
         plan = self._schedule
-        steps, rates = self._observed_rates()
+        steps, rates = _observed_rates(self.history)
         recent = np.flatnonzero(steps <= plan.total_steps)[-3:]
         if recent.size:
             difference = np.abs(rates[recent] - plan.lr(steps[recent]))
@@ -394,6 +381,25 @@ class Forecaster:
         if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN * schedule.peak).any():
             found.add(Caveat.LR_RISES_AHEAD)
         return tuple(sorted(found))
+
+
+def as_used(plan: LRSchedule, history: History) -> LRSchedule:
+    """The learning rates that were observed where they differ from the plan, then the plan."""
+    now = max(history.last_step, 0)
+    if now > plan.total_steps:  # a run that outlives its plan
+        plan = plan.extended_to(now)
+    steps, rates = _observed_rates(history)
+    if not (np.abs(rates - plan.lr(steps)) > 1e-6 * plan.peak).any():
+        return plan
+    past = LRSchedule.from_points(steps, rates, total_steps=plan.total_steps)
+    return past if now >= plan.total_steps else past.joined(now, plan)
+
+
+def _observed_rates(history: History) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Steps (n,) at which a learning rate was observed, and the rates (n,)."""
+    bins = history.bins()
+    known = ~np.isnan(bins.lr) & (bins.last >= 1)
+    return bins.last[known], bins.lr[known]
 
 
 def _anneal_gain(posterior: Posterior, drop: Mixture) -> AnnealGain:

@@ -1,6 +1,5 @@
 """How the forecasts of a run fared: where it ended, and how often their intervals held."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,38 +7,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.history import History
-from lossforecast.records import at_end, ended, overran
+from lossforecast.records import ended, overran
 
-__all__ = ["fared", "outcome"]
+__all__ = ["broke", "fared", "outcome", "stopped"]
 
+_LATE = 0.98  # of the steps of a run: from there on its losses are what it ended with
 _AROUND = 0.01  # share of the run on each side of a step over which its loss is averaged
 _LEVELS = ("80", "95")
 
 
-def outcome(history: History, total_steps: int) -> float | None:
-    """The mean of the last 2% of a run; None while it goes on and where that is not finite."""
-    if history.last_step < at_end(total_steps):
+def outcome(history: History, step: int, total_steps: int) -> float | None:
+    """What a run ended with, as in `ended`; None while it goes on, or if it broke.
+
+    Args:
+        history: its losses.
+        step: optimizer steps taken.
+        total_steps: planned.
+    """
+    if step < total_steps or broke(history, step, total_steps) is not None:
         return None
     found = ended(history, total_steps)
     return found if math.isfinite(found) else None
 
 
+def broke(history: History, step: int, total_steps: int) -> int | None:
+    """The step after the last finite loss, if a run has ended without any in its last 2%.
+
+    Or if its very last losses were none. None of a run that goes on.
+    """
+    if step < total_steps:
+        return None
+    finite = int(history.bins().last[-1]) if len(history) else -1
+    if history.non_finite_run > 0 or finite < _LATE * history.last_step:
+        return finite + 1
+    return None
+
+
+def stopped(trail: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run was stopped: after that there is at most the forecast of its last losses."""
+    return any(row.get("done") == "stop" for row in trail[-2:])
+
+
 def fared(
-    trail: Sequence[Mapping[str, Any]], history: History, total_steps: int
+    trail: Sequence[Mapping[str, Any]], history: History, step: int, total_steps: int
 ) -> dict[str, dict[str, int]]:
     """How many forecasts there are to judge, and how many of their intervals held the truth.
 
     Once the run has ended the truth is its outcome, for those of that end. Before, it is the latest
-    loss of a step that a forecast spoke of, as the mean over 2% of the run around it.
+    loss of a step that a forecast spoke of, as the mean over 2% of the run around it. Of a run that
+    broke none can be judged.
 
     Returns:
         By "80" and "95", the numbers of forecasts "judged" and "held".
     """
-    end = None if overran(history, total_steps) else outcome(history, total_steps)
+    found = {level: {"judged": 0, "held": 0} for level in _LEVELS}
+    if broke(history, step, total_steps) is not None:
+        return found
+    end = None if overran(history, total_steps) else outcome(history, step, total_steps)
     bins = history.bins()
     sound = np.isfinite(bins.mean)
-    step, loss, count = bins.step[sound], bins.mean[sound], bins.count[sound]
-    found = {level: {"judged": 0, "held": 0} for level in _LEVELS}
+    at_step, loss, count = bins.step[sound], bins.mean[sound], bins.count[sound]
     for row in trail:
         if row["status"] == "no_data" or history.last_step <= row["step"]:
             continue
@@ -50,7 +77,7 @@ def fared(
             passed = [i for i, each in enumerate(row["steps"]) if each <= history.last_step]
             at = passed[-1] if passed else -1
             if at > 0:
-                truth = _around(step, loss, count, row["steps"][at], _AROUND * total_steps)
+                truth = _around(at_step, loss, count, row["steps"][at], _AROUND * total_steps)
         if at < 1 or truth is None:
             continue
         for level in _LEVELS:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from lossforecast.callbacks.tensorboard_plugin.hindsight import fared, outcome
+from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome, stopped
 from lossforecast.callbacks.tensorboard_plugin.what_if import SHAPES, drawn
 from lossforecast.callbacks.trail import short
-from lossforecast.errors import StateError
+from lossforecast.errors import ScheduleError, StateError
+from lossforecast.forecaster import as_used
 from lossforecast.history import History
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -28,13 +29,17 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
         StateError: its losses are damaged.
     """
     history, info = _history(record), _info(record)
+    now = record["step"], record["total_steps"]
     return {
         "step": record["step"],
         "total_steps": record["total_steps"],
         "target": record["target"],
         **{name: record["forecast"].get(name) for name in _TOLD},
         "action": record["decision"]["action"],
-        "outcome": outcome(history, record["total_steps"]),
+        "over": record["step"] >= record["total_steps"],
+        "outcome": outcome(history, *now),
+        "broke": broke(history, *now),
+        "stopped": stopped(record["trail"]),
         "metric": info.metric,
         "loss": info.loss_word,
         "optimizer": info.optimizer,
@@ -44,15 +49,22 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
 def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows from the best on, each with the probability of being it.
 
-    Runs of different losses are not compared.
+    Runs of different losses are not compared, and those that broke come last. Where there is
+    nothing to compare with the probability is None.
     """
     found = [dict(row) for row in rows]
     kinds = [(row["metric"], row["loss"]) for row in found]
     for kind in dict.fromkeys(kinds):
-        alike = [row for row, its in zip(found, kinds, strict=True) if its == kind]
-        for row, chance in zip(alike, chances([_outlook(row) for row in alike]), strict=True):
-            row["prob_best"] = short(float(chance))
+        alike = [
+            row
+            for row, its in zip(found, kinds, strict=True)
+            if its == kind and row["broke"] is None
+        ]
+        if len(alike) > 1:
+            for row, chance in zip(alike, chances([_outlook(row) for row in alike]), strict=True):
+                row["prob_best"] = short(float(chance))
     for row in found:
+        row.setdefault("prob_best", None)
         del row["levels"]
     return sorted(found, key=_place)
 
@@ -63,12 +75,14 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         StateError: its losses or its schedule are damaged.
     """
-    history, info, total = _history(record), _info(record), record["total_steps"]
+    history, info = _history(record), _info(record)
+    now = record["step"], record["total_steps"]
     bins = history.bins()
     sound = np.isfinite(bins.mean)
     try:
         plan = LRSchedule.from_dict(record["state"]["schedule"])
-    except (KeyError, TypeError, ValueError) as error:
+        used = as_used(plan, history)
+    except (ScheduleError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"its schedule is damaged: {error}") from error
     told = ("step", "total_steps", "target", "forecast", "fan", "decision", "trail")
     return {
@@ -80,11 +94,14 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
-        "schedule": drawn(plan),
+        "schedule": drawn(used),
         "peak": plan.peak,
         "shapes": SHAPES,
-        "outcome": outcome(history, total),
-        "fared": fared(record["trail"], history, total),
+        "over": record["step"] >= record["total_steps"],
+        "outcome": outcome(history, *now),
+        "broke": broke(history, *now),
+        "stopped": stopped(record["trail"]),
+        "fared": fared(record["trail"], history, *now),
     }
 
 
@@ -111,6 +128,8 @@ def _outlook(row: Mapping[str, Any]) -> Outlook:
     return Outlook(tuple(rising.tolist()), row["optimizer"] or "", described)
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, bool, float]:
+def _place(row: Mapping[str, Any]) -> tuple[str, bool, bool, float]:
     ends = row["mean"] if row["outcome"] is None else row["outcome"]
-    return f"{row['metric']} {row['loss']}", ends is None, 0.0 if ends is None else ends
+    broken = row["broke"] is not None
+    kind = f"{row['metric']} {row['loss']}"
+    return kind, broken, ends is None, 0.0 if ends is None else ends

@@ -1,6 +1,9 @@
 """`ForecastPlugin`: the tab "Loss forecast" of TensorBoard. Needs no torch."""
 
+import functools
+import gzip
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -13,6 +16,7 @@ from tensorboard.backend import http_util  # type: ignore[import-untyped]
 from tensorboard.data import provider  # type: ignore[import-untyped]
 from tensorboard.plugins import base_plugin  # type: ignore[import-untyped]
 from werkzeug import wrappers
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from lossforecast.callbacks.tensorboard_plugin import record
 from lossforecast.callbacks.tensorboard_plugin.overview import overview, ranked, shown
@@ -20,18 +24,15 @@ from lossforecast.callbacks.tensorboard_plugin.what_if import answer
 from lossforecast.errors import LossForecastError, StateError
 from lossforecast.forecaster import Forecaster
 
-__all__ = ["ForecastPlugin"]
+__all__ = ["ForecastPlugin", "lighter"]
 
 T = TypeVar("T")
 Series = tuple[str, str, Any]
 """A run, a tag and what is told of it: its last step and when that was."""
 
-_PAGE = {
-    "index.js": "text/javascript",
-    "panel.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "panel.css": "text/css",
-}
+_SCRIPTS = ("index", "panel", "charts", "dom", "runs", "story", "theme", "what_if", "words", "zoom")
+_PAGE = {**{f"{name}.js": "text/javascript" for name in _SCRIPTS}, "panel.css": "text/css"}
+_REGISTERS = re.compile(rb"(\w+)\.register\(\[(?:\w+\(\),){20,}\w+\(\)\]\);(?=\w+\.exports=\1)")
 _DAY = 86_400  # seconds
 _LONGEST_QUESTION = 4096  # bytes
 _PATIENCE = 5.0  # seconds that a what-if waits for others
@@ -43,7 +44,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     Routes, below ``/data/plugin/lossforecast``:
 
-    * ``/runs``: all runs in few words, and what had to be skipped;
+    * ``/runs``: all runs in few words, what had to be skipped, and the folder of the logs;
     * ``/run?run=..&tag=..``: all of one;
     * ``/what_if``: POST; as in `lossforecast.callbacks.tensorboard_plugin.what_if.answer`, with
       "run" and "tag".
@@ -56,6 +57,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def __init__(self, context: base_plugin.TBContext) -> None:
         super().__init__(context)
         self._provider = context.data_provider
+        self._logdir = str(context.logdir or "")
         self._rows: _Kept[dict[str, Any]] = _Kept(_ROWS)
         self._records: _Kept[dict[str, Any]] = _Kept(_RUNS)
         self._forecasters: _Kept[Forecaster] = _Kept(_RUNS)
@@ -66,7 +68,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         page = {f"/{name}": _file(_static(name), kind) for name, kind in _PAGE.items()}
         return {
             **page,
-            "/plotly.min.js": _file(_plotly, "text/javascript", keep=_DAY),
+            "/plotly.min.js": _file(_plotly, "text/javascript", keep=_DAY, packed="gzip"),
             "/runs": self._answering(self._serve_runs),
             "/run": self._answering(self._serve_run),
             "/what_if": self._answering(self._serve_what_if, "POST"),
@@ -98,17 +100,19 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
                 continue
             named = {"run": run, "tag": tag, "written": about.max_wall_time, **row}
             (skipped if "why" in row else rows).append(named)
-        return {"runs": ranked(rows), "skipped": skipped}
+        return {"runs": ranked(rows), "skipped": skipped, "logdir": self._logdir}
 
     def _serve_run(self, request: wrappers.Request) -> dict[str, Any]:
         series = self._asked_for(request, request.args)
         return {"run": series[0], "tag": series[1], **shown(self._record(request, series))}
 
     def _serve_what_if(self, request: wrappers.Request) -> dict[str, Any]:
-        if (request.content_length or 0) > _LONGEST_QUESTION:
-            raise _RefusedError(413, f"a question has at most {_LONGEST_QUESTION} bytes")
+        request.max_content_length = _LONGEST_QUESTION
         try:
             asked = json.loads(request.get_data(cache=False))
+        except RequestEntityTooLarge as error:
+            why = f"a question has at most {_LONGEST_QUESTION} bytes"
+            raise _RefusedError(413, why) from error
         except (ValueError, RecursionError) as error:
             raise _RefusedError(400, f"the question is no JSON: {error}") from error
         if not isinstance(asked, dict):
@@ -117,7 +121,8 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         if not self._asking.acquire(timeout=_PATIENCE):
             raise _RefusedError(503, "others are asking: try again")
         try:
-            return answer(self._forecaster(request, series), asked)
+            now = self._record(request, series)["step"]
+            return answer(self._forecaster(request, series), now, asked)
         finally:
             self._asking.release()
 
@@ -244,16 +249,29 @@ def _static(name: str) -> Callable[[], bytes]:
     return lambda: resources.files(__package__).joinpath("static", name).read_bytes()
 
 
+@functools.cache
 def _plotly() -> bytes:
-    return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    bundle = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    return gzip.compress(lighter(bundle), compresslevel=6, mtime=0)
 
 
-def _file(content: Callable[[], bytes], kind: str, keep: int = 0) -> Any:
+def lighter(bundle: bytes) -> bytes:
+    """Plotly.js without its start of all kinds of charts but lines, which takes a browser long.
+
+    They are registered in one call at the very end; a bundle that is built otherwise stays as is.
+    """
+    rest, calls = _REGISTERS.subn(b"", bundle)
+    return rest if calls == 1 else bundle
+
+
+def _file(content: Callable[[], bytes], kind: str, keep: int = 0, packed: str | None = None) -> Any:
     """A route to a file of the package."""
 
     @wrappers.Request.application
     def application(request: wrappers.Request) -> wrappers.Response:
-        response: wrappers.Response = http_util.Respond(request, content(), kind, expires=keep)
+        response: wrappers.Response = http_util.Respond(
+            request, content(), kind, expires=keep, content_encoding=packed
+        )
         return response
 
     return application

@@ -112,8 +112,9 @@ def _check(record: Mapping[str, Any]) -> None:
         _fan(row)
         for name in ("status", "action", "reason"):
             _word(row, name)
-        if "message" in row:
-            _word(row, "message")
+        for name in ("message", "done"):
+            if name in row:
+                _word(row, name)
         mean, std, source = (*_list(row, "gain"), None, None, None)[:3]
         _number({"gain": mean}, "gain")
         _number({"gain": std}, "gain")

@@ -17,24 +17,26 @@ __all__ = ["SHAPES", "answer", "drawn"]
 
 SHAPES = ("linear", "cosine", "sqrt", "exp")
 _LONGEST = 20  # times as long as planned
-_STOPS = 65  # of a fan
+_STOPS = 33  # of a fan
 _POINTS = 257  # of a schedule that is drawn
 
 
-def answer(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
+def answer(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Forecast a run as planned and under another schedule.
 
     Args:
         forecaster: of the run.
+        now: optimizer steps taken.
         asked: "decay_start" and "total_steps", steps; "end_lr", the last learning rate; and
-            "shape", one of `SHAPES`. A decay that was to start in the past starts now.
+            "shape", one of `SHAPES`. As the run goes on while people ask: a decay that was to
+            start in the past starts now, and one that was to end there ends a step later.
 
     Raises:
         ConfigurationError, ScheduleError: what is asked makes no sense.
         StateError: no forecast can be made with the numbers that were saved.
     """
     try:
-        told = _answered(forecaster, asked)
+        told = _answered(forecaster, now, asked)
         json.dumps(told, allow_nan=False)
     except LossForecastError:
         raise
@@ -52,16 +54,17 @@ def drawn(schedule: LRSchedule) -> dict[str, list[Any]]:
     return {"steps": steps.tolist(), "lr": [short(x) for x in schedule.lr(steps).tolist()]}
 
 
-def _answered(forecaster: Forecaster, asked: Mapping[str, Any]) -> dict[str, Any]:
-    start, total, end, shape = _checked(forecaster, asked)
+def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    start, total, end, shape = _checked(forecaster, now, asked)
     plan = forecaster.schedule
     before = plan.extended_to(start) if start > plan.total_steps else plan
     other = before.with_decay(start=start, steps=total - start, shape=shape, end=end)
     planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
     gain = planned.gain(other)
+    lines = {"fan": fan(tried, _STOPS), "schedule": drawn(tried.schedule)}
     return {
         "plan": _told(planned),
-        "what_if": _told(tried),
+        "what_if": {**_told(tried), **lines},
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
         "code": code_of(other),
     }
@@ -72,20 +75,18 @@ def _told(forecast: Forecast) -> dict[str, Any]:
         **forecast.summary(),
         "total_steps": forecast.schedule.total_steps,
         "caveats": [str(each) for each in forecast.caveats],
-        "fan": fan(forecast, _STOPS),
-        "schedule": drawn(forecast.schedule),
     }
 
 
-def _checked(forecaster: Forecaster, asked: Mapping[str, Any]) -> tuple[int, int, float, str]:
-    now, planned = max(forecaster.history.last_step, 0), forecaster.schedule.total_steps
+def _checked(
+    forecaster: Forecaster, now: int, asked: Mapping[str, Any]
+) -> tuple[int, int, float, str]:
+    now, planned = max(forecaster.history.last_step, now), forecaster.schedule.total_steps
     start, total = (_whole(asked, name) for name in ("decay_start", "total_steps"))
     end, shape = _rate(asked, forecaster.schedule.peak), asked.get("shape")
-    start = max(start, now)
+    start, total = max(start, now), max(total, now + 1)
     if start >= total:
-        raise ConfigurationError(
-            f"total_steps is {total}: it must be after decay_start and the present step, {start}"
-        )
+        raise ConfigurationError(f"total_steps is {total}: it must be after decay_start, {start}")
     if total > _LONGEST * planned:
         raise ConfigurationError(
             f"total_steps is {total}: at most {_LONGEST} times the {planned} that are planned"

@@ -15,6 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from browsing import chromium, tensorboard
@@ -48,7 +49,9 @@ def main() -> None:
                 paints = [paint(Path(folder) / f"{loader}{i}", address) for i in range(5)]
                 first, charts = np.median(paints, axis=0)
                 say(f"  first paint {first:.2f} s after the tab opens, charts {charts:.2f} s")
-                answers = [ask(address, i, given.runs) for i in range(_QUESTIONS)]
+                steps = {each["run"]: each["step"] for each in runs_of(address)}
+                runs = [f"run {i % given.runs}" for i in range(_QUESTIONS)]
+                answers = [ask(address, run, steps[run]) for run in runs]
                 say(
                     f"  what-if: {np.median(answers):.0f} ms (median), {max(answers):.0f} ms (most)"
                 )
@@ -56,17 +59,19 @@ def main() -> None:
 
 
 def fill(logs: Path, runs: int, forecasts: int) -> None:
-    """Runs of all lengths; some have ended."""
+    """Runs that are 20 to 80% done, with so many forecasts each."""
     for i in range(min(runs, _WRITTEN)):
-        write(logs / f"run {i}", every=TOTAL // forecasts, floor=2 + 0.01 * i, seed=i)
+        every = max(round(TOTAL * (0.2 + 0.6 * i / (_WRITTEN - 1)) / forecasts), 1)
+        floor, upto = 2 + 0.01 * i, every * forecasts
+        write(logs / f"run {i}", every=every, upto=upto, floor=floor, seed=i)
     for i in range(_WRITTEN, runs):
         shutil.copytree(logs / f"run {i % _WRITTEN}", logs / f"run {i}")
 
 
-def runs_of(address: str) -> list[object]:
+def runs_of(address: str) -> list[dict[str, Any]]:
     """What the page asks first."""
     with urllib.request.urlopen(f"{address}data/plugin/lossforecast/runs") as response:
-        found: list[object] = json.load(response)["runs"]
+        found: list[dict[str, Any]] = json.load(response)["runs"]
     return found
 
 
@@ -94,14 +99,13 @@ def paint(profile: Path, address: str) -> list[float]:
     return found
 
 
-def ask(address: str, number: int, runs: int) -> float:
-    """Milliseconds of one what-if, each of another run and schedule."""
-    run = f"run {number % runs}"
+def ask(address: str, run: str, step: int) -> float:
+    """Milliseconds of one what-if, a decay from the present step over half of what is left."""
     question = {
         "run": run,
         "tag": "forecast/panel",
-        "decay_start": TOTAL,
-        "total_steps": TOTAL + 100 + number,
+        "decay_start": step,
+        "total_steps": (step + TOTAL) // 2,
         "end_lr": 0.0,
         "shape": "linear",
     }

@@ -25,11 +25,13 @@ from torch.utils.tensorboard import SummaryWriter
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, ScheduleError, StateError
 from lossforecast.callbacks.monitor import Update
 from lossforecast.callbacks.tensorboard_plugin import record
-from lossforecast.callbacks.tensorboard_plugin.hindsight import fared, outcome
+from lossforecast.callbacks.tensorboard_plugin.hindsight import broke, fared, outcome, stopped
 from lossforecast.callbacks.tensorboard_plugin.overview import overview, ranked, shown
+from lossforecast.callbacks.tensorboard_plugin.plugin import lighter
 from lossforecast.callbacks.tensorboard_plugin.what_if import answer
 from lossforecast.callbacks.trail import FAN, Trail
 from lossforecast.history import History
+from lossforecast.recommendation import Action
 from lossforecast.schedule_code import code_of
 
 NEWER = zlib.compress(b'{"version": 7}')
@@ -83,6 +85,25 @@ def test_a_long_trail_is_thinned_but_keeps_its_advice(told: list[Update]) -> Non
     assert steps == sorted(set(steps))
     assert max(np.diff(steps)) <= 10
     assert [row["step"] for row in trail.rows if "message" in row] == [1, 100, 110]
+
+
+def test_what_was_done_is_kept_with_the_forecast(told: list[Update]) -> None:
+    trail, last = Trail(), told[-1]
+    trail.note(Action.STOP)  # before any forecast
+    assert trail.rows == []
+    for step in range(1, 1_001):
+        trail.add(step, last.forecast, last.recommendation)
+        if step == 500:
+            trail.note(Action.STOP)
+    assert [row["step"] for row in trail.rows if row.get("done") == "stop"] == [500]
+    trail.add(501, last.forecast, last.recommendation)
+    assert stopped(trail.rows)
+    trail.add(501, last.forecast, last.recommendation)
+    trail.add(502, last.forecast, last.recommendation)
+    assert not stopped(trail.rows), "it went on after all"
+    trail.note(Action.STOP)
+    trail.add(502, last.forecast, last.recommendation)
+    assert stopped(trail.rows[-1:])
 
 
 def test_a_future_that_was_rewound_is_dropped(told: list[Update]) -> None:
@@ -173,7 +194,7 @@ def test_a_summary_with_anything_in_it_is_shown_or_refused(
     try:
         found = record.read(zlib.compress(json.dumps(damaged).encode()))
         told = [ranked([{"run": "a", **overview(found)}]), shown(found)]
-        told.append(answer(Forecaster.from_state_dict(found["state"]), QUESTION))
+        told.append(answer(Forecaster.from_state_dict(found["state"]), found["step"], QUESTION))
     except (StateError, ConfigurationError, ScheduleError):
         return
     json.dumps(told, allow_nan=False)
@@ -194,27 +215,35 @@ def history(upto: int) -> History:
 
 
 def test_forecasts_are_judged_by_the_outcome() -> None:
-    end = outcome(history(100), 100)
+    end = outcome(history(100), 100, 100)
     assert end == pytest.approx(np.mean([1 - t / 200 for t in (98, 99)]))
     trail = [row(10, 0.4, 0.6), row(20, 0.6, 0.7), row(30, 0.2, 0.5), row(40, 0, 1, "no_data")]
-    assert fared(trail, history(100), 100)["80"] == {"judged": 3, "held": 1}
+    assert fared(trail, history(100), 100, 100)["80"] == {"judged": 3, "held": 1}
     longer = {**row(50, 0.4, 0.6), "steps": [50, 200]}  # as was planned then
-    assert fared([*trail, longer], history(100), 100) == fared(trail, history(100), 100)
+    assert fared([*trail, longer], history(100), 100, 100) == fared(trail, history(100), 100, 100)
 
 
 def test_before_the_end_forecasts_are_judged_by_what_came() -> None:
-    assert outcome(history(60), 100) is None
+    assert outcome(history(60), 60, 100) is None
     seen = {**row(10, 0.7, 0.8), "steps": [10, 50]}
     wrong = {**row(20, 0.8, 0.9), "steps": [20, 50]}
     ahead = row(30, 0.4, 0.6)  # speaks of step 100 alone
-    found = fared([seen, wrong, ahead], history(60), 100)
+    found = fared([seen, wrong, ahead], history(60), 60, 100)
     assert found == {"80": {"judged": 2, "held": 1}, "95": {"judged": 2, "held": 1}}
 
 
 def test_a_run_that_broke_has_no_outcome() -> None:
-    broken = History()
-    broken.observe_many(range(100), [math.nan] * 100)
-    assert outcome(broken, 100) is None
+    for sound in (0, 90, 99):  # losses before it broke
+        broken = History()
+        broken.observe_many(range(100), [1.0] * sound + [math.nan] * (100 - sound))
+        assert outcome(broken, 100, 100) is None
+        assert broke(broken, 100, 100) == sound
+        assert broke(broken, 99, 100) is None  # it goes on
+        assert fared([row(10, 0.4, 0.6)], broken, 100, 100)["80"]["judged"] == 0
+    thin = History()  # validated long ago
+    thin.observe_many([0, 50], [1.0, 0.9])
+    assert broke(thin, 100, 100) is None
+    assert outcome(thin, 100, 100) is not None
 
 
 def test_a_run_that_went_on_beyond_its_plan_is_judged_where_that_ended() -> None:
@@ -233,11 +262,12 @@ def test_runs_are_ranked_with_others_of_the_same_loss(told: list[Update]) -> Non
         {**first, "run": "c", "loss": "perplexity", "mean": 8.0},
         {**first, "run": "d", "outcome": 1.0},
         {**first, "run": "e", "mean": None, "levels": [None] * 29},
+        {**first, "run": "f", "mean": 1.0, "broke": 3_900},
     ]
     found = ranked(rows)
-    assert [each["run"] for each in found] == ["d", "b", "a", "e", "c"]
+    assert [each["run"] for each in found] == ["d", "b", "a", "e", "f", "c"]
     chance = {each["run"]: each["prob_best"] for each in found}
-    assert (chance["c"], chance["d"], chance["e"]) == (1.0, 1.0, None)
+    assert (chance["c"], chance["d"], chance["e"], chance["f"]) == (None, 1.0, None, None)
     assert chance["a"] <= chance["b"] < 0.01
     assert all("levels" not in each for each in found)
 
@@ -247,7 +277,7 @@ def test_runs_are_ranked_with_others_of_the_same_loss(told: list[Update]) -> Non
 
 def test_what_if_is_what_the_forecaster_says(told: list[Update]) -> None:
     forecaster = told[-1].forecaster
-    found = answer(forecaster, QUESTION)
+    found = answer(forecaster, 2_400, QUESTION)
     other = forecaster.schedule.with_decay(start=2_400, steps=600, shape="sqrt")
     planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
     assert found["plan"]["mean"] == planned.mean
@@ -261,18 +291,51 @@ def test_what_if_is_what_the_forecaster_says(told: list[Update]) -> None:
     assert copied.lr(at) == pytest.approx(other.lr(at), abs=2e-6)
 
 
+def test_an_answer_says_no_more_than_is_drawn(told: list[Update]) -> None:
+    found = answer(told[-1].forecaster, 2_400, QUESTION)
+    assert {"fan", "schedule"} & set(found["plan"]) == set()
+    assert len(found["what_if"]["fan"]["steps"]) == 33
+
+
+def test_curves_at_once_are_those_one_by_one(told: list[Update]) -> None:
+    forecast = told[-1].forecast
+    steps = np.linspace(2_400, TOTAL, 33).astype(int)
+    for level, together in zip((0.8, 0.95), forecast.curves(steps, (0.8, 0.95)), strict=True):
+        alone = forecast.curve(steps, level)
+        for line in ("mean", "lower", "upper"):
+            assert (getattr(together, line) == getattr(alone, line)).all()
+
+
+def test_the_learning_rate_is_the_one_that_was_used(told: list[Update]) -> None:
+    known = record.read(record.write(told[-1]))
+    forecaster = Forecaster.from_state_dict(known["state"])
+    forecaster.history.observe_many([2_400, 2_450], [2.2, 2.2], [5e-5, 5e-5])
+    found = shown({**known, "state": forecaster.state_dict()})["schedule"]
+    used = dict(zip(found["steps"], found["lr"], strict=True))
+    assert min(used[step] for step in used if 2_400 <= step <= 2_450) == pytest.approx(5e-5)
+    assert found["lr"][-1] == pytest.approx(0, abs=1e-8)
+
+
+def test_only_lines_are_registered_where_the_bundle_allows() -> None:
+    kinds = b",".join([b"a()"] * 30)
+    bundle = b"var R=b();R.register([" + kinds + b"]);z.exports=R});rest"
+    assert lighter(bundle) == b"var R=b();z.exports=R});rest"
+    for other in (b"rest", bundle + bundle, bundle.replace(b"exports=R", b"exports=Q")):
+        assert lighter(other) == other
+
+
 def test_a_decay_cannot_start_in_the_past(told: list[Update]) -> None:
     forecaster = told[-1].forecaster
-    now = forecaster.history.last_step
-    late, present = ({**QUESTION, "decay_start": step} for step in (100, now))
-    assert answer(forecaster, late) == answer(forecaster, present)
+    late, present = ({**QUESTION, "decay_start": step} for step in (100, 2_400))
+    assert answer(forecaster, 2_400, late) == answer(forecaster, 2_400, present)
+    over, soon = ({**QUESTION, "decay_start": 0, "total_steps": step} for step in (1_000, 2_401))
+    assert answer(forecaster, 2_400, over) == answer(forecaster, 2_400, soon)
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"decay_start": 3_000}, "after decay_start and the present step, 3000"),
-        ({"total_steps": 1_000}, "after decay_start and the present step, 2400"),
+        ({"decay_start": 3_000}, "after decay_start, 3000"),
         ({"decay_start": 2_500.5}, "decay_start is 2500.5"),
         ({"total_steps": True}, "total_steps is True"),
         ({"total_steps": 10**9}, "at most 20 times"),
@@ -287,7 +350,7 @@ def test_a_decay_cannot_start_in_the_past(told: list[Update]) -> None:
 )
 def test_questions_that_make_no_sense(told: list[Update], change: dict[str, Any], why: str) -> None:
     with pytest.raises((ConfigurationError, ScheduleError), match=why):
-        answer(told[-1].forecaster, {**QUESTION, **change})
+        answer(told[-1].forecaster, 2_400, {**QUESTION, **change})
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,5 +1,6 @@
 """The tab "Loss forecast" in a real browser, of a real TensorBoard, on logs of real training."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from browsing import chromium, tensorboard
-from panel_logs import write
+from panel_logs import TOTAL, write
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
@@ -156,6 +157,16 @@ def test_the_fan_is_drawn_and_one_can_look_back(page: Page) -> None:
     assert page.text(".decisions li")
 
 
+def test_no_button_sends_a_chart_away(page: Page) -> None:
+    for chart in (LOSS, FINAL):
+        buttons = page.all(f"{chart} .modebar-btn")
+        names = {str(each.get_attribute("data-title")).lower() for each in buttons}
+        assert "download plot as a png" in names
+        assert all(
+            name.startswith(("download", "zoom", "pan", "autoscale", "reset")) for name in names
+        )
+
+
 def test_another_schedule_is_tried_by_keys_and_by_dragging(page: Page) -> None:
     def answer() -> str:
         return page.text(".answer")
@@ -166,7 +177,7 @@ def test_another_schedule_is_tried_by_keys_and_by_dragging(page: Page) -> None:
 
     page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
     first = answered("")
-    assert f"Gain over the {STEPS} planned" in first
+    assert f"than the {STEPS} steps planned" in first
     tried = page.line("what if")
     assert tried["x"][-1] < STEPS
     page.find('input[aria-label="to step, slider"]').send_keys(Keys.END)
@@ -197,12 +208,17 @@ def test_another_schedule_is_tried_by_keys_and_by_dragging(page: Page) -> None:
 def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Training) -> None:
     step = page.run("return document.querySelector(arguments[0]).dataset.drawn", LOSS)
     area = page.find(f"{LOSS} .nsewdrag")
+    read = (
+        "const {xaxis, yaxis} = document.querySelector(arguments[0]).layout;"
+        "return [...xaxis.range, ...yaxis.range]"
+    )
+    whole = page.run(read, LOSS)
     ActionChains(page.browser).move_to_element(area).click_and_hold().move_by_offset(
-        -150, 1
+        -150, 60
     ).release().perform()
-    read = "return document.querySelector(arguments[0]).layout.xaxis.range"
     page.until(lambda: page.run(read, LOSS)[0] > 50)
     zoom = page.run(read, LOSS)
+    assert zoom[3] - zoom[2] < 0.5 * (whole[3] - whole[2])
     page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
     page.until(lambda: "Ends at" in page.text(".answer"))
     Select(page.find("select")).select_by_value("sqrt")
@@ -216,8 +232,13 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
 
     page.until(newer)
     assert page.run(read, LOSS) == zoom
+    page.find('input[aria-label="to step, slider"]').send_keys(Keys.END)
+    page.until(lambda: page.line("what if")["x"][-1] == 3 * STEPS)
+    assert page.run(read, LOSS) == zoom
     assert Select(page.find("select")).first_selected_option.text == "sqrt"
     assert page.text(".travel output").partition(" said")[0] == moment
+    ActionChains(page.browser).move_to_element(area).double_click().perform()
+    page.until(lambda: page.run(read, LOSS)[:2] == [0, pytest.approx(1.02 * 3 * STEPS)])
 
 
 @pytest.mark.parametrize(
@@ -252,10 +273,113 @@ def test_it_fits_both_widths_and_themes(page: Page, width: int, dark: bool, tmp_
     page.browser.save_screenshot(str(tmp_path / f"panel-{width}-{'dark' if dark else 'light'}.png"))
 
 
+def test_the_slider_is_not_covered_when_the_window_widens(page: Page) -> None:
+    for width in (1280, 1920, 1280):
+        page.browser.set_window_size(width, 1400)
+        page.until(lambda: abs(page.run("return window.innerWidth") - width) < 20)  # noqa: B023
+        page.until(lambda: page.find(f"{LOSS} .main-svg").rect["width"] > 0.6 * width)  # noqa: B023
+        chart, slider = page.find(LOSS).rect, page.find("#travel").rect
+        drawing = page.find(f"{LOSS} .main-svg").rect
+        assert drawing["height"] <= chart["height"] + 1
+        assert slider["y"] >= drawing["y"] + drawing["height"] - 1
+
+
 def drawn_of(page: Page, run: str) -> bool:
     """Whether the charts are of a run."""
     read = "return document.querySelector(arguments[0]).dataset.drawn"
     return str(page.run(read, LOSS)).startswith(run)
+
+
+@pytest.fixture
+def pair(browser: webdriver.Chrome, tmp_path: Path) -> Iterator[Page]:
+    """Of two runs that are half done."""
+    browser.set_window_size(1280, 1400)
+    for i, name in enumerate(("one", "two")):
+        write(tmp_path / "logs" / name, upto=2_000, floor=2 + 0.1 * i)
+    with tensorboard(tmp_path / "logs", "--reload_interval=1") as (address, _):
+        found = Page(browser, address)
+        found.until(lambda: len(found.all("tbody tr")) == 2 and drawn_of(found, "one"))
+        yield found
+        found.leave()
+
+
+def test_a_late_answer_is_dropped(pair: Page) -> None:
+    pair.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
+    pair.until(lambda: "Ends at" in pair.text(".answer"))
+    first = pair.text(".answer")
+    pair.run(
+        "window.asked = []; const real = window.fetch;"
+        "window.fetch = async (...all) => {"
+        "  if (String(all[0]).includes('what_if')) {"
+        "    window.asked.push(JSON.parse(all[1].body));"
+        "    delete all[1].signal;"  # as if it had come just before it was called off
+        "    await new Promise((done) => setTimeout(done, 1000));"
+        "  }"
+        "  return real(...all); }"
+    )
+    slide = pair.find('input[aria-label="to step, slider"]')
+    slide.send_keys(Keys.END)
+    pair.until(lambda: pair.run("return window.asked.length") == 1)
+    pair.find('button[title="two"]').click()
+    pair.until(lambda: pair.run("return window.asked.length") == 2)
+    time.sleep(1.1)  # the answer of the first run is there
+    pair.until(lambda: "Ends at" in pair.text(".answer"))
+    assert pair.text(".answer") != first
+    assert pair.line("what if")["x"][-1] == 3_000
+    pair.run(  # at once, before it is asked
+        "const [slide, open] = arguments; slide.value = slide.max;"
+        "slide.dispatchEvent(new Event('input', {bubbles: true})); open.click()",
+        slide,
+        pair.find('button[aria-expanded="true"]'),
+    )
+    time.sleep(0.5)
+    asked = pair.run("return window.asked")
+    assert [(each["run"], each["total_steps"]) for each in asked] == [
+        ("one", 3 * TOTAL),
+        ("two", 3_000),
+    ]
+
+
+def test_a_run_that_is_not_loaded_is_not_shown_as_another(pair: Page) -> None:
+    pair.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
+    pair.run(
+        "const real = window.fetch;"
+        "window.fetch = (...all) => String(all[0]).includes('/run?') && !window.mended"
+        "  ? Promise.reject(new Error('cut')) : real(...all)"
+    )
+    pair.find('button[title="two"]').click()
+    pair.until(lambda: pair.text("h1") == "two: not loaded")
+    assert "does not answer" in pair.text(".state")
+    assert not pair.find("#travel").is_displayed()
+    assert not pair.find(LOSS).is_displayed()
+    pair.run("window.mended = true")
+    pair.until(lambda: drawn_of(pair, "two"))
+    assert pair.text("h1").startswith("two: ")
+    assert pair.find("#travel").is_displayed()
+    pair.until(lambda: "Ends at" in pair.text(".answer"))
+
+
+def test_a_run_keeps_its_colour_and_has_one_entry_in_the_legend(pair: Page) -> None:
+    def colours() -> dict[str, str]:
+        found: dict[str, str] = pair.run(
+            "return Object.fromEntries((document.querySelector(arguments[0]).data ?? [])"
+            ".filter(t => t.showlegend !== false).map(t => [t.name, t.line.color]))",
+            LOSS,
+        )
+        return found
+
+    pair.find("tbody input:not(:disabled)").click()
+    pair.until(lambda: set(colours()) == {"one", "two"})
+    both = colours()
+    assert both["one"] != both["two"]
+    pair.find('button[title="two"]').click()
+    pair.until(lambda: set(colours()) == {"loss", "forecast, 80 and 95%"})
+    assert colours()["loss"] == both["two"]
+    assert pair.text(".decisions li:first-child .when").startswith("now, step 2,000")
+    table = pair.find("nav table").rect
+    for cell in pair.all("td.best"):
+        assert "%" in cell.text
+        assert cell.rect["x"] + cell.rect["width"] <= table["x"] + table["width"] + 1
 
 
 def test_names_are_shown_as_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -324,3 +448,6 @@ def test_without_any_summary_the_tab_says_how_to_get_one(
         browser.get(f"{address}data/plugin_entry.html?name=lossforecast")
         wait = WebDriverWait(browser, 60)
         wait.until(lambda d: "No forecasts yet" in d.find_element(By.TAG_NAME, "body").text)
+        said = browser.find_element(By.TAG_NAME, "body").text
+        assert str(tmp_path) in said
+        assert "TransformersLossForecast" in said

@@ -258,6 +258,9 @@ def test_a_recommended_decay_is_begun_once_where_it_was_recommended(
     np.testing.assert_allclose(job.rates, plan, rtol=1e-12, atol=1e-18)
     begun = [record for record in caplog.messages if "the learning rate decays" in record]
     assert begun == ["the learning rate decays from step 77 to 200 (linear), as recommended"]
+    done = [row["step"] for row in job.updates[-1].trail if row.get("done") == "change_schedule"]
+    assert len(done) == 1
+    assert done[0] <= 77
     final = job.monitor.forecaster.schedule
     np.testing.assert_allclose(final.to_array(), plan, rtol=1e-12, atol=1e-18)
     assert not any("resumed at" in record for record in caplog.messages)

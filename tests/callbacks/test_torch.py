@@ -678,6 +678,8 @@ def test_it_stops_only_where_it_was_asked_to(
     assert stops[0].recommendation.reason is reason
     assert taken == (stops[0].step if stop else 400)
     assert monitor.steps == taken
+    done = [update.trail[-1].get("done") for update in updates if update.step <= taken]
+    assert ("stop" in done) is stop, "what was done is told, apart from what was advised"
     assert any(record.levelno == logging.WARNING for record in caplog.records), "it says so"
     assert not monitor.switched_off
 

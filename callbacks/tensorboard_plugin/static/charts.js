@@ -1,22 +1,19 @@
 // The charts of the panel, as data for Plotly. Nothing here touches the page.
 
+import { digits } from "./words.js";
+
 // Of Okabe and Ito (2008), which people who do not see all colours can tell apart; lighter on dark.
 const LIGHT = { runs: ["#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9"], whatIf: "#b0479b" };
 const DARK = { runs: ["#4fa8e0", "#ff8a50", "#34d3a6", "#f2b84b", "#9adcf7"], whatIf: "#e58fd0" };
 
+// Of the run with this number among those in the chart.
 export function colourOf(order, dark) {
-  const { runs } = dark ? DARK : LIGHT;
+  const { runs } = dark ? DARK : LIGHT; // of more runs than colours some look alike
   return runs[order % runs.length];
 }
 
 // Plotly takes names for markup; they are data.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-
-// Four digits of a number; of a very small one in powers of ten.
-export const digits = (x) => {
-  if (x === null || x === undefined) return "–";
-  return x !== 0 && Math.abs(x) < 1e-3 ? Number(x).toExponential(3) : Number(x).toPrecision(4);
-};
 
 function faded(colour, share) {
   const part = (at) => parseInt(colour.slice(at, at + 2), 16);
@@ -69,9 +66,9 @@ function base(theme, revision) {
   };
 }
 
-// A range that shows what matters: without the high losses of the first steps.
+// A range that shows what matters: without the high losses of the first steps, but with the ends of the present fans.
 function lossRange(runs, fans) {
-  const late = [];
+  const late = [runs[0].target, ...runs.flatMap(({ fan }) => [fan.lower95.at(-1), fan.upper95.at(-1)])];
   for (const run of runs) {
     const from = 0.05 * run.total_steps;
     run.losses.steps.forEach((step, i) => step >= from && late.push(run.losses.mean[i]));
@@ -85,40 +82,51 @@ function lossRange(runs, fans) {
   return [low - room, high + room];
 }
 
-// Loss with the fan of one forecast of the run in focus, and the learning rate below it.
-//   runs: those that are shown, the one in focus first; row: a row of its trail, or null for now;
-//   tried: the answer to a what-if, or null; question: its schedule, whose ends can be dragged.
-export function lossChart({ runs, row, tried, question, theme, wide }) {
-  const focus = runs[0];
-  const { whatIf } = theme.dark ? DARK : LIGHT;
-  const now = row === null;
-  const fans = [];
-  const traces = [];
-  runs.forEach((run, i) => {
-    const colour = colourOf(i, theme.dark);
-    traces.push({
+// The loss of a run, the fan of a forecast (of an earlier step, or null for now) and the outcome; one entry
+// of the legend for each run, or for each line where it is alone.
+function linesOf(run, fan, step, alone, theme) {
+  const { colour } = run;
+  const when = step === null ? "forecast, 80 and 95%" : `forecast of step ${step}`;
+  const lines = [
+    {
       x: run.losses.steps,
       y: run.losses.mean,
       mode: "lines",
       line: { color: colour, width: 1 },
-      name: i === 0 ? "loss" : plain(run.label),
+      name: alone ? "loss" : plain(run.label),
       hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
+    },
+    ...fanOf(fan, colour, alone ? when : `${plain(run.label)}, ${when}`).map((each) => (alone ? each : { ...each, showlegend: false })),
+  ];
+  if (run.outcome !== null) {
+    lines.push({
+      x: [run.total_steps],
+      y: [run.outcome],
+      mode: "markers",
+      marker: { color: colour, size: 9, symbol: "diamond", line: { color: theme.text, width: 1 } },
+      name: alone ? "outcome" : `${plain(run.label)}, outcome`,
+      showlegend: alone,
     });
-    const fan = i === 0 && !now ? row : run.fan;
-    fans.push(fan);
-    const label = i === 0 ? (now ? "forecast, 80 and 95%" : `forecast of step ${row.step}`) : `${plain(run.label)}, forecast`;
-    traces.push(...fanOf(fan, colour, label));
-    if (run.outcome !== null) {
-      traces.push({
-        x: [run.total_steps],
-        y: [run.outcome],
-        mode: "markers",
-        marker: { color: colour, size: 9, symbol: "diamond", line: { color: theme.text, width: 1 } },
-        name: i === 0 ? "outcome" : `${plain(run.label)}, outcome`,
-        showlegend: i === 0,
-      });
-    }
-  });
+  }
+  return alone ? lines : lines.map((each) => ({ ...each, legendgroup: `${run.run}\n${run.tag}` }));
+}
+
+function lossName(runs) {
+  const [metric, ...others] = new Set(runs.map((run) => run.run_info.metric));
+  if (others.length) return "loss";
+  return metric === "val" ? "validation loss" : "training loss";
+}
+
+// Loss with the fan of one forecast of the run in focus, and the learning rate below it.
+//   runs: those that are shown, the one in focus first; row: a row of its trail, or null for now;
+//   tried: the answer to a what-if, or null; question: its schedule, whose ends can be dragged.
+export function lossChart({ runs, row, tried, question, theme }) {
+  const focus = runs[0];
+  const { whatIf } = theme.dark ? DARK : LIGHT;
+  const now = row === null;
+  const alone = runs.length === 1;
+  const fans = runs.map((run, i) => (i === 0 && !now ? row : run.fan));
+  const traces = runs.flatMap((run, i) => linesOf(run, fans[i], i === 0 && !now ? row.step : null, alone, theme));
   traces.push({
     x: focus.schedule.steps,
     y: focus.schedule.lr,
@@ -157,11 +165,10 @@ export function lossChart({ runs, row, tried, question, theme, wide }) {
   const last = Math.max(...runs.map((run) => run.total_steps), tried ? tried.what_if.total_steps : 0);
   const layout = {
     ...base(theme, `${focus.run}\n${focus.tag}`),
-    height: wide ? 560 : 480,
     shapes: [...handles, ...shapes],
     editrevision: JSON.stringify(question), // where a handle is dragged to counts once
     xaxis: { ...axes(theme), title: { text: "optimizer step" }, range: [0, 1.02 * last], anchor: "y2" },
-    yaxis: { ...axes(theme), title: { text: focus.run_info.metric === "val" ? "validation loss" : "training loss" },
+    yaxis: { ...axes(theme), title: { text: lossName(runs) },
       domain: [0.34, 1], range: lossRange(runs, fans) },
     yaxis2: { ...axes(theme), title: { text: "learning rate" }, domain: [0, 0.27], rangemode: "tozero",
       exponentformat: "e" },
@@ -196,12 +203,18 @@ function handlesOf(question, whatIf) {
   ];
 }
 
+// The 80% interval of a single forecast.
+function barOf(row, colour) {
+  const [mean, lower, upper] = ["mean", "lower80", "upper80"].map((name) => row[name].at(-1));
+  return { type: "data", symmetric: false, array: [upper - mean], arrayminus: [mean - lower], color: colour, thickness: 2, width: 8 };
+}
+
 // What was forecast of the final loss at each moment.
 export function finalChart({ run, row, theme }) {
   const told = run.trail.filter((each) => each.mean.at(-1) !== null);
   const steps = told.map((each) => each.step);
   const end = (name) => told.map((each) => each[name].at(-1));
-  const colour = colourOf(0, theme.dark);
+  const { colour } = run;
   const traces = [
     band(steps, end("lower95"), end("upper95"), colour, 0.15),
     band(steps, end("lower80"), end("upper80"), colour, 0.3),
@@ -210,7 +223,8 @@ export function finalChart({ run, row, theme }) {
       y: end("mean"),
       mode: "lines+markers",
       line: { color: colour, width: 2 },
-      marker: { size: 4 },
+      marker: { size: told.length === 1 ? 8 : 4 },
+      error_y: told.length === 1 ? barOf(told[0], colour) : undefined, // one forecast makes no band
       name: "forecast of the final loss, 80 and 95%",
       customdata: told.map((each) => [digits(each.lower80.at(-1)), digits(each.upper80.at(-1)), each.status]),
       hovertemplate: "%{y:.4g} (80%: %{customdata[0]} to %{customdata[1]}), %{customdata[2]}<extra></extra>",
@@ -238,7 +252,6 @@ export function finalChart({ run, row, theme }) {
   const room = 0.08 * (high - low || 1);
   const layout = {
     ...base(theme, `final\n${run.run}\n${run.tag}`),
-    height: 280,
     shapes,
     xaxis: { ...axes(theme), title: { text: "forecast made at optimizer step" }, range: [0, 1.02 * run.total_steps] },
     yaxis: { ...axes(theme), title: { text: "final loss" }, range: Number.isFinite(room) ? [low - room, high + room] : undefined },
