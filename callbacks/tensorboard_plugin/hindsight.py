@@ -1,5 +1,6 @@
 """How the forecasts of a run fared: where it ended, and how often their intervals held."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
