@@ -248,7 +248,8 @@ def test_a_run_that_broke_has_no_outcome() -> None:
 
 def test_a_run_that_went_on_beyond_its_plan_is_judged_where_that_ended() -> None:
     found = history(150)
-    assert outcome(found, 150, 100) == pytest.approx(np.mean([1 - t / 200 for t in (147, 148, 149)]))
+    end = outcome(found, 150, 100)
+    assert end == pytest.approx(np.mean([1 - t / 200 for t in (147, 148, 149)]))
     sees_it, sees_what_came_later = row(10, 0.49, 0.51), row(20, 0.25, 0.27)
     trail = [sees_it, sees_what_came_later]
     assert fared(trail, found, 150, 100)["80"] == {"judged": 2, "held": 1}
