@@ -302,7 +302,10 @@ def errors(
     return float(np.median(missed)), float(np.mean(held))
 
 
-@pytest.mark.parametrize(("seen", "aim"), [(0.0, 0.01), (0.1, 0.0035), (0.25, 0.0035)])
+@pytest.mark.parametrize(
+    ("seen", "aim"),
+    [(0.0, 0.01), (0.1, 0.0035), pytest.param(0.25, 0.0035, marks=pytest.mark.slow)],
+)
 def test_one_run_of_another_schedule_or_length(
     recorded: list[RecordedRun], seen: float, aim: float
 ) -> None:
@@ -315,7 +318,10 @@ def test_one_run_of_another_schedule_or_length(
     assert held >= 0.8
 
 
-@pytest.mark.parametrize(("seen", "aim"), [(0.0, 0.02), (0.1, 0.006), (0.25, 0.006)])
+@pytest.mark.parametrize(
+    ("seen", "aim"),
+    [(0.0, 0.02), (0.1, 0.006), pytest.param(0.25, 0.006, marks=pytest.mark.slow)],
+)
 def test_runs_of_other_peak_rates_only(
     recorded: list[RecordedRun], seen: float, aim: float
 ) -> None:
