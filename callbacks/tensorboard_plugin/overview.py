@@ -29,17 +29,13 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
         StateError: its losses are damaged.
     """
     history, info = _history(record), _info(record)
-    now = record["step"], record["total_steps"]
     return {
         "step": record["step"],
         "total_steps": record["total_steps"],
         "target": record["target"],
         **{name: record["forecast"].get(name) for name in _TOLD},
         "action": record["decision"]["action"],
-        "over": record["step"] >= record["total_steps"],
-        "outcome": outcome(history, *now),
-        "broke": broke(history, *now),
-        "stopped": stopped(record["trail"]),
+        **_end(record, history),
         "metric": info.metric,
         "loss": info.loss_word,
         "optimizer": info.optimizer,
@@ -76,7 +72,6 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         StateError: its losses or its schedule are damaged.
     """
     history, info = _history(record), _info(record)
-    now = record["step"], record["total_steps"]
     bins = history.bins()
     sound = np.isfinite(bins.mean)
     try:
@@ -97,11 +92,19 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": drawn(used),
         "peak": plan.peak,
         "shapes": SHAPES,
+        **_end(record, history),
+        "fared": fared(record["trail"], history, record["step"], record["total_steps"]),
+    }
+
+
+def _end(record: Mapping[str, Any], history: History) -> dict[str, Any]:
+    """Whether and how a run has ended."""
+    now = record["step"], record["total_steps"]
+    return {
         "over": record["step"] >= record["total_steps"],
         "outcome": outcome(history, *now),
         "broke": broke(history, *now),
         "stopped": stopped(record["trail"]),
-        "fared": fared(record["trail"], history, *now),
     }
 
 
