@@ -9,20 +9,11 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Team, processes
-from lossforecast.callbacks.gaps import GapMeter
-from lossforecast.callbacks.monitor import RunMonitor, Update, adopt, follow
+from lossforecast.callbacks.listener import Listener
+from lossforecast.callbacks.monitor import RunMonitor
 from lossforecast.callbacks.probe import AnnealingProbe
-from lossforecast.callbacks.protocol import (
-    Block,
-    Change,
-    Logged,
-    Looks,
-    Message,
-    Wish,
-    no_looks,
-)
+from lossforecast.callbacks.protocol import Block, Logged, Looks, Message, no_looks
 from lossforecast.callbacks.steering import Steering
-from lossforecast.callbacks.trail import Trail
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
@@ -69,7 +60,6 @@ class Pipeline:
         probe: AnnealingProbe | None = None,
     ) -> None:
         self.capture = capture
-        self.forecasters = forecasters
         self.stop = stop
         self.next = 0
         """Calls of the optimizer after which there is something to do."""
@@ -82,15 +72,15 @@ class Pipeline:
         self._at_validations = at_validations
         self._steering = steering
         self._probe = probe
-        self._meter = GapMeter(() if probe is None else probe.horizons)
-        self._advised_at = self._between = 0  # step of the latest recommendation, and since when
-        self._news = False  # whether anything was observed since the latest forecast
+        self._horizons = () if probe is None else probe.horizons
+        self._listener = Listener(
+            forecasters, monitor, stop=stop, steering=steering, horizons=self._horizons
+        )
         # a forecast waits for the losses before this step, and for the learning rate of the step
         self._cut: tuple[int, Callable[[], float]] | None = None
         self._sent = 0  # what was recorded before this step is on its way
         self._posted = 0  # what was recorded before this step was passed on
         self._kept = _no_losses()  # taken and not passed on yet
-        self._updates: list[Update] = []  # that no sink knows of yet
         self._team: Team | None = None
         self._rank, self._size = 0, 1
         self._stop_at: int | None = None
@@ -156,7 +146,7 @@ class Pipeline:
         """Do what is wanted, unless other processes have to agree."""
         if not self._size == 1 == processes()[1]:
             return
-        wish = self._wish(self.may_stop)
+        wish = self._listener.wish(self.may_stop)
         if wish.stop:
             self._stop()
         if wish.decay is not None:
@@ -182,9 +172,9 @@ class Pipeline:
         self._pass_on(self.capture.take_all(), self.capture.steps, leaves=True)
         if self._team is not None:
             self._disband(wait)
-        if self._news or self.monitor.forecast is None:
-            self._check(self.capture.steps, self.capture.present_rate())
-            self._tell()
+        if self._listener.news or self.monitor.forecast is None:
+            self._listener.check(self.capture.steps, self.capture.present_rate())
+            self._listener.tell()
 
     def record_end(self, error: BaseException | None = None, *, watched: bool = True) -> None:
         """Let the store know that the run has ended, and what error ended it.
@@ -210,6 +200,11 @@ class Pipeline:
                 self.finish(wait=False)
         with suppress(Exception), self._team.lock if self._team is not None else nullcontext():
             self.record_end()
+
+    @property
+    def forecasters(self) -> dict[str, Forecaster]:
+        """By metric."""
+        return self._listener.forecasters
 
     def forecaster(self, metric: str) -> Forecaster:
         """The forecaster of a metric; while a thread works with it, a copy."""
@@ -241,27 +236,14 @@ class Pipeline:
     def state_dict(self) -> dict[str, Any]:
         """Everything that is settled, as plain values."""
         with self._team.lock if self._team is not None else nullcontext():
-            forecasters, meter = self.forecasters, self._meter
-            recorder = self.monitor.recorder
+            # the others are long in coming: better losses of this process than none
             left = self._team.undelivered if self._team is not None else []
-            if left:  # the others are long in coming: better losses of this process than none
-                forecasters = {
-                    name: Forecaster.from_state_dict(each.state_dict())
-                    for name, each in forecasters.items()
-                }
-                meter = meter.copy()
-                for message in left:
-                    _take_in(forecasters, meter, message)
             return {
-                "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
+                **self._listener.state_dict(left),
                 "capture": self.capture.state_dict(),
                 "checked": self.checked,
                 "cut": self._posted,
                 "kept": _plain(self._kept),
-                "looks": meter.state_dict(),
-                "advised": [self._advised_at, self._between],
-                "trail": self.monitor.trail.state_dict(),
-                "stored": None if recorder is None else recorder.state_dict(),
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,37 +252,23 @@ class Pipeline:
         Raises:
             StateError: the state is not ours, or is damaged.
         """
+        if self._team is not None:
+            self._team.end()
+        self._team, self._rank, self._size = None, 0, 1
         try:
-            forecasters = {
-                name: Forecaster.from_state_dict(state["forecasters"][name])
-                for name in self.forecasters
-            }
             checked = whole("checked", state["checked"], StateError, least=0)
             cut = whole("cut", state["cut"], StateError, least=0)
             steps, losses, rates = state["kept"]
             kept = np.array(steps, np.int64), np.array(losses, float), np.array(rates, float)
             if not len(steps) == len(losses) == len(rates):
                 raise StateError("the kept losses of the saved state are damaged")
-            advised_at, between = (
-                whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
-            )
-            trail = Trail.from_state_dict(state.get("trail", []))
-            meter = GapMeter.from_state_dict(self._meter.horizons, state.get("looks", []))
-            if self.monitor.recorder is not None and state.get("stored") is not None:
-                self.monitor.recorder.load_state_dict(state["stored"])
             self.capture.load_state_dict(state["capture"])
+            self._listener.load_state_dict(state)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error
-        if self._team is not None:
-            self._team.end()
-        metric = self.monitor.forecaster.run.metric
-        self.forecasters, self.monitor.forecaster = forecasters, forecasters[metric]
-        self.checked, self._posted, self._kept, self._meter = checked, cut, kept, meter
-        self.monitor.trail = trail
-        self._advised_at, self._between = advised_at, between
+        self.checked, self._posted, self._kept = checked, cut, kept
         self.next, self._sent, self._cut, self._stop_at, self._decay = 0, 0, None, None, None
-        self._team, self._rank, self._size = None, 0, 1
-        self.should_stop, self.monitor.recommendation = False, None
+        self.should_stop = False
 
     # ------------------------------------------------------------------ inside
 
@@ -349,7 +317,7 @@ class Pipeline:
             self._kept = losses
             return
         self._kept, self._posted = _no_losses(), cut
-        looks = no_looks(len(self._meter.horizons))
+        looks = no_looks(len(self._horizons))
         if self._probe is not None:
             looks = Looks(*self._probe.take(None if leaves else cut))
         self._post(Block(*losses, cut, check, self.may_stop, leaves, looks))
@@ -358,49 +326,15 @@ class Pipeline:
         if self._team is not None:
             self._team.post(message)
         else:
-            self._deliver(message)
+            self._listener.deliver(message)
             self.consider()
-        self._tell()
-
-    def _deliver(self, message: Message) -> Wish:
-        """Observe what was averaged, forecast if that is due; what is wanted then."""
-        _take_in(self.forecasters, self._meter, message)
-        if isinstance(message, Change):
-            return Wish()
-        self._news = self._news or not isinstance(message, Block) or message.steps.size > 0
-        if message.check is not None:
-            self._check(message.step, message.check)
-        return self._wish(message.may_stop)
-
-    def _wish(self, may_stop: bool) -> Wish:
-        """What the latest recommendation asks for, as far as that is allowed."""
-        stop = self.stop and may_stop and self.monitor.wants_stop
-        if self._steering is None:
-            return Wish(stop)
-        # at the next check, or when other processes have answered, it may be too late
-        step, soon = self._advised_at, self._advised_at + 2 * max(self._every_n, self._between)
-        return Wish(stop, self._steering.due(self.monitor.recommendation, step, soon))
+        self._listener.tell()
 
     def _notice(self) -> None:
         """Let the forecasters know of a changed schedule, before they hear of what came after."""
         change = self._steering.changed() if self._steering is not None else None
         if change is not None:
             self._post(change)
-
-    def _check(self, step: int, rate: float) -> None:
-        if self.monitor.forecaster.history.last_step < 0:
-            return
-        for forecaster in self.forecasters.values():
-            follow(forecaster, step, rate)
-        if self._rank == 0:
-            self._updates.append(self.monitor.judge(step, rate))
-            self._between = step - self._advised_at if self._advised_at else 0
-            self._advised_at = step
-            self._news = False
-
-    def _tell(self) -> None:
-        while self._updates:
-            self.monitor.tell(self._updates.pop(0))
 
     # ------------------------------------------------------------------ the other processes
 
@@ -409,21 +343,21 @@ class Pipeline:
         rank, size = processes()
         if size <= self._size:
             return
-        self._rank, self._size = rank, size
+        self._rank, self._size, self._listener.first = rank, size, rank == 0
         total = self.monitor.forecaster.total_steps
         plan = f"a forecast every {self._every_n} of {total} steps" + ", may stop" * self.stop
         plan += ", may decay" * (self._steering is not None and self._steering.apply)
         capacity = 2 * min(self._every_n, _READ)
         kind = self.monitor.forecaster.run.metric
-        probe = (1, 0) if self._probe is None else (self._probe.every, len(self._meter.horizons))
+        probe = (1, 0) if self._probe is None else (self._probe.every, len(self._horizons))
         plan += f", {probe[1]} horizons every {probe[0]}" * (self._probe is not None)
-        self._team = Team(kind, self._posted, capacity, plan, self._deliver, probe)
+        self._team = Team(kind, self._posted, capacity, plan, self._listener.deliver, probe)
 
     def _hear(self) -> None:
         """Take notice of what happened in the thread."""
         if self._team is None:
             return
-        self._tell()
+        self._listener.tell()
         if self._team.over:
             self._disband(wait=False)
 
@@ -466,8 +400,8 @@ class Pipeline:
         if failure is not None:
             raise failure
         for message in left:
-            self._deliver(message)
-        self._tell()
+            self._listener.deliver(message)
+        self._listener.tell()
 
 
 def _no_losses() -> Losses:
@@ -482,16 +416,3 @@ def _joined(first: Losses, then: Losses) -> Losses:
 def _plain(losses: Losses) -> list[list[float | None]]:
     """As JSON has it; None for what is not finite."""
     return [[x if np.isfinite(x) else None for x in column.tolist()] for column in losses]
-
-
-def _take_in(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
-    """Let a message be known to the forecasters that it is for."""
-    if isinstance(message, Logged):
-        forecasters[message.metric].observe(message.step, message.loss, message.rate)
-    elif isinstance(message, Change):
-        for forecaster in forecasters.values():
-            adopt(forecaster, message.plan, message.step, warn=False)
-    else:
-        if message.steps.size and "train" in forecasters:
-            forecasters["train"].observe_many(message.steps, message.losses, message.rates)
-        meter.take_in(message.looks, forecasters)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lossforecast.cli_options import SPEC, LogOptions
 from lossforecast.cli_output import STANDARD_OUTPUT, console, draw, note, write_json
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log_formats import found_in
-from lossforecast.log_source import NothingLoggedError
 from lossforecast.lookback import observed
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log

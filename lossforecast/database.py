@@ -1,9 +1,11 @@
-"""Where runs are stored: the schema of the database, its migrations, and connections to it."""
+"""`Database`: where runs are stored, with its schema, migrations and connections."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,20 +14,7 @@ from lossforecast.errors import ConfigurationError, StoreError
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = [
-    "MIGRATIONS",
-    "NUMBERS",
-    "WORDS",
-    "Tables",
-    "address",
-    "bring_up_to_date",
-    "connect",
-    "is_missing",
-    "make_folder",
-    "newest",
-    "shown",
-    "version_of",
-]
+__all__ = ["MIGRATIONS", "NUMBERS", "WORDS", "Database", "Tables", "address", "connect"]
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
 NUMBERS = ("n_params", "batch_size")
@@ -33,6 +22,71 @@ NUMBERS = ("n_params", "batch_size")
 _WAIT = 60.0  # seconds for a locked SQLite file
 _ANSWER = 10.0  # seconds for PostgreSQL to answer
 _LOCK = 7_264_310_881  # of PostgreSQL, while the schema is brought up to date
+
+
+class Database:
+    """The database of a store: its tables, and transactions whose errors are ours.
+
+    Args:
+        where: as of `lossforecast.RunStore`.
+        make: whether it is made if it is not there.
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
+        self._address = address(where)
+        if make:
+            _make_folder(self._address)
+        elif _is_missing(self._address):
+            raise StoreError(f"there is no store {self.url}")
+        with self.transaction("opened", writes=False) as connection:
+            version = _version_of(connection)
+        if version == 0 and not make:
+            raise StoreError(f"there is no store {self.url}: the database has no runs in it")
+        if version != _newest():  # only then a writer may have to be waited for
+            with self.transaction("opened") as connection:
+                _bring_up_to_date(connection, self.url)
+
+    @property
+    def url(self) -> str:
+        """Of the database; a password is not shown."""
+        return _shown(self._address)
+
+    @cached_property
+    def tables(self) -> "Tables":
+        """The schema."""
+        return Tables.make()
+
+    @cached_property
+    def engine(self) -> "sa.Engine":
+        """Of the connections of this process."""
+        return connect(self._address)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Connections stay in their process."""
+        return {"_address": self._address}
+
+    @contextmanager
+    def transaction(self, what: str, *, writes: bool = True) -> Iterator["sa.Connection"]:
+        """A transaction.
+
+        Args:
+            what: is done to the store, for the message of an error.
+            writes: whether a writer has to take its turn.
+
+        Raises:
+            StoreError: any error of the database.
+        """
+        import sqlalchemy as sa
+
+        try:
+            begun = self.engine.connect().execution_options(writes=writes)
+            with begun as connection, connection.begin():
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", None) or error).strip().splitlines()
+            raise StoreError(
+                f"the store {self.url} cannot be {what}: {cause[0] if cause else error!r}"
+            ) from error
 
 
 def default_path() -> str | Path:
@@ -75,11 +129,11 @@ def address(where: str | os.PathLike[str] | None) -> "sa.URL":
             "urllib.parse.quote_plus"
         )
     if url.get_backend_name() == "sqlite" and _in_memory(url):
-        raise ConfigurationError(f"{shown(url)} is in memory and would not last: give a path")
+        raise ConfigurationError(f"{_shown(url)} is in memory and would not last: give a path")
     return url
 
 
-def shown(url: "sa.URL") -> str:
+def _shown(url: "sa.URL") -> str:
     """A URL without its password."""
     return url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
@@ -90,14 +144,14 @@ def _in_memory(url: "sa.URL") -> bool:
     )
 
 
-def is_missing(url: "sa.URL") -> bool:
+def _is_missing(url: "sa.URL") -> bool:
     """Whether the file of a SQLite database is not there."""
     if url.get_backend_name() != "sqlite" or "uri" in url.query:
         return False
     return not Path(url.database or "").exists()
 
 
-def make_folder(url: "sa.URL") -> None:
+def _make_folder(url: "sa.URL") -> None:
     """The folder of a SQLite file, if it is not there.
 
     Raises:
@@ -186,12 +240,12 @@ MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner]
 """What brings a store from each version, from 1 on, to the next; never changed, only added to."""
 
 
-def newest() -> int:
+def _newest() -> int:
     """The version of a store that this release makes."""
     return 1 + len(MIGRATIONS)
 
 
-def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
+def _bring_up_to_date(connection: "sa.Connection", url: str) -> None:
     """Make the schema, or bring that of an older release up to date, in one transaction.
 
     Raises:
@@ -201,22 +255,22 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    tables, found = Tables.make(), version_of(connection)
-    if found > newest():
+    tables, found = Tables.make(), _version_of(connection)
+    if found > _newest():
         raise StoreError(
-            f"the store {url} has version {found}, this release reads up to {newest()}: "
+            f"the store {url} has version {found}, this release reads up to {_newest()}: "
             "update lossforecast"
         )
     if found == 0:
         tables.metadata.create_all(connection)
-        connection.execute(tables.version.insert().values(version=newest()))
-    elif found < newest():
+        connection.execute(tables.version.insert().values(version=_newest()))
+    elif found < _newest():
         for migrate in MIGRATIONS[found - 1 :]:
             migrate(connection)
-        connection.execute(tables.version.update().values(version=newest()))
+        connection.execute(tables.version.update().values(version=_newest()))
 
 
-def version_of(connection: "sa.Connection") -> int:
+def _version_of(connection: "sa.Connection") -> int:
     """Of the schema; 0 where there is none."""
     import sqlalchemy as sa
 
@@ -244,12 +298,12 @@ def connect(url: "sa.URL") -> "sa.Engine":
         engine = sa.create_engine(url, **options)
     except ImportError as error:
         raise ConfigurationError(
-            f"the driver of {shown(url)} is not installed ({error.name}): "
+            f"the driver of {_shown(url)} is not installed ({error.name}): "
             'pip install "lossforecast[postgres]" for PostgreSQL'
         ) from error
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ConfigurationError(
-            f"{shown(url)!r} is no path and no database URL, such as "
+            f"{_shown(url)!r} is no path and no database URL, such as "
             "postgresql+psycopg://user@host/name"
         ) from error
     if url.get_backend_name() == "sqlite":

@@ -4,6 +4,7 @@
     ├── ScheduleError        a learning-rate schedule that cannot be
     ├── ObservationError     a step or a loss of the wrong kind (nan and inf are counted)
     ├── ConfigurationError   an argument that makes no sense, or a missing optional dependency
+    │   └── NothingLoggedError    a log without a loss yet
     ├── StateError           a state_dict that is not ours, or is damaged
     └── StoreError           a store of runs that cannot be opened, read or written
 
@@ -14,6 +15,7 @@ what to do. A poor fit or a short history is never an exception: see `lossforeca
 __all__ = [
     "ConfigurationError",
     "LossForecastError",
+    "NothingLoggedError",
     "ObservationError",
     "ScheduleError",
     "StateError",
@@ -35,6 +37,10 @@ class ObservationError(LossForecastError):
 
 class ConfigurationError(LossForecastError):
     """An argument that makes no sense, or an optional dependency that is missing."""
+
+
+class NothingLoggedError(ConfigurationError):
+    """A log without a loss yet: its run may be about to begin."""
 
 
 class StateError(LossForecastError):

@@ -11,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from lossforecast.checks import number, whole, wholes
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
 
-__all__ = ["Bins", "History"]
+__all__ = ["END", "Bins", "History"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+END = 0.98
+"""Share of its planned steps after which a loss is of the end of a run."""
 _COLUMNS: dict[str, type] = {
     "first": np.int64,  # first and last step seen in the bin
     "last": np.int64,

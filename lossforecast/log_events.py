@@ -4,8 +4,8 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lossforecast.errors import ConfigurationError
-from lossforecast.log_source import NothingLoggedError, Points, Source, Wanted
+from lossforecast.errors import ConfigurationError, NothingLoggedError
+from lossforecast.log_source import Points, Source, Wanted
 
 __all__ = ["event_source"]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.log_events import event_source
-from lossforecast.log_source import NothingLoggedError, Points, Source, Wanted
+from lossforecast.log_source import Points, Source, Wanted
 
 __all__ = ["events_below", "found_in", "open_log"]
 

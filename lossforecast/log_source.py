@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lossforecast.errors import ConfigurationError
-
 __all__ = [
-    "NothingLoggedError",
     "Points",
     "Source",
     "Wanted",
@@ -32,10 +29,6 @@ _NO_RATE = re.compile(
     r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
     r"($|[^a-z])"
 )
-
-
-class NothingLoggedError(ConfigurationError):
-    """A log without a loss yet: its run may be about to begin."""
 
 
 @dataclass

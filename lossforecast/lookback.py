@@ -11,7 +11,7 @@ from lossforecast.curves import RecordedRun
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.history import History
+from lossforecast.history import END, History
 from lossforecast.prior import Prior
 from lossforecast.recommend import Action, Policy, Recommendation
 from lossforecast.replay import Outcome, outcome
@@ -24,7 +24,6 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _CHECKS = 100
-_WHOLE = 0.98  # of the planned steps: a shorter run has no outcome
 _LATEST = 0.8  # of the planned steps: the last loss of a run that went on to its end is after it
 _BROKEN = 1_000  # nan losses that are shown
 _BROKE = 3  # nan losses at the end: fewer may be missing cells
@@ -143,8 +142,8 @@ def look_back(
     rates = plan.lr(np.maximum(steps, 1))
     recorded = RecordedRun("", "", run.metric, steps, rates, losses, total)
     last, broken = int(steps[-1]), history.non_finite_run
-    broke = broken >= _BROKE or (broken > 0 and last < _WHOLE * total)
-    ended = max(history.last_step, steps_taken or 0) >= _WHOLE * total and last >= _LATEST * total
+    broke = broken >= _BROKE or (broken > 0 and last < END * total)
+    ended = max(history.last_step, steps_taken or 0) >= END * total and last >= _LATEST * total
     end = outcome(recorded) if ended and not broke else None
     steps, losses = observed(history)
     forecaster = Forecaster(plan, run, prior=prior)

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.history import History
 from lossforecast.log_formats import events_below, open_log
 from lossforecast.log_source import (
-    NothingLoggedError,
     Source,
     is_loss,
     is_rate,

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from lossforecast.database import NUMBERS, WORDS
-from lossforecast.history import History
+from lossforecast.history import END, History
 from lossforecast.recommendation import Recommendation
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 STATES = ("running", "finished", "stopped", "failed")
-_LATE = 0.98  # of the planned steps: what comes then is the end
 _RATHER_LATE = 0.9  # the same where losses are far apart
 _LONGER = 1.02  # times the planned steps
 
@@ -108,7 +107,7 @@ def distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
 
 def at_end(total_steps: int) -> float:
     """The step, counted from 0, from which on losses are of the end of a run."""
-    return min(_LATE * total_steps, total_steps - 1)
+    return min(END * total_steps, total_steps - 1)
 
 
 def overran(history: History, total_steps: int) -> bool:

@@ -18,6 +18,7 @@ from lossforecast.baselines import BASELINES
 from lossforecast.curves import RecordedRun
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
+from lossforecast.history import END
 from lossforecast.prior import Prior
 from lossforecast.run_info import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -25,7 +26,6 @@ from lossforecast.scores import LEVELS, crps
 
 __all__ = ["Outcome", "Record", "naming", "outcome", "replay"]
 
-_FINAL = 0.98  # of the planned steps: what the truth is the mean of begins here
 _FINAL_POINTS = 3
 
 
@@ -95,7 +95,7 @@ def outcome(run: RecordedRun) -> Outcome | None:
     """How a run ended; None if that is unknown: it stopped early or its end is not finite."""
     if run.step.size < _FINAL_POINTS or not run.completed:
         return None
-    start = int(np.searchsorted(run.step, _FINAL * run.total_steps))
+    start = int(np.searchsorted(run.step, END * run.total_steps))
     start = min(start, run.step.size - _FINAL_POINTS)
     truth = float(np.mean(run.loss[start:]))
     if not np.isfinite(truth) or truth == 0:

@@ -13,27 +13,13 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from lossforecast.database import (
-    NUMBERS,
-    WORDS,
-    Tables,
-    address,
-    bring_up_to_date,
-    connect,
-    is_missing,
-    make_folder,
-    newest,
-    shown,
-    version_of,
-)
+from lossforecast.database import NUMBERS, WORDS, Database
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
 from lossforecast.history import History
@@ -94,23 +80,12 @@ class RunStore:
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
-        self._address = address(where)
-        if make:
-            make_folder(self._address)
-        elif is_missing(self._address):
-            raise StoreError(f"there is no store {self.url}")
-        with self._connected("opened", writes=False) as connection:
-            version = version_of(connection)
-        if version == 0 and not make:
-            raise StoreError(f"there is no store {self.url}: the database has no runs in it")
-        if version != newest():  # only then a writer may have to be waited for
-            with self._connected("opened") as connection:
-                bring_up_to_date(connection, self.url)
+        self._database = Database(where, make=make)
 
     @property
     def url(self) -> str:
         """Of the database; a password is not shown."""
-        return shown(self._address)
+        return self._database.url
 
     # ------------------------------------------------------------------ writing
 
@@ -147,8 +122,8 @@ class RunStore:
             "schedule": as_json(schedule.to_dict()),
         }
         new = {"key": key or uuid.uuid4().hex, "step": -1, "excluded": False, "started": now}
-        runs = self._tables.runs
-        with self._connected("written") as connection:
+        runs = self._database.tables.runs
+        with self._database.transaction("written") as connection:
             if key is not None:
                 mine = runs.c.key == key
                 open_ = runs.c.state != "finished"
@@ -183,7 +158,7 @@ class RunStore:
             StoreError: there is no such run, it has ended or has another owner, or the store cannot
                 be written.
         """
-        tables = self._tables
+        tables = self._database.tables
         row = {
             "step": history.last_step,
             "schedule": as_json(schedule.to_dict()),
@@ -193,7 +168,7 @@ class RunStore:
         told = [each.summary() if isinstance(each, Forecast) else each for each in forecasts]
         made = [{"run": key, **each} for each in told if each["made_at"] >= 0]
         done = [decision_row(key, *each) for each in decisions]
-        with self._connected("written") as connection:
+        with self._database.transaction("written") as connection:
             self._update(connection, key, owner, row)
             for table, rows, at in (
                 (tables.forecasts, made, "made_at"),
@@ -223,7 +198,7 @@ class RunStore:
         if outcome is None:
             outcome = math.nan if state == "stopped" else self._outcome(key)
         known = outcome if math.isfinite(outcome) else None
-        with self._connected("written") as connection:
+        with self._database.transaction("written") as connection:
             self._update(connection, key, owner, {"state": state, "outcome": known})
 
     def add(
@@ -251,18 +226,19 @@ class RunStore:
         history.observe_many(steps, losses, lrs)
         told = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
         key = uuid.uuid5(_ADDED, told).hex
-        if self._state(key) not in (None, "running"):
+        found = self._cells(key, "state")
+        if found is not None and found.state != "running":
             return key
         self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
-        whole = math.isfinite(ended(history, schedule.total_steps))
-        self.end(key, "finished" if whole else "stopped")
+        outcome = ended(history, schedule.total_steps)
+        self.end(key, "finished" if math.isfinite(outcome) else "stopped", outcome)
         return key
 
     def forget(self, key: str) -> None:
         """Delete a run and all that was recorded of it."""
-        tables = self._tables
-        with self._connected("written") as connection:
+        tables = self._database.tables
+        with self._database.transaction("written") as connection:
             for table in (tables.forecasts, tables.decisions):
                 connection.execute(table.delete().where(table.c.run == key))
             found = connection.execute(tables.runs.delete().where(tables.runs.c.key == key))
@@ -282,14 +258,14 @@ class RunStore:
             **words: what they must be: project, task, model, dataset, optimizer, metric, state or
                 name, as written.
         """
-        columns = self._tables.runs.c
+        columns = self._database.tables.runs.c
         unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
         if unknown:
             raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
             query = query.where(columns[word] == storable(value))
-        with self._connected("read", writes=False) as connection:
+        with self._database.transaction("read", writes=False) as connection:
             rows = connection.execute(query).mappings().all()
         return [run for run, _ in self._sound(rows)]
 
@@ -304,32 +280,23 @@ class RunStore:
 
     def history(self, key: str) -> History:
         """The losses of a run, thinned."""
-        columns = self._tables.runs.c
-        with self._connected("read", writes=False) as connection:
-            import sqlalchemy as sa
-
-            found = connection.execute(sa.select(columns.curve).where(columns.key == key)).first()
+        found = self._cells(key, "curve")
         if found is None:
             raise StoreError(f"{self.url} has no run {key!r}")
-        return curve_of(found[0])
+        return curve_of(found.curve)
 
     def owner(self, key: str) -> str | None:
         """Who writes a run, or did to its end; None where there is no such run."""
-        import sqlalchemy as sa
-
-        columns = self._tables.runs.c
-        query = sa.select(columns.owner).where(columns.key == key)
-        with self._connected("read", writes=False) as connection:
-            found: str | None = connection.execute(query).scalar()
-        return found
+        found = self._cells(key, "owner")
+        return None if found is None else str(found.owner)
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
         """The forecasts of a run, in the order of the steps at which they were made."""
-        return self._of_run(self._tables.forecasts, key, "made_at")
+        return self._of_run(self._database.tables.forecasts, key, "made_at")
 
     def decisions(self, key: str) -> list[dict[str, Any]]:
         """What was recommended or done, in the order of the steps."""
-        return self._of_run(self._tables.decisions, key, "step")
+        return self._of_run(self._database.tables.decisions, key, "step")
 
     # ------------------------------------------------------------------ learning
 
@@ -378,38 +345,11 @@ class RunStore:
 
     # ------------------------------------------------------------------ inside
 
-    @cached_property
-    def _tables(self) -> "Tables":
-        return Tables.make()
-
-    @cached_property
-    def _engine(self) -> "sa.Engine":
-        return connect(self._address)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Connections stay in their process."""
-        return {"_address": self._address}
-
-    @contextmanager
-    def _connected(self, what: str, *, writes: bool = True) -> Iterator["sa.Connection"]:
-        """A transaction; errors of the database as ours."""
-        import sqlalchemy as sa
-
-        try:
-            begun = self._engine.connect().execution_options(writes=writes)
-            with begun as connection, connection.begin():
-                yield connection
-        except sa.exc.SQLAlchemyError as error:
-            cause = str(getattr(error, "orig", None) or error).strip().splitlines()
-            raise StoreError(
-                f"the store {self.url} cannot be {what}: {cause[0] if cause else error!r}"
-            ) from error
-
     def _finished(self, run: RunInfo, *, curves: bool) -> list[tuple[StoredRun, str | None]]:
         """The newest finished runs of the same metric and project or dataset, with their curves."""
         import sqlalchemy as sa
 
-        columns = self._tables.runs.c
+        columns = self._database.tables.runs.c
         same = [
             condition
             for name in ("project", "dataset")
@@ -426,7 +366,7 @@ class RunStore:
             .order_by(columns.started.desc())
             .limit(_NEWEST)
         )
-        with self._connected("read", writes=False) as connection:
+        with self._database.transaction("read", writes=False) as connection:
             rows = connection.execute(query).mappings().all()
         return [(run, row.get("curve")) for run, row in self._sound(rows)]
 
@@ -434,24 +374,22 @@ class RunStore:
         import sqlalchemy as sa
 
         names = {column.name for column in without}
-        return sa.select(*(c for c in self._tables.runs.c if c.name not in names))
+        return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
 
-    def _state(self, key: str) -> str | None:
-        """Of a run; None where there is no such run."""
+    def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
+        """Some columns of a run; None where there is no such run."""
         import sqlalchemy as sa
 
-        runs = self._tables.runs
-        with self._connected("read", writes=False) as connection:
-            found: str | None = connection.execute(
-                sa.select(runs.c.state).where(runs.c.key == key)
-            ).scalar()
-        return found
+        columns = self._database.tables.runs.c
+        query = sa.select(*(columns[name] for name in names)).where(columns.key == key)
+        with self._database.transaction("read", writes=False) as connection:
+            return connection.execute(query).first()
 
     def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
         import sqlalchemy as sa
 
         query = sa.select(table).where(table.c.run == key).order_by(table.c[order])
-        with self._connected("read", writes=False) as connection:
+        with self._database.transaction("read", writes=False) as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return [{name: value for name, value in row.items() if name != "run"} for row in rows]
 
@@ -459,7 +397,7 @@ class RunStore:
         self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
     ) -> None:
         """Change a run that its owner still writes."""
-        runs = self._tables.runs
+        runs = self._database.tables.runs
         mine = (runs.c.key == key) & (runs.c.owner == owner) & (runs.c.state == "running")
         if connection.execute(runs.update().where(mine), dict(values)).rowcount:
             return
@@ -471,17 +409,17 @@ class RunStore:
         return ended(self.history(key), self.run(key).schedule.total_steps)
 
     def _change(self, key: str, values: Mapping[str, Any]) -> None:
-        runs = self._tables.runs
-        with self._connected("written") as connection:
+        runs = self._database.tables.runs
+        with self._database.transaction("written") as connection:
             found = connection.execute(runs.update().where(runs.c.key == key), dict(values))
             if found.rowcount == 0:
                 raise StoreError(f"{self.url} has no run {key!r}")
 
     def _row(self, key: str) -> "sa.RowMapping":
         """Of the one run whose key begins so."""
-        columns = self._tables.runs.c
+        columns = self._database.tables.runs.c
         query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
-        with self._connected("read", writes=False) as connection:
+        with self._database.transaction("read", writes=False) as connection:
             rows = connection.execute(query).mappings().all()
         if len(rows) != 1 or not key:
             many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lossforecast import Caveat, ConfigurationError, LRSchedule
-from lossforecast.log_source import NothingLoggedError
+from lossforecast.errors import NothingLoggedError
 from lossforecast.readers import Log, read_log
 from lossforecast.windows import mean_step
 

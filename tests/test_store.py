@@ -441,7 +441,7 @@ def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, add_notes])
     newer = RunStore(where)
     assert newer.run(key).name == "first"
-    with store._connected("read") as connection:
+    with store._database.transaction("read") as connection:
         columns = sa.inspect(connection).get_columns("lossforecast_runs")
     assert "notes" in {column["name"] for column in columns}
     RunStore(where)  # once only
@@ -465,7 +465,7 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
     assert store.best(run.run, run.schedule) == 2.5
     (forecast,), (decision,) = store.forecasts(run.key), store.decisions(run.key)
     assert (forecast["mean"], decision["action"]) == (2.75, "stop")
-    with store._connected("read") as connection:
+    with store._database.transaction("read") as connection:
         inspector = sa.inspect(connection)
         for table in Tables.make().metadata.sorted_tables:
             found = {column["name"] for column in inspector.get_columns(table.name)}
@@ -505,7 +505,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
     store = RunStore(where)
     assert store.run(key).name == "first"
-    with store._connected("read") as connection:
+    with store._database.transaction("read") as connection:
         columns = sa.inspect(connection).get_columns("lossforecast_runs")
     assert "notes" not in {column["name"] for column in columns}
 
@@ -565,7 +565,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr(database_room, "_ANSWER", 1.0)
     url = f"{postgres}&options=-c%20application_name%3Dmine"
     store = RunStore(url)
-    with store._connected("read", writes=False) as connection:
+    with store._database.transaction("read", writes=False) as connection:
         for setting, value in (
             ("application_name", "mine"),
             ("lock_timeout", "1s"),
@@ -637,7 +637,7 @@ def test_words_that_no_database_takes_are_made_plain(where: str) -> None:
 def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
     store, key = filled(str(tmp_path / "runs.db"))
     before = json.dumps(store.history(key).state_dict())
-    engine = store._engine
+    engine = store._database.engine
 
     @sa.event.listens_for(engine, "connect")
     def shrink(connection: Any, _: Any) -> None:

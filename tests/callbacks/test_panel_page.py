@@ -275,8 +275,8 @@ def test_it_fits_both_widths_and_themes(page: Page, width: int, dark: bool, tmp_
 
 def test_the_slider_is_not_covered_when_the_window_widens(page: Page) -> None:
     def fits() -> bool:
-        widths = [page.find(each).rect["width"] for each in (LOSS, f"{LOSS} .main-svg")]
-        return abs(widths[0] - widths[1]) < 2
+        chart, drawing = (page.find(each).rect["width"] for each in (LOSS, f"{LOSS} .main-svg"))
+        return bool(abs(drawing - chart) < 2)
 
     for width in (1280, 1920, 1280):
         page.browser.set_window_size(width, 1400)
