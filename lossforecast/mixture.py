@@ -10,12 +10,14 @@ from scipy.special import ndtr, ndtri
 __all__ = ["NO_CALIBRATION", "Calibration", "Mixture", "tail_density"]
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 Calibration = tuple[tuple[float, float, float], ...]
 """By share of the run seen: scale and tail of `Mixture.calibrated`, from past forecasts."""
 NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
 
 _TURNS = 200  # at most: each halves the bracket or the error
+_BLOCK = 1 << 14  # numbers worked on at a time, so that they stay in the cache
 _ROOT = math.sqrt(2 * math.pi)
 _TAIL = 0.2  # weight of the second component of a calibrated mixture
 _WIDEST = 0.6  # standard deviation of the logarithm of a loss, so that moments stay sensible
@@ -59,26 +61,27 @@ class Mixture:
         return self._cdf(values)
 
     def quantiles(self, q: FloatArray) -> FloatArray:
-        """Quantiles (q, m): Newton's method, kept between those of the components by bisection.
+        """Quantiles (q, m): Halley's method, kept by bisection where all components have theirs.
 
-        The last step is a millionth of the narrowest component, and the error goes as its square.
+        The last step is at most 1e-4 of the narrowest component; the error goes as its cube.
         """
-        mean, std = (np.ascontiguousarray(x.T) for x in (self.mean, self.std))  # (m, k)
-        each = mean + std * ndtri(q)[:, np.newaxis, np.newaxis]
-        low, high = each.min(axis=2).ravel(), each.max(axis=2).ravel()
-        at = np.einsum("qmk,k->qm", each, self.weight).ravel()
-        level, place = np.repeat(q, len(mean)), np.tile(np.arange(len(mean)), len(q))
-        close = np.maximum(1e-13 * (np.abs(low) + np.abs(high)), 1e-6 * std.min(axis=1)[place])
+        z = ndtri(q)[:, np.newaxis]
+        narrow, wide = self.std.min(axis=0), self.std.max(axis=0)
+        low = (self.mean.min(axis=0) + np.minimum(z * narrow, z * wide)).ravel()
+        high = (self.mean.max(axis=0) + np.maximum(z * narrow, z * wide)).ravel()
+        at = (self.weight @ self.mean + z * (self.weight @ self.std)).ravel()
+        level, place = np.repeat(q, narrow.size), np.tile(np.arange(narrow.size), len(q))
+        close = np.maximum(1e-13 * (np.abs(low) + np.abs(high)), 1e-4 * narrow[place])
         before = np.full(at.shape, np.inf)
         left = np.arange(at.size)  # those not found yet
         for _ in range(_TURNS):
-            here, there = at[left], place[left]
-            z = (here[:, np.newaxis] - mean[there]) / std[there]
-            excess = np.einsum("nk,k->n", ndtr(z), self.weight) - level[left]
-            density = np.einsum("nk,k->n", np.exp(-z * z / 2) / std[there], self.weight) / _ROOT
+            below, density, slope = self._around(at[left], place[left])
+            here, excess = at[left], below - level[left]
             low[left] = np.where(excess < 0, here, low[left])
             high[left] = np.where(excess < 0, high[left], here)
-            step = here - excess / np.maximum(density, 1e-300)
+            step = excess / np.maximum(density, 1e-300)
+            bend = step * slope / np.maximum(2 * density, 1e-300)
+            step = here - step / np.clip(1 - bend, 0.5, 2.0)
             # half-way where it would leave them, or creeps, as through a narrow peak
             creeps = np.abs(excess) > before[left] / 2
             away = np.abs(step - here) > close[left]
@@ -90,6 +93,18 @@ class Mixture:
                 break
         found = at.reshape(len(q), -1)
         return np.exp(found) if self.logarithmic else found
+
+    def _around(self, at: FloatArray, place: IntArray) -> FloatArray:
+        """Probability below points (n,) at places (n,), density there and its slope, (3, n)."""
+        found = np.empty((3, at.size))
+        rows = max(_BLOCK // self.weight.size, 1)
+        for part in (slice(i, i + rows) for i in range(0, at.size, rows)):
+            mean, std = self.mean.T[place[part]], self.std.T[place[part]]
+            z = (at[part, np.newaxis] - mean) / std
+            peaks = np.exp(-z * z / 2) / (_ROOT * std)
+            for row, each in zip(found, (ndtr(z), peaks, -peaks * z / std), strict=True):
+                row[part] = np.einsum("nk,k->n", each, self.weight)
+        return found
 
     def with_noise(self, noise: float) -> "Mixture":
         """The mixture of single observations with a noise of this standard deviation."""
