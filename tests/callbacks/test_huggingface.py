@@ -95,7 +95,7 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_training_is_the_same_with_callback_and_probe(tmp_path: Path, accumulate: int) -> None:
     bare, _ = train(tmp_path, gradient_accumulation_steps=accumulate)
-    callback = TransformersLossForecast(probe=AnnealingProbe(cost=0.1))
+    callback = TransformersLossForecast(every_n_steps=20, probe=AnnealingProbe(cost=0.1))
     watched, watch = train(tmp_path, callback, gradient_accumulation_steps=accumulate)
     assert all(map(torch.equal, weights(bare), weights(watched)))
     assert callback.forecaster is not None
@@ -115,7 +115,7 @@ def test_training_is_the_same_with_callback_and_probe(tmp_path: Path, accumulate
 
 
 def test_the_plan_is_that_of_the_scheduler(tmp_path: Path) -> None:
-    callback = TransformersLossForecast()
+    callback = TransformersLossForecast(every_n_steps=20)
     train(tmp_path, callback)
     assert callback.forecaster is not None
     plan = LRSchedule.cosine(STEPS, 3e-3, warmup=12)
@@ -128,7 +128,7 @@ def test_the_plan_is_that_of_the_scheduler(tmp_path: Path) -> None:
 def test_a_resumed_run_forecasts_and_measures_the_same(tmp_path: Path) -> None:
     def callback(found: list[Update]) -> TransformersLossForecast:
         probe = AnnealingProbe(cost=0.1)
-        return TransformersLossForecast(probe=probe, sinks=[found.append])
+        return TransformersLossForecast(every_n_steps=12, probe=probe, sinks=[found.append])
 
     whole: list[Update] = []
     parts: list[Update] = []
@@ -156,7 +156,7 @@ def test_it_stops_the_trainer_only_if_asked_to(tmp_path: Path) -> None:
         return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
 
     for stop in (False, True):
-        callback = TransformersLossForecast(policy=policy, stop=stop)
+        callback = TransformersLossForecast(every_n_steps=12, policy=policy, stop=stop)
         trainer, _ = train(tmp_path, callback)
         assert (trainer.state.global_step < STEPS) is stop
         assert callback.recommendation is not None
@@ -164,7 +164,7 @@ def test_it_stops_the_trainer_only_if_asked_to(tmp_path: Path) -> None:
 
 
 def test_a_metric_of_evaluation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    callback = TransformersLossForecast("eval_loss")
+    callback = TransformersLossForecast("eval_loss", every_n_steps=20)
     trainer, _ = train(tmp_path, callback, eval_strategy="steps", eval_steps=12)
     logged = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
     assert callback.forecaster is not None

@@ -198,7 +198,7 @@ def test_averages_of_another_run_or_none_are_not_resumed(
 def test_a_probe_without_labels_says_what_it_needs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = TransformersLossForecast(probe=AnnealingProbe(cost=0.1))
+    callback = TransformersLossForecast(every_n_steps=12, probe=AnnealingProbe(cost=0.1))
     train(tmp_path, [callback], model=tiny_gpt(), label_smoothing_factor=0.1)
     (record,) = [each for each in caplog.records if each.exc_info]
     assert record.exc_info is not None
@@ -398,7 +398,7 @@ def test_a_loss_that_the_trainer_hides_is_nan_and_a_reason_to_stop(
 
 
 def test_losses_that_are_0_are_taken_as_they_are_without_the_filter(tmp_path: Path) -> None:
-    callback = TransformersLossForecast()
+    callback = TransformersLossForecast(every_n_steps=12)
     model = Scripted(lambda step: float(step < 60))
     train(tmp_path, [callback], model=model, logging_nan_inf_filter=False, max_grad_norm=0.0)
     assert callback.forecaster is not None
@@ -410,7 +410,7 @@ def test_a_loss_that_the_user_logs_is_no_window(tmp_path: Path) -> None:
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             watch.trainer.log({"loss": 99.0})
 
-    watch, callback = Watch(), TransformersLossForecast()
+    watch, callback = Watch(), TransformersLossForecast(every_n_steps=12)
     trainer, _ = train(tmp_path, [callback], go=False)
     watch.trainer = trainer
     trainer.add_callback(Talks())
@@ -524,12 +524,14 @@ def test_the_schedule_is_checked_once_when_a_run_begins(
     def longer(optimizer: torch.optim.Optimizer) -> Any:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3 * TOTAL)
 
-    train(tmp_path, [TransformersLossForecast()], scheduler=longer, **SAVE)
+    train(tmp_path, [TransformersLossForecast(every_n_steps=12)], scheduler=longer, **SAVE)
     (line,) = told(caplog)
     assert "schedule lint, horizon_long" in line
     caplog.clear()
     checkpoint = str(tmp_path / "checkpoint-60")
-    train(tmp_path, [TransformersLossForecast()], scheduler=longer, resume=checkpoint)
+    train(
+        tmp_path, [TransformersLossForecast(every_n_steps=12)], scheduler=longer, resume=checkpoint
+    )
     assert told(caplog) == []
 
 
@@ -538,7 +540,7 @@ def test_a_plan_of_another_length_is_fitted_to_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, length: int
 ) -> None:
     plan = LRSchedule.constant(length, 1e-3)
-    callback = TransformersLossForecast(schedule=plan)
+    callback = TransformersLossForecast(schedule=plan, every_n_steps=12)
     train(tmp_path, [callback], lr_scheduler_type="constant")
     assert f"schedule= has {length} steps, but the Trainer will take 120" in told(caplog)[0]
     assert callback.forecaster is not None

@@ -122,15 +122,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         yield found
 
 
-@pytest.fixture
-def page(training: Training, browser: webdriver.Chrome) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def address(training: Training) -> Iterator[str]:
     folder = Path(training.writer.log_dir).parent
-    with tensorboard(folder, "--reload_interval=1") as (address, _):
-        found = Page(browser, address)
-        found.until(lambda: "will end at" in found.text("h1"))
-        found.until(found.drawn)
+    with tensorboard(folder, "--reload_interval=1") as (found, _):
         yield found
-        found.leave()
+
+
+@pytest.fixture
+def page(address: str, browser: webdriver.Chrome) -> Iterator[Page]:
+    found = Page(browser, address)
+    found.until(lambda: "will end at" in found.text("h1"))
+    found.until(found.drawn)
+    yield found
+    found.leave()
 
 
 def test_the_fan_is_drawn_and_one_can_look_back(page: Page) -> None:

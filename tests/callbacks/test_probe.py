@@ -77,7 +77,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     probe = None if probe_of is None else probe_of(used)
     batches = data(steps * accumulate)
-    with TorchLossForecast(optimizer, None, steps, probe=probe) as monitor:
+    with TorchLossForecast(optimizer, None, steps, every_n_steps=20, probe=probe) as monitor:
         for number, batch in enumerate(batches if probe is None else probe.watch(batches), 1):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision is not None):
                 loss = loss_of(used, batch)
@@ -448,7 +448,8 @@ def test_a_plain_loop_has_to_give_the_model() -> None:
 def test_a_probe_that_sees_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with TorchLossForecast(optimizer, None, TOTAL, probe=watching(model)) as monitor:
+    probe = watching(model)
+    with TorchLossForecast(optimizer, None, TOTAL, every_n_steps=20, probe=probe) as monitor:
         for batch in data(TOTAL):
             loss = loss_of(model, batch)
             monitor.step(loss)
@@ -511,7 +512,7 @@ def run(on, total=400):
                 + torch.randn(16, 1, generator=generator)) for _ in range(total)]
     loss_of = lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1])
     probe = AnnealingProbe(loss_of, model, cost=0.05) if on else None
-    with TorchLossForecast(optimizer, None, total, probe=probe) as monitor:
+    with TorchLossForecast(optimizer, None, total, every_n_steps=20, probe=probe) as monitor:
         for batch in probe.watch(batches) if on else batches:
             loss = loss_of(model, batch)
             monitor.step(loss)

@@ -227,8 +227,15 @@ def test_a_run_that_could_not_be_watched_to_its_end_is_not_finished(tmp_path: Pa
     assert all(run.outcome != run.outcome for run in runs)
 
 
-@pytest.mark.parametrize("in_use", [True, False])
-@pytest.mark.parametrize(("until", "state"), [(400, "finished"), (210, "stopped")])
+@pytest.mark.parametrize(
+    ("until", "state", "in_use"),
+    [
+        (400, "finished", True),
+        (210, "stopped", False),
+        pytest.param(400, "finished", False, marks=pytest.mark.slow),
+        pytest.param(210, "stopped", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_loop_that_nobody_closes_is_stored_to_its_end(
     tmp_path: Path, until: int, state: str, in_use: bool
 ) -> None:
@@ -509,7 +516,7 @@ def test_lightning_runs_are_recorded_under_their_names(tmp_path: Path) -> None:
     where = tmp_path / "runs.db"
     about = RunInfo(project="light")
     for monitor in (None, "val_loss"):
-        fit(tmp_path, LightningLossForecast(monitor, store=where, run=about))
+        fit(tmp_path, LightningLossForecast(monitor, store=where, run=about, every_n_steps=20))
     store = RunStore(where)
     val, train_ = store.runs()
     assert (val.run.metric, val.run.monitor, val.name) == (
@@ -521,9 +528,9 @@ def test_lightning_runs_are_recorded_under_their_names(tmp_path: Path) -> None:
     assert (val.run.model, val.run.n_params) == ("Module", 4)
     assert [run.state for run in (val, train_)] == ["finished", "finished"]
     with pytest.raises(ValueError, match="own"):
-        fit(tmp_path, LightningLossForecast(store=where, run=about), fail_at=150)
+        fit(tmp_path, LightningLossForecast(store=where, run=about, every_n_steps=20), fail_at=150)
     assert store.runs()[0].state == "failed"
-    callback = LightningLossForecast(store=where, run=about)
+    callback = LightningLossForecast(store=where, run=about, every_n_steps=20)
     fit(tmp_path, callback)
     assert callback.forecaster is not None
     assert [past.name for past in callback.forecaster.prior.past] == [train_.key]
@@ -534,10 +541,10 @@ def test_a_resumed_lightning_run_goes_on_in_its_record(tmp_path: Path) -> None:
     where = tmp_path / "runs.db"
     saver = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=60, save_top_k=-1)
     with pytest.raises(ValueError, match="own"):
-        fit(tmp_path, LightningLossForecast(store=where), saver, fail_at=130)
+        fit(tmp_path, LightningLossForecast(store=where, every_n_steps=10), saver, fail_at=130)
     trainer = pl.Trainer(
         max_steps=200,
-        callbacks=[LightningLossForecast(store=where)],
+        callbacks=[LightningLossForecast(store=where, every_n_steps=10)],
         enable_progress_bar=False,
         logger=False,
         accelerator="cpu",

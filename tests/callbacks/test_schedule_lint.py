@@ -116,7 +116,7 @@ def loop(
     scheduler: Any = None if make is None else make(optimizer)
     weight = optimizer.param_groups[0]["params"][0]
     given = options if "schedule" in options else {"scheduler": scheduler, **options}
-    given = {"total_steps": steps, "every_n_steps": 5, **given}
+    given = {"total_steps": steps, "every_n_steps": 10, **given}
     with TorchLossForecast(optimizer, **given) as monitor:
         for taken in range(1, steps + 1):
             for _ in range(micro_batches):
@@ -710,10 +710,10 @@ def test_a_module_that_optimises_by_hand_is_told_what_is_assumed(
 
 
 def test_a_schedule_given_to_the_callback_is_checked(caplog: pytest.LogCaptureFixture) -> None:
-    fit(Tiny(None), LightningLossForecast(schedule=LRSchedule.cosine(N, 0.1)))
+    fit(Tiny(None), LightningLossForecast(schedule=LRSchedule.cosine(N, 0.1), every_n_steps=20))
     assert told(caplog) == []
     plan = LRSchedule.cosine(100, 0.1).extended_to(N)
-    fit(Tiny(None), LightningLossForecast(schedule=plan))
+    fit(Tiny(None), LightningLossForecast(schedule=plan, every_n_steps=20))
     (message,) = told(caplog)
     assert "schedule lint, horizon_short: " in message
 
