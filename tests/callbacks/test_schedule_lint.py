@@ -270,7 +270,10 @@ def test_a_scheduler_of_epochs_stepped_each_step(caplog: pytest.LogCaptureFixtur
 def test_a_scheduler_stepped_each_epoch_and_planned_each_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    loop(lambda o: torch_lr.StepLR(o, 150), calls=lambda taken: taken % BATCHES == 0)
+    def each_epoch(taken: int) -> int:
+        return taken % BATCHES == 0
+
+    loop(lambda o: torch_lr.StepLR(o, 150), calls=each_epoch, every_n_steps=5)
     (message,) = told(caplog)
     assert "schedule lint, stepped_too_seldom: " in message
     assert "in 10 optimizer steps the scheduler moved by 0, planned were 10" in message
