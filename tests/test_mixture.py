@@ -28,6 +28,20 @@ def test_moments_quantiles_and_probabilities_are_those_of_draws(mixture: Mixture
     assert mixture.cdf(quantiles[:, np.newaxis])[:, 0] == pytest.approx(Q, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_quantiles_are_found_between_narrow_peaks_far_apart(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    k, m = int(rng.integers(2, 3_000)), int(rng.integers(1, 4))
+    weight = rng.dirichlet(np.full(k, 0.1)) + 1e-12
+    peaks = 10 ** rng.uniform(-4, 1, (k, m))
+    mixture = Mixture(weight / weight.sum(), 100 * rng.normal(size=(k, m)), peaks)
+    found = mixture.quantiles(Q)
+    assert mixture.cdf(found) == pytest.approx(np.tile(Q, (m, 1)).T, abs=1e-9)
+    assert (np.diff(found, axis=0) > 0).all()
+    for i in range(len(Q)):
+        assert (mixture.quantiles(Q[i : i + 1])[0] == found[i]).all(), "whatever else is asked for"
+
+
 def test_a_loss_of_zero_or_below_has_no_probability_where_losses_are_positive() -> None:
     assert LOG.cdf(np.array([[-1.0], [0.0]])).tolist() == [[0.0], [0.0]]
 
