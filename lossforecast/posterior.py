@@ -221,8 +221,10 @@ class Posterior:
         All that a power law without a limit would bring at the present slope: before it follows a
         law a loss hesitates, and then falls faster than any that began like it.
         """
-        ahead = np.log(self._now_and_end.hands[0, 0] / hands[0])
-        fall: FloatArray = self.youth * self.slope * np.maximum(ahead, 0.0)
+        # a plan of rate 0 has hands of 0, infinitely far from those of any other
+        hand = np.maximum([self._now_and_end.hands[0, 0], *hands[0]], np.finfo(float).tiny)
+        ahead = np.maximum(np.log(hand[0]) - np.log(hand[1:]), 0.0)
+        fall: FloatArray = self.youth * self.slope * ahead
         return np.minimum(fall, _LARGEST_START)
 
     def _calibrated(self, mixture: Mixture) -> Mixture:

@@ -450,3 +450,11 @@ def test_noisy_losses_are_described_as_well_when_thinned(n: int) -> None:
     assert whole.status is thinned.status is Status.PRIOR_DRIVEN
     assert thinned.mean == pytest.approx(whole.mean, abs=0.15 * whole.std)
     assert thinned.std == pytest.approx(whole.std, rel=0.25)
+
+
+@pytest.mark.parametrize("seen", [1, 2, 20])
+def test_a_run_planned_at_rate_0_can_be_asked_what_another_rate_would_bring(seen: int) -> None:
+    forecaster = Forecaster(LRSchedule.constant(300, 0.0), RunInfo(optimizer="adamw"))
+    forecaster.observe_many(range(seen), [1 + 0.5 / (t + 1) for t in range(seen)])
+    lower, upper = forecaster.forecast(schedule=LRSchedule.cosine(60, 1e-8)).interval(0.8)
+    assert 0 < lower < upper < np.inf
