@@ -32,7 +32,7 @@ check: $(INSTALLED) ## Run ruff and mypy, and audit the dependencies
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pip check
-	$(PY) tests/audit.py
+	$(PY) tests/support/audit.py
 
 bench: $(INSTALLED) ## Run the benchmarks; figures in bench.json
 	$(PYTEST) tests/benchmarks --benchmark-only --benchmark-json=bench.json

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossforecast.callbacks.huggingface import TransformersLossForecast
     from lossforecast.callbacks.lightning import LightningLossForecast
-    from lossforecast.callbacks.lr_scheduler import schedule_from_torch
-    from lossforecast.callbacks.optuna import ForecastPruner
+    from lossforecast.callbacks.lr_schedulers import SteerableLR, schedule_from_torch
     from lossforecast.callbacks.probe import AnnealingProbe
-    from lossforecast.callbacks.ray import ForecastScheduler, ForecastStopper
-    from lossforecast.callbacks.steerable import SteerableLR
+    from lossforecast.callbacks.sweeps.optuna import ForecastPruner
+    from lossforecast.callbacks.sweeps.ray import ForecastScheduler, ForecastStopper
     from lossforecast.callbacks.torch import TorchLossForecast
 
 __all__ = [
@@ -30,14 +29,14 @@ __all__ = [
 
 _HOME = {
     "AnnealingProbe": "lossforecast.callbacks.probe",
-    "ForecastPruner": "lossforecast.callbacks.optuna",
-    "ForecastScheduler": "lossforecast.callbacks.ray",
-    "ForecastStopper": "lossforecast.callbacks.ray",
+    "ForecastPruner": "lossforecast.callbacks.sweeps.optuna",
+    "ForecastScheduler": "lossforecast.callbacks.sweeps.ray",
+    "ForecastStopper": "lossforecast.callbacks.sweeps.ray",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
-    "SteerableLR": "lossforecast.callbacks.steerable",
+    "SteerableLR": "lossforecast.callbacks.lr_schedulers",
     "TorchLossForecast": "lossforecast.callbacks.torch",
     "TransformersLossForecast": "lossforecast.callbacks.huggingface",
-    "schedule_from_torch": "lossforecast.callbacks.lr_scheduler",
+    "schedule_from_torch": "lossforecast.callbacks.lr_schedulers",
 }
 _NEEDS = {
     "AnnealingProbe": 'PyTorch: pip install "lossforecast[torch]"',

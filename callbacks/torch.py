@@ -8,23 +8,32 @@ from typing import Any, Self
 import torch
 
 from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
-from lossforecast.callbacks.lint import LoopLint, is_schedule_free
-from lossforecast.callbacks.lr_scheduler import every, schedule_from_torch, steps_per_call
+from lossforecast.callbacks.lr_schedulers import (
+    LoopLint,
+    Steering,
+    every,
+    schedule_from_torch,
+    steps_per_call,
+)
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
-from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.callbacks.pipeline import (
+    Pipeline,
+    RunRecorder,
+    StoreLike,
+    checked,
+    default_policies,
+    describe,
+    widest_group,
+)
 from lossforecast.callbacks.probe import AnnealingProbe
-from lossforecast.callbacks.recorder import RunRecorder, StoreLike, checked
-from lossforecast.callbacks.steering import Steering
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.lint import averages
-from lossforecast.policies import reschedule, target_miss
+from lossforecast.policies import Policy, Recommendation
 from lossforecast.prior import Prior
-from lossforecast.recommendation import Policy, Recommendation
-from lossforecast.run_info import RunInfo
+from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["TorchLossForecast"]
@@ -305,15 +314,6 @@ class TorchLossForecast:
             adopt(forecaster, planned, self._capture.steps, warn=name == self.metric)
 
 
-def widest_group(optimizer: Any) -> int:
-    """Index of the first parameter group with the largest rate, initial or present."""
-    rates = [
-        max(float(group["lr"]), float(group.get("initial_lr", group["lr"])))
-        for group in optimizer.param_groups
-    ]
-    return rates.index(max(rates))
-
-
 def _group(optimizer: Any, group: int | None) -> int:
     if group is None:
         return widest_group(optimizer)
@@ -323,23 +323,6 @@ def _group(optimizer: Any, group: int | None) -> int:
             f"group is {group}, but the optimizer has {len(groups)}: give 0..{len(groups) - 1}"
         )
     return index
-
-
-def describe(
-    run: RunInfo | None, optimizer: Any, metric: str, monitor: str | None = None
-) -> RunInfo:
-    """What is known of the run, with its loss and, unless given, the optimizer's name."""
-    known = vars(run) if run else {}
-    name = known.get("optimizer") or type(optimizer).__name__
-    if is_schedule_free(optimizer) and not averages(name):
-        name += "-schedule-free"
-    monitor = known.get("monitor") or monitor
-    return RunInfo(**{**known, "metric": metric, "optimizer": name, "monitor": monitor})
-
-
-def default_policies(apply: bool) -> list[Policy] | None:
-    """The policies of a callback that was given none."""
-    return [target_miss(), reschedule()] if apply else None
 
 
 def _planner(

@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lossforecast import Forecast, Forecaster, History
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.monitor.update import Update
 from lossforecast.plot import plot
 
 SCHEDULES = {"cosine": cosine_factor, "wsd": wsd_factor}

@@ -20,10 +20,9 @@ from lossforecast.errors import (
 )
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.history import Bins, History
+from lossforecast.policies import Action, Reason, Recommendation
 from lossforecast.prior import Prior
-from lossforecast.recommend import Action, Reason, Recommendation
-from lossforecast.run_info import RunInfo
+from lossforecast.runs import Bins, History, RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 from lossforecast.store import RunStore

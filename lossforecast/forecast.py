@@ -10,16 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
+from lossforecast.arrays import FloatArray
 from lossforecast.checks import number, probability, wholes
-from lossforecast.errors import ConfigurationError, ScheduleError
-from lossforecast.mixture import Mixture
-from lossforecast.posterior import Posterior
-from lossforecast.schedule import LRSchedule
+from lossforecast.errors import ConfigurationError
+from lossforecast.numerics import Mixture
+from lossforecast.posterior import Posterior, parameters_of
+from lossforecast.schedule import LRSchedule, from_now_on
 from lossforecast.status import Caveat, Status
 
-__all__ = ["LEVELS", "AnnealGain", "Curve", "Estimate", "Forecast", "from_now_on"]
+__all__ = [
+    "LEVELS",
+    "AnnealGain",
+    "Curve",
+    "Estimate",
+    "Forecast",
+]
 
-FloatArray = NDArray[np.float64]
 
 LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
 """Probabilities that tell a distribution well: those of 29 equidistant normal scores."""
@@ -273,7 +279,7 @@ class Forecast:
         their logarithm, and these are the parameters of the law that touches it at the present
         step.
         """
-        return {} if self._posterior is None else _parameters(self._posterior)
+        return {} if self._posterior is None else parameters_of(self._posterior)
 
     def _gains(self, schedules: Iterable[LRSchedule] | None) -> Mixture | None:
         """Of schedules over what is forecast; None: of what is forecast over the present loss."""
@@ -291,78 +297,3 @@ class Forecast:
     def _noisy(self, noise: bool) -> Mixture:
         assert self._mixture is not None
         return self._mixture.with_noise(self._noise) if noise else self._mixture
-
-
-def from_now_on(now: int, past: LRSchedule, future: LRSchedule) -> LRSchedule:
-    """One schedule up to the present step, the other after it.
-
-    Raises:
-        ScheduleError: the other one ends before the present step.
-    """
-    if future.total_steps < now:
-        raise ScheduleError(
-            f"the schedule ends at step {future.total_steps}, before the present step {now}: "
-            "give one for the whole run, its past included"
-        )
-    if now >= future.total_steps or now > past.total_steps:
-        return future
-    return past.joined(now, future)
-
-
-def _parameters(posterior: Posterior) -> dict[str, dict[str, float]]:
-    schedule, beliefs = posterior.schedule, posterior.beliefs
-    now = max(posterior.now, 1)
-    s1_now, s1_total = float(schedule.s1(now)), float(schedule.s1(schedule.total_steps))
-    alphas = np.array(beliefs.alphas)[posterior.alpha]
-    level, reducible, drops = _tangent(posterior)
-    found: dict[str, dict[str, float]] = {}
-    for law in dict.fromkeys(member.law for member in beliefs.members):
-        mine = [j for j, member in enumerate(beliefs.members) if member.law == law]
-        nodes = np.isin(posterior.member, mine)
-        weight = posterior.weight[nodes]
-        if weight.sum() == 0:
-            found[law] = {"weight": 0.0}
-            continue
-        share = weight / weight.sum()
-        clock = now if law == "power" else max(s1_now, 1e-300)
-        alpha = alphas[nodes]
-        values = {
-            "L0": level[nodes],
-            "A": reducible[nodes] * clock**alpha,
-            "alpha": alpha,
-        }
-        drop = drops[nodes] / max(schedule.peak, 1e-300)  # B, per unit learning rate
-        relaxations = [beliefs.members[j].relaxation for j in posterior.member[nodes]]
-        lags = np.array([r.lag if r else 0.0 for r in relaxations])
-        if law == "annealing":
-            # written so that C S2 is the drop: B = C / (1 - lambda)
-            lambdas = np.exp(-1 / (lags * schedule.total_steps))
-            values |= {"C": drop * (1 - lambdas), "lambda": lambdas}
-        elif law == "multi-power":
-            gammas = np.array([r.gamma if r else 0.0 for r in relaxations])
-            speed = max(schedule.peak, 1e-300) ** gammas / (lags * max(s1_total, 1e-300))
-            betas = np.array([r.beta if r else 0.0 for r in relaxations])
-            values |= {"B": drop, "C": speed, "beta": betas, "gamma": gammas}
-        elif law == "memoryless":
-            values |= {"B": drop}
-        means = {name: float(share @ value) for name, value in values.items()}
-        found[law] = {"weight": float(weight.sum()), **means}
-    return found
-
-
-def _tangent(posterior: Posterior) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """L0, ``A S1(now)^-alpha`` and ``D = B eta_peak`` of each node in units of the loss, (k,) each.
-
-    Of a law of the logarithm: those of the law of the loss with its value and slopes at present.
-    """
-    scale = posterior.scale
-    level, reducible, negative_drop = posterior.mean.T
-    if not scale.logarithmic:
-        return scale.loss(level), reducible * scale.unit, -negative_drop * scale.unit
-    here = posterior.drop_arrived()
-    present = scale.loss(level + reducible + negative_drop * here)
-    return (
-        present * (1 - reducible - negative_drop * here),
-        present * reducible,
-        -present * negative_drop,
-    )

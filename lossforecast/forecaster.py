@@ -8,29 +8,32 @@ from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
-from lossforecast.evidence import Evidence, gather
-from lossforecast.fit import fit
-from lossforecast.forecast import AnnealGain, Forecast, from_now_on
-from lossforecast.gaps import Gap
-from lossforecast.history import History
-from lossforecast.kin import Kin
+from lossforecast.forecast import AnnealGain, Forecast
 from lossforecast.laws import LAWS
-from lossforecast.mixture import Mixture
-from lossforecast.past import nearest
-from lossforecast.posterior import Posterior
-from lossforecast.prior import Prior
-from lossforecast.recommend import aimed, listed, recommend
-from lossforecast.recommendation import REMEMBERED, Policy, Recommendation, Situation
-from lossforecast.run_info import RunInfo
-from lossforecast.schedule import LRSchedule
-from lossforecast.standing import Outlook
+from lossforecast.numerics import Mixture
+from lossforecast.policies import (
+    REMEMBERED,
+    Outlook,
+    Policy,
+    Recommendation,
+    Situation,
+    aimed,
+    listed,
+    recommend,
+)
+from lossforecast.posterior import Kin, Posterior, fit
+from lossforecast.prior import Gap, Prior, nearest
+from lossforecast.runs import Evidence, History, RunInfo, as_used, gather, observed_rates, risen
+from lossforecast.schedule import LRSchedule, from_now_on
 from lossforecast.status import Caveat, Status
 
-__all__ = ["Forecaster", "as_used"]
+__all__ = [
+    "Forecaster",
+]
 
 _STATE_VERSION = 1
 _TOO_SHORT = 10  # points of evidence
@@ -346,7 +349,7 @@ class Forecaster:
         bins, schedule = self.history.bins(), self._effective_schedule()
         settled = np.isfinite(bins.mean) & (bins.first >= _START * self._now)
         steps = np.maximum(bins.last[settled], 1)
-        lowest, rise = _risen(bins.mean[settled])
+        lowest, rise = risen(bins.mean[settled])
         if not rise or schedule.lr(steps[-1]) > 1.01 * schedule.lr(steps[lowest]):
             return 0.0
         left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
@@ -366,7 +369,7 @@ class Forecaster:
     def _caveats(self, schedule: LRSchedule, rise: float) -> tuple[Caveat, ...]:
         found = set(schedule.caveats)
         plan = self._schedule
-        steps, rates = _observed_rates(self.history)
+        steps, rates = observed_rates(self.history)
         recent = np.flatnonzero(steps <= plan.total_steps)[-3:]
         if recent.size:
             difference = np.abs(rates[recent] - plan.lr(steps[recent]))
@@ -381,25 +384,6 @@ class Forecaster:
         if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN * schedule.peak).any():
             found.add(Caveat.LR_RISES_AHEAD)
         return tuple(sorted(found))
-
-
-def as_used(plan: LRSchedule, history: History) -> LRSchedule:
-    """The learning rates that were observed where they differ from the plan, then the plan."""
-    now = max(history.last_step, 0)
-    if now > plan.total_steps:  # a run that outlives its plan
-        plan = plan.extended_to(now)
-    steps, rates = _observed_rates(history)
-    if not (np.abs(rates - plan.lr(steps)) > 1e-6 * plan.peak).any():
-        return plan
-    past = LRSchedule.from_points(steps, rates, total_steps=plan.total_steps)
-    return past if now >= plan.total_steps else past.joined(now, plan)
-
-
-def _observed_rates(history: History) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Steps (n,) at which a learning rate was observed, and the rates (n,)."""
-    bins = history.bins()
-    known = ~np.isnan(bins.lr) & (bins.last >= 1)
-    return bins.last[known], bins.lr[known]
 
 
 def _anneal_gain(posterior: Posterior, drop: Mixture) -> AnnealGain:
@@ -422,17 +406,3 @@ def _known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:
             f"unknown laws {unknown or laws!r}; choose from {', '.join(LAWS)}, or 'auto'"
         )
     return names
-
-
-def _risen(losses: NDArray[np.float64]) -> tuple[int, float]:
-    """Where the smoothed loss was lowest, and how far it has risen since, if for long; or 0."""
-    if losses.size < 8:
-        return 0, 0.0
-    smooth = np.convolve(losses, np.ones(3) / 3, mode="valid")
-    lowest = int(np.argmin(smooth))
-    since = smooth[lowest:]
-    if since.size < max(4, 0.1 * smooth.size):
-        return 0, 0.0
-    noise = 1.4826 * float(np.median(np.abs(np.diff(losses)))) + 1e-12
-    rise = float(np.mean(since[-3:]) - since[0])
-    return lowest + 1, rise if rise > 3 * noise else 0.0

@@ -7,7 +7,7 @@ import numpy as np
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
-from lossforecast.history import History
+from lossforecast.runs import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import pytest
 from lossforecast import Action, ConfigurationError, Forecaster, LRSchedule, RunInfo, ScheduleError
 from lossforecast.advice import SHAPES, decays, endings, optimised
 from lossforecast.forecast import Estimate
-from lossforecast.laws import LAWS
+from lossforecast.laws.formulas import LAWS
 from lossforecast.policies import reschedule
 
 TOTAL, SEEN, PEAK = 4_000, 2_400, 1e-3

@@ -13,105 +13,72 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "lossforecast"
 CALLBACKS = ROOT / "callbacks"
 
-ROOMS = (
+PACKAGES = (
     "errors",
     "status",
+    "arrays",
     "checks",
-    "parallel",
-    "pieces",
-    "knots",
+    "numerics",
     "schedule",
-    "schedule_text",
-    "schedule_code",
-    "lint",
-    "history",
     "laws",
-    "relaxation",
-    "mixture",
-    "drops",
-    "gaps",
-    "run_info",
-    "evidence",
-    "past",
+    "runs",
     "prior",
-    "design",
-    "solve",
-    "walk",
-    "scale",
     "posterior",
-    "kin",
-    "fit",
     "forecast",
-    "standing",
-    "recommendation",
-    "broken",
-    "target_miss",
-    "recommend",
-    "dominated",
-    "no_room",
-    "patience",
     "advice",
-    "reschedule",
     "policies",
     "forecaster",
-    "published",
-    "baselines",
-    "scores",
-    "curves",
-    "replay",
-    "trails",
-    "rules",
-    "scorecard",
-    "report",
-    "backtest",
-    "sweeps",
-    "report_sweeps",
-    "learn",
-    "database",
-    "records",
-    "store",
-    "windows",
-    "log_source",
-    "log_events",
-    "log_formats",
-    "log_steps",
-    "readers",
-    "lookback",
     "plot",
-    "plot_scores",
-    "cli_output",
-    "cli_backtest",
-    "cli_options",
-    "cli_look",
-    "cli_logs",
-    "cli_runs",
+    "store",
+    "readers",
+    "backtest",
     "cli",
     "__main__",
     "__init__",
 )
-"""The rooms of the core, each importing only rooms named before it."""
+"""The packages (and single modules) of the core; each imports only those named before it."""
+
+CALLBACK_PACKAGES = (
+    "capture",
+    "distributed",
+    "lr_schedulers",
+    "probe",
+    "monitor",
+    "tensorboard",
+    "pipeline",
+    "torch",
+    "lightning",
+    "huggingface",
+    "sweeps",
+    "__init__",
+)
+"""The same for `callbacks`, whose modules may import all of the core below `cli`."""
+
+HOSTS = {"torch", "lightning", "huggingface", "sweeps"}
+"""Of these, the adapters to one host each: none imports another."""
 
 LIBRARIES = {"numpy", "scipy"}
 """What the core may import besides the standard library and itself."""
 
 LAZY = {
     "plot": {"matplotlib"},
-    "plot_scores": {"matplotlib"},
-    "cli": {"typer"},
-    "cli_backtest": {"rich", "typer"},
-    "cli_logs": {"rich", "typer"},
-    "cli_look": {"rich"},
-    "cli_options": {"typer"},
-    "cli_output": {"matplotlib", "rich", "typer"},
-    "cli_runs": {"rich", "typer"},
-    "log_events": {"google", "tensorboard"},
-    "database": {"sqlalchemy"},
-    "store": {"sqlalchemy"},
-    "report": {"rich"},
-    "report_sweeps": {"rich"},
-    "rules": {"optuna"},
+    "backtest.plot": {"matplotlib"},
+    "backtest.rules": {"optuna"},
+    "cli.app": {"typer"},
+    "cli.backtest": {"rich", "typer"},
+    "cli.logs": {"rich", "typer"},
+    "cli.live": {"rich"},
+    "cli.options": {"typer"},
+    "cli.output": {"matplotlib", "rich", "typer"},
+    "cli.runs": {"rich", "typer"},
+    "cli.score_tables": {"rich"},
+    "cli.sweep_tables": {"rich"},
+    "cli.tables": {"rich"},
+    "readers.events": {"google", "tensorboard"},
+    "store.database": {"sqlalchemy"},
+    "store.run_store": {"sqlalchemy"},
 }
-"""What a room may import besides, inside a function or for type checkers."""
+"""What a module of the core may import besides, inside a function or for type checkers."""
 
 FRAMEWORKS = {
     "lightning",
@@ -179,84 +146,215 @@ def imports(node: ast.AST, lazy: bool = False) -> Iterator[Import]:
         yield from imports(child, lazy)
 
 
-def faults(room: str, source: str) -> list[str]:
-    """What a room of the core imports and must not, in words."""
-    left = ROOMS[: ROOMS.index(room)]
-    outside = sys.stdlib_module_names | LIBRARIES
-    found = []
+def name_of(path: Path) -> str:
+    """The dotted name of a module, from its place in the repository."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("lossforecast", *parts) if parts[0] == "callbacks" else parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {
+    name_of(path): path
+    for folder in (CORE, CALLBACKS)
+    for path in sorted(folder.rglob("*.py"))
+    if folder is CALLBACKS or not path.is_relative_to(CORE / "callbacks")
+}
+
+
+def package_of(module: str) -> tuple[str, ...]:
+    """The package of a module: ("fit",) of the core, ("callbacks", "monitor") of the adapters."""
+    first, *rest = [*module.split(".")[1:], "__init__"]
+    return ("callbacks", rest[0]) if first == "callbacks" else (first,)
+
+
+def face_of(package: tuple[str, ...]) -> str:
+    """The module that other packages may import."""
+    return ".".join(("lossforecast", *package)).removesuffix(".__init__")
+
+
+def order_of(package: tuple[str, ...]) -> int:
+    """Its place: the core below `cli`, then the adapters, then the rest of the core."""
+    if package[0] == "callbacks":
+        return PACKAGES.index("cli") + CALLBACK_PACKAGES.index(package[1])
+    place = PACKAGES.index(package[0])
+    return place + len(CALLBACK_PACKAGES) * (place >= PACKAGES.index("cli"))
+
+
+def exports_of(module: str) -> set[str]:
+    """The names in `__all__` of a module."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def target_of(name: str) -> str:
+    """The module that an import names; a function of a face may be called like its module."""
+    module, _, leaf = name.rpartition(".")
+    if module in MODULES and leaf in exports_of(module):
+        return module
+    while name not in MODULES and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def faults(module: str, source: str) -> list[str]:
+    """The imports of a module that break a rule of the layering, in words."""
+    mine, faulty = package_of(module), []
+    lazily = LAZY.get(module.partition(".")[2], set())
     for each in imports(ast.parse(source)):
-        top, _, rest = each.name.partition(".")
-        where = f"{room}.py:{each.line} imports {each.name}"
-        if not top:
-            found.append(f"{where}: import absolutely, from lossforecast.<room>")
+        top = each.name.partition(".")[0]
+        where = f"{module}:{each.line} imports {each.name}"
+        if top in ("", "callbacks"):
+            faulty.append(f"{where}: import absolutely, from lossforecast.<package>")
         elif top == "lossforecast":
-            other = rest.partition(".")[0]
-            if other not in left:
-                found.append(f"{where}: only {', '.join(left) or 'nothing'} lies to its left")
-        elif each.lazy and top in LAZY.get(room, ()):
+            target = target_of(each.name)
+            theirs = package_of(target)
+            if theirs == mine:
+                continue
+            if module != "lossforecast.callbacks" and order_of(theirs) >= order_of(mine):
+                faulty.append(f"{where}: {face_of(theirs)} does not come before {face_of(mine)}")
+            elif theirs[0] == "callbacks" and mine[0] != "callbacks":
+                faulty.append(f"{where}: the core does not know its adapters")
+            elif mine[0] == theirs[0] == "callbacks" and {mine[1], theirs[1]} <= HOSTS:
+                faulty.append(f"{where}: an adapter does not import another")
+            elif target != face_of(theirs) and module != "lossforecast.callbacks":
+                faulty.append(f"{where}: only the face, {face_of(theirs)}, is for other packages")
+        elif mine[0] == "callbacks" or top in LIBRARIES | sys.stdlib_module_names:
             continue
-        elif top not in outside:
-            found.append(f"{where}: the core loads numpy and scipy only")
-    return found
+        elif not (each.lazy and top in lazily):
+            faulty.append(f"{where}: the core loads numpy and scipy only")
+    return faulty
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {path.stem for path in CORE.glob("*.py")}
-    rooms |= {path.parent.name for path in CORE.glob("*/__init__.py")} - {"callbacks"}
-    homeless = sorted(rooms - set(ROOMS))
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """A circle of imports, or nothing."""
+    state: dict[str, bool] = {}
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if state.setdefault(module, False):
+            return []
+        for other in sorted(edges.get(module, ())):
+            if closed := visit(other, [*path, module]):
+                return closed
+        state[module] = True
+        return []
+
+    return next((closed for module in sorted(edges) if (closed := visit(module, []))), [])
+
+
+def inner_edges() -> dict[str, set[str]]:
+    """Which modules of its own package each module imports; a face imports its modules only."""
+    edges: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if path.name != "__init__.py":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            targets = {target_of(each.name) for each in imports(tree)}
+            mine = package_of(module)
+            edges[module] = {
+                name for name in targets if name in MODULES and package_of(name) == mine
+            }
+    return edges
+
+
+def test_every_package_has_its_place() -> None:
+    ours = {package_of(module)[0] for module in MODULES} - {"callbacks"}
+    theirs = {package_of(module)[1] for module in MODULES if ".callbacks" in module}
+    homeless = sorted(ours - set(PACKAGES)) + sorted(theirs - set(CALLBACK_PACKAGES))
     assert not homeless, (
-        f"place {homeless} in ROOMS of {Path(__file__).name}: "
-        "after every room it imports, before every room that imports it"
+        f"place {homeless} in PACKAGES or CALLBACK_PACKAGES of {Path(__file__).name}: "
+        "after every package it imports, before every package that imports it"
     )
+    assert {path.parent for path in MODULES.values()} == {
+        path.parent for path in MODULES.values() if path.name == "__init__.py"
+    }
 
 
-@pytest.mark.parametrize("room", sorted({path.stem for path in CORE.glob("*.py")} & set(ROOMS)))
-def test_a_room_imports_only_what_lies_to_its_left(room: str) -> None:
-    assert faults(room, (CORE / f"{room}.py").read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_package_imports_only_faces_of_packages_before_it(module: str) -> None:
+    assert faults(module, MODULES[module].read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize(
-    ("room", "source"),
-    [
-        ("fit", "import torch"),
-        ("fit", "import numpy, torch.nn"),
-        ("fit", "from torch.optim import lr_scheduler"),
-        ("fit", "try:\n    import ray\nexcept ImportError:\n    ray = None"),
-        ("fit", "def f():\n    import lightning"),
-        ("fit", "import importlib\nimportlib.import_module('optuna')"),
-        ("fit", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers"),
-        ("fit", "from lossforecast.forecast import Forecast"),
-        ("fit", "from lossforecast import forecast"),
-        ("fit", "import lossforecast.forecast"),
-        ("fit", "def f():\n    from lossforecast.cli import main"),
-        ("fit", "from lossforecast.fit import fit"),
-        ("fit", "from lossforecast import Forecaster"),
-        ("fit", "import lossforecast"),
-        ("fit", "from . import laws"),
-        ("fit", "from .laws import LAWS"),
-        ("fit", "import callbacks"),
-        ("cli", "from lossforecast.callbacks.torch import TorchLossForecast"),
-        ("cli", "from lossforecast import callbacks"),
-        ("plot", "import matplotlib.pyplot as plt"),
-        ("plot", "def f():\n    import torch"),
-    ],
-)
-def test_a_wrong_import_is_found(room: str, source: str) -> None:
-    assert len(faults(room, source)) == 1
+def test_no_package_has_a_circle_inside() -> None:
+    assert circle(inner_edges()) == []
+
+
+def test_a_circle_is_found() -> None:
+    a, b, c = "lossforecast.runs.a", "lossforecast.runs.b", "lossforecast.runs.c"
+    assert circle({a: {b}, b: {c}, c: set()}) == []
+    assert circle({a: {b}, b: {c}, c: {b}}) == [b, c, b]
+    assert circle({a: {a}}) == [a, a]
+
+
+FIT = "lossforecast.posterior.fit"
+SINK = "lossforecast.callbacks.tensorboard.sink"
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("module", "source"),
     [
-        ("fit", "import math\nimport numpy as np\nfrom scipy.special import log_ndtr"),
-        ("fit", "from lossforecast.laws import LAWS\nfrom lossforecast import errors"),
-        ("plot", "def f():\n    import matplotlib.pyplot as plt"),
-        ("plot", "import typing\nif typing.TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
-        ("__init__", "from lossforecast.forecaster import Forecaster"),
+        (FIT, "import torch"),
+        (FIT, "import numpy, torch.nn"),
+        (FIT, "from torch.optim import lr_scheduler"),
+        (FIT, "try:\n    import ray\nexcept ImportError:\n    ray = None"),
+        (FIT, "def f():\n    import lightning"),
+        (FIT, "import importlib\nimportlib.import_module('optuna')"),
+        (FIT, "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers"),
+        (FIT, "from lossforecast.forecast import Forecast"),
+        (FIT, "from lossforecast import forecast"),
+        (FIT, "import lossforecast.forecast"),
+        (FIT, "def f():\n    from lossforecast.cli import main"),
+        (FIT, "from lossforecast import Forecaster"),
+        (FIT, "import lossforecast"),
+        (FIT, "from lossforecast.prior.prior import Prior"),
+        (FIT, "import lossforecast.prior.prior"),
+        (FIT, "from lossforecast.prior import drops"),
+        (FIT, "from . import relaxation"),
+        (FIT, "from .node_set import NodeSet"),
+        (FIT, "import callbacks"),
+        ("lossforecast.cli.app", "from lossforecast.callbacks.torch import TorchLossForecast"),
+        ("lossforecast.cli.app", "from lossforecast import callbacks"),
+        ("lossforecast.plot", "import matplotlib.pyplot as plt"),
+        ("lossforecast.plot", "def f():\n    import torch"),
+        (SINK, "from lossforecast.callbacks.monitor.update import Update"),
+        (SINK, "from lossforecast.callbacks.pipeline import Pipeline"),
+        (SINK, "from lossforecast.callbacks.lightning import LightningLossForecast"),
+        (SINK, "from lossforecast.callbacks import SteerableLR"),
+        (SINK, "from lossforecast.cli import main"),
+        (SINK, "from lossforecast.forecast.estimate import Estimate\nfrom .plugin import record"),
+        ("lossforecast.callbacks.torch", "from lossforecast.callbacks.lightning import x"),
+        (
+            "lossforecast.callbacks.lightning.callback",
+            "from lossforecast.callbacks.torch import y",
+        ),
     ],
 )
-def test_a_right_import_is_left_alone(room: str, source: str) -> None:
-    assert faults(room, source) == []
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
+    assert len(faults(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (FIT, "import math\nimport numpy as np\nfrom scipy.special import log_ndtr"),
+        (FIT, "from lossforecast.laws import LAWS\nfrom lossforecast import errors"),
+        (FIT, "from lossforecast.posterior.node_set import NodeSet"),
+        ("lossforecast.plot", "def f():\n    import matplotlib.pyplot as plt"),
+        (
+            "lossforecast.plot",
+            "import typing\nif typing.TYPE_CHECKING:\n    from matplotlib.axes import Axes",
+        ),
+        ("lossforecast", "from lossforecast.forecaster import Forecaster"),
+        (SINK, "import torch\nfrom lossforecast.callbacks.monitor import Update"),
+        (SINK, "from lossforecast.callbacks.tensorboard.plugin import record"),
+        (SINK, "from lossforecast.plot import plot\nfrom lossforecast.store import RunStore"),
+    ],
+)
+def test_a_right_import_is_left_alone(module: str, source: str) -> None:
+    assert faults(module, source) == []
 
 
 @pytest.mark.parametrize(
@@ -286,7 +384,7 @@ sys.meta_path.insert(0, Absent())
 def test_the_core_works_where_no_framework_is_installed(
     run_python: Callable[..., str], tmp_path: Path
 ) -> None:
-    rooms = sorted(path.stem for path in CORE.glob("*.py") if path.stem != "__init__")
+    core = sorted(module for module in MODULES if package_of(module)[0] != "callbacks")
     code = f"""
 absent = {FRAMEWORKS}
 {ABSENT}
@@ -294,8 +392,8 @@ import lossforecast
 assert not loaded(absent), loaded(absent)
 assert "lossforecast.callbacks" not in sys.modules
 import importlib
-for room in {rooms}:
-    importlib.import_module(f"lossforecast.{{room}}")
+for module in {core}:
+    importlib.import_module(module)
 importlib.import_module("lossforecast.callbacks")
 assert not loaded(absent), loaded(absent)
 """

@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from browsing import tensorboard
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from panel_logs import write
+from support.browsing import tensorboard
+from support.panel_logs import write
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = ROOT / "lossforecast" / "callbacks"

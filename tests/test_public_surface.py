@@ -49,7 +49,9 @@ MODULES = sorted(
     ".".join(path.with_suffix("").parts).removesuffix(".__init__")
     for path in [
         *(path.relative_to(ROOT) for path in ROOT.glob("lossforecast/*.py")),
-        *("lossforecast" / path.relative_to(ROOT) for path in ROOT.glob("callbacks/*.py")),
+        *(path.relative_to(ROOT) for path in ROOT.glob("lossforecast/[!c]*/**/*.py")),
+        *(path.relative_to(ROOT) for path in ROOT.glob("lossforecast/cli/*.py")),
+        *("lossforecast" / path.relative_to(ROOT) for path in ROOT.glob("callbacks/**/*.py")),
     ]
     if path.stem == "__init__" or not path.stem.startswith("_")
 )

@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import binom
 
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
-from lossforecast.design import alpha_weights, columns_at, drop_scales, walk_clock
-from lossforecast.laws import LAWS, Warmup, with_warmup
-from lossforecast.mixture import NO_CALIBRATION
-from lossforecast.prior import Beliefs
-from lossforecast.relaxation import arrived
+from lossforecast.laws.formulas import LAWS, Warmup, with_warmup
+from lossforecast.laws.relaxation import arrived
+from lossforecast.numerics.mixture import NO_CALIBRATION
+from lossforecast.posterior.design_matrix import alpha_weights, columns_at, drop_scales, walk_clock
+from lossforecast.prior.prior import Beliefs
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
 TOTAL = 4_000

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from browsing import chromium, tensorboard
-from panel_logs import TOTAL, write
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from support.browsing import chromium, tensorboard
+from support.panel_logs import TOTAL, write
 
 _WRITTEN = 10  # of the runs; the others are copies
 _QUESTIONS = 60

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from browsing import chromium, tensorboard
 from gpt import (  # type: ignore[import-not-found]
     GPT,
     Batches,
@@ -20,6 +19,7 @@ from gpt import (  # type: ignore[import-not-found]
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from support.browsing import chromium, tensorboard
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast.callbacks import TorchLossForecast

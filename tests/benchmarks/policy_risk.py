@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from lossforecast import Action, Forecaster, RunInfo
-from lossforecast.backtest import prior_without_fold
-from lossforecast.curves import RecordedRun, load_curves
-from lossforecast.parallel import mapped
+from lossforecast.backtest.backtest import prior_without_fold
+from lossforecast.backtest.curves import RecordedRun, load_curves
+from lossforecast.backtest.parallel import mapped
+from lossforecast.backtest.replay import outcome
+from lossforecast.backtest.trails import LOOKS, decay_begins, patience_ends
 from lossforecast.policies import no_room, target_miss
-from lossforecast.replay import outcome
-from lossforecast.trails import LOOKS, decay_begins, patience_ends
 
 Stops = tuple[bool, bool, bool, bool]
 COLUMNS = ("missed its own end", "had no room", "of these wrongly", "before the last tenth")

@@ -9,12 +9,12 @@ import numpy as np
 from probe_data import Pair, Recorded, forecaster_of
 
 from lossforecast import LRSchedule
-from lossforecast.curves import RecordedRun
+from lossforecast.backtest.curves import RecordedRun
+from lossforecast.backtest.rules import RULES
+from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
 from lossforecast.forecast import Estimate
-from lossforecast.gaps import GapRule
-from lossforecast.prior import Prior
-from lossforecast.rules import RULES
-from lossforecast.sweeps import SweepScore, replay_sweeps
+from lossforecast.prior.prior import Prior
+from lossforecast.prior.probe_gaps import GapRule
 
 OUTER = 1.2816  # standard deviations on each side of 80%
 

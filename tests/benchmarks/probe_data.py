@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
-from lossforecast.gaps import Gap, GapRule
-from lossforecast.prior import Prior
+from lossforecast.prior.prior import Prior
+from lossforecast.prior.probe_gaps import Gap, GapRule
 
 RESULTS = Path(__file__).with_name("results")
 FloatArray = NDArray[np.float64]

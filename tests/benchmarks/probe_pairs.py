@@ -26,8 +26,8 @@ import torch
 from probe_tasks import TASKS, Batch
 
 from lossforecast import LRSchedule
-from lossforecast.callbacks.averages import WeightAverages
-from lossforecast.callbacks.undisturbed import undisturbed
+from lossforecast.callbacks.probe.averages import WeightAverages
+from lossforecast.callbacks.probe.undisturbed import undisturbed
 
 RESULTS = Path(__file__).with_name("results")
 SHARES = (80, 20)  # horizons are the length of the run over these, as those of the probe

@@ -19,11 +19,11 @@ import numpy as np
 from probe_claims import draw, report, report_advice, report_sweeps
 from probe_data import RESULTS, SHARES, Recorded, forecaster_of, recorded
 
-from lossforecast.backtest import FRACTIONS
-from lossforecast.gaps import GapRule, Trend
-from lossforecast.learn import Error, calibration_of, error_of
+from lossforecast.backtest.backtest import FRACTIONS
+from lossforecast.backtest.learn import Error, calibration_of, error_of
+from lossforecast.prior.probe_gaps import GapRule, Trend
 
-TABLE = Path(__file__).parents[2] / "lossforecast" / "probe.json"
+TABLE = Path(__file__).parents[2] / "lossforecast" / "prior" / "probe.json"
 
 # not learnt: how wrong the lag may be, as the share by which the best correction of it varies
 LAG = 0.25

@@ -23,7 +23,7 @@ from gpt import GPT, Batches, standard_library  # type: ignore[import-not-found]
 
 from lossforecast import LRSchedule, RunInfo
 from lossforecast.callbacks import TorchLossForecast
-from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.monitor.update import Update
 
 PEAKS = (3e-4, 1e-3, 3e-3)
 SCHEDULES = ("cosine", "linear", "wsd", "step_decay")

@@ -8,8 +8,8 @@ from probe_claims import advised, forecast, foretold, swept
 from probe_data import Recorded, recorded
 from probe_rule import learn, rounded
 
-from lossforecast.gaps import GapRule
-from lossforecast.mixture import NO_CALIBRATION
+from lossforecast.numerics.mixture import NO_CALIBRATION
+from lossforecast.prior.probe_gaps import GapRule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Mean of empty slice")
 

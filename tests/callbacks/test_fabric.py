@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fabric_processes import EVERY, TOTAL, stop_from, train
 from lightning.fabric import Fabric
+from support.fabric_processes import EVERY, TOTAL, stop_from, train
 
 from lossforecast import RunStore
 
-SCRIPT = Path(__file__).with_name("fabric_processes.py")
+SUPPORT = Path(__file__).parents[1] / "support"
+SCRIPT = SUPPORT / "fabric_processes.py"
 
 Seen = dict[str, Any]
 

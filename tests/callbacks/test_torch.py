@@ -37,9 +37,9 @@ from lossforecast import (
     Status,
 )
 from lossforecast.callbacks import TorchLossForecast
-from lossforecast.callbacks.capture import Transfer
-from lossforecast.callbacks.monitor import Update
-from lossforecast.recommend import Situation
+from lossforecast.callbacks.capture.transfer import Transfer
+from lossforecast.callbacks.monitor.update import Update
+from lossforecast.policies.recommend import Situation
 
 Array = NDArray[np.float64]
 torch_lr = torch.optim.lr_scheduler

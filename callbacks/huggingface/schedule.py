@@ -1,0 +1,75 @@
+"""The learning rate of every step of a run of the Hugging Face ``Trainer``."""
+
+import logging
+from typing import Any
+
+from lossforecast.callbacks.distributed import processes
+from lossforecast.callbacks.lr_schedulers import (
+    Stepping,
+    every,
+    harmless,
+    inspect,
+    per_process,
+    schedule_from_torch,
+    steps_per_call,
+    unwrapped,
+    warn,
+)
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["lint_run", "planned"]
+
+logger = logging.getLogger("lossforecast")
+
+
+def planned(
+    given: LRSchedule | None, scheduler: Any, total_steps: int, taken: int, group: int
+) -> LRSchedule:
+    """The plan that was given, of the length of the run, or that of the scheduler.
+
+    Args:
+        given: the plan, if one was given.
+        scheduler: of the Trainer, which steps it once after each optimizer step.
+        total_steps: length of the run.
+        taken: optimizer steps taken.
+        group: index of the parameter group.
+    """
+    if given is None:
+        positions = every(1, step=taken, times=steps_per_call(scheduler))
+        return schedule_from_torch(
+            scheduler, total_steps=total_steps, step=taken, group=group, scheduler_steps=positions
+        )
+    length = given.total_steps
+    if length == total_steps:
+        return given
+    longer = length < total_steps
+    if processes()[0] == 0:
+        logger.warning(
+            "schedule= has %d steps, but the Trainer will take %d: %s",
+            length,
+            total_steps,
+            "its last rate is taken to be held" if longer else "the rest of it is left out",
+        )
+    return given.extended_to(total_steps) if longer else given.truncated_to(total_steps)
+
+
+@harmless
+def lint_run(plan: LRSchedule, optimizer: Any, scheduler: Any, group: int) -> None:
+    """Warn of what is wrong with the schedule of a run that begins now, in the first process.
+
+    Args:
+        plan: the learning rate of every step.
+        optimizer: the torch optimizer.
+        scheduler: what the plan was read from, if it was.
+        group: index of the parameter group.
+    """
+    if processes()[0] != 0:
+        return
+    if scheduler is None:
+        warn(inspect(plan, optimizer))
+        return
+    times, total = steps_per_call(scheduler), plan.total_steps
+    stepping = Stepping(scheduler, every(1, times=times), total, group)
+    name = type(unwrapped(scheduler)[0]).__name__
+    otherwise = [per_process(name, times, 1, total)] if times > 1 else []
+    warn(inspect(plan, optimizer, stepping, otherwise))

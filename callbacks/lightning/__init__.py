@@ -1,0 +1,5 @@
+"""The adapter for the Lightning ``Trainer``."""
+
+from lossforecast.callbacks.lightning.callback import LightningLossForecast
+
+__all__ = ["LightningLossForecast"]

@@ -1,0 +1,25 @@
+"""A forecaster inside a training run: forecasts, recommendations, sinks."""
+
+from lossforecast.callbacks.monitor.guard import guarded, logger, released, switch_off
+from lossforecast.callbacks.monitor.replan import adopt, assumed, follow
+from lossforecast.callbacks.monitor.run_monitor import RunMonitor
+from lossforecast.callbacks.monitor.trail import FAN, Trail, fan, short
+from lossforecast.callbacks.monitor.update import Sink, Update, listed_sinks
+
+__all__ = [
+    "FAN",
+    "RunMonitor",
+    "Sink",
+    "Trail",
+    "Update",
+    "adopt",
+    "assumed",
+    "fan",
+    "follow",
+    "guarded",
+    "listed_sinks",
+    "logger",
+    "released",
+    "short",
+    "switch_off",
+]

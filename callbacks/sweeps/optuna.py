@@ -1,0 +1,175 @@
+"""Optuna: `ForecastPruner` prunes trials from where their values will end, not where they are."""
+
+from collections.abc import Callable, Container, Iterable
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.pruners import BasePruner
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from lossforecast.callbacks.monitor import guarded, logger
+from lossforecast.callbacks.sweeps.plans import Plans
+from lossforecast.errors import ConfigurationError
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, listed
+from lossforecast.runs import RunInfo
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["ForecastPruner"]
+
+
+class ForecastPruner(BasePruner):
+    """Prunes a trial when its forecast says that it will not end among the best of the study.
+
+    Trials are compared by forecasts of their final values, so schedules, horizons and progress may
+    differ, and a trial that has not annealed yet is not behind one that has. Everything is read
+    from the study, so processes that share its storage agree, whichever of them asks. Values may
+    be maximised: then their negatives are forecast. The steps reported are those of the schedule:
+    report ``trial.report(val_loss, optimizer_steps_taken)``.
+
+    An error of ours is logged once, with its traceback, and from then on no trial is pruned.
+
+    Args:
+        schedule: the planned learning rates of a trial, or a function that makes them from the
+            trial (``lambda trial: LRSchedule.cosine(2_000, trial.params["lr"])``).
+        run: what is known of a trial, or a function of the trial; by default that the values are
+            of a validation. Forecasts of trials with one ``optimizer`` are taken to err alike.
+        policy: one or more policies; by default `lossforecast.policies.dominated`. Broken and
+            diverged trials are pruned whatever the policies.
+        stock: a pruner of Optuna's that decides instead. Wherever it would see reported values it
+            is shown the final values forecast at those steps.
+        shadow: only log what would be pruned.
+
+    Raises:
+        ConfigurationError: an argument is impossible.
+    """
+
+    def __init__(
+        self,
+        schedule: LRSchedule | Callable[[FrozenTrial], LRSchedule],
+        run: RunInfo | Callable[[FrozenTrial], RunInfo] | None = None,
+        *,
+        policy: Policy | Iterable[Policy] | None = None,
+        stock: BasePruner | None = None,
+        shadow: bool = False,
+    ) -> None:
+        if policy is not None and stock is not None:
+            raise ConfigurationError("give a policy or a stock pruner, not both: one decides")
+        self.switched_off = False
+        self._plans = Plans(schedule, run, "trial")
+        self._policies = listed(policy) or [dominated()]
+        self._stock, self._shadow = stock, shadow
+        self._watched: dict[tuple[str, int], _Watched] = {}
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the trial should be pruned; asked by ``trial.should_prune()``."""
+        return bool(self._judged(study, trial))
+
+    def forecast(self, study: Study, trial: FrozenTrial) -> Forecast | None:
+        """The latest forecast of a trial's final value, negative if maximised; None without values.
+
+        Raises:
+            LossForecastError: schedule or values are impossible.
+        """
+        return self._watch(study, trial).forecast() if trial.intermediate_values else None
+
+    @guarded
+    def _judged(self, study: Study, trial: FrozenTrial) -> bool:
+        if not trial.intermediate_values:
+            return False
+        if self._stock is not None:
+            seen = _Foreseen(study, self._foreseen)
+            pruned, why = self._stock.prune(seen, self._foreseen(study, trial)), ""  # type: ignore[arg-type]
+        else:
+            advice = self._advice(study, trial)
+            pruned, why = advice.action is Action.STOP, f": {advice.message}"
+        if pruned:
+            would = "would be pruned" if self._shadow else "is pruned"
+            logger.info("trial %d %s at step %s%s", trial.number, would, trial.last_step, why)
+        return pruned and not self._shadow
+
+    def _advice(self, study: Study, trial: FrozenTrial) -> Recommendation:
+        rivals, going = [], {(study.study_name, trial.number)}
+        for other in study.get_trials(False, (TrialState.RUNNING, TrialState.COMPLETE)):
+            if other.number == trial.number:
+                continue
+            if other.state is TrialState.COMPLETE:
+                rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
+            elif other.intermediate_values:
+                going.add((study.study_name, other.number))
+                rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
+        self._watched = {key: each for key, each in self._watched.items() if key in going}
+        return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
+
+    def _watch(self, study: Study, trial: FrozenTrial) -> Forecaster:
+        """The forecaster of a trial, up to the present."""
+        return self._watched_trial(study, trial).forecaster
+
+    def _watched_trial(self, study: Study, trial: FrozenTrial) -> "_Watched":
+        key, values = (study.study_name, trial.number), trial.intermediate_values
+        watched = self._watched.get(key)
+        if watched is None or not watched.continues(values):
+            watched = _Watched(self._plans.forecaster(trial))
+            self._watched[key] = watched
+        watched.catch_up(values, _sign(study), at_each=self._stock is not None)
+        return watched
+
+    def _foreseen(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
+        """A copy of the trial in which every value reported is the final one forecast then."""
+        seen = copy(trial)
+        seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
+        return seen
+
+    def _kind(self, trial: FrozenTrial) -> str:
+        return self._plans.run(trial).optimizer or ""
+
+
+@dataclass
+class _Watched:
+    """A trial as far as it was read, and the final values forecast at the steps reported."""
+
+    forecaster: Forecaster
+    steps: list[int] = field(default_factory=list)
+    finals: dict[int, float] = field(default_factory=dict)
+
+    def continues(self, values: dict[int, float]) -> bool:
+        """Whether nothing was reported before what was read already."""
+        return sorted(values)[: len(self.steps)] == self.steps
+
+    def catch_up(self, values: dict[int, float], sign: int, *, at_each: bool) -> None:
+        """Read what is new, and maybe forecast after each value."""
+        for step in sorted(values)[len(self.steps) :]:
+            self.forecaster.observe(step, sign * values[step])
+            self.steps.append(step)
+            if at_each:
+                self.finals[step] = sign * self.forecaster.forecast().mean
+
+
+class _Foreseen:
+    """A study whose trials have forecasts for values."""
+
+    def __init__(self, study: Study, foreseen: Callable[[Study, FrozenTrial], FrozenTrial]) -> None:
+        self._real_study, self._of = study, foreseen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real_study, name)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [
+            self._of(self._real_study, trial) if trial.intermediate_values else trial
+            for trial in self._real_study.get_trials(deepcopy, states)
+        ]
+
+
+def _sign(study: Study) -> int:
+    return -1 if study.direction is StudyDirection.MAXIMIZE else 1
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value

@@ -1,0 +1,99 @@
+"""How the forecasts of a run fared: where it ended, and how often their intervals held."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.runs import History, ended, overran
+
+__all__ = ["broke", "fared", "outcome", "stopped"]
+
+_LATE = 0.98  # of the steps of a run: from there on its losses are what it ended with
+_AROUND = 0.01  # share of the run on each side of a step over which its loss is averaged
+_LEVELS = ("80", "95")
+
+
+def outcome(history: History, step: int, total_steps: int) -> float | None:
+    """What a run ended with, as in `ended`; None while it goes on, or if it broke.
+
+    Args:
+        history: its losses.
+        step: optimizer steps taken.
+        total_steps: planned.
+    """
+    if step < total_steps or broke(history, step, total_steps) is not None:
+        return None
+    found = ended(history, total_steps)
+    return found if math.isfinite(found) else None
+
+
+def broke(history: History, step: int, total_steps: int) -> int | None:
+    """The step after the last finite loss, if a run has ended without any in its last 2%.
+
+    Or if its very last losses were none. None of a run that goes on.
+    """
+    if step < total_steps:
+        return None
+    finite = int(history.bins().last[-1]) if len(history) else -1
+    if history.non_finite_run > 0 or finite < _LATE * history.last_step:
+        return finite + 1
+    return None
+
+
+def stopped(trail: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run was stopped: after that there is at most the forecast of its last losses."""
+    return any(row.get("done") == "stop" for row in trail[-2:])
+
+
+def fared(
+    trail: Sequence[Mapping[str, Any]], history: History, step: int, total_steps: int
+) -> dict[str, dict[str, int]]:
+    """How many forecasts there are to judge, and how many of their intervals held the truth.
+
+    Once the run has ended the truth is its outcome, for those of that end. Before, it is the latest
+    loss of a step that a forecast spoke of, as the mean over 2% of the run around it. Of a run that
+    broke none can be judged.
+
+    Returns:
+        By "80" and "95", the numbers of forecasts "judged" and "held".
+    """
+    found = {level: {"judged": 0, "held": 0} for level in _LEVELS}
+    if broke(history, step, total_steps) is not None:
+        return found
+    end = None if overran(history, total_steps) else outcome(history, step, total_steps)
+    bins = history.bins()
+    sound = np.isfinite(bins.mean)
+    at_step, loss, count = bins.step[sound], bins.mean[sound], bins.count[sound]
+    for row in trail:
+        if row["status"] == "no_data" or history.last_step <= row["step"]:
+            continue
+        if end is not None and row["steps"][-1] != total_steps:
+            continue  # of another plan
+        at, truth = (len(row["steps"]) - 1, end) if end is not None else (-1, None)
+        if truth is None:
+            passed = [i for i, each in enumerate(row["steps"]) if each <= history.last_step]
+            at = passed[-1] if passed else -1
+            if at > 0:
+                truth = _around(at_step, loss, count, row["steps"][at], _AROUND * total_steps)
+        if at < 1 or truth is None:
+            continue
+        for level in _LEVELS:
+            lower, upper = row[f"lower{level}"][at], row[f"upper{level}"][at]
+            if lower is not None and upper is not None:
+                found[level]["judged"] += 1
+                found[level]["held"] += lower <= truth <= upper
+    return found
+
+
+def _around(
+    step: NDArray[np.float64],
+    loss: NDArray[np.float64],
+    count: NDArray[np.int64],
+    at: int,
+    reach: float,
+) -> float | None:
+    near = np.abs(step - at) <= reach
+    return float(np.average(loss[near], weights=count[near])) if near.any() else None

@@ -1,0 +1,112 @@
+"""What if a run went on with another schedule: the question checked, and its answer."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lossforecast.callbacks.monitor import fan, short
+from lossforecast.errors import ConfigurationError, LossForecastError, StateError
+from lossforecast.forecast import Forecast
+from lossforecast.forecaster import Forecaster
+from lossforecast.schedule import LRSchedule, code_of
+
+__all__ = ["SHAPES", "answer", "drawn"]
+
+SHAPES = ("linear", "cosine", "sqrt", "exp")
+_LONGEST = 20  # times as long as planned
+_STOPS = 33  # of a fan
+_POINTS = 257  # of a schedule that is drawn
+
+
+def answer(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Forecast a run as planned and under another schedule.
+
+    Args:
+        forecaster: of the run.
+        now: optimizer steps taken.
+        asked: "decay_start" and "total_steps", steps; "end_lr", the last learning rate; and
+            "shape", one of `SHAPES`. As the run goes on while people ask: a decay that was to
+            start in the past starts now, and one that was to end there ends a step later.
+
+    Raises:
+        ConfigurationError, ScheduleError: what is asked makes no sense.
+        StateError: no forecast can be made with the numbers that were saved.
+    """
+    try:
+        told = _answered(forecaster, now, asked)
+        json.dumps(told, allow_nan=False)
+    except LossForecastError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise StateError(f"no forecast can be made with its numbers: {error!r:.200}") from error
+    return told
+
+
+def drawn(schedule: LRSchedule) -> dict[str, list[Any]]:
+    """A schedule as a line of at most a few hundred points."""
+    last = schedule.total_steps
+    even = np.rint(np.linspace(1, last, min(_POINTS, last))).astype(np.int64)
+    bends = schedule.knots[0]
+    steps = np.unique(np.concatenate([even, bends[bends >= 1][:_POINTS]]))
+    return {"steps": steps.tolist(), "lr": [short(x) for x in schedule.lr(steps).tolist()]}
+
+
+def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    start, total, end, shape = _checked(forecaster, now, asked)
+    plan = forecaster.schedule
+    before = plan.extended_to(start) if start > plan.total_steps else plan
+    other = before.with_decay(start=start, steps=total - start, shape=shape, end=end)
+    planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
+    gain = planned.gain(other)
+    lines = {"fan": fan(tried, _STOPS), "schedule": drawn(tried.schedule)}
+    return {
+        "plan": _told(planned),
+        "what_if": {**_told(tried), **lines},
+        "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
+        "code": code_of(other),
+    }
+
+
+def _told(forecast: Forecast) -> dict[str, Any]:
+    return {
+        **forecast.summary(),
+        "total_steps": forecast.schedule.total_steps,
+        "caveats": [str(each) for each in forecast.caveats],
+    }
+
+
+def _checked(
+    forecaster: Forecaster, now: int, asked: Mapping[str, Any]
+) -> tuple[int, int, float, str]:
+    now, planned = max(forecaster.history.last_step, now), forecaster.schedule.total_steps
+    start, total = (_whole(asked, name) for name in ("decay_start", "total_steps"))
+    end, shape = _rate(asked, forecaster.schedule.peak), asked.get("shape")
+    start, total = max(start, now), max(total, now + 1)
+    if start >= total:
+        raise ConfigurationError(f"total_steps is {total}: it must be after decay_start, {start}")
+    if total > _LONGEST * planned:
+        raise ConfigurationError(
+            f"total_steps is {total}: at most {_LONGEST} times the {planned} that are planned"
+        )
+    if not isinstance(shape, str) or shape not in SHAPES:
+        raise ConfigurationError(f"shape is {shape!r:.40}: one of {', '.join(SHAPES)}")
+    return start, total, end, shape
+
+
+def _rate(asked: Mapping[str, Any], peak: float) -> float:
+    found: Any = asked.get("end_lr")
+    if type(found) not in (int, float) or not 0 <= found <= 10 * peak:
+        raise ConfigurationError(
+            f"end_lr is {found!r:.40}: it must be a learning rate from 0 to ten times the peak, "
+            f"{peak:g}"
+        )
+    return float(found)
+
+
+def _whole(asked: Mapping[str, Any], name: str) -> int:
+    found = asked.get(name)
+    if type(found) is not int:
+        raise ConfigurationError(f"{name} is {found!r:.40}: it must be a whole number of steps")
+    return found

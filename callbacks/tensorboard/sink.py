@@ -1,0 +1,127 @@
+"""Forecasts in TensorBoard: the tab "Loss forecast", and what is seen without it."""
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.tensorboard.plugin import record
+from lossforecast.plot import plot
+
+__all__ = ["LAYOUT", "TensorBoardSink", "picture", "scalars", "summary"]
+
+_DETAILS = "Loss forecast in detail"
+_TARGET = "Probability of reaching the target"
+
+LAYOUT: dict[str, Any] = {
+    "Loss forecast": {
+        "Final loss, 80% interval": [
+            "Margin",
+            ["forecast/final_loss", "forecast/lower", "forecast/upper"],
+        ],
+    },
+    # apart, as TensorBoard would draw them in front of the margin
+    _DETAILS: {
+        "Drop still to come from annealing": ["Multiline", ["^forecast/anneal_gain$"]],
+        _TARGET: ["Multiline", ["^forecast/prob_target$"]],
+    },
+}
+"""Layout of the custom-scalars tab; written once a run, as only the last one counts."""
+
+
+def scalars(update: Update) -> dict[str, float]:
+    """The numbers of a forecast under their tags; empty if there was nothing to forecast from.
+
+    `forecast/final_loss` with the 80% interval `forecast/lower` and `forecast/upper`,
+    `forecast/anneal_gain`, and `forecast/prob_target` if there is a target.
+    """
+    forecast = update.forecast
+    lower, upper = forecast.interval(0.8)
+    if lower != lower:
+        return {}
+    values = {
+        "forecast/final_loss": forecast.mean,
+        "forecast/lower": lower,
+        "forecast/upper": upper,
+        "forecast/anneal_gain": forecast.anneal_gain.mean,
+    }
+    if update.target is not None:
+        values["forecast/prob_target"] = forecast.prob_below(update.target)
+    return values
+
+
+def summary(update: Update) -> Any:
+    """What the tab "Loss forecast" shows of a run, as a ``Summary`` of TensorBoard.
+
+    One tensor of one text, which holds the present forecast and the trail of all earlier ones.
+    """
+    from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+        summary_pb2,
+        tensor_pb2,
+        types_pb2,
+    )
+
+    about = summary_pb2.SummaryMetadata(
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=record.PLUGIN),
+        display_name="Loss forecast",
+        data_class=summary_pb2.DATA_CLASS_TENSOR,
+    )
+    content = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[record.write(update)])
+    value = summary_pb2.Summary.Value(tag=record.TAG, metadata=about, tensor=content)
+    return summary_pb2.Summary(value=[value])
+
+
+def picture(update: Update) -> NDArray[np.uint8]:
+    """The forecast as `lossforecast.plot` draws it, (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(plot(update.forecast, update.forecaster.history, target=update.target))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: Any = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(pixels)[..., :3].copy()
+
+
+class TensorBoardSink:
+    """Writes every forecast to a ``SummaryWriter``, of torch, tensorboardX or a Lightning logger.
+
+    Args:
+        writer: any other with `add_scalar` and `add_custom_scalars` gets all but the tab.
+        pictures: whether to add a picture every tenth of the run, for people without the tab; each
+            takes a few tenths of a second. Needs matplotlib.
+    """
+
+    def __init__(self, writer: Any, *, pictures: bool = False) -> None:
+        self._writer = writer
+        self._laid_out = False
+        self._tenth = 0  # of the run, at the latest picture
+        self._pictures = pictures
+        known = hasattr(writer, "_get_file_writer")
+        self._tab = known and importlib.util.find_spec("tensorboard") is not None
+
+    def __call__(self, update: Update) -> None:
+        """Write one forecast at its optimizer step."""
+        values = scalars(update)
+        if values and not self._laid_out:
+            self._laid_out = True
+            details = dict(LAYOUT[_DETAILS])
+            if update.target is None:
+                del details[_TARGET]
+            self._writer.add_custom_scalars({**LAYOUT, _DETAILS: details})
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, update.step)
+        if values and self._tab:
+            self._add(summary(update), update.step)
+        tenth = 10 * update.step // update.forecast.schedule.total_steps
+        if values and self._pictures and tenth > self._tenth:
+            self._tenth = tenth
+            image = picture(update)
+            self._writer.add_image("forecast/picture", image, update.step, dataformats="HWC")
+
+    def _add(self, found: Any, step: int) -> None:
+        if type(self._writer).__module__.startswith("tensorboardX"):
+            from tensorboardX.proto import summary_pb2  # type: ignore[import-untyped]
+
+            found = summary_pb2.Summary.FromString(found.SerializeToString())
+        self._writer._get_file_writer().add_summary(found, step)

@@ -1,1 +1,0 @@
-"""The "Loss forecast" tab of TensorBoard. Needs no torch."""

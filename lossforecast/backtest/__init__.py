@@ -1,0 +1,31 @@
+"""Recorded runs replayed: forecasts and decisions scored against the outcome."""
+
+from lossforecast.backtest.backtest import FRACTIONS, Backtest, backtest, prior_without_fold
+from lossforecast.backtest.curves import RecordedRun, load_curves
+from lossforecast.backtest.learn import Lessons, learn_prior
+from lossforecast.backtest.lookback import LookBack, Moment, look_back
+from lossforecast.backtest.plot import plot_errors
+from lossforecast.backtest.rules import RULES
+from lossforecast.backtest.scorecard import LEAST, VIEWS, Cell
+from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
+
+__all__ = [
+    "FRACTIONS",
+    "LEAST",
+    "RULES",
+    "VIEWS",
+    "Backtest",
+    "Cell",
+    "Lessons",
+    "LookBack",
+    "Moment",
+    "RecordedRun",
+    "SweepScore",
+    "backtest",
+    "learn_prior",
+    "load_curves",
+    "look_back",
+    "plot_errors",
+    "prior_without_fold",
+    "replay_sweeps",
+]

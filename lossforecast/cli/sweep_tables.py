@@ -1,0 +1,50 @@
+"""Tables of what rules did to recorded sweeps (needs rich)."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lossforecast.backtest import LEAST, SweepScore
+from lossforecast.cli.tables import empty_table, percent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["sweep_tables"]
+
+_HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills", "before decay")
+
+
+def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
+    """For each arrival: every policy on the sweeps of at least 15 runs together, then on each."""
+    for arrival in dict.fromkeys(score.arrival for score in scores):
+        table = empty_table(f"runs arrive {_HOW[arrival]}", "policy", _HEADINGS)
+        mine = [score for score in scores if score.arrival == arrival]
+        for policy in dict.fromkeys(score.policy for score in mine):
+            each = [score for score in mine if score.policy == policy]
+            large = [score for score in each if score.runs >= LEAST]
+            if len(large) > 1:
+                table.add_row(policy, *_row(f"{len(large)} of {LEAST} runs or more", large))
+            for score in each:
+                table.add_row(policy, *_row(score.sweep, [score]), end_section=score is each[-1])
+        yield table
+
+
+_HOW = {
+    "parallel": "in parallel, all at the same share of their steps",
+    "sequential": "one after the other, means over ten random orders",
+}
+
+
+def _row(name: str, scores: Sequence[SweepScore]) -> list[str]:
+    regrets = [score.regret for score in scores]
+    return [
+        name,
+        str(sum(score.runs for score in scores)),
+        percent(float(np.mean([score.compute_used for score in scores]))),
+        percent(float(np.mean(regrets))),
+        percent(max(regrets)),
+        f"{sum(score.false_kills for score in scores):.3g}",
+        f"{sum(score.before_decay for score in scores):.3g}",
+    ]

@@ -1,0 +1,144 @@
+"""How much of the effect of the learning-rate changes so far has arrived, for whole schedules.
+
+The annealing term of every law is ``B * sum_k (eta_{k-1} - eta_k) G_k(t)``. Here the sum is taken
+over the knots of a schedule instead of its steps, and divided by the peak rate: it is then 0 before
+any decay and 1 when the rate has gone from the peak to 0 and all of that has arrived. What
+multiplies it, ``D = B * eta_peak``, is the drop of a full anneal, in units of the loss.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.arrays import FloatArray
+from lossforecast.laws.formulas import Warmup
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["WARMUP", "Relaxation", "arrived", "decaying", "full_anneal"]
+
+
+WARMUP = Warmup.AS_IS  # S1 counts the warm-up; the annealing term begins after it
+
+_USUAL_DECAY = 0.2  # share of a run
+_NO_DECAY = 0.01  # of the peak
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """One member of the family G, its parameters in units that carry over between runs.
+
+    Attributes:
+        law: "annealing" (``1 - exp(-age / lag)``), "multi-power" (``1 - (1 + distance/lag)^-beta``,
+            distance in LR-sum, gamma as in the law) or "memoryless" (1).
+        lag: the scale of the relaxation as a share of the run: of its steps for the annealing law
+            (lambda = exp(-1/(lag * total_steps))), of its S1 for the multi-power law.
+        beta: multi-power only.
+        gamma: multi-power only; the learning rate is in units of the peak, and 1e-6 where below.
+        concavity: 0 for the published laws; above 0 the last of the decay brings more of the drop:
+            where the law has a share x of it, ``1 - log(1 + c (1 - x)) / log(1 + c)`` has arrived
+            (measured: the drop grows less than in proportion to the rate).
+    """
+
+    law: str
+    lag: float = 0.0
+    beta: float = 0.0
+    gamma: float = 0.0
+    concavity: float = 0.0
+
+    def share(self, age: FloatArray, distance: FloatArray, rate: FloatArray) -> FloatArray:
+        """G after `age` (share of the run's steps), `distance` (of its S1), at `rate` / peak."""
+        if self.law == "annealing":
+            return -np.expm1(-age / self.lag)
+        if self.law == "multi-power":
+            speed = np.maximum(rate, 1e-6) ** -self.gamma / self.lag
+            return -np.expm1(-self.beta * np.log1p(speed * distance))
+        return np.ones_like(age)
+
+
+def arrived(
+    schedule: LRSchedule,
+    steps: NDArray[np.int64],
+    relaxations: tuple[Relaxation, ...],
+    *,
+    total_steps: int,
+    total_s1: float,
+) -> FloatArray:
+    """``sum_k (eta_{k-1} - eta_k) G_k(t) / eta_peak`` for every relaxation and step.
+
+    The changes of the warm-up are left out. Between two knots the rate is taken as a straight line
+    whose change happens at its middle; the error is below 1e-3 of the full drop, and nil where
+    every step is a knot.
+
+    Args:
+        schedule: the learning rates.
+        steps: shape (n,), each in 0..schedule.total_steps.
+        relaxations: the members G, m of them.
+        total_steps: the run that lags are shares of (a what-if keeps its own run's).
+        total_s1: S1 at the end of that run.
+
+    Returns:
+        Shape (m, n).
+    """
+    knots, rates = schedule.knots
+    annealing = knots >= max(schedule.warmup_steps, 1)
+    knots, rates, sums = knots[annealing], rates[annealing], schedule.knot_sums[annealing]
+    if knots.size < 2 or schedule.peak == 0:
+        return np.zeros((len(relaxations), steps.size))
+    moving = np.diff(rates) != 0
+    first, last = knots[:-1][moving], knots[1:][moving]
+    begin, length = rates[:-1][moving] / schedule.peak, last - first
+    fall = -np.diff(rates)[moving] / schedule.peak / length  # of one step
+    at = np.clip(steps, knots[0], None)
+    s1_first, s1_at = sums[:-1][moving], schedule.s1(at)
+    s1_step = (sums[1:][moving] - s1_first) / length
+    # every pair of a step t and a segment begun before it, whose changes k = first + 1, ... are
+    # `done` by then; of a change the law wants its age t - k + 1, S1(t) - S1(k - 1) and the rate
+    # after it: here their means over k, so that a jump of one step is exact
+    row, segment = np.nonzero(first < at[:, np.newaxis])
+    passed = at[row] - first[segment]
+    done = np.minimum(passed, length[segment])
+    earlier = (done - 1) / 2  # changes before the middle one
+    weight = fall[segment] * done
+    age = (passed - earlier) / total_steps
+    travelled = s1_at[row] - s1_first[segment] - s1_step[segment] * earlier
+    distance = np.maximum(travelled, 0.0) / total_s1
+    rate = begin[segment] - fall[segment] * (earlier + 1)
+    linear = [replace(g, concavity=0.0) for g in relaxations]
+    of_law = {
+        g: np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
+        for g in set(linear)
+    }
+    found = np.array([of_law[g] for g in linear]).reshape(len(linear), steps.size)
+    for i, g in enumerate(relaxations):
+        if g.concavity:
+            left = np.log1p(g.concavity * np.clip(1 - found[i], 0.0, 1.0))
+            found[i] = np.where(found[i] > 0, 1 - left / np.log1p(g.concavity), found[i])
+    return found
+
+
+def full_anneal(schedule: LRSchedule) -> tuple[float, float]:
+    """Share of the run after its rate first leaves the peak, and how deep it goes by the end.
+
+    The depth is 1 for a decay to 0 and 0 for a run that ends at its peak rate.
+    """
+    knots, rates = schedule.knots
+    if schedule.peak == 0:
+        return 0.0, 0.0
+    rates = rates / schedule.peak
+    below = rates < 0.999
+    below[: int(np.argmin(below))] = False  # the warm-up
+    left = knots[max(int(np.argmax(below)) - 1, 0)] if below.any() else knots[-1]
+    return 1 - float(left) / schedule.total_steps, 1 - float(rates[-1])
+
+
+def decaying(schedule: LRSchedule) -> LRSchedule:
+    """The schedule itself if it decays, else with a linear decay over its last fifth.
+
+    Beliefs are about the drop that a decay brings. Those of a run without one are about the decay
+    that it might get.
+    """
+    if full_anneal(schedule)[1] > _NO_DECAY or schedule.peak == 0:
+        return schedule
+    decay = max(1, round(_USUAL_DECAY * schedule.total_steps))
+    return schedule.with_decay(start=schedule.total_steps - decay)

@@ -1,0 +1,17 @@
+"""Arrays in, arrays out: Gaussian mixtures, linear solves and the random-walk filter."""
+
+from lossforecast.numerics.gaussian import inverse, solve
+from lossforecast.numerics.kalman import Filter, filtered, whiten
+from lossforecast.numerics.mixture import NO_CALIBRATION, Calibration, Mixture, tail_density
+
+__all__ = [
+    "NO_CALIBRATION",
+    "Calibration",
+    "Filter",
+    "Mixture",
+    "filtered",
+    "inverse",
+    "solve",
+    "tail_density",
+    "whiten",
+]

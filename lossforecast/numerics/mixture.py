@@ -1,0 +1,141 @@
+"""`Mixture`: the distribution that forecasts are made of."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from lossforecast.arrays import FloatArray, IntArray
+
+__all__ = ["NO_CALIBRATION", "Calibration", "Mixture", "tail_density"]
+
+
+Calibration = tuple[tuple[float, float, float], ...]
+"""By share of the run seen: scale and tail of `Mixture.calibrated`, from past forecasts."""
+NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
+
+_TURNS = 200  # at most: each halves the bracket or the error
+_BLOCK = 1 << 14  # numbers worked on at a time, so that they stay in the cache
+_ROOT = math.sqrt(2 * math.pi)
+_TAIL = 0.2  # weight of the second component of a calibrated mixture
+_WIDEST = 0.6  # standard deviation of the logarithm of a loss, so that moments stay sensible
+_FARTHEST = 650.0  # logarithm of a loss, so that they stay finite
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of k Gaussians at each of m places, of the loss or of its logarithm.
+
+    Moments, probabilities and quantiles are always those of the loss.
+    """
+
+    weight: FloatArray
+    """Shape (k,), sum 1."""
+    mean: FloatArray
+    """Shape (k, m)."""
+    std: FloatArray
+    """Shape (k, m)."""
+    logarithmic: bool = False
+    """Whether `mean` and `std` are of the logarithm of the loss."""
+
+    def moments(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation, each (m,)."""
+        mean, std = self.mean, self.std
+        if self.logarithmic:
+            mean = np.exp(mean + std**2 / 2)
+            std = mean * np.sqrt(np.expm1(std**2))
+        centre = self.weight @ mean
+        away = np.abs(mean - centre)
+        # in units of the largest, so that losses of 1e100 do not overflow
+        unit = np.maximum(np.maximum(std, away).max(axis=0), 1e-300)
+        variance = self.weight @ ((std / unit) ** 2 + (away / unit) ** 2)
+        return centre, unit * np.sqrt(variance)
+
+    def cdf(self, values: FloatArray) -> FloatArray:
+        """Probability below each value; values (q, m), answer (q, m)."""
+        if self.logarithmic:
+            with np.errstate(divide="ignore"):
+                values = np.log(np.maximum(values, 0.0))
+        return self._cdf(values)
+
+    def quantiles(self, q: FloatArray) -> FloatArray:
+        """Quantiles (q, m): Halley's method, kept by bisection where all components have theirs.
+
+        The last step is at most 1e-4 of the narrowest component; the error goes as its cube.
+        """
+        z = ndtri(q)[:, np.newaxis]
+        narrow, wide = self.std.min(axis=0), self.std.max(axis=0)
+        low = (self.mean.min(axis=0) + np.minimum(z * narrow, z * wide)).ravel()
+        high = (self.mean.max(axis=0) + np.maximum(z * narrow, z * wide)).ravel()
+        at = (self.weight @ self.mean + z * (self.weight @ self.std)).ravel()
+        level, place = np.repeat(q, narrow.size), np.tile(np.arange(narrow.size), len(q))
+        close = np.maximum(1e-13 * (np.abs(low) + np.abs(high)), 1e-4 * narrow[place])
+        before = np.full(at.shape, np.inf)
+        left = np.arange(at.size)  # those not found yet
+        for _ in range(_TURNS):
+            below, density, slope = self._around(at[left], place[left])
+            here, excess = at[left], below - level[left]
+            low[left] = np.where(excess < 0, here, low[left])
+            high[left] = np.where(excess < 0, high[left], here)
+            step = excess / np.maximum(density, 1e-300)
+            bend = step * slope / np.maximum(2 * density, 1e-300)
+            step = here - step / np.clip(1 - bend, 0.5, 2.0)
+            # half-way where it would leave them, or creeps, as through a narrow peak
+            creeps = np.abs(excess) > before[left] / 2
+            away = np.abs(step - here) > close[left]
+            halve = away & (creeps | (step <= low[left]) | (step >= high[left]))
+            at[left] = np.where(halve, (low[left] + high[left]) / 2, step)
+            before[left] = np.abs(excess)
+            left = left[away]
+            if not left.size:
+                break
+        found = at.reshape(len(q), -1)
+        return np.exp(found) if self.logarithmic else found
+
+    def _around(self, at: FloatArray, place: IntArray) -> FloatArray:
+        """Probability below points (n,) at places (n,), density there and its slope, (3, n)."""
+        found = np.empty((3, at.size))
+        rows = max(_BLOCK // self.weight.size, 1)
+        for part in (slice(i, i + rows) for i in range(0, at.size, rows)):
+            mean, std = self.mean.T[place[part]], self.std.T[place[part]]
+            z = (at[part, np.newaxis] - mean) / std
+            peaks = np.exp(-z * z / 2) / (_ROOT * std)
+            for row, each in zip(found, (ndtr(z), peaks, -peaks * z / std), strict=True):
+                row[part] = np.einsum("nk,k->n", each, self.weight)
+        return found
+
+    def with_noise(self, noise: float) -> "Mixture":
+        """The mixture of single observations with a noise of this standard deviation."""
+        relative = noise / np.exp(self.mean) if self.logarithmic else noise
+        return Mixture(self.weight, self.mean, np.hypot(self.std, relative), self.logarithmic)
+
+    def calibrated(self, scale: float, tail: float) -> "Mixture":
+        """The mixture stretched by `scale` about its centre, with a second one in its tail.
+
+        The second has a fifth of the weight and is stretched by `tail`; ``(1, 1)`` changes nothing.
+        """
+        centre = self.weight @ self.mean
+        away = self.mean - centre
+        weight, mean, std = self.weight, centre + scale * away, scale * self.std
+        if tail != scale:
+            weight = np.concatenate([(1 - _TAIL) * weight, _TAIL * weight])
+            mean = np.concatenate([mean, centre + tail * away])
+            std = np.concatenate([std, tail * self.std])
+        if self.logarithmic:
+            mean, std = np.clip(mean, -_FARTHEST, _FARTHEST), np.minimum(std, _WIDEST)
+        return Mixture(weight, mean, std, self.logarithmic)
+
+    def _cdf(self, values: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore"):  # infinitely many standard deviations away will do
+            z = (values[:, np.newaxis] - self.mean) / self.std
+        below: FloatArray = np.einsum("k,qkm->qm", self.weight, ndtr(z))
+        return np.clip(below, 0.0, 1.0)  # sums of weights may be off by a rounding
+
+
+def tail_density(z: FloatArray, scale: float, tail: float) -> FloatArray:
+    """Density at standardised errors z of a standard normal after `Mixture.calibrated`."""
+    main = np.exp(-((z / scale) ** 2) / 2) / scale
+    second = np.exp(-((z / tail) ** 2) / 2) / tail
+    density: FloatArray = ((1 - _TAIL) * main + _TAIL * second) / _ROOT
+    return density

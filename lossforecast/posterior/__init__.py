@@ -1,0 +1,8 @@
+"""The posterior of the laws given the evidence."""
+
+from lossforecast.posterior.fit import fit
+from lossforecast.posterior.parameters import parameters_of
+from lossforecast.posterior.posterior import Posterior
+from lossforecast.posterior.transfer import Kin
+
+__all__ = ["Kin", "Posterior", "fit", "parameters_of"]

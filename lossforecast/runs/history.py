@@ -1,0 +1,400 @@
+"""`History`: what was observed of a run, in constant memory."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.checks import number, whole, wholes
+from lossforecast.errors import ConfigurationError, ObservationError, StateError
+
+__all__ = ["END", "Bins", "History", "observed", "points"]
+
+
+END = 0.98
+"""Share of its planned steps after which a loss is of the end of a run."""
+_COLUMNS: dict[str, type] = {
+    "first": np.int64,  # first and last step seen in the bin
+    "last": np.int64,
+    "count": np.int64,
+    "step_sum": np.float64,
+    "origin": np.float64,  # the bin's first loss; sums are of differences from it
+    "total": np.float64,
+    "square": np.float64,
+    "lr": np.float64,  # the last learning rate known in the bin, or nan
+}
+_WIDEST = 1e120  # differences of losses are cut there, so that sums of squares stay finite
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Consecutive groups of observations, in the order of their steps; every array is (n,)."""
+
+    first: IntArray
+    last: IntArray
+    count: IntArray
+    step: FloatArray
+    """Mean step."""
+    mean: FloatArray
+    """Mean loss."""
+    variance: FloatArray
+    """Sample variance of the losses inside the bin; nan where count is 1."""
+    lr: FloatArray
+    """Learning rate at `last`, nan where it was not given."""
+
+
+class History:
+    """Bounded-memory record of (step, loss, learning rate).
+
+    Observations are gathered in bins of equal width in steps; when `max_bins` are full, neighbours
+    are merged and the width doubles. A result never depends on how the observations were split
+    into calls.
+
+    A loss that is nan or infinite is counted and left out. A step seen twice in a row keeps the
+    later value. A step before the last one is a rewind (a restored checkpoint): every bin that
+    touches a later step is dropped.
+
+    Args:
+        max_bins: how many bins are kept at most, at least 2.
+
+    Example:
+        >>> history = History()
+        >>> history.observe_many([0, 1, 2], [4.0, float("nan"), 3.0])
+        >>> history.n_observed, history.n_non_finite, history.bins().mean.tolist()
+        (2, 1, [4.0, 3.0])
+    """
+
+    def __init__(self, max_bins: int = 4096) -> None:
+        self.max_bins = whole("max_bins", max_bins, ConfigurationError, least=2)
+        self.width = 1
+        self.last_step = -1
+        """Last step observed, finite or not; -1 before the first."""
+        self.n_non_finite = 0
+        """How many losses were nan or infinite."""
+        self.non_finite_run = 0
+        """How many of the latest losses in a row were nan or infinite."""
+        self._size = 0
+        self._columns: dict[str, NDArray[Any]] = {
+            name: np.zeros(16, dtype=kind) for name, kind in _COLUMNS.items()
+        }
+        self._undo: list[float] | None = None  # the last bin before the latest observation
+
+    @property
+    def n_observed(self) -> int:
+        """How many finite losses the bins hold."""
+        return int(self._columns["count"][: self._size].sum())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def observe(self, step: int, loss: float, lr: float | None = None) -> None:
+        """Record one loss: `step` is 0 or more; `lr` is the rate of optimizer step `step`."""
+        at = whole("step", step, ObservationError, least=0)
+        value = number("loss", loss, ObservationError)
+        self._observe(at, value, math.nan if lr is None else _known_rate(lr))
+
+    def observe_many(
+        self, steps: ArrayLike, losses: ArrayLike, lrs: ArrayLike | None = None
+    ) -> None:
+        """Record many losses, arrays of shape (n,), in the order of the steps taken."""
+        at = wholes("steps", steps, ObservationError)
+        values, rates = _floats("losses", losses), _floats("lrs", [] if lrs is None else lrs)
+        if lrs is None:
+            rates = np.full(at.shape, np.nan)
+        if at.ndim != 1 or at.shape != values.shape or at.shape != rates.shape:
+            raise ObservationError(
+                f"steps, losses and lrs have shapes {at.shape}, {values.shape}, {rates.shape}: "
+                "give three arrays of one length"
+            )
+        if at.size and at.min() < 0:
+            raise ObservationError(f"step {at.min()} is negative; steps count from 0")
+        if (rates < 0).any():
+            raise ObservationError(f"lr {rates[rates < 0][0]} is negative")
+        rates = np.where(np.isfinite(rates), rates, np.nan)
+        # runs of increasing steps with finite losses go in at once, all else one by one
+        special = ~np.isfinite(values)
+        special[1:] |= np.diff(at) <= 0
+        special[:1] |= at[:1] <= self.last_step
+        start = 0
+        for i in [*np.flatnonzero(special).tolist(), at.size]:
+            self._extend(at[start:i], values[start:i], rates[start:i])
+            if i < at.size:
+                self._observe(int(at[i]), float(values[i]), float(rates[i]))
+            start = i + 1
+
+    def bins(self) -> Bins:
+        """The bins so far."""
+        c = {name: column[: self._size].copy() for name, column in self._columns.items()}
+        count = np.maximum(c["count"], 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = c["origin"] + c["total"] / count
+            variance = (c["square"] - c["total"] ** 2 / count) / (c["count"] - 1)
+            variance = np.where(c["count"] > 1, np.maximum(variance, 0.0), np.nan)
+        step = c["step_sum"] / count
+        return Bins(c["first"], c["last"], c["count"], step, mean, variance, c["lr"])
+
+    def thinned(self, max_bins: int) -> "History":
+        """A copy in at most so many bins."""
+        copy = History(max_bins)
+        for name in ("width", "last_step", "n_non_finite", "non_finite_run", "_size"):
+            setattr(copy, name, getattr(self, name))
+        copy._columns = {name: column.copy() for name, column in self._columns.items()}
+        while copy._size > copy.max_bins:
+            copy._coarsen()
+        copy._columns = {name: c[: copy._size].copy() for name, c in copy._columns.items()}
+        return copy
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as plain JSON-able values."""
+        return {
+            "max_bins": self.max_bins,
+            "width": self.width,
+            "last_step": self.last_step,
+            "n_non_finite": self.n_non_finite,
+            "non_finite_run": self.non_finite_run,
+            "undo": None if self._undo is None else _plain(self._undo),
+            "bins": {name: _plain(c[: self._size]) for name, c in self._columns.items()},
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """The history that `state_dict` described."""
+        try:
+            history = cls(state["max_bins"])
+            history.width = whole("width", state["width"], StateError, least=1)
+            history.last_step = whole("last_step", state["last_step"], StateError, least=-1)
+            history.n_non_finite = whole("count", state["n_non_finite"], StateError, least=0)
+            history.non_finite_run = whole("count", state["non_finite_run"], StateError, least=0)
+            columns: dict[str, NDArray[Any]] = {}
+            for name, kind in _COLUMNS.items():
+                saved = state["bins"][name]
+                whole_numbers = kind is np.int64
+                columns[name] = (
+                    wholes(name, saved, StateError) if whole_numbers else _floats(name, saved)
+                )
+            if state["undo"] is not None:
+                history._undo = _floats("undo", state["undo"]).ravel().tolist()
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"not a saved history: {error!r}") from error
+        history._size, history._columns = columns["count"].size, columns
+        if not history._sound():
+            raise StateError("the saved history is damaged: its bins are impossible")
+        return history
+
+    # ------------------------------------------------------------------ inside
+
+    def _sound(self) -> bool:
+        """Whether the bins can have come from observations, and not from a damaged file."""
+        c, size = self._columns, self._size
+        if size > self.max_bins or any(column.shape != (size,) for column in c.values()):
+            return False
+        sums = np.array([c[name] for name in ("step_sum", "origin", "total", "square")])
+        key = c["first"] // self.width
+        return bool(
+            np.isfinite(sums).all()
+            and (np.isnan(c["lr"]) | (np.isfinite(c["lr"]) & (c["lr"] >= 0))).all()
+            and (c["count"] >= 1).all()
+            and ((c["first"] >= 0) & (c["last"] >= c["first"])).all()
+            and (c["last"] // self.width == key).all()
+            and (np.diff(key) > 0).all()
+            and (size == 0 or c["last"][-1] <= self.last_step)
+            and (self._undo is None or len(self._undo) in (0, len(c)))
+        )
+
+    def _observe(self, step: int, loss: float, lr: float) -> None:
+        if step < self.last_step:
+            self._rewind(step)
+        elif step == self.last_step:
+            self._forget_last()
+        self.last_step = step
+        if math.isfinite(loss):
+            self._add(step, loss, lr)
+            self.non_finite_run = 0
+        else:
+            self._undo = None
+            self.n_non_finite += 1
+            self.non_finite_run += 1
+
+    def _add(self, step: int, loss: float, lr: float) -> None:
+        key = step // self.width
+        while self._size == self.max_bins and key != self._last_key():
+            self._coarsen()
+            key = step // self.width
+        c = self._columns
+        if self._size and key == self._last_key():
+            i = self._size - 1
+            self._undo = [float(column[i]) for column in c.values()]
+        else:
+            i = self._size
+            self._reserve(i + 1)
+            c = self._columns
+            self._size += 1
+            self._undo = []
+            c["first"][i], c["count"][i], c["origin"][i], c["lr"][i] = step, 0, loss, np.nan
+            c["step_sum"][i] = c["total"][i] = c["square"][i] = 0.0
+        difference = min(max(loss - float(c["origin"][i]), -_WIDEST), _WIDEST)
+        c["total"][i] += difference
+        c["square"][i] += difference * difference
+        c["last"][i] = step
+        c["count"][i] += 1
+        c["step_sum"][i] += step
+        if not math.isnan(lr):
+            c["lr"][i] = lr
+
+    def _extend(self, steps: IntArray, losses: FloatArray, lrs: FloatArray) -> None:
+        """Add finite losses at increasing steps after the last one."""
+        while steps.size > 1:
+            keys = steps // self.width
+            before = self._last_key() if self._size else -1
+            new = np.cumsum(np.diff(keys, prepend=before) != 0)
+            fit = int(np.searchsorted(new, self.max_bins - self._size, side="right"))
+            fit = min(fit, steps.size - 1)  # the very last one goes in alone, so it can be undone
+            if fit == 0:
+                if new[0] + self._size > self.max_bins:
+                    self._coarsen()
+                    continue
+                break
+            self._add_block(self._size - 1 + new[:fit], steps[:fit], losses[:fit], lrs[:fit])
+            steps, losses, lrs = steps[fit:], losses[fit:], lrs[fit:]
+        for step, loss, lr in zip(steps.tolist(), losses.tolist(), lrs.tolist(), strict=True):
+            self._observe(step, loss, lr)
+
+    def _add_block(
+        self, where: IntArray, steps: IntArray, losses: FloatArray, lrs: FloatArray
+    ) -> None:
+        old, size = self._size, int(where[-1]) + 1
+        self._reserve(size)
+        c = self._columns
+        c["step_sum"][old:size] = c["total"][old:size] = c["square"][old:size] = 0.0
+        c["count"][old:size] = 0
+        c["lr"][old:size] = np.nan
+        begins = np.searchsorted(where, np.arange(old, size))
+        c["first"][old:size] = steps[begins]
+        c["origin"][old:size] = losses[begins]
+        difference = _difference(losses, c["origin"][where])
+        # add.at adds one after the other, so the sums are those of single observations
+        np.add.at(c["total"], where, difference)
+        np.add.at(c["square"], where, difference * difference)
+        np.add.at(c["step_sum"], where, steps.astype(float))
+        np.add.at(c["count"], where, 1)
+        c["last"][where] = steps  # the last assignment to a bin wins
+        known = ~np.isnan(lrs)
+        c["lr"][where[known]] = lrs[known]
+        self._size = size
+        self.last_step = int(steps[-1])
+        self.non_finite_run = 0
+
+    def _last_key(self) -> int:
+        return int(self._columns["first"][self._size - 1]) // self.width
+
+    def _reserve(self, size: int) -> None:
+        have = self._columns["first"].size
+        if size > have:
+            room = min(max(2 * have, size), max(self.max_bins, size))
+            for name, column in self._columns.items():
+                self._columns[name] = np.concatenate(
+                    [column, np.zeros(room - have, dtype=column.dtype)]
+                )
+
+    def _coarsen(self) -> None:
+        """Double the width and merge the bins that now fall together."""
+        self.width *= 2
+        c = {name: column[: self._size] for name, column in self._columns.items()}
+        keys = c["first"] // self.width
+        left = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1) != 0)
+        right = np.append(left[1:], self._size) - 1  # equal to left where a bin stays alone
+        two = right > left
+        shift = np.where(two, _difference(c["origin"][right], c["origin"][left]), 0.0)
+        n = c["count"][right]
+        total, square = c["total"][right], c["square"][right]
+        added = {
+            "count": n,
+            "step_sum": c["step_sum"][right],
+            "total": total + n * shift,
+            "square": square + 2 * shift * total + n * shift * shift,
+        }
+        merged = {name: c[name][left] + np.where(two, more, 0) for name, more in added.items()}
+        merged["first"], merged["origin"] = c["first"][left], c["origin"][left]
+        merged["last"] = c["last"][right]
+        merged["lr"] = np.where(np.isnan(c["lr"][right]), c["lr"][left], c["lr"][right])
+        self._size = left.size
+        for name, column in merged.items():
+            self._columns[name][: self._size] = column
+        self._undo = None
+
+    def _rewind(self, step: int) -> None:
+        self._size = int(np.searchsorted(self._columns["last"][: self._size], step, side="right"))
+        self._undo = None
+        self.last_step = int(self._columns["last"][self._size - 1]) if self._size else -1
+        if self.last_step == step:
+            self._forget_last()
+
+    def _forget_last(self) -> None:
+        """Take the latest observation back where it can be told apart from its bin."""
+        i = self._size - 1
+        if i < 0 or self._columns["last"][i] != self.last_step:
+            return  # the latest observation was not finite
+        if self._undo == [] or self._columns["count"][i] == 1:
+            self._size = i
+        elif self._undo is not None:
+            for column, value in zip(self._columns.values(), self._undo, strict=True):
+                column[i] = value
+        self._undo = None
+
+
+def _known_rate(lr: float) -> float:
+    rate = number("lr", lr, ObservationError)
+    if rate < 0:
+        raise ObservationError(f"lr {rate} is negative")
+    return rate if math.isfinite(rate) else math.nan
+
+
+def _floats(name: str, values: ArrayLike) -> FloatArray:
+    try:
+        given = np.asarray(values)
+        if given.dtype == object:  # None among the numbers means unknown
+            given = np.array([np.nan if x is None else x for x in given.ravel()])
+        if given.dtype.kind not in "iuf":
+            raise TypeError(f"dtype {given.dtype}")
+    except (TypeError, ValueError) as error:
+        raise ObservationError(f"{name} must be numbers, not {values!r:.60} ({error})") from error
+    return given.astype(np.float64)
+
+
+def _difference(loss: ArrayLike, origin: ArrayLike) -> FloatArray:
+    with np.errstate(over="ignore"):
+        return np.clip(np.subtract(loss, origin), -_WIDEST, _WIDEST)
+
+
+def _plain(numbers: Sequence[float] | NDArray[Any]) -> list[Any]:
+    """A list for JSON, which has no nan."""
+    return [None if x != x else x for x in np.asarray(numbers).tolist()]
+
+
+_BROKEN = 1_000  # nan losses that are shown
+
+
+def points(history: History) -> tuple[IntArray, FloatArray]:
+    """The finite losses with their steps, (n,) each; means where there are many."""
+    bins = history.bins()
+    steps = np.where(bins.count > 1, np.rint(bins.step).astype(np.int64), bins.last)
+    sound = np.isfinite(bins.mean)
+    return steps[sound], bins.mean[sound]
+
+
+def observed(history: History) -> tuple[IntArray, FloatArray]:
+    """The finite losses with their steps, then the nan ones at the end of a broken run."""
+    steps, losses = points(history)
+    broken = _broken_end(history, int(steps[-1]) if steps.size else -1)
+    return np.append(steps, broken), np.append(losses, np.full(broken.size, np.nan))
+
+
+def _broken_end(history: History, last: int) -> IntArray:
+    """The steps after the last finite loss, if nan or infinite ones were seen there."""
+    some = min(history.non_finite_run, history.last_step - last, _BROKEN)
+    found: IntArray = np.unique(np.linspace(last + 1, history.last_step, some).astype(np.int64))
+    return found

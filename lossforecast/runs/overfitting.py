@@ -1,0 +1,20 @@
+"""Whether a validation loss has risen for long since its minimum."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["risen"]
+
+
+def risen(losses: NDArray[np.float64]) -> tuple[int, float]:
+    """Where the smoothed loss was lowest, and how far it has risen since, if for long; or 0."""
+    if losses.size < 8:
+        return 0, 0.0
+    smooth = np.convolve(losses, np.ones(3) / 3, mode="valid")
+    lowest = int(np.argmin(smooth))
+    since = smooth[lowest:]
+    if since.size < max(4, 0.1 * smooth.size):
+        return 0, 0.0
+    noise = 1.4826 * float(np.median(np.abs(np.diff(losses)))) + 1e-12
+    rise = float(np.mean(since[-3:]) - since[0])
+    return lowest + 1, rise if rise > 3 * noise else 0.0

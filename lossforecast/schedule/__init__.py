@@ -1,0 +1,22 @@
+"""Learning-rate schedules: the plan of a run, edits of it, its text form and its lint."""
+
+from lossforecast.schedule.code import code_of
+from lossforecast.schedule.lint import Finding, Flaw, averages, climbs_again, falls_once, lint
+from lossforecast.schedule.lr_schedule import DECAY_SHAPES, Decay, LRSchedule, from_now_on
+from lossforecast.schedule.text import edited_by_text, schedule_from_text
+
+__all__ = [
+    "DECAY_SHAPES",
+    "Decay",
+    "Finding",
+    "Flaw",
+    "LRSchedule",
+    "averages",
+    "climbs_again",
+    "code_of",
+    "edited_by_text",
+    "falls_once",
+    "from_now_on",
+    "lint",
+    "schedule_from_text",
+]

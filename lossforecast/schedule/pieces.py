@@ -1,0 +1,178 @@
+"""Pieces of a learning-rate schedule: closed formulas for their values and their sums.
+
+A schedule is an array of pieces, `PIECE`. Piece j is seen on the steps ``stop[j-1] < i <= stop[j]``
+and is a window on a curve drawn over its own frame: position ``u = (i - x0) / (x1 - x0)`` runs from
+0 (value y0) to 1 (value y1). Cutting a piece moves its window and leaves the frame, so a cosine cut
+in half is still exactly that cosine.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.arrays import FloatArray
+
+__all__ = ["PIECE", "Shape", "piece_sums", "piece_values", "sound"]
+
+
+class Shape(IntEnum):
+    """The curves a piece can follow."""
+
+    LINEAR = 0  # y0 + (y1 - y0) u
+    COSINE = 1  # y1 + (y0 - y1) (1 + cos(pi u)) / 2
+    SQRT = 2  # y0 + (y1 - y0) sqrt(u), the "1-sqrt" cooldown
+    EXP = 3  # y0 (y1 / y0)^u
+    INVERSE_SQRT = 4  # y0 sqrt(x0 / i)
+    ARRAY = 5  # y0 * values[i - x0 - 1]
+
+
+PIECE = np.dtype(
+    [
+        ("stop", np.int64),
+        ("shape", np.int64),
+        ("x0", np.float64),
+        ("x1", np.float64),
+        ("y0", np.float64),
+        ("y1", np.float64),
+    ]
+)
+
+
+def piece_values(
+    pieces: NDArray[np.void], which: NDArray[np.intp], steps: FloatArray, values: FloatArray
+) -> FloatArray:
+    """Learning rate at each step, each read off its own piece.
+
+    Args:
+        pieces: `PIECE` of shape (m,).
+        which: for each step, the index of its piece, shape (n,).
+        steps: steps of shape (n,), inside the window of their piece.
+        values: the numbers that pieces of shape ARRAY look into.
+    """
+    out = np.empty(steps.shape)
+    for shape, where, piece in _by_shape(pieces, which):
+        i, x0, y0, y1 = steps[where], piece("x0"), piece("y0"), piece("y1")
+        u = (i - x0) / (piece("x1") - x0)
+        match shape:
+            case Shape.LINEAR:
+                out[where] = np.where(u < 1, y0 + (y1 - y0) * u, y1)
+            case Shape.COSINE:
+                out[where] = y1 + (y0 - y1) * (1 + np.cos(np.pi * u)) / 2
+            case Shape.SQRT:
+                out[where] = np.where(u < 1, y0 + (y1 - y0) * np.sqrt(u), y1)
+            case Shape.EXP:
+                out[where] = np.where(u < 1, y0 * (y1 / y0) ** u, y1)
+            case Shape.INVERSE_SQRT:
+                out[where] = y0 * np.sqrt(x0 / i)
+            case _:
+                out[where] = y0 * values[(i - x0).astype(np.int64) - 1]
+    return out
+
+
+def piece_sums(
+    pieces: NDArray[np.void],
+    which: NDArray[np.intp],
+    first: FloatArray,
+    last: FloatArray,
+    running: FloatArray,
+) -> FloatArray:
+    """Sum of the learning rate over the steps ``first < i <= last``, each inside one piece.
+
+    Args:
+        pieces: `PIECE` of shape (m,).
+        which: the piece of each sum, shape (n,).
+        first: shape (n,), at least the start of the piece.
+        last: shape (n,), at most its stop.
+        running: the sums 0, v1, v1+v2, ... of the numbers that ARRAY pieces look into.
+    """
+    out = np.empty(first.shape)
+    for shape, where, piece in _by_shape(pieces, which):
+        a, b, x0, y0, y1 = first[where], last[where], piece("x0"), piece("y0"), piece("y1")
+        length, n = piece("x1") - x0, b - a
+        middle = (a + b + 1) / 2 - x0  # of the steps a+1..b, counted from the frame's origin
+        match shape:
+            case Shape.LINEAR:
+                out[where] = n * (y0 + (y1 - y0) * middle / length)
+            case Shape.COSINE:
+                angle = np.pi / length
+                cosines = np.sin(n * angle / 2) / np.sin(angle / 2) * np.cos(angle * middle)
+                out[where] = n * (y0 + y1) / 2 + (y0 - y1) / 2 * cosines
+            case Shape.SQRT:
+                roots = _power_sum(b - x0, 0.5) - _power_sum(a - x0, 0.5)
+                out[where] = n * y0 + (y1 - y0) / np.sqrt(length) * roots
+            case Shape.EXP:
+                rate = np.log(y1 / y0) / length
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    series = np.exp(rate * (a + 1 - x0)) * np.expm1(rate * n) / np.expm1(rate)
+                out[where] = y0 * np.where(rate == 0, n, series)
+            case Shape.INVERSE_SQRT:
+                roots = _power_sum(b, -0.5) - _power_sum(a, -0.5)
+                out[where] = y0 * np.sqrt(x0) * roots
+            case _:
+                ia, ib = (a - x0).astype(np.int64), (b - x0).astype(np.int64)
+                out[where] = y0 * (running[ib] - running[ia])
+    return out
+
+
+def sound(pieces: NDArray[np.void], values: FloatArray) -> bool:
+    """Whether every piece has a finite rate of 0 or more on each of its steps.
+
+    Args:
+        pieces: `PIECE` of shape (m,), perhaps read from a damaged file.
+        values: the numbers that pieces of shape ARRAY look into, finite and 0 or more.
+    """
+    x0, x1, y0, y1 = (pieces[name] for name in ("x0", "x1", "y0", "y1"))
+    stop, shape = pieces["stop"].astype(float), pieces["shape"]
+    start = np.concatenate([[0.0], stop[:-1]])
+    if pieces.size == 0 or not np.all(stop > start):
+        return False
+    if not np.all((np.abs([x0, x1]) < 2**62) & (np.array([y0, y1]) >= 0)):
+        return False  # also where any is nan
+    if not np.all(x1 - x0 > 1e-18):
+        return False
+    with np.errstate(all="ignore"):
+        ratio_exists = np.isfinite(np.log(y1 / y0))
+        largest = np.maximum(np.maximum(y0, y1), y0 * values.max(initial=0.0)).max()
+    within, whole = (x0 <= start) & (stop <= x1), x0 == np.floor(x0)
+    fits = {
+        Shape.LINEAR: within | (y0 == y1),
+        Shape.COSINE: (x0 <= start + 1) & (stop <= x1),
+        Shape.SQRT: within & whole,
+        Shape.EXP: within & ratio_exists,
+        Shape.INVERSE_SQRT: (x0 >= 1) & (x0 <= start),
+        Shape.ARRAY: whole & (x0 <= start) & (stop - x0 <= values.size),
+    }
+    drawable = np.select([shape == each for each in fits], list(fits.values()), default=False)
+    return bool(drawable.all() and largest < 1e300 / stop[-1])  # so that sums are finite
+
+
+def _by_shape(
+    pieces: NDArray[np.void], which: NDArray[np.intp]
+) -> Iterator[tuple[int, NDArray[np.intp], Callable[[str], FloatArray]]]:
+    """For each shape in use: the shape, where it is used, and its fields there."""
+    shapes = pieces["shape"][which]
+    for shape in np.unique(pieces["shape"]):
+        where = np.flatnonzero(shapes == shape)
+        if where.size:
+            rows = which[where]
+            yield shape, where, lambda name, rows=rows: pieces[name][rows]  # type: ignore[misc]
+
+
+_EXACT = 128
+
+
+def _power_sum(n: FloatArray, p: float) -> FloatArray:
+    """1^p + ... + n^p for p = 1/2 or -1/2: a table at first, then Euler-Maclaurin from its end."""
+    table = np.concatenate([[0.0], np.cumsum(np.arange(1, _EXACT + 1) ** p)])
+
+    def primitive(x: FloatArray) -> FloatArray:
+        third = p * (p - 1) * (p - 2)
+        return (
+            x ** (p + 1) / (p + 1) + x**p / 2 + p * x ** (p - 1) / 12 - third * x ** (p - 3) / 720
+        )
+
+    start = np.float64(_EXACT)
+    far = table[_EXACT] + primitive(np.maximum(n, start)) - primitive(np.asarray(start))
+    return np.where(n <= _EXACT, table[np.minimum(n, _EXACT).astype(np.int64)], far)

@@ -1,0 +1,107 @@
+"""What a store keeps of a run, as rows of its tables."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+from lossforecast.policies import Recommendation
+from lossforecast.runs import History, RunInfo
+from lossforecast.schedule import LRSchedule
+from lossforecast.store.database import NUMBERS, WORDS
+
+__all__ = [
+    "STATES",
+    "StoredRun",
+    "as_json",
+    "curve_of",
+    "decision_row",
+    "distinct",
+    "storable",
+]
+
+STATES = ("running", "finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run of a store.
+
+    Attributes:
+        key: its identity, 32 hexadecimal digits.
+        name: what people call it.
+        run: what is known of it.
+        schedule: the learning rate of every step, past and planned.
+        state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
+        step: the last one observed, -1 before the first.
+        outcome: the loss that it ended with; nan while it runs, where it did not get to its planned
+            end and where none is known.
+        excluded: whether nothing is learnt from it.
+        started: in UTC.
+        updated: in UTC.
+    """
+
+    key: str
+    name: str
+    run: RunInfo
+    schedule: LRSchedule = field(repr=False)
+    state: str
+    step: int
+    outcome: float
+    excluded: bool
+    started: datetime
+    updated: datetime
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """The run that a row tells of.
+
+        Raises:
+            ValueError, TypeError: the row is damaged.
+        """
+        info = {name: row[name] for name in ("metric", *WORDS, *NUMBERS)}
+        return cls(
+            key=row["key"],
+            name=row["name"],
+            run=RunInfo(**info),
+            schedule=LRSchedule.from_dict(json.loads(row["schedule"])),
+            state=row["state"],
+            step=row["step"],
+            outcome=math.nan if row["outcome"] is None else row["outcome"],
+            excluded=row["excluded"],
+            started=datetime.fromisoformat(row["started"]),
+            updated=datetime.fromisoformat(row["updated"]),
+        )
+
+
+def storable(text: str) -> str:
+    """Without what no database takes: lone surrogates, as names of files may have, and nul."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
+    """A row of what was recommended or done."""
+    return {
+        "run": key,
+        "step": step,
+        "action": str(advice.action),
+        "reason": str(advice.reason),
+        "message": advice.message,
+    }
+
+
+def distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
+    """The last of those of one step."""
+    return list({row[at]: row for row in rows}.values())
+
+
+def curve_of(text: str | None) -> History:
+    """The losses that were written."""
+    return History() if text is None else History.from_state_dict(json.loads(text))
+
+
+def as_json(value: Any) -> str:
+    """Plain values as short text."""
+    return json.dumps(value, separators=(",", ":"))

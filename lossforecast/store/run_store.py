@@ -1,0 +1,440 @@
+"""`RunStore`: finished and running runs in a database, and what they teach the next one.
+
+A SQLite file by default, or any database that SQLAlchemy knows by its URL, such as PostgreSQL for a
+team (``postgresql+psycopg://user@host/name``). Needs SQLAlchemy (extra `store`).
+
+Every write is one transaction, so a record is there whole or not at all; many processes may write
+at once. The schema has a version: a store of an older release is brought up to date when it is
+opened, one of a newer release is refused.
+"""
+
+import logging
+import math
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from lossforecast.errors import ConfigurationError, StoreError
+from lossforecast.forecast import Forecast
+from lossforecast.policies import Recommendation
+from lossforecast.prior import PastRun, Prior, fair, nearest
+from lossforecast.runs import History, RunInfo, ended
+from lossforecast.schedule import LRSchedule
+from lossforecast.store.database import NUMBERS, WORDS, Database
+from lossforecast.store.rows import (
+    STATES,
+    StoredRun,
+    as_json,
+    curve_of,
+    decision_row,
+    distinct,
+    storable,
+)
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["BINS", "RunStore", "StoredRun"]
+
+logger = logging.getLogger("lossforecast")
+
+BINS = 512
+"""The most that is kept of a curve."""
+_ADDED = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")  # of runs that are told by their log
+_NEWEST = 500  # runs that are looked through for some that are alike
+
+
+class RunStore:
+    """Runs in a database.
+
+    Args:
+        where: a path to a SQLite file, which is made if it is not there; a database URL; or None
+            for the file of this user, `default_path`.
+        make: whether it is made if it is not there.
+
+    Raises:
+        ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
+            no URL of a database that lasts.
+        StoreError: the store cannot be opened, is not there, or is of a newer release.
+
+    Example:
+        >>> import tempfile
+        >>> from lossforecast import LRSchedule, RunInfo
+        >>> store = RunStore(tempfile.mkdtemp() + "/runs.db")
+        >>> plan = LRSchedule.cosine(1_000, 1e-3)
+        >>> steps = range(0, 1_001, 10)
+        >>> losses = [2 + 3 * (t + 5) ** -0.5 for t in steps]
+        >>> key = store.add("first", RunInfo("val", project="tiny"), plan, steps, losses)
+        >>> [(run.name, run.state, round(run.outcome, 2)) for run in store.runs()]
+        [('first', 'finished', 2.1)]
+        >>> len(store.prior(RunInfo("val", project="tiny"), plan).past)
+        1
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
+        self._database = Database(where, make=make)
+
+    @property
+    def url(self) -> str:
+        """Of the database; a password is not shown."""
+        return self._database.url
+
+    # ------------------------------------------------------------------ writing
+
+    def begin(
+        self,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        key: str | None = None,
+        owner: str = "",
+    ) -> str:
+        """A run begins, or one goes on that was not finished; answers its key.
+
+        Args:
+            name: what people call it.
+            run: what is known of it.
+            schedule: the learning rate of every step.
+            key: of a run that is resumed. It goes on if it is running, stopped or failed; one that
+                is finished stays as it is, and what is resumed from it is a run of its own.
+            owner: who writes the run from now on, 32 characters at most. Who wrote it before can
+                no more, so that two that go on from one checkpoint do not write into one record.
+        """
+        now = datetime.now(UTC).isoformat()
+        words = {word: getattr(run, word) for word in WORDS}
+        row = {
+            "name": storable(str(name)),
+            **{word: text if text is None else storable(text) for word, text in words.items()},
+            **{number: getattr(run, number) for number in NUMBERS},
+            "metric": run.metric,
+            "state": "running",
+            "owner": owner,
+            "outcome": None,
+            "updated": now,
+            "schedule": as_json(schedule.to_dict()),
+        }
+        new = {"key": key or uuid.uuid4().hex, "step": -1, "excluded": False, "started": now}
+        runs = self._database.tables.runs
+        with self._database.transaction("written") as connection:
+            if key is not None:
+                mine = runs.c.key == key
+                open_ = runs.c.state != "finished"
+                if connection.execute(runs.update().where(mine, open_), row).rowcount:
+                    return key
+                if connection.execute(runs.select().where(mine)).first() is not None:
+                    new["key"] = uuid.uuid4().hex
+            connection.execute(runs.insert(), {**row, **new})
+        return str(new["key"])
+
+    def save(
+        self,
+        key: str,
+        history: History,
+        schedule: LRSchedule,
+        forecasts: Sequence[Forecast | Mapping[str, Any]] = (),
+        decisions: Sequence[tuple[int, Recommendation]] = (),
+        owner: str = "",
+    ) -> None:
+        """Bring a run up to date, all at once.
+
+        Args:
+            key: of the run.
+            history: all of its losses so far; thinned to 512 bins.
+            schedule: past and planned.
+            forecasts: made since the last time, or their `Forecast.summary`; earlier ones made at
+                or after the first of them are of a future that was rewound, and are dropped.
+            decisions: what was recommended or done since, with its step.
+            owner: as it was begun.
+
+        Raises:
+            StoreError: there is no such run, it has ended or has another owner, or the store cannot
+                be written.
+        """
+        tables = self._database.tables
+        row = {
+            "step": history.last_step,
+            "schedule": as_json(schedule.to_dict()),
+            "curve": as_json(history.thinned(BINS).state_dict()),
+            "updated": datetime.now(UTC).isoformat(),
+        }
+        told = [each.summary() if isinstance(each, Forecast) else each for each in forecasts]
+        made = [{"run": key, **each} for each in told if each["made_at"] >= 0]
+        done = [decision_row(key, *each) for each in decisions]
+        with self._database.transaction("written") as connection:
+            self._update(connection, key, owner, row)
+            for table, rows, at in (
+                (tables.forecasts, made, "made_at"),
+                (tables.decisions, done, "step"),
+            ):
+                if rows:
+                    first = min(each[at] for each in rows)
+                    old = (table.c.run == key) & (table.c[at] >= first)
+                    connection.execute(table.delete().where(old))
+                    connection.execute(table.insert(), distinct(rows, at))
+
+    def end(self, key: str, state: str, outcome: float | None = None, owner: str = "") -> None:
+        """A run has ended.
+
+        Args:
+            key: of the run.
+            state: "finished", "stopped" or "failed".
+            outcome: its final loss; by default, unless it was stopped, the mean of the last 2% of
+                its planned steps, if there are finite losses.
+            owner: as it was begun.
+
+        Raises:
+            StoreError: as `save`.
+        """
+        if state not in STATES[1:]:
+            raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
+        if outcome is None:
+            outcome = math.nan if state == "stopped" else self._outcome(key)
+        known = outcome if math.isfinite(outcome) else None
+        with self._database.transaction("written") as connection:
+            self._update(connection, key, owner, {"state": state, "outcome": known})
+
+    def add(
+        self,
+        name: str,
+        run: RunInfo,
+        schedule: LRSchedule,
+        steps: ArrayLike,
+        losses: ArrayLike,
+        lrs: ArrayLike | None = None,
+    ) -> str:
+        """A run that is over, from its log; "finished" if that gets to the planned end.
+
+        The same run, of the same name, is added once.
+
+        Args:
+            name: what people call it.
+            run: what is known of it.
+            schedule: the learning rate of every step.
+            steps: (n,).
+            losses: (n,).
+            lrs: learning rates, if the log has them, (n,).
+        """
+        history = History()
+        history.observe_many(steps, losses, lrs)
+        told = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
+        key = uuid.uuid5(_ADDED, told).hex
+        found = self._cells(key, "state")
+        if found is not None and found.state != "running":
+            return key
+        self.begin(name, run, schedule, key)
+        self.save(key, history, schedule)
+        outcome = ended(history, schedule.total_steps)
+        self.end(key, "finished" if math.isfinite(outcome) else "stopped", outcome)
+        return key
+
+    def forget(self, key: str) -> None:
+        """Delete a run and all that was recorded of it."""
+        tables = self._database.tables
+        with self._database.transaction("written") as connection:
+            for table in (tables.forecasts, tables.decisions):
+                connection.execute(table.delete().where(table.c.run == key))
+            found = connection.execute(tables.runs.delete().where(tables.runs.c.key == key))
+            if found.rowcount == 0:
+                raise StoreError(f"{self.url} has no run {key!r}")
+
+    def exclude(self, key: str, excluded: bool = True) -> None:
+        """Learn nothing from a run, or do so again."""
+        self._change(key, {"excluded": bool(excluded)})
+
+    # ------------------------------------------------------------------ reading
+
+    def runs(self, **words: str) -> list[StoredRun]:
+        """The runs, newest first; those whose records are damaged are left out, with a warning.
+
+        Args:
+            **words: what they must be: project, task, model, dataset, optimizer, metric, state or
+                name, as written.
+        """
+        columns = self._database.tables.runs.c
+        unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
+        if unknown:
+            raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
+        query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
+        for word, value in words.items():
+            query = query.where(columns[word] == storable(value))
+        with self._database.transaction("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        return [run for run, _ in self._sound(rows)]
+
+    def run(self, key: str) -> StoredRun:
+        """One run, by its key or the beginning of it, if only one begins so."""
+        return self._stored(self._row(key))
+
+    def find(self, key: str) -> tuple[str, str]:
+        """The key and the name of one run, by the beginning of its key; it may be damaged."""
+        row = self._row(key)
+        return row["key"], row["name"]
+
+    def history(self, key: str) -> History:
+        """The losses of a run, thinned."""
+        found = self._cells(key, "curve")
+        if found is None:
+            raise StoreError(f"{self.url} has no run {key!r}")
+        return curve_of(found.curve)
+
+    def owner(self, key: str) -> str | None:
+        """Who writes a run, or did to its end; None where there is no such run."""
+        found = self._cells(key, "owner")
+        return None if found is None else str(found.owner)
+
+    def forecasts(self, key: str) -> list[dict[str, Any]]:
+        """The forecasts of a run, in the order of the steps at which they were made."""
+        return self._of_run(self._database.tables.forecasts, key, "made_at")
+
+    def decisions(self, key: str) -> list[dict[str, Any]]:
+        """What was recommended or done, in the order of the steps."""
+        return self._of_run(self._database.tables.decisions, key, "step")
+
+    # ------------------------------------------------------------------ learning
+
+    def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
+        """The finished runs that a run is compared with, most alike first."""
+        found, short = [], []
+        for stored, curve in self._finished(run, curves=True):
+            try:
+                history = curve_of(curve)
+            except Exception as error:
+                logger.warning("left out: the losses of run %s are damaged: %s", stored.key, error)
+                continue
+            kept = PastRun.of(stored.key, stored.run, stored.schedule, history)
+            if kept is not None:
+                found.append(kept)
+            elif history.last_step <= stored.schedule.total_steps:
+                short.append(stored.name)
+        if short:
+            names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
+            logger.info("past runs with too few losses to learn from: %s", names)
+        return [each for each, _ in nearest(found, run, schedule)]
+
+    def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
+        """What is believed of a run: a prior that knows the past runs that are like it.
+
+        Args:
+            run: what is known of it; runs are compared that have the same metric and project, or
+                the same metric and dataset.
+            schedule: its plan.
+            prior: what is believed besides; by default the packaged one.
+        """
+        return replace(prior or Prior(), past=tuple(self.past(run, schedule)))
+
+    def best(self, run: RunInfo, schedule: LRSchedule) -> float | None:
+        """The lowest outcome of the finished runs that had no more to get there, if there are any.
+
+        These are comparable, of the same model, at most 10% larger, and took at most 10% more steps
+        or, where both sizes of batches are known, data.
+        """
+        ends = [
+            past.outcome
+            for past, _ in self._finished(run, curves=False)
+            if fair(past.run, max(past.step, past.schedule.total_steps), run, schedule)
+        ]
+        return min((end for end in ends if math.isfinite(end)), default=None)
+
+    # ------------------------------------------------------------------ inside
+
+    def _finished(self, run: RunInfo, *, curves: bool) -> list[tuple[StoredRun, str | None]]:
+        """The newest finished runs of the same metric and project or dataset, with their curves."""
+        import sqlalchemy as sa
+
+        columns = self._database.tables.runs.c
+        same = [
+            condition
+            for name in ("project", "dataset")
+            if (given := getattr(run, name)) is not None
+            for word in (storable(given),)
+            for condition in (columns[name] == word, sa.func.lower(columns[name]) == word.lower())
+        ]
+        if not same:
+            return []
+        query = (
+            self._select(*(() if curves else (columns.curve,)))
+            .where(columns.state == "finished", columns.metric == run.metric, sa.or_(*same))
+            .where(columns.excluded.is_(False))
+            .order_by(columns.started.desc())
+            .limit(_NEWEST)
+        )
+        with self._database.transaction("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(run, row.get("curve")) for run, row in self._sound(rows)]
+
+    def _select(self, *without: Any) -> "sa.Select[Any]":
+        import sqlalchemy as sa
+
+        names = {column.name for column in without}
+        return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
+
+    def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
+        """Some columns of a run; None where there is no such run."""
+        import sqlalchemy as sa
+
+        columns = self._database.tables.runs.c
+        query = sa.select(*(columns[name] for name in names)).where(columns.key == key)
+        with self._database.transaction("read", writes=False) as connection:
+            return connection.execute(query).first()
+
+    def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
+        import sqlalchemy as sa
+
+        query = sa.select(table).where(table.c.run == key).order_by(table.c[order])
+        with self._database.transaction("read", writes=False) as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [{name: value for name, value in row.items() if name != "run"} for row in rows]
+
+    def _update(
+        self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
+    ) -> None:
+        """Change a run that its owner still writes."""
+        runs = self._database.tables.runs
+        mine = (runs.c.key == key) & (runs.c.owner == owner) & (runs.c.state == "running")
+        if connection.execute(runs.update().where(mine), dict(values)).rowcount:
+            return
+        if connection.execute(runs.select().where(runs.c.key == key)).first() is None:
+            raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
+        raise StoreError(f"run {key} of {self.url} has ended, or goes on elsewhere")
+
+    def _outcome(self, key: str) -> float:
+        return ended(self.history(key), self.run(key).schedule.total_steps)
+
+    def _change(self, key: str, values: Mapping[str, Any]) -> None:
+        runs = self._database.tables.runs
+        with self._database.transaction("written") as connection:
+            found = connection.execute(runs.update().where(runs.c.key == key), dict(values))
+            if found.rowcount == 0:
+                raise StoreError(f"{self.url} has no run {key!r}")
+
+    def _row(self, key: str) -> "sa.RowMapping":
+        """Of the one run whose key begins so."""
+        columns = self._database.tables.runs.c
+        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
+        with self._database.transaction("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        if len(rows) != 1 or not key:
+            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
+            raise StoreError(f"{self.url} has {many} {key!r}")
+        return rows[0]
+
+    def _sound(
+        self, rows: Iterable["sa.RowMapping"]
+    ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
+        """The runs that rows tell of, but the damaged ones."""
+        for row in rows:
+            try:
+                yield self._stored(row), row
+            except StoreError as error:
+                logger.warning("left out: %s", error)
+
+    def _stored(self, row: "sa.RowMapping") -> StoredRun:
+        try:
+            return StoredRun.of_row({str(name): value for name, value in row.items()})
+        except Exception as error:  # a damaged text may be anything
+            raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error

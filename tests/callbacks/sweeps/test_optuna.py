@@ -1,0 +1,223 @@
+"""`ForecastPruner` in real studies, in memory and in a database shared by processes."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+from lossforecast import ConfigurationError, LRSchedule, RunInfo
+from lossforecast.callbacks import ForecastPruner
+from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+
+TOTAL, EVERY = 1_000, 20
+
+
+def plan(trial: Any) -> LRSchedule:
+    decay = trial.params.get("decay", 0.2)
+    return LRSchedule.wsd(TOTAL, 1e-3, warmup=50, decay_fraction=decay)
+
+
+def values_of(trial: Any, sign: int = 1) -> list[tuple[int, float]]:
+    """A training curve: a power law on a level of its own, and a drop with the learning rate."""
+    steps = np.arange(EVERY, TOTAL + 1, EVERY)
+    rates = plan(trial).lr(steps) / 1e-3
+    noise = 0.002 * np.random.default_rng(trial.number).normal(size=steps.size)
+    curve = trial.params["level"] + 2 * (steps + 20.0) ** -0.5 + 0.08 * rates + noise
+    return [(int(step), sign * float(value)) for step, value in zip(steps, curve, strict=True)]
+
+
+def objective(trial: optuna.Trial, sign: int = 1) -> float:
+    trial.suggest_float("level", 2.0, 3.0)
+    trial.suggest_float("decay", 0.1, 0.9)
+    for step, value in values_of(trial, sign):
+        trial.report(value, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return value
+
+
+def study_with(pruner: optuna.pruners.BasePruner, **options: Any) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    return optuna.create_study(pruner=pruner, sampler=sampler, **options)
+
+
+def steps_used(study: optuna.Study) -> int:
+    return sum(trial.last_step or 0 for trial in study.trials)
+
+
+@pytest.fixture(scope="module")
+def unpruned() -> optuna.Study:
+    study = study_with(NopPruner())
+    study.optimize(objective, n_trials=30)
+    return study
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+def test_hopeless_trials_are_pruned_and_the_best_is_found(unpruned: optuna.Study) -> None:
+    study = study_with(ForecastPruner(plan))
+    study.optimize(objective, n_trials=30)
+    assert study.best_trial.number == unpruned.best_trial.number
+    assert study.best_value == unpruned.best_value
+    assert steps_used(study) < 0.6 * steps_used(unpruned)
+
+
+@pytest.mark.slow
+def test_values_may_be_maximised(unpruned: optuna.Study) -> None:
+    study = study_with(ForecastPruner(plan), direction="maximize")
+    study.optimize(lambda trial: objective(trial, -1), n_trials=30)
+    assert study.best_trial.number == unpruned.best_trial.number
+    assert steps_used(study) < 0.8 * steps_used(unpruned)
+
+
+def test_the_first_trial_is_not_pruned() -> None:
+    study = study_with(ForecastPruner(plan))
+    study.optimize(objective, n_trials=1)
+    assert study.trials[0].state is optuna.trial.TrialState.COMPLETE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stock",
+    [
+        MedianPruner(n_startup_trials=2),
+        SuccessiveHalvingPruner(min_resource=5 * EVERY, reduction_factor=3),
+        HyperbandPruner(min_resource=5 * EVERY, max_resource=TOTAL),
+    ],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_stock_pruners_are_shown_forecasts(
+    stock: optuna.pruners.BasePruner, unpruned: optuna.Study
+) -> None:
+    study = study_with(ForecastPruner(plan, stock=stock), study_name="stock")
+    study.optimize(objective, n_trials=30)
+    assert steps_used(study) < steps_used(unpruned)
+    reported = study.trials[0].intermediate_values
+    assert reported == dict(values_of(study.trials[0])), "what is stored stays as reported"
+
+
+@pytest.mark.slow
+def test_a_run_that_anneals_late_is_spared() -> None:
+    def run(pruner: optuna.pruners.BasePruner) -> optuna.trial.TrialState:
+        study = study_with(pruner)
+        for _ in range(6):
+            study.enqueue_trial({"level": 2.2, "decay": 0.9})
+        study.enqueue_trial({"level": 2.17, "decay": 0.1})  # behind until the end, and then ahead
+        study.optimize(objective, n_trials=7)
+        return study.trials[-1].state
+
+    state = optuna.trial.TrialState
+    stock = MedianPruner(n_startup_trials=5, n_warmup_steps=TOTAL // 2)
+    assert run(stock) is state.PRUNED
+    assert run(ForecastPruner(plan)) is state.COMPLETE
+
+
+def test_shadow_mode_only_logs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "lossforecast"):
+        study = study_with(ForecastPruner(plan, shadow=True))
+        study.enqueue_trial({"level": 2.0, "decay": 0.5})
+        study.enqueue_trial({"level": 3.0, "decay": 0.5})
+        study.optimize(objective, n_trials=2)
+    assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
+    assert "trial 1 would be pruned at step" in caplog.text
+    assert "to end among the best 1 of 2 runs" in caplog.text
+
+
+def test_broken_trials_are_pruned() -> None:
+    def broken(trial: optuna.Trial) -> float:
+        for step in range(EVERY, TOTAL, EVERY):
+            trial.report(float("nan"), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 1.0
+
+    study = study_with(ForecastPruner(plan))
+    study.optimize(broken, n_trials=1)
+    assert study.trials[0].state is optuna.trial.TrialState.PRUNED
+
+
+def test_policies_are_pluggable() -> None:
+    def at_100(situation: Situation) -> Recommendation | None:
+        if situation.history.last_step < 100:
+            return None
+        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
+
+    study = study_with(
+        ForecastPruner(plan, RunInfo(metric="val", optimizer="adamw"), policy=at_100)
+    )
+    study.optimize(objective, n_trials=2)
+    assert [trial.last_step for trial in study.trials] == [100, 100]
+
+
+def test_an_error_of_ours_prunes_nothing_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(trial: Any) -> LRSchedule:
+        raise ZeroDivisionError("the user's function")
+
+    study = study_with(ForecastPruner(fails))
+    study.optimize(objective, n_trials=3)
+    assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
+    assert caplog.text.count("forecasting failed") == 1
+    assert "the user's function" in caplog.text
+
+
+def test_the_forecast_of_a_trial_can_be_read() -> None:
+    pruner = ForecastPruner(plan)
+    study = study_with(pruner)
+    study.optimize(objective, n_trials=1)
+    forecast = pruner.forecast(study, study.trials[0])
+    assert forecast is not None
+    assert forecast.made_at == TOTAL
+    assert forecast.mean == pytest.approx(study.best_value, abs=0.02)
+
+
+def test_impossible_arguments() -> None:
+    with pytest.raises(ConfigurationError, match="schedule must be"):
+        ForecastPruner(1e-3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="not both"):
+        ForecastPruner(plan, policy=lambda s: None, stock=MedianPruner())
+
+
+WORKER = """
+import sys
+import optuna
+sys.path.insert(0, sys.argv[2])
+from test_optuna import objective, plan
+from lossforecast.callbacks import ForecastPruner
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+study = optuna.load_study(study_name="shared", storage=sys.argv[1], pruner=ForecastPruner(plan))
+study.optimize(objective, n_trials=6)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_database(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = study_with(ForecastPruner(plan), study_name="shared", storage=storage)
+    study.enqueue_trial({"level": 2.0, "decay": 0.5})
+    study.optimize(objective, n_trials=1)
+    command = [sys.executable, "-c", WORKER, storage, str(Path(__file__).parent)]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    for worker in workers:
+        _, error = worker.communicate(timeout=240)
+        assert worker.returncode == 0, error.decode()
+        assert b"forecasting failed" not in error
+    pruned = study.get_trials(states=(optuna.trial.TrialState.PRUNED,))
+    assert len(study.trials) == 13
+    assert study.trials[0].state is optuna.trial.TrialState.COMPLETE
+    assert pruned
+    best = study.best_trial.params["level"]
+    assert min(trial.params["level"] for trial in pruned) > best - 0.01

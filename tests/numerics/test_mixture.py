@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from lossforecast.numerics.mixture import Mixture, tail_density
+
+PLAIN = Mixture(np.array([0.3, 0.7]), np.array([[0.0], [4.0]]), np.array([[1.0], [2.0]]))
+LOG = Mixture(np.array([0.3, 0.7]), np.array([[0.0], [0.4]]), np.array([[0.1], [0.2]]), True)
+Q = np.array([0.025, 0.1, 0.5, 0.9, 0.975])
+
+
+def draws(mixture: Mixture, n: int = 400_000) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    which = rng.choice(mixture.weight.size, n, p=mixture.weight)
+    z: np.ndarray = mixture.mean[which, 0] + mixture.std[which, 0] * rng.normal(size=n)
+    return np.exp(z) if mixture.logarithmic else z
+
+
+@pytest.mark.parametrize("mixture", [PLAIN, LOG], ids=["plain", "logarithmic"])
+def test_moments_quantiles_and_probabilities_are_those_of_draws(mixture: Mixture) -> None:
+    sample = draws(mixture)
+    mean, std = mixture.moments()
+    assert mean[0] == pytest.approx(sample.mean(), abs=5 * sample.std() / 600)
+    assert std[0] == pytest.approx(sample.std(), rel=0.01)
+    quantiles = mixture.quantiles(Q)[:, 0]
+    assert quantiles == pytest.approx(np.quantile(sample, Q), abs=0.02 * sample.std() * 3)
+    assert mixture.cdf(quantiles[:, np.newaxis])[:, 0] == pytest.approx(Q, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_quantiles_are_found_between_narrow_peaks_far_apart(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    k, m = int(rng.integers(2, 3_000)), int(rng.integers(1, 4))
+    weight = rng.dirichlet(np.full(k, 0.1)) + 1e-12
+    peaks = 10 ** rng.uniform(-4, 1, (k, m))
+    mixture = Mixture(weight / weight.sum(), 100 * rng.normal(size=(k, m)), peaks)
+    found = mixture.quantiles(Q)
+    assert mixture.cdf(found) == pytest.approx(np.tile(Q, (m, 1)).T, abs=1e-9)
+    assert (np.diff(found, axis=0) > 0).all()
+    for i in range(len(Q)):
+        assert (mixture.quantiles(Q[i : i + 1])[0] == found[i]).all(), "whatever else is asked for"
+
+
+def test_a_loss_of_zero_or_below_has_no_probability_where_losses_are_positive() -> None:
+    assert LOG.cdf(np.array([[-1.0], [0.0]])).tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("mixture", [PLAIN, LOG], ids=["plain", "logarithmic"])
+def test_noise_adds_to_the_spread(mixture: Mixture) -> None:
+    quiet, noisy = mixture.moments()[1][0], mixture.with_noise(0.2).moments()[1][0]
+    assert noisy == pytest.approx(np.hypot(quiet, 0.2), rel=0.05)
+
+
+@pytest.mark.parametrize("mixture", [PLAIN, LOG], ids=["plain", "logarithmic"])
+def test_calibration_that_changes_nothing(mixture: Mixture) -> None:
+    same = mixture.calibrated(1.0, 1.0)
+    assert same.quantiles(Q) == pytest.approx(mixture.quantiles(Q))
+
+
+def test_calibration_stretches_about_the_centre() -> None:
+    wide = PLAIN.calibrated(2.0, 2.0)
+    centre, std = PLAIN.moments()
+    assert wide.moments()[0] == pytest.approx(centre)
+    assert wide.moments()[1] == pytest.approx(2 * std)
+    tailed = PLAIN.calibrated(1.0, 3.0)
+    assert tailed.moments()[0] == pytest.approx(centre)
+    assert tailed.moments()[1] ** 2 == pytest.approx((0.8 + 0.2 * 9) * std**2)
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.0), (0.9, 2.5), (1.5, 3.0)])
+def test_the_density_of_errors_is_that_of_a_calibrated_normal(
+    values: tuple[float, float],
+) -> None:
+    normal = Mixture(np.ones(1), np.zeros((1, 1)), np.ones((1, 1))).calibrated(*values)
+    whole, _ = quad(lambda z: float(tail_density(np.array(z), *values)), -40, 40)
+    assert whole == pytest.approx(1.0)
+    z = np.linspace(-5, 5, 11)
+    expected = (normal.weight * norm.pdf(z[:, None], normal.mean[:, 0], normal.std[:, 0])).sum(1)
+    assert tail_density(z, *values) == pytest.approx(expected)

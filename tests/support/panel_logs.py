@@ -1,0 +1,50 @@
+"""Logs with forecasts for the panel to show, written as a training run writes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from lossforecast import Forecaster, LRSchedule, RunInfo
+from lossforecast.callbacks.monitor.run_monitor import RunMonitor
+from lossforecast.callbacks.monitor.update import Update
+from lossforecast.callbacks.tensorboard.sink import TensorBoardSink
+
+TOTAL = 4_000
+
+
+def updates(
+    plan: LRSchedule | None = None,
+    upto: int = TOTAL,
+    every: int = TOTAL // 40,
+    floor: float = 2.0,
+    target: float | None = None,
+    seed: int = 0,
+    **about: Any,
+) -> Iterator[Update]:
+    """What is told of a run of made-up losses, a forecast every so many steps."""
+    plan = plan or LRSchedule.cosine(TOTAL, 1e-3, warmup=100)
+    total = plan.total_steps
+    steps = np.arange(total)
+    lawful = floor + 9 * (plan.s1(np.maximum(steps, 1)) / plan.peak + 40) ** -0.5
+    annealed = 0.1 * (1 - plan.lr(np.maximum(steps, 1)) / plan.peak) * (steps > 100)
+    noise = np.random.default_rng(seed).normal(0, 0.02, total)
+    losses = lawful - annealed + noise
+    forecaster = Forecaster(plan, RunInfo("train", "adamw", **about), every_n_steps=every)
+    monitor = RunMonitor(forecaster, target=target)
+    for step in range(every, upto + 1, every):
+        seen = slice(step - every, step)
+        forecaster.observe_many(steps[seen], losses[seen])
+        yield monitor.judge(step, float(plan.lr(min(step + 1, total))))
+
+
+def write(folder: Path, **options: Any) -> list[Update]:
+    """A log of such a run."""
+    told = list(updates(**options))
+    with SummaryWriter(str(folder)) as writer:
+        sink = TensorBoardSink(writer)
+        for update in told:
+            sink(update)
+    return told
