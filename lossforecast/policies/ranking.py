@@ -12,13 +12,13 @@ from scipy.special import ndtr, ndtri
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import LEVELS, Forecast
+from lossforecast.forecast import QUANTILE_LEVELS, Forecast
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
-__all__ = ["LEVELS", "Outlook", "chances"]
+__all__ = ["Outlook", "chances"]
 
-_SCORES = ndtri(LEVELS)
+_SCORES = ndtri(QUANTILE_LEVELS)
 
 _DRAWS = 4096
 
@@ -28,7 +28,7 @@ class Outlook:
     """How one run of a sweep will end, or has ended: plain numbers that a store can keep.
 
     Attributes:
-        quantiles: of the final loss at `LEVELS`, (29,), not decreasing.
+        quantiles: of the final loss at `QUANTILE_LEVELS`, (29,), not decreasing.
         kind: forecasts of one kind err alike; the optimizer, or whatever else sets runs apart.
         described: whether some law describes the run. The forecast of one that none does
             (`Status.MISFIT`) is no reason to stop others.
@@ -41,10 +41,10 @@ class Outlook:
     def __post_init__(self) -> None:
         values = tuple(number("quantile", each, ConfigurationError) for each in self.quantiles)
         rising = all(not above < below for below, above in pairwise(values))
-        if len(values) != len(LEVELS) or not rising:
+        if len(values) != len(QUANTILE_LEVELS) or not rising:
             raise ConfigurationError(
-                f"quantiles must be {len(LEVELS)} numbers that do not decrease, the final loss at "
-                f"standing.LEVELS; these are {len(values)}: {values!r:.80}"
+                f"quantiles must be {len(QUANTILE_LEVELS)} numbers that do not decrease, the final "
+                f"loss at lossforecast.forecast.QUANTILE_LEVELS; these are {len(values)}: {values!r:.80}"
             )
         object.__setattr__(self, "quantiles", values)
 
@@ -57,7 +57,7 @@ class Outlook:
     @classmethod
     def ended(cls, loss: float, kind: str = "") -> Self:
         """The outlook of a run that has ended; one that broke (nan) is behind all others."""
-        return cls((math.inf if math.isnan(loss) else float(loss),) * len(LEVELS), kind)
+        return cls((math.inf if math.isnan(loss) else float(loss),) * len(QUANTILE_LEVELS), kind)
 
     def prob_below(self, target: float) -> float:
         """Probability of ending below a loss; beyond the outermost quantiles 0 or 1."""

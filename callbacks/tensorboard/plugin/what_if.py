@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import fan, short
 from lossforecast.errors import ConfigurationError, LossForecastError, StateError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import LRSchedule, code_of
 
-__all__ = ["SHAPES", "answer", "drawn"]
+__all__ = ["answer", "drawn"]
 
-SHAPES = ("linear", "cosine", "sqrt", "exp")
 _LONGEST = 20  # times as long as planned
 _STOPS = 33  # of a fan
 _POINTS = 257  # of a schedule that is drawn
@@ -70,11 +70,7 @@ def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dic
 
 
 def _told(forecast: Forecast) -> dict[str, Any]:
-    return {
-        **forecast.summary(),
-        "total_steps": forecast.schedule.total_steps,
-        "caveats": [str(each) for each in forecast.caveats],
-    }
+    return {**forecast.to_dict(), "total_steps": forecast.schedule.total_steps}
 
 
 def _checked(
