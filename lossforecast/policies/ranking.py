@@ -44,7 +44,8 @@ class Outlook:
         if len(values) != len(QUANTILE_LEVELS) or not rising:
             raise ConfigurationError(
                 f"quantiles must be {len(QUANTILE_LEVELS)} numbers that do not decrease, the final "
-                f"loss at lossforecast.forecast.QUANTILE_LEVELS; these are {len(values)}: {values!r:.80}"
+                "loss at lossforecast.forecast.QUANTILE_LEVELS; "
+                f"these are {len(values)}: {values!r:.80}"
             )
         object.__setattr__(self, "quantiles", values)
 

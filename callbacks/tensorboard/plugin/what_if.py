@@ -62,14 +62,14 @@ def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dic
     gain = planned.gain(other)
     lines = {"fan": fan(tried, _STOPS), "schedule": drawn(tried.schedule)}
     return {
-        "plan": _told(planned),
-        "what_if": {**_told(tried), **lines},
+        "plan": _forecast_dict(planned),
+        "what_if": {**_forecast_dict(tried), **lines},
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
         "code": code_of(other),
     }
 
 
-def _told(forecast: Forecast) -> dict[str, Any]:
+def _forecast_dict(forecast: Forecast) -> dict[str, Any]:
     return {**forecast.to_dict(), "total_steps": forecast.schedule.total_steps}
 
 
