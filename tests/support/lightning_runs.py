@@ -131,8 +131,6 @@ class Metrics(Validated):
         self.log("after", scripted(self.current_epoch))
 
 
-# ---------------------------------------------------------------------- the plan
-
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "exponential": lambda optimizer: torch_lr.ExponentialLR(optimizer, 0.8),
     "warm-up and cosine": lambda optimizer: torch_lr.SequentialLR(
@@ -168,9 +166,6 @@ def groups(module: Scripted) -> Any:
     optimizer = torch.optim.SGD([first, second], lr=0.1)
     factors = [lambda n: 1 / (n + 1), lambda n: 1 + 3 * n]
     return [optimizer], [{"scheduler": torch_lr.LambdaLR(optimizer, factors), "interval": "step"}]
-
-
-# ---------------------------------------------------------------------- several optimizers, skips
 
 
 class Adversarial(Scripted):
