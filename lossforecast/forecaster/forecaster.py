@@ -90,8 +90,7 @@ class Forecaster:
         self.every_n_steps = max(1, round(schedule.total_steps / _FORECASTS_PER_RUN))
         if every_n_steps is not None:
             self.every_n_steps = whole("every_n_steps", every_n_steps, ConfigurationError, least=1)
-        self.seconds_spent = 0.0
-        """Seconds spent on fits and forecasts so far; reported, never acted on."""
+        self.seconds_spent = 0.0  # on fits and forecasts so far; reported, never acted on
         self._schedule = schedule
         self._gaps: list[Gap] = []
         self._checks: list[tuple[int, Outlook]] = []  # step and outlook of the latest ones
