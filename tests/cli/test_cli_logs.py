@@ -520,6 +520,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, words: list[s
     assert "Traceback" not in done.stderr
 
 
-def test_the_readme_has_the_present_help() -> None:
-    page = cli_reference.README.read_text(encoding="utf-8")
+def test_the_reference_shows_the_present_help() -> None:
+    page = cli_reference.PAGE.read_text(encoding="utf-8")
     assert cli_reference.with_reference(page) == page, "run: python tests/support/cli_reference.py"
