@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, Prior
-from lossforecast.policies.ranking import LEVELS, Outlook, prob_among_best
+from lossforecast.forecast import LEVELS
+from lossforecast.policies import Outlook, prob_among_best
 
 
 def normal(mean: float, std: float, kind: str = "") -> Outlook:
