@@ -74,7 +74,7 @@ LAZY = {
     "cli.score_tables": {"rich"},
     "cli.sweep_tables": {"rich"},
     "cli.tables": {"rich"},
-    "readers.events": {"google", "tensorboard"},
+    "readers.formats.tensorboard": {"google", "tensorboard"},
     "store.database": {"sqlalchemy"},
     "store.run_store": {"sqlalchemy"},
 }

@@ -15,7 +15,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
 from lossforecast.policies import Recommendation
-from lossforecast.readers import Log, found_in
+from lossforecast.readers import Log, find_log
 from lossforecast.runs import observed
 from lossforecast.status import Caveat
 
@@ -49,7 +49,7 @@ class Look:
         log = options.read(path)
         if options.total_steps is None and log.total_steps is None:
             raise ConfigurationError(
-                f"{log.path} ({log.kind}) does not say how long the run is: give --total-steps"
+                f"{log.path} ({log.format}) does not say how long the run is: give --total-steps"
             )
         plan, run = options.plan(log), options.run(log.metric, log.column)
         if Caveat.LR_ASSUMED in plan.caveats:
@@ -135,7 +135,7 @@ def awaited(path: Path, options: LogOptions, every: float) -> dict[Path, int]:
 
 def sizes(path: Path) -> dict[Path, int]:
     """Of the files of a log, to see whether it has grown."""
-    place = found_in(path) if path.is_dir() else path
+    place = find_log(path) if path.is_dir() else path
     files = place.glob("*") if place.is_dir() else [place]
     return {each: each.stat().st_size for each in files if each.is_file()}
 
@@ -147,7 +147,7 @@ def of_log(log: Log, total_steps: int) -> dict[str, Any]:
     """What a log is, for programs."""
     return {
         "log": str(log.path),
-        "format": log.kind,
+        "format": log.format,
         "column": log.column,
         "metric": log.metric,
         "lr_column": log.rate_column,
@@ -164,8 +164,8 @@ def headline(log: Log, total_steps: int) -> str:
     others = f"; also there: {', '.join(log.others[:4])}" if log.others else ""
     rate = log.rate_column or "as given"
     return (
-        f"{log.name} ({log.kind}): {log.history.n_observed:,} losses {log.column!r} ({log.metric}) "
-        f"up to step {seen:,} of {total_steps:,} ({min(seen / total_steps, 1):.0%}), learning rate "
+        f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
+        f"({log.metric}) up to step {seen:,} of {total_steps:,} ({min(seen / total_steps, 1):.0%}), learning rate "
         f"{rate}{others}"
     )
 

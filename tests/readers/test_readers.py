@@ -19,7 +19,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lossforecast import Caveat, ConfigurationError, LRSchedule
 from lossforecast.errors import NothingLoggedError
-from lossforecast.readers.log import Log, read_log
+from lossforecast.readers import Log, read_log
 from lossforecast.runs.windows import mean_step
 
 STEPS = 200
@@ -99,7 +99,7 @@ def lightning_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("what", ["csv", "csv/metrics.csv", "tb"])
 def test_lightning(lightning_logs: Path, what: str) -> None:
     log = read_log(lightning_logs / what)
-    assert log.kind == ("TensorBoard events" if what == "tb" else "Lightning metrics.csv")
+    assert log.format == ("TensorBoard events" if what == "tb" else "Lightning metrics.csv")
     assert (log.column, log.metric, log.rate_column) == ("train_loss", "train", "lr-SGD")
     assert set(seen(log)) == set(range(4, STEPS, 5))
     for step, loss in seen(log).items():
@@ -192,7 +192,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     write_events(tmp_path)
     for path in (tmp_path, *tmp_path.glob("*tfevents*")):
         log = read_log(path)
-        assert (log.kind, log.column, log.rate_column) == (
+        assert (log.format, log.column, log.rate_column) == (
             "TensorBoard events",
             "loss/train",
             "optim/lr",
@@ -224,7 +224,7 @@ def test_csv(tmp_path: Path, delimiter: str, encoding: str) -> None:
         writer.writeheader()
         writer.writerows({**row, "note": "größer"} for row in rows_of())
     log = read_log(path)
-    assert (log.kind, log.column, log.rate_column) == ("CSV", "train_loss", "lr")
+    assert (log.format, log.column, log.rate_column) == ("CSV", "train_loss", "lr")
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
 
 
@@ -234,7 +234,7 @@ def test_csv_with_names_of_its_own(tmp_path: Path) -> None:
     path.write_text("updates,objective,eta,n\n" + "\n".join(lines) + "\n")
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "no column of optimizer steps.*updates, objective, eta, n"),
-        ({"step_column": "updates"}, "no loss that is known by its name.*objective"),
+        ({"step_column": "updates"}, "is named like a loss.*objective"),
         ({"step_column": "updates", "column": "cost"}, "no values of 'cost'"),
         ({"step_column": "batch"}, "no column 'batch'"),
     ]
@@ -254,7 +254,7 @@ def test_json_lines(tmp_path: Path) -> None:
     rows = [*rows_of(), {"step": STEPS, "val/loss": 2.5}, {"message": "done"}]
     path.write_text("\n".join(map(json.dumps, rows)))  # as most write it: no end after the last
     log = read_log(path)
-    assert (log.kind, log.column, log.others) == ("JSON lines", "train_loss", ("val/loss",))
+    assert (log.format, log.column, log.others) == ("JSON lines", "train_loss", ("val/loss",))
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
 
 
@@ -267,7 +267,7 @@ def test_a_panel_exported_from_wandb(tmp_path: Path) -> None:
         writer.writerow(["train/global_step", name, name + "__MIN", name + "__MAX"])
         writer.writerows([i, loss_at(i), loss_at(i), loss_at(i)] for i in range(STEPS))
     log = read_log(path)
-    assert (log.kind, log.column, log.others) == ("W&B CSV", name, ())
+    assert (log.format, log.column, log.others) == ("W&B CSV", name, ())
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     two = path.read_text().replace("__MIN", "").replace("bumbling", "winter", 1)
     two = two.replace(f'"{name}",', '"winter-1 - train/loss",', 1)
@@ -288,11 +288,11 @@ def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
             writer.writerow([2 * i, 2 * i, i, loss_at(i), "", i, rate_at(i)])
             writer.writerow([2 * i + 1, 2 * i + 1, i, "", loss_at(i), i, ""])
     log = read_log(path)
-    assert (log.kind, log.column, log.others) == ("W&B CSV", "train/loss", ("eval/loss",))
+    assert (log.format, log.column, log.others) == ("W&B CSV", "train/loss", ("eval/loss",))
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     assert not log.notes
     (note,) = read_log(rename_column(path, "train/global_step", "other")).notes
-    assert "'_step' is taken for optimizer steps" in note
+    assert "using '_step' as the optimizer step" in note
 
 
 def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     assert log.steps_taken == STEPS
     assert log.plan(STEPS).total_steps == STEPS
-    assert any("taken as numbered from 1" in note for note in log.notes)
+    assert any("assuming that steps are numbered from 1" in note for note in log.notes)
     assert read_log(path).steps_taken == STEPS + 1  # nothing tells
 
 
@@ -445,7 +445,7 @@ def refused(path: Path, match: str, **options: Any) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "missing.csv", "cannot read .*No such file")
-    refused(tmp_path, "holds no event files, metrics.csv or trainer_state.json")
+    refused(tmp_path, "no .tfevents., metrics.csv or trainer_state.json")
     write_events(tmp_path / "run-1")
     refused(tmp_path, "there are logs below, name one: run-1")
 
@@ -486,11 +486,11 @@ def test_event_files_that_are_cut_off_or_damaged(tmp_path: Path) -> None:
     log = read_log(path)
     assert any("cut off or damaged after" in note for note in log.notes)
     path.write_bytes(b"\xff" * 1_000)
-    refused(path, "no event file, or damaged at its beginning")
+    refused(path, "not an event file, or damaged at its beginning")
     path.write_bytes(whole[:20])
-    refused(path, "no event file, or damaged|has no loss")
+    refused(path, "not an event file, or damaged|named like a loss")
     path.write_text("step,loss\n1,2\n")
-    refused(path, "no event file")
+    refused(path, "not an event file")
 
 
 def test_event_files_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def test_event_files_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     assert sum(note.startswith("left out:") for note in log.notes) == 2
     for path in tmp_path.glob("*.2"):
         path.unlink()
-    refused(tmp_path, "is empty|no event file")
+    refused(tmp_path, "is empty|not an event file")
 
 
 def test_the_folders_below_that_hold_losses_are_named(tmp_path: Path) -> None:
@@ -510,7 +510,7 @@ def test_the_folders_below_that_hold_losses_are_named(tmp_path: Path) -> None:
         for step in range(5):
             writer.add_scalar("accuracy", 0.5, step)
             writer.add_scalars("loss", {"train": loss_at(step), "val": 2.0}, step)
-    refused(tmp_path, "or give a folder below: loss_train, loss_val")
+    refused(tmp_path, "or give a log below: loss_train, loss_val")
     assert read_log(tmp_path / "loss_train").column == "loss"
 
 
@@ -518,7 +518,7 @@ def test_a_first_line_of_json_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     rows: list[dict[str, Any]] = [{"step": 0, "prompt": "a" * 10_000, "loss": 3.0}, *rows_of()[1:]]
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert read_log(path).kind == "JSON lines"
+    assert read_log(path).format == "JSON lines"
 
 
 def test_a_table_without_values_yet(tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_tables_that_are_cut_off(tmp_path: Path) -> None:
     lines.write_text("\n".join(rows)[:-5])
     assert read_log(lines).history.n_observed == STEPS - 1
     lines.write_text("\n".join([*rows[:50], rows[50][:9], *rows[51:]]))
-    refused(lines, "line 51 is no JSON")
+    refused(lines, "line 51 is not valid JSON")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -556,7 +556,7 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
     text = (trainer_state[0] / "checkpoint-60" / "trainer_state.json").read_text()
     path = tmp_path / "trainer_state.json"
     path.write_text(text[: len(text) // 2])
-    refused(path, "is no JSON, or cut off")
+    refused(path, "is not valid JSON, or cut off")
     path.write_text("{}")
     refused(path, "has no log_history")
     path.write_bytes(text.encode() + b"\xf6")
@@ -570,10 +570,10 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
 def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     for line, why in (
-        ("7,two,0.1", "line 2: train_loss is 'two', no number"),
-        ("7.5,2,0.1", "line 2: step is '7.5', no whole number from 0 on"),
-        ("-1,2,0.1", "line 2: step is '-1', no whole number"),
-        ("x,2,0.1", "line 2: step is 'x', no number"),
+        ("7,two,0.1", "line 2: train_loss is 'two', not a number"),
+        ("7.5,2,0.1", "line 2: step is '7.5', not a whole number from 0 on"),
+        ("-1,2,0.1", "line 2: step is '-1', not a whole number"),
+        ("x,2,0.1", "line 2: step is 'x', not a number"),
         ('"7,2,0.1', "line 2|has no values yet"),
     ):
         path.write_text(f"step,train_loss,lr\n{line}\n")
@@ -593,9 +593,9 @@ def test_several_runs_in_one_file(tmp_path: Path) -> None:
     path.write_text("step,train_loss,lr\n" + "".join(rows))
     assert read_log(path).history.n_observed == STEPS  # the same step twice: the later one counts
     path.write_text("no header\n1 2 3\n")
-    refused(path, "no log that is known")
+    refused(path, "is in no known format")
     path.write_text("1,2\n3,4\n")
-    refused(path, "its first line names no columns")
+    refused(path, "its first line is '1,2")
 
 
 # ---------------------------------------------------------------------- the plan
