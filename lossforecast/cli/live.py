@@ -165,8 +165,8 @@ def headline(log: Log, total_steps: int) -> str:
     rate = log.rate_column or "as given"
     return (
         f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
-        f"({log.metric}) up to step {seen:,} of {total_steps:,} ({min(seen / total_steps, 1):.0%}), learning rate "
-        f"{rate}{others}"
+        f"({log.metric}) up to step {seen:,} of {total_steps:,} "
+        f"({min(seen / total_steps, 1):.0%}), learning rate {rate}{others}"
     )
 
 
