@@ -14,7 +14,7 @@ from lossforecast.callbacks.monitor.replan import adopt, assumed, follow
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.recommend import Policy, Situation
+from lossforecast.policies import Policy, Situation
 
 TOTAL = 1_000
 
