@@ -86,14 +86,11 @@ class Look:
         return {
             **of_log(self.log, self.forecaster.total_steps),
             "target": self.target,
-            **self.forecast.summary(),
-            "caveats": [str(each) for each in self.forecast.caveats],
+            **self.forecast.to_dict(),
             "prob_below_target": (
                 None if self.target is None else self.forecast.prob_below(self.target)
             ),
-            "action": str(self.advice.action),
-            "reason": str(self.advice.reason),
-            "message": self.advice.message,
+            **self.advice.to_dict(),
         }
 
     def _table(self) -> "Table":

@@ -12,13 +12,13 @@ from scipy.special import ndtr, ndtri
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import LEVELS, Forecast
+from lossforecast.forecast import QUANTILE_LEVELS, Forecast
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
 __all__ = ["Outlook", "prob_among_best"]
 
-_LEVEL_SCORES = ndtri(LEVELS)  # standard normal quantiles at LEVELS, (29,)
+_LEVEL_SCORES = ndtri(QUANTILE_LEVELS)  # standard normal quantiles at QUANTILE_LEVELS, (29,)
 _N_DRAWS = 4096  # standard error of a probability: 0.008 at most
 
 
@@ -27,8 +27,8 @@ class Outlook:
     """Distribution of the final loss of one run of a sweep: plain numbers that a store can keep.
 
     Attributes:
-        quantiles: quantiles of the final loss at `lossforecast.forecast.LEVELS`, shape (29,), not
-            decreasing; all equal for a run that has ended, all nan for one without a forecast.
+        quantiles: the final loss at `lossforecast.forecast.QUANTILE_LEVELS`, (29,), not decreasing;
+            all equal for a run that has ended, all nan for one without a forecast.
         kind: group of runs whose forecasts have correlated errors: the optimizer, by convention,
             or any other label that sets runs of a sweep apart.
         described: False if no law describes the run (`Status.MISFIT`). Such a forecast is too
@@ -50,10 +50,11 @@ class Outlook:
     def __post_init__(self) -> None:
         values = tuple(number("quantile", value, ConfigurationError) for value in self.quantiles)
         rising = all(not above < below for below, above in pairwise(values))
-        if len(values) != len(LEVELS) or not rising:
+        if len(values) != len(QUANTILE_LEVELS) or not rising:
             raise ConfigurationError(
-                f"quantiles must be {len(LEVELS)} numbers that do not decrease, the final loss at "
-                f"lossforecast.forecast.LEVELS; these are {len(values)}: {values!r:.80}"
+                f"quantiles must be {len(QUANTILE_LEVELS)} numbers that do not decrease, the final "
+                "loss at lossforecast.forecast.QUANTILE_LEVELS; "
+                f"these are {len(values)}: {values!r:.80}"
             )
         object.__setattr__(self, "quantiles", values)
 
@@ -66,7 +67,7 @@ class Outlook:
     @classmethod
     def ended(cls, loss: float, kind: str = "") -> Self:
         """Outlook of a run that has ended at `loss`; nan, a broken run, ranks behind all others."""
-        return cls((math.inf if math.isnan(loss) else float(loss),) * len(LEVELS), kind)
+        return cls((math.inf if math.isnan(loss) else float(loss),) * len(QUANTILE_LEVELS), kind)
 
     def prob_below(self, target: float) -> float:
         """Probability of ending below `target`; 0 or 1 beyond the outermost quantiles."""

@@ -83,6 +83,10 @@ class Recommendation:
     steps_saved: int = 0
     decay: Decay | None = None
 
+    def to_dict(self) -> dict[str, str]:
+        """Action, reason and message as plain text."""
+        return {"action": str(self.action), "reason": str(self.reason), "message": self.message}
+
 
 @dataclass(frozen=True)
 class Situation:

@@ -87,8 +87,7 @@ class Log:
                 )
             return planned
         if planned is not None and self._contradicts(planned):
-            state = {**planned.to_dict(), "caveats": [*planned.caveats, Caveat.LR_OFF_PLAN]}
-            planned = LRSchedule.from_dict(state)
+            planned = planned.with_caveats(Caveat.LR_OFF_PLAN)
         covered = int(self.rate_steps[-1])
         assumed = [Caveat.LR_ASSUMED] if planned is None and covered < 0.98 * total else []
         logged = LRSchedule.from_points(
