@@ -68,8 +68,8 @@ class LiveForecast:
         plan, run = options.plan(log), options.run(log.metric, log.column)
         if Caveat.LR_ASSUMED in plan.caveats:
             print_note(
-                f"learning rate after step {log.rate_steps[-1]:,} unknown; assuming the last one is "
-                f"held. Give --schedule to change that, {SCHEDULE_EXAMPLE}"
+                f"learning rate after step {log.rate_steps[-1]:,} unknown; assuming the last one "
+                f"is held. Give --schedule to change that, {SCHEDULE_EXAMPLE}"
             )
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
         forecaster.observe_many(*observed(log.history))

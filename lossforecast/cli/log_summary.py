@@ -15,8 +15,8 @@ def log_headline(log: Log, total_steps: int) -> str:
     others = f"; other losses: {', '.join(log.others[:_MAX_OTHERS])}" if log.others else ""
     return (
         f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
-        f"({log.metric}) up to step {taken:,} of {total_steps:,} "
-        f"({min(taken / total_steps, 1):.0%}), learning rate {log.rate_column or 'as given'}{others}"
+        f"({log.metric}) up to step {taken:,} of {total_steps:,} ({min(taken / total_steps, 1):.0%}"
+        f"), learning rate {log.rate_column or 'as given'}{others}"
     )
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_runs"]
 
-_STORE_HELP = "The store: a path or a database URL. Default: $LOSSFORECAST_STORE, else the store of this user."
+_STORE_HELP = "Path or database URL of the store. Default: $LOSSFORECAST_STORE, else this user's."
 _KEY_HELP = "Key of a run, or its beginning, as `runs list` shows it."
 _KEY_CHARACTERS = 8  # of a key in tables and messages
 _N_FORECASTS, _MAX_DECISIONS = 10, 10  # that `runs show` prints

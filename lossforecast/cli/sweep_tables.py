@@ -21,7 +21,7 @@ _ARRIVALS = {
 
 
 def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
-    """One table per order of arrival: each rule on all large sweeps together, then on each sweep."""
+    """One table per order of arrival: each rule on the large sweeps together, then on each."""
     for arrival in dict.fromkeys(score.arrival for score in scores):
         table = empty_table(f"runs arrive {_ARRIVALS[arrival]}", "policy", _HEADINGS)
         of_arrival = [score for score in scores if score.arrival == arrival]
