@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from lossforecast.cli.output import print_note
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Prior
-from lossforecast.readers import Log, read_log
+from lossforecast.readers import FORMATS, Log, read_log
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import NAMED_SCHEDULES, LRSchedule, schedule_from_text
 from lossforecast.status import Caveat
@@ -32,11 +32,10 @@ __all__ = [
 
 SCHEDULE_EXAMPLE = "such as cosine:peak=3e-4,end=3e-5,warmup=2000"
 LOG_HELP = (
-    "Log of a run: a TensorBoard event file or the folder of one run, Lightning's metrics.csv, the "
-    "Hugging Face Trainer's trainer_state.json, a CSV exported from W&B, any CSV with a header, or "
-    "JSON lines."
+    "Log of a run: a file, or the folder of one run. Known formats: "
+    f"{', '.join(log_format.description for log_format in FORMATS)}."
 )
-TARGET_HELP = "Final loss to reach; without one only broken runs are stopped."
+TARGET_HELP = "Final loss to reach: a run that will miss it is stopped, not only a broken one."
 JSON_HELP = "Write the whole result to this file as JSON; - for stdout."
 CURVES_HELP = "Folder of recorded runs: NAME.npz with its description NAME.json."
 JOBS_HELP = "Number of processes that share the runs."

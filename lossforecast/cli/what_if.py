@@ -11,7 +11,6 @@ from lossforecast.cli.options import (
     LOG_OPTIONS,
     SCHEDULE_EXAMPLE,
     STORE_OPTIONS,
-    TARGET_HELP,
     LogOptions,
     with_options,
 )
@@ -58,10 +57,12 @@ def add_what_if(app: "typer.Typer") -> None:
             typer.Option(
                 "--try",
                 help="Schedule to compare with the plan: a whole one, as for --schedule, or a "
-                f"change to the plan: {', '.join(SCHEDULE_EDITS)}. May be repeated.",
+                f"change to the plan ({', '.join(SCHEDULE_EDITS)}). May be repeated.",
             ),
         ] = None,
-        target: Annotated[float | None, typer.Option(help=TARGET_HELP)] = None,
+        target: Annotated[
+            float | None, typer.Option(help="Also print the chance to end below this loss.")
+        ] = None,
         json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
         """Compare schedules for the rest of a run, or for a planned one."""

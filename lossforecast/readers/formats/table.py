@@ -19,7 +19,7 @@ _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
 class Table(LogFormat):
     """Comma, semicolon or tab separated values under a header line."""
 
-    description = "CSV with a header line"
+    description = "CSV with a header line (Lightning's metrics.csv, exports of W&B, any other)"
     file_names = ("metrics.csv",)
 
     def matches(self, start: FileStart) -> bool:
