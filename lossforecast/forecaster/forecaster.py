@@ -21,13 +21,13 @@ from lossforecast.forecaster.assessment import (
 from lossforecast.forecaster.fitting import fit_run, known_laws, transfer_from_past
 from lossforecast.forecaster.replanning import is_constant, rates_after, same_future
 from lossforecast.policies import (
-    REMEMBERED,
+    MAX_EARLIER_CHECKS,
     Outlook,
     Policy,
     Recommendation,
     Situation,
-    aimed,
-    listed,
+    checked_target,
+    policy_list,
     recommend,
 )
 from lossforecast.posterior import Posterior
@@ -258,12 +258,12 @@ class Forecaster:
         Raises:
             ConfigurationError: a target that is not a finite number, or a policy that is none.
         """
-        target, policies = aimed(target), listed(policy)
+        target, policies = checked_target(target), policy_list(policy)
         forecast = self.forecast()
         self._checks = [check for check in self._checks if check[0] < self._now]
         earlier = tuple(outlook for _, outlook in self._checks)
         if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
-            self._checks = [*self._checks, (self._now, Outlook.of(forecast))][-REMEMBERED:]
+            self._checks = [*self._checks, (self._now, Outlook.of(forecast))][-MAX_EARLIER_CHECKS:]
         situation = Situation(
             history=self.history,
             forecast=forecast,

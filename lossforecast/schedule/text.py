@@ -8,9 +8,17 @@ from typing import Any
 from lossforecast.errors import ScheduleError
 from lossforecast.schedule.lr_schedule import LRSchedule
 
-__all__ = ["NAMED_SCHEDULES", "edited_by_text", "schedule_from_text"]
+__all__ = ["NAMED_SCHEDULES", "SCHEDULE_EDITS", "edited_by_text", "schedule_from_text"]
 
 NAMED_SCHEDULES = ("constant", "linear", "cosine", "wsd", "step_decay", "inverse_sqrt", "one_cycle")
+"""Schedules that a text can name: methods of `LRSchedule`."""
+SCHEDULE_EDITS = (
+    "decay:start=..,steps=..,shape=..,end=..",
+    "extend:to=..",
+    "truncate:to=..",
+    "scale:from=..,by=..",
+)
+"""Changes to a plan that a text can name, with all their settings."""
 _LISTS = ("milestones",)
 _WORDS = ("shape",)
 
