@@ -38,7 +38,7 @@ FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a run after which it is forecast."""
 
 _JSON = (
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 )  # fmt: skip
 
@@ -56,8 +56,8 @@ class Backtest:
     def to_json(self) -> list[dict[str, Any]]:
         """One plain object per run and fraction; a number that is not finite is None.
 
-        Its keys are `source`, `run_id`, `what`, `fraction`, `truth`, `mean`, `lower80`, `upper80`,
-        `lower95`, `upper95`, `status`, `seconds`.
+        Its keys are `source`, `run_id`, `metric`, `fraction`, `truth`, `mean`, `lower80`,
+        `upper80`, `lower95`, `upper95`, `status` and `seconds`.
         """
         return [{name: _plain(getattr(record, name)) for name in _JSON} for record in self.records]
 

@@ -40,7 +40,7 @@ class RecordedRun:
     Attributes:
         source: name of the files it came from.
         run_id: its name there.
-        what: "train" or "val".
+        metric: "train" or "val".
         step: strictly increasing steps, shape (n,).
         lr: absolute learning rates, shape (n,).
         loss: shape (n,); may hold nan and inf.
@@ -52,7 +52,7 @@ class RecordedRun:
 
     source: str
     run_id: str
-    what: str
+    metric: str
     step: NDArray[np.int64]
     lr: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -119,10 +119,10 @@ class RecordedRun:
     def group(self) -> str:
         """What scores are reported for together; of unknown sources, the source."""
         if self.source in _LANGUAGE_MODELS:
-            return f"language models {self.what}"
+            return f"language models {self.metric}"
         if self.source.startswith("algoperf"):
-            return f"AlgoPerf {self.what}"
-        return f"{self.source} {self.what}"
+            return f"AlgoPerf {self.metric}"
+        return f"{self.source} {self.metric}"
 
     @property
     def completed(self) -> bool:
@@ -211,12 +211,14 @@ def _run(
     lr: NDArray[Any],
     loss: NDArray[Any],
 ) -> RecordedRun:
-    run_id, what = entry.get("run_id"), entry.get("what")
+    run_id = entry.get("run_id")
+    metric = entry.get("what", entry.get("metric"))
     if not isinstance(run_id, str) or not run_id:
         raise ConfigurationError(f"{described}: a run has no run_id ({entry!r:.80})")
-    if what not in ("train", "val"):
+    if metric not in ("train", "val"):
         raise ConfigurationError(
-            f'{described}: what of {run_id} is {what!r}; it must be "train" or "val"'
+            f"{described}: `metric` (or `what`) of {run_id} is {metric!r}; "
+            'it must be "train" or "val"'
         )
     total = entry.get("total_steps")
     if total is None and step.size:
@@ -238,7 +240,7 @@ def _run(
     return RecordedRun(
         source=file.stem,
         run_id=run_id,
-        what=what,
+        metric=metric,
         step=steps,
         lr=lrs,
         loss=loss.astype(np.float64),

@@ -75,7 +75,7 @@ class Error:
     """One forecast replayed, its error in standard deviations of the model's own interval."""
 
     fold: str
-    what: str
+    metric: str
     known: bool
     fraction: float
     z: float
@@ -201,7 +201,7 @@ def _posterior(
     seen = run.step <= fraction * plan.total_steps
     history = History()
     history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
-    beliefs = prior.for_run(RunInfo(run.what, run.optimizer), plan, tuple(LAWS))
+    beliefs = prior.for_run(RunInfo(run.metric, run.optimizer), plan, tuple(LAWS))
     evidence = gather(history.bins(), plan, burn_in or beliefs.burn_in)
     return fit(evidence, plan, history.last_step, beliefs)
 
@@ -228,13 +228,13 @@ def _measure(run: RecordedRun) -> _Drop | None:
     if run.enough_seen(_YOUNG):
         young = _posterior(run, plan, vague, _YOUNG, _BURN_IN)
         ratio = drop / young.slope if young.slope > 1e-3 else np.nan
-        if run.what == "val":
+        if run.metric == "val":
             unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).belief(0.0, young.noise)
             jitter = drop / unit
     return _Drop(
         fold=run.fold,
         cluster=run.cluster,
-        known=Prior().knows(RunInfo(run.what, run.optimizer), plan),
+        known=Prior().knows(RunInfo(run.metric, run.optimizer), plan),
         lawful=lawful,
         peak=plan.peak,
         share=share,
@@ -315,7 +315,7 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[Error]:
     if end is None:
         return []
     plan = run.plan
-    known = prior.knows(RunInfo(run.what, run.optimizer), plan)
+    known = prior.knows(RunInfo(run.metric, run.optimizer), plan)
     found = []
     for fraction in FRACTIONS:
         if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):
@@ -323,7 +323,7 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[Error]:
         mixture = _posterior(run, plan, prior, fraction).predict(plan, np.array([end.step]))
         z = error_of(mixture, end.truth)
         kind = run.optimizer or ""
-        found.append(Error(run.fold, run.what, known, fraction, z, run.sweep, kind))
+        found.append(Error(run.fold, run.metric, known, fraction, z, run.sweep, kind))
     return found
 
 
@@ -342,7 +342,7 @@ def calibration_of(errors: Sequence[Error]) -> Calibration:
         mine = [e for e in errors if e.fraction == fraction]
         if len({e.fold for e in mine}) < 2:
             continue
-        weight = _balanced([(e.fold, e.what) for e in mine])
+        weight = _balanced([(e.fold, e.metric) for e in mine])
         z = np.clip([e.z for e in mine], -_FARTHEST, _FARTHEST)
         likelihood = {
             each: float(weight @ np.log(tail_density(z, *each))) for each in product(*_STRETCHES)
@@ -359,7 +359,7 @@ def _alike(errors: Sequence[Error]) -> tuple[float, float]:
     """
     groups: dict[tuple[str, float], list[Error]] = {}
     for error in errors:
-        if error.what == "val" and error.sweep is not None and error.fraction <= _EARLY:
+        if error.metric == "val" and error.sweep is not None and error.fraction <= _EARLY:
             groups.setdefault((error.sweep, error.fraction), []).append(error)
     parts: dict[str, list[tuple[float, float, float]]] = {}
     for (sweep, _), mine in groups.items():

@@ -50,7 +50,7 @@ class Record:
     Attributes:
         source: where the run came from.
         run_id: its name there.
-        what: "train" or "val".
+        metric: "train" or "val".
         fraction: share of the planned steps seen.
         truth: how the run ended.
         mean: the forecast's mean.
@@ -71,7 +71,7 @@ class Record:
 
     source: str
     run_id: str
-    what: str
+    metric: str
     fraction: float
     truth: float
     mean: float
@@ -153,7 +153,7 @@ def _record(
     cut = fraction * run.total_steps
     n = int(np.searchsorted(run.step, cut, side="right"))
     steps, losses = run.step[:n], run.loss[:n]
-    info = RunInfo(metric=run.what, optimizer=run.optimizer)
+    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
     forecaster = Forecaster(plan, info, prior=prior)
     forecaster.observe_many(steps, losses)
     began = time.perf_counter()
@@ -166,7 +166,7 @@ def _record(
     return Record(
         source=run.source,
         run_id=run.run_id,
-        what=run.what,
+        metric=run.metric,
         fraction=fraction,
         truth=end.truth,
         mean=forecast.mean,

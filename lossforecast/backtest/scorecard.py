@@ -38,7 +38,7 @@ _LAST_VALUE = "last value"
 
 VIEWS: dict[str, Callable[[Record], str]] = {
     "group": lambda record: record.group,
-    "source": lambda record: f"{record.source} {record.what}",
+    "source": lambda record: f"{record.source} {record.metric}",
     "schedule": lambda record: f"{record.group}, {record.schedule_type}",
 }
 """What forecasts may be scored together by."""

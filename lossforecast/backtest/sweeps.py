@@ -89,7 +89,7 @@ def replay_sweeps(
     """
     jobs = whole("jobs", jobs, ConfigurationError, least=1)
     runs = load_curves(curves) if isinstance(curves, str | Path) else list(curves)
-    runs = [run for run in runs if run.what == "val" and run.completed and run.sweep is not None]
+    runs = [run for run in runs if run.metric == "val" and run.completed and run.sweep is not None]
     asked = [(run, prior_for(run)) for run in runs]
     sweeps: dict[str, list[Trail]] = {}
     for done, trail in enumerate(mapped(_followed, asked, jobs), start=1):

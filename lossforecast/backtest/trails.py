@@ -89,7 +89,7 @@ def _forecasts(
     run: RecordedRun, cuts: NDArray[np.float64], seen: NDArray[np.intp], prior: Prior | None
 ) -> tuple[list[Outlook], list[Status]]:
     """At each look, a step, from so many losses as are seen by then."""
-    info = RunInfo(metric=run.what, optimizer=run.optimizer)
+    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
     forecaster = Forecaster(run.plan, info, prior=prior)
     outlook, status, before = _NOTHING, Status.NO_DATA, 0
     outlooks: list[Outlook] = []

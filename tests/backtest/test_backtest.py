@@ -17,7 +17,7 @@ from lossforecast.backtest.replay import Record, outcome, replay
 from lossforecast.backtest.scorecard import scorecard
 
 KEYS = [
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 ]  # fmt: skip
 
@@ -30,7 +30,7 @@ def made(
     total: int = 1_000,
     last: int | None = None,
     seed: int = 0,
-    what: str = "val",
+    metric: str = "val",
     **metadata: Any,
 ) -> RecordedRun:
     """A run whose loss follows a power law and falls further in the last fifth, with some noise."""
@@ -39,7 +39,7 @@ def made(
     lr = plan.lr(np.clip(step, 1, total))
     noise = 0.003 * np.random.default_rng(seed).normal(size=step.size)
     loss = 2.5 + 3 * (step + 10.0) ** -0.5 + 150 * (lr - 1e-3) + noise
-    return RecordedRun(source, run_id, what, step, lr, loss, total, "adamw", metadata)
+    return RecordedRun(source, run_id, metric, step, lr, loss, total, "adamw", metadata)
 
 
 def with_loss(run: RecordedRun, loss: NDArray[np.float64]) -> RecordedRun:
@@ -107,7 +107,7 @@ def test_a_forecaster_is_told_what_the_protocol_allows(monkeypatch: pytest.Monke
             return super().forecast(step, schedule)
 
     monkeypatch.setattr(replay_module, "Forecaster", Listener)
-    run, prior = made(dataset="secret", what="train"), Prior()
+    run, prior = made(dataset="secret", metric="train"), Prior()
     (record,) = replay(run, [0.5], baselines=False, prior=prior)
     (schedule, info, used), (steps, losses), step = told
     assert schedule == LRSchedule.from_points(run.step, run.lr, total_steps=1_000)
@@ -223,7 +223,7 @@ def forecast_of(
 ) -> Record:
     rivals: Mapping[str, float] = {"last value": 2.2, "power law in steps": 2.1}
     values: dict[str, Any] = {
-        "source": "made", "run_id": f"r{i}", "what": "val", "fraction": 0.5, "truth": truth,
+        "source": "made", "run_id": f"r{i}", "metric": "val", "fraction": 0.5, "truth": truth,
         "mean": mean, "lower80": mean - half, "upper80": mean + half, "lower95": mean - 2 * half,
         "upper95": mean + 2 * half, "status": "identified", "seconds": 0.01, "crps": 0.02,
         "group": "made val", "fold": f"fold {i % 3}", "cluster": f"c{i // 2}",

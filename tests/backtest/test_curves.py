@@ -27,14 +27,14 @@ def write(folder: Path, name: str, entries: list[dict[str, Any]], **arrays: Any)
 
 
 def entry(run_id: str = "one", **more: Any) -> dict[str, Any]:
-    return {"run_id": run_id, "what": "val", "total_steps": 1_000} | more
+    return {"run_id": run_id, "metric": "val", "total_steps": 1_000} | more
 
 
 def test_runs_come_by_file_and_then_as_stored(tmp_path: Path) -> None:
-    write(tmp_path, "b", [entry("x"), entry("y", what="train")])
+    write(tmp_path, "b", [entry("x"), entry("y", metric="train")])
     write(tmp_path, "a", [entry("z", optimizer="adamw", schedule={"type": "wsd"})])
     runs = load_curves(tmp_path)
-    assert [(r.source, r.run_id, r.what) for r in runs] == [
+    assert [(r.source, r.run_id, r.metric) for r in runs] == [
         ("a", "z", "val"),
         ("b", "x", "val"),
         ("b", "y", "train"),
@@ -139,7 +139,11 @@ def _pickled(folder: Path) -> None:
         (broken(step=STEPS[::-1]), r"bad\.npz: the steps of one"),
         (broken(step=np.zeros(20, dtype=int)), r"bad\.npz: the steps of one"),
         (described({"what": "val"}), r"bad\.json: a run has no run_id"),
-        (described({"run_id": "r", "what": "test"}), r"bad\.json: what of r is 'test'"),
+        (
+            described({"run_id": "r", "metric": "test"}),
+            r"bad\.json: `metric` \(or `what`\) of r is 'test'",
+        ),
+        (described({"run_id": "r"}), r"bad\.json: `metric` \(or `what`\) of r is None"),
         (described(entry(total_steps=0)), r"bad\.json: total_steps of one is 0"),
         (described(entry(total_steps="many")), r"bad\.json: total_steps of one is 'many'"),
         (described("a run"), r"bad\.json must hold a list"),

@@ -26,7 +26,7 @@ def recorded(
     loss = level + 2 * (step + 20.0) ** -0.5 + 50 * lr
     metadata = {"sweep": "made", "completion": completion, "base_run": name}
     return RecordedRun(
-        source="tests", run_id=name, what="val", step=step, lr=lr, loss=loss, total_steps=total,
+        source="tests", run_id=name, metric="val", step=step, lr=lr, loss=loss, total_steps=total,
         optimizer="adamw", metadata=metadata,
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_without_a_survivor_there_is_no_regret_to_give() -> None:
 def test_only_completed_validation_runs_of_a_sweep_count() -> None:
     others = [
         recorded(1.0, "broken off", completion="stopped at 300"),
-        replace(recorded(1.0, "training"), what="train"),
+        replace(recorded(1.0, "training"), metric="train"),
         replace(recorded(1.0, "alone"), metadata={}),
     ]
     assert score({}, [*RUNS, *others])[0].runs == 6

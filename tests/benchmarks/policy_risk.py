@@ -30,7 +30,7 @@ def stops(run: RecordedRun) -> Stops:
     """Whether the target rule stops it; whether `no_room` does, wrongly, and early."""
     end = outcome(run)
     assert end is not None
-    info = RunInfo(metric=run.what, optimizer=run.optimizer)
+    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
     forecaster = Forecaster(run.plan, info, prior=prior_without_fold(run))
     seen, missed, roomless, wrong, early = 0, False, False, False, False
     for look in range(1, LOOKS):
@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
-    runs = [run for run in load_curves(args.curves) if run.what == "val" and run.sweep is not None]
+    runs = [
+        run for run in load_curves(args.curves) if run.metric == "val" and run.sweep is not None
+    ]
     runs = [run for run in runs if run.completed and outcome(run) is not None]
     found = list(mapped(stops, runs, args.jobs))
     for name, algoperf in (("language models", False), ("AlgoPerf", True)):

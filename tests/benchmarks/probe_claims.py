@@ -210,7 +210,7 @@ def sweep_runs(runs: Sequence[Recorded], *, probe: bool) -> list[RecordedRun]:
             RecordedRun(
                 source=run.task,
                 run_id=run.name,
-                what="val",
+                metric="val",
                 step=step,
                 lr=run.wsd.lr(step),
                 loss=np.concatenate([main.loss[held], tail.loss]),

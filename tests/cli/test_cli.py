@@ -17,7 +17,7 @@ from lossforecast import LRSchedule
 PYTHON = [sys.executable, "-m", "lossforecast"]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "lossforecast"
 KEYS = {
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 }  # fmt: skip
 
