@@ -146,8 +146,8 @@ def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: 
         scores = replay_sweeps(curves, jobs=jobs, rules=rules, progress=tell)
     if not scores:
         raise ConfigurationError(
-            f"{curves} has no sweep to score: it takes two completed runs with validation losses "
-            "and one `sweep` or `sweep_all_optimizers` in their descriptions"
+            f"{curves} has no sweep to score: it needs two completed runs with validation losses "
+            "and the same `sweep_of` in their descriptions"
         )
     write_json([score.to_json() for score in scores], json_)
     console = Console(stderr=json_ == STANDARD_OUTPUT, highlight=False, width=WIDTH)

@@ -301,6 +301,8 @@ def test_the_interval_around_the_last_value_is_learnt_on_the_whole_group() -> No
 def test_a_backtest_of_the_recorded_curves(curves_dir: Path) -> None:
     """The baselines' errors on the multi-power logs: a check that the protocol is what it was."""
     runs = [run for run in load_curves(curves_dir) if run.source == "multipowerlaw"]
+    if not runs:
+        pytest.skip(f"{curves_dir} has no multi-power logs")
     result = backtest(runs)
     assert len(result.to_json()) == 76  # logs start late: 4 runs have a tenth of theirs
     medians = {

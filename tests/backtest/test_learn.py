@@ -108,9 +108,12 @@ def test_runs_without_a_decay_teach_nothing() -> None:
 
 @pytest.mark.slow
 def test_the_packaged_table_is_what_the_command_writes(curves_dir: Path) -> None:
-    """The recorded runs give the table again, on another machine to three digits."""
-    written = learn_prior(load_curves(curves_dir), jobs=2).to_json()
+    """The runs it was learned from give the table again, on another machine to three digits."""
     packaged = json.loads(files("lossforecast.prior").joinpath("prior.json").read_text())
+    sources = packaged["provenance"]["sources"]
+    runs = [run for run in load_curves(curves_dir) if run.source in sources]
+    written = learn_prior(runs, jobs=2).to_json()
+    assert set(written["without"]) == set(packaged["without"])
     assert written["provenance"] == packaged["provenance"]
     assert written["all"]["calibration"] == packaged["all"]["calibration"]
     for name, value in packaged["all"]["known"].items():

@@ -24,7 +24,7 @@ def recorded(
     step = np.arange(20, total + 1, 20)
     lr = LRSchedule.cosine(total, 1e-3, warmup=50).lr(step)
     loss = level + 2 * (step + 20.0) ** -0.5 + 50 * lr
-    metadata = {"sweep": "made", "completion": completion, "base_run": name}
+    metadata = {"sweep_of": "made", "completion": completion}
     return RecordedRun(
         source="tests", run_id=name, metric="val", step=step, lr=lr, loss=loss, total_steps=total,
         optimizer="adamw", metadata=metadata,
@@ -151,10 +151,9 @@ def test_processes_change_nothing() -> None:
 
 @pytest.mark.slow
 def test_sweeps_are_told_apart() -> None:
-    other = [replace(run, metadata={"sweep_all_optimizers": "other"}) for run in RUNS[:3]]
-    repeats = [replace(run, source="modded-nanogpt") for run in RUNS]
-    peaks = [replace(run, source="lr-scheduling-convex", metadata={}) for run in RUNS[:2]]
-    found = score({}, [*RUNS, *other, *repeats, *peaks])
+    other = [replace(run, metadata={"sweep_of": "other"}) for run in RUNS[:3]]
+    repeats = [replace(run, metadata={"sweep_of": None}) for run in RUNS]
+    found = score({}, [*RUNS, *other, *repeats])
     assert [(each.sweep, each.runs) for each in found if each.arrival == "parallel"] == [
-        ("tests, made", 6), ("other", 3), ("lr-scheduling-convex, 1000 steps", 2),
+        ("made", 6), ("other", 3),
     ]  # fmt: skip

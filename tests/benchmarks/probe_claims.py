@@ -216,7 +216,7 @@ def sweep_runs(runs: Sequence[Recorded], *, probe: bool) -> list[RecordedRun]:
                 loss=np.concatenate([main.loss[held], tail.loss]),
                 total_steps=run.steps,
                 optimizer=run.optimizer,
-                metadata={"sweep_all_optimizers": run.task},
+                metadata={"sweep_of": run.task},
                 gaps=gaps if probe else (),
             )
         )

@@ -107,7 +107,7 @@ def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--curves", "nowhere"], "nowhere is no folder"),
+        (["--curves", "nowhere"], "nowhere is not a folder"),
         (["--curves", "empty"], "has no curves"),
         (["--curves", "damaged"], "made.json"),
         (["--curves", "short"], "no run to score"),

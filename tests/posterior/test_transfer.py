@@ -259,7 +259,7 @@ def about(run: RecordedRun) -> RunInfo:
 
 
 def stable_phase(run: RecordedRun) -> str:
-    return str(run.metadata.get("base_run") or run.metadata.get("path"))
+    return run.cluster
 
 
 def kind(run: RecordedRun) -> tuple[object, ...]:
