@@ -16,13 +16,13 @@ from lossforecast.forecast import AnnealGain, Forecast
 from lossforecast.laws import LAWS
 from lossforecast.numerics import Mixture
 from lossforecast.policies import (
-    REMEMBERED,
+    MAX_EARLIER_CHECKS,
     Outlook,
     Policy,
     Recommendation,
     Situation,
-    aimed,
-    listed,
+    checked_target,
+    policy_list,
     recommend,
 )
 from lossforecast.posterior import Kin, Posterior, fit
@@ -239,15 +239,15 @@ class Forecaster:
             policy: one or more of `lossforecast.policies` instead of the target miss.
             rivals: the other runs of a sweep, for policies that compare.
         """
-        target, kind = aimed(target), self.run.optimizer or ""
+        target, kind = checked_target(target), self.run.optimizer or ""
         forecast = self.forecast()
         self._looks = [look for look in self._looks if look[0] < self._now]
         earlier = tuple(outlook for _, outlook in self._looks)
         if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
-            self._looks = [*self._looks, (self._now, Outlook.of(forecast))][-REMEMBERED:]
+            self._looks = [*self._looks, (self._now, Outlook.of(forecast))][-MAX_EARLIER_CHECKS:]
         alike = self.prior.alike
         situation = Situation(self.history, forecast, target, tuple(rivals), kind, earlier, alike)
-        return recommend(situation, listed(policy))
+        return recommend(situation, policy_list(policy))
 
     # ------------------------------------------------------------------ state
 

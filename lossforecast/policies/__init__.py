@@ -4,13 +4,13 @@ Broken and diverged runs are stopped whatever the policies. Of the others the fi
 counts, so the order is that of their importance.
 """
 
-from lossforecast.policies.dominated import dominated, places, tolerated
+from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
 from lossforecast.policies.no_room import no_room
 from lossforecast.policies.patience import patience
-from lossforecast.policies.ranking import Outlook, chances
-from lossforecast.policies.recommend import aimed, listed, recommend
+from lossforecast.policies.ranking import Outlook, prob_among_best
+from lossforecast.policies.recommend import checked_target, policy_list, recommend
 from lossforecast.policies.recommendation import (
-    REMEMBERED,
+    MAX_EARLIER_CHECKS,
     Action,
     Policy,
     Reason,
@@ -21,22 +21,22 @@ from lossforecast.policies.reschedule import reschedule
 from lossforecast.policies.target_miss import target_miss
 
 __all__ = [
-    "REMEMBERED",
+    "MAX_EARLIER_CHECKS",
     "Action",
     "Outlook",
     "Policy",
     "Reason",
     "Recommendation",
     "Situation",
-    "aimed",
-    "chances",
+    "checked_target",
     "dominated",
-    "listed",
+    "n_best_runs",
     "no_room",
     "patience",
-    "places",
+    "policy_list",
+    "prob_among_best",
     "recommend",
     "reschedule",
+    "stop_threshold",
     "target_miss",
-    "tolerated",
 ]

@@ -4,11 +4,11 @@ import numpy as np
 
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.ranking import Outlook, chances
+from lossforecast.policies.ranking import Outlook, prob_among_best
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.status import Status
 
-__all__ = ["dominated", "places", "tolerated"]
+__all__ = ["dominated", "n_best_runs", "stop_threshold"]
 
 _BEST = 0.05  # of a sweep counts as its best
 _RISK = 0.01
@@ -40,9 +40,9 @@ def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast
         runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
-        among = places(len(runs)) if many is None else many
-        chance = float(chances(runs, among, situation.alike)[0])
-        if not chance < tolerated(forecast.status, budget):
+        among = n_best_runs(len(runs)) if many is None else many
+        chance = float(prob_among_best(runs, among, situation.alike)[0])
+        if not chance < stop_threshold(forecast.status, budget):
             return None
         better = np.median(
             [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
@@ -59,11 +59,11 @@ def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
     return policy
 
 
-def places(runs: int) -> int:
+def n_best_runs(runs: int) -> int:
     """How many of so many runs count as the best: 5%, at least one."""
     return max(1, int(_BEST * runs))
 
 
-def tolerated(status: Status, risk: float = _RISK) -> float:
+def stop_threshold(status: Status, risk: float = _RISK) -> float:
     """The chance below which a run with a forecast of this status is stopped."""
     return risk * _TOO_SHORT if status is Status.TOO_SHORT else risk

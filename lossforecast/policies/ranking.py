@@ -16,7 +16,7 @@ from lossforecast.forecast import LEVELS, Forecast
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
-__all__ = ["LEVELS", "Outlook", "chances"]
+__all__ = ["LEVELS", "Outlook", "prob_among_best"]
 
 _SCORES = ndtri(LEVELS)
 
@@ -70,7 +70,7 @@ class Outlook:
         return not any(map(math.isnan, self.quantiles))
 
 
-def chances(
+def prob_among_best(
     outlooks: Sequence[Outlook], best: int = 1, alike: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
     """Probability of each run to end no higher than the best (lowest) `best`, shape (n,).

@@ -23,8 +23,8 @@ __all__ = [
     "Reason",
     "Recommendation",
     "Situation",
-    "aimed",
-    "listed",
+    "checked_target",
+    "policy_list",
     "recommend",
     "target_miss",
 ]
@@ -58,7 +58,7 @@ def recommend(situation: Situation, policies: Sequence[Policy] | None = None) ->
     )
 
 
-def listed(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
+def policy_list(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
     """One or more policies as a list; None as it is.
 
     Raises:
@@ -72,7 +72,7 @@ def listed(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
     return policies
 
 
-def aimed(target: float | None) -> float | None:
+def checked_target(target: float | None) -> float | None:
     """A target, if it is one.
 
     Raises:

@@ -11,7 +11,7 @@ from lossforecast.runs import History
 from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = [
-    "REMEMBERED",
+    "MAX_EARLIER_CHECKS",
     "Action",
     "Policy",
     "Reason",
@@ -110,7 +110,7 @@ Policy = Callable[[Situation], Recommendation | None]
 There is a forecast when it is asked; whether `Status.TOO_SHORT` is enough for it, it decides.
 """
 
-REMEMBERED = 9
+MAX_EARLIER_CHECKS = 9
 """Checks before the present one that a situation shows."""
 
 

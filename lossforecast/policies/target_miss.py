@@ -3,7 +3,7 @@
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.recommendation import (
-    REMEMBERED,
+    MAX_EARLIER_CHECKS,
     Policy,
     Reason,
     Recommendation,
@@ -35,8 +35,10 @@ def target_miss(risk: float = _RISK, checks: int = 2) -> Policy:
     """
     budget = probability("risk", risk, ConfigurationError, say=0.05)
     needed = whole("checks", checks, ConfigurationError, least=1)
-    if needed > REMEMBERED + 1:
-        raise ConfigurationError(f"checks is {checks}; at most {REMEMBERED + 1} are remembered")
+    if needed > MAX_EARLIER_CHECKS + 1:
+        raise ConfigurationError(
+            f"checks is {checks}; at most {MAX_EARLIER_CHECKS + 1} are remembered"
+        )
     limit = _SHARE * budget
 
     def policy(situation: Situation) -> Recommendation | None:
