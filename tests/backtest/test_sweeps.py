@@ -10,9 +10,9 @@ import pytest
 
 from lossforecast import LRSchedule
 from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.rules import RULES, Kills, Rule
+from lossforecast.backtest.rules import RULES, Rule, Stopper
+from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun, sweep_run
 from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
-from lossforecast.backtest.trails import LOOKS, Trail, followed
 
 TOTAL = 1_000
 LEVELS = [2.0, 2.2, 2.001, 3.0, 2.5, 2.1]
@@ -35,13 +35,13 @@ RUNS = [recorded(level, f"run {i}") for i, level in enumerate(LEVELS)]
 
 
 def scripted(stops: dict[int, int]) -> Rule:
-    """A rule that stops some runs, each at a look of its own."""
+    """A rule that stops some runs, each at a check of its own."""
 
-    def rule(trails: Sequence[Trail]) -> Kills:
-        def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-            return [i for i in going if stops.get(i) == look]
+    def rule(runs: Sequence[SweepRun]) -> Stopper:
+        def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+            return [i for i in active if stops.get(i) == check]
 
-        return kills
+        return stopper
 
     return rule
 
@@ -61,7 +61,7 @@ def test_what_is_saved_and_lost() -> None:
     # runs 0 and 3 after a fifth and a half of their steps; run 0 is the best, run 2 comes next
     for found in score({0: 9, 3: 24}):
         assert found.compute_used == pytest.approx((4 + 0.2 + 0.5) / 6)
-        ends = [followed(run).truth for run in RUNS]  # type: ignore[union-attr]
+        ends = [sweep_run(run).truth for run in RUNS]  # type: ignore[union-attr]
         assert found.regret == pytest.approx((ends[2] - ends[0]) / ends[0])
         assert found.false_kills == 1
         assert found.runs == 6
@@ -73,8 +73,8 @@ def test_who_was_stopped_before_the_decay_is_counted() -> None:
         return replace(recorded(level, f"{level}"), lr=plan.lr(np.arange(20, TOTAL + 1, 20)))
 
     best, other = held(2.0, 0.3), held(2.5, 0.3)
-    for look, before in ((30, 1), (40, 0)):
-        found = score({0: look}, [best, other])[0]
+    for check, before in ((30, 1), (40, 0)):
+        found = score({0: check}, [best, other])[0]
         assert (found.false_kills, found.before_decay) == (1, before)
     never = replace(best, lr=np.full_like(best.lr, 1e-3))
     assert score({0: 30}, [never, other])[0].before_decay == 0, "it had no decay to come"
@@ -112,14 +112,14 @@ def test_only_completed_validation_runs_of_a_sweep_count() -> None:
     assert score({}, RUNS[:1]) == []
 
 
-def test_a_trail_knows_nothing_of_the_future() -> None:
+def test_a_check_sees_nothing_of_the_future() -> None:
     run = RUNS[0]
     changed = run.loss.copy()
     changed[run.step > 500] += 1.0
-    before, after = followed(run), followed(replace(run, loss=changed))
+    before, after = sweep_run(run), sweep_run(replace(run, loss=changed))
     assert before is not None
     assert after is not None
-    half = LOOKS // 2
+    half = CHECKS_PER_RUN // 2
     assert before.outlooks[:half] == after.outlooks[:half]
     assert before.outlooks[half] != after.outlooks[half]
     assert before.latest[:half].tolist() == after.latest[:half].tolist()

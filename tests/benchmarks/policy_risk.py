@@ -19,7 +19,7 @@ from lossforecast.backtest.backtest import prior_without_fold
 from lossforecast.backtest.curves import RecordedRun, load_curves
 from lossforecast.backtest.parallel import mapped
 from lossforecast.backtest.replay import outcome
-from lossforecast.backtest.trails import LOOKS, decay_begins, patience_ends
+from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, decay_start, patience_end
 from lossforecast.policies import no_room, target_miss
 
 Stops = tuple[bool, bool, bool, bool]
@@ -33,8 +33,8 @@ def stops(run: RecordedRun) -> Stops:
     info = RunInfo(metric=run.metric, optimizer=run.optimizer)
     forecaster = Forecaster(run.plan, info, prior=prior_without_fold(run))
     seen, missed, roomless, wrong, early = 0, False, False, False, False
-    for look in range(1, LOOKS):
-        n = int(np.searchsorted(run.step, look / LOOKS * run.total_steps, side="right"))
+    for look in range(1, CHECKS_PER_RUN):
+        n = int(np.searchsorted(run.step, look / CHECKS_PER_RUN * run.total_steps, side="right"))
         if n == seen:
             continue
         forecaster.observe_many(run.step[seen:n], run.loss[seen:n])
@@ -46,7 +46,7 @@ def stops(run: RecordedRun) -> Stops:
         now = float(np.mean(run.loss[max(n - 2, 0) : n + 2]))
         least = 0.01 * abs(now)
         if forecaster.recommend(policy=no_room(least)).action is Action.STOP:
-            roomless, wrong, early = True, now - end.truth > least, look < 0.9 * LOOKS
+            roomless, wrong, early = True, now - end.truth > least, look < 0.9 * CHECKS_PER_RUN
     return missed, roomless, wrong, early
 
 
@@ -55,7 +55,7 @@ def impatience(runs: list[RecordedRun]) -> tuple[int, int]:
     ends: dict[str, list[float]] = {}
     for run in runs:
         ends.setdefault(str(run.sweep), []).append(truth(run))
-    stopped = [run for run in runs if patience_ends(run) < decay_begins(run) < np.inf]
+    stopped = [run for run in runs if patience_end(run) < decay_start(run) < np.inf]
     better = [run for run in stopped if truth(run) < np.median(ends[str(run.sweep)])]
     return len(stopped), len(better)
 
