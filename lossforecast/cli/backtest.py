@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.backtest import (
-    LEAST,
+    MIN_FORECASTS_PER_CELL,
     RULES,
     VIEWS,
     Backtest,
@@ -230,7 +230,9 @@ def _print_tables(result: Backtest, views: Sequence[str], *, to_stderr: bool) ->
     for view in views:
         cells = result.table(view)
         if not cells:
-            console.print(f"by {view}: no cell has {LEAST} forecasts, too few to quote")
+            console.print(
+                f"by {view}: no cell has {MIN_FORECASTS_PER_CELL} forecasts, too few to quote"
+            )
             continue
         console.print(score_table(view, cells))
         if cells[0].baselines:

@@ -257,7 +257,7 @@ def test_a_cell_is_scored_by_hand() -> None:
 def test_small_cells_are_not_quoted_and_what_was_seen_is_not_scored() -> None:
     records = [forecast_of(i) for i in range(14)]
     assert scorecard(records) == []
-    assert len(scorecard(records, least=5)) == 1
+    assert len(scorecard(records, min_forecasts=5)) == 1
     more = [*records, forecast_of(14, seen=True), forecast_of(15, seen=True)]
     assert scorecard(more) == []
     assert scorecard([*records, forecast_of(14)])[0].n == 15
@@ -273,7 +273,7 @@ def test_cells_by_source_and_schedule_come_sorted() -> None:
     assert names == [("a val", 0.5), ("b val", 0.1), ("b val", 0.9)]
     names = [(cell.name, cell.fraction) for cell in scorecard(records, "schedule")]
     assert names[0] == ("made val, cosine", 0.5)
-    with pytest.raises(ConfigurationError, match="group, source, schedule"):
+    with pytest.raises(ConfigurationError, match="group, fold, source, schedule"):
         scorecard(records, "colour")
 
 
