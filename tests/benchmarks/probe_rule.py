@@ -20,7 +20,11 @@ from probe_claims import draw, report, report_advice, report_sweeps
 from probe_data import RESULTS, SHARES, Recorded, forecaster_of, recorded
 
 from lossforecast.backtest.backtest import FRACTIONS
-from lossforecast.backtest.learn import Error, calibration_of, error_of
+from lossforecast.backtest.calibrate import (
+    StandardizedError,
+    calibration_of,
+    standardized_error,
+)
 from lossforecast.prior.probe_gaps import GapRule, Trend
 
 TABLE = Path(__file__).parents[2] / "lossforecast" / "prior" / "probe.json"
@@ -62,7 +66,15 @@ def learn(runs: Sequence[Recorded]) -> GapRule:
 def calibrated(rules: dict[str, GapRule], runs: Sequence[Recorded]) -> dict[str, GapRule]:
     """The rules of `without` each task, with how forecasts by them fared in still other tasks."""
     errors = [
-        Error(run.task, "val", False, seen, error, None, "")
+        StandardizedError(
+            fold=run.task,
+            metric="val",
+            known=False,
+            fraction=seen,
+            z=error,
+            sweep=None,
+            optimizer="",
+        )
         for run in runs
         for seen in FRACTIONS
         if (error := uncalibrated(run, rules[run.task], seen)) is not None
@@ -79,7 +91,7 @@ def uncalibrated(run: Recorded, rule: GapRule, seen: float) -> float | None:
         return None
     mixture = forecaster_of(run, rule, seen).forecast()._mixture
     assert mixture is not None
-    return error_of(mixture, run.pairs["linear"].loss_after)
+    return standardized_error(mixture, run.pairs["linear"].loss_after)
 
 
 def tallied(values: Sequence[float], tasks: Sequence[str]) -> tuple[float, float]:
