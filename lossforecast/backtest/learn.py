@@ -338,7 +338,7 @@ def _replay_errors(task: tuple[RecordedRun, Prior]) -> list[StandardizedError]:
                 metric=run.metric,
                 known=known,
                 fraction=fraction,
-                z=standardized_error(mixture, end.truth),
+                z=standardized_error(mixture, end.loss),
                 sweep=run.sweep,
                 optimizer=run.optimizer or "",
             )

@@ -77,7 +77,7 @@ def sweep_run(run: RecordedRun, prior: Prior | None = None) -> SweepRun | None:
     return SweepRun(
         run_id=run.run_id,
         total_steps=run.total_steps,
-        truth=end.truth,
+        truth=end.loss,
         outlooks=tuple(outlooks),
         statuses=tuple(statuses),
         latest=latest,

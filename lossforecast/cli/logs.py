@@ -190,7 +190,7 @@ def _shares(text: str | None) -> list[float]:
 
 
 def _replayed(log: Log, back: LookBack) -> dict[str, Any]:
-    truth = None if back.outcome is None else back.outcome.truth
+    truth = None if back.outcome is None else back.outcome.loss
     stop = back.stop
     return {
         **of_log(log, back.total_steps),
@@ -207,7 +207,7 @@ def _replayed(log: Log, back: LookBack) -> dict[str, Any]:
 def _print_replay(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
     out = console(to_stderr=to_stderr)
     out.print(headline(log, back.total_steps), markup=False)
-    truth = None if back.outcome is None else back.outcome.truth
+    truth = None if back.outcome is None else back.outcome.loss
     moments = {id(each): each for each in (back.at(share) for share in shares)}
     shown = [each for each in moments.values() if each.step <= log.history.last_step + 1]
     if back.stop is not None and all(each is not back.stop for each in shown):
@@ -241,7 +241,7 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
             "outcome to compare with."
         )
     else:
-        lines.append(f"It ended at {number(back.outcome.truth)} (mean of the last 2%).")
+        lines.append(f"It ended at {number(back.outcome.loss)} ({back.outcome}).")
     if stop is not None:
         lines.append(
             f"It would have been stopped at step {stop.step:,}, with {back.saved:.0%} of the "
