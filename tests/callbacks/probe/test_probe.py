@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lossforecast.callbacks import AnnealingProbe, TorchLossForecast
-from lossforecast.callbacks.distributed.protocol import Looks
+from lossforecast.callbacks.distributed.protocol import GapBatch
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
 from lossforecast.callbacks.probe.averages import WeightAverages
 from lossforecast.callbacks.probe.undisturbed import undisturbed
@@ -332,7 +332,7 @@ def test_a_meter_makes_measurements_of_looks() -> None:
     meter = GapMeter((10, 50))
     steps = np.arange(10, 70, 10)
     gaps = np.stack([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [np.nan] * 3 + [1.0] * 3], axis=1)
-    meter.take_in(Looks(steps, gaps), {"train": forecaster})
+    meter.take_in(GapBatch(steps, gaps), {"train": forecaster})
     assert len(forecaster._gaps) == 1
     found = forecaster._gaps[0]
     assert (found.step, found.value, found.horizon) == (25, 2.5, 10)
@@ -483,14 +483,15 @@ WORKER = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch import nn
-from lossforecast.callbacks import TorchLossForecast, AnnealingProbe, distributed
+from lossforecast.callbacks import TorchLossForecast, AnnealingProbe
+from lossforecast.callbacks.distributed import team
 
 mode, out = sys.argv[1], Path(sys.argv[2])
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 asked = []
-reduced = distributed._Channel._reduced
-distributed._Channel._reduced = lambda *a: asked.append(1) or reduced(*a)
+reduced = team._Channel._all_reduce
+team._Channel._all_reduce = lambda *a: asked.append(1) or reduced(*a)
 
 def run(on, total=400):
     asked.clear()
