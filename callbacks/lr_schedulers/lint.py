@@ -11,10 +11,10 @@ import numpy as np
 from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast.callbacks.distributed import processes
-from lossforecast.callbacks.lr_schedulers.from_torch import (
+from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
+from lossforecast.callbacks.lr_schedulers.stepping import (
     Positions,
     every,
-    schedule_from_torch,
     steps_per_call,
     unwrapped,
 )

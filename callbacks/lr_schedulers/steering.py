@@ -4,8 +4,8 @@ import logging
 from typing import Any, Self
 
 from lossforecast.callbacks.distributed import Change
-from lossforecast.callbacks.lr_schedulers.from_torch import steps_per_call, unwrapped
 from lossforecast.callbacks.lr_schedulers.steerable import SteerableLR
+from lossforecast.callbacks.lr_schedulers.stepping import steps_per_call, unwrapped
 from lossforecast.policies import Action, Recommendation
 from lossforecast.schedule import Decay, LRSchedule
 
