@@ -2,8 +2,8 @@
 
 from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
 from lossforecast.callbacks.lr_schedulers.lint import (
+    Alternative,
     LoopLint,
-    Otherwise,
     Stepping,
     harmless,
     inspect,
@@ -21,8 +21,8 @@ from lossforecast.callbacks.lr_schedulers.stepping import (
 )
 
 __all__ = [
+    "Alternative",
     "LoopLint",
-    "Otherwise",
     "Positions",
     "SteerableLR",
     "Steering",

@@ -395,7 +395,7 @@ class Pipeline:
 
     def _begin(self, decay: Decay) -> None:
         """Begin a decay, unless one was begun."""
-        if self._steering is not None and self._steering.begin(decay, tell=self._rank == 0):
+        if self._steering is not None and self._steering.begin(decay, log=self._rank == 0):
             self.monitor.trail.note(Action.CHANGE_SCHEDULE)
 
     def _disband(self, wait: bool) -> None:

@@ -35,12 +35,12 @@ class Plans(Generic[T]):
     ) -> None:
         if not isinstance(schedule, LRSchedule) and not callable(schedule):
             raise ConfigurationError(
-                f"schedule must be an LRSchedule or a function of a {subject} that returns one, not "
+                f"schedule must be an LRSchedule or a function of a {subject} returning one, not "
                 f"{type(schedule).__name__}"
             )
         if run is not None and not isinstance(run, RunInfo) and not callable(run):
             raise ConfigurationError(
-                f"run must be a RunInfo or a function of a {subject} that returns one, not "
+                f"run must be a RunInfo or a function of a {subject} returning one, not "
                 f"{type(run).__name__}"
             )
         self._schedule, self._run = schedule, run or RunInfo(metric="val")
