@@ -208,7 +208,7 @@ def _overrun_finding(allowed: int, calls: int) -> Finding:
     return Finding(
         Flaw.OVERRUN,
         f"OneCycleLR is made for {allowed:,} steps, but this run will step it {calls:,} times: "
-        f"its step {allowed + 1:,} will raise ValueError and end the training. Create it with "
+        f"it will raise ValueError at step {allowed + 1:,} and end the training. Create it with "
         f"total_steps={calls}.",
     )
 
@@ -321,7 +321,7 @@ def per_process(name: str, times: int, pace: int, total: int) -> Alternative:
             Flaw.STEPPED_PER_PROCESS,
             f"accelerate steps {name} {times} times after each optimizer step, once for each "
             f"process, but it seems made for the {total:,} optimizer steps of the run: multiply "
-            "its number of steps by accelerator.num_processes, or use "
+            "its steps by accelerator.num_processes, or use "
             "Accelerator(step_scheduler_with_optimizer=False).",
         ),
     )

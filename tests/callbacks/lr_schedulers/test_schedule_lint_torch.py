@@ -91,7 +91,7 @@ def test_the_fix_of_an_overrun_is_one(caplog: pytest.LogCaptureFixture) -> None:
         loop(lambda o: one_cycle_after(o, 20, 150), total_steps=N)
     (message,) = warnings_without_error(caplog)
     assert "made for 130 steps, but this run will step it 180 times" in message
-    assert "Make it with total_steps=180." in message
+    assert "Create it with total_steps=180." in message
     caplog.clear()
     loop(lambda o: one_cycle_after(o, 20, 200))
     assert warnings_without_error(caplog) == []
@@ -102,7 +102,7 @@ def test_a_scheduler_of_epochs_stepped_each_step(caplog: pytest.LogCaptureFixtur
     (message,) = warnings_without_error(caplog)
     assert "schedule lint, many_cycles: " in message
     assert "70 times in 980 steps" in message
-    assert "give steps_per_scheduler_step" in message
+    assert "set steps_per_scheduler_step" in message
 
 
 def test_a_scheduler_stepped_each_epoch_and_planned_each_step(
