@@ -147,7 +147,7 @@ def test_a_resumed_run_measures_and_forecasts_the_same() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"averages": {7: []}}, "another model or over other horizons"),
+        ({"averages": {7: []}}, "another model or other horizons"),
         pytest.param({"began": -1}, "began", marks=pytest.mark.slow),
         pytest.param({"losses": 3}, "not a saved probe", marks=pytest.mark.slow),
     ],
