@@ -26,15 +26,6 @@ _FORECAST_FIELDS = (
     "prob_target",
     "levels",
 )
-    "mean",
-    "lower80",
-    "upper80",
-    "lower95",
-    "upper95",
-    "status",
-    "prob_target",
-    "levels",
-)
 _RUN_FIELDS = ("metric", "monitor", "project", "model", "optimizer", "task", "dataset", "n_params")
 
 
