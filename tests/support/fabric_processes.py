@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.distributed import Team
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from support.pacing import PATIENT, keep_pace
 
 TOTAL, EVERY = 120, 10
