@@ -275,7 +275,7 @@ class TorchLossForecast:
     @guarded
     def _read(self) -> None:
         self._adopt_plan()
-        self._lint.look(self._capture.steps)
+        self._lint.check(self._capture.steps)
         self._pipeline.turn()
 
     @guarded

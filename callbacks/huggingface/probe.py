@@ -43,7 +43,7 @@ class TrainerProbe:
             if module.training and torch.is_grad_enabled():
                 # with which losses are divided by the number of items of all micro-batches
                 batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
-                self.probe.look(batch)
+                self.probe.measure_if_due(batch)
 
         self._hook = model.register_forward_pre_hook(look, with_kwargs=True)
 

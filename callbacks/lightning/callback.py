@@ -198,7 +198,7 @@ class LightningLossForecast(Callback):
             return
         self._batch_step, self._between_epochs = self._pipeline.capture.steps, None
         if self.probe is not None and not self.switched_off:
-            self.probe.look(batch)
+            self.probe.measure_if_due(batch)
         if self.monitor is not None and batch_idx == 0 and self._batch_step > 0:
             # only now: what a module logs in its own on_train_epoch_end comes after ours
             self._listen(trainer)

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.distributed import Looks
+from lossforecast.callbacks.distributed import GapBatch
 from lossforecast.forecaster import Forecaster
 
 __all__ = ["GapMeter"]
@@ -28,7 +28,7 @@ class GapMeter:
         self.pending: list[tuple[int, list[float]]] = []
         """Looks that are in no measurement yet: step and gaps."""
 
-    def take_in(self, looks: Looks, forecasters: dict[str, Forecaster]) -> None:
+    def take_in(self, looks: GapBatch, forecasters: dict[str, Forecaster]) -> None:
         """Add looks, and hand on the measurements that are complete."""
         self.pending += zip(looks.steps.tolist(), looks.gaps.tolist(), strict=True)
         while len(self.pending) >= _TOGETHER:

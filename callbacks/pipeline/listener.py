@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Wish
+from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Request
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
@@ -48,25 +48,25 @@ class Listener:
         self._advised_at = self._between = 0  # step of the latest recommendation, and since when
         self._updates: list[Update] = []  # that no sink knows of yet
 
-    def deliver(self, message: Message) -> Wish:
+    def deliver(self, message: Message) -> Request:
         """Observe what was averaged, forecast if that is due; what is wanted then."""
         _take_in(self.forecasters, self._meter, message)
         if isinstance(message, Change):
-            return Wish()
+            return Request()
         self.news = self.news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self.check(message.step, message.check)
         return self.wish(message.may_stop)
 
-    def wish(self, may_stop: bool) -> Wish:
+    def wish(self, may_stop: bool) -> Request:
         """What the latest recommendation asks for, as far as that is allowed."""
         stop = self._stop and may_stop and self.monitor.wants_stop
         if self._steering is None:
-            return Wish(stop)
+            return Request(stop)
         # at the next check, or when other processes have answered, it may be too late
         every_n = self.monitor.forecaster.every_n_steps
         step, soon = self._advised_at, self._advised_at + 2 * max(every_n, self._between)
-        return Wish(stop, self._steering.due(self.monitor.recommendation, step, soon))
+        return Request(stop, self._steering.due(self.monitor.recommendation, step, soon))
 
     def check(self, step: int, rate: float) -> None:
         """Forecast, if there are losses.
@@ -148,4 +148,4 @@ def _take_in(forecasters: dict[str, Forecaster], meter: GapMeter, message: Messa
     else:
         if message.steps.size and "train" in forecasters:
             forecasters["train"].observe_many(message.steps, message.losses, message.rates)
-        meter.take_in(message.looks, forecasters)
+        meter.take_in(message.gap_batch, forecasters)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import (
     Block,
+    GapBatch,
     Logged,
-    Looks,
     Message,
     Team,
-    no_looks,
     processes,
 )
 from lossforecast.callbacks.lr_schedulers import Steering
@@ -324,10 +323,10 @@ class Pipeline:
             self._kept = losses
             return
         self._kept, self._posted = _no_losses(), cut
-        looks = no_looks(len(self._horizons))
+        gap_batch = GapBatch.empty(len(self._horizons))
         if self._probe is not None:
-            looks = Looks(*self._probe.take(None if leaves else cut))
-        self._post(Block(*losses, cut, check, self.may_stop, leaves, looks))
+            gap_batch = GapBatch(*self._probe.take(None if leaves else cut))
+        self._post(Block(*losses, cut, check, self.may_stop, leaves, gap_batch))
 
     def _post(self, message: Message) -> None:
         if self._team is not None:
@@ -373,7 +372,7 @@ class Pipeline:
         calls = self.capture.calls
         self.next = calls + ahead
         if self._team is not None:
-            self.next = self._team.look(self.next)
+            self.next = self._team.schedule_poll(self.next)
             self._stop_at, self._decay = self._team.stop_at, self._team.decay
         if self._decay is not None and self._steering is not None:
             at, decay = self._decay
@@ -396,7 +395,7 @@ class Pipeline:
 
     def _begin(self, decay: Decay) -> None:
         """Begin a decay, unless one was begun."""
-        if self._steering is not None and self._steering.begin(decay, tell=self._rank == 0):
+        if self._steering is not None and self._steering.begin(decay, log=self._rank == 0):
             self.monitor.trail.note(Action.CHANGE_SCHEDULE)
 
     def _disband(self, wait: bool) -> None:
