@@ -2,7 +2,6 @@
 
 import atexit
 import ctypes
-import logging
 import threading
 import time
 from collections import deque
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.distributed.processes import dist, processes
 from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need, Wish
+from lossforecast.log import logger
 from lossforecast.schedule import Decay
 
 __all__ = [
     "Team",
 ]
-
-logger = logging.getLogger("lossforecast")
 
 
 _GRACE = timedelta(seconds=30)  # for the others to have begun when the first block is there

@@ -1,6 +1,5 @@
 """`TransformersLossForecast`: forecasts inside the Hugging Face ``Trainer``."""
 
-import logging
 import weakref
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -38,14 +37,13 @@ from lossforecast.checks import instance
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Policy, Recommendation
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo, mean_step
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["TransformersLossForecast"]
-
-logger = logging.getLogger("lossforecast")
 
 
 class TransformersLossForecast(TrainerCallback, ExportableState):

@@ -1,15 +1,13 @@
 """What the Hugging Face ``Trainer`` logs of the training loss, and what it will log."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossforecast.callbacks.distributed import processes
+from lossforecast.log import logger
 
 __all__ = ["awaited", "is_window", "told_direction", "told_loss", "warn_if_few"]
-
-logger = logging.getLogger("lossforecast")
 
 _ENOUGH = 20  # losses in a run; with fewer there is nothing to forecast from until it is over
 

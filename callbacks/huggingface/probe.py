@@ -1,6 +1,5 @@
 """`TrainerProbe`: an annealing probe in the Hugging Face ``Trainer``."""
 
-import logging
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,9 @@ from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.errors import ConfigurationError
+from lossforecast.log import logger
 
 __all__ = ["TrainerProbe"]
-
-logger = logging.getLogger("lossforecast")
 
 _FILE = "lossforecast_probe.pt"  # beside the Trainer's own files in a checkpoint
 

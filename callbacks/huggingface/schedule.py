@@ -1,6 +1,5 @@
 """The learning rate of every step of a run of the Hugging Face ``Trainer``."""
 
-import logging
 from typing import Any
 
 from lossforecast.callbacks.distributed import processes
@@ -15,11 +14,10 @@ from lossforecast.callbacks.lr_schedulers import (
     unwrapped,
     warn,
 )
+from lossforecast.log import logger
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["lint_run", "planned"]
-
-logger = logging.getLogger("lossforecast")
 
 
 def planned(

@@ -1,6 +1,5 @@
 """`LightningLossForecast`: forecasts inside a Lightning Trainer."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -31,6 +30,7 @@ from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Policy, Recommendation
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
@@ -45,8 +45,6 @@ else:
         from pytorch_lightning import Callback
 
 __all__ = ["LightningLossForecast"]
-
-logger = logging.getLogger("lossforecast")
 
 
 class LightningLossForecast(Callback):

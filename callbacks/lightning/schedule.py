@@ -1,6 +1,5 @@
 """What a Lightning ``Trainer`` will do: the steps of the run, and the learning rate of each."""
 
-import logging
 import math
 from typing import Any
 
@@ -19,11 +18,10 @@ from lossforecast.callbacks.lr_schedulers import (
     warn,
 )
 from lossforecast.callbacks.monitor import assumed
+from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule
 
 __all__ = ["lint_trainer", "planned_schedule", "run_length", "steerable"]
-
-logger = logging.getLogger("lossforecast")
 
 _NEVER = 2**61
 

@@ -1,6 +1,5 @@
 """How the user's scheduler is made and stepped: looked at when a run starts, warned about once."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from lossforecast.callbacks.lr_schedulers.from_torch import (
     steps_per_call,
     unwrapped,
 )
+from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule, climbs_again, falls_once, lint
 from lossforecast.status import Caveat
 
@@ -31,8 +31,6 @@ __all__ = [
     "per_process",
     "warn",
 ]
-
-logger = logging.getLogger("lossforecast")
 
 _AHEAD = 4  # times the run that a scheduler is followed, to see where its decay would have ended
 _UNMOVED = 0.8  # of the peak at the end of a run: the decay, if there is one, has hardly begun

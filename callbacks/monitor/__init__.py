@@ -1,6 +1,6 @@
 """A forecaster inside a training run: forecasts, recommendations, sinks."""
 
-from lossforecast.callbacks.monitor.guard import guarded, logger, released, switch_off
+from lossforecast.callbacks.monitor.guard import guarded, released, switch_off
 from lossforecast.callbacks.monitor.replan import adopt, assumed, follow
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor
 from lossforecast.callbacks.monitor.trail import FAN, Trail, fan, short
@@ -18,7 +18,6 @@ __all__ = [
     "follow",
     "guarded",
     "listed_sinks",
-    "logger",
     "released",
     "short",
     "switch_off",

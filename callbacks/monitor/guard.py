@@ -1,13 +1,12 @@
 """Keeps our errors out of somebody's training run."""
 
-import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["P", "R", "guarded", "logger", "released", "switch_off"]
+from lossforecast.log import logger
 
-logger = logging.getLogger("lossforecast")
+__all__ = ["P", "R", "guarded", "released", "switch_off"]
 
 
 P = ParamSpec("P")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.monitor.guard import logger
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 

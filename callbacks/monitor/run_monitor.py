@@ -4,12 +4,12 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from lossforecast.callbacks.monitor.guard import logger
 from lossforecast.callbacks.monitor.replan import follow
 from lossforecast.callbacks.monitor.trail import Trail
 from lossforecast.callbacks.monitor.update import Sink, Update
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Action, Policy, Recommendation, aimed, listed
 
 __all__ = ["Recorder", "RunMonitor"]

@@ -1,13 +1,11 @@
 """Metrics of which more is better, which a forecaster of losses must not act on."""
 
-import logging
 import re
 
 from lossforecast.callbacks.distributed import processes
+from lossforecast.log import logger
 
 __all__ = ["falls", "rises"]
-
-logger = logging.getLogger("lossforecast")
 
 _RISING = re.compile(
     r"(acc(uracy)?|f1|(sacre)?bleu|rouge(l|lsum)?|meteor|chrf|(pr|roc)?auc|auroc|auprc|precision"

@@ -1,6 +1,5 @@
 """`RunRecorder`: writes a run into a store beside its training, which it never disturbs."""
 
-import logging
 import math
 import os
 import sys
@@ -15,6 +14,7 @@ from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.pipeline.describe import identified
 from lossforecast.errors import ConfigurationError, StateError, StoreError
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import Prior
 from lossforecast.runs import History, RunInfo, at_end, ended
@@ -22,8 +22,6 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.store import BINS, RunStore, address, connect, default_path
 
 __all__ = ["RunRecorder", "StoreLike", "checked"]
-
-logger = logging.getLogger("lossforecast")
 
 StoreLike = bool | str | os.PathLike[str] | RunStore | None
 """True is the store of this user; a path, a URL or a `RunStore`; None or False is no store."""

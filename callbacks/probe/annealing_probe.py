@@ -1,6 +1,5 @@
 """`AnnealingProbe`: what annealing will bring, measured on the weights before it begins."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +15,9 @@ from lossforecast.callbacks.probe.averages import WeightAverages
 from lossforecast.callbacks.probe.undisturbed import undisturbed
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
+from lossforecast.log import logger
 
 __all__ = ["AnnealingProbe"]
-
-logger = logging.getLogger("lossforecast")
 
 _SHARES = (80, 20)  # horizons are the length of the run over these
 _UPDATES = 10  # of an average within the shortest horizon

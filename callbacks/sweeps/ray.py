@@ -17,11 +17,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
-from lossforecast.callbacks.monitor import guarded, logger
+from lossforecast.callbacks.monitor import guarded
 from lossforecast.callbacks.sweeps.plans import Plans
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Action, Outlook, Policy, aimed, dominated, listed, target_miss
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
