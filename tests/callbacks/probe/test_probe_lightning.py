@@ -99,8 +99,8 @@ def test_training_and_what_it_logs_are_the_same(tmp_path: Path, options: dict[st
         assert torch.equal(one, other)
     assert torch.equal(torch.stack(bare.seen), torch.stack(watched.seen))
     assert callback.forecaster is not None
-    assert callback.probe is not None
-    assert not callback.probe.switched_off
+    assert callback.settings.probe is not None
+    assert not callback.settings.probe.switched_off
     assert len(callback.forecaster._gaps) >= 2
     rows = [
         [line.split(",") for line in path.read_text().splitlines()]
