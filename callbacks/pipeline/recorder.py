@@ -140,7 +140,7 @@ class RunRecorder:
         except Exception as error:
             self._warn_once(error)
             return prior
-        aim = "" if self._target is None else f"; target: {self._target:.4g}, the best of them"
+        aim = "" if self._target is None else f"; target: the best of them, {self._target:.4g}"
         if not (self._rival.project or self._rival.dataset):
             aim = "; none of them sets a target, because RunInfo names no project or dataset"
         logger.info(

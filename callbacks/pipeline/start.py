@@ -12,6 +12,7 @@ from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
 from lossforecast.callbacks.pipeline.settings import Settings
 from lossforecast.forecaster import Forecaster
+from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -108,7 +109,7 @@ def _forecasters(
     """
     run = settings.run if host.run is None else host.run
     runs = {name: describe(run, host.optimizer, name, settings.monitor) for name in host.metrics}
-    priors = dict.fromkeys(host.metrics, settings.prior)
+    priors: dict[str, Prior | None] = dict.fromkeys(host.metrics, settings.prior)
     recorder = RunRecorder.create(
         settings.place, host.name, runs[settings.metric], plan=host.plan, trained=host.trained
     )

@@ -94,7 +94,7 @@ def test_the_next_run_learns_and_aims(tmp_path: Path, caplog: pytest.LogCaptureF
     assert second.forecast is not None
     assert second.forecast.mean == pytest.approx(2.1335, abs=0.03)  # unlearnt 2.21
     assert any(
-        f"past runs used for the prior: {first.name}; target: 2.15, the best of them" in r.message
+        f"past runs used for the prior: {first.name}; target: the best of them, 2.15" in r.message
         for r in caplog.records
     )
     own = Prior()

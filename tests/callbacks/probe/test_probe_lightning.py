@@ -143,9 +143,9 @@ def test_a_checkpoint_has_the_averages_and_a_resumed_run_measures_the_same(tmp_p
     assert second.forecaster is not None
     early, late = first.forecaster._gaps, second.forecaster._gaps
     assert [gap[:1] + gap[3:] for gap in early] == [gap[:1] + gap[3:] for gap in late]
-    assert first.probe is not None
+    assert first.settings.probe is not None
     # those of looks before the checkpoint alone: after it, chance differs
-    cut = [gap for gap in early if gap.step + 2 * first.probe.every < STEPS // 2]
+    cut = [gap for gap in early if gap.step + 2 * first.settings.probe.every < STEPS // 2]
     assert late[: len(cut)] == cut != []
 
 
