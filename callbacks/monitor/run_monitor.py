@@ -97,8 +97,14 @@ class RunMonitor:
         if self.recorder is not None:
             self.recorder.record(step, self.forecaster, self.recommendation)
         self.trail.add(step, self.forecast, self.recommendation)
-        seen, trail = self.forecaster.thinned(_SINK_BINS), tuple(self.trail.rows)
-        return Update(step, self.forecast, self.recommendation, self.target, seen, trail)
+        return Update(
+            step=step,
+            forecast=self.forecast,
+            recommendation=self.recommendation,
+            target=self.target,
+            forecaster=self.forecaster.thinned(_SINK_BINS),
+            trail=tuple(self.trail.rows),
+        )
 
     def notify_sinks(self, update: Update) -> None:
         """Call every sink with a new forecast."""

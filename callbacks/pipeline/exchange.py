@@ -51,7 +51,9 @@ class Exchange:
         """Start a team of all processes; the arguments are those of `Team`."""
         rank, self._size = processes()
         self._listener.first = self._actions.logs = rank == 0
-        self._team = Team(kind, start, capacity, plan, self._listener.deliver, probe)
+        self._team = Team(
+            kind, start, capacity, plan, deliver=self._listener.deliver, probe=probe
+        )
 
     def post(self, message: Message) -> None:
         """Deliver a message, or enqueue it for the team; notify sinks of new forecasts."""

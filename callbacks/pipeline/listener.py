@@ -102,14 +102,16 @@ class Listener:
         forecasters, meter, recorder = self.forecasters, self._meter, self.monitor.recorder
         if undelivered:
             forecasters = {
-                name: Forecaster.from_state_dict(each.state_dict())
-                for name, each in forecasters.items()
+                name: Forecaster.from_state_dict(forecaster.state_dict())
+                for name, forecaster in forecasters.items()
             }
             meter = meter.copy()
             for message in undelivered:
                 _observe(forecasters, meter, message)
         return {
-            "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
+            "forecasters": {
+                name: forecaster.state_dict() for name, forecaster in forecasters.items()
+            },
             "looks": meter.state_dict(),
             "advised": [self._advised_at, self._between],
             "trail": self.monitor.trail.state_dict(),
@@ -127,7 +129,7 @@ class Listener:
             for name in self.forecasters
         }
         advised_at, between = (
-            whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
+            whole("advised", steps, StateError, least=0) for steps in state.get("advised", (0, 0))
         )
         trail = Trail.from_state_dict(state.get("trail", []))
         meter = GapMeter.from_state_dict(self._meter.horizons, state.get("looks", []))

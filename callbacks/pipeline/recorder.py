@@ -121,7 +121,7 @@ class RunRecorder:
         name = name or f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         known = identified(run, trained)
         # runs of a project that is only guessed may train on other data, down to other losses
-        return cls(store, name, known, plan, replace(known, project=run.project))
+        return cls(store, name, known, plan, rival=replace(known, project=run.project))
 
     # ------------------------------------------------------------------ before training
 
