@@ -47,7 +47,7 @@ class TrainerProbe:
             if module.training and torch.is_grad_enabled():
                 # without the number of items, by which the model would divide its loss
                 batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
-                self.probe.look(batch)
+                self.probe.measure_if_due(batch)
 
         self._hook = model.register_forward_pre_hook(look, with_kwargs=True)
 

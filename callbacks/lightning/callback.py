@@ -147,7 +147,7 @@ class LightningLossForecast(LoopCallback, Callback):
             return
         self._losses.batch_step, self._between_epochs = self._pipeline.capture.steps, None
         if self.settings.probe is not None and not self.switched_off:
-            self.settings.probe.look(batch)
+            self.settings.probe.measure_if_due(batch)
         if self.settings.monitor is not None and batch_idx == 0 and self._losses.batch_step > 0:
             # only now: what a module logs in its own on_train_epoch_end comes after ours
             self._read_and_stop(trainer)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.callbacks.lr_schedulers import (
-    Otherwise,
+    Alternative,
     Positions,
     Steering,
     Stepping,
@@ -120,7 +120,7 @@ def lint_trainer(
     warn(inspect(plan, optimizer, stepping, _otherwise(trainer, config, stepping), hint))
 
 
-def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Otherwise]:
+def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Alternative]:
     """Return the other interval, for which the lengths of a scheduler may be meant."""
     an_epoch, total = _steps_of_epoch(trainer), stepping.total_steps
     if an_epoch is None or an_epoch < 2 or not trainer.lightning_module.automatic_optimization:
@@ -132,13 +132,13 @@ def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Otherwise]
             f"{stepping.calls:,} times in the run: return it from configure_optimizers as "
             '{"scheduler": ..., "interval": "step"}, or give its lengths in epochs.'
         )
-        return [Otherwise(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))]
+        return [Alternative(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))]
     message = (
         f'{name} seems made for {epochs:,} epochs, but with "interval": "step" it is stepped '
         f"{stepping.calls:,} times in the run: leave the interval at its default, "
         '"epoch", or give its lengths in optimizer steps (trainer.estimated_stepping_batches).'
     )
-    return [Otherwise(every(an_epoch), Finding(Flaw.STEPPED_TOO_OFTEN, message))]
+    return [Alternative(every(an_epoch), Finding(Flaw.STEPPED_TOO_OFTEN, message))]
 
 
 def _configs(trainer: Any, optimizer: Any) -> list[Any]:

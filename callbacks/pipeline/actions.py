@@ -66,7 +66,7 @@ class Actions:
 
     def begin_decay(self, decay: Decay) -> None:
         """Begin a decay, unless one has begun."""
-        if self._steering is not None and self._steering.begin(decay, tell=self.logs):
+        if self._steering is not None and self._steering.begin(decay, log=self.logs):
             self._monitor.trail.note(Action.CHANGE_SCHEDULE)
 
     def reset(self) -> None:

@@ -51,9 +51,7 @@ class Exchange:
         """Start a team of all processes; the arguments are those of `Team`."""
         rank, self._size = processes()
         self._listener.first = self._actions.logs = rank == 0
-        self._team = Team(
-            kind, start, capacity, plan, deliver=self._listener.deliver, probe=probe
-        )
+        self._team = Team(kind, start, capacity, plan, deliver=self._listener.deliver, probe=probe)
 
     def post(self, message: Message) -> None:
         """Deliver a message, or enqueue it for the team; notify sinks of new forecasts."""
@@ -90,7 +88,7 @@ class Exchange:
         """
         poll_at = calls + ahead
         if self._team is not None:
-            poll_at = self._team.look(poll_at)
+            poll_at = self._team.schedule_poll(poll_at)
             self._actions.stop_at, self._actions.decay_at = self._team.stop_at, self._team.decay
         return self._actions.run_due(calls, poll_at, ahead)
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.distributed import Looks
+from lossforecast.callbacks.distributed import GapBatch
 from lossforecast.forecaster import Forecaster
 
 __all__ = ["GapMeter"]
@@ -29,9 +29,9 @@ class GapMeter:
         self.pending: list[tuple[int, list[float]]] = []
         """Step and gaps, one for each horizon, that are in no measurement yet."""
 
-    def add(self, looks: Looks, forecasters: dict[str, Forecaster]) -> None:
+    def add(self, batch: GapBatch, forecasters: dict[str, Forecaster]) -> None:
         """Add gaps, and pass complete measurements to the forecasters."""
-        self.pending += zip(looks.steps.tolist(), looks.gaps.tolist(), strict=True)
+        self.pending += zip(batch.steps.tolist(), batch.gaps.tolist(), strict=True)
         while len(self.pending) >= _BATCHES_PER_MEASUREMENT:
             steps, gaps = zip(*self.pending[:_BATCHES_PER_MEASUREMENT], strict=True)
             del self.pending[:_BATCHES_PER_MEASUREMENT]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Wish
+from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Request
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
@@ -49,17 +49,17 @@ class Listener:
         self._advised_at = self._between = 0
         self._updates: list[Update] = []  # not passed to the sinks yet
 
-    def deliver(self, message: Message) -> Wish:
+    def deliver(self, message: Message) -> Request:
         """Observe a message and forecast if that is due; return what is requested then."""
         _observe(self.forecasters, self._meter, message)
         if isinstance(message, Change):
-            return Wish()
+            return Request()
         self.has_news = self.has_news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self.check(message.step, message.check)
         return self.request(message.may_stop)
 
-    def request(self, may_stop: bool) -> Wish:
+    def request(self, may_stop: bool) -> Request:
         """Return what the latest recommendation asks for, as far as it is allowed.
 
         Args:
@@ -67,11 +67,11 @@ class Listener:
         """
         stop = self._stop and may_stop and self.monitor.wants_stop
         if self._steering is None:
-            return Wish(stop)
+            return Request(stop)
         # request it early: the next check, or the answer of the other processes, may be too late
         every_n = self.monitor.forecaster.every_n_steps
         step, soon = self._advised_at, self._advised_at + 2 * max(every_n, self._between)
-        return Wish(stop, self._steering.due(self.monitor.recommendation, step, soon))
+        return Request(stop, self._steering.due(self.monitor.recommendation, step, soon))
 
     def check(self, step: int, rate: float) -> None:
         """Forecast, if any loss was observed.
@@ -152,4 +152,4 @@ def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Messa
     else:
         if message.steps.size and "train" in forecasters:
             forecasters["train"].observe_many(message.steps, message.losses, message.rates)
-        meter.add(message.looks, forecasters)
+        meter.add(message.gap_batch, forecasters)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lossforecast.callbacks.capture import LossCapture
-from lossforecast.callbacks.distributed import Block, Logged, Looks, no_looks
+from lossforecast.callbacks.distributed import Block, GapBatch, Logged
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor
 from lossforecast.callbacks.pipeline.actions import Actions
@@ -350,10 +350,9 @@ class Pipeline:
             self._kept = losses
             return
         self._kept, self._posted = no_losses(), cut
-        if self._probe is None:
-            looks = no_looks()
-        else:
-            looks = Looks(*self._probe.take(None if leaves else cut))
+        gap_batch = GapBatch.empty(0)
+        if self._probe is not None:
+            gap_batch = GapBatch(*self._probe.take(None if leaves else cut))
         self._exchange.post(
             Block(
                 *losses,
@@ -361,7 +360,7 @@ class Pipeline:
                 check=check,
                 may_stop=self.actions.may_stop,
                 leaves=leaves,
-                looks=looks,
+                gap_batch=gap_batch,
             )
         )
 

@@ -253,7 +253,7 @@ class TorchLossForecast(LoopCallback):
     @guarded
     def _poll(self) -> None:
         self._adopt_plan()
-        self._lint.look(self._capture.steps)
+        self._lint.check(self._capture.steps)
         self._pipeline.poll()
 
     @guarded

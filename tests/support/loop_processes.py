@@ -36,9 +36,9 @@ class Channel(team._Channel):
 
     calls = 0
 
-    def _reduced(self, values: Any, operation: Any) -> Any:
+    def _all_reduce(self, values: Any, operation: Any) -> Any:
         Channel.calls += 1
-        return super()._reduced(values, operation)
+        return super()._all_reduce(values, operation)
 
 
 def scripted(step: int, rank: int) -> float:
@@ -315,7 +315,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
 def main(folder: Path, repeats: int) -> None:
     torch.set_num_threads(1)
     team._Channel = Channel  # type: ignore[misc]
-    team._GRACE = timedelta(seconds=1)  # the processes here are quick
+    team.Team.timeouts = team.Timeouts(rendezvous=1.0)  # the processes here are quick
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank = dist.get_rank()
     found = {}

@@ -19,7 +19,7 @@ SUPPORT = Path(__file__).parents[2] / "support"
 SCRIPT = SUPPORT / "loop_processes.py"
 REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
 FAILING = (0, 13, 59, 61, 70, 72, 75, 78)
-ALONE = "from here on forecasts are of the losses of process 0, and stop nothing"
+ALONE = "from here on, forecasts use the losses of process 0 alone and stop no process"
 
 Found = list[dict[str, Any]]
 

@@ -440,7 +440,7 @@ def test_empty_logs_say_what_to_do_and_trouble_is_told(
         page = Page(browser, address)
         page.until(lambda: "No forecast can be shown" in page.text(".state"))
         page.find(".skipped summary").click()
-        assert "it is no forecast" in page.text(".skipped")
+        assert "it is not a forecast" in page.text(".skipped")
         write(logs / "real", upto=1_000)
         page.until(lambda: page.all("h1") and "will end at" in page.text("h1"))
     page.until(lambda: "does not answer" in page.text(".state"))
