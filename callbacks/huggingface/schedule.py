@@ -69,5 +69,5 @@ def lint_run(plan: LRSchedule, optimizer: Any, scheduler: Any, group: int) -> No
     times, total = steps_per_call(scheduler), plan.total_steps
     stepping = Stepping(scheduler, every(1, times=times), total, group)
     name = type(unwrapped(scheduler)[0]).__name__
-    otherwise = [per_process(name, times, 1, total)] if times > 1 else []
-    warn(inspect(plan, optimizer, stepping, otherwise))
+    alternatives = [per_process(name, times, 1, total)] if times > 1 else []
+    warn(inspect(plan, optimizer, stepping, alternatives))

@@ -117,10 +117,11 @@ def lint_trainer(
             " (It is assumed to be stepped after every optimizer step; if it is not, give "
             "LightningLossForecast(schedule=...).)"
         )
-    warn(inspect(plan, optimizer, stepping, _otherwise(trainer, config, stepping), hint))
+    alternatives = _alternatives(trainer, config, stepping)
+    warn(inspect(plan, optimizer, stepping, alternatives, hint=hint))
 
 
-def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Alternative]:
+def _alternatives(trainer: Any, config: Any, stepping: Stepping) -> list[Alternative]:
     """Return the other interval, for which the lengths of a scheduler may be meant."""
     an_epoch, total = _steps_of_epoch(trainer), stepping.total_steps
     if an_epoch is None or an_epoch < 2 or not trainer.lightning_module.automatic_optimization:
