@@ -9,7 +9,7 @@ from lossforecast.callbacks.monitor.update import Sink, Update
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
-from lossforecast.policies import Action, Policy, Recommendation, aimed, listed
+from lossforecast.policies import Action, Policy, Recommendation, checked_target, policy_list
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Recorder", "RunMonitor"]
@@ -62,9 +62,9 @@ class RunMonitor:
         sinks: Iterable[Sink] = (),
         recorder: Recorder | None = None,
     ) -> None:
-        self.policies = listed(policy)
+        self.policies = policy_list(policy)
         self.forecaster = forecaster
-        self._aim = aimed(target)
+        self._aim = checked_target(target)
         self.recorder = recorder
         self.sinks = list(sinks)
         self.trail = Trail()

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import short
 from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
-from lossforecast.callbacks.tensorboard.plugin.what_if import SHAPES, drawn
+from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
 from lossforecast.errors import ScheduleError, StateError
-from lossforecast.policies import Outlook, chances
+from lossforecast.policies import Outlook, prob_among_best
 from lossforecast.runs import History, RunInfo, as_used
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Status
@@ -64,7 +65,7 @@ def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if its_loss == loss and row["broke"] is None
         ]
         if len(comparable) > 1:
-            probabilities = chances([_outlook(row) for row in comparable])
+            probabilities = prob_among_best([_outlook(row) for row in comparable])
             for row, probability in zip(comparable, probabilities, strict=True):
                 row["prob_best"] = short(float(probability))
     for row in ranking:

@@ -13,7 +13,7 @@ from lossforecast.callbacks.monitor.guard import guarded
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.recommend import Policy, Situation
+from lossforecast.policies import Policy, Situation
 
 TOTAL = 1_000
 
