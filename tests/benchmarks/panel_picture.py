@@ -1,6 +1,6 @@
 """The README's picture of the panel: three small GPTs train, and a browser looks at their logs.
 
-PYTHONPATH=examples:tests/callbacks python tests/benchmarks/panel_picture.py panel.png
+PYTHONPATH=examples:tests python tests/benchmarks/panel_picture.py panel.png
 """
 
 import argparse
