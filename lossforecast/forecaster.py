@@ -26,9 +26,17 @@ from lossforecast.policies import (
     recommend,
 )
 from lossforecast.posterior import Kin, Posterior, fit
-from lossforecast.prior import Gap, Prior, nearest
-from lossforecast.runs import Evidence, History, RunInfo, as_used, gather, observed_rates, risen
-from lossforecast.schedule import LRSchedule, from_now_on
+from lossforecast.prior import Gap, Prior, most_similar
+from lossforecast.runs import (
+    Evidence,
+    History,
+    RunInfo,
+    effective_schedule,
+    gather,
+    observed_rates,
+    overfit_rise,
+)
+from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat, Status
 
 __all__ = [
@@ -41,7 +49,6 @@ _TOO_YOUNG = 0.5  # of 1 to 0: 50 steps after the warm-up, a fortieth of the run
 _LEARNT = 0.5  # of the prior's spread of the drop: below it the drop counts as learnt
 _MATTERS = 0.3  # of the forecast's spread: below it the drop is negligible
 _BEGUN = 0.1  # share of a run from which on it may differ from its past
-_OFF_PLAN = 0.01  # of the peak
 _START = 0.2  # share of the run so far in which a minimum means nothing
 
 
@@ -163,7 +170,7 @@ class Forecaster:
         Raises:
             ScheduleError: the new plan ends before the present step.
         """
-        self._schedule = from_now_on(self._now, self._schedule, schedule)
+        self._schedule = self._schedule.replanned_from(self._now, schedule)
         self._forget_fit()
 
     def is_due(self, step: int) -> bool:
@@ -188,7 +195,7 @@ class Forecaster:
             return self._latest
         began = time.perf_counter()
         planned = self._effective_schedule()
-        followed = planned if schedule is None else from_now_on(self._now, planned, schedule)
+        followed = planned if schedule is None else planned.replanned_from(self._now, schedule)
         end = followed.total_steps
         at = end if step is None else whole("step", step, ConfigurationError, least=0)
         if at > end:
@@ -327,16 +334,16 @@ class Forecaster:
     def _of_past(self) -> Kin | None:
         """What the past runs that are most like this one lead one to expect."""
         found = []
-        for past, unlike in nearest(self.prior.past, self.run, self._schedule):
+        for past, differences in most_similar(self.prior.past, self.run, self._schedule):
             beliefs = self.prior.for_run(past.run, past.schedule, self.laws)
             end = past.schedule.total_steps
-            found.append((fit(past.evidence, past.schedule, end, beliefs), unlike))
+            found.append((fit(past.evidence, past.schedule, end, beliefs), differences))
         return Kin.of(found)
 
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""
         if self._effective is None:
-            self._effective = as_used(self._schedule, self.history)
+            self._effective = effective_schedule(self._schedule, self.history)
         return self._effective
 
     def _rise(self) -> float:
@@ -349,7 +356,7 @@ class Forecaster:
         bins, schedule = self.history.bins(), self._effective_schedule()
         settled = np.isfinite(bins.mean) & (bins.first >= _START * self._now)
         steps = np.maximum(bins.last[settled], 1)
-        lowest, rise = risen(bins.mean[settled])
+        lowest, rise = overfit_rise(bins.mean[settled])
         if not rise or schedule.lr(steps[-1]) > 1.01 * schedule.lr(steps[lowest]):
             return 0.0
         left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
@@ -373,7 +380,7 @@ class Forecaster:
         recent = np.flatnonzero(steps <= plan.total_steps)[-3:]
         if recent.size:
             difference = np.abs(rates[recent] - plan.lr(steps[recent]))
-            if (difference > _OFF_PLAN * plan.peak).all():
+            if (difference > OFF_PLAN_TOLERANCE * plan.peak).all():
                 found.add(Caveat.LR_OFF_PLAN)
         if self.history.n_non_finite:
             found.add(Caveat.NON_FINITE)
@@ -381,7 +388,7 @@ class Forecaster:
             found.add(Caveat.OVERFITTING)
         knots, rates = schedule.knots
         ahead = rates[knots >= max(self._now, schedule.warmup_steps)]
-        if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN * schedule.peak).any():
+        if (ahead - np.minimum.accumulate(ahead) > OFF_PLAN_TOLERANCE * schedule.peak).any():
             found.add(Caveat.LR_RISES_AHEAD)
         return tuple(sorted(found))
 

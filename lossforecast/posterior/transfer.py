@@ -27,7 +27,7 @@ from lossforecast.posterior.design_matrix import (
 )
 from lossforecast.posterior.node_set import NodeSet
 from lossforecast.posterior.posterior import Posterior, Walk
-from lossforecast.prior import ALIKE, Beliefs
+from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["SCALES", "Expected", "Kin", "nodes_of_past_runs", "weighed_sets"]
@@ -228,7 +228,7 @@ class Kin:
             misfit = np.einsum("rni,rnij,rnj->n", away, precision, away)
             scores.append(np.log(prior * weight) + (log_det - total_log_det - misfit) / 2)
             centres.append(centre)
-            own = _apart(scale, np.array(ALIKE))
+            own = _apart(scale, np.array(STD_OF_EQUAL_SETUPS))
             spreads.append(spread + np.diag(own**2) + _COMMON * apart.min(axis=0))
         member, alpha = np.array(self.key).T
         score = np.array(scores)

@@ -13,8 +13,8 @@ from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.formats import events_below, open_log
 from lossforecast.readers.source import Source, is_loss, is_rate, metric_of, run_of, words
 from lossforecast.readers.steps import Numbering
-from lossforecast.runs import History
-from lossforecast.schedule import LRSchedule
+from lossforecast.runs import END_SHARE, History
+from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat
 
 __all__ = ["Log", "read_log"]
@@ -23,7 +23,6 @@ __all__ = ["Log", "read_log"]
 _BINS = 16_384  # of a column, so that memory does not grow with the log
 _CHUNK = 4096  # points that are put into bins at once
 _REWINDS = 0.02  # of the points: more than these and three are several runs
-_OFF_PLAN = 0.01  # of the peak
 _OFTEN = 0.2  # of the logged rates: more of them off the plan contradict it
 _PREFERRED = (
     "loss",
@@ -109,7 +108,7 @@ class Log:
             told = {**planned.to_dict(), "caveats": [*planned.caveats, Caveat.LR_OFF_PLAN]}
             planned = LRSchedule.from_dict(told)
         covered = int(self.rate_steps[-1])
-        assumed = [Caveat.LR_ASSUMED] if planned is None and covered < 0.98 * total else []
+        assumed = [Caveat.LR_ASSUMED] if planned is None and covered < END_SHARE * total else []
         logged = LRSchedule.from_points(
             self.rate_steps, self.rates, total_steps=max(total, 1), caveats=assumed
         )
@@ -123,7 +122,7 @@ class Log:
         steps, rates = self.rate_steps[there], self.rates[there]
         near = [np.clip(steps + i, 1, planned.total_steps) for i in (-1, 0, 1)]
         away = np.min([np.abs(planned.lr(at) - rates) for at in near], axis=0)
-        return bool(steps.size and np.mean(away > _OFF_PLAN * planned.peak) > _OFTEN)
+        return bool(steps.size and np.mean(away > OFF_PLAN_TOLERANCE * planned.peak) > _OFTEN)
 
 
 def read_log(

@@ -2,11 +2,17 @@
 
 from lossforecast.schedule.code import code_of
 from lossforecast.schedule.lint import Finding, Flaw, averages, climbs_again, falls_once, lint
-from lossforecast.schedule.lr_schedule import DECAY_SHAPES, Decay, LRSchedule, from_now_on
+from lossforecast.schedule.lr_schedule import (
+    DECAY_SHAPES,
+    OFF_PLAN_TOLERANCE,
+    Decay,
+    LRSchedule,
+)
 from lossforecast.schedule.text import edited_by_text, schedule_from_text
 
 __all__ = [
     "DECAY_SHAPES",
+    "OFF_PLAN_TOLERANCE",
     "Decay",
     "Finding",
     "Flaw",
@@ -16,7 +22,6 @@ __all__ = [
     "code_of",
     "edited_by_text",
     "falls_once",
-    "from_now_on",
     "lint",
     "schedule_from_text",
 ]

@@ -23,7 +23,10 @@ from lossforecast.schedule.knots import trace
 from lossforecast.schedule.pieces import PIECE, Shape, piece_sums, piece_values, sound
 from lossforecast.status import Caveat
 
-__all__ = ["DECAY_SHAPES", "Decay", "LRSchedule", "from_now_on"]
+__all__ = ["DECAY_SHAPES", "OFF_PLAN_TOLERANCE", "Decay", "LRSchedule"]
+
+OFF_PLAN_TOLERANCE = 0.01
+"""Share of the peak by which a learning rate may differ from the plan and still follow it."""
 
 
 DECAY_SHAPES = {
@@ -407,6 +410,23 @@ class LRSchedule:
         values = np.concatenate([self._values, other._values])
         return type(self)(pieces, values, other.caveats)
 
+    def replanned_from(self, step: int, plan: "LRSchedule") -> "LRSchedule":
+        """This schedule up to the present step, `plan` and its caveats after it.
+
+        `plan` itself if nothing of it is left then, or if it alone reaches `step`.
+
+        Raises:
+            ScheduleError: `plan` ends before `step`.
+        """
+        if plan.total_steps < step:
+            raise ScheduleError(
+                f"the schedule ends at step {plan.total_steps}, before the present step {step}: "
+                "give one for the whole run, its past included"
+            )
+        if step >= plan.total_steps or step > self.total_steps:
+            return plan
+        return self.joined(step, plan)
+
     # ------------------------------------------------------------------ plain values
 
     def to_dict(self) -> dict[str, Any]:
@@ -533,19 +553,3 @@ def _window(pieces: NDArray[np.void], start: int, stop: int) -> NDArray[np.void]
     if seen.size:
         seen["stop"][-1] = min(seen["stop"][-1], stop)
     return seen
-
-
-def from_now_on(now: int, past: LRSchedule, future: LRSchedule) -> LRSchedule:
-    """One schedule up to the present step, the other after it.
-
-    Raises:
-        ScheduleError: the other one ends before the present step.
-    """
-    if future.total_steps < now:
-        raise ScheduleError(
-            f"the schedule ends at step {future.total_steps}, before the present step {now}: "
-            "give one for the whole run, its past included"
-        )
-    if now >= future.total_steps or now > past.total_steps:
-        return future
-    return past.joined(now, future)

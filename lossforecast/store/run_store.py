@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
 from lossforecast.policies import Recommendation
-from lossforecast.prior import PastRun, Prior, fair, nearest
+from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, ending
 from lossforecast.schedule import LRSchedule
 from lossforecast.store.database import NUMBERS, WORDS, Database
@@ -320,7 +320,7 @@ class RunStore:
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
-        return [each for each, _ in nearest(found, run, schedule)]
+        return [each for each, _ in most_similar(found, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
         """What is believed of a run: a prior that knows the past runs that are like it.
@@ -342,7 +342,7 @@ class RunStore:
         ends = [
             past.outcome
             for past, _ in self._finished(run, curves=False)
-            if fair(past.run, max(past.step, past.schedule.total_steps), run, schedule)
+            if fits_budget(past.run, max(past.step, past.schedule.total_steps), run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
