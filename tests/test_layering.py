@@ -76,6 +76,7 @@ LAZY = {
     "cli.tables": {"rich"},
     "readers.events": {"google", "tensorboard"},
     "store.database": {"sqlalchemy"},
+    "store.reader": {"sqlalchemy"},
     "store.run_store": {"sqlalchemy"},
 }
 """What a module of the core may import besides, inside a function or for type checkers."""
