@@ -25,7 +25,7 @@ from lossforecast.laws import decaying, full_anneal
 from lossforecast.numerics import inverse
 from lossforecast.posterior.design_matrix import clock_terms, walk_time
 from lossforecast.posterior.posterior import Posterior
-from lossforecast.prior import ALIKE
+from lossforecast.prior import STD_OF_EQUAL_SETUPS
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
@@ -272,7 +272,7 @@ class PastRunTransfer:
             log_prior = np.log(scale.probability * weight)
             log_weights.append(log_prior + (log_det - total_log_det - misfit) / 2)
             centres.append(centre)
-            own_std = _scaled_std(scale.multiplier, np.array(ALIKE))
+            own_std = _scaled_std(scale.multiplier, np.array(STD_OF_EQUAL_SETUPS))
             common = _COMMON_SHARE * between.min(axis=0)
             spreads.append(covariance + np.diag(own_std**2) + common)
         member, alpha = np.array(self.pairs).T
