@@ -18,6 +18,7 @@ PACKAGES = (
     "status",
     "arrays",
     "checks",
+    "log",
     "numerics",
     "schedule",
     "laws",

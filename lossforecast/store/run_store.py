@@ -8,7 +8,6 @@ at once. The schema has a version: a store of an older release is brought up to 
 opened, one of a newer release is refused.
 """
 
-import logging
 import math
 import os
 import uuid
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
+from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fair, nearest
 from lossforecast.runs import History, RunInfo, ending
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = ["BINS", "RunStore", "StoredRun"]
-
-logger = logging.getLogger("lossforecast")
 
 BINS = 512
 """The most that is kept of a curve."""

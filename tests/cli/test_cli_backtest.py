@@ -8,7 +8,7 @@ import pytest
 from support.command_line import run, write_curves
 
 KEYS = {
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 }  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--curves", "nowhere"], "nowhere is no folder"),
+        (["--curves", "nowhere"], "nowhere is not a folder"),
         (["--curves", "empty"], "has no curves"),
         (["--curves", "damaged"], "made.json"),
         (["--curves", "short"], "no run to score"),
