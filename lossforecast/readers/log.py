@@ -13,7 +13,7 @@ from lossforecast.status import Caveat
 
 __all__ = ["Log"]
 
-_OFTEN = 0.2  # of the logged rates: more of them off the plan contradict it
+_CONTRADICTING_SHARE = 0.2  # of the logged rates: a plan that more of them are off is wrong
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ class Log:
         steps, rates = self.rate_steps[there], self.rates[there]
         near = [np.clip(steps + i, 1, planned.total_steps) for i in (-1, 0, 1)]
         away = np.min([np.abs(planned.lr(at) - rates) for at in near], axis=0)
-        return bool(steps.size and np.mean(away > OFF_PLAN_TOLERANCE * planned.peak) > _OFTEN)
+        return bool(
+            steps.size and np.mean(away > OFF_PLAN_TOLERANCE * planned.peak) > _CONTRADICTING_SHARE
+        )
 
 
 def _of_length(planned: LRSchedule, total: int) -> LRSchedule:
