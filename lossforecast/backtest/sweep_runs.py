@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossforecast.backtest.curves import RecordedRun
 from lossforecast.backtest.replay import naming, outcome
-from lossforecast.forecast import LEVELS
+from lossforecast.forecast import QUANTILE_LEVELS
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Outlook
 from lossforecast.prior import Prior
@@ -24,7 +24,7 @@ _MIN_LOSSES = 3  # before a run is forecast
 _PATIENCE_VALIDATIONS = 3  # the default of Lightning's EarlyStopping
 _DECAYED_SHARE = 0.9  # of the peak rate: below it the decay has begun
 _MAX_FINAL_SHARE = 0.5  # of the peak rate at the end, for a schedule to count as decaying
-_NO_OUTLOOK = Outlook((float("nan"),) * len(LEVELS))
+_NO_OUTLOOK = Outlook((float("nan"),) * len(QUANTILE_LEVELS))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""The policies: give one or more to `Forecaster.recommend` or to a callback.
+"""Policies: rules that turn a forecast into a recommendation.
 
-Broken and diverged runs are stopped whatever the policies. Of the others the first that answers
-counts, so the order is that of their importance.
+Give one or more of `target_miss`, `dominated`, `no_room`, `patience` and `reschedule` to
+`Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped whatever the
+policies; otherwise the first policy that answers decides, so list the most important one first.
+
+A policy is a function from `Situation` to `Recommendation`, or None to leave the decision to the
+next one. `Outlook` and `prob_among_best` compare the runs of a sweep.
 """
 
 from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold

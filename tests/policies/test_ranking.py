@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, Prior
-from lossforecast.policies.ranking import LEVELS, Outlook, prob_among_best
+from lossforecast.forecast import QUANTILE_LEVELS
+from lossforecast.policies import Outlook, prob_among_best
 
 
 def normal(mean: float, std: float, kind: str = "") -> Outlook:
-    return Outlook(tuple(mean + std * norm.ppf(np.array(LEVELS))), kind)
+    return Outlook(tuple(mean + std * norm.ppf(np.array(QUANTILE_LEVELS))), kind)
 
 
 def test_alone_a_run_is_the_best() -> None:
@@ -63,7 +64,7 @@ def test_the_outlook_of_a_forecast_has_its_quantiles() -> None:
     forecaster.observe_many(range(400), [2 + 3 * (t + 5) ** -0.5 for t in range(400)])
     forecast = forecaster.forecast()
     outlook = Outlook.of(forecast, "adamw")
-    assert outlook.quantiles == tuple(forecast.quantile(level) for level in LEVELS)
+    assert outlook.quantiles == tuple(forecast.quantile(level) for level in QUANTILE_LEVELS)
     assert Outlook(outlook.quantiles, "adamw") == outlook
     for target in (forecast.mean, forecast.quantile(0.01), forecast.quantile(0.9)):
         assert outlook.prob_below(target) == pytest.approx(forecast.prob_below(target), abs=0.01)

@@ -84,6 +84,16 @@ def test_bins_are_weighted_by_the_losses_in_them() -> None:
     assert end.loss == pytest.approx(losses[9_800:].mean(), rel=1e-12)
 
 
+def test_the_end_of_a_short_run_is_its_last_step() -> None:
+    assert ending(history(*curve(range(10))), 10) == Ending(loss_at(9), 9, 9, EndingRule.LAST)
+
+
+def test_there_was_room_for_another_validation() -> None:
+    sparse = history(*curve(range(100, 901, 100)))
+    assert ending(sparse, 1_000) == Ending(loss_at(900), 900, 900, EndingRule.LAST)
+    assert ending(sparse, 1_010) is None
+
+
 def test_a_run_that_is_known_to_have_stopped_has_no_outcome() -> None:
     sparse = history(*curve(range(100, 901, 100)))
     assert ending(sparse, TOTAL, steps_taken=950) is None

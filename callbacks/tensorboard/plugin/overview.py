@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import short
 from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
-from lossforecast.callbacks.tensorboard.plugin.what_if import SHAPES, drawn
+from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
 from lossforecast.errors import ScheduleError, StateError
 from lossforecast.policies import Outlook, prob_among_best
 from lossforecast.runs import History, RunInfo, as_used
