@@ -84,7 +84,7 @@ class LookBack:
 
     @property
     def rightly(self) -> bool | None:
-        """Whether the stop was right: the run missed the target; None if that is unknown."""
+        """True if the stop was right: the run missed the target; None if that is unknown."""
         if self.stop is None or self.target is None or self.outcome is None:
             return None
         return self.outcome.loss > self.target

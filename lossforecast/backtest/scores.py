@@ -188,7 +188,7 @@ def bootstrap_difference(
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != two.shape:
         raise ConfigurationError(
-            f"first has shape {one.shape} and second {two.shape}: give one value of each per run"
+            f"paired values have shapes {one.shape} and {two.shape}: give one of each per forecast"
         )
     if one.size == 0:
         return float("nan"), float("nan")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_tables"]
 
-_LARGE_SWEEP_RUNS = 15  # runs of a sweep that counts in the mean over sweeps
+_LARGE_SWEEP_RUNS = 15  # of a sweep that counts in the means over sweeps
 _HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills", "before decay")
 _ARRIVALS = {
     "parallel": "in parallel, all at the same share of their steps",

@@ -303,12 +303,13 @@ def test_a_backtest_of_the_recorded_curves(curves_dir: Path) -> None:
     if not runs:
         pytest.skip(f"{curves_dir} has no multi-power logs")
     result = backtest(runs)
-    assert len(result.to_json()) == 76  # logs start late: 4 runs have a tenth of theirs
+    # 15 of 18 logs reach the end of their run; logs start late, 4 have 10 losses in the first 10%
+    assert len(result.to_json()) == 4 * 15 + 4
     medians = {
         (cell.fraction, name): 100 * score.median
         for cell in result.table()
         for name, score in cell.baselines.items()
     }
-    assert (0.9, "last value") in medians  # 15 are left: 3 runs had ended by then
+    assert (0.9, "last value") in medians
     assert medians[0.5, "last value"] == pytest.approx(4.0, abs=1.5)
     assert medians[0.75, "annealing law"] < medians[0.75, "last value"]

@@ -106,7 +106,7 @@ def write_sweep(folder: Path) -> Path:
     """The same curves as runs of one sweep, each a little higher than the one before."""
     write_curves(folder, 4)
     entries = json.loads((folder / "made.json").read_text())
-    (folder / "made.json").write_text(json.dumps([each | {"sweep": "s"} for each in entries]))
+    (folder / "made.json").write_text(json.dumps([each | {"sweep_of": "s"} for each in entries]))
     stored = dict(np.load(folder / "made.npz"))
     stored["loss"] = stored["loss"] + np.repeat(0.2 * np.arange(4), stored["loss"].size // 4)
     np.savez(folder / "made.npz", **stored)
