@@ -20,7 +20,7 @@ OUTER = 1.2816  # standard deviations on each side of 80%
 
 
 @dataclass(frozen=True)
-class Told:
+class Prediction:
     """What was predicted of a pair by a rule that had not seen its task, and what came."""
 
     run: Recorded
@@ -39,17 +39,17 @@ class Told:
         return bool(abs(self.mean - self.pair.drop) < OUTER * sure)
 
 
-def foretold(
+def predictions_of(
     runs: Sequence[Recorded], rules: dict[str, GapRule], seen: float | None = None
-) -> list[Told]:
+) -> list[Prediction]:
     """Predictions of all pairs, at the beginning of their decay or from a share of the run."""
     found = []
     for run in runs:
         for pair in run.pairs.values():
             now = pair.begin if seen is None else round(seen * (pair.begin + pair.steps))
-            told = run.told(pair, now, rules[run.task])
-            if told is not None:
-                found.append(Told(run, pair, now, *told))
+            predicted = run.predicted_drop(pair, now, rules[run.task])
+            if predicted is not None:
+                found.append(Prediction(run, pair, now, *predicted))
     return found
 
 
@@ -104,16 +104,16 @@ def advised(run: Recorded, rule: GapRule | None, decay: str) -> Advised:
     return Advised(found.gain(run.plan(pair)), real, pair.loss_after)
 
 
-def line(name: str, told: Sequence[Told]) -> str:
-    error = np.median([each.error for each in told])
-    bias = np.median([each.mean / each.pair.drop for each in told])
-    held = np.mean([each.held for each in told])
-    return f"{name:24s} {len(told):5d} {error:8.1%} {bias:8.2f} {held:8.0%}"
+def line(name: str, predicted: Sequence[Prediction]) -> str:
+    error = np.median([each.error for each in predicted])
+    bias = np.median([each.mean / each.pair.drop for each in predicted])
+    held = np.mean([each.held for each in predicted])
+    return f"{name:24s} {len(predicted):5d} {error:8.1%} {bias:8.2f} {held:8.0%}"
 
 
 def report(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
     say = sys.stdout.write
-    begun = foretold(runs, rules)
+    begun = predictions_of(runs, rules)
     say(
         f"{'drop, at its beginning':24s} {'pairs':>5s} {'|error|':>8s} {'told/came':>8s} "
         f"{'in 80%':>8s}\n"
@@ -125,15 +125,15 @@ def report(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
     for optimizer in ("adamw", "sgd", "rmsprop"):
         say(line(optimizer, [each for each in begun if each.run.optimizer == optimizer]) + "\n")
     say(line("all", begun) + "\n")
-    half = [e for e in foretold(runs, rules, 0.5) if e.pair.decay in ("linear", "cosine")]
+    half = [e for e in predictions_of(runs, rules, 0.5) if e.pair.decay in ("linear", "cosine")]
     say(line("from half of the run", half) + "\n\n")
     say("final loss of WSD runs    median |error| without, with the probe; in 80%; width\n")
     for seen in (0.25, 0.5, 0.75):
         blind = [forecast(run, None, seen) for run in runs]
-        told = [forecast(run, rules[run.task], seen) for run in runs]
+        predicted = [forecast(run, rules[run.task], seen) for run in runs]
         for group in (*rules, None):
             mine = [i for i, run in enumerate(runs) if group in (run.task, None)]
-            cells = [[kind[i] for i in mine] for kind in (blind, told)]
+            cells = [[kind[i] for i in mine] for kind in (blind, predicted)]
             say(
                 f"{seen:4.0%} {group or 'all':20s}"
                 + "".join(f" {np.median([abs(c.error) for c in each]):7.2%}" for each in cells)
@@ -166,14 +166,14 @@ def draw(runs: Sequence[Recorded], rules: dict[str, GapRule], path: Path) -> Non
     """Predicted drop against real drop, as shares of the loss, by task; with 80% intervals."""
     from matplotlib.figure import Figure
 
-    told = foretold(runs, rules)
+    predicted = predictions_of(runs, rules)
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.subplots()
     ends = np.array([1e-3, 1.2])
     axes.loglog(ends, ends, color="0.6", linewidth=1)
     axes.fill_between(ends, 0.85 * ends, 1.15 * ends, color="0.92", linewidth=0)
     for number, task in enumerate(rules):
-        mine = [each for each in told if each.run.task == task]
+        mine = [each for each in predicted if each.run.task == task]
         level = np.array([each.pair.loss_after for each in mine])
         real = np.array([each.pair.drop for each in mine]) / level
         mean = np.array([each.mean for each in mine]) / level

@@ -70,7 +70,7 @@ class Recorded:
     def wsd(self) -> LRSchedule:
         return self.plan(self.pairs["linear"])
 
-    def told(self, pair: Pair, now: int, rule: GapRule) -> tuple[float, float] | None:
+    def predicted_drop(self, pair: Pair, now: int, rule: GapRule) -> tuple[float, float] | None:
         """Mean and standard deviation of the drop, by the gaps so far."""
         main = self.branches["main"]
         seen = main.step <= now

@@ -48,10 +48,14 @@ def learn(runs: Sequence[Recorded]) -> GapRule:
     ratios, kinds, known = [], [], []
     for run in runs:
         for pair in run.pairs.values():
-            told = run.told(pair, pair.begin, rule)
-            if told is not None and told[1] < 0.5 * told[0] and pair.drop > 3 * pair.drop_stderr:
-                ratios.append(np.log(pair.drop / told[0]))
-                known.append(np.hypot(told[1] / told[0], pair.drop_stderr / pair.drop))
+            predicted = run.predicted_drop(pair, pair.begin, rule)
+            if (
+                predicted is not None
+                and predicted[1] < 0.5 * predicted[0]
+                and pair.drop > 3 * pair.drop_stderr
+            ):
+                ratios.append(np.log(pair.drop / predicted[0]))
+                known.append(np.hypot(predicted[1] / predicted[0], pair.drop_stderr / pair.drop))
                 kinds.append(run.task)
     centre, apart = tallied(ratios, kinds)
     # what the errors of gap and drop explain, the forecaster knows of
@@ -124,10 +128,10 @@ def by_rate(run: Recorded) -> float:
 def by_decay(run: Recorded, rule: GapRule) -> float:
     """Power of the length of the decay with which drops grow beyond what the horizon explains."""
     pairs = [run.pairs[name] for name in ("short", "linear")]
-    told = [run.told(pair, pair.begin, rule) for pair in pairs]
-    if None in told:
+    predicted = [run.predicted_drop(pair, pair.begin, rule) for pair in pairs]
+    if None in predicted:
         return float("nan")
-    ratios = [pair.drop / found[0] for pair, found in zip(pairs, told, strict=True) if found]
+    ratios = [pair.drop / found[0] for pair, found in zip(pairs, predicted, strict=True) if found]
     return slope([pair.steps for pair in pairs], ratios)
 
 

@@ -85,7 +85,7 @@ def record(name: str, peak: float, args: argparse.Namespace) -> None:
                 monitor.validation(measured)
                 curve.append([step, float(window) / pace, measured, rates[step - 1]])
                 window.zero_()
-    told = [
+    forecasts = [
         [
             u.step,
             u.forecast.mean,
@@ -98,7 +98,7 @@ def record(name: str, peak: float, args: argparse.Namespace) -> None:
     stem = f"{name}-{peak:g}"
     write(args.out / f"{stem}.curve.csv", "step train_loss val_loss lr", curve)
     header = "step mean lower80 upper80 lower95 upper95 status"
-    write(args.out / f"{stem}.forecasts.csv", header, told)
+    write(args.out / f"{stem}.forecasts.csv", header, forecasts)
     seconds = time.perf_counter() - began
     spent = sum(monitor.forecaster_of(m).seconds_spent for m in ("train", "val"))
     sys.stdout.write(
@@ -125,11 +125,11 @@ def summary(folder: Path) -> str:
         with path.with_name(path.name.replace(".forecasts.", ".curve.")).open() as file:
             curve = list(csv.DictReader(file))
         with path.open() as file:
-            told = list(csv.DictReader(file))
+            forecasts = list(csv.DictReader(file))
         end = int(curve[-1]["step"])
         truth = float(np.mean([float(row["val_loss"]) for row in curve[-2:]]))
         for seen in SEEN:
-            past = [row for row in told if int(row["step"]) <= seen * end]
+            past = [row for row in forecasts if int(row["step"]) <= seen * end]
             if past:
                 row = {key: float(value) for key, value in past[-1].items() if key != "status"}
                 error = abs(row["mean"] / truth - 1)

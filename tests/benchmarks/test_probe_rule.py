@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from probe_claims import advised, forecast, foretold, swept
+from probe_claims import advised, forecast, predictions_of, swept
 from probe_data import Recorded, recorded
 from probe_rule import learn, rounded
 
@@ -48,18 +48,18 @@ def test_the_packaged_rules_are_what_is_learnt(
 
 
 def test_drops_of_tasks_not_seen_are_told(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
-    told = foretold(runs, rules)
-    assert len(told) == sum(len(run.pairs) for run in runs)
-    assert np.median([each.error for each in told]) <= 0.15
-    assert 0.75 <= np.mean([each.held for each in told]) <= 0.85
+    predicted = predictions_of(runs, rules)
+    assert len(predicted) == sum(len(run.pairs) for run in runs)
+    assert np.median([each.error for each in predicted]) <= 0.15
+    assert 0.75 <= np.mean([each.held for each in predicted]) <= 0.85
 
 
 def test_the_error_of_final_losses_is_halved(
     runs: list[Recorded], rules: dict[str, GapRule]
 ) -> None:
     blind = [abs(forecast(run, None, 0.5).error) for run in runs]
-    told = [abs(forecast(run, rules[run.task], 0.5).error) for run in runs]
-    assert np.median(told) <= np.median(blind) / 2
+    predicted = [abs(forecast(run, rules[run.task], 0.5).error) for run in runs]
+    assert np.median(predicted) <= np.median(blind) / 2
 
 
 @pytest.mark.parametrize("decay", ["early", "short"])
@@ -68,19 +68,19 @@ def test_advice_to_anneal_now_is_sharper(
 ) -> None:
     """What it would gain: a fraction of the error, a third of the width, and as well covered."""
     blind = [advised(run, None, decay) for run in runs]
-    told = [advised(run, rules[run.task], decay) for run in runs]
-    assert np.median([each.error for each in told]) < 0.25
-    assert np.median([each.error for each in told]) < np.median([e.error for e in blind]) / 4
-    assert np.median([each.width for each in told]) < np.median([e.width for e in blind]) / 3
-    assert np.mean([each.held for each in told]) >= 0.8
+    predicted = [advised(run, rules[run.task], decay) for run in runs]
+    assert np.median([each.error for each in predicted]) < 0.25
+    assert np.median([each.error for each in predicted]) < np.median([e.error for e in blind]) / 4
+    assert np.median([each.width for each in predicted]) < np.median([e.width for e in blind]) / 3
+    assert np.mean([each.held for each in predicted]) >= 0.8
 
 
 @pytest.mark.slow
 def test_stopping_in_sweeps_is_sharper(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
     """One sweep of ten runs: fewer steps used, and the best run kept."""
     sweep = [run for run in runs if run.task == "language"]
-    for without, told in zip(
+    for without, predicted in zip(
         swept(sweep, rules, probe=False), swept(sweep, rules, probe=True), strict=True
     ):
-        assert told.compute_used < without.compute_used - 0.1
-        assert told.regret == without.regret == 0
+        assert predicted.compute_used < without.compute_used - 0.1
+        assert predicted.regret == without.regret == 0

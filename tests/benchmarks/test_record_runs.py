@@ -26,11 +26,11 @@ def test_two_short_runs_are_recorded(run_python: Callable[..., str], tmp_path: P
         with (tmp_path / f"{name}.curve.csv").open() as file:
             curve = list(csv.DictReader(file))
         with (tmp_path / f"{name}.forecasts.csv").open() as file:
-            told = list(csv.DictReader(file))
+            forecasts = list(csv.DictReader(file))
         assert [int(row["step"]) for row in curve] == list(range(1, 101))
         assert float(curve[-1]["val_loss"]) < float(curve[0]["val_loss"])
-        assert int(told[-1]["step"]) == 100
-        assert all(float(row["lower80"]) <= float(row["upper80"]) for row in told)
+        assert int(forecasts[-1]["step"]) == 100
+        assert all(float(row["lower80"]) <= float(row["upper80"]) for row in forecasts)
         assert f"{name}: 100 steps on " in said
     assert said.splitlines()[-6].startswith("seen   runs  median |error|")
     assert " 90%      2" in said

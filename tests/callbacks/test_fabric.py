@@ -1,20 +1,16 @@
 """`TorchLossForecast` in the loops of Lightning Fabric, in one process and in two."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from lightning.fabric import Fabric
-from support.fabric_processes import EVERY, TOTAL, stop_from, train
+from support.fabric_processes import EVERY, TOTAL, train
+from support.policies import stop_from
+from support.processes import SUPPORT, answers, run_script
 
 from lossforecast import RunStore
-
-SUPPORT = Path(__file__).parents[1] / "support"
-SCRIPT = SUPPORT / "fabric_processes.py"
 
 Seen = dict[str, Any]
 
@@ -106,11 +102,8 @@ def test_a_loop_is_stopped_only_if_asked_to() -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Seen]]:
     folder = tmp_path_factory.mktemp("fabric")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    run_script(SUPPORT / "fabric_processes.py", folder, limit=300)
+    return folder, answers(folder)
 
 
 def of(found: tuple[Path, list[Seen]], name: str) -> tuple[Seen, Seen]:

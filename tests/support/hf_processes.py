@@ -18,7 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 
 from lossforecast.callbacks import TransformersLossForecast
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from support.logs import WarningLog
+from support.policies import stop_from
 
 TOTAL = 120
 
@@ -161,24 +162,6 @@ def train(
     return trainer, watch
 
 
-def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < step - 1:
-            return None
-        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-    return policy
-
-
-class Log(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
     """A run in this process and in another one, as it looks from here."""
 
@@ -186,7 +169,7 @@ def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
         time.sleep(0.01)  # not faster than a stop can be agreed on
         return apart(step, dist.get_rank())
 
-    log, updates = Log(), list[Update]()
+    log, updates = WarningLog(), list[Update]()
     logging.getLogger("lossforecast").addHandler(log)
     callback = TransformersLossForecast(
         sinks=[updates.append], every_n_steps=10, store=folder / f"{name}.db", **options

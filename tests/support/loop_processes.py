@@ -24,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
 from lossforecast.callbacks.distributed import team
 from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
-from lossforecast.schedule.lr_schedule import Decay
+from support.logs import WarningLog
+from support.policies import decay_from, stop_from
 
 TOTAL, EVERY = 120, 10
 SLOW = 0.8  # seconds that a policy takes
@@ -44,15 +45,6 @@ class Channel(team._Channel):
 def scripted(step: int, rank: int) -> float:
     noise = np.random.default_rng([step, rank]).normal()
     return float(2 + 3 * (step + 5.0) ** -0.5 + 0.01 * noise)
-
-
-def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < step - 1:
-            return None
-        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-    return policy
 
 
 class DecayThenFail:
@@ -81,20 +73,6 @@ class StopThenFail:
         self.asked = True
         time.sleep(0.1)
         return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-
-def decay_from(seen: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < seen - 1:
-            return None
-        return Recommendation(
-            Action.CHANGE_SCHEDULE,
-            Reason.BETTER_SCHEDULE,
-            "change the schedule: scripted",
-            decay=Decay(50, 60, "linear"),
-        )
-
-    return policy
 
 
 def slow(situation: Situation) -> Recommendation | None:
@@ -136,16 +114,6 @@ def broken(situation: Situation) -> Recommendation | None:
     raise ZeroDivisionError("scripted")
 
 
-class Log(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            self.lines.append(record.getMessage())
-
-
 def train(
     *,
     wrap: Callable[[Model], Model] = DistributedDataParallel,
@@ -161,7 +129,7 @@ def train(
     **options: Any,
 ) -> dict[str, Any]:
     """A run like that of anybody; what one can see of it in this process."""
-    rank, log, calls = dist.get_rank(), Log(), Channel.calls
+    rank, log, calls = dist.get_rank(), WarningLog(), Channel.calls
     logging.getLogger("lossforecast").addHandler(log)
     torch.manual_seed(0)
     model = wrap(torch.nn.Linear(4, 1))
@@ -323,7 +291,7 @@ def main(folder: Path, repeats: int) -> None:
         found[name] = what()
         dist.barrier()
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    raise_in_a_block(folder)  # last: the process ends without destroying the group
 
 
 def main_of_elastic(folder: Path) -> None:
@@ -343,9 +311,8 @@ def main_of_elastic(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def main_of_exception(folder: Path) -> None:
-    """Ends with an exception of the user's own, in the middle of a block."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+def raise_in_a_block(folder: Path) -> None:
+    """A loop that an exception of the user's own ends, at another step in each process."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     try:
         with TorchLossForecast(optimizer, None, 100, every_n_steps=10) as monitor:
@@ -359,9 +326,7 @@ def main_of_exception(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "exception":
-        main_of_exception(Path(sys.argv[1]))
-    elif sys.argv[2] == "elastic":
+    if sys.argv[2] == "elastic":
         main_of_elastic(Path(sys.argv[1]))
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,21 +1,18 @@
 """Two processes that train together, with real gloo: `processes` is what they run."""
 
-import importlib.util
-import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.loop_processes import SLOW, scripted
+from support.processes import SUPPORT, answers, torchrun
 
 from lossforecast.callbacks import TorchLossForecast
 
-SUPPORT = Path(__file__).parents[2] / "support"
 SCRIPT = SUPPORT / "loop_processes.py"
 REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
 FAILING = (0, 13, 59, 61, 70, 72, 75, 78)
@@ -24,42 +21,17 @@ ALONE = "from here on forecasts are of the losses of process 0, and stop nothing
 Found = list[dict[str, Any]]
 
 
-def torchrun(*arguments: object, limit: float, **environment: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | environment,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # and it ends the processes that it started
-        pytest.fail(f"the two processes wait for each other: {process.communicate()[0].decode()}")
-    assert process.returncode == 0, output.decode()
-
-
-def both(folder: Path, name: str) -> Any:
-    return [json.loads((folder / f"{name}{rank}.json").read_text()) for rank in range(2)]
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the two processes wrote what they saw in every scenario."""
     folder = tmp_path_factory.mktemp("ranks")
     torchrun(SCRIPT, folder, REPEATS, limit=60 + 30 * REPEATS)
-    results: Found = both(folder, "")
-    return results
+    return folder
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Any:
-    spec = importlib.util.spec_from_file_location("processes", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def found(folder: Path) -> Found:
+    return answers(folder)
 
 
 def of(found: Found, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,10 +39,10 @@ def of(found: Found, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_losses_are_averaged_and_only_the_first_process_forecasts(
-    found: Found, scripted: Any
+    found: Found,
 ) -> None:
     first, other = of(found, "averaged")
-    values = torch.tensor([[scripted.scripted(i, rank) for rank in range(2)] for i in range(120)])
+    values = torch.tensor([[scripted(i, rank) for rank in range(2)] for i in range(120)])
     expected = values.double().mean(dim=1).tolist()
     assert list(first["losses"].values()) == expected
     assert first["losses"] == other["losses"]
@@ -134,9 +106,9 @@ def test_a_run_of_many_resumes_mid_decay(found: Found) -> None:
     assert first["resumed"]["forecasts"] == later
 
 
-def test_no_loop_waits_for_a_forecast(found: Found, scripted: Any) -> None:
+def test_no_loop_waits_for_a_forecast(found: Found) -> None:
     first, other = of(found, "slow")
-    assert max(first["longest"], other["longest"]) < scripted.SLOW / 2
+    assert max(first["longest"], other["longest"]) < SLOW / 2
 
 
 @pytest.mark.parametrize("turn", range(REPEATS))
@@ -160,9 +132,8 @@ def test_who_may_stop_must_be_the_same_in_all(found: Found) -> None:
     assert first["log"][0].startswith("process 1 begins at step 0 (")
 
 
-def test_an_exception_of_the_users_is_all_that_ends_a_process(tmp_path: Path) -> None:
-    torchrun(SCRIPT, tmp_path, "exception", limit=100)
-    assert both(tmp_path, "caught-") == [35, 39]
+def test_an_exception_of_the_users_is_all_that_ends_a_process(folder: Path) -> None:
+    assert answers(folder, "caught-") == [35, 39]
 
 
 @pytest.mark.parametrize("turn", range(REPEATS))
@@ -200,14 +171,14 @@ def test_the_state_of_one_process_serves_all(found: Found) -> None:
     assert differing <= set(range(40, 47)), "only what the other had seen since the last exchange"
 
 
-def test_the_state_of_two_processes_serves_one(found: Found, scripted: Any) -> None:
+def test_the_state_of_two_processes_serves_one(found: Found) -> None:
     saved = found[0]["resume, 0"]["whole"]["state"]["monitor"]
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)
     monitor = TorchLossForecast(optimizer, scheduler, 120, every_n_steps=10)
     monitor.load_state_dict(saved)
     for step in range(47, 60):
-        monitor.step(scripted.scripted(step, 0))
+        monitor.step(scripted(step, 0))
         optimizer.step()
         scheduler.step()
     monitor.close()
@@ -217,7 +188,7 @@ def test_the_state_of_two_processes_serves_one(found: Found, scripted: Any) -> N
     assert list(losses) == list(range(60))
     assert all(losses[step] == before[str(step)] for step in range(40))
     own = [losses[step] for step in range(40, 60)]
-    assert own == pytest.approx([scripted.scripted(step, 0) for step in range(40, 60)], rel=1e-6)
+    assert own == pytest.approx([scripted(step, 0) for step in range(40, 60)], rel=1e-6)
 
 
 def test_an_uneven_end_makes_nobody_wait(found: Found) -> None:
@@ -227,12 +198,12 @@ def test_an_uneven_end_makes_nobody_wait(found: Found) -> None:
     assert list(map(int, first["forecasts"])) == list(range(10, 121, 10))
 
 
-def test_one_process_alone_forecasts_and_stops_nobody(found: Found, scripted: Any) -> None:
+def test_one_process_alone_forecasts_and_stops_nobody(found: Found) -> None:
     first, other = of(found, "only one")
     assert first["steps"] == other["steps"] == 120
     assert first["log"][0] == f"not all processes of this run have a forecasting callback: {ALONE}"
     assert list(map(int, first["forecasts"])) == list(range(10, 121, 10))
-    losses = [scripted.scripted(step, 0) for step in range(120)]
+    losses = [scripted(step, 0) for step in range(120)]
     assert list(first["losses"].values()) == pytest.approx(losses, rel=1e-6)
     first, other = of(found, "only the other")
     assert first["steps"] == other["steps"] == 120
@@ -273,7 +244,7 @@ def test_a_job_that_was_restarted_goes_on_as_if_nothing_had_been(tmp_path: Path)
     # the store that torchrun shares by default still has the addresses from before the restart
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     torchrun("--max-restarts=1", SCRIPT, tmp_path, "elastic", limit=120, **unshared)
-    whole, resumed = both(tmp_path, "whole-"), both(tmp_path, "resumed-")
+    whole, resumed = answers(tmp_path, "whole-"), answers(tmp_path, "resumed-")
     later = {step: each for step, each in whole[0]["forecasts"].items() if int(step) > 40}
     assert resumed[0]["forecasts"] == later
     assert [run["losses"] for run in resumed] == [run["losses"] for run in whole]

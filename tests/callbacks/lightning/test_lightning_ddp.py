@@ -1,14 +1,11 @@
 """`LightningLossForecast` in two processes under DDP."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from support.lightning_runs import IGNORED_WARNINGS
+from support.processes import answers, run_script
 
 pytestmark = IGNORED_WARNINGS
 REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
@@ -113,23 +110,12 @@ with open(f"{folder}/{torch.distributed.get_rank()}.json", "w") as file:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes under DDP has found."""
+    """Results of both processes under DDP."""
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "ranks.py"
     script.write_text(RANKS)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder), str(REPEATS)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=120 + 30 * REPEATS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the processes it started as well
-        pytest.fail(f"the two processes wait for each other: {process.communicate()[0].decode()}")
-    assert process.returncode == 0, output.decode()
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    run_script(script, folder, REPEATS, limit=120 + 30 * REPEATS)
+    return answers(folder)
 
 
 @pytest.mark.slow
