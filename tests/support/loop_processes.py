@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
 from lossforecast.callbacks.distributed import team
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from support.logs import WarningLog
 from support.policies import decay_from, stop_from
 

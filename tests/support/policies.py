@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from lossforecast.schedule.lr_schedule import Decay
 
 
