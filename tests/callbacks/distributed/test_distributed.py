@@ -25,7 +25,7 @@ Found = list[dict[str, Any]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the two processes wrote what they saw in every scenario."""
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun(SCRIPT, folder, REPEATS, limit=60 + 30 * REPEATS)
+    torchrun(SCRIPT, folder, REPEATS, limit=120 + 30 * REPEATS)
     return folder
 
 
