@@ -20,12 +20,14 @@ help: ## Show this list
 demo: $(INSTALLED) ## Train a small GPT with Lightning while forecasting where its loss will end
 	$(PY) examples/gpt_lightning.py
 
-# Two processes at once; the tests of a file stay together.
+# Two processes at once; the tests of a file stay together, and tests/conftest.py orders the files.
+PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 test: check ## Run the checks, then the tests but the slow ones
-	$(PYTEST) --numprocesses=2 --dist=loadfile -m "not slow"
+	$(PYTEST) $(PARALLEL) -m "not slow"
 
 test-full: check ## Run the checks, then every test at its full count
-	LOSSFORECAST_FULL=1 $(PYTEST) --numprocesses=2 --dist=loadfile -m ""
+	LOSSFORECAST_FULL=1 $(PYTEST) $(PARALLEL) -m ""
 
 check: $(INSTALLED) ## Run ruff and mypy, and audit the dependencies
 	$(PY) -m ruff check .

@@ -15,6 +15,30 @@ import pytest
 pytest.register_assert_rewrite("support")  # helpers there assert as well
 
 
+# Files that take long for the tests they have: first, so that two processes end together.
+LONG_FILES = (
+    "test_panel_page.py",
+    "test_ray.py",
+    "test_distributed.py",
+    "test_examples.py",
+    "test_huggingface_processes.py",
+    "test_lightning_ddp.py",
+    "test_fabric.py",
+    "test_huggingface.py",
+    "test_huggingface_resume.py",
+    "test_store_processes.py",
+    "test_optuna.py",
+    "test_packaging.py",
+    "test_capture_device.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first, in the order above."""
+    rank = {name: i for i, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run, with the reason."""
     if item.get_closest_marker("slow") and not os.environ.get("LOSSFORECAST_FULL"):

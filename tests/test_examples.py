@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ def run(script: str, *arguments: str, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs an example in this process, which has imported torch already; returns its output."""
+
+    def run_example(script: str, *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(EXAMPLES)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_example
 
 
 @pytest.mark.slow
@@ -57,10 +75,10 @@ def test_the_plain_loop_says_where_the_loss_is_heading(tmp_path: Path, extra: li
     assert (tmp_path / "loop.png").stat().st_size > 10_000
 
 
-def test_the_plain_loop_stops_when_the_target_is_out_of_reach(tmp_path: Path) -> None:
-    printed = run(
-        "gpt_loop.py", "--steps", "400", "--target", "0.01", "--out", "loop.png", cwd=tmp_path
-    )
+def test_the_plain_loop_stops_when_the_target_is_out_of_reach(
+    run_here: Callable[..., str],
+) -> None:
+    printed = run_here("gpt_loop.py", "--steps", "400", "--target", "0.01", "--out", "loop.png")
     assert "stop: only" in printed
     assert "step 400" not in printed.split("stop: only")[0]
 

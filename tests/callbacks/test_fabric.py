@@ -1,19 +1,16 @@
 """`TorchLossForecast` in the loops of Lightning Fabric, in one process and in two."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from lightning.fabric import Fabric
-from support.fabric_processes import EVERY, TOTAL, stop_from, train
-from support.launch import launch, results
+from support.fabric_processes import EVERY, TOTAL, train
+from support.policies import stop_from
+from support.processes import SUPPORT, answers, run_script
 
 from lossforecast import RunStore
-
-SUPPORT = Path(__file__).parents[1] / "support"
-SCRIPT = SUPPORT / "fabric_processes.py"
 
 Seen = dict[str, Any]
 
@@ -105,8 +102,8 @@ def test_a_loop_is_stopped_only_if_asked_to() -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Seen]]:
     folder = tmp_path_factory.mktemp("fabric")
-    launch(sys.executable, SCRIPT, folder, limit=900)
-    return folder, results(folder)
+    run_script(SUPPORT / "fabric_processes.py", folder, limit=900)
+    return folder, answers(folder)
 
 
 def of(found: tuple[Path, list[Seen]], name: str) -> tuple[Seen, Seen]:

@@ -150,7 +150,7 @@ def test_a_wrapped_optimizer_is_as_good_as_the_optimizer(scheduled: bool) -> Non
     ) as monitor:
         run(bench, monitor, range(50), scheduler)
     assert_recorded(monitor, {t: scripted(t) for t in range(50)}, bench.optimizer.rates)
-    assert monitor.forecaster.run.optimizer == "Watched", "the prior is that of the inner one"
+    assert monitor.forecaster.run.optimizer == "RateRecorder", "the prior is that of the inner one"
 
 
 def test_a_schedule_may_be_given_instead_of_a_scheduler() -> None:

@@ -39,13 +39,13 @@ def measured(
     return found
 
 
-def told(gaps: list[Gap], plan: LRSchedule = WSD, now: int = 8_000, rule: GapRule = RULE) -> Any:
+def drop_of(gaps: list[Gap], plan: LRSchedule = WSD, now: int = 8_000, rule: GapRule = RULE) -> Any:
     seen = STEPS[: np.searchsorted(STEPS, now, side="right")]
     return rule.drop(gaps, plan, now, seen, held(seen), np.full(seen.size, 1e-6))
 
 
 def test_a_gap_without_its_lag_times_the_ratio_is_the_drop() -> None:
-    found = told(measured(0.1))
+    found = drop_of(measured(0.1))
     assert found.mean == pytest.approx(1.2 * 0.1, rel=0.02)
     assert found.std == pytest.approx(0.1 * found.mean, rel=0.3)
     assert found.level == pytest.approx(float(held(10_000)), rel=0.02)
@@ -53,7 +53,7 @@ def test_a_gap_without_its_lag_times_the_ratio_is_the_drop() -> None:
 
 @pytest.mark.parametrize("horizons", [(125,), (500,), (125, 250, 500)])
 def test_any_horizons_tell_the_same(horizons: tuple[int, ...]) -> None:
-    assert told(measured(0.1, horizons=horizons)).mean == pytest.approx(0.12, rel=0.03)
+    assert drop_of(measured(0.1, horizons=horizons)).mean == pytest.approx(0.12, rel=0.03)
 
 
 def test_intervals_hold_whatever_the_noise() -> None:
@@ -61,7 +61,7 @@ def test_intervals_hold_whatever_the_noise() -> None:
     exact = replace(RULE, spread=0.0, apart=(1e-6, 1e-6, 1e-6), lag=1e-6)
     inside = 0
     for _ in range(300):
-        found = told(measured(0.1, noise=0.05), rule=exact)
+        found = drop_of(measured(0.1, noise=0.05), rule=exact)
         inside += abs(found.mean - 0.12) < 1.2816 * found.std
     assert 218 <= inside <= 282  # 99.9% binomial: 218 to 262 at 80%; better too wide than not
 
@@ -69,7 +69,7 @@ def test_intervals_hold_whatever_the_noise() -> None:
 def test_an_outlier_hardly_counts() -> None:
     gaps = measured(0.1, noise=0.01)
     wrong = [gap._replace(value=5.0) if i % 9 == 4 else gap for i, gap in enumerate(gaps)]
-    assert told(wrong).mean == pytest.approx(told(gaps).mean, rel=0.1)
+    assert drop_of(wrong).mean == pytest.approx(drop_of(gaps).mean, rel=0.1)
 
 
 def test_gaps_at_a_lower_rate_tell_of_the_whole_drop() -> None:
@@ -79,14 +79,14 @@ def test_gaps_at_a_lower_rate_tell_of_the_whole_drop() -> None:
         for gap in measured(0.1, horizons=(125,), until=5_000)
     ]
     flat = replace(RULE, lag=1e-9)
-    alike = told(gaps, cosine, 5_000, flat).mean
-    full = told(measured(0.1, horizons=(125,), until=5_000), cosine, 5_000, flat)
+    alike = drop_of(gaps, cosine, 5_000, flat).mean
+    full = drop_of(measured(0.1, horizons=(125,), until=5_000), cosine, 5_000, flat)
     assert full.mean > 1.2 * alike  # the same gap at half of the rate tells of more
 
 
 def test_the_further_away_the_decay_the_less_sure() -> None:
     gaps = measured(0.1, noise=0.02)
-    near, far = (told([g for g in gaps if g.step <= now], now=now) for now in (8_000, 3_000))
+    near, far = (drop_of([g for g in gaps if g.step <= now], now=now) for now in (8_000, 3_000))
     assert far.std / far.mean > 1.3 * near.std / near.mean
 
 
@@ -94,7 +94,7 @@ def test_what_a_short_decay_brings_is_less() -> None:
     short = LRSchedule.constant(8_400, 1e-3, warmup=500).with_decay(start=8_000, steps=400)
     long = LRSchedule.constant(12_000, 1e-3, warmup=500).with_decay(start=8_000, steps=4_000)
     gaps = measured(0.1)
-    assert told(gaps, short).mean < told(gaps).mean < told(gaps, long).mean
+    assert drop_of(gaps, short).mean < drop_of(gaps).mean < drop_of(gaps, long).mean
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_what_a_short_decay_brings_is_less() -> None:
     ],
 )
 def test_gaps_that_tell_nothing(gaps: list[Gap]) -> None:
-    assert told(gaps) is None
+    assert drop_of(gaps) is None
 
 
 def test_a_rate_of_0_tells_nothing() -> None:
     plan = LRSchedule.constant(TOTAL, 0.0)
-    assert told(measured(0.1), plan) is None
+    assert drop_of(measured(0.1), plan) is None
 
 
 def test_no_noise_no_lag_no_drop_are_no_trouble() -> None:

@@ -6,7 +6,6 @@ Called with the folder for what was found.
 import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,11 @@ from torch.nn.functional import mse_loss
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.distributed import Team
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies import Action, Reason, Recommendation, Situation
+from support.logs import WarningLog
 from support.pacing import PATIENT, keep_pace
+from support.policies import stop_from
 
 TOTAL, EVERY = 120, 10
-
-
-class Log(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < step - 1:
-            return None
-        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-    return policy
 
 
 def batch(step: int, micro: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +60,12 @@ def train(
         **options: of the monitor.
     """
     torch.manual_seed(0)
-    log, updates, losses, rates = Log(), list[Update](), dict[int, float](), dict[int, float]()
+    log, updates, losses, rates = (
+        WarningLog(),
+        list[Update](),
+        dict[int, float](),
+        dict[int, float](),
+    )
     model: Any = torch.nn.Sequential(
         torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)
     )

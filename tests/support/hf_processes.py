@@ -18,8 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from lossforecast.callbacks import TransformersLossForecast
 from lossforecast.callbacks.distributed import Team
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies import Action, Reason, Recommendation, Situation
+from support.logs import WarningLog
 from support.pacing import PATIENT, keep_pace
+from support.policies import stop_from
 
 TOTAL = 120
 
@@ -162,24 +163,6 @@ def train(
     return trainer, watch
 
 
-def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < step - 1:
-            return None
-        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-    return policy
-
-
-class Log(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
     """A run in this process and in another one, as it looks from here."""
 
@@ -187,7 +170,7 @@ def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
         keep_pace(step)
         return apart(step, dist.get_rank())
 
-    log, updates = Log(), list[Update]()
+    log, updates = WarningLog(), list[Update]()
     logging.getLogger("lossforecast").addHandler(log)
     callback = TransformersLossForecast(
         sinks=[updates.append], every_n_steps=10, store=folder / f"{name}.db", **options

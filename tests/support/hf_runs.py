@@ -1,11 +1,9 @@
 """Helpers for tests of whole Hugging Face runs."""
 
-from pathlib import Path
 from typing import Any
 
 from lossforecast.callbacks import TransformersLossForecast
 
-SCRIPT = Path(__file__).with_name("hf_processes.py")
 SAVE: dict[str, Any] = {"save_strategy": "steps", "save_steps": 60}
 EVALUATE: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 4}
 

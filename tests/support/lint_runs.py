@@ -14,19 +14,8 @@ from lossforecast.callbacks import TorchLossForecast
 torch_lr = torch.optim.lr_scheduler
 
 
-IGNORED_WARNINGS = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:A .OneCycleLR. scheduler is using 'interval':RuntimeWarning"
-    ),
-]
-
-
 Make = Callable[[torch.optim.Optimizer], Any]
 N = 200  # optimizer steps of a run
-
-
 EPOCHS, BATCHES = 10, 20  # the same in epochs
 
 
@@ -137,7 +126,7 @@ def a_third(total: int, first: int) -> list[Any]:
 
 
 def faulty(total: int) -> dict[str, tuple[Make, str, tuple[str, ...]]]:
-    """Schedulers that are wrong for so many steps: what they are called and told."""
+    """Schedulers that are wrong for `total` steps: how to make each, its finding, words of it."""
     half, double = total // 2, 2 * total
     return {
         "cosine for twice the run": (

@@ -25,8 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
 from lossforecast.callbacks.distributed import team
 from lossforecast.policies import Action, Reason, Recommendation, Situation
-from lossforecast.schedule.lr_schedule import Decay
+from support.logs import WarningLog
 from support.pacing import LONELY, PATIENT, keep_pace
+from support.policies import decay_from, stop_from
 
 TOTAL, EVERY = 120, 10
 Model = torch.nn.Module
@@ -45,15 +46,6 @@ class Channel(team._Channel):
 def scripted(step: int, rank: int) -> float:
     noise = np.random.default_rng([step, rank]).normal()
     return float(2 + 3 * (step + 5.0) ** -0.5 + 0.01 * noise)
-
-
-def stop_from(step: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < step - 1:
-            return None
-        return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-    return policy
 
 
 class DecayThenFail:
@@ -81,20 +73,6 @@ class StopThenFail:
             raise ZeroDivisionError("scripted")
         self.asked = True
         return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
-
-
-def decay_from(seen: int) -> Callable[[Situation], Recommendation | None]:
-    def policy(situation: Situation) -> Recommendation | None:
-        if situation.history.last_step < seen - 1:
-            return None
-        return Recommendation(
-            Action.CHANGE_SCHEDULE,
-            Reason.BETTER_SCHEDULE,
-            "change the schedule: scripted",
-            decay=Decay(50, 60, "linear"),
-        )
-
-    return policy
 
 
 class Progress:
@@ -156,16 +134,6 @@ def broken(situation: Situation) -> Recommendation | None:
     raise ZeroDivisionError("scripted")
 
 
-class Log(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            self.lines.append(record.getMessage())
-
-
 def train(
     *,
     wrap: Callable[[Model], Model] = DistributedDataParallel,
@@ -184,7 +152,7 @@ def train(
     """A usual training loop; returns what can be seen of it in this process."""
     team.Team.timeouts = timeouts
     progress.advance(0)
-    rank, log, calls = dist.get_rank(), Log(), Channel.calls
+    rank, log, calls = dist.get_rank(), WarningLog(), Channel.calls
     logging.getLogger("lossforecast").addHandler(log)
     torch.manual_seed(0)
     model = wrap(torch.nn.Linear(4, 1))

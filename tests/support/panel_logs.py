@@ -24,7 +24,7 @@ def updates(
     seed: int = 0,
     **about: Any,
 ) -> Iterator[Update]:
-    """What is told of a run of made-up losses, a forecast every so many steps."""
+    """Updates of a run with made-up losses, one at every forecast."""
     plan = plan or LRSchedule.cosine(TOTAL, 1e-3, warmup=100)
     total = plan.total_steps
     steps = np.arange(total)
@@ -42,9 +42,9 @@ def updates(
 
 def write(folder: Path, **options: Any) -> list[Update]:
     """A log of such a run."""
-    told = list(updates(**options))
+    sent = list(updates(**options))
     with SummaryWriter(str(folder)) as writer:
         sink = TensorBoardSink(writer)
-        for update in told:
+        for update in sent:
             sink(update)
-    return told
+    return sent

@@ -24,8 +24,8 @@ def scripted(step: int, micro: int = 0) -> float:
     return float(2 + 3 * (step + 5.0) ** -0.5 + 0.01 * noise)
 
 
-class Watched(torch.optim.SGD):
-    """Notes the rate of every step by itself: the truth that must be found."""
+class RateRecorder(torch.optim.SGD):
+    """Records the rate of every step by itself: the truth to compare with."""
 
     def __init__(self, params: Any, lr: Any = 0.1) -> None:
         super().__init__(params, lr=lr)
@@ -42,11 +42,11 @@ class Bench:
 
     lr: Any = 0.1
     weight: torch.Tensor = field(init=False)
-    optimizer: Watched = field(init=False)
+    optimizer: RateRecorder = field(init=False)
 
     def __post_init__(self) -> None:
         self.weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
-        self.optimizer = Watched([self.weight], self.lr)
+        self.optimizer = RateRecorder([self.weight], self.lr)
 
     def cosine(self, total: int) -> torch_lr.CosineAnnealingLR:
         return torch_lr.CosineAnnealingLR(self.optimizer, T_max=total)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.captures import INF, NAN, Block, assert_block, loss_of, sgd, train
+from support.torch_runs import RateRecorder
 
 from lossforecast.callbacks.capture.loss_capture import LossCapture
 
@@ -42,18 +43,6 @@ TURNS = st.lists(
 )
 
 
-class Watched(torch.optim.SGD):
-    """Notes the rate of every step by itself: the truth that the capture must find."""
-
-    def __init__(self, params: Any, lr: Any) -> None:
-        super().__init__(params, lr=lr)
-        self.rates: list[float] = []
-
-    def step(self, closure: Any = None) -> Any:
-        self.rates.append(float(self.param_groups[0]["lr"]))
-        return super().step(closure)
-
-
 @pytest.mark.filterwarnings("ignore:Detected call of")  # scheduler.step() came first, on purpose
 @settings(max_examples=150, deadline=None)
 @given(turns=TURNS, tensor_rate=st.booleans())
@@ -61,7 +50,7 @@ def test_any_loop_yields_the_loss_after_t_steps_and_the_rate_of_step_t(
     turns: list[Turn], tensor_rate: bool
 ) -> None:
     rate: Any = torch.tensor(0.5, dtype=torch.float64) if tensor_rate else 0.5
-    optimizer = Watched([torch.ones(2, dtype=torch.float64, requires_grad=True)], rate)
+    optimizer = RateRecorder([torch.ones(2, dtype=torch.float64, requires_grad=True)], rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 / (1 + k))
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=10_000)
     capture, blocks = LossCapture(optimizer), list[Block]()

@@ -1,6 +1,5 @@
 """Two processes that train together, with real gloo: `processes` is what they run."""
 
-import importlib.util
 import math
 import os
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.launch import TORCHRUN, launch, results
+from support.loop_processes import scripted
+from support.processes import SUPPORT, answers, torchrun
 
 from lossforecast.callbacks import TorchLossForecast
 
-SUPPORT = Path(__file__).parents[2] / "support"
 SCRIPT = SUPPORT / "loop_processes.py"
 REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
 FAILING = (0, 13, 59, 61, 70, 72, 75, 78)
@@ -26,23 +25,13 @@ Found = list[dict[str, Any]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of all scenarios, from one start of two processes."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch(*TORCHRUN, SCRIPT, folder, REPEATS, limit=300 + 60 * REPEATS)
+    torchrun(SCRIPT, folder, REPEATS, limit=300 + 60 * REPEATS)
     return folder
 
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Found:
-    return results(folder)
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Any:
-    spec = importlib.util.spec_from_file_location("processes", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return answers(folder)
 
 
 def of(found: Found, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -50,10 +39,10 @@ def of(found: Found, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_losses_are_averaged_and_only_the_first_process_forecasts(
-    found: Found, scripted: Any
+    found: Found,
 ) -> None:
     first, other = of(found, "averaged")
-    values = torch.tensor([[scripted.scripted(i, rank) for rank in range(2)] for i in range(120)])
+    values = torch.tensor([[scripted(i, rank) for rank in range(2)] for i in range(120)])
     expected = values.double().mean(dim=1).tolist()
     assert list(first["losses"].values()) == expected
     assert first["losses"] == other["losses"]
@@ -145,7 +134,7 @@ def test_who_may_stop_must_be_the_same_in_all(found: Found) -> None:
 
 
 def test_an_exception_of_the_users_is_all_that_ends_a_process(folder: Path) -> None:
-    assert results(folder, "caught-") == [35, 39]
+    assert answers(folder, "caught-") == [35, 39]
 
 
 @pytest.mark.parametrize("turn", range(REPEATS))
@@ -183,14 +172,14 @@ def test_the_state_of_one_process_serves_all(found: Found) -> None:
     assert differing <= set(range(40, 47)), "only what the other had seen since the last exchange"
 
 
-def test_the_state_of_two_processes_serves_one(found: Found, scripted: Any) -> None:
+def test_the_state_of_two_processes_serves_one(found: Found) -> None:
     saved = found[0]["resume, 0"]["whole"]["state"]["monitor"]
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)
     monitor = TorchLossForecast(optimizer, scheduler, 120, every_n_steps=10)
     monitor.load_state_dict(saved)
     for step in range(47, 60):
-        monitor.step(scripted.scripted(step, 0))
+        monitor.step(scripted(step, 0))
         optimizer.step()
         scheduler.step()
     monitor.close()
@@ -200,7 +189,7 @@ def test_the_state_of_two_processes_serves_one(found: Found, scripted: Any) -> N
     assert list(losses) == list(range(60))
     assert all(losses[step] == before[str(step)] for step in range(40))
     own = [losses[step] for step in range(40, 60)]
-    assert own == pytest.approx([scripted.scripted(step, 0) for step in range(40, 60)], rel=1e-6)
+    assert own == pytest.approx([scripted(step, 0) for step in range(40, 60)], rel=1e-6)
 
 
 def test_an_uneven_end_makes_nobody_wait(found: Found) -> None:
@@ -210,12 +199,12 @@ def test_an_uneven_end_makes_nobody_wait(found: Found) -> None:
     assert list(map(int, first["forecasts"])) == list(range(10, 121, 10))
 
 
-def test_one_process_alone_forecasts_and_stops_nobody(found: Found, scripted: Any) -> None:
+def test_one_process_alone_forecasts_and_stops_nobody(found: Found) -> None:
     first, other = of(found, "only one")
     assert first["steps"] == other["steps"] == 120
     assert first["log"][0] == f"not all processes of this run have a forecasting callback: {ALONE}"
     assert list(map(int, first["forecasts"])) == list(range(10, 121, 10))
-    losses = [scripted.scripted(step, 0) for step in range(120)]
+    losses = [scripted(step, 0) for step in range(120)]
     assert list(first["losses"].values()) == pytest.approx(losses, rel=1e-6)
     first, other = of(found, "only the other")
     assert first["steps"] == other["steps"] == 120
@@ -255,8 +244,8 @@ def test_a_failure_in_one_process_parts_nobody(found: Found, step: int, turn: in
 def test_a_job_that_was_restarted_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     # the store that torchrun shares by default still has the addresses from before the restart
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    launch(*TORCHRUN, "--max-restarts=1", SCRIPT, tmp_path, "elastic", limit=600, **unshared)
-    whole, resumed = results(tmp_path, "whole-"), results(tmp_path, "resumed-")
+    torchrun("--max-restarts=1", SCRIPT, tmp_path, "elastic", limit=600, **unshared)
+    whole, resumed = answers(tmp_path, "whole-"), answers(tmp_path, "resumed-")
     later = {step: each for step, each in whole[0]["forecasts"].items() if int(step) > 40}
     assert resumed[0]["forecasts"] == later
     assert [run["losses"] for run in resumed] == [run["losses"] for run in whole]

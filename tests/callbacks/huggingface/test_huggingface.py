@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from support.hf_processes import tiny_gpt
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import AnnealingProbe, TransformersLossForecast
@@ -17,12 +18,6 @@ from lossforecast.policies import Action, Reason, Recommendation, Situation
 from lossforecast.runs.windows import mean_step
 
 STEPS = 240
-
-
-def model() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=17, n_positions=16, n_embd=16, n_layer=1, n_head=2)
-    return GPT2LMHeadModel(config)
 
 
 def data() -> list[dict[str, torch.Tensor]]:
@@ -53,7 +48,7 @@ def train(
     eval_dataset: Any = None,
     **options: Any,
 ) -> tuple[Trainer, Watch]:
-    watch, net = Watch(), model()
+    watch, net = Watch(), tiny_gpt()
 
     class Stop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

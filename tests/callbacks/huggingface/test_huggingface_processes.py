@@ -9,8 +9,7 @@ from support.hf_processes import (
     TOTAL,
     apart,
 )
-from support.hf_runs import SCRIPT
-from support.launch import TORCHRUN, launch, results
+from support.processes import SUPPORT, answers, torchrun
 
 from lossforecast import RunStore
 
@@ -18,8 +17,8 @@ from lossforecast import RunStore
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("trainers")
-    launch(*TORCHRUN, SCRIPT, folder, limit=900)
-    return folder, results(folder)
+    torchrun(SUPPORT / "hf_processes.py", folder, limit=900)
+    return folder, answers(folder)
 
 
 def test_only_the_first_process_forecasts_the_mean_of_both_and_writes(found: Any) -> None:

@@ -8,12 +8,12 @@ import pytest
 from support.hf_processes import (
     TOTAL,
     Scripted,
-    stop_from,
     tiny_gpt,
     train,
 )
 from support.hf_runs import EVALUATE, SAVE, ours
 from support.logs import warnings_in
+from support.policies import stop_from
 
 from lossforecast import RunInfo, RunStore
 from lossforecast.callbacks import AnnealingProbe, TransformersLossForecast

@@ -16,7 +16,7 @@ from support.hf_processes import (
 )
 from support.hf_runs import EVALUATE
 from support.logs import warnings_in
-from support.loop_processes import decay_from
+from support.policies import decay_from
 
 from lossforecast import Forecaster, LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks import SteerableLR, TransformersLossForecast

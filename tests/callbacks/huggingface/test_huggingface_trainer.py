@@ -12,11 +12,11 @@ from support.hf_processes import (
     Scripted,
     Watch,
     noisy,
-    stop_from,
     train,
 )
 from support.hf_runs import EVALUATE, SAVE
 from support.logs import warnings_in
+from support.policies import stop_from
 from transformers import TrainerCallback
 
 from lossforecast import LRSchedule, RunStore

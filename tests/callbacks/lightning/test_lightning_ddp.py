@@ -1,12 +1,11 @@
 """`LightningLossForecast` in two processes under DDP."""
 
 import os
-import sys
 from typing import Any
 
 import pytest
-from support.launch import launch, results
 from support.lightning_runs import IGNORED_WARNINGS
+from support.processes import answers, run_script
 
 pytestmark = IGNORED_WARNINGS
 REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
@@ -114,12 +113,12 @@ with open(f"{folder}/{torch.distributed.get_rank()}.json", "w") as file:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes under DDP has found."""
+    """Results of both processes under DDP."""
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "ranks.py"
     script.write_text(RANKS)
-    launch(sys.executable, script, folder, REPEATS, limit=300 + 60 * REPEATS)
-    return results(folder)
+    run_script(script, folder, REPEATS, limit=300 + 60 * REPEATS)
+    return answers(folder)
 
 
 @pytest.mark.slow

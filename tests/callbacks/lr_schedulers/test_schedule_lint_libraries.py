@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from support.lint_runs import (
-    IGNORED_WARNINGS,
     AdamWScheduleFree,
     Make,
     N,
@@ -28,8 +27,6 @@ from lossforecast.callbacks.lr_schedulers import (
     steps_per_call,
 )
 from lossforecast.callbacks.lr_schedulers.lint import is_schedule_free
-
-pytestmark = IGNORED_WARNINGS
 
 
 class Accelerated:

@@ -6,10 +6,10 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from support.lightning_runs import IGNORED_WARNINGS, loader, trainer_of
 from support.lint_runs import (
     BATCHES,
     EPOCHS,
-    IGNORED_WARNINGS,
     AdamWScheduleFree,
     Make,
     N,
@@ -25,7 +25,12 @@ from support.lint_runs import (
 from lossforecast import LRSchedule
 from lossforecast.callbacks import LightningLossForecast
 
-pytestmark = IGNORED_WARNINGS
+pytestmark = [
+    *IGNORED_WARNINGS,
+    pytest.mark.filterwarnings(
+        "ignore:A .OneCycleLR. scheduler is using 'interval':RuntimeWarning"
+    ),
+]
 
 
 class Tiny(pl.LightningModule):
@@ -55,22 +60,13 @@ class Tiny(pl.LightningModule):
         return [optimizer], [{"scheduler": self.make(optimizer), **self.config}]
 
 
-def loader(batches: int) -> torch.utils.data.DataLoader[int]:
-    return torch.utils.data.DataLoader(range(batches))  # type: ignore[arg-type]
-
-
 def fit(
     module: pl.LightningModule, callback: Any = None, ckpt: Any = None, **options: Any
 ) -> pl.Trainer:
     if "max_steps" not in options and "max_time" not in options:
         options["max_epochs"] = options.get("max_epochs", EPOCHS)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[callback or LightningLossForecast(every_n_steps=50)],
+    trainer = trainer_of(
+        callback or LightningLossForecast(every_n_steps=50),
         num_sanity_val_steps=0,
         limit_val_batches=int("monitor" in getattr(module, "config", {})),
         **options,

@@ -7,7 +7,6 @@ import pytest
 from support.lint_runs import (
     BATCHES,
     EPOCHS,
-    IGNORED_WARNINGS,
     Make,
     N,
     a_third,
@@ -23,8 +22,6 @@ from support.lint_runs import (
 from lossforecast import LRSchedule
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.lr_schedulers import lint as room
-
-pytestmark = IGNORED_WARNINGS
 
 
 @pytest.mark.parametrize("name", a_third(N, 0))

@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from support.lightning_runs import IGNORED_WARNINGS, trainer_of
+from support.lint_runs import AdamWScheduleFree
 
 from lossforecast import Action, ConfigurationError, LRSchedule, RunInfo, ScheduleError, StateError
 from lossforecast.callbacks import (
@@ -21,18 +23,9 @@ from lossforecast.callbacks import (
 from lossforecast.policies import Reason, Recommendation, Situation
 from lossforecast.schedule.lr_schedule import Decay
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:(.|\\n)*callbacks used to create the:UserWarning"),
-]
+pytestmark = IGNORED_WARNINGS
 
 TOTAL, PEAK = 200, 0.5
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def optimizer_of(*rates: Any) -> torch.optim.Optimizer:
@@ -242,7 +235,7 @@ class Job:
         self.step = state["step"]
         self.rates = [0.0] * (self.step - 1) + [PEAK * self.scheduler.share(self.step)]
 
-    def told(self) -> dict[int, Any]:
+    def forecasts(self) -> dict[int, Any]:
         return {
             update.step: (update.forecast.mean, update.forecast.std, update.recommendation.action)
             for update in self.updates
@@ -393,8 +386,8 @@ def test_a_run_resumed_mid_decay_repeats_it_to_the_bit(
     caplog.clear()
     second.train(TOTAL)
     assert second.rates[saved:] == whole.rates[saved:]
-    later = {step: each for step, each in whole.told().items() if step > saved}
-    assert {step: each for step, each in second.told().items() if step in later} == later
+    later = {step: each for step, each in whole.forecasts().items() if step > saved}
+    assert {step: each for step, each in second.forecasts().items() if step in later} == later
     assert not any("resumed at" in record for record in caplog.messages)
     begun = sum("the learning rate decays" in record for record in caplog.messages)
     assert begun == (saved < 76), "two checks before it begins, it is set"
@@ -411,10 +404,6 @@ def test_only_a_steerable_scheduler_can_be_steered() -> None:
     plan = LRSchedule.constant(TOTAL, PEAK)
     with pytest.raises(ConfigurationError, match="no other schedule="):
         TorchLossForecast(optimizer, steerable, schedule=plan, apply=True)
-
-
-class AdamWScheduleFree(torch.optim.SGD):
-    """By its name one of those that average weights."""
 
 
 def test_an_optimizer_that_averages_is_not_told_to_anneal() -> None:
@@ -463,16 +452,7 @@ class Module(pl.LightningModule):
 def fit(
     module: Module, folder: Path, *callbacks: pl.Callback, ckpt_path: str | None = None
 ) -> pl.Trainer:
-    trainer = pl.Trainer(
-        max_steps=TOTAL,
-        callbacks=list(callbacks),
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = trainer_of(*callbacks, max_steps=TOTAL, default_root_dir=folder)
     batches: Any = torch.utils.data.DataLoader(torch.zeros(20, 1))  # type: ignore[arg-type]
     trainer.fit(module, batches, ckpt_path=ckpt_path, weights_only=False)
     return trainer

@@ -16,6 +16,9 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from support.lightning_runs import loader, trainer_of
+from support.logs import warnings_in
+from support.processes import SUPPORT, torchrun
 from support.recorded import train
 
 from lossforecast import (
@@ -31,12 +34,7 @@ from lossforecast.callbacks import LightningLossForecast, TorchLossForecast
 from lossforecast.callbacks.pipeline import recorder
 from lossforecast.callbacks.pipeline.describe import project_name
 
-SUPPORT = Path(__file__).parents[2] / "support"
 SCRIPT = SUPPORT / "recorded.py"
-
-
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 class Scripted:
@@ -194,8 +192,8 @@ def test_two_that_go_on_from_one_checkpoint_have_a_record_each(
     assert [run.state for run in (own, kept)] == ["finished", "finished"]
     assert own.key == first.monitor._pipeline.monitor.recorder.key  # type: ignore[union-attr]
     assert store.history(own.key).n_observed == 400
-    told = [each.message for each in caplog.records if "another run continues" in each.message]
-    assert len(told) == 1
+    refusals = [each.message for each in caplog.records if "another run continues" in each.message]
+    assert len(refusals) == 1
 
 
 def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path: Path) -> None:
@@ -277,8 +275,10 @@ def test_a_run_that_is_forgotten_is_written_no_more(
     run.go(400)
     run.monitor.close()
     assert store.runs() == []
-    assert [each for each in told(caplog) if "is no longer recorded" in each] == told(caplog)
-    assert len(told(caplog)) == 1
+    assert [each for each in warnings_in(caplog) if "is no longer recorded" in each] == warnings_in(
+        caplog
+    )
+    assert len(warnings_in(caplog)) == 1
 
 
 def test_a_run_that_fails_is_marked(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_store_that_is_down_is_told_once_and_training_goes_on(
     monitor = train(down)
     assert monitor.forecast is not None
     assert not monitor.switched_off
-    first, last = told(caplog)
+    first, last = warnings_in(caplog)
     assert "127.0.0.1" in first
     assert "training goes on" in first
     assert "secret" not in first
@@ -341,8 +341,8 @@ def test_what_a_locked_store_could_not_take_comes_later(
     train(tmp_path / "runs.db", pause=0.004)
     free.join()
     raw.close()
-    assert len(told(caplog)) == 1
-    assert "locked" in told(caplog)[0]
+    assert len(warnings_in(caplog)) == 1
+    assert "locked" in warnings_in(caplog)[0]
     store = RunStore(tmp_path / "runs.db")
     (run,) = store.runs()
     assert run.state == "finished"
@@ -394,7 +394,7 @@ def test_whatever_goes_wrong_with_the_past_training_begins(
 
     monkeypatch.setattr(RunStore, "prior", fail)
     assert train(tmp_path / "runs.db").forecast is not None
-    assert [each.split(";")[0] for each in told(caplog)] == ["a bug"]
+    assert [each.split(";")[0] for each in warnings_in(caplog)] == ["a bug"]
     assert [run.state for run in RunStore(tmp_path / "runs.db").runs()] == ["finished"]
 
 
@@ -427,7 +427,7 @@ def test_a_file_that_is_no_store_is_left_alone(
     notes.write_text("some notes\n" * 500)
     monitor = train(notes)
     assert monitor.forecast is not None
-    assert "not a database" in told(caplog)[0]
+    assert "not a database" in warnings_in(caplog)[0]
     assert notes.read_text() == "some notes\n" * 500
 
 
@@ -455,14 +455,7 @@ def test_a_killed_run_loses_no_more_than_the_last_flush(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_only_the_first_of_two_processes_writes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(tmp_path / "runs.db"), "together"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(SCRIPT, tmp_path / "runs.db", "together", limit=240)
     store = RunStore(tmp_path / "runs.db")
     (run,) = store.runs()
     assert (run.state, run.step) == ("finished", 399)
@@ -493,21 +486,15 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def loader(batches: int) -> torch.utils.data.DataLoader[Any]:
-    rows: Any = torch.zeros(batches, 1)
-    return torch.utils.data.DataLoader(rows)
-
-
 def fit(folder: Path, *callbacks: Any, fail_at: int | None = None, **options: Any) -> pl.Trainer:
     data = loader(100)
-    trainer = pl.Trainer(
+    trainer = trainer_of(
+        *callbacks,
         default_root_dir=folder,
         max_steps=200,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
         val_check_interval=20,
+        logger=True,
+        enable_checkpointing=True,
         **options,
     )
     trainer.fit(Module(fail_at), data, loader(1))
@@ -545,13 +532,7 @@ def test_a_resumed_lightning_run_goes_on_in_its_record(tmp_path: Path) -> None:
     saver = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=60, save_top_k=-1)
     with pytest.raises(ValueError, match="own"):
         fit(tmp_path, LightningLossForecast(store=where, every_n_steps=10), saver, fail_at=130)
-    trainer = pl.Trainer(
-        max_steps=200,
-        callbacks=[LightningLossForecast(store=where, every_n_steps=10)],
-        enable_progress_bar=False,
-        logger=False,
-        accelerator="cpu",
-    )
+    trainer = trainer_of(LightningLossForecast(store=where, every_n_steps=10), max_steps=200)
     data = loader(100)
     (path,) = tmp_path.glob("*step=120.ckpt")
     trainer.fit(Module(), data, ckpt_path=path, weights_only=False)

@@ -7,16 +7,15 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from support.lightning_runs import IGNORED_WARNINGS, trainer_of
 from torch import Tensor, nn
 
 from lossforecast.callbacks import AnnealingProbe, LightningLossForecast
 from lossforecast.errors import ConfigurationError
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    *IGNORED_WARNINGS,
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint:UserWarning"),
-    pytest.mark.filterwarnings("ignore:(.|\\n)*callbacks used to create the:UserWarning"),
 ]
 
 STEPS = 320
@@ -62,15 +61,11 @@ def fit(
     torch.manual_seed(0)
     module = Module()
     callbacks: list[Any] = [callback] if callback else []
-    trainer = pl.Trainer(
+    trainer = trainer_of(
+        *callbacks,
         max_steps=steps,
-        callbacks=callbacks,
         logger=CSVLogger(folder, version="x"),
         log_every_n_steps=20,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        accelerator="cpu",
         **options,
     )
     trainer.fit(module, loader())
@@ -121,15 +116,7 @@ def test_a_checkpoint_has_the_averages_and_a_resumed_run_measures_the_same(tmp_p
         torch.manual_seed(0)
         whole, saver = Module(), Save(cut, tmp_path / "cut.ckpt")
         resume = None if cut is not None or not (tmp_path / "cut.ckpt").exists() else True
-        pl.Trainer(
-            max_steps=STEPS,
-            callbacks=[callback, saver],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            accelerator="cpu",
-        ).fit(
+        trainer_of(callback, saver, max_steps=STEPS).fit(
             whole,
             loader(),
             ckpt_path=tmp_path / "cut.ckpt" if resume else None,

@@ -208,9 +208,9 @@ def test_a_probe_that_sees_nothing_says_so(caplog: pytest.LogCaptureFixture) -> 
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
-    told = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(told) == 1
-    assert "has seen no batch" in told[0]
+    messages = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(messages) == 1
+    assert "has seen no batch" in messages[0]
 
 
 def test_a_short_run_has_no_probe_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -225,5 +225,5 @@ def test_what_it_keeps_is_named_up_front(caplog: pytest.LogCaptureFixture) -> No
     caplog.set_level(logging.INFO)
     train(lambda m: watching(m, horizons=(8, 32)))
     size = 4 * sum(p.numel() for p in Net().parameters()) / 1e6
-    told = next(r.message for r in caplog.records if "averages of the weights" in r.message)
-    assert f"over 8, 32 steps: {2 * size:.3g} MB on cpu, and {size:.3g} MB more" in told
+    message = next(r.message for r in caplog.records if "averages of the weights" in r.message)
+    assert f"over 8, 32 steps: {2 * size:.3g} MB on cpu, and {size:.3g} MB more" in message

@@ -1,12 +1,11 @@
 """The annealing probe among processes with replicas and with shards."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.processes import torchrun
 
 WORKER = """
 import sys, torch, torch.distributed as dist
@@ -70,16 +69,7 @@ def test_among_processes_with_replicas_and_shards(tmp_path: Path) -> None:
     script.write_text(WORKER)
     found = {}
     for mode in ("ddp", "fsdp"):
-        torchrun = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-        ]
-        command = [*torchrun, str(script), mode, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        torchrun(script, mode, tmp_path, limit=180)
         for rank in range(2):
             found[mode, rank] = torch.load(tmp_path / f"{mode}{rank}.pt")
     gaps = found["ddp", 0]["gaps"]

@@ -39,7 +39,7 @@ QUESTION = {"decay_start": 2_400, "total_steps": 3_000, "end_lr": 0.0, "shape": 
 
 
 @pytest.fixture(scope="module")
-def told() -> list[Update]:
+def run_updates() -> list[Update]:
     """A run at 60%, with 24 forecasts."""
     return list(updates(upto=2_400, target=2.1))
 
@@ -52,10 +52,10 @@ def ended() -> list[Update]:
 # ---------------------------------------------------------------------- the trail
 
 
-def test_every_forecast_leaves_its_fan_and_new_advice_its_words(told: list[Update]) -> None:
-    rows = told[-1].trail
-    assert [row["step"] for row in rows] == [update.step for update in told]
-    for row, update in zip(rows, told, strict=True):
+def test_every_forecast_leaves_its_fan_and_new_advice_its_words(run_updates: list[Update]) -> None:
+    rows = run_updates[-1].trail
+    assert [row["step"] for row in rows] == [update.step for update in run_updates]
+    for row, update in zip(rows, run_updates, strict=True):
         forecast = update.forecast
         assert (row["steps"][0], row["steps"][-1]) == (forecast.made_at, forecast.step)
         assert row["mean"][-1] == pytest.approx(forecast.mean, rel=1e-5)
@@ -66,16 +66,16 @@ def test_every_forecast_leaves_its_fan_and_new_advice_its_words(told: list[Updat
             forecast.interval(0.95), rel=1e-5
         )
         assert row["status"] == str(forecast.status)
-    advice = [(str(u.recommendation.action), str(u.recommendation.reason)) for u in told]
+    advice = [(str(u.recommendation.action), str(u.recommendation.reason)) for u in run_updates]
     news = [i for i, each in enumerate(advice) if i == 0 or each != advice[i - 1]]
     assert [i for i, row in enumerate(rows) if "message" in row] == news
-    assert all(rows[i]["message"] == told[i].recommendation.message for i in news)
+    assert all(rows[i]["message"] == run_updates[i].recommendation.message for i in news)
 
 
 @pytest.mark.slow
-def test_a_long_trail_is_thinned_but_keeps_its_advice(told: list[Update]) -> None:
-    trail, last = Trail(), told[-1]
-    other = told[0].recommendation
+def test_a_long_trail_is_thinned_but_keeps_its_advice(run_updates: list[Update]) -> None:
+    trail, last = Trail(), run_updates[-1]
+    other = run_updates[0].recommendation
     assert other.action != last.recommendation.action
     for step in range(1, 1_001):
         trail.add(step, last.forecast, other if 100 <= step < 110 else last.recommendation)
@@ -87,8 +87,8 @@ def test_a_long_trail_is_thinned_but_keeps_its_advice(told: list[Update]) -> Non
     assert [row["step"] for row in trail.rows if "message" in row] == [1, 100, 110]
 
 
-def test_what_was_done_is_kept_with_the_forecast(told: list[Update]) -> None:
-    trail, last = Trail(), told[-1]
+def test_what_was_done_is_kept_with_the_forecast(run_updates: list[Update]) -> None:
+    trail, last = Trail(), run_updates[-1]
     trail.note(Action.STOP)  # before any forecast
     assert trail.rows == []
     for step in range(1, 1_001):
@@ -106,10 +106,10 @@ def test_what_was_done_is_kept_with_the_forecast(told: list[Update]) -> None:
     assert stopped(trail.rows[-1:])
 
 
-def test_a_future_that_was_rewound_is_dropped(told: list[Update]) -> None:
-    trail = Trail(told[-1].trail)
-    trail.add(1_000, told[9].forecast, told[9].recommendation)
-    assert [row["step"] for row in trail.rows] == [update.step for update in told[:10]]
+def test_a_future_that_was_rewound_is_dropped(run_updates: list[Update]) -> None:
+    trail = Trail(run_updates[-1].trail)
+    trail.add(1_000, run_updates[9].forecast, run_updates[9].recommendation)
+    assert [row["step"] for row in trail.rows] == [update.step for update in run_updates[:10]]
     restored = Trail.from_state_dict(json.loads(json.dumps(trail.state_dict())))
     assert restored.rows == trail.rows
     states: list[Any] = [{}, [1], [{"step": "x"}]]
@@ -121,8 +121,8 @@ def test_a_future_that_was_rewound_is_dropped(told: list[Update]) -> None:
 # ---------------------------------------------------------------------- the summaries
 
 
-def test_a_summary_is_whole(told: list[Update]) -> None:
-    update = told[-1]
+def test_a_summary_is_whole(run_updates: list[Update]) -> None:
+    update = run_updates[-1]
     found = record.read(record.write(update))
     assert found["trail"] == list(update.trail)
     assert found["forecast"]["mean"] == update.forecast.mean
@@ -161,8 +161,8 @@ def test_what_is_no_summary_is_refused(packed: bytes, why: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def valid(told: list[Update]) -> dict[str, Any]:
-    return record.read(record.write(told[5]))
+def valid(run_updates: list[Update]) -> dict[str, Any]:
+    return record.read(record.write(run_updates[5]))
 
 
 def paths(place: Any) -> list[tuple[str | int, ...]]:
@@ -193,11 +193,11 @@ def test_a_summary_with_anything_in_it_is_shown_or_refused(
     place[last] = data.draw(JUNK)
     try:
         found = record.read(zlib.compress(json.dumps(damaged).encode()))
-        told = [ranked([{"run": "a", **overview(found)}]), shown(found)]
-        told.append(answer(Forecaster.from_state_dict(found["state"]), found["step"], QUESTION))
+        answers = [ranked([{"run": "a", **overview(found)}]), shown(found)]
+        answers.append(answer(Forecaster.from_state_dict(found["state"]), found["step"], QUESTION))
     except (StateError, ConfigurationError, ScheduleError):
         return
-    json.dumps(told, allow_nan=False)
+    json.dumps(answers, allow_nan=False)
 
 
 # ---------------------------------------------------------------------- in hindsight
@@ -255,8 +255,8 @@ def test_a_run_that_went_on_beyond_its_plan_is_judged_where_that_ended() -> None
     assert fared(trail, found, 150, 100)["80"] == {"judged": 2, "held": 1}
 
 
-def test_runs_are_ranked_with_others_of_the_same_loss(told: list[Update]) -> None:
-    first = overview(record.read(record.write(told[-1])))
+def test_runs_are_ranked_with_others_of_the_same_loss(run_updates: list[Update]) -> None:
+    first = overview(record.read(record.write(run_updates[-1])))
     rows = [
         {**first, "run": "a", "mean": 2.2, "levels": [x + 0.1 for x in first["levels"]]},
         {**first, "run": "b"},
@@ -276,8 +276,8 @@ def test_runs_are_ranked_with_others_of_the_same_loss(told: list[Update]) -> Non
 # ---------------------------------------------------------------------- what if
 
 
-def test_what_if_is_what_the_forecaster_says(told: list[Update]) -> None:
-    forecaster = told[-1].forecaster
+def test_what_if_is_what_the_forecaster_says(run_updates: list[Update]) -> None:
+    forecaster = run_updates[-1].forecaster
     found = answer(forecaster, 2_400, QUESTION)
     other = forecaster.schedule.with_decay(start=2_400, steps=600, shape="sqrt")
     planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
@@ -292,14 +292,14 @@ def test_what_if_is_what_the_forecaster_says(told: list[Update]) -> None:
     assert copied.lr(at) == pytest.approx(other.lr(at), abs=2e-6)
 
 
-def test_an_answer_says_no_more_than_is_drawn(told: list[Update]) -> None:
-    found = answer(told[-1].forecaster, 2_400, QUESTION)
+def test_an_answer_says_no_more_than_is_drawn(run_updates: list[Update]) -> None:
+    found = answer(run_updates[-1].forecaster, 2_400, QUESTION)
     assert {"fan", "schedule"} & set(found["plan"]) == set()
     assert len(found["what_if"]["fan"]["steps"]) == 33
 
 
-def test_curves_at_once_are_those_one_by_one(told: list[Update]) -> None:
-    forecast = told[-1].forecast
+def test_curves_at_once_are_those_one_by_one(run_updates: list[Update]) -> None:
+    forecast = run_updates[-1].forecast
     steps = np.linspace(2_400, TOTAL, 33).astype(int)
     for level, together in zip((0.8, 0.95), forecast.curves(steps, (0.8, 0.95)), strict=True):
         alone = forecast.curve(steps, level)
@@ -307,8 +307,8 @@ def test_curves_at_once_are_those_one_by_one(told: list[Update]) -> None:
             assert (getattr(together, line) == getattr(alone, line)).all()
 
 
-def test_the_learning_rate_is_the_one_that_was_used(told: list[Update]) -> None:
-    known = record.read(record.write(told[-1]))
+def test_the_learning_rate_is_the_one_that_was_used(run_updates: list[Update]) -> None:
+    known = record.read(record.write(run_updates[-1]))
     forecaster = Forecaster.from_state_dict(known["state"])
     forecaster.history.observe_many([2_400, 2_450], [2.2, 2.2], [5e-5, 5e-5])
     found = shown({**known, "state": forecaster.state_dict()})["schedule"]
@@ -325,8 +325,8 @@ def test_only_lines_are_registered_where_the_bundle_allows() -> None:
         assert lighter(other) == other
 
 
-def test_a_decay_cannot_start_in_the_past(told: list[Update]) -> None:
-    forecaster = told[-1].forecaster
+def test_a_decay_cannot_start_in_the_past(run_updates: list[Update]) -> None:
+    forecaster = run_updates[-1].forecaster
     late, present = ({**QUESTION, "decay_start": step} for step in (100, 2_400))
     assert answer(forecaster, 2_400, late) == answer(forecaster, 2_400, present)
     over, soon = ({**QUESTION, "decay_start": 0, "total_steps": step} for step in (1_000, 2_401))
@@ -349,9 +349,11 @@ def test_a_decay_cannot_start_in_the_past(told: list[Update]) -> None:
         ({"shape": "exp"}, "rates above 0"),
     ],
 )
-def test_questions_that_make_no_sense(told: list[Update], change: dict[str, Any], why: str) -> None:
+def test_questions_that_make_no_sense(
+    run_updates: list[Update], change: dict[str, Any], why: str
+) -> None:
     with pytest.raises((ConfigurationError, ScheduleError), match=why):
-        answer(told[-1].forecaster, 2_400, {**QUESTION, **change})
+        answer(run_updates[-1].forecaster, 2_400, {**QUESTION, **change})
 
 
 @settings(max_examples=50, deadline=None)

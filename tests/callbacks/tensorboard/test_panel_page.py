@@ -398,13 +398,13 @@ def test_names_are_shown_as_text(browser: webdriver.Chrome, tmp_path: Path) -> N
     for name in names:
         write(logs / name, upto=1_000)
     deep = "/".join(["y" * 200] * 17)
-    told = write(logs / deep, upto=1_000)
+    sent = write(logs / deep, upto=1_000)
     with SummaryWriter(str(logs / "tag")) as writer:
-        found = summary(told[-1])
+        found = summary(sent[-1])
         found.value[0].tag = "../../etc/<script>window.hacked=1</script>"
         writer._get_file_writer().add_summary(found, 1)
     with SummaryWriter(str(logs / "<i>foreign</i>")) as writer:
-        found = summary(told[-1])
+        found = summary(sent[-1])
         found.value[0].tensor.string_val[0] = b"<script>window.hacked=1</script>"
         writer._get_file_writer().add_summary(found, 1)
     with tensorboard(logs, "--reload_interval=1") as (address, _):
