@@ -147,8 +147,17 @@ def losses_of(schedule: LRSchedule, every: int = 1, seed: int = 0) -> tuple[Any,
 
 
 def by_hand(_: Path) -> dict[str, Any]:
-    """The first half of a run at a constant rate that has still to decay."""
-    plan = LRSchedule.wsd(total_steps=24_000, peak=3e-4, decay_fraction=0.2, warmup=2_000)
+    """The first half of a run that decays over its last fifth."""
+    return half_of(LRSchedule.wsd(24_000, peak=3e-4, decay_fraction=0.2, warmup=2_000))
+
+
+def held_rate(_: Path) -> dict[str, Any]:
+    """The first half of a run at a constant rate."""
+    return half_of(LRSchedule.constant(24_000, peak=3e-4, warmup=2_000))
+
+
+def half_of(plan: LRSchedule) -> dict[str, Any]:
+    """A plan, its first half of losses and the forecaster that has seen them."""
     steps, losses = losses_of(plan, every=100)
     half = steps <= 12_000
     forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
@@ -166,16 +175,17 @@ def by_hand(_: Path) -> dict[str, Any]:
 
 def log_of_a_run(folder: Path) -> dict[str, Any]:
     """A CSV of steps, losses and rates of a whole run, and one of its first half."""
+    (folder / "logs").mkdir()
     plan = LRSchedule.cosine(5_000, 1e-3, warmup=200)
     steps, losses = losses_of(plan, every=10)
     rates = plan.lr(steps)
     for name, upto in (("baseline.csv", 5_000), ("running.csv", 2_500)):
-        with (folder / name).open("w", newline="") as file:
+        with (folder / "logs" / name).open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["step", "train_loss", "lr"])
             for step, loss, rate in zip(steps, losses, rates, strict=True):
-                if step <= upto:
-                    table.writerow([step, f"{loss:.5f}", f"{rate:.6g}"])
+                if step <= upto:  # the training loss of the first batch is the loss at step 0
+                    table.writerow([step - 10, f"{loss:.5f}", f"{rate:.6g}"])
     return {"LRSchedule": LRSchedule, "RunInfo": RunInfo}
 
 
@@ -240,7 +250,7 @@ SETUPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "examples/README.md": lambda folder: {},
     "lossforecast/README.md": by_hand,
     "lossforecast/backtest/README.md": log_of_a_run,
-    "lossforecast/policies/README.md": by_hand,
+    "lossforecast/policies/README.md": held_rate,
     "lossforecast/readers/README.md": log_of_a_run,
     "lossforecast/schedule/README.md": by_hand,
     "lossforecast/store/README.md": everything,
