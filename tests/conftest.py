@@ -12,6 +12,8 @@ from types import FunctionType, ModuleType
 
 import pytest
 
+pytest.register_assert_rewrite("support")  # helpers there assert as well
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run, with the reason."""
