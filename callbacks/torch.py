@@ -15,7 +15,7 @@ from lossforecast.callbacks.lr_schedulers import (
     schedule_from_torch,
     steps_per_call,
 )
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, assumed, guarded, switch_off
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt_plan, guarded, switch_off
 from lossforecast.callbacks.pipeline import (
     Pipeline,
     RunRecorder,
@@ -35,6 +35,7 @@ from lossforecast.policies import Policy, Recommendation
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["TorchLossForecast"]
 
@@ -311,7 +312,10 @@ class TorchLossForecast:
         self._resumed = False  # only now has the user surely restored the scheduler, too
         planned = self._plan(self._capture.steps)
         for name, forecaster in self._pipeline.forecasters.items():
-            adopt(forecaster, planned, self._capture.steps, warn=name == self.metric)
+            if name == self.metric:
+                adopt_plan(forecaster, planned, self._capture.steps)
+            else:
+                forecaster.adopt_plan(planned, self._capture.steps)
 
 
 def _group(optimizer: Any, group: int | None) -> int:
@@ -360,7 +364,7 @@ def _planner(
             steps = pace * whole("scheduler.total_steps", theirs, ConfigurationError, least=1)
         if scheduler is None:
             rate = float(optimizer.param_groups[group]["lr"])
-            return assumed(LRSchedule.constant(steps, rate))
+            return LRSchedule.constant(steps, rate).with_caveats(Caveat.LR_ASSUMED)
         return schedule_from_torch(
             scheduler,
             total_steps=steps,

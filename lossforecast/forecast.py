@@ -19,7 +19,7 @@ from lossforecast.schedule import LRSchedule, from_now_on
 from lossforecast.status import Caveat, Status
 
 __all__ = [
-    "LEVELS",
+    "QUANTILE_LEVELS",
     "AnnealGain",
     "Curve",
     "Estimate",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
+QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
 """Probabilities that tell a distribution well: those of 29 equidistant normal scores."""
 
 
@@ -160,8 +160,8 @@ class Forecast:
 
     @cached_property
     def at_levels(self) -> tuple[float, ...]:
-        """The quantiles at `LEVELS`, (29,), worked out once."""
-        return tuple(self.quantiles(LEVELS).tolist())
+        """The quantiles at `QUANTILE_LEVELS`, (29,), worked out once."""
+        return tuple(self.quantiles(QUANTILE_LEVELS).tolist())
 
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
         """Lower and upper end of the central interval that holds the outcome with `level`."""
@@ -206,7 +206,7 @@ class Forecast:
         return [Curve(at, mean, *ends[i : i + 2]) for i in range(0, len(ends), 2)]
 
     def summary(self) -> dict[str, Any]:
-        """The forecast in plain JSON-able values, of one depth; None for what is not known."""
+        """The numbers of the forecast, flat and JSON-able; None where a number is not known."""
         (lower80, upper80), (lower95, upper95) = (self.interval(level) for level in (0.8, 0.95))
         gain = self.anneal_gain
         numbers = {
@@ -222,6 +222,10 @@ class Forecast:
         known = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         words = {"status": str(self.status), "gain_source": gain.source}
         return {"made_at": self.made_at, "step": self.step, **known, **words}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `summary` and the caveats, JSON-able."""
+        return {**self.summary(), "caveats": [str(caveat) for caveat in self.caveats]}
 
     @cached_property
     def estimate(self) -> Estimate:

@@ -10,19 +10,20 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossforecast.arrays import FloatArray
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
 from lossforecast.forecast import AnnealGain, Forecast
 from lossforecast.laws import LAWS
 from lossforecast.numerics import Mixture
 from lossforecast.policies import (
-    REMEMBERED,
+    MAX_EARLIER_CHECKS,
     Outlook,
     Policy,
     Recommendation,
     Situation,
-    aimed,
-    listed,
+    checked_target,
+    policy_list,
     recommend,
 )
 from lossforecast.posterior import Kin, Posterior, fit
@@ -42,6 +43,7 @@ _LEARNT = 0.5  # of the prior's spread of the drop: below it the drop counts as 
 _MATTERS = 0.3  # of the forecast's spread: below it the drop is negligible
 _BEGUN = 0.1  # share of a run from which on it may differ from its past
 _OFF_PLAN = 0.01  # of the peak
+_SAME_RATE = 1e-6  # of the peak: a saved and a resumed plan differ by rounding
 _START = 0.2  # share of the run so far in which a minimum means nothing
 
 
@@ -166,6 +168,39 @@ class Forecaster:
         self._schedule = from_now_on(self._now, self._schedule, schedule)
         self._forget_fit()
 
+    def follow_rate(self, step: int, present_rate: float) -> None:
+        """Hold the present rate from `step` on, where the plan only assumes the rate it holds.
+
+        A plan without `Caveat.LR_ASSUMED`, or one whose rates still change after `step`, stays.
+
+        Args:
+            step: optimizer steps taken.
+            present_rate: learning rate of the next optimizer step.
+        """
+        plan = self._schedule
+        if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
+            return
+        rates = _rates_after(plan, step)
+        if rates[0] != present_rate and _is_constant(rates):
+            held = LRSchedule.constant(plan.total_steps, present_rate)
+            self.replan(plan.joined(step, held).with_caveats(Caveat.LR_ASSUMED))
+
+    def adopt_plan(self, planned: LRSchedule, step: int) -> bool:
+        """Take over the plan of a resumed run from `step` on; return whether it differs.
+
+        The new plan need not know the rates before `step`: those of the present plan stay. Rates
+        that agree to 1e-6 of the peak, and two rates that are only assumed, count as the same.
+
+        Args:
+            planned: the plan as the resumed training loop states it.
+            step: optimizer steps taken.
+        """
+        saved = self._schedule
+        if step >= planned.total_steps or _same_future(saved, planned, step):
+            return False
+        self.replan(saved.joined(step, planned) if step <= saved.total_steps else planned)
+        return True
+
     def is_due(self, step: int) -> bool:
         """Whether a forecast is due at a step: every `every_n_steps`, whatever the clock says."""
         return step > 0 and (step % self.every_n_steps == 0 or step == self.total_steps)
@@ -239,15 +274,15 @@ class Forecaster:
             policy: one or more of `lossforecast.policies` instead of the target miss.
             rivals: the other runs of a sweep, for policies that compare.
         """
-        target, kind = aimed(target), self.run.optimizer or ""
+        target, kind = checked_target(target), self.run.optimizer or ""
         forecast = self.forecast()
         self._looks = [look for look in self._looks if look[0] < self._now]
         earlier = tuple(outlook for _, outlook in self._looks)
         if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
-            self._looks = [*self._looks, (self._now, Outlook.of(forecast))][-REMEMBERED:]
+            self._looks = [*self._looks, (self._now, Outlook.of(forecast))][-MAX_EARLIER_CHECKS:]
         alike = self.prior.alike
         situation = Situation(self.history, forecast, target, tuple(rivals), kind, earlier, alike)
-        return recommend(situation, listed(policy))
+        return recommend(situation, policy_list(policy))
 
     # ------------------------------------------------------------------ state
 
@@ -384,6 +419,29 @@ class Forecaster:
         if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN * schedule.peak).any():
             found.add(Caveat.LR_RISES_AHEAD)
         return tuple(sorted(found))
+
+
+def _same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:
+    if saved.total_steps != planned.total_steps:
+        return False
+    if Caveat.LR_ASSUMED in saved.caveats & planned.caveats and all(
+        _is_constant(_rates_after(plan, step)) for plan in (saved, planned)
+    ):
+        return True  # `follow_rate` corrects the rate
+    steps = planned.knots[0]
+    steps = steps[steps > step]
+    difference = np.abs(saved.lr(steps) - planned.lr(steps))
+    return bool((difference <= _SAME_RATE * planned.peak).all())
+
+
+def _rates_after(plan: LRSchedule, step: int) -> FloatArray:
+    """Learning rates at the knots of the plan after a step."""
+    steps, rates = plan.knots
+    return rates[steps > step]
+
+
+def _is_constant(rates: FloatArray) -> bool:
+    return bool((rates == rates[0]).all())
 
 
 def _anneal_gain(posterior: Posterior, drop: Mixture) -> AnnealGain:

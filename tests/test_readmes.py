@@ -16,6 +16,7 @@ Output is compared word by word, numbers to 2%; a line of three dots stands for 
 import contextlib
 import importlib
 import io
+import itertools
 import logging
 import re
 import shlex
@@ -96,6 +97,11 @@ def _pattern(word: str) -> str:
     return f"({NUMBER.pattern})".join(texts)
 
 
+def setup_of(readme: Path, folder: Path) -> dict[str, Any]:
+    """The variables that the code of a README may use without defining them."""
+    return SETUPS[name(readme)](folder) if name(readme) in SETUPS else {}
+
+
 @contextlib.contextmanager
 def bare_console() -> Iterator[Callable[[], str]]:
     """Collects what is printed, and what the package logs to a console nobody has set up."""
@@ -125,7 +131,7 @@ def test_the_code_runs_and_prints_what_is_shown(
     monkeypatch.setenv("LOSSFORECAST_STORE", str(tmp_path / "users.db"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("MPLBACKEND", "agg")
-    variables: dict[str, Any] = {"__name__": "__main__", **SETUPS[name(readme)](tmp_path)}
+    variables: dict[str, Any] = {"__name__": "__main__", **setup_of(readme, tmp_path)}
     for block in to_run:
         where = f"{name(readme)}:{block.line}"
         if block.language == "console":
@@ -179,7 +185,7 @@ def test_commands_for_the_shell_name_what_exists(readme: Path) -> None:
             if re.match(r"[A-Z_]*=?\w* ?(make|python|pytest|pip) ", line)
             else []
         )
-        for word, after in zip(words, words[1:], strict=False):
+        for word, after in itertools.pairwise(words):
             if word == "make":
                 assert after in targets, f"{name(readme)}: no make {after}"
             if re.fullmatch(r"(tests|examples|lossforecast|callbacks)/\S+\.py", after):

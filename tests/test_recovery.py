@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binom
+from support.laws import annealing, flat_warmup
 
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
-from lossforecast.laws.formulas import LAWS, Warmup, with_warmup
-from lossforecast.laws.relaxation import arrived
+from lossforecast.laws.relaxation import LAWS, arrived
 from lossforecast.numerics.mixture import NO_CALIBRATION
 from lossforecast.posterior.design_matrix import alpha_weights, columns_at, drop_scales, walk_clock
 from lossforecast.prior.prior import Beliefs
@@ -30,13 +30,13 @@ NOISE = 0.12  # standard deviation of the training loss of a 124M model (measure
 def test_annealing_law_is_recovered_from_half_of_the_run(name: str) -> None:
     """200 draws over all schedules, 50 of each: within 3 standard errors in at least 95%."""
     schedule = SCHEDULES[name]
-    lrs = with_warmup(schedule.to_array(), schedule.warmup_steps, Warmup.PEAK)
+    lrs = flat_warmup(schedule.to_array(), schedule.warmup_steps)
     rng = np.random.default_rng(["cosine", "wsd", "linear", "constant"].index(name))
     hits = 0
     for _ in range(50):
         lambda_ = 1 - 1 / (TOTAL * rng.uniform(0.02, 0.1))
         drop = 3.2 * 0.075 * np.exp(0.25 * rng.normal())
-        loss = LAWS["annealing"].loss(
+        loss = annealing(
             lrs,
             L0=rng.uniform(2.4, 2.9),
             A=rng.uniform(0.3, 0.7),

@@ -22,7 +22,14 @@ from lossforecast.callbacks.huggingface.logs import (
 from lossforecast.callbacks.huggingface.probe import TrainerProbe
 from lossforecast.callbacks.huggingface.schedule import lint_run, planned
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt, guarded, listed_sinks, released
+from lossforecast.callbacks.monitor import (
+    RunMonitor,
+    Sink,
+    adopt_plan,
+    guarded,
+    listed_sinks,
+    released,
+)
 from lossforecast.callbacks.pipeline import (
     Pipeline,
     RunRecorder,
@@ -292,7 +299,7 @@ class TransformersLossForecast(TrainerCallback, ExportableState):
                 pipeline.start(taken)
             else:
                 pipeline.load_state_dict(saved)
-                adopt(runner.forecaster, plan, taken)
+                adopt_plan(runner.forecaster, plan, taken)
                 if self._probe is not None:
                     self._probe.load(checkpoint(args, state), saved.get("probe"))
         except Exception:

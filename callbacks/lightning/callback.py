@@ -14,7 +14,7 @@ from lossforecast.callbacks.lightning.schedule import (
     run_length,
     steerable,
 )
-from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt, guarded, released
+from lossforecast.callbacks.monitor import RunMonitor, Sink, Update, adopt_plan, guarded, released
 from lossforecast.callbacks.pipeline import (
     Pipeline,
     RunRecorder,
@@ -320,7 +320,7 @@ class LightningLossForecast(Callback):
                 pipeline.load_state_dict(saved)
                 if self.probe is not None:
                     self.probe.load_state_dict(saved.get("probe", {}))
-                adopt(runner.forecaster, plan, taken)
+                adopt_plan(runner.forecaster, plan, taken)
         except Exception:
             capture.close()
             if self.probe is not None:

@@ -18,8 +18,8 @@ from lossforecast.callbacks.lr_schedulers import (
     schedule_from_torch,
     warn,
 )
-from lossforecast.callbacks.monitor import assumed
 from lossforecast.schedule import Finding, Flaw, LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["lint_trainer", "planned_schedule", "run_length", "steerable"]
 
@@ -63,14 +63,15 @@ def planned_schedule(
     configs = _configs(trainer, optimizer)
     if not configs:
         constant = LRSchedule.constant(total_steps, float(optimizer.param_groups[group]["lr"]))
-        return assumed(constant) if by_hand else constant
+        return constant.with_caveats(Caveat.LR_ASSUMED) if by_hand else constant
     config = configs[0]
     stepped = _scheduler_steps(trainer, config, taken)
     known = by_hand or config.interval == "step" or math.isfinite(trainer.num_training_batches)
     schedule = schedule_from_torch(
         config.scheduler, total_steps=total_steps, step=taken, group=group, scheduler_steps=stepped
     )
-    return schedule if known and len(configs) == 1 else assumed(schedule)
+    certain = known and len(configs) == 1
+    return schedule if certain else schedule.with_caveats(Caveat.LR_ASSUMED)
 
 
 def steerable(

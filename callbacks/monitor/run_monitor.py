@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from lossforecast.callbacks.monitor.guard import logger
-from lossforecast.callbacks.monitor.replan import follow
 from lossforecast.callbacks.monitor.trail import Trail
 from lossforecast.callbacks.monitor.update import Sink, Update
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Action, Policy, Recommendation, aimed, listed
+from lossforecast.policies import Action, Policy, Recommendation, checked_target, policy_list
+from lossforecast.schedule import LRSchedule
 
 __all__ = ["Recorder", "RunMonitor"]
 
@@ -63,9 +63,9 @@ class RunMonitor:
         sinks: Iterable[Sink] = (),
         recorder: Recorder | None = None,
     ) -> None:
-        self.policies = listed(policy)
+        self.policies = policy_list(policy)
         self.forecaster = forecaster
-        self._aim = aimed(target)
+        self._aim = checked_target(target)
         self.recorder = recorder
         self.sinks = list(sinks)
         self.trail = Trail()
@@ -86,7 +86,7 @@ class RunMonitor:
             step: optimizer steps taken.
             present_rate: learning rate of the next step; a plan that only assumes the rate follows.
         """
-        follow(self.forecaster, step, present_rate)
+        self.forecaster.follow_rate(step, present_rate)
         before = self.recommendation
         self.forecast = self.forecaster.forecast()
         self.recommendation = self.forecaster.recommend(self.target, self.policies)
@@ -114,3 +114,15 @@ class RunMonitor:
     def wants_stop(self) -> bool:
         """Whether the latest recommendation is to stop."""
         return self.recommendation is not None and self.recommendation.action is Action.STOP
+
+
+def adopt_plan(forecaster: Forecaster, planned: LRSchedule, step: int) -> None:
+    """Take over the plan of a resumed run, with a warning where it differs from the saved one."""
+    saved = forecaster.schedule
+    if forecaster.adopt_plan(planned, step):
+        logger.warning(
+            "resumed at step %d with another schedule (%r, before: %r): the plan is changed",
+            step,
+            planned,
+            saved,
+        )

@@ -58,11 +58,10 @@ class Trail:
             **fan(forecast, _STOPS),
             "status": str(forecast.status),
             "gain": [short(gain.mean), short(gain.std), gain.source],
-            "action": str(advice.action),
-            "reason": str(advice.reason),
+            **advice.to_dict(),
         }
-        if self._is_news(row):
-            row["message"] = advice.message
+        if not self._is_news(row):
+            del row["message"]
         if done is not None:
             row["done"] = done
         self.rows.append(row)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Wish
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.monitor import RunMonitor, Trail, Update, adopt, follow
+from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
@@ -78,7 +78,7 @@ class Listener:
         if self.monitor.forecaster.history.last_step < 0:
             return
         for forecaster in self.forecasters.values():
-            follow(forecaster, step, rate)
+            forecaster.follow_rate(step, rate)
         if self.first:
             self._updates.append(self.monitor.judge(step, rate))
             self._between = step - self._advised_at if self._advised_at else 0
@@ -144,7 +144,7 @@ def _take_in(forecasters: dict[str, Forecaster], meter: GapMeter, message: Messa
         forecasters[message.metric].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
         for forecaster in forecasters.values():
-            adopt(forecaster, message.plan, message.step, warn=False)
+            forecaster.adopt_plan(message.plan, message.step)
     else:
         if message.steps.size and "train" in forecasters:
             forecasters["train"].observe_many(message.steps, message.losses, message.rates)

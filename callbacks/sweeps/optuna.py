@@ -14,7 +14,7 @@ from lossforecast.callbacks.sweeps.plans import Plans
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, listed
+from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, policy_list
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -60,7 +60,7 @@ class ForecastPruner(BasePruner):
             raise ConfigurationError("give a policy or a stock pruner, not both: one decides")
         self.switched_off = False
         self._plans = Plans(schedule, run, "trial")
-        self._policies = listed(policy) or [dominated()]
+        self._policies = policy_list(policy) or [dominated()]
         self._stock, self._shadow = stock, shadow
         self._watched: dict[tuple[str, int], _Watched] = {}
 

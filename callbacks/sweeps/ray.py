@@ -22,7 +22,15 @@ from lossforecast.callbacks.sweeps.plans import Plans
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Action, Outlook, Policy, aimed, dominated, listed, target_miss
+from lossforecast.policies import (
+    Action,
+    Outlook,
+    Policy,
+    checked_target,
+    dominated,
+    policy_list,
+    target_miss,
+)
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -332,8 +340,8 @@ class _Sweep:
         self.mode: str | None = None
         self._plans = Plans(schedule, run, "config")
         self._time_attr = _named("time_attr", time_attr)
-        self._policies = listed(policy) or [target_miss(), dominated()]
-        self._target = aimed(target)
+        self._policies = policy_list(policy) or [target_miss(), dominated()]
+        self._target = checked_target(target)
         self._runs: dict[str, _Run] = {}
         self._ended: dict[str, Outlook] = {}
         self._said: set[str] = set()

@@ -52,9 +52,7 @@ class Moment:
             **self.forecast.summary(),
             "made_at": self.step,
             "error": None if truth is None or mean != mean else mean / truth - 1,
-            "action": str(self.advice.action),
-            "reason": str(self.advice.reason),
-            "message": self.advice.message,
+            **self.advice.to_dict(),
         }
 
 

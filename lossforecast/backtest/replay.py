@@ -16,7 +16,7 @@ import numpy as np
 
 from lossforecast.backtest.baselines import BASELINES
 from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.scores import LEVELS, crps
+from lossforecast.backtest.scores import CRPS_LEVELS, crps
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
@@ -161,7 +161,7 @@ def _record(
     seconds = time.perf_counter() - began
     lower80, upper80 = forecast.interval(0.8)
     lower95, upper95 = forecast.interval(0.95)
-    quantiles = [forecast.quantile(float(q)) for q in LEVELS]
+    quantiles = [forecast.quantile(float(q)) for q in CRPS_LEVELS]
     rivals: dict[str, Any] = BASELINES if baselines else {}
     return Record(
         source=run.source,

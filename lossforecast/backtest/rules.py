@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest.trails import LOOKS, Trail
-from lossforecast.policies import Outlook, chances, places, tolerated
+from lossforecast.policies import Outlook, n_best_runs, prob_among_best, stop_threshold
 
 if TYPE_CHECKING:
     import optuna
@@ -29,16 +29,16 @@ _MARGIN = 0.05  # above the best last value
 
 def dominated(trails: Sequence[Trail]) -> Kills:
     """The policy `lossforecast.policies.dominated`, with its defaults, for all runs at once."""
-    best = places(len(trails))
+    best = n_best_runs(len(trails))
 
     def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
         outlooks = [trails[i].outlooks[look] for i in going]
         outlooks += [Outlook.ended(trails[i].truth) for i in ended]
-        found = chances(outlooks, best, trails[0].alike)
+        found = prob_among_best(outlooks, best, trails[0].alike)
         return [
             i
             for i, chance in zip(going, found, strict=False)
-            if chance < tolerated(trails[i].statuses[look])
+            if chance < stop_threshold(trails[i].statuses[look])
         ]
 
     return kills

@@ -16,7 +16,7 @@ from lossforecast.arrays import FloatArray
 from lossforecast.errors import ConfigurationError
 
 __all__ = [
-    "LEVELS",
+    "CRPS_LEVELS",
     "Conformal",
     "PointScore",
     "bootstrap",
@@ -31,7 +31,7 @@ __all__ = [
 
 Statistic = Literal["median", "mean"]
 
-LEVELS = np.arange(1, 20) / 20
+CRPS_LEVELS = np.arange(1, 20) / 20
 """The 19 probabilities whose quantiles stand for a whole forecast in `crps`."""
 _RESAMPLES = 2_000
 _STRETCHES = np.geomspace(1, 1e3, 150)
@@ -114,7 +114,7 @@ def relative_width(lower: ArrayLike, upper: ArrayLike, truth: ArrayLike) -> Floa
     return width
 
 
-def crps(quantiles: ArrayLike, truth: ArrayLike, levels: ArrayLike = LEVELS) -> FloatArray:
+def crps(quantiles: ArrayLike, truth: ArrayLike, levels: ArrayLike = CRPS_LEVELS) -> FloatArray:
     """Continuous ranked probability score from quantiles, in units of the loss, shape (n,).
 
     ``CRPS = 2 * integral over q of (1{truth < Q(q)} - q) (Q(q) - truth)``, twice the pinball loss;

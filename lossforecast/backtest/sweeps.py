@@ -25,7 +25,7 @@ from lossforecast.backtest.rules import RULES, Rule
 from lossforecast.backtest.trails import LOOKS, Trail, followed
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies import places
+from lossforecast.policies import n_best_runs
 from lossforecast.prior import Prior
 
 __all__ = ["SweepScore", "replay_sweeps"]
@@ -154,7 +154,7 @@ def _costs(
     """The last four of a score, each a mean over what was found."""
     truths = np.array([trail.truth for trail in trails])
     steps = np.array([trail.total_steps for trail in trails], float)
-    best = np.argsort(truths)[: places(len(trails))]
+    best = np.argsort(truths)[: n_best_runs(len(trails))]
     decays = np.array([trails[i].decays if trails[i].decays < 1 else 0.0 for i in best])
     survivors = [truths[trained == 1] for trained in found]
     lost = [(kept.min() - truths.min()) / abs(truths.min()) for kept in survivors if kept.size]

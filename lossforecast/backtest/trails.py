@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossforecast.backtest.curves import RecordedRun
 from lossforecast.backtest.replay import naming, outcome
-from lossforecast.forecast import LEVELS
+from lossforecast.forecast import QUANTILE_LEVELS
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Outlook
 from lossforecast.prior import Prior
@@ -22,7 +22,7 @@ LOOKS = 50
 
 _LEAST = 3  # losses before a run is forecast
 _PATIENCE = 3  # what Lightning's EarlyStopping has by default
-_NOTHING = Outlook((float("nan"),) * len(LEVELS))
+_NOTHING = Outlook((float("nan"),) * len(QUANTILE_LEVELS))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,27 @@
-"""How much of the effect of the learning-rate changes so far has arrived, for whole schedules.
+"""The loss laws, one family that differs in G: how fast a change of the learning rate takes effect.
 
-The annealing term of every law is ``B * sum_k (eta_{k-1} - eta_k) G_k(t)``. Here the sum is taken
-over the knots of a schedule instead of its steps, and divided by the peak rate: it is then 0 before
-any decay and 1 when the rate has gone from the peak to 0 and all of that has arrived. What
-multiplies it, ``D = B * eta_peak``, is the drop of a full anneal, in units of the loss.
+With ``eta_i`` the learning rate of step i and ``S1(t) = eta_1 + ... + eta_t``,
+
+    L(t) = L0 + A * S1(t)^-alpha - sum_{k<=t} (eta_{k-1} - eta_k) * B * G_k(t),    eta_0 = eta_1
+
+where G_k(t) is the share of the effect of the change at step k that has arrived by step t:
+
+    annealing     G_k(t) = 1 - lambda^(t-k+1),  B = C / (1 - lambda)
+                  so the sum is C * S2: Tissue et al. 2024, arXiv:2408.11029
+    multi-power   G_k(t) = 1 - (1 + C eta_k^-gamma S_k(t))^-beta,  S_k(t) = eta_k + ... + eta_t
+                  Luo et al. 2025, arXiv:2503.12811
+    memoryless    G_k(t) = 1,  so the sum is B * (eta_1 - eta_t)
+                  the starting point of the multi-power authors' fit
+    power         no sum, and t in place of S1(t): the baseline that ignores the learning rate
+
+The sum is taken over the knots of a schedule instead of its steps, and divided by the peak rate:
+
+    arrived(t) = sum_{k<=t} (eta_{k-1} - eta_k) G_k(t) / eta_peak
+
+It is 0 before any decay, and 1 when the rate has gone from the peak to 0 and all of that has
+arrived. Its factor ``D = B * eta_peak`` is the drop of a full anneal, in units of the loss.
+
+Units: losses in the user's unit, learning rates absolute, time in optimizer steps.
 """
 
 from dataclasses import dataclass, replace
@@ -12,13 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
-from lossforecast.laws.formulas import Warmup
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["WARMUP", "Relaxation", "arrived", "decaying", "full_anneal"]
+__all__ = ["LAWS", "Relaxation", "arrived", "decaying", "full_anneal"]
 
 
-WARMUP = Warmup.AS_IS  # S1 counts the warm-up; the annealing term begins after it
+LAWS = ("annealing", "multi-power", "memoryless", "power")
+"""The name of every law."""
 
 _USUAL_DECAY = 0.2  # share of a run
 _NO_DECAY = 0.01  # of the peak

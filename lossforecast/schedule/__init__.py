@@ -3,10 +3,17 @@
 from lossforecast.schedule.code import code_of
 from lossforecast.schedule.lint import Finding, Flaw, averages, climbs_again, falls_once, lint
 from lossforecast.schedule.lr_schedule import DECAY_SHAPES, Decay, LRSchedule, from_now_on
-from lossforecast.schedule.text import edited_by_text, schedule_from_text
+from lossforecast.schedule.text import (
+    NAMED_SCHEDULES,
+    SCHEDULE_EDITS,
+    edited_by_text,
+    schedule_from_text,
+)
 
 __all__ = [
     "DECAY_SHAPES",
+    "NAMED_SCHEDULES",
+    "SCHEDULE_EDITS",
     "Decay",
     "Finding",
     "Flaw",

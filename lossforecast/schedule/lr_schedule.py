@@ -407,6 +407,10 @@ class LRSchedule:
         values = np.concatenate([self._values, other._values])
         return type(self)(pieces, values, other.caveats)
 
+    def with_caveats(self, *caveats: Caveat) -> Self:
+        """The same schedule with these caveats added to its own."""
+        return type(self)(self._pieces, self._values, self.caveats | _caveats(caveats))
+
     # ------------------------------------------------------------------ plain values
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from lossforecast import (
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.capture.transfer import Transfer
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Situation
+from lossforecast.policies import Situation
 
 TOTAL = 60
 EXAMPLES = 300 if os.environ.get("LOSSFORECAST_FULL") else 15

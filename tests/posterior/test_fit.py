@@ -8,8 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from lossforecast import LRSchedule, Prior, RunInfo
-from lossforecast.laws.formulas import LAWS
-from lossforecast.laws.relaxation import arrived
+from lossforecast.laws.relaxation import LAWS, arrived
 from lossforecast.numerics.gaussian import inverse
 from lossforecast.numerics.mixture import NO_CALIBRATION, Mixture
 from lossforecast.posterior.design_matrix import columns_at, drop_scales

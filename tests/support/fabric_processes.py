@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 
 TOTAL, EVERY = 120, 10
 

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
 from lossforecast.callbacks.distributed import team
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from lossforecast.schedule.lr_schedule import Decay
 
 TOTAL, EVERY = 120, 10

@@ -247,7 +247,6 @@ SETUPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "callbacks/probe/README.md": everything,
     "callbacks/sweeps/README.md": sweep,
     "callbacks/tensorboard/README.md": everything,
-    "examples/README.md": lambda folder: {},
     "lossforecast/README.md": by_hand,
     "lossforecast/backtest/README.md": log_of_a_run,
     "lossforecast/policies/README.md": held_rate,

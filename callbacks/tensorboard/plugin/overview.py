@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import short
 from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
-from lossforecast.callbacks.tensorboard.plugin.what_if import SHAPES, drawn
+from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
 from lossforecast.errors import ScheduleError, StateError
-from lossforecast.policies import Outlook, chances
+from lossforecast.policies import Outlook, prob_among_best
 from lossforecast.runs import History, RunInfo, as_used
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Status
@@ -55,7 +56,9 @@ def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if its == kind and row["broke"] is None
         ]
         if len(alike) > 1:
-            for row, chance in zip(alike, chances([_outlook(row) for row in alike]), strict=True):
+            for row, chance in zip(
+                alike, prob_among_best([_outlook(row) for row in alike]), strict=True
+            ):
                 row["prob_best"] = short(float(chance))
     for row in found:
         row.setdefault("prob_best", None)

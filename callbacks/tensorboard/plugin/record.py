@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lossforecast.callbacks.monitor import FAN, Update, fan, short
 from lossforecast.errors import StateError
-from lossforecast.forecast import LEVELS
+from lossforecast.forecast import QUANTILE_LEVELS
 
 __all__ = ["PLUGIN", "TAG", "read", "write"]
 
@@ -35,18 +35,13 @@ def write(update: Update) -> bytes:
         "total_steps": forecast.schedule.total_steps,
         "target": update.target,
         "forecast": {
-            **forecast.summary(),
-            "caveats": [str(each) for each in forecast.caveats],
+            **forecast.to_dict(),
             "levels": [short(x) for x in forecast.at_levels],
             "parameters": forecast.parameters,
             "prob_target": chance,
         },
         "fan": fan(forecast, _STOPS),
-        "decision": {
-            "action": str(advice.action),
-            "reason": str(advice.reason),
-            "message": advice.message,
-        },
+        "decision": advice.to_dict(),
         "trail": update.trail,
         "state": update.forecaster.state_dict(),
     }
@@ -91,8 +86,8 @@ def _check(record: Mapping[str, Any]) -> None:
         _number(forecast, name)
     for name in ("status", "gain_source"):
         _word(forecast, name)
-    if len(_numbers(forecast, "levels")) != len(LEVELS):
-        raise StateError(f"levels are not {len(LEVELS)} numbers")
+    if len(_numbers(forecast, "levels")) != len(QUANTILE_LEVELS):
+        raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
     if not all(isinstance(each, str) for each in _list(forecast, "caveats")):
         raise StateError("caveats are no words")
     for law, values in _object(forecast, "parameters").items():

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import fan, short
 from lossforecast.errors import ConfigurationError, LossForecastError, StateError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import LRSchedule, code_of
 
-__all__ = ["SHAPES", "answer", "drawn"]
+__all__ = ["answer", "drawn"]
 
-SHAPES = ("linear", "cosine", "sqrt", "exp")
 _LONGEST = 20  # times as long as planned
 _STOPS = 33  # of a fan
 _POINTS = 257  # of a schedule that is drawn
@@ -62,19 +62,15 @@ def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dic
     gain = planned.gain(other)
     lines = {"fan": fan(tried, _STOPS), "schedule": drawn(tried.schedule)}
     return {
-        "plan": _told(planned),
-        "what_if": {**_told(tried), **lines},
+        "plan": _forecast_dict(planned),
+        "what_if": {**_forecast_dict(tried), **lines},
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
         "code": code_of(other),
     }
 
 
-def _told(forecast: Forecast) -> dict[str, Any]:
-    return {
-        **forecast.summary(),
-        "total_steps": forecast.schedule.total_steps,
-        "caveats": [str(each) for each in forecast.caveats],
-    }
+def _forecast_dict(forecast: Forecast) -> dict[str, Any]:
+    return {**forecast.to_dict(), "total_steps": forecast.schedule.total_steps}
 
 
 def _checked(

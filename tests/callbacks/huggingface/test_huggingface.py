@@ -13,7 +13,7 @@ from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import AnnealingProbe, TransformersLossForecast
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from lossforecast.runs.windows import mean_step
 
 STEPS = 240

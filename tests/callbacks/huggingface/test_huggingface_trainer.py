@@ -23,7 +23,7 @@ from lossforecast import LRSchedule, RunStore
 from lossforecast.callbacks import TransformersLossForecast
 from lossforecast.callbacks.capture.loss_capture import innermost
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Reason
+from lossforecast.policies import Reason
 from lossforecast.runs.windows import mean_step
 from lossforecast.status import Caveat
 

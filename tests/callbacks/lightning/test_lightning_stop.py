@@ -11,7 +11,7 @@ from support.lightning_runs import IGNORED_WARNINGS, Metrics, Scripted, loader, 
 from support.logs import warnings_in
 
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 
 pytestmark = IGNORED_WARNINGS
 

@@ -21,7 +21,7 @@ from ray.tune.schedulers import (
 
 from lossforecast import ConfigurationError, LRSchedule, RunInfo
 from lossforecast.callbacks import ForecastScheduler, ForecastStopper
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import it
 

@@ -30,7 +30,7 @@ from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, ou
 from lossforecast.callbacks.tensorboard.plugin.overview import overview, ranked, shown
 from lossforecast.callbacks.tensorboard.plugin.server import lighter
 from lossforecast.callbacks.tensorboard.plugin.what_if import answer
-from lossforecast.policies.recommendation import Action
+from lossforecast.policies import Action
 from lossforecast.runs.history import History
 from lossforecast.schedule.code import code_of
 
