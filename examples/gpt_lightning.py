@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from gpt import GPT, Batches, cosine_factor, standard_library, wsd_factor
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -28,6 +27,7 @@ from lossforecast import Forecast, Forecaster, History
 from lossforecast.callbacks import LightningLossForecast
 from lossforecast.callbacks.monitor import Update
 from lossforecast.plot import plot
+from lossforecast.runs import ending
 
 SCHEDULES = {"cosine": cosine_factor, "wsd": wsd_factor}
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -146,10 +146,11 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     trainer.fit(ByteModel(name, steps), train, torch.utils.data.DataLoader([windows], None))
     forecaster = watcher.forecaster
     assert forecaster is not None
-    actual, at = outcome(forecaster)
+    end = ending(forecaster.history, forecaster.total_steps)
+    assert end is not None
     rows = []
     for fraction, then in recorder.forecasters.items():
-        forecast = then.forecast(step=at)
+        forecast = then.forecast(step=end.step)
         low80, high80 = forecast.interval(0.8)
         low95, high95 = forecast.interval(0.95)
         rows.append(
@@ -164,7 +165,7 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
         )
         if fraction == 0.5:
             picture(forecast, then.history, forecaster.history, name, out)
-    return {"name": name, "actual": actual, "forecasts": rows}
+    return {"name": name, "actual": end.loss, "forecasts": rows}
 
 
 class Recorder:
@@ -180,15 +181,6 @@ class Recorder:
             if update.step >= step and fraction not in self.forecasters and watcher.forecaster:
                 state = watcher.forecaster.state_dict()
                 self.forecasters[fraction] = Forecaster.from_state_dict(state)
-
-
-def outcome(forecaster: Forecaster) -> tuple[float, int]:
-    """The mean validation loss over the last 2% of the run, and the middle step of those."""
-    bins = forecaster.history.bins()
-    tail = bins.step >= 0.98 * forecaster.total_steps
-    count = bins.count[tail]
-    mean = float(np.average(bins.mean[tail], weights=count))
-    return mean, round(float(np.average(bins.step[tail], weights=count)))
 
 
 def picture(forecast: Forecast, then: History, in_the_end: History, name: str, out: Path) -> None:

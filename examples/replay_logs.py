@@ -19,7 +19,7 @@ import numpy as np
 from lossforecast import LossForecastError, RunInfo, RunStore
 from lossforecast.backtest.lookback import LookBack, look_back
 from lossforecast.readers import Log, read_log
-from lossforecast.runs.history import points
+from lossforecast.runs import observed
 
 RATES = (1e-3, 4e-3, 2e-4, 2e-3)
 
@@ -104,7 +104,7 @@ def looked_back(log: Log, store: RunStore, optimizer: str) -> Row:
     learnt = look_back(
         log.history, plan, run, prior=prior, target=best, steps_taken=log.steps_taken
     )
-    store.add(log.name, run, plan, *points(log.history))
+    store.add(log.name, run, plan, *observed(log.history), steps_taken=log.steps_taken)
     return Row(log, alone, learnt)
 
 
@@ -116,7 +116,7 @@ def report(rows: list[Row], share: float) -> None:
         if row.alone.outcome is None:
             print(f"{row.log.name:32}{'-':>8}  ended early, or broke")
             continue
-        truth = row.alone.outcome.truth
+        truth = row.alone.outcome.loss
         both = [back.at(share).forecast for back in (row.alone, row.learnt)]
         errors.append((abs(both[0].mean / truth - 1), abs(both[1].mean / truth - 1)))
         texts = [f"{f.mean:.3f} ({f.interval()[0]:.3f} to {f.interval()[1]:.3f})" for f in both]

@@ -26,7 +26,7 @@ from lossforecast.policies import (
     policy_list,
     recommend,
 )
-from lossforecast.posterior import Kin, Posterior, fit
+from lossforecast.posterior import PastRunTransfer, Posterior, fit
 from lossforecast.prior import Gap, Prior, nearest
 from lossforecast.runs import Evidence, History, RunInfo, as_used, gather, observed_rates, risen
 from lossforecast.schedule import LRSchedule, from_now_on
@@ -98,7 +98,7 @@ class Forecaster:
         self._gaps: list[Gap] = []
         self._looks: list[tuple[int, Outlook]] = []  # at the latest checks
         self._fitted: tuple[LRSchedule, Evidence, Posterior] | None = None
-        self._kin = self._of_past()
+        self._past_runs = self._transfer()
         self._effective: LRSchedule | None = None
         self._latest: Forecast | None = None  # as planned
 
@@ -230,7 +230,7 @@ class Forecaster:
             raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
         rise = self._rise()
         caveats = self._caveats(followed, rise)
-        if self.history.n_observed == 0 and self._kin is None:
+        if self.history.n_observed == 0 and self._past_runs is None:
             nothing = AnnealGain(math.nan, math.nan, "none")
             seconds = time.perf_counter() - began
             return Forecast(
@@ -347,26 +347,26 @@ class Forecaster:
             beliefs = self.prior.for_run(self.run, planned, self.laws)
             evidence = gather(self.history.bins(), planned, beliefs.burn_in)
             now = self._now
-            if self._kin is not None and not len(evidence):
+            if self._past_runs is not None and not len(evidence):
                 now = max(round(_BEGUN * planned.total_steps), 1)
-                evidence = Evidence.nothing(now, self._kin.level)
+                evidence = Evidence.nothing(now, self._past_runs.level)
             measured = self.prior.gaps.drop(
                 self._gaps, planned, now, evidence.step, evidence.loss, evidence.variance
             )
             if measured is not None:
                 beliefs = replace(beliefs, calibration=self.prior.gaps.calibration)
-            posterior = fit(evidence, planned, now, beliefs, measured, rise, self._kin)
+            posterior = fit(evidence, planned, now, beliefs, measured, rise, self._past_runs)
             self._fitted = planned, evidence, posterior
         return self._fitted
 
-    def _of_past(self) -> Kin | None:
+    def _transfer(self) -> PastRunTransfer | None:
         """What the past runs that are most like this one lead one to expect."""
         found = []
         for past, unlike in nearest(self.prior.past, self.run, self._schedule):
             beliefs = self.prior.for_run(past.run, past.schedule, self.laws)
             end = past.schedule.total_steps
             found.append((fit(past.evidence, past.schedule, end, beliefs), unlike))
-        return Kin.of(found)
+        return PastRunTransfer.of(found)
 
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""
@@ -446,12 +446,12 @@ def _is_constant(rates: FloatArray) -> bool:
 
 def _anneal_gain(posterior: Posterior, drop: Mixture) -> AnnealGain:
     mean, std = (float(x[0]) for x in drop.moments())
-    if not np.any(np.abs(drop.mean) > 1e-9 * posterior.scale.unit):
+    if not np.any(np.abs(drop.mean) > 1e-9 * posterior.transform.unit):
         return AnnealGain(0.0, 0.0, "none")
     source = "prior"
     if posterior.drop_shrinkage() < _LEARNT:
         source = "data"
-    elif posterior.measured():
+    elif posterior.drop_is_measured():
         source = "probe"
     return AnnealGain(mean, std, source)
 

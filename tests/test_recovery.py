@@ -11,7 +11,12 @@ from support.laws import annealing, flat_warmup
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
 from lossforecast.laws.relaxation import LAWS, arrived
 from lossforecast.numerics.mixture import NO_CALIBRATION
-from lossforecast.posterior.design_matrix import alpha_weights, columns_at, drop_scales, walk_clock
+from lossforecast.posterior.design_matrix import (
+    columns_at,
+    drop_scales,
+    log_alpha_weights,
+    walk_time,
+)
 from lossforecast.prior.prior import Beliefs
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
@@ -61,7 +66,7 @@ def draw(
         return int(rng.choice(weights.size, p=weights / weights.sum()))
 
     regime = beliefs.regimes[0]
-    alpha = beliefs.alphas[choose(np.exp(alpha_weights(beliefs, regime)))]
+    alpha = beliefs.alphas[choose(np.exp(log_alpha_weights(beliefs, regime)))]
     which = choose(np.array([m.weight for m in beliefs.members]))
     member = beliefs.members[which]
     size = regime.walks[choose(np.array([w for _, w in regime.walks]))][0]
@@ -90,9 +95,9 @@ def draw(
                 total_s1=float(s1[-1]),
             )[0]
         )
-    _, hands = columns_at(beliefs, schedule, schedule, schedule.total_steps, steps)
+    _, terms = columns_at(beliefs, schedule, schedule, schedule.total_steps, steps)
     start = schedule.total_steps // 40
-    time = walk_clock(hands, (hands[0, start], hands[1, start]), regime.lr_travel)
+    time = walk_time(terms, (terms[0, start], terms[1, start]), regime.lr_travel)
     moves = np.sqrt(np.diff(time, prepend=0.0))
     walk: np.ndarray = np.exp(z + size * np.cumsum(moves * rng.normal(size=steps.size)))
     return walk, float(3.0 * noise)

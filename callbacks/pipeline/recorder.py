@@ -1,7 +1,6 @@
 """`RunRecorder`: writes a run into a store beside its training, which it never disturbs."""
 
 import logging
-import math
 import os
 import sys
 import threading
@@ -17,7 +16,7 @@ from lossforecast.errors import ConfigurationError, StateError, StoreError
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Recommendation
 from lossforecast.prior import Prior
-from lossforecast.runs import History, RunInfo, at_end, ended
+from lossforecast.runs import History, RunInfo, ending
 from lossforecast.schedule import LRSchedule
 from lossforecast.store import BINS, RunStore, address, connect, default_path
 
@@ -187,8 +186,7 @@ class RunRecorder:
         if self._closed or self._thread is None:
             return
         total = forecaster.total_steps
-        known = watched and math.isfinite(ended(forecaster.history, total))
-        whole = known and steps >= at_end(total)
+        whole = watched and ending(forecaster.history, total, steps) is not None
         end = "failed" if failed else "finished" if whole else "stopped"
         self._closed = True
         self._hand_over(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))

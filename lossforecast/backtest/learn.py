@@ -321,7 +321,7 @@ def _errors(work: tuple[RecordedRun, Prior]) -> list[Error]:
         if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):
             continue
         mixture = _posterior(run, plan, prior, fraction).predict(plan, np.array([end.step]))
-        z = error_of(mixture, end.truth)
+        z = error_of(mixture, end.loss)
         kind = run.optimizer or ""
         found.append(Error(run.fold, run.what, known, fraction, z, run.sweep, kind))
     return found

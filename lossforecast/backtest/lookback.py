@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.replay import Outcome, outcome
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Action, Policy, Recommendation
 from lossforecast.prior import Prior
-from lossforecast.runs import END, History, RunInfo, observed, points
+from lossforecast.runs import Ending, History, RunInfo, ending, observed, points
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
@@ -24,8 +22,6 @@ __all__ = [
 
 
 _CHECKS = 100
-_LATEST = 0.8  # of the planned steps: the last loss of a run that went on to its end is after it
-_BROKE = 3  # nan losses at the end: fewer may be missing cells
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class LookBack:
     Attributes:
         history: all losses.
         moments: the checks, about 100.
-        outcome: how the run ended; None where it broke or did not get to its planned end.
+        outcome: the end of the run; None where it broke or did not get to its planned end.
         total_steps: as planned.
         target: the final loss hoped for, if any.
         broke_after: the last step with a finite loss, of a run that ends in nan.
@@ -71,7 +67,7 @@ class LookBack:
 
     history: History = field(repr=False)
     moments: list[Moment] = field(repr=False)
-    outcome: Outcome | None
+    outcome: Ending | None
     total_steps: int
     target: float | None
     broke_after: int | None = None
@@ -92,7 +88,7 @@ class LookBack:
         """Whether the run missed the target in the end; None where nobody knows."""
         if self.stop is None or self.target is None or self.outcome is None:
             return None
-        return self.outcome.truth > self.target
+        return self.outcome.loss > self.target
 
     def seen(self, moment: Moment) -> History:
         """The losses that had been seen at a moment."""
@@ -118,7 +114,7 @@ def look_back(
 ) -> LookBack:
     """Forecast and advise again at about 100 moments of a run, each from what came before it.
 
-    What is forecast is the loss where the outcome is read off: the middle of the last 2%.
+    The forecast is of the loss at the step of the outcome, such as the middle of the last 2%.
 
     Args:
         history: all losses.
@@ -136,12 +132,10 @@ def look_back(
     if steps.size < 2:
         raise ConfigurationError(f"the log has {steps.size} finite losses: at least 2 are needed")
     total, run = plan.total_steps, run or RunInfo()
-    rates = plan.lr(np.maximum(steps, 1))
-    recorded = RecordedRun("", "", run.metric, steps, rates, losses, total)
-    last, broken = int(steps[-1]), history.non_finite_run
-    broke = broken >= _BROKE or (broken > 0 and last < END * total)
-    ended = max(history.last_step, steps_taken or 0) >= END * total and last >= _LATEST * total
-    end = outcome(recorded) if ended and not broke else None
+    broke_after = int(steps[-1]) if history.non_finite_run else None
+    end = ending(history, total, steps_taken)
+    if end is not None and end.loss == 0:  # there is no error relative to it
+        end = None
     steps, losses = observed(history)
     forecaster = Forecaster(plan, run, prior=prior)
     chosen = None if policies is None else list(policies)
@@ -155,4 +149,4 @@ def look_back(
             advice = forecaster.recommend(target, chosen)
             moments.append(Moment(int(check), check / total, forecast, advice))
         begin = upto
-    return LookBack(history, moments, end, total, target, last if broke else None)
+    return LookBack(history, moments, end, total, target, broke_after)

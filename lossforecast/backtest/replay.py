@@ -1,7 +1,8 @@
 """One recorded run replayed: what would have been forecast at some fractions of it, and what came.
 
-The truth is the mean of the losses of the last 2% of the planned steps (of at least the last 3
-points); what is forecast is the loss at the mean step of just those points. A forecaster sees the
+The truth is the outcome of the run (`lossforecast.runs.ending`): the mean of the losses of the last
+2% of the planned steps or, of fewer than three, the last one. The forecast is of the loss at the
+mean step of the losses that the truth was read off. A forecaster sees the
 losses up to a fraction of the planned steps, the whole planned schedule, and of the run's
 description only which loss it is and the optimizer.
 """
@@ -20,27 +21,10 @@ from lossforecast.backtest.scores import CRPS_LEVELS, crps
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
-from lossforecast.runs import END, RunInfo
+from lossforecast.runs import Ending, RunInfo, ending_of_curve
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Outcome", "Record", "naming", "outcome", "replay"]
-
-_FINAL_POINTS = 3
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        truth: mean of its last losses.
-        step: their mean step, rounded.
-        first_step: the first of their steps.
-    """
-
-    truth: float
-    step: int
-    first_step: int
+__all__ = ["Record", "naming", "outcome", "replay"]
 
 
 @dataclass(frozen=True)
@@ -90,16 +74,10 @@ class Record:
     baselines: Mapping[str, float] = field(default_factory=dict)
 
 
-def outcome(run: RecordedRun) -> Outcome | None:
-    """How a run ended; None if that is unknown: it stopped early or its end is not finite."""
-    if run.step.size < _FINAL_POINTS or not run.completed:
-        return None
-    start = int(np.searchsorted(run.step, END * run.total_steps))
-    start = min(start, run.step.size - _FINAL_POINTS)
-    truth = float(np.mean(run.loss[start:]))
-    if not np.isfinite(truth) or truth == 0:
-        return None
-    return Outcome(truth, int(np.rint(run.step[start:].mean())), int(run.step[start]))
+def outcome(run: RecordedRun) -> Ending | None:
+    """The end of a run; None if its outcome is unknown, or 0 so that no error relative to it is."""
+    end = ending_of_curve(run.step, run.loss, run.total_steps) if run.completed else None
+    return None if end is None or end.loss == 0 else end
 
 
 def replay(
@@ -144,7 +122,7 @@ def naming(run: RecordedRun) -> Iterator[None]:
 def _record(
     run: RecordedRun,
     plan: LRSchedule,
-    end: Outcome,
+    end: Ending,
     fraction: float,
     *,
     baselines: bool,
@@ -168,7 +146,7 @@ def _record(
         run_id=run.run_id,
         what=run.what,
         fraction=fraction,
-        truth=end.truth,
+        truth=end.loss,
         mean=forecast.mean,
         lower80=lower80,
         upper80=upper80,
@@ -176,7 +154,7 @@ def _record(
         upper95=upper95,
         status=str(forecast.status),
         seconds=seconds,
-        crps=float(crps([quantiles], [end.truth])[0]),
+        crps=float(crps([quantiles], [end.loss])[0]),
         group=run.group,
         fold=run.fold,
         cluster=run.cluster,

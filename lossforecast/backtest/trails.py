@@ -75,7 +75,7 @@ def followed(run: RecordedRun, prior: Prior | None = None) -> Trail | None:
     return Trail(
         run_id=run.run_id,
         total_steps=run.total_steps,
-        truth=end.truth,
+        truth=end.loss,
         outlooks=tuple(outlooks),
         statuses=tuple(statuses),
         latest=latest,

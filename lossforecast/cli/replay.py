@@ -98,7 +98,7 @@ def _shares(text: str | None) -> list[float]:
 
 
 def _to_json(log: Log, back: LookBack) -> dict[str, Any]:
-    truth = None if back.outcome is None else back.outcome.truth
+    truth = None if back.outcome is None else back.outcome.loss
     stop = back.stop
     return {
         **log_to_dict(log, back.total_steps),
@@ -115,7 +115,7 @@ def _to_json(log: Log, back: LookBack) -> dict[str, Any]:
 def _print_table(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
     out = console(to_stderr=to_stderr)
     out.print(log_headline(log, back.total_steps), markup=False)
-    truth = None if back.outcome is None else back.outcome.truth
+    truth = None if back.outcome is None else back.outcome.loss
     moments = {id(moment): moment for moment in (back.at(share) for share in shares)}
     shown = [moment for moment in moments.values() if moment.step <= log.history.last_step + 1]
     if back.stop is not None and all(moment is not back.stop for moment in shown):
@@ -149,7 +149,7 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
             "outcome to compare with."
         )
     else:
-        lines.append(f"It ended at {number(back.outcome.truth)} (mean of the last 2%).")
+        lines.append(f"It ended at {number(back.outcome.loss)} ({back.outcome}).")
     if stop is not None:
         lines.append(
             f"It would have been stopped at step {stop.step:,}, with {back.saved:.0%} of the "

@@ -118,7 +118,11 @@ def add_runs(app: "typer.Typer") -> None:
             opened = RunStore(store)
             keys = [
                 opened.add(
-                    log.name, options.run(log.metric, log.column), plan, *observed(log.history)
+                    log.name,
+                    options.run(log.metric, log.column),
+                    plan,
+                    *observed(log.history),
+                    steps_taken=log.steps_taken,
                 )
                 for log, plan in zip(read, plans, strict=True)
             ]

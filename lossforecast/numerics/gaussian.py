@@ -54,26 +54,27 @@ def solve(
 
 
 def inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Inverses and log determinants of positive definite matrices, (..., 3, 3).
+    """Inverses (..., 3, 3) and log determinants (...,) of positive definite A, (..., 3, 3).
 
-    By their Cholesky factors, written out: LAPACK, called matrix by matrix, takes thrice as long.
+    The Cholesky factors are written out: LAPACK, called matrix by matrix, takes thrice as long.
     """
-    a, b, d = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
-    c, e, f = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]
-    # L = [[p, 0, 0], [q, s, 0], [r, t, u]], and 1 / L of the same form
-    p = np.sqrt(a)
-    q, r = b / p, c / p
-    s = np.sqrt(np.maximum(d - q * q, _ROUNDING * d))
-    t = (e - r * q) / s
-    u = np.sqrt(np.maximum(f - r * r - t * t, _ROUNDING * f))
-    pp, ss, uu = 1 / p, 1 / s, 1 / u
-    qq, tt = -q * pp * ss, -t * ss * uu
-    rr = (q * t * ss - r) * pp * uu
-    found = np.empty_like(matrices)
-    found[..., 0, 0] = pp * pp + qq * qq + rr * rr
-    found[..., 1, 1] = ss * ss + tt * tt
-    found[..., 2, 2] = uu * uu
-    found[..., 0, 1] = found[..., 1, 0] = qq * ss + rr * tt
-    found[..., 0, 2] = found[..., 2, 0] = rr * uu
-    found[..., 1, 2] = found[..., 2, 1] = tt * uu
-    return found, 2 * np.log(p * s * u)
+    A11, A21, A22 = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
+    A31, A32, A33 = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]
+    # the Cholesky factor L, A = L L^T
+    L11 = np.sqrt(A11)
+    L21, L31 = A21 / L11, A31 / L11
+    L22 = np.sqrt(np.maximum(A22 - L21 * L21, _ROUNDING * A22))
+    L32 = (A32 - L31 * L21) / L22
+    L33 = np.sqrt(np.maximum(A33 - L31 * L31 - L32 * L32, _ROUNDING * A33))
+    # its inverse M, A^-1 = M^T M
+    M11, M22, M33 = 1 / L11, 1 / L22, 1 / L33
+    M21, M32 = -L21 * M11 * M22, -L32 * M22 * M33
+    M31 = (L21 * L32 * M22 - L31) * M11 * M33
+    inverses = np.empty_like(matrices)
+    inverses[..., 0, 0] = M11 * M11 + M21 * M21 + M31 * M31
+    inverses[..., 1, 1] = M22 * M22 + M32 * M32
+    inverses[..., 2, 2] = M33 * M33
+    inverses[..., 0, 1] = inverses[..., 1, 0] = M21 * M22 + M31 * M32
+    inverses[..., 0, 2] = inverses[..., 2, 0] = M31 * M33
+    inverses[..., 1, 2] = inverses[..., 2, 1] = M32 * M33
+    return inverses, 2 * np.log(L11 * L22 * L33)

@@ -2,21 +2,32 @@
 
 from lossforecast.runs.effective_schedule import as_used, observed_rates
 from lossforecast.runs.evidence import Evidence, gather
-from lossforecast.runs.history import END, Bins, History, observed, points
-from lossforecast.runs.outcome import at_end, ended, overran
+from lossforecast.runs.history import Bins, History, observed, points
+from lossforecast.runs.outcome import (
+    END_SHARE,
+    Ending,
+    EndingRule,
+    at_end,
+    ending,
+    ending_of_curve,
+    overran,
+)
 from lossforecast.runs.overfitting import risen
 from lossforecast.runs.run_info import RunInfo
 from lossforecast.runs.windows import mean_step
 
 __all__ = [
-    "END",
+    "END_SHARE",
     "Bins",
+    "Ending",
+    "EndingRule",
     "Evidence",
     "History",
     "RunInfo",
     "as_used",
     "at_end",
-    "ended",
+    "ending",
+    "ending_of_curve",
     "gather",
     "mean_step",
     "observed",

@@ -12,11 +12,9 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import number, whole, wholes
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
 
-__all__ = ["END", "Bins", "History", "observed", "points"]
+__all__ = ["Bins", "History", "observed", "points"]
 
 
-END = 0.98
-"""Share of its planned steps after which a loss is of the end of a run."""
 _COLUMNS: dict[str, type] = {
     "first": np.int64,  # first and last step seen in the bin
     "last": np.int64,

@@ -23,7 +23,7 @@ from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fair, nearest
-from lossforecast.runs import History, RunInfo, ended
+from lossforecast.runs import History, RunInfo, ending
 from lossforecast.schedule import LRSchedule
 from lossforecast.store.database import NUMBERS, WORDS, Database
 from lossforecast.store.rows import (
@@ -183,8 +183,8 @@ class RunStore:
         Args:
             key: of the run.
             state: "finished", "stopped" or "failed".
-            outcome: its final loss; by default, unless it was stopped, the mean of the last 2% of
-                its planned steps, if there are finite losses.
+            outcome: its final loss; by default, unless it was stopped, that of
+                `lossforecast.runs.ending`.
             owner: as it was begun.
 
         Raises:
@@ -206,8 +206,10 @@ class RunStore:
         steps: ArrayLike,
         losses: ArrayLike,
         lrs: ArrayLike | None = None,
+        *,
+        steps_taken: int | None = None,
     ) -> str:
-        """A run that is over, from its log; "finished" if that gets to the planned end.
+        """Add a run that is over, from its log; "finished" if that reaches the planned end.
 
         The same run, of the same name, is added once.
 
@@ -218,6 +220,7 @@ class RunStore:
             steps: (n,).
             losses: (n,).
             lrs: learning rates, if the log has them, (n,).
+            steps_taken: optimizer steps that the run took, if known.
         """
         history = History()
         history.observe_many(steps, losses, lrs)
@@ -228,8 +231,11 @@ class RunStore:
             return key
         self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
-        outcome = ended(history, schedule.total_steps)
-        self.end(key, "finished" if math.isfinite(outcome) else "stopped", outcome)
+        end = ending(history, schedule.total_steps, steps_taken)
+        if end is None:
+            self.end(key, "stopped")
+        else:
+            self.end(key, "finished", end.loss)
         return key
 
     def forget(self, key: str) -> None:
@@ -403,7 +409,8 @@ class RunStore:
         raise StoreError(f"run {key} of {self.url} has ended, or goes on elsewhere")
 
     def _outcome(self, key: str) -> float:
-        return ended(self.history(key), self.run(key).schedule.total_steps)
+        end = ending(self.history(key), self.run(key).schedule.total_steps)
+        return math.nan if end is None else end.loss
 
     def _change(self, key: str, values: Mapping[str, Any]) -> None:
         runs = self._database.tables.runs

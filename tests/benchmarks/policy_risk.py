@@ -39,14 +39,14 @@ def stops(run: RecordedRun) -> Stops:
             continue
         forecaster.observe_many(run.step[seen:n], run.loss[seen:n])
         seen = n
-        advice = forecaster.recommend(target=end.truth, policy=target_miss())
+        advice = forecaster.recommend(target=end.loss, policy=target_miss())
         missed = missed or advice.action is Action.STOP
         if roomless or n < 3:
             continue
         now = float(np.mean(run.loss[max(n - 2, 0) : n + 2]))
         least = 0.01 * abs(now)
         if forecaster.recommend(policy=no_room(least)).action is Action.STOP:
-            roomless, wrong, early = True, now - end.truth > least, look < 0.9 * LOOKS
+            roomless, wrong, early = True, now - end.loss > least, look < 0.9 * LOOKS
     return missed, roomless, wrong, early
 
 
@@ -64,7 +64,7 @@ def truth(run: RecordedRun) -> float:
     """How it ended."""
     end = outcome(run)
     assert end is not None
-    return end.truth
+    return end.loss
 
 
 def main() -> None:

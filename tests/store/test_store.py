@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from support.stored_runs import INFO, LOSSES, PLAN, STEPS, curve, filled
+from support.stored_runs import INFO, LOSSES, PLAN, STEPS, filled
 
 from lossforecast import (
     ConfigurationError,
@@ -15,7 +15,6 @@ from lossforecast import (
 )
 from lossforecast.policies import target_miss
 from lossforecast.runs.history import History
-from lossforecast.runs.outcome import ended
 from lossforecast.store.run_store import RunStore
 
 
@@ -79,29 +78,6 @@ def test_what_is_not_a_number_is_kept_apart(where: str) -> None:
     store.save(empty, History(), PLAN)
     store.end(empty, "failed")
     assert math.isnan(store.run(empty).outcome)
-
-
-@pytest.mark.parametrize(
-    ("losses", "total", "outcome"),
-    [
-        (curve(*range(1_000)), 1_000, np.arange(980, 1_000).mean() / 1e3),
-        (curve(*range(10)), 10, 0.009),
-        (curve(*range(100, 1_001, 100)), 1_000, 1.0),  # one validation is of the last 2%
-        (curve(*range(100, 901, 100)), 1_000, 0.9),  # there was no room for another one
-        (curve(*range(100, 901, 100)), 1_010, math.nan),
-        (curve(*range(200, 801, 200)), 1_000, math.nan),  # too far from the end
-        (curve(950), 1_000, math.nan),
-        (curve(*range(970)), 1_000, math.nan),
-        (curve(*range(1_000), broken=1), 1_000, math.nan),
-        (curve(*range(1_015)), 1_000, np.arange(980, 1_015).mean() / 1e3),
-        (curve(*range(2_000)), 1_000, np.arange(1_960, 2_000).mean() / 1e3),  # beyond its plan
-        (History(), 1_000, math.nan),
-    ],
-)
-def test_a_run_ended_with_its_last_losses_of_the_plan(
-    losses: History, total: int, outcome: float
-) -> None:
-    assert ended(losses, total) == pytest.approx(outcome, nan_ok=True)
 
 
 def test_a_run_is_finished_if_its_losses_reach_the_end(where: str) -> None:

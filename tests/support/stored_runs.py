@@ -12,7 +12,6 @@ from lossforecast import (
     LRSchedule,
     RunInfo,
 )
-from lossforecast.runs.history import History
 from lossforecast.store.run_store import RunStore
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -31,15 +30,6 @@ def filled(where: str, **about: Any) -> tuple[RunStore, str]:
     store = RunStore(where)
     run = RunInfo(**{**vars(INFO), **about})
     return store, store.add("first", run, PLAN, STEPS, LOSSES)
-
-
-def curve(*steps: int, broken: int = 0) -> History:
-    """Losses that are the step over 1000, the last ones nan."""
-    found = History()
-    losses = np.array(steps) / 1_000
-    losses[len(steps) - broken :] = np.nan
-    found.observe_many(steps, losses)
-    return found
 
 
 def start(where: str, count: int, flushes: int, victims: int = 0) -> list[subprocess.Popen[str]]:

@@ -1,46 +1,36 @@
 """How the forecasts of a run fared: where it ended, and how often their intervals held."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.runs import History, ended, overran
+from lossforecast.runs import History, ending, overran
 
 __all__ = ["broke", "fared", "outcome", "stopped"]
 
-_LATE = 0.98  # of the steps of a run: from there on its losses are what it ended with
 _AROUND = 0.01  # share of the run on each side of a step over which its loss is averaged
 _LEVELS = ("80", "95")
 
 
 def outcome(history: History, step: int, total_steps: int) -> float | None:
-    """What a run ended with, as in `ended`; None while it goes on, or if it broke.
+    """The loss that a run ended with; None while it goes on, or if its outcome is unknown.
 
     Args:
         history: its losses.
         step: optimizer steps taken.
         total_steps: planned.
     """
-    if step < total_steps or broke(history, step, total_steps) is not None:
-        return None
-    found = ended(history, total_steps)
-    return found if math.isfinite(found) else None
+    end = None if step < total_steps else ending(history, total_steps)
+    return None if end is None else end.loss
 
 
 def broke(history: History, step: int, total_steps: int) -> int | None:
-    """The step after the last finite loss, if a run has ended without any in its last 2%.
-
-    Or if its very last losses were none. None of a run that goes on.
-    """
-    if step < total_steps:
+    """The step after the last finite loss of a run that ended nan or infinite, else None."""
+    if step < total_steps or history.non_finite_run == 0:
         return None
-    finite = int(history.bins().last[-1]) if len(history) else -1
-    if history.non_finite_run > 0 or finite < _LATE * history.last_step:
-        return finite + 1
-    return None
+    return int(history.bins().last[-1]) + 1 if len(history) else 0
 
 
 def stopped(trail: Sequence[Mapping[str, Any]]) -> bool:
