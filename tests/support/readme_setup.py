@@ -195,6 +195,11 @@ def everything(folder: Path) -> dict[str, Any]:
     return found | {"module": lightning_module(), "batches": Batches(STEPS)}
 
 
+def short_loop(folder: Path) -> dict[str, Any]:
+    """The same with a loader that ends after a third of the run."""
+    return everything(folder) | {"loader": Batches(STEPS // 3)}
+
+
 def every_loop(folder: Path) -> dict[str, Any]:
     """What the three loops need."""
     return everything(folder) | trainer_parts(folder)
@@ -243,8 +248,8 @@ def sweep(folder: Path) -> dict[str, Any]:
 SETUPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": every_loop,
     "callbacks/README.md": every_loop,
-    "callbacks/lr_schedulers/README.md": everything,
-    "callbacks/probe/README.md": everything,
+    "callbacks/lr_schedulers/README.md": short_loop,
+    "callbacks/probe/README.md": short_loop,
     "callbacks/sweeps/README.md": sweep,
     "callbacks/tensorboard/README.md": everything,
     "lossforecast/README.md": by_hand,
