@@ -26,7 +26,7 @@ _OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW = (
 )
 """Colours."""
 _SOURCES = {"data": "learnt from the run", "probe": "measured by the probe", "prior": "assumed"}
-"""Where the drop still to come is known from."""
+"""Names of the sources of the drop still to come, for people."""
 _MAX_POINTS = 400  # of a drawn line of losses
 _START_SHARE = 20  # the axis leaves room for the losses after the first 1/20 of the bins
 

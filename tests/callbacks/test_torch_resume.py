@@ -114,7 +114,7 @@ def slow_device(slow: bool = True) -> Iterator[None]:
     """As on a GPU, where what is sent to the host arrives later."""
     with pytest.MonkeyPatch.context() as patch:
         if slow:
-            patch.setattr(Transfer, "travels", property(lambda _: True))
+            patch.setattr(Transfer, "pending", property(lambda _: True))
         yield
 
 

@@ -64,7 +64,7 @@ def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_each_format_is_recognised_by_its_start(name: str, text: str, expected: str | None) -> None:
     start = FileStart(Path(name), text.encode())
     matching = [type(each).__name__ for each in FORMATS if each.matches(start)]
-    assert (matching or [None])[0] == expected
+    assert (matching[0] if matching else None) == expected
 
 
 def test_descriptions_are_unique() -> None:
