@@ -6,18 +6,21 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEMO := $(VENV)/.installed-demo
 
 # One numerical thread unless the caller says otherwise: the arrays here are small, and more
 # threads than cores only wait for each other.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # `make -j demo test` would install twice at once
 .PHONY: help demo test test-full check bench venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) ## Train a small GPT with Lightning while forecasting where its loss will end
+# Installs only what the demo needs; `make test` adds the rest to the same .venv.
+demo: $(or $(wildcard $(INSTALLED)),$(INSTALLED_DEMO)) ## Train a small GPT twice while forecasting its final loss
 	$(PY) examples/gpt_lightning.py
 
 # Two processes at once; the tests of a file stay together, and tests/conftest.py orders the files.
@@ -41,8 +44,10 @@ bench: $(INSTALLED) ## Run the benchmarks; figures in bench.json
 
 venv: $(INSTALLED) ## Make .venv, with the package and what its developers need
 
-# Again only when what is to be installed changes, or an earlier try did not finish.
-$(INSTALLED): pyproject.toml constraints.txt
+# Runs again only when the dependencies change or an earlier try did not finish.
+$(INSTALLED): EXTRA := dev
+$(INSTALLED_DEMO): EXTRA := demo
+$(INSTALLED) $(INSTALLED_DEMO): pyproject.toml constraints.txt
 	@$(PY) -m pip --version >/dev/null 2>&1 || { \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	        echo "lossforecast needs Python 3.11 or newer, but '$(PYTHON) --version' says:" \
@@ -56,5 +61,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	        exit 1; \
 	    }; \
 	}
-	$(PY) -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --constraint constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@

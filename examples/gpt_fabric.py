@@ -13,7 +13,7 @@ from gpt import GPT, Batches, standard_library, wsd_factor
 from lightning.fabric import Fabric, seed_everything
 
 from lossforecast.callbacks import TorchLossForecast
-from lossforecast.callbacks.monitor.update import Update
+from lossforecast.callbacks.monitor import Update
 
 FRACTIONS = (0.25, 0.5, 0.75)
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from lossforecast.callbacks import TransformersLossForecast
-from lossforecast.callbacks.monitor.update import Update
+from lossforecast.callbacks.monitor import Update
 
 LENGTH = 64
 FRACTIONS = (0.25, 0.5, 0.75)

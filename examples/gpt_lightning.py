@@ -1,15 +1,16 @@
-"""The demo: train a small GPT with Lightning, forecast its loss on the way, compare in the end.
+"""The demo: train a small GPT with Lightning, forecast its final loss on the way, compare.
 
-Two runs, one with a cosine schedule and one with warm-up, stable, decay (WSD), where all of the
-decay is still to come when the forecasts of the first half are made.
+Two runs, one with a cosine schedule and one with warm-up, stable phase and decay (WSD), where the
+whole decay is still to come when the forecasts of the first half are made.
 
-    python examples/gpt_lightning.py                 # 2 to 4 minutes on two CPU cores
+    python examples/gpt_lightning.py                 # about two minutes on two CPU cores
     python examples/gpt_lightning.py --steps 300     # a quick look
 """
 
 import argparse
 import json
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -24,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lossforecast import Forecast, Forecaster, History
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.callbacks.monitor.update import Update
+from lossforecast.callbacks.monitor import Update
 from lossforecast.plot import plot
 from lossforecast.runs import ending
 
@@ -34,7 +35,7 @@ PEAK = 3e-3
 
 
 class ByteModel(pl.LightningModule):
-    """The GPT with AdamW and a step-wise schedule; no line of it knows of forecasts."""
+    """The GPT with AdamW and a schedule per step; nothing in it is about forecasts."""
 
     def __init__(self, schedule: str, steps: int) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Narrator:
 def main() -> None:
     """Train, forecast, compare, write `summary.json`, a picture and TensorBoard logs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps of each run")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of each run")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where to write")
     parser.add_argument("--runs", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     args = parser.parse_args()
@@ -104,13 +105,23 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "summary.json").write_text(json.dumps({"runs": summaries}, indent=2) + "\n")
     report(summaries)
-    print(f"\nall of it took {time.perf_counter() - began:.0f} s; written to {args.out}/")
-    print(f"  pictures:     {args.out}/<run>.png")
-    print(f"  TensorBoard:  tensorboard --logdir {args.out}/logs   (tab Custom Scalars, too)")
+    tensorboard = shlex.quote(relative(Path(sys.executable).parent / "tensorboard"))
+    print(f"\nBoth runs took {time.perf_counter() - began:.0f} s. Written to {args.out}/:")
+    print("  cosine.png, wsd.png: the forecast made at half of the run, and what came")
+    print("  summary.json: the table above")
+    print("\nTo look back at every forecast and try other schedules, open the tab *Loss forecast*:")
+    print(f"  {tensorboard} --logdir {shlex.quote(str(args.out / 'logs'))}")
+    print("  http://localhost:6006/#lossforecast")
+
+
+def relative(path: Path) -> str:
+    """The path from the working directory if it is below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, Any]:
-    """Train once; what was forecast at a quarter, a half and three quarters, and what came."""
+    """Train once; return the outcome and the forecasts made at 25, 50 and 75% of the run."""
     print(f"{name}: a GPT on the bytes of Python's standard library, {steps} steps", flush=True)
     pl.seed_everything(0, verbose=False)
     narrator = Narrator(name, steps)
@@ -158,7 +169,7 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
 
 
 class Recorder:
-    """Keeps a copy of the forecaster as it was at some fractions of the run."""
+    """Keeps copies of the forecaster at some fractions of the run."""
 
     def __init__(self, fractions: tuple[float, ...], steps: int) -> None:
         self.due = {fraction: round(fraction * steps) for fraction in fractions}
@@ -173,7 +184,7 @@ class Recorder:
 
 
 def picture(forecast: Forecast, then: History, in_the_end: History, name: str, out: Path) -> None:
-    """The forecast made at half the run against what came."""
+    """Draw the forecast made at half of the run and the losses that followed."""
     out.mkdir(parents=True, exist_ok=True)
     figure = plot(forecast, then, outcome=in_the_end)
     figure.savefig(out / f"{name}.png", dpi=110)
@@ -195,7 +206,7 @@ def report(summaries: list[dict[str, Any]]) -> None:
 
 
 def quiet() -> None:
-    """Leave the screen to the forecasts."""
+    """Silence everything but the forecasts."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
