@@ -9,7 +9,7 @@ from lossforecast.callbacks.huggingface.checkpoint import checkpoint_state
 from lossforecast.callbacks.huggingface.logs import higher_is_better
 from lossforecast.callbacks.huggingface.schedule import planned
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.pipeline import HostRun, Settings, falls, widest_group
+from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like, widest_group
 from lossforecast.log import logger
 from lossforecast.runs import RunInfo
 
@@ -47,7 +47,7 @@ def host_run(
     run = settings.run
     if created is not None and saved is not None and run is None:
         run = RunInfo(**saved["forecasters"][settings.metric]["run"])
-    may_act = falls(
+    may_act = is_loss_like(
         settings.monitor,
         higher_is_better(args, settings.monitor),
         acts=settings.stop or settings.apply,

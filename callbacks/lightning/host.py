@@ -7,7 +7,7 @@ from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.lightning.loggers import logger_sinks, run_name
 from lossforecast.callbacks.lightning.schedule import planned_schedule, run_length, steerable
-from lossforecast.callbacks.pipeline import HostRun, Settings, falls, widest_group
+from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like, widest_group
 from lossforecast.errors import ConfigurationError
 from lossforecast.log import logger
 
@@ -96,7 +96,7 @@ def _optimizer(trainer: "Trainer", index: int) -> Any:
 def _may_act(trainer: "Trainer", settings: Settings) -> bool:
     """Return whether to stop or change the run, as far as the user wants it; warn if not."""
     acts = settings.stop or settings.apply
-    if not falls(settings.monitor, acts=acts) or not acts:
+    if not is_loss_like(settings.monitor, acts=acts) or not acts:
         return False
     if trainer.world_size != processes()[1]:
         logger.warning(

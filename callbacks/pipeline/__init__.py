@@ -2,7 +2,7 @@
 
 from lossforecast.callbacks.pipeline.describe import widest_group
 from lossforecast.callbacks.pipeline.loop_callback import LoopCallback
-from lossforecast.callbacks.pipeline.metric_direction import falls
+from lossforecast.callbacks.pipeline.metric_direction import is_loss_like
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.recorder import Place, StoreLike
 from lossforecast.callbacks.pipeline.settings import Settings
@@ -15,7 +15,7 @@ __all__ = [
     "Place",
     "Settings",
     "StoreLike",
-    "falls",
+    "is_loss_like",
     "start",
     "widest_group",
 ]

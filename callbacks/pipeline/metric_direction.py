@@ -5,7 +5,7 @@ import re
 from lossforecast.callbacks.distributed import processes
 from lossforecast.log import logger
 
-__all__ = ["falls", "rises"]
+__all__ = ["is_better_when_higher", "is_loss_like"]
 
 _RISING = re.compile(
     r"(acc(uracy)?|f1|(sacre)?bleu|rouge(l|lsum)?|meteor|chrf|(pr|roc)?auc|auroc|auprc|precision"
@@ -14,19 +14,22 @@ _RISING = re.compile(
 _FALLING = {"loss", "error", "err", "nll", "perplexity", "ppl"}
 
 
-def rises(monitor: str) -> bool:
+def is_better_when_higher(monitor: str) -> bool:
     """Return whether a word in the name of a metric says that higher is better.
 
-    >>> rises("eval_accuracy"), rises("val/f1_macro"), rises("eval_rougeLsum"), rises("recall@10")
-    (True, True, True, True)
-    >>> rises("eval_loss"), rises("recall_loss"), rises("eval_wer")
-    (False, False, False)
+    >>> rising = ["eval_accuracy", "val/f1_macro", "eval_rougeLsum", "recall@10"]
+    >>> all(map(is_better_when_higher, rising))
+    True
+    >>> any(map(is_better_when_higher, ["eval_loss", "recall_loss", "eval_wer"]))
+    False
     """
     words = re.findall(r"[a-z0-9]+", monitor.lower())
     return not _FALLING & set(words) and any(map(_RISING.fullmatch, words))
 
 
-def falls(monitor: str | None, higher_is_better: bool | None = None, acts: bool = False) -> bool:
+def is_loss_like(
+    monitor: str | None, higher_is_better: bool | None = None, acts: bool = False
+) -> bool:
     """Return whether a metric is better when lower, as a loss; warn if it is not.
 
     Args:
@@ -35,7 +38,7 @@ def falls(monitor: str | None, higher_is_better: bool | None = None, acts: bool 
         acts: whether the user wants runs to be stopped or changed.
     """
     if higher_is_better is None:
-        higher_is_better = monitor is not None and rises(monitor)
+        higher_is_better = monitor is not None and is_better_when_higher(monitor)
     if monitor is None or not higher_is_better:
         return True
     if processes()[0] == 0:
