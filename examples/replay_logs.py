@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from lossforecast import LossForecastError, RunInfo, RunStore
-from lossforecast.backtest.lookback import LookBack, look_back
+from lossforecast.backtest import LookBack, look_back
 from lossforecast.readers import Log, read_log
 from lossforecast.runs import observed
 

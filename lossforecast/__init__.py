@@ -1,10 +1,10 @@
-"""Says, while a training run is young, where its loss will end and how sure that is.
+"""Forecasts, while a training run is young, where its loss will end, with an interval.
 
     from lossforecast import Forecaster, LRSchedule
 
     forecaster = Forecaster(LRSchedule.cosine(total_steps=24_000, peak=3e-4, warmup=2_000))
-    forecaster.observe(step, loss)          # every step, or every validation
-    forecaster.forecast()                   # of the final loss
+    forecaster.observe(step, loss)          # at every step, or at every validation
+    forecaster.forecast()                   # the final loss with its intervals
     forecaster.recommend(target=2.95)       # continue, stop, ...
 
 Adapters to training loops live in `lossforecast.callbacks`.

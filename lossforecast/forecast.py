@@ -15,7 +15,7 @@ from lossforecast.checks import number, probability, wholes
 from lossforecast.errors import ConfigurationError
 from lossforecast.numerics import Mixture
 from lossforecast.posterior import Posterior, parameters_of
-from lossforecast.schedule import LRSchedule, from_now_on
+from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
 __all__ = [
@@ -316,7 +316,7 @@ class Forecast:
         return self._posterior.gains(self.schedule, max(self.step, self.made_at), ends)
 
     def _followed(self, schedule: LRSchedule) -> LRSchedule:
-        return from_now_on(max(self.made_at, 0), self.schedule, schedule)
+        return self.schedule.replanned_from(max(self.made_at, 0), schedule)
 
     def _noisy(self, noise: bool) -> Mixture:
         assert self._mixture is not None

@@ -1,4 +1,4 @@
-"""One picture that tells the story of a run and its forecast (needs matplotlib)."""
+"""`plot`: losses, forecast and learning rate of a run in one figure (needs matplotlib)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ import numpy as np
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.runs import History
+from lossforecast.schedule import LRSchedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-_OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET = "#4c5a67", "#c8553d", "#1f6fb4", "#b07d2b", "#3a8f5c"
+_OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW = (
+    "#4c5a67",
+    "#c8553d",
+    "#1f6fb4",
+    "#b07d2b",
+    "#3a8f5c",
+    "#99a3ad",
+)
+"""Colours."""
+_SOURCES = {"data": "learnt from the run", "probe": "measured by the probe", "prior": "assumed"}
+"""Names of the sources of the drop still to come, for people."""
+_MAX_POINTS = 400  # of a drawn line of losses
+_START_SHARE = 20  # the axis leaves room for the losses after the first 1/20 of the bins
 
 
 def plot(
@@ -27,14 +40,14 @@ def plot(
     title: str | None = None,
     figure: "Figure | None" = None,
 ) -> "Figure":
-    """Observed loss, forecast fan, learning rate beneath, the moment of the forecast.
+    """Draw observed losses and forecast above the learning rate, with a line at the present step.
 
     Args:
-        forecast: the forecast; its fan is drawn from the step it was made at.
-        history: what had been observed by then.
-        target: a final loss hoped for, drawn as a line.
-        outcome: what was observed in the end, drawn over the fan, for a forecast looked back on.
-        title: a headline instead of the default.
+        forecast: the forecast; its intervals are drawn from the step at which it was made.
+        history: the losses observed by that step.
+        target: the final loss to reach, drawn as a line.
+        outcome: all losses of the finished run, drawn over the intervals of an earlier forecast.
+        title: title of the figure; by default the forecast in one line.
         figure: an empty matplotlib figure to draw into; by default a new one.
 
     Returns:
@@ -55,7 +68,7 @@ def plot(
     )
     _fan(loss_axes, forecast)
     if outcome is not None:
-        _observed(loss_axes, outcome, label="what came", color=_OUTCOME)
+        _observed(loss_axes, outcome, label="observed later", color=_OUTCOME)
     _observed(loss_axes, history, label="observed", color=_OBSERVED)
     if target is not None:
         loss_axes.axhline(target, color=_TARGET, ls="--", lw=1.2, label=f"target {target:g}")
@@ -63,54 +76,53 @@ def plot(
     loss_axes.set_ylabel("loss")
     loss_axes.legend(loc="upper right", frameon=False, fontsize=9)
     loss_axes.set_title(title or headline(forecast), loc="left", fontsize=10)
-
-    schedule = forecast.schedule
-    knots, rates = schedule.knots
-    rate_axes.plot(knots, rates, color=_RATE, lw=1.5)
-    rate_axes.fill_between(knots, rates, color=_RATE, alpha=0.12, lw=0)
-    rate_axes.set_ylim(0, schedule.peak * 1.1 or 1)
-    rate_axes.set_ylabel("learning rate")
-    rate_axes.set_xlabel("optimizer step")
-    rate_axes.set_xlim(0, schedule.total_steps)
+    _rate(rate_axes, forecast.schedule)
     for axes in (loss_axes, rate_axes):
-        axes.axvline(max(forecast.made_at, 0), color="#99a3ad", lw=1, ls=":")
+        axes.axvline(max(forecast.made_at, 0), color=_NOW, lw=1, ls=":")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     return figure
 
 
+def _rate(axes: "Axes", schedule: LRSchedule) -> None:
+    """Draw the learning rate of the whole run."""
+    knots, rates = schedule.knots
+    axes.plot(knots, rates, color=_RATE, lw=1.5)
+    axes.fill_between(knots, rates, color=_RATE, alpha=0.12, lw=0)
+    axes.set_ylim(0, schedule.peak * 1.1 or 1)
+    axes.set_ylabel("learning rate")
+    axes.set_xlabel("optimizer step")
+    axes.set_xlim(0, schedule.total_steps)
+
+
 def headline(forecast: Forecast) -> str:
-    """The forecast in one line, for people."""
+    """The forecast in one line: final loss, 80% interval and the drop still to come."""
     if np.isnan(forecast.mean):
         return "nothing observed yet"
     low, high = forecast.interval(0.8)
     gain = forecast.anneal_gain
-    known = {
-        "data": "learnt from the run",
-        "probe": "measured by the probe",
-        "prior": "assumed",
-        "none": "none",
-    }[gain.source]
-    drop = f"annealing still to bring {gain.mean:.3g} ({known})" if gain.source != "none" else ""
-    parts = [
+    drop = "no annealing to come"
+    if gain.source != "none":
+        drop = f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+    return (
         f"at step {forecast.made_at:,}: heading for {forecast.mean:.4g} "
-        f"(80%: {low:.4g} to {high:.4g})",
-        drop or "no annealing to come",
-    ]
-    return "; ".join(parts)
+        f"(80%: {low:.4g} to {high:.4g}); {drop}"
+    )
 
 
 def _observed(axes: "Axes", history: History, **style: Any) -> None:
+    """Draw the mean losses of at most `_MAX_POINTS` groups of bins."""
     bins = history.bins()
-    group = np.arange(len(history)) * min(len(history), 400) // max(len(history), 1)
+    group = np.arange(len(history)) * min(len(history), _MAX_POINTS) // max(len(history), 1)
     count = np.bincount(group, bins.count)
-    at = np.bincount(group, bins.count * bins.step) / count
-    sound = np.where(np.isfinite(bins.mean), bins.mean, 0.0)
-    mean = np.bincount(group, bins.count * sound) / count
-    axes.plot(at, mean, lw=1.1, **style)
+    step = np.bincount(group, bins.count * bins.step) / count
+    finite = np.where(np.isfinite(bins.mean), bins.mean, 0.0)
+    mean = np.bincount(group, bins.count * finite) / count
+    axes.plot(step, mean, lw=1.1, **style)
 
 
 def _fan(axes: "Axes", forecast: Forecast) -> None:
+    """Draw the expected loss with its 80% and 95% intervals."""
     if np.isnan(forecast.mean):
         return
     wide, narrow = forecast.curve(level=0.95), forecast.curve(level=0.8)
@@ -127,17 +139,17 @@ def _limits(
     outcome: History | None,
     target: float | None,
 ) -> None:
-    """Room for what matters: the fan and the loss after its first steep fall."""
+    """Limit the loss axis to the intervals and the losses after their first steep fall."""
     values = [] if target is None else [target]
     if not np.isnan(forecast.mean):
         values += [*forecast.interval(0.95)]
-    for seen in (history, outcome):
-        mean = seen.bins().mean if seen is not None else np.empty(0)
+    for losses in (history, outcome):
+        mean = losses.bins().mean if losses is not None else np.empty(0)
         mean = mean[np.isfinite(mean)]
         if mean.size:
             values += [
                 float(np.quantile(mean, 0.005)),
-                float(np.quantile(mean[mean.size // 20 :], 0.95)),
+                float(np.quantile(mean[mean.size // _START_SHARE :], 0.95)),
             ]
     if values:
         low, high = min(values), max(values)

@@ -18,6 +18,7 @@ PACKAGES = (
     "status",
     "arrays",
     "checks",
+    "log",
     "numerics",
     "schedule",
     "laws",
@@ -79,6 +80,7 @@ LAZY = {
     "cli.what_if": {"rich", "typer"},
     "readers.formats.tensorboard": {"google", "tensorboard"},
     "store.database": {"sqlalchemy"},
+    "store.reader": {"sqlalchemy"},
     "store.run_store": {"sqlalchemy"},
 }
 """What a module of the core may import besides, inside a function or for type checkers."""

@@ -25,7 +25,7 @@ def test_the_picture_holds_the_whole_story(tmp_path: Path) -> None:
     legend = loss_axes.get_legend()
     assert legend is not None
     labels = {text.get_text() for text in legend.get_texts()}
-    assert labels == {"observed", "what came", "80%", "95%", "forecast", "target 2.4"}
+    assert labels == {"observed", "observed later", "80%", "95%", "forecast", "target 2.4"}
     assert "assumed" in loss_axes.get_title(loc="left")
     assert rate_axes.get_xlim() == (0, 2_000)
     low, high = loss_axes.get_ylim()

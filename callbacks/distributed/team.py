@@ -2,7 +2,6 @@
 
 import atexit
 import ctypes
-import logging
 import threading
 import time
 from collections import deque
@@ -19,11 +18,10 @@ from numpy.typing import NDArray
 from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import dist, processes
 from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need
+from lossforecast.log import logger
 from lossforecast.schedule import Decay
 
 __all__ = ["Team", "Timeouts"]
-
-logger = logging.getLogger("lossforecast")
 
 _active: "set[Team]" = set()  # started by the training loops of this process, and not ended
 

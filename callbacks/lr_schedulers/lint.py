@@ -1,6 +1,5 @@
 """Lint of the user's scheduler and of how often it is stepped: checked early in a run, once."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from lossforecast.callbacks.lr_schedulers.stepping import (
     steps_per_call,
     unwrapped,
 )
+from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule, climbs_again, falls_once, lint
 from lossforecast.status import Caveat
 
@@ -31,8 +31,6 @@ __all__ = [
     "per_process",
     "warn",
 ]
-
-logger = logging.getLogger("lossforecast")
 
 _LOOKAHEAD_RUNS = 4  # lengths of the run a scheduler is followed, to see where its decay would end
 _HARDLY_DECAYED = 0.8  # share of the peak at the end of a run above which a decay has hardly begun

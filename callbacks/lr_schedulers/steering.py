@@ -1,17 +1,15 @@
 """`Steering`: follows a `SteerableLR` and begins the recommended decay, once."""
 
-import logging
 from typing import Any, Self
 
 from lossforecast.callbacks.distributed import Change
 from lossforecast.callbacks.lr_schedulers.steerable import SteerableLR
 from lossforecast.callbacks.lr_schedulers.stepping import steps_per_call, unwrapped
+from lossforecast.log import logger
 from lossforecast.policies import Action, Recommendation
 from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = ["Steering"]
-
-logger = logging.getLogger("lossforecast")
 
 
 class Steering:

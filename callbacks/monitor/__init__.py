@@ -1,6 +1,6 @@
 """A forecaster inside a training run: forecasts, recommendations, sinks."""
 
-from lossforecast.callbacks.monitor.guard import guarded, logger, released, switch_off
+from lossforecast.callbacks.monitor.guard import clean_up, guarded, switch_off
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.trail import FAN, Trail, fan, short
 from lossforecast.callbacks.monitor.update import Sink, Update, listed_sinks
@@ -12,11 +12,10 @@ __all__ = [
     "Trail",
     "Update",
     "adopt_plan",
+    "clean_up",
     "fan",
     "guarded",
     "listed_sinks",
-    "logger",
-    "released",
     "short",
     "switch_off",
 ]

@@ -1,6 +1,5 @@
 """`AnnealingProbe`: measures the effect of annealing on averaged weights before it begins."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +15,9 @@ from lossforecast.callbacks.probe.averages import WeightAverages
 from lossforecast.callbacks.probe.undisturbed import undisturbed
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
+from lossforecast.log import logger
 
 __all__ = ["AnnealingProbe"]
-
-logger = logging.getLogger("lossforecast")
 
 _DEFAULT_HORIZON_DIVISORS = (80, 20)  # a horizon is the length of the run divided by one of these
 _UPDATES_PER_HORIZON = 10  # of an average, within the shortest horizon

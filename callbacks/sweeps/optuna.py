@@ -9,11 +9,12 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lossforecast.callbacks.monitor import guarded, logger
+from lossforecast.callbacks.monitor import guarded
 from lossforecast.callbacks.sweeps.plans import Plans
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, policy_list
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lossforecast.callbacks.monitor import logger
 from lossforecast.callbacks.sweeps.plans import Plans
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import (
     Action,
     Outlook,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.backtest import (
-    LEAST,
+    MIN_FORECASTS_PER_CELL,
     RULES,
     VIEWS,
     Backtest,
@@ -45,8 +45,8 @@ _LEGEND = (
     "Errors, widths and CRPS in % of the outcome; CRPS from 19 quantiles. [..]: 95% bootstrap "
     "interval over families of runs. *: the smallest median of a row. Sharper: width of a "
     "last-value conformal interval that covers as much as our 80% interval, over the width of "
-    f"ours. Left out: cells of fewer than {LEAST} forecasts, and forecasts of losses that had been "
-    "observed (runs that ended early)."
+    f"ours. Left out: cells of fewer than {MIN_FORECASTS_PER_CELL} forecasts, and forecasts of "
+    "losses that had been observed (runs that ended early)."
 )
 _NOTE_WIDTH = 100  # characters
 
@@ -147,8 +147,8 @@ def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: 
         scores = replay_sweeps(curves, jobs=jobs, rules=rules, progress=report)
     if not scores:
         raise ConfigurationError(
-            f"{curves} has no sweep to score: a sweep is two completed runs with validation losses "
-            "and the same `sweep` or `sweep_all_optimizers` in their descriptions"
+            f"{curves} has no sweep to score: it needs two completed runs with validation losses "
+            "and the same `sweep_of` in their descriptions"
         )
     write_json([score.to_json() for score in scores], json_)
     console = Console(stderr=json_ == STANDARD_OUTPUT, highlight=False, width=PIPE_WIDTH)
@@ -183,7 +183,9 @@ def _print_tables(result: Backtest, views: Sequence[str], *, to_stderr: bool) ->
     for view in views:
         cells = result.table(view)
         if not cells:
-            console.print(f"by {view}: no cell has {LEAST} forecasts, too few to quote")
+            console.print(
+                f"by {view}: no cell has {MIN_FORECASTS_PER_CELL} forecasts, too few to quote"
+            )
             continue
         console.print(score_table(view, cells))
         if cells[0].baselines:

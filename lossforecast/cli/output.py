@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, errors, files, pictures, progress."""
+"""Parts that all commands share: exit codes, errors, files, pictures, progress."""
 
 import importlib.util
 import json

@@ -48,6 +48,12 @@ def add_runs(app: "typer.Typer") -> None:
         no_args_is_help=True,
     )
     app.add_typer(group, name="runs")
+    for add in (_add_list, _add_show, _add_import, _add_forget):
+        add(group)
+
+
+def _add_list(group: "typer.Typer") -> None:
+    import typer
 
     @group.command("list", epilog=EXIT_CODES)
     def list_(
@@ -72,6 +78,10 @@ def add_runs(app: "typer.Typer") -> None:
                 out.print(f"no runs in {opened.url}", markup=False)
                 return
             out.print(_table(runs))
+
+
+def _add_show(group: "typer.Typer") -> None:
+    import typer
 
     @group.command("show", epilog=EXIT_CODES)
     def show(
@@ -102,6 +112,10 @@ def add_runs(app: "typer.Typer") -> None:
             for decision in decisions[-_MAX_DECISIONS:]:
                 out.print(f"step {decision['step']:,}: {decision['message']}", markup=False)
 
+
+def _add_import(group: "typer.Typer") -> None:
+    import typer
+
     @group.command("import", epilog=EXIT_CODES)
     @with_options(*LOG_OPTIONS, "model")
     def import_(
@@ -127,6 +141,10 @@ def add_runs(app: "typer.Typer") -> None:
                 for log, plan in zip(read, plans, strict=True)
             ]
             console(to_stderr=False).print(_table([opened.run(key) for key in keys]))
+
+
+def _add_forget(group: "typer.Typer") -> None:
+    import typer
 
     @group.command("forget", epilog=EXIT_CODES)
     def forget(

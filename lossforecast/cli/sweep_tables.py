@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lossforecast.backtest import LEAST, SweepScore
+from lossforecast.backtest import SweepScore
 from lossforecast.cli.tables import empty_table, percent
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_tables"]
 
+_LARGE_SWEEP_RUNS = 15  # of a sweep that counts in the means over sweeps
 _HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills", "before decay")
 _ARRIVALS = {
     "parallel": "in parallel, all at the same share of their steps",
@@ -27,9 +28,10 @@ def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
         of_arrival = [score for score in scores if score.arrival == arrival]
         for policy in dict.fromkeys(score.policy for score in of_arrival):
             sweeps = [score for score in of_arrival if score.policy == policy]
-            large = [score for score in sweeps if score.runs >= LEAST]
+            large = [score for score in sweeps if score.runs >= _LARGE_SWEEP_RUNS]
             if len(large) > 1:
-                table.add_row(policy, *_row(f"{len(large)} of {LEAST} runs or more", large))
+                name = f"{len(large)} of {_LARGE_SWEEP_RUNS} runs or more"
+                table.add_row(policy, *_row(name, large))
             for score in sweeps:
                 table.add_row(policy, *_row(score.sweep, [score]), end_section=score is sweeps[-1])
         yield table

@@ -5,8 +5,8 @@ import numpy as np
 from lossforecast.forecast import AnnealGain
 from lossforecast.numerics import Mixture
 from lossforecast.posterior import Posterior
-from lossforecast.runs import Evidence, History, observed_rates, risen
-from lossforecast.schedule import LRSchedule
+from lossforecast.runs import Evidence, History, observed_rates, overfit_rise
+from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat, Status
 
 __all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
@@ -17,7 +17,6 @@ _MIN_MISFIT_PROBABILITY = 0.5
 _MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it the data decided
 _MIN_DROP_SHARE_OF_STD = 0.3  # of the std of the forecast: below it the drop hardly matters
 _NEGLIGIBLE_DROP = 1e-9  # of the unit of the loss
-_OFF_PLAN_LR = 0.01  # of the peak
 _OFF_PLAN_OBSERVATIONS = 3  # the latest ones, which all have to be off the plan
 _START_SHARE = 0.2  # of the run so far: a minimum there is none of an overfitting run
 _RISEN_LR = 1.01  # ratio of two learning rates
@@ -51,7 +50,7 @@ def caveats_of(
     recent = np.flatnonzero(steps <= plan.total_steps)[-_OFF_PLAN_OBSERVATIONS:]
     if recent.size:
         difference = np.abs(observed[recent] - plan.lr(steps[recent]))
-        if (difference > _OFF_PLAN_LR * plan.peak).all():
+        if (difference > OFF_PLAN_TOLERANCE * plan.peak).all():
             caveats.add(Caveat.LR_OFF_PLAN)
     if history.n_non_finite:
         caveats.add(Caveat.NON_FINITE)
@@ -59,7 +58,7 @@ def caveats_of(
         caveats.add(Caveat.OVERFITTING)
     knots, rates = followed.knots
     ahead = rates[knots >= max(history.last_step, 0, followed.warmup_steps)]
-    if (ahead - np.minimum.accumulate(ahead) > _OFF_PLAN_LR * followed.peak).any():
+    if (ahead - np.minimum.accumulate(ahead) > OFF_PLAN_TOLERANCE * followed.peak).any():
         caveats.add(Caveat.LR_RISES_AHEAD)
     return tuple(sorted(caveats))
 
@@ -73,7 +72,7 @@ def overfitting_rise(history: History, schedule: LRSchedule) -> float:
     bins = history.bins()
     late = np.isfinite(bins.mean) & (bins.first >= _START_SHARE * max(history.last_step, 0))
     steps = np.maximum(bins.last[late], 1)
-    lowest, rise = risen(bins.mean[late])
+    lowest, rise = overfit_rise(bins.mean[late])
     if not rise or schedule.lr(steps[-1]) > _RISEN_LR * schedule.lr(steps[lowest]):
         return 0.0
     left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]

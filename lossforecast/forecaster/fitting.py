@@ -6,7 +6,7 @@ from dataclasses import replace
 from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS
 from lossforecast.posterior import PastRunTransfer, Posterior, fit
-from lossforecast.prior import Gap, Prior, nearest
+from lossforecast.prior import Gap, Prior, most_similar
 from lossforecast.runs import Evidence, History, RunInfo, gather
 from lossforecast.schedule import LRSchedule
 
@@ -64,7 +64,7 @@ def transfer_from_past(
 ) -> PastRunTransfer | None:
     """What the past runs of the prior that are most like a new one predict about it."""
     posteriors = []
-    for past, difference_std in nearest(prior.past, run, schedule):
+    for past, difference_std in most_similar(prior.past, run, schedule):
         beliefs = prior.for_run(past.run, past.schedule, laws)
         end = past.schedule.total_steps
         posteriors.append((fit(past.evidence, past.schedule, end, beliefs), difference_std))

@@ -32,8 +32,8 @@ from lossforecast.policies import (
 )
 from lossforecast.posterior import Posterior
 from lossforecast.prior import Gap, Prior
-from lossforecast.runs import Evidence, History, RunInfo, as_used
-from lossforecast.schedule import LRSchedule, from_now_on
+from lossforecast.runs import Evidence, History, RunInfo, effective_schedule
+from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
 __all__ = ["Forecaster"]
@@ -171,7 +171,7 @@ class Forecaster:
         Raises:
             ScheduleError: the new plan ends before the present step.
         """
-        self._schedule = from_now_on(self._now, self._schedule, schedule)
+        self._schedule = self._schedule.replanned_from(self._now, schedule)
         self._forget_fit()
 
     def follow_rate(self, step: int, present_rate: float) -> None:
@@ -230,7 +230,7 @@ class Forecaster:
             return self._as_planned
         began = time.perf_counter()
         planned = self._effective_schedule()
-        followed = planned if schedule is None else from_now_on(self._now, planned, schedule)
+        followed = planned if schedule is None else planned.replanned_from(self._now, schedule)
         end = followed.total_steps
         at = end if step is None else whole("step", step, ConfigurationError, least=0)
         if at > end:
@@ -391,7 +391,7 @@ class Forecaster:
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""
         if self._effective is None:
-            self._effective = as_used(self._schedule, self.history)
+            self._effective = effective_schedule(self._schedule, self.history)
         return self._effective
 
     def _rise(self) -> float:

@@ -60,7 +60,7 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
 
 
 def n_best_runs(n_runs: int) -> int:
-    """How many of `n_runs` runs count as the best: 5%, at least one."""
+    """Number of runs among `n_runs` that count as the best: 5%, at least one."""
     return max(1, int(_BEST_SHARE * n_runs))
 
 

@@ -1,4 +1,4 @@
-"""`Outlook` and `prob_among_best`: where each run of a sweep will rank at its end."""
+"""`Outlook` and `prob_among_best`: the rank of each run of a sweep at its end."""
 
 import math
 from collections.abc import Sequence

@@ -46,12 +46,8 @@ from lossforecast.posterior.design_matrix import (
 from lossforecast.posterior.loss_transform import MAX_LOG_RATIO, LossTransform
 from lossforecast.posterior.node_set import NodeSet
 from lossforecast.posterior.posterior import Posterior
-from lossforecast.posterior.transfer import (
-    DIFFERENCE_SCALES,
-    PastRunTransfer,
-    nodes_at_scale,
-    with_past_runs,
-)
+from lossforecast.posterior.transfer import DIFFERENCE_SCALES, PastRunTransfer
+from lossforecast.posterior.transfer_nodes import nodes_at_scale, with_past_runs
 from lossforecast.posterior.walk import Walk, walks_of
 from lossforecast.prior import Beliefs, BelievedDrops, MeasuredDrop, Regime, believed_drops
 from lossforecast.runs import Evidence

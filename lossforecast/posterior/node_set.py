@@ -14,7 +14,7 @@ __all__ = ["NodeSet"]
 
 @dataclass(frozen=True)
 class NodeSet:
-    """The posterior over k nodes, each a member, exponent, walk and component of the drop."""
+    """k nodes, each one a member, an exponent, a walk and a component of the drop prior."""
 
     log_weight: FloatArray
     """Log of prior weight times evidence, up to a constant, (k,)."""

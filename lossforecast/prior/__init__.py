@@ -1,12 +1,12 @@
 """What is believed of a run before it is observed."""
 
 from lossforecast.prior.drops import BelievedDrops, DropComponent, DropRule, believed_drops
-from lossforecast.prior.past_runs import ALIKE, PastRun, fair, nearest
+from lossforecast.prior.past_runs import STD_OF_EQUAL_SETUPS, PastRun, fits_budget, most_similar
 from lossforecast.prior.prior import Beliefs, Prior, Regime
 from lossforecast.prior.probe_gaps import Gap, MeasuredDrop
 
 __all__ = [
-    "ALIKE",
+    "STD_OF_EQUAL_SETUPS",
     "Beliefs",
     "BelievedDrops",
     "DropComponent",
@@ -17,6 +17,6 @@ __all__ = [
     "Prior",
     "Regime",
     "believed_drops",
-    "fair",
-    "nearest",
+    "fits_budget",
+    "most_similar",
 ]

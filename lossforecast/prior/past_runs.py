@@ -1,4 +1,4 @@
-"""`PastRun`: what is kept of a finished run, and how unlike another one it is."""
+"""`PastRun`: a finished run as the prior of the next one keeps it, and how similar the two are."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,38 +12,40 @@ from lossforecast.errors import StateError
 from lossforecast.runs import Evidence, History, RunInfo, gather
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["ALIKE", "PastRun", "comparable", "fair", "nearest"]
+__all__ = ["STD_OF_EQUAL_SETUPS", "PastRun", "comparable", "fits_budget", "most_similar"]
 
 
-_START = 0.1  # share of a run that is left out: it follows no law
-_LEAST = 10  # points of evidence
-_LAST = 3  # points of evidence that tell where it ended
-_FAILED = 2.0  # times as high as usual, or as it was
-_NO_MORE = 1.1  # times as long or as large
-_COPIED = 1e-4  # as shares of the losses, differences between copies of a run
-_MOST = 4  # past runs that are learnt from: more cost time and say little new
-# standard deviations between two runs alike in all that is known of them, of level, of what is
-# still to lose and of the drop, as shares of the loss
-ALIKE = (0.003, 0.003, 0.004)
-# what is added to these, in quadrature, for each unit of the logarithm of a ratio of two numbers
-_BY_RATIO = {
+_BURN_IN_SHARE = 0.1  # of a run: its start follows no law
+_MIN_EVIDENCE_POINTS = 10
+_FINAL_POINTS = 3  # evidence points whose median is the final loss
+_DIVERGED_RATIO = 2.0  # final loss over the lowest one, or over that of the other past runs
+_BUDGET_TOLERANCE = 1.1  # times the parameters or steps of the new run
+_DUPLICATE_TOLERANCE = 1e-4  # relative difference of the losses of one run that is stored twice
+_MAX_PAST_RUNS = 4  # more cost time and improve forecasts little
+STD_OF_EQUAL_SETUPS = (0.003, 0.003, 0.004)
+"""Standard deviations between two runs of one set-up, relative to the loss: of the level, of the
+remaining reducible loss and of the annealing drop."""
+# the same three, added in quadrature per unit of |log(ratio)| of two numbers
+_STD_PER_LOG_RATIO = {
     "peak": (0.01, 0.01, 0.02),
     "n_params": (0.05, 0.03, 0.05),
     "batch": (0.02, 0.02, 0.05),
 }
-# and for another word
-_BY_WORD = {"optimizer": (0.05, 0.05, 0.15), "model": (0.1, 0.1, 0.2)}
+# and, added in quadrature, where two words differ
+_STD_OF_OTHER_WORD = {"optimizer": (0.05, 0.05, 0.15), "model": (0.1, 0.1, 0.2)}
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A finished run, thinned to what a fit looks at.
+    """A finished run in a prior: description, schedule and at most 128 losses.
+
+    Unlike `StoredRun`, the record of a run in a store, it holds just what a fit needs.
 
     Attributes:
-        name: its name in the store.
-        run: what is known of it.
-        schedule: the learning rate of every step, as it was.
-        evidence: its losses without the start, 128 at most.
+        name: its key in the store.
+        run: its description.
+        schedule: the learning rate of every step, as used.
+        evidence: its losses without the first tenth of the run, thinned.
     """
 
     name: str
@@ -53,39 +55,41 @@ class PastRun:
 
     @classmethod
     def of(cls, name: str, run: RunInfo, schedule: LRSchedule, history: History) -> Self | None:
-        """What to keep of a run; None if there is too little of it to learn from."""
-        evidence = gather(history.bins(), schedule, _START)
-        if len(evidence) < _LEAST or history.last_step > schedule.total_steps:
+        """Thin a finished run; None with too few losses or more steps than its schedule has."""
+        evidence = gather(history.bins(), schedule, _BURN_IN_SHARE)
+        if len(evidence) < _MIN_EVIDENCE_POINTS or history.last_step > schedule.total_steps:
             return None
         return cls(name, run, schedule, evidence)
 
     @property
-    def ended(self) -> float:
-        """Where its loss ended, about."""
-        return float(np.median(self.evidence.loss[-_LAST:]))
+    def final_loss(self) -> float:
+        """Median of the last three evidence points: about the loss that the run ended with."""
+        return float(np.median(self.evidence.loss[-_FINAL_POINTS:]))
 
     @property
-    def failed(self) -> bool:
-        """Whether its loss was twice as low before it ended."""
-        return self.ended > _FAILED * abs(float(self.evidence.loss.min()))
+    def diverged(self) -> bool:
+        """Whether the run ended at over twice its lowest loss."""
+        return self.final_loss > _DIVERGED_RATIO * abs(float(self.evidence.loss.min()))
 
-    def copies(self, other: Self) -> bool:
-        """Whether the two are one run, kept twice."""
+    def duplicates(self, other: Self) -> bool:
+        """Whether the two are the same run, stored twice."""
         mine, its = self.evidence, other.evidence
         return bool(
             np.array_equal(mine.step, its.step)
-            and np.allclose(mine.loss, its.loss, rtol=_COPIED, atol=0.0)
+            and np.allclose(mine.loss, its.loss, rtol=_DUPLICATE_TOLERANCE, atol=0.0)
         )
 
-    def unlike(self, run: RunInfo, schedule: LRSchedule) -> FloatArray | None:
-        """Standard deviations between this run and another of level, remainder and drop, (3,).
+    def expected_differences(self, run: RunInfo, schedule: LRSchedule) -> FloatArray | None:
+        """Standard deviations of the differences between this run and another, (3,).
 
-        As shares of the loss; None if the two are not `comparable`.
+        They are relative to the loss, for the level, the remaining reducible loss and the annealing
+        drop. The variances of all known differences between the set-ups are added. None if the
+        two runs are not `comparable`.
         """
         mine = self.run
         if not comparable(mine, run):
             return None
-        parts = [ALIKE]
+        parts = [STD_OF_EQUAL_SETUPS]
         numbers = {
             "peak": (self.schedule.peak, schedule.peak),
             "n_params": (mine.n_params, run.n_params),
@@ -94,13 +98,13 @@ class PastRun:
         for name, (one, other) in numbers.items():
             if one and other:
                 away = abs(math.log(one / other))
-                level, remainder, drop = _BY_RATIO[name]
+                level, remainder, drop = _STD_PER_LOG_RATIO[name]
                 parts.append((away * level, away * remainder, away * drop))
         words = {
             "optimizer": (mine.optimizer_word, run.optimizer_word),
             "model": (_word(mine.model), _word(run.model)),
         }
-        parts += [_BY_WORD[name] for name, (one, other) in words.items() if one != other]
+        parts += [_STD_OF_OTHER_WORD[name] for name, (one, other) in words.items() if one != other]
         total: FloatArray = np.hypot.reduce(np.array(parts), axis=0)
         return total
 
@@ -119,10 +123,10 @@ class PastRun:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The run that `to_dict` wrote.
+        """Restore the run that `to_dict` saved.
 
         Raises:
-            StateError: the state is not ours or damaged.
+            StateError: the state is damaged, or not that of a past run.
         """
         try:
             seen = state["evidence"]
@@ -140,10 +144,10 @@ class PastRun:
 
 
 def comparable(one: RunInfo, other: RunInfo) -> bool:
-    """Whether what is named of two runs tells that their losses are in the same units.
+    """Whether the losses of two runs are in the same units, by their descriptions.
 
-    They have the same loss, no other task or dataset and, if one dataset is not known, the same
-    project.
+    Metric and name of the loss are equal, task and dataset do not differ where both runs name
+    them, and the dataset or the project is known to be the same.
     """
     if (one.metric, one.loss_word) != (other.metric, other.loss_word):
         return False
@@ -156,36 +160,45 @@ def comparable(one: RunInfo, other: RunInfo) -> bool:
     return same_data and (known.get("project", False) or known.get("dataset", False))
 
 
-def fair(past: RunInfo, steps: int, run: RunInfo, schedule: LRSchedule) -> bool:
-    """Whether a past run of so many steps had no more to get where it got than another one has.
+def fits_budget(past: RunInfo, steps: int, run: RunInfo, schedule: LRSchedule) -> bool:
+    """Whether a past run of `steps` steps used at most the budget of a new run.
 
-    Comparable, of the same model, at most 10% larger, and with at most 10% more steps or, where
-    both sizes of batches are known, data.
+    The two are comparable and of the same model; the past run had at most 10% more parameters and
+    at most 10% more steps (more samples, where both batch sizes are known).
     """
-    larger = past.n_params and run.n_params and past.n_params > _NO_MORE * run.n_params
+    larger = past.n_params and run.n_params and past.n_params > _BUDGET_TOLERANCE * run.n_params
     same_model = _word(past.model) == _word(run.model)
     batches = past.batch_size / run.batch_size if past.batch_size and run.batch_size else 1.0
-    longer = batches * steps > _NO_MORE * schedule.total_steps
+    longer = batches * steps > _BUDGET_TOLERANCE * schedule.total_steps
     return comparable(past, run) and same_model and not longer and not larger
 
 
-def nearest(
+def most_similar(
     past: Sequence[PastRun], run: RunInfo, schedule: LRSchedule
 ) -> list[tuple[PastRun, FloatArray]]:
-    """The past runs to learn from, most alike first, with how unlike they are, (3,) each.
+    """At most four past runs to learn from, most similar first, with `expected_differences`, (3,).
 
-    Runs that failed are not among them: they say nothing of one that does not. Of copies of a run,
-    as of one that was recorded and its log imported, there is one.
+    Runs that diverged are left out: they say nothing about one that does not. A run that is stored
+    twice, say recorded and imported from its log, counts once.
     """
-    found = [(each, unlike) for each in past if (unlike := each.unlike(run, schedule)) is not None]
-    if not found:
+    candidates = [
+        (each, differences)
+        for each in past
+        if (differences := each.expected_differences(run, schedule)) is not None
+    ]
+    if not candidates:
         return []
-    usual = float(np.median([each.ended for each, _ in found]))
-    sound = [pair for pair in found if not pair[0].failed and pair[0].ended <= _FAILED * usual]
+    usual = float(np.median([each.final_loss for each, _ in candidates]))
+    highest = _DIVERGED_RATIO * usual
+    sound = [
+        (each, differences)
+        for each, differences in candidates
+        if not each.diverged and each.final_loss <= highest
+    ]
     kept: list[tuple[PastRun, FloatArray]] = []
-    for each, unlike in sorted(sound, key=lambda pair: float(pair[1].sum())):
-        if len(kept) < _MOST and not any(each.copies(other) for other, _ in kept):
-            kept.append((each, unlike))
+    for each, differences in sorted(sound, key=lambda pair: float(pair[1].sum())):
+        if len(kept) < _MAX_PAST_RUNS and not any(each.duplicates(other) for other, _ in kept):
+            kept.append((each, differences))
     return kept
 
 

@@ -263,8 +263,8 @@ class Prior:
         """The packaged prior as learnt without some of the recorded runs, to be scored on them.
 
         Args:
-            fold: a source, an AlgoPerf task or a task of the recorded gaps; one that nothing was
-                learnt from changes nothing.
+            fold: a fold of recorded runs or a task of recorded gaps. A fold from which nothing was
+                learnt gives the packaged prior.
         """
         learnt = _table()["without"].get(fold, _table()["all"])
         return replace(cls(), **lessons(learnt), gaps=GapRule.packaged(without=fold))

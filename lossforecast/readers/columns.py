@@ -1,4 +1,4 @@
-"""What the name of a column says: a loss or a learning rate, of training or validation."""
+"""Columns recognised by their names: losses of training and validation, and learning rates."""
 
 import re
 

@@ -7,14 +7,13 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.errors import ConfigurationError
-from lossforecast.runs import History
-from lossforecast.schedule import LRSchedule
+from lossforecast.runs import END_SHARE, History
+from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat
 
 __all__ = ["Log"]
 
-_OFF_PLAN = 0.01  # of the peak
-_OFTEN = 0.2  # of the logged rates: more of them off the plan contradict it
+_CONTRADICTING_SHARE = 0.2  # of the logged rates: a plan that more of them are off is wrong
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Log:
         if planned is not None and self._contradicts(planned):
             planned = planned.with_caveats(Caveat.LR_OFF_PLAN)
         covered = int(self.rate_steps[-1])
-        assumed = [Caveat.LR_ASSUMED] if planned is None and covered < 0.98 * total else []
+        assumed = [Caveat.LR_ASSUMED] if planned is None and covered < END_SHARE * total else []
         logged = LRSchedule.from_points(
             self.rate_steps, self.rates, total_steps=max(total, 1), caveats=assumed
         )
@@ -103,7 +102,9 @@ class Log:
         steps, rates = self.rate_steps[there], self.rates[there]
         near = [np.clip(steps + i, 1, planned.total_steps) for i in (-1, 0, 1)]
         away = np.min([np.abs(planned.lr(at) - rates) for at in near], axis=0)
-        return bool(steps.size and np.mean(away > _OFF_PLAN * planned.peak) > _OFTEN)
+        return bool(
+            steps.size and np.mean(away > OFF_PLAN_TOLERANCE * planned.peak) > _CONTRADICTING_SHARE
+        )
 
 
 def _of_length(planned: LRSchedule, total: int) -> LRSchedule:

@@ -22,7 +22,7 @@ _TRAINER_EXTRAS = {"train/grad_norm", "train/total_flos"}  # at least one is log
 
 @dataclass(frozen=True)
 class Numbering:
-    """How the steps of one run are numbered in its log.
+    """The way in which the log of a run numbers its steps.
 
     Attributes:
         steps_taken: optimizer steps of the run so far, judged by all its columns.

@@ -1,8 +1,8 @@
 """One run as observed: its description, losses, learning rates and outcome."""
 
-from lossforecast.runs.effective_schedule import as_used, observed_rates
 from lossforecast.runs.evidence import Evidence, gather
-from lossforecast.runs.history import Bins, History, observed, points
+from lossforecast.runs.history import Bins, History
+from lossforecast.runs.observed import observed, points
 from lossforecast.runs.outcome import (
     END_SHARE,
     Ending,
@@ -12,7 +12,8 @@ from lossforecast.runs.outcome import (
     ending_of_curve,
     overran,
 )
-from lossforecast.runs.overfitting import risen
+from lossforecast.runs.overfitting import overfit_rise
+from lossforecast.runs.rates import effective_schedule, observed_rates
 from lossforecast.runs.run_info import RunInfo
 from lossforecast.runs.windows import mean_step
 
@@ -24,15 +25,15 @@ __all__ = [
     "Evidence",
     "History",
     "RunInfo",
-    "as_used",
     "at_end",
+    "effective_schedule",
     "ending",
     "ending_of_curve",
     "gather",
     "mean_step",
     "observed",
     "observed_rates",
+    "overfit_rise",
     "overran",
     "points",
-    "risen",
 ]

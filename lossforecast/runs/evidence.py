@@ -1,4 +1,4 @@
-"""What the fit looks at: the observed losses without the start of the run, thinned, with noise."""
+"""`Evidence`: the losses that a fit uses, thinned and without the start of the run."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -14,16 +14,18 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["Evidence", "gather"]
 
 
-_POINTS = 128  # at most; more do not sharpen a forecast
-_LEAST = 8  # points; with fewer the burn-in is given up
-_LARGEST = 1e100  # losses are cut there, so that their squares stay finite
+_MAX_POINTS = 128  # more do not sharpen a forecast
+_MIN_POINTS_AFTER_BURN_IN = 8  # with fewer, the start of the run is used too
+_MAX_LOSS = 1e100  # losses are clipped there: their squares stay finite
+_OUTLIER_STDS = 5.0  # robust standard deviations from the neighbours
+_RELATIVE_NOISE_FLOOR = 1e-5
+_MAD_TO_STD = 1.4826  # of normal noise
 _windows = np.lib.stride_tricks.sliding_window_view
-_OUTLIER = 5.0  # robust standard deviations from the neighbours
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Losses and the variance of their means; arrays of shape (n,), in order of the steps."""
+    """Mean losses and the variances of these means; arrays of shape (n,), in order of the steps."""
 
     step: NDArray[np.int64]
     loss: FloatArray
@@ -31,7 +33,7 @@ class Evidence:
     noise: float
     """Standard deviation of one observation around the expected loss."""
     n_observed: int
-    """How many losses were observed so far."""
+    """Number of finite losses observed so far."""
 
     def __len__(self) -> int:
         return self.step.size
@@ -43,80 +45,106 @@ class Evidence:
 
     @classmethod
     def nothing(cls, step: int, loss: float) -> Self:
-        """A loss of which nothing is known, where a fit needs one."""
+        """One loss with a huge variance, for a fit before the first observation."""
         return cls(np.array([step]), np.array([loss]), np.array([(1e3 * loss) ** 2]), 0.0, 0)
 
 
 def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
-    """The evidence in some bins, n at most 128.
+    """Thin the observed losses to at most 128 points with a variance each.
 
-    Warm-up and a share `burn_in` of the run so far are left out, unless little else is there: the
-    start follows no law.
-    Bins are pooled evenly in the square root of time. The noise is the variance inside the bins or,
-    where they hold single observations, that of second differences. Bins far from their neighbours
-    keep their loss and get a larger variance.
+    1. The warm-up and a share `burn_in` of the run so far are left out, because the start follows
+       no law, unless fewer than 8 bins remain.
+    2. The noise of one observation is the variance inside the bins or, where bins hold single
+       observations, that of second differences; relative to the loss where all losses are above 0.
+    3. Bins are pooled evenly in the square root of time.
+    4. Points far from their neighbours keep their loss and get a larger variance.
     """
-    sound = np.isfinite(bins.mean)
-    if not sound.any():
+    used = _after_burn_in(bins, schedule, burn_in)
+    if not used.any():
         none = np.empty(0)
         return Evidence(np.empty(0, dtype=np.int64), none, none, 0.0, 0)
+    step, count = bins.step[used], bins.count[used].astype(float)
+    loss = np.clip(bins.mean[used], -_MAX_LOSS, _MAX_LOSS)
+    relative = bool(loss.min() > 0)
+    noise = _noise(
+        np.log(loss) if relative else loss,
+        count,
+        np.sqrt(bins.variance[used]) / (loss if relative else 1.0),
+        unit=0.0 if relative else float(np.median(np.abs(loss))),
+    )
+    at, pooled, weight = _pooled(step, loss, count)
+    scale = np.abs(pooled) if relative else np.ones(pooled.size)
+    variance = (noise * scale) ** 2 / weight
+    comparable = np.log(pooled) if relative else pooled
+    variance = variance * _inflation(comparable, np.sqrt(variance) / scale)
+    recent = float(np.median(scale[-max(1, scale.size // 4) :]))
+    return Evidence(at, pooled, variance, noise * recent, int(bins.count.sum()))
+
+
+def _after_burn_in(bins: Bins, schedule: LRSchedule, burn_in: float) -> NDArray[np.bool_]:
+    """The finite bins after the warm-up and the burn-in, or all if these are too few, (n,)."""
+    finite = np.isfinite(bins.mean)
+    if not finite.any():
+        return finite
     now = int(bins.last[-1])
-    settled = bins.first >= max(min(schedule.warmup_steps, now // 2), burn_in * now)
-    if (sound & settled).sum() >= _LEAST:
-        sound &= settled
-    step, count = bins.step[sound], bins.count[sound].astype(float)
-    loss = np.clip(bins.mean[sound], -_LARGEST, _LARGEST)
-    positive = bool(loss.min() > 0)  # then noise is a share of the loss
-    each = np.log(loss) if positive else loss
-    spread = np.sqrt(bins.variance[sound]) / (loss if positive else 1.0)
-    noise = _noise(each, count, spread, floor=0.0 if positive else float(np.median(np.abs(loss))))
+    start = max(min(schedule.warmup_steps, now // 2), burn_in * now)
+    after = finite & (bins.first >= start)
+    return after if after.sum() >= _MIN_POINTS_AFTER_BURN_IN else finite
+
+
+def _pooled(
+    step: FloatArray, loss: FloatArray, count: FloatArray
+) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+    """Means of groups that are even in the square root of time: steps, losses and counts."""
     elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
-    even = np.minimum(np.sqrt(elapsed) * _POINTS, _POINTS - 1).astype(int)
+    even = np.minimum(np.sqrt(elapsed) * _MAX_POINTS, _MAX_POINTS - 1).astype(int)
     group = np.unique(even, return_inverse=True)[1]
-    weight = np.bincount(group, count)
+    weight: FloatArray = np.bincount(group, count).astype(float)
     at = np.maximum(np.rint(np.bincount(group, count * step) / weight), 1).astype(np.int64)
     # differences from a level: a mean of 1e30 and 3 must not lose the 3 of its neighbours
     level = np.median(loss)
     pooled = level + np.bincount(group, count * (loss - level)) / weight
-    pooled = np.clip(pooled, loss.min(), loss.max())
-    scale = np.abs(pooled) if positive else np.ones(pooled.size)
-    variance = (noise * scale) ** 2 / weight
-    flat = np.log(pooled) if positive else pooled
-    variance = variance * _inflation(flat, np.sqrt(variance) / scale)
-    late = float(np.median(scale[-max(1, scale.size // 4) :]))
-    return Evidence(at, pooled, variance, noise * late, int(bins.count.sum()))
+    return at, np.clip(pooled, loss.min(), loss.max()), weight
 
 
-def _noise(each: FloatArray, count: FloatArray, spread: FloatArray, floor: float) -> float:
-    """Standard deviation of one observation, from inside the bins or between them."""
-    least = 1e-5 * max(floor, 1.0 if floor == 0 else 0.0) + 1e-12
-    many = count > 1
-    if many.mean() > 0.5:
-        # half of the sample variances of normal noise lie below this share of its variance
-        freedom = count[many] - 1
-        half = 2 * gammaincinv(freedom / 2, 0.5) / freedom
-        return max(float(np.median(spread[many] / np.sqrt(half))), least)
-    late = each[each.size // 3 :] if each.size >= 2 * _LEAST else each
+def _noise(loss: FloatArray, count: FloatArray, spread: FloatArray, unit: float) -> float:
+    """Standard deviation of one observation, from inside the bins or between them.
+
+    Args:
+        loss: mean losses of the bins or their logarithms, (n,).
+        count: observations in each bin, (n,).
+        spread: standard deviation inside each bin, in the units of `loss`, (n,).
+        unit: typical size of the losses; 0 where `loss` is logarithmic.
+    """
+    least = _RELATIVE_NOISE_FLOOR * max(unit, 1.0 if unit == 0 else 0.0) + 1e-12
+    several = count > 1
+    if several.mean() > 0.5:
+        # median of the sample variance of normal noise, relative to the true variance
+        freedom = count[several] - 1
+        median_ratio = 2 * gammaincinv(freedom / 2, 0.5) / freedom
+        return max(float(np.median(spread[several] / np.sqrt(median_ratio))), least)
+    late = loss[loss.size // 3 :] if loss.size >= 2 * _MIN_POINTS_AFTER_BURN_IN else loss
     if late.size < 3:
-        return max(0.01 * (abs(float(late[-1])) if floor else 1.0), least)
+        return max(0.01 * (abs(float(late[-1])) if unit else 1.0), least)
     bend = late[1:-1] - (late[:-2] + late[2:]) / 2  # of white noise: variance 1.5
-    single: float = 1.4826 * float(np.median(np.abs(bend))) * np.sqrt(np.median(count) / 1.5)
+    median_bend = float(np.median(np.abs(bend)))
+    single: float = _MAD_TO_STD * median_bend * np.sqrt(np.median(count) / 1.5)
     return max(single, least)
 
 
 def _inflation(loss: FloatArray, noise: FloatArray) -> FloatArray:
-    """Factor on the variance of points that stick out from their neighbours.
+    """Factor on the variance of outliers: (distance / 5 robust standard deviations)^2, at least 1.
 
-    Losses spike upwards. A low one is an outlier only if those after it are high again: a loss that
-    falls at last says more than all before.
+    Losses spike upwards. A low loss is an outlier only if the losses after it are high again: where
+    the loss falls at last, the newest points say more than those before.
     """
     if loss.size < 7:
         return np.ones(loss.size)
     around = np.median(_windows(np.pad(loss, 3, mode="reflect"), 7), axis=-1)
     after = np.median(_windows(np.pad(loss, (0, 3), mode="edge"), 4), axis=-1)
     away = np.abs(loss - around)
-    typical = 1.4826 * np.median(away[away.size // 4 :])
+    typical = _MAD_TO_STD * np.median(away[away.size // 4 :])
     away = np.where(loss < around, np.minimum(away, np.abs(loss - after)), away)
     usual = np.maximum(np.maximum(typical, noise), 1e-300)  # all may be alike
-    excess: FloatArray = np.clip(away / (_OUTLIER * usual), 1.0, 1e6)
+    excess: FloatArray = np.clip(away / (_OUTLIER_STDS * usual), 1.0, 1e6)
     return excess**2

@@ -1,4 +1,4 @@
-"""`History`: what was observed of a run, in constant memory."""
+"""`History`: the losses and learning rates of a run, in constant memory."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import number, whole, wholes
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
 
-__all__ = ["Bins", "History", "observed", "points"]
+__all__ = ["Bins", "History"]
 
 
 _COLUMNS: dict[str, type] = {
@@ -25,7 +25,13 @@ _COLUMNS: dict[str, type] = {
     "square": np.float64,
     "lr": np.float64,  # the last learning rate known in the bin, or nan
 }
-_WIDEST = 1e120  # differences of losses are cut there, so that sums of squares stay finite
+_MAX_DIFFERENCE = 1e120  # differences of losses are clipped there: sums of squares stay finite
+
+_NEW_BIN: list[float] = []
+_Before = list[float] | None
+"""The last bin as it was before the latest observation, so that this can be undone: the values of
+its columns, `_NEW_BIN` if the observation opened the bin, None if it cannot be undone (the bin was
+merged since) or need not be (it was not finite)."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,12 @@ class History:
     are merged and the width doubles. A result never depends on how the observations were split
     into calls.
 
-    A loss that is nan or infinite is counted and left out. A step seen twice in a row keeps the
-    later value. A step before the last one is a rewind (a restored checkpoint): every bin that
-    touches a later step is dropped.
+    A loss that is nan or infinite is counted but not stored. If a step is observed twice in a row,
+    the later loss replaces the earlier one. A step before the last one is a rewind (a restored
+    checkpoint): every bin that touches a later step is dropped.
 
     Args:
-        max_bins: how many bins are kept at most, at least 2.
+        max_bins: the largest number of bins, at least 2.
 
     Example:
         >>> history = History()
@@ -72,18 +78,18 @@ class History:
         self.last_step = -1
         """Last step observed, finite or not; -1 before the first."""
         self.n_non_finite = 0
-        """How many losses were nan or infinite."""
+        """Number of losses that were nan or infinite."""
         self.non_finite_run = 0
-        """How many of the latest losses in a row were nan or infinite."""
+        """Number of nan or infinite losses since the last finite one."""
         self._size = 0
         self._columns: dict[str, NDArray[Any]] = {
             name: np.zeros(16, dtype=kind) for name, kind in _COLUMNS.items()
         }
-        self._undo: list[float] | None = None  # the last bin before the latest observation
+        self._before: _Before = None
 
     @property
     def n_observed(self) -> int:
-        """How many finite losses the bins hold."""
+        """Number of finite losses in the bins."""
         return int(self._columns["count"][: self._size].sum())
 
     def __len__(self) -> int:
@@ -113,7 +119,7 @@ class History:
         if (rates < 0).any():
             raise ObservationError(f"lr {rates[rates < 0][0]} is negative")
         rates = np.where(np.isfinite(rates), rates, np.nan)
-        # runs of increasing steps with finite losses go in at once, all else one by one
+        # stretches of increasing steps with finite losses are added in blocks, the rest one by one
         special = ~np.isfinite(values)
         special[1:] |= np.diff(at) <= 0
         special[:1] |= at[:1] <= self.last_step
@@ -136,7 +142,7 @@ class History:
         return Bins(c["first"], c["last"], c["count"], step, mean, variance, c["lr"])
 
     def thinned(self, max_bins: int) -> "History":
-        """A copy in at most so many bins."""
+        """A copy with at most `max_bins` bins."""
         copy = History(max_bins)
         for name in ("width", "last_step", "n_non_finite", "non_finite_run", "_size"):
             setattr(copy, name, getattr(self, name))
@@ -147,20 +153,20 @@ class History:
         return copy
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain JSON-able values."""
+        """The history as plain JSON-able values."""
         return {
             "max_bins": self.max_bins,
             "width": self.width,
             "last_step": self.last_step,
             "n_non_finite": self.n_non_finite,
             "non_finite_run": self.non_finite_run,
-            "undo": None if self._undo is None else _plain(self._undo),
+            "undo": None if self._before is None else _plain(self._before),
             "bins": {name: _plain(c[: self._size]) for name, c in self._columns.items()},
         }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The history that `state_dict` described."""
+        """Restore a history from its `state_dict`."""
         try:
             history = cls(state["max_bins"])
             history.width = whole("width", state["width"], StateError, least=1)
@@ -175,7 +181,7 @@ class History:
                     wholes(name, saved, StateError) if whole_numbers else _floats(name, saved)
                 )
             if state["undo"] is not None:
-                history._undo = _floats("undo", state["undo"]).ravel().tolist()
+                history._before = _floats("undo", state["undo"]).ravel().tolist()
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved history: {error!r}") from error
         history._size, history._columns = columns["count"].size, columns
@@ -186,7 +192,7 @@ class History:
     # ------------------------------------------------------------------ inside
 
     def _sound(self) -> bool:
-        """Whether the bins can have come from observations, and not from a damaged file."""
+        """Whether the bins are consistent: False if the saved state is damaged."""
         c, size = self._columns, self._size
         if size > self.max_bins or any(column.shape != (size,) for column in c.values()):
             return False
@@ -200,7 +206,7 @@ class History:
             and (c["last"] // self.width == key).all()
             and (np.diff(key) > 0).all()
             and (size == 0 or c["last"][-1] <= self.last_step)
-            and (self._undo is None or len(self._undo) in (0, len(c)))
+            and (self._before is None or len(self._before) in (0, len(c)))
         )
 
     def _observe(self, step: int, loss: float, lr: float) -> None:
@@ -213,7 +219,7 @@ class History:
             self._add(step, loss, lr)
             self.non_finite_run = 0
         else:
-            self._undo = None
+            self._before = None
             self.n_non_finite += 1
             self.non_finite_run += 1
 
@@ -225,16 +231,16 @@ class History:
         c = self._columns
         if self._size and key == self._last_key():
             i = self._size - 1
-            self._undo = [float(column[i]) for column in c.values()]
+            self._before = [float(column[i]) for column in c.values()]
         else:
             i = self._size
             self._reserve(i + 1)
             c = self._columns
             self._size += 1
-            self._undo = []
+            self._before = _NEW_BIN
             c["first"][i], c["count"][i], c["origin"][i], c["lr"][i] = step, 0, loss, np.nan
             c["step_sum"][i] = c["total"][i] = c["square"][i] = 0.0
-        difference = min(max(loss - float(c["origin"][i]), -_WIDEST), _WIDEST)
+        difference = min(max(loss - float(c["origin"][i]), -_MAX_DIFFERENCE), _MAX_DIFFERENCE)
         c["total"][i] += difference
         c["square"][i] += difference * difference
         c["last"][i] = step
@@ -322,26 +328,26 @@ class History:
         self._size = left.size
         for name, column in merged.items():
             self._columns[name][: self._size] = column
-        self._undo = None
+        self._before = None
 
     def _rewind(self, step: int) -> None:
         self._size = int(np.searchsorted(self._columns["last"][: self._size], step, side="right"))
-        self._undo = None
+        self._before = None
         self.last_step = int(self._columns["last"][self._size - 1]) if self._size else -1
         if self.last_step == step:
             self._forget_last()
 
     def _forget_last(self) -> None:
-        """Take the latest observation back where it can be told apart from its bin."""
+        """Undo the latest observation, if it is finite and was not merged with others since."""
         i = self._size - 1
         if i < 0 or self._columns["last"][i] != self.last_step:
             return  # the latest observation was not finite
-        if self._undo == [] or self._columns["count"][i] == 1:
+        if self._before == _NEW_BIN or self._columns["count"][i] == 1:
             self._size = i
-        elif self._undo is not None:
-            for column, value in zip(self._columns.values(), self._undo, strict=True):
+        elif self._before is not None:
+            for column, value in zip(self._columns.values(), self._before, strict=True):
                 column[i] = value
-        self._undo = None
+        self._before = None
 
 
 def _known_rate(lr: float) -> float:
@@ -365,34 +371,9 @@ def _floats(name: str, values: ArrayLike) -> FloatArray:
 
 def _difference(loss: ArrayLike, origin: ArrayLike) -> FloatArray:
     with np.errstate(over="ignore"):
-        return np.clip(np.subtract(loss, origin), -_WIDEST, _WIDEST)
+        return np.clip(np.subtract(loss, origin), -_MAX_DIFFERENCE, _MAX_DIFFERENCE)
 
 
 def _plain(numbers: Sequence[float] | NDArray[Any]) -> list[Any]:
     """A list for JSON, which has no nan."""
     return [None if x != x else x for x in np.asarray(numbers).tolist()]
-
-
-_BROKEN = 1_000  # nan losses that are shown
-
-
-def points(history: History) -> tuple[IntArray, FloatArray]:
-    """The finite losses with their steps, (n,) each; means where there are many."""
-    bins = history.bins()
-    steps = np.where(bins.count > 1, np.rint(bins.step).astype(np.int64), bins.last)
-    sound = np.isfinite(bins.mean)
-    return steps[sound], bins.mean[sound]
-
-
-def observed(history: History) -> tuple[IntArray, FloatArray]:
-    """The finite losses with their steps, then the nan ones at the end of a broken run."""
-    steps, losses = points(history)
-    broken = _broken_end(history, int(steps[-1]) if steps.size else -1)
-    return np.append(steps, broken), np.append(losses, np.full(broken.size, np.nan))
-
-
-def _broken_end(history: History, last: int) -> IntArray:
-    """The steps after the last finite loss, if nan or infinite ones were seen there."""
-    some = min(history.non_finite_run, history.last_step - last, _BROKEN)
-    found: IntArray = np.unique(np.linspace(last + 1, history.last_step, some).astype(np.int64))
-    return found

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["risen"]
+__all__ = ["overfit_rise"]
 
 
-def risen(losses: NDArray[np.float64]) -> tuple[int, float]:
+def overfit_rise(losses: NDArray[np.float64]) -> tuple[int, float]:
     """Where the smoothed loss was lowest, and how far it has risen since, if for long; or 0."""
     if losses.size < 8:
         return 0, 0.0

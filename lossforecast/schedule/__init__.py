@@ -2,7 +2,12 @@
 
 from lossforecast.schedule.code import code_of
 from lossforecast.schedule.lint import Finding, Flaw, averages, climbs_again, falls_once, lint
-from lossforecast.schedule.lr_schedule import DECAY_SHAPES, Decay, LRSchedule, from_now_on
+from lossforecast.schedule.lr_schedule import (
+    DECAY_SHAPES,
+    OFF_PLAN_TOLERANCE,
+    Decay,
+    LRSchedule,
+)
 from lossforecast.schedule.text import (
     NAMED_SCHEDULES,
     SCHEDULE_EDITS,
@@ -13,6 +18,7 @@ from lossforecast.schedule.text import (
 __all__ = [
     "DECAY_SHAPES",
     "NAMED_SCHEDULES",
+    "OFF_PLAN_TOLERANCE",
     "SCHEDULE_EDITS",
     "Decay",
     "Finding",
@@ -23,7 +29,6 @@ __all__ = [
     "code_of",
     "edited_by_text",
     "falls_once",
-    "from_now_on",
     "lint",
     "schedule_from_text",
 ]

@@ -69,8 +69,7 @@ def lint(
     One finding at most, the one that explains the others. Silent are constant rates, warm-ups,
     decays to 35% of the peak or lower that end with the run or are held for up to a quarter of it
     (three quarters after a drop, 5% at a rate of nothing), and restarts whose last cycle ends with
-    the run. Of the 668 schedules of completed runs among those the package was tried on, six have
-    a finding: two hold 60% of the peak to the end, of four the record breaks off.
+    the run. Of 873 schedules of recorded runs that were completed, seven have a finding.
 
     Args:
         schedule: the learning rate of every step of the run.

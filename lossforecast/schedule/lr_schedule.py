@@ -1,29 +1,29 @@
 """`LRSchedule`: the learning rate of every optimizer step of a run, past and planned."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import (
     non_negative,
     non_negatives,
     number,
-    reals,
     whole,
     wholes,
 )
 from lossforecast.errors import ScheduleError
-from lossforecast.schedule.knots import trace
-from lossforecast.schedule.pieces import PIECE, Shape, piece_sums, piece_values, sound
+from lossforecast.schedule.pieces import PIECE, Shape
+from lossforecast.schedule.piecewise import PiecewiseSchedule, pieces_of, window
 from lossforecast.status import Caveat
 
-__all__ = ["DECAY_SHAPES", "Decay", "LRSchedule", "from_now_on"]
+__all__ = ["DECAY_SHAPES", "OFF_PLAN_TOLERANCE", "Decay", "LRSchedule"]
+
+OFF_PLAN_TOLERANCE = 0.01
+"""Share of the peak by which a learning rate may differ from the plan and still follow it."""
 
 
 DECAY_SHAPES = {
@@ -32,7 +32,9 @@ DECAY_SHAPES = {
     "sqrt": Shape.SQRT,
     "exp": Shape.EXP,
 }
-_EXP_FLOOR = 0.01  # an exponential decay cannot reach 0; this share of where it began is customary
+_EXP_END_RATIO = (
+    0.01  # an exponential decay cannot reach 0; the customary end relative to its start
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Decay:
     shape: str
 
 
-class LRSchedule:
+class LRSchedule(PiecewiseSchedule):
     """The learning rate ``eta_i`` of the optimizer steps i = 1..`total_steps`.
 
     Made by the class methods, never changed: edits return a new schedule. Learning rates are
@@ -64,17 +66,6 @@ class LRSchedule:
         >>> plan.with_decay(start=4_000, steps=1_000).total_steps
         5000
     """
-
-    def __init__(
-        self,
-        pieces: NDArray[np.void],
-        values: ArrayLike = (),
-        caveats: Iterable[Caveat] = (),
-    ) -> None:
-        self._pieces = np.asarray(pieces, dtype=PIECE)
-        self._values = np.asarray(values, dtype=np.float64)
-        self.caveats = _caveats(caveats)
-        """What is uncertain about this schedule itself (`LR_ASSUMED`, `SCHEDULE_APPROXIMATED`)."""
 
     # ------------------------------------------------------------------ named shapes
 
@@ -161,7 +152,7 @@ class LRSchedule:
         if start == total_steps:
             return schedule
         tail = (total_steps, Shape.INVERSE_SQRT, warmup, warmup + 1, peak, peak)
-        return schedule._replaced(np.concatenate([schedule._cut(start), _pieces([tail])]))
+        return schedule._replaced(np.concatenate([schedule._cut(start), pieces_of([tail])]))
 
     @classmethod
     def one_cycle(
@@ -187,7 +178,7 @@ class LRSchedule:
         rows: list[tuple[float, ...]] = [(total_steps, Shape.COSINE, top, total_steps, peak, end)]
         if top > 1:
             rows.insert(0, (math.floor(top), Shape.COSINE, 1, top, start, peak))
-        return cls(_pieces(rows))
+        return cls(pieces_of(rows))
 
     @classmethod
     def from_array(cls, lrs: ArrayLike, *, caveats: Iterable[Caveat] = ()) -> Self:
@@ -196,7 +187,7 @@ class LRSchedule:
         if values.size == 0:
             raise ScheduleError("lrs is empty; give the learning rate of each step 1..total_steps")
         piece = (values.size, Shape.ARRAY, 0, 1, 1.0, 1.0)
-        return cls(_pieces([piece]), values, caveats)
+        return cls(pieces_of([piece]), values, caveats)
 
     @classmethod
     def from_points(
@@ -236,73 +227,7 @@ class LRSchedule:
         rows["x1"] = np.append(at, at[-1] + 1)
         rows["y0"] = np.insert(values, 0, values[0])
         rows["y1"] = np.append(values, values[-1])
-        return cls(_window(rows, 0, total_steps), (), caveats)
-
-    # ------------------------------------------------------------------ reading
-
-    @property
-    def total_steps(self) -> int:
-        """Length of the run in optimizer steps."""
-        return int(self._pieces["stop"][-1])
-
-    def lr(self, steps: ArrayLike) -> FloatArray:
-        """Learning rate of the given optimizer steps, any shape, each in 1..total_steps."""
-        at = self._checked(steps, least=1)
-        which = np.searchsorted(self._pieces["stop"], at.ravel())
-        flat = piece_values(self._pieces, which, at.ravel().astype(float), self._values)
-        return flat.reshape(at.shape)
-
-    def to_array(self) -> FloatArray:
-        """Learning rate of every step, shape (total_steps,)."""
-        return self.lr(np.arange(1, self.total_steps + 1))
-
-    def s1(self, steps: ArrayLike) -> FloatArray:
-        """Sum of the learning rate over the steps 1..step: S1 of the papers, the LR-sum clock.
-
-        Any shape, each step in 0..total_steps; S1(0) is 0.
-        """
-        at = self._checked(steps, least=0)
-        last = at.ravel().astype(float)
-        which = np.searchsorted(self._pieces["stop"], at.ravel())
-        start = self._starts[which].astype(float)
-        part = piece_sums(self._pieces, which, start, last, self._running)
-        return (self._sums[which] + part).reshape(at.shape)
-
-    @cached_property
-    def peak(self) -> float:
-        """Largest learning rate of the run."""
-        ends = np.concatenate([self._starts + 1, self._pieces["stop"]])
-        peak = float(self.lr(ends).max())  # every shape but ARRAY is monotone
-        for piece, start in zip(self._pieces, self._starts, strict=True):
-            if piece["shape"] == Shape.ARRAY:
-                seen = self.lr(np.arange(start + 1, piece["stop"] + 1))
-                peak = max(peak, float(seen.max()))
-        return peak
-
-    @cached_property
-    def warmup_steps(self) -> int:
-        """Steps until the rate first stands as high as before its first fall; 0 without a rise."""
-        steps, rates = self.knots
-        falls = np.flatnonzero(np.diff(rates) < 0)
-        rates = rates[: falls[0] + 1] if falls.size else rates
-        top = int(np.argmax(rates))
-        return int(steps[top]) if top else 0
-
-    @cached_property
-    def knots(self) -> tuple[IntArray, FloatArray]:
-        """Steps (n,) and learning rates (n,) that trace the schedule in few straight lines.
-
-        Between two knots the rate is nearly straight and changes by at most about 1/128 of its
-        whole variation, whatever the length of the schedule; n is at most about 1,400. Sums over
-        them, weighted by a smooth relaxation, are good to 5e-4 of the annealing drop.
-        """
-        steps = trace(self._pieces, self._starts, self.lr)
-        return steps, self.lr(steps)
-
-    @cached_property
-    def knot_sums(self) -> FloatArray:
-        """S1 at the knots, (n,)."""
-        return self.s1(self.knots[0])
+        return cls(window(rows, 0, total_steps), (), caveats)
 
     # ------------------------------------------------------------------ edits
 
@@ -319,7 +244,7 @@ class LRSchedule:
             return self
         last = float(self.lr(now))
         hold = (total_steps, Shape.LINEAR, now, total_steps, last, last)
-        return self._replaced(np.concatenate([self._pieces, _pieces([hold])]))
+        return self._replaced(np.concatenate([self._pieces, pieces_of([hold])]))
 
     def truncated_to(self, total_steps: int) -> Self:
         """The first `total_steps` steps of this schedule."""
@@ -363,14 +288,14 @@ class LRSchedule:
             raise ScheduleError(f"unknown decay shape {shape!r}: one of {sorted(DECAY_SHAPES)}")
         begin = float(self.lr(max(start, 1)))
         if end is None:
-            end = begin * _EXP_FLOOR if shape == "exp" else 0.0
+            end = begin * _EXP_END_RATIO if shape == "exp" else 0.0
         end = non_negative("end", end, ScheduleError)
         if shape == "exp" and (end == 0 or begin == 0):
             raise ScheduleError(
                 f"an exponential decay from {begin} to {end} is impossible: give rates above 0"
             )
         tail = (start + length, DECAY_SHAPES[shape], start, start + length, begin, end)
-        return self._replaced(np.concatenate([self._cut(start), _pieces([tail])]))
+        return self._replaced(np.concatenate([self._cut(start), pieces_of([tail])]))
 
     def scaled_from(self, step: int, factor: float) -> Self:
         """The learning rate of every step after `step` multiplied by `factor`."""
@@ -380,7 +305,7 @@ class LRSchedule:
                 f"no step after {step} in a schedule of {self.total_steps}: nothing to scale"
             )
         factor = non_negative("factor", factor, ScheduleError)
-        tail = _window(self._pieces, step, self.total_steps)
+        tail = window(self._pieces, step, self.total_steps)
         with np.errstate(over="ignore"):
             tail["y0"] *= factor
             tail["y1"] *= factor
@@ -401,7 +326,7 @@ class LRSchedule:
                 f"cannot join at step {step}: this schedule has {self.total_steps} steps, "
                 f"the other {other.total_steps}; join at an earlier one"
             )
-        tail = _window(other._pieces, step, other.total_steps)
+        tail = window(other._pieces, step, other.total_steps)
         tail["x0"][tail["shape"] == Shape.ARRAY] -= self._values.size
         pieces = np.concatenate([self._cut(step), tail])
         values = np.concatenate([self._values, other._values])
@@ -409,57 +334,24 @@ class LRSchedule:
 
     def with_caveats(self, *caveats: Caveat) -> Self:
         """The same schedule with these caveats added to its own."""
-        return type(self)(self._pieces, self._values, self.caveats | _caveats(caveats))
+        return type(self)(self._pieces, self._values, [*self.caveats, *caveats])
 
-    # ------------------------------------------------------------------ plain values
+    def replanned_from(self, step: int, plan: "LRSchedule") -> "LRSchedule":
+        """This schedule up to the present step, `plan` and its caveats after it.
 
-    def to_dict(self) -> dict[str, Any]:
-        """The schedule as plain JSON-able values; `from_dict` gives an equal one back."""
-        columns = {name: self._pieces[name].tolist() for name in PIECE.names or ()}
-        values, caveats = self._values.tolist(), sorted(str(c) for c in self.caveats)
-        return {"pieces": columns, "values": values, "caveats": caveats}
+        `plan` itself if nothing of it is left then, or if it alone reaches `step`.
 
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The schedule that `to_dict` wrote."""
-        names = PIECE.names or ()
-        try:
-            columns = {name: reals(name, state["pieces"][name], ScheduleError) for name in names}
-            for name in ("stop", "shape"):
-                columns[name] = wholes(name, columns[name], ScheduleError)
-            values = non_negatives("values", state["values"], ScheduleError)
-            caveats = state["caveats"]
-            if not isinstance(caveats, list | tuple):
-                raise TypeError(f"caveats are {caveats!r:.60}")
-        except (KeyError, TypeError, ScheduleError) as error:
-            raise ScheduleError(f"not a saved schedule: {error!r}") from error
-        pieces = np.zeros(columns["stop"].size, dtype=PIECE)
-        if any(column.shape != pieces.shape for column in columns.values()):
-            raise ScheduleError("the saved schedule is damaged: its columns have different lengths")
-        for name in names:
-            pieces[name] = columns[name]
-        if not sound(pieces, values):
-            raise ScheduleError("the saved schedule is damaged: steps or rates are impossible")
-        return cls(pieces, values, caveats)
-
-    def __eq__(self, other: object) -> bool:
-        """Same pieces, same values, same caveats."""
-        if not isinstance(other, LRSchedule):
-            return NotImplemented
-        return (
-            self._pieces.tobytes() == other._pieces.tobytes()
-            and self._values.tobytes() == other._values.tobytes()
-            and self.caveats == other.caveats
-        )
-
-    def __hash__(self) -> int:
-        return hash((self._pieces.tobytes(), self._values.tobytes(), self.caveats))
-
-    def __repr__(self) -> str:
-        names = [Shape(s).name.lower() for s in self._pieces["shape"][:4]]
-        more = ", ..." if self._pieces.size > len(names) else ""
-        shapes = ", ".join(names) + more
-        return f"LRSchedule(total_steps={self.total_steps}, peak={self.peak:g}, pieces=[{shapes}])"
+        Raises:
+            ScheduleError: `plan` ends before `step`.
+        """
+        if plan.total_steps < step:
+            raise ScheduleError(
+                f"the schedule ends at step {plan.total_steps}, before the present step {step}: "
+                "give one for the whole run, its past included"
+            )
+        if step >= plan.total_steps or step > self.total_steps:
+            return plan
+        return self.joined(step, plan)
 
     # ------------------------------------------------------------------ inside
 
@@ -484,72 +376,4 @@ class LRSchedule:
             if stop > start:
                 rows.append((stop, shape, start, stop, peak, value))
                 start = stop
-        return cls(_window(_pieces(rows), 0, total_steps))
-
-    def _replaced(self, pieces: NDArray[np.void]) -> Self:
-        return type(self)(pieces, self._values, self.caveats)
-
-    def _cut(self, step: int) -> NDArray[np.void]:
-        return _window(self._pieces, 0, step)
-
-    @cached_property
-    def _starts(self) -> IntArray:
-        """The step before the first of every piece."""
-        return np.concatenate([[0], self._pieces["stop"][:-1]])
-
-    @cached_property
-    def _running(self) -> FloatArray:
-        return np.concatenate([[0.0], np.cumsum(self._values)])
-
-    @cached_property
-    def _sums(self) -> FloatArray:
-        """S1 at the start of every piece."""
-        stops = self._pieces["stop"].astype(float)
-        each, starts = np.arange(stops.size), self._starts.astype(float)
-        sums = piece_sums(self._pieces, each, starts, stops, self._running)
-        return np.concatenate([[0.0], np.cumsum(sums)[:-1]])
-
-    def _checked(self, steps: ArrayLike, least: int) -> IntArray:
-        at = wholes("steps", steps, ScheduleError)
-        if at.size and (at.min() < least or at.max() > self.total_steps):
-            bad = int(at.min() if at.min() < least else at.max())
-            raise ScheduleError(
-                f"step {bad} is outside {least}..{self.total_steps} of this schedule"
-            )
-        return at
-
-
-def _caveats(given: Iterable[Caveat]) -> frozenset[Caveat]:
-    try:
-        return frozenset(Caveat(caveat) for caveat in given)
-    except (TypeError, ValueError) as error:
-        raise ScheduleError(f"caveats must be members of Caveat: {error}") from error
-
-
-def _pieces(rows: Sequence[tuple[float, ...]]) -> NDArray[np.void]:
-    return np.array([tuple(row) for row in rows], dtype=PIECE)
-
-
-def _window(pieces: NDArray[np.void], start: int, stop: int) -> NDArray[np.void]:
-    """The pieces that show steps start+1..stop, the last one cut at `stop`."""
-    starts = np.concatenate([[0], pieces["stop"][:-1]])
-    seen = pieces[(pieces["stop"] > start) & (starts < stop)].copy()
-    if seen.size:
-        seen["stop"][-1] = min(seen["stop"][-1], stop)
-    return seen
-
-
-def from_now_on(now: int, past: LRSchedule, future: LRSchedule) -> LRSchedule:
-    """One schedule up to the present step, the other after it.
-
-    Raises:
-        ScheduleError: the other one ends before the present step.
-    """
-    if future.total_steps < now:
-        raise ScheduleError(
-            f"the schedule ends at step {future.total_steps}, before the present step {now}: "
-            "give one for the whole run, its past included"
-        )
-    if now >= future.total_steps or now > past.total_steps:
-        return future
-    return past.joined(now, future)
+        return cls(window(pieces_of(rows), 0, total_steps))

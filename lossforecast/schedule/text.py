@@ -1,4 +1,4 @@
-"""Schedules in one line of text, as a command line takes them."""
+"""Schedules written in one line of text, for the command line."""
 
 import inspect
 import math
@@ -19,18 +19,18 @@ SCHEDULE_EDITS = (
     "scale:from=..,by=..",
 )
 """Changes to a plan that a text can name, with all their settings."""
-_LISTS = ("milestones",)
-_WORDS = ("shape",)
+_LIST_SETTINGS = ("milestones",)
+_WORD_SETTINGS = ("shape",)
 
 
 def schedule_from_text(text: str, total_steps: int) -> LRSchedule:
-    """The schedule that a line describes, a name and its settings.
+    """Make the schedule that a line describes: a name and its settings.
 
-    Names and settings are those of the methods of `LRSchedule`; of a list the parts are separated
-    by slashes.
+    Names and settings are those of the class methods of `LRSchedule`. Slashes separate the entries
+    of a list.
 
     Raises:
-        ScheduleError: an unknown name or setting, or one that makes no sense.
+        ScheduleError: a name or setting is unknown, or a value is impossible.
 
     Example:
         >>> schedule_from_text("cosine:peak=3e-4,end=3e-5,warmup=100", 1_000).lr([100, 1_000])
@@ -52,13 +52,13 @@ def schedule_from_text(text: str, total_steps: int) -> LRSchedule:
 
 
 def edited_by_text(text: str, plan: LRSchedule) -> LRSchedule:
-    """Another schedule for the same run: whole, or as a change to the plan.
+    """Make another schedule for the same run, described in full or as a change to `plan`.
 
     Changes are ``decay:start=..,steps=..,shape=..,end=..``, ``extend:to=..``, ``truncate:to=..``
     and ``scale:from=..,by=..``.
 
     Raises:
-        ScheduleError: an unknown name or setting, or one that makes no sense.
+        ScheduleError: a name or setting is unknown, or a value is impossible.
 
     Example:
         >>> plan = LRSchedule.constant(1_000, 1e-3)
@@ -101,9 +101,9 @@ def _split(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str, key: str, value: str) -> Any:
-    if key in _WORDS:
+    if key in _WORD_SETTINGS:
         return value
-    if key in _LISTS:
+    if key in _LIST_SETTINGS:
         return [_number(text, key, part) for part in value.split("/")]
     return _number(text, key, value)
 
@@ -125,7 +125,11 @@ def _called(
     given: Mapping[str, Any],
     names: Mapping[str, str] | None = None,
 ) -> Any:
-    """The result with settings that are called like its parameters, or as `names` says."""
+    """Call `make` with the settings as arguments.
+
+    A setting has the name of the parameter, or the one that `names` maps it to; the parameters in
+    `given` are not settings.
+    """
     parameters = inspect.signature(make).parameters
     written = {(names or {}).get(name, name): name for name in parameters if name not in given}
     known = list(written)

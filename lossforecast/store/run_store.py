@@ -8,11 +8,9 @@ at once. The schema has a version: a store of an older release is brought up to 
 opened, one of a newer release is refused.
 """
 
-import logging
 import math
-import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,11 +19,13 @@ from numpy.typing import ArrayLike
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
+from lossforecast.log import logger
 from lossforecast.policies import Recommendation
-from lossforecast.prior import PastRun, Prior, fair, nearest
+from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, ending
 from lossforecast.schedule import LRSchedule
-from lossforecast.store.database import NUMBERS, WORDS, Database
+from lossforecast.store.database import NUMBERS, WORDS
+from lossforecast.store.reader import StoreReader
 from lossforecast.store.rows import (
     STATES,
     StoredRun,
@@ -41,15 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BINS", "RunStore", "StoredRun"]
 
-logger = logging.getLogger("lossforecast")
-
 BINS = 512
 """The most that is kept of a curve."""
 _ADDED = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")  # of runs that are told by their log
 _NEWEST = 500  # runs that are looked through for some that are alike
 
 
-class RunStore:
+class RunStore(StoreReader):
     """Runs in a database.
 
     Args:
@@ -75,14 +73,6 @@ class RunStore:
         >>> len(store.prior(RunInfo("val", project="tiny"), plan).past)
         1
     """
-
-    def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
-        self._database = Database(where, make=make)
-
-    @property
-    def url(self) -> str:
-        """Of the database; a password is not shown."""
-        return self._database.url
 
     # ------------------------------------------------------------------ writing
 
@@ -252,55 +242,6 @@ class RunStore:
         """Learn nothing from a run, or do so again."""
         self._change(key, {"excluded": bool(excluded)})
 
-    # ------------------------------------------------------------------ reading
-
-    def runs(self, **words: str) -> list[StoredRun]:
-        """The runs, newest first; those whose records are damaged are left out, with a warning.
-
-        Args:
-            **words: what they must be: project, task, model, dataset, optimizer, metric, state or
-                name, as written.
-        """
-        columns = self._database.tables.runs.c
-        unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
-        if unknown:
-            raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
-        query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
-        for word, value in words.items():
-            query = query.where(columns[word] == storable(value))
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        return [run for run, _ in self._sound(rows)]
-
-    def run(self, key: str) -> StoredRun:
-        """One run, by its key or the beginning of it, if only one begins so."""
-        return self._stored(self._row(key))
-
-    def find(self, key: str) -> tuple[str, str]:
-        """The key and the name of one run, by the beginning of its key; it may be damaged."""
-        row = self._row(key)
-        return row["key"], row["name"]
-
-    def history(self, key: str) -> History:
-        """The losses of a run, thinned."""
-        found = self._cells(key, "curve")
-        if found is None:
-            raise StoreError(f"{self.url} has no run {key!r}")
-        return curve_of(found.curve)
-
-    def owner(self, key: str) -> str | None:
-        """Who writes a run, or did to its end; None where there is no such run."""
-        found = self._cells(key, "owner")
-        return None if found is None else str(found.owner)
-
-    def forecasts(self, key: str) -> list[dict[str, Any]]:
-        """The forecasts of a run, in the order of the steps at which they were made."""
-        return self._of_run(self._database.tables.forecasts, key, "made_at")
-
-    def decisions(self, key: str) -> list[dict[str, Any]]:
-        """What was recommended or done, in the order of the steps."""
-        return self._of_run(self._database.tables.decisions, key, "step")
-
     # ------------------------------------------------------------------ learning
 
     def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
@@ -320,7 +261,7 @@ class RunStore:
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
-        return [each for each, _ in nearest(found, run, schedule)]
+        return [each for each, _ in most_similar(found, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
         """What is believed of a run: a prior that knows the past runs that are like it.
@@ -342,7 +283,7 @@ class RunStore:
         ends = [
             past.outcome
             for past, _ in self._finished(run, curves=False)
-            if fair(past.run, max(past.step, past.schedule.total_steps), run, schedule)
+            if fits_budget(past.run, max(past.step, past.schedule.total_steps), run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
@@ -373,29 +314,6 @@ class RunStore:
             rows = connection.execute(query).mappings().all()
         return [(run, row.get("curve")) for run, row in self._sound(rows)]
 
-    def _select(self, *without: Any) -> "sa.Select[Any]":
-        import sqlalchemy as sa
-
-        names = {column.name for column in without}
-        return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
-
-    def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
-        """Some columns of a run; None where there is no such run."""
-        import sqlalchemy as sa
-
-        columns = self._database.tables.runs.c
-        query = sa.select(*(columns[name] for name in names)).where(columns.key == key)
-        with self._database.transaction("read", writes=False) as connection:
-            return connection.execute(query).first()
-
-    def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
-        import sqlalchemy as sa
-
-        query = sa.select(table).where(table.c.run == key).order_by(table.c[order])
-        with self._database.transaction("read", writes=False) as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        return [{name: value for name, value in row.items() if name != "run"} for row in rows]
-
     def _update(
         self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
     ) -> None:
@@ -418,30 +336,3 @@ class RunStore:
             found = connection.execute(runs.update().where(runs.c.key == key), dict(values))
             if found.rowcount == 0:
                 raise StoreError(f"{self.url} has no run {key!r}")
-
-    def _row(self, key: str) -> "sa.RowMapping":
-        """Of the one run whose key begins so."""
-        columns = self._database.tables.runs.c
-        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        if len(rows) != 1 or not key:
-            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
-            raise StoreError(f"{self.url} has {many} {key!r}")
-        return rows[0]
-
-    def _sound(
-        self, rows: Iterable["sa.RowMapping"]
-    ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
-        """The runs that rows tell of, but the damaged ones."""
-        for row in rows:
-            try:
-                yield self._stored(row), row
-            except StoreError as error:
-                logger.warning("left out: %s", error)
-
-    def _stored(self, row: "sa.RowMapping") -> StoredRun:
-        try:
-            return StoredRun.of_row({str(name): value for name, value in row.items()})
-        except Exception as error:  # a damaged text may be anything
-            raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error

@@ -287,6 +287,8 @@ def test_the_published_errors_of_the_multi_power_law(
         for run in curves.load_curves(curves_dir)
         if run.source == "multipowerlaw" and f"_{size}_" in run.run_id
     ]
+    if not runs:
+        pytest.skip(f"{curves_dir} has no multi-power logs")
     split: dict[str, list[SeenRun]] = {"train": [], "test": []}
     for run in runs:
         part = SeenRun(run.step, run.loss.astype(float), published_plan(dict(run.metadata)))

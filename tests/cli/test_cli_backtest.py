@@ -8,7 +8,7 @@ import pytest
 from support.command_line import run, write_curves
 
 KEYS = {
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 }  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--curves", "nowhere"], "nowhere is no folder"),
+        (["--curves", "nowhere"], "nowhere is not a folder"),
         (["--curves", "empty"], "has no curves"),
         (["--curves", "damaged"], "made.json"),
         (["--curves", "short"], "no run to score"),
@@ -106,7 +106,7 @@ def write_sweep(folder: Path) -> Path:
     """The same curves as runs of one sweep, each a little higher than the one before."""
     write_curves(folder, 4)
     entries = json.loads((folder / "made.json").read_text())
-    (folder / "made.json").write_text(json.dumps([each | {"sweep": "s"} for each in entries]))
+    (folder / "made.json").write_text(json.dumps([each | {"sweep_of": "s"} for each in entries]))
     stored = dict(np.load(folder / "made.npz"))
     stored["loss"] = stored["loss"] + np.repeat(0.2 * np.arange(4), stored["loss"].size // 4)
     np.savez(folder / "made.npz", **stored)

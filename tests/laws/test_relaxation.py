@@ -218,15 +218,14 @@ def test_it_is_the_drop_of_the_published_law(
     reference: Callable[[str], ModuleType], law: str, name: str
 ) -> None:
     """``L0 - L = D arrived`` where the power term is off, D = B eta_peak, from the warm-up on."""
-    total = 300
-    schedule = schedules(total)[name]
+    schedule = schedules(300)[name]
     relaxation, parameters = LAWS_IN_PAPER_UNITS[law]
+    # from the warm-up on, and at rates where the multi-power law is not cut
     annealed = LRSchedule.from_array(np.maximum(schedule.to_array()[schedule.warmup_steps :], 1e-5))
     steps = np.arange(1, annealed.total_steps + 1)
     s1 = float(annealed.s1(annealed.total_steps))
-    found = arrived(annealed, steps, (relaxation,), total_steps=annealed.total_steps, total_s1=s1)[
-        0
-    ]
+    total = annealed.total_steps
+    found = arrived(annealed, steps, (relaxation,), total_steps=total, total_s1=s1)[0]
     slow = getattr(reference("laws"), law.replace("-", "_"))
     published = slow(
         annealed.to_array().tolist(),

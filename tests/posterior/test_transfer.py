@@ -16,7 +16,7 @@ from lossforecast import ConfigurationError, Forecaster, LRSchedule, Prior, RunI
 from lossforecast.backtest.curves import RecordedRun, load_curves
 from lossforecast.backtest.replay import outcome
 from lossforecast.laws.relaxation import Relaxation, arrived, full_anneal
-from lossforecast.prior.past_runs import PastRun, nearest
+from lossforecast.prior.past_runs import PastRun, most_similar
 from lossforecast.runs.history import History
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
@@ -83,7 +83,7 @@ def test_three_tell_more_than_one() -> None:
 def test_copies_of_a_run_tell_no_more_than_the_run() -> None:
     """As of a run that was recorded, and its log imported."""
     runs = [past(name, WSD) for name in "abcd"]
-    assert [run.name for run, _ in nearest(runs, INFO, PLAN)] == ["a"]
+    assert [run.name for run, _ in most_similar(runs, INFO, PLAN)] == ["a"]
     one, four = (forecaster(*some).forecast() for some in (runs[:1], runs))
     assert four.interval(0.8) == one.interval(0.8)
 
@@ -176,7 +176,7 @@ def test_past_runs_of_other_peaks_are_less_sure() -> None:
 def test_which_runs_are_compared(change: dict[str, Any], comparable: bool) -> None:
     about: dict[str, Any] = {**vars(INFO), "task": "language", "n_params": 1e8}
     run = past("one", WSD, info=RunInfo(**about))
-    assert bool(nearest([run], RunInfo(**{**about, **change}), PLAN)) is comparable
+    assert bool(most_similar([run], RunInfo(**{**about, **change}), PLAN)) is comparable
 
 
 def test_the_most_alike_come_first() -> None:
@@ -186,18 +186,18 @@ def test_the_most_alike_come_first() -> None:
         past("same", WSD),
     ]
     for order in (runs, runs[::-1]):
-        assert [run.name for run, _ in nearest(order, INFO, PLAN)] == ["same", "peak", "sgd"]
+        assert [run.name for run, _ in most_similar(order, INFO, PLAN)] == ["same", "peak", "sgd"]
 
 
 def test_failed_runs_teach_nothing() -> None:
     sound = [past(name, WSD, seed=seed) for seed, name in enumerate("abc")]
     stuck = past("stuck", WSD, shift=1.5)
-    assert {run.name for run, _ in nearest([*sound, stuck], INFO, PLAN)} == set("abc")
+    assert {run.name for run, _ in most_similar([*sound, stuck], INFO, PLAN)} == set("abc")
     history, steps = History(), np.arange(100, 20_001, 100)
     history.observe_many(steps, np.where(steps < 15_000, loss_at(WSD, steps), 60.0))
     broken = PastRun.of("broken", INFO, WSD, history)
     assert broken is not None
-    assert nearest([broken], INFO, PLAN) == []
+    assert most_similar([broken], INFO, PLAN) == []
 
 
 def test_too_little_is_not_kept() -> None:
@@ -244,7 +244,7 @@ def recorded(curves_dir: Path) -> list[RecordedRun]:
     return [
         run
         for run in load_curves(curves_dir)
-        if run.source == "lr-scheduling-convex" and run.what == "val" and outcome(run)
+        if run.source == "lr-scheduling-convex" and run.metric == "val" and outcome(run)
     ]
 
 
@@ -255,11 +255,11 @@ def kept(run: RecordedRun) -> PastRun | None:
 
 
 def about(run: RecordedRun) -> RunInfo:
-    return RunInfo(run.what, run.optimizer, project="124M")
+    return RunInfo(run.metric, run.optimizer, project="124M")
 
 
 def stable_phase(run: RecordedRun) -> str:
-    return str(run.metadata.get("base_run") or run.metadata.get("path"))
+    return run.cluster
 
 
 def kind(run: RecordedRun) -> tuple[object, ...]:
@@ -335,7 +335,7 @@ def test_unrelated_runs_change_nothing(curves_dir: Path, recorded: list[Recorded
     past = tuple(
         found
         for run in strangers
-        if run.what == "val" and run.step.size > 10 and (found := kept(run)) is not None
+        if run.metric == "val" and run.step.size > 10 and (found := kept(run)) is not None
     )
     past = tuple(replace(each, run=replace(each.run, project="algoperf")) for each in past)
     assert past

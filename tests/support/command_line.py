@@ -106,7 +106,7 @@ def write_curves(folder: Path, n: int, *, every: int = 25) -> Path:
         offsets=np.arange(n + 1) * step.size,
     )
     entries = [
-        {"run_id": f"run {i}", "what": "val", "total_steps": 1_000, "schedule": {"type": "wsd"}}
+        {"run_id": f"run {i}", "metric": "val", "total_steps": 1_000, "schedule": {"type": "wsd"}}
         for i in range(n)
     ]
     (folder / "made.json").write_text(json.dumps(entries))

@@ -11,7 +11,7 @@ from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, ou
 from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
 from lossforecast.errors import ScheduleError, StateError
 from lossforecast.policies import Outlook, prob_among_best
-from lossforecast.runs import History, RunInfo, as_used
+from lossforecast.runs import History, RunInfo, effective_schedule
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Status
 
@@ -85,7 +85,7 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     finite = np.isfinite(bins.mean)
     try:
         plan = LRSchedule.from_dict(record["state"]["schedule"])
-        used = as_used(plan, history)
+        used = effective_schedule(plan, history)
     except (ScheduleError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"its schedule is damaged: {error}") from error
     copied = ("step", "total_steps", "target", "forecast", "fan", "decision", "trail")

@@ -98,7 +98,7 @@ def test_a_metric_that_is_to_rise_stops_nothing(
     assert trainer.state.global_step == TOTAL
     assert callback.forecast is not None
     warning = warnings_in(caplog)[0]
-    assert f"{monitor!r} is better where it is higher" in warning
+    assert f"{monitor!r} is better when higher" in warning
     assert "nothing will be stopped or changed" in warning
 
 
@@ -157,14 +157,14 @@ def test_an_error_of_ours_at_any_place_does_not_end_the_training(
 @pytest.mark.parametrize(
     ("monitor", "options", "said"),
     [
-        (None, {"logging_strategy": "no"}, ["0 losses in 120 steps", "told no training loss"]),
-        (None, {"logging_steps": 500}, ["0 losses in 120 steps", "told no training loss"]),
+        (None, {"logging_strategy": "no"}, ["0 losses in 120 steps", "logged no training loss"]),
+        (None, {"logging_steps": 500}, ["0 losses in 120 steps", "logged no training loss"]),
         (
             None,
             {"logging_steps": 10},
             ["12 losses in 120 steps. Give TrainingArguments(logging_st"],
         ),
-        ("eval_loss", {}, ["0 losses in 120 steps", "told no eval_loss"]),
+        ("eval_loss", {}, ["0 losses in 120 steps", "logged no eval_loss"]),
         ("eval_loss", EVALUATE, []),
     ],
 )

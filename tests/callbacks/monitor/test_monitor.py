@@ -107,8 +107,8 @@ def test_who_wants_to_leave_may_leave(
 
 
 def check(monitor: RunMonitor, step: int, present_rate: float) -> Update:
-    update = monitor.judge(step, present_rate)
-    monitor.tell(update)
+    update = monitor.check(step, present_rate)
+    monitor.notify_sinks(update)
     return update
 
 

@@ -84,7 +84,7 @@ def test_a_meter_makes_measurements_of_looks() -> None:
     meter = GapMeter((10, 50))
     steps = np.arange(10, 70, 10)
     gaps = np.stack([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [np.nan] * 3 + [1.0] * 3], axis=1)
-    meter.take_in(GapBatch(steps, gaps), {"train": forecaster})
+    meter.add(GapBatch(steps, gaps), {"train": forecaster})
     assert len(forecaster._gaps) == 1
     found = forecaster._gaps[0]
     assert (found.step, found.value, found.horizon) == (25, 2.5, 10)

@@ -1,0 +1,134 @@
+"""`StoreReader`: the queries of a run store."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from lossforecast.errors import ConfigurationError, StoreError
+from lossforecast.runs import History
+from lossforecast.store.database import WORDS, Database
+from lossforecast.store.rows import StoredRun, curve_of, storable
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["StoreReader"]
+
+logger = logging.getLogger("lossforecast")
+
+
+class StoreReader:
+    """The runs of a database, to be read.
+
+    Args:
+        where: as in `RunStore`.
+        make: whether to create the database if it does not exist.
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
+        self._database = Database(where, make=make)
+
+    @property
+    def url(self) -> str:
+        """Of the database; a password is not shown."""
+        return self._database.url
+
+    def runs(self, **words: str) -> list[StoredRun]:
+        """The runs, newest first; those whose records are damaged are left out, with a warning.
+
+        Args:
+            **words: what they must be: project, task, model, dataset, optimizer, metric, state or
+                name, as written.
+        """
+        columns = self._database.tables.runs.c
+        unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
+        if unknown:
+            raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
+        query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
+        for word, value in words.items():
+            query = query.where(columns[word] == storable(value))
+        with self._database.transaction("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        return [run for run, _ in self._sound(rows)]
+
+    def run(self, key: str) -> StoredRun:
+        """One run, by its key or the beginning of it, if only one begins so."""
+        return self._stored(self._row(key))
+
+    def find(self, key: str) -> tuple[str, str]:
+        """The key and the name of one run, by the beginning of its key; it may be damaged."""
+        row = self._row(key)
+        return row["key"], row["name"]
+
+    def history(self, key: str) -> History:
+        """The losses of a run, thinned."""
+        found = self._cells(key, "curve")
+        if found is None:
+            raise StoreError(f"{self.url} has no run {key!r}")
+        return curve_of(found.curve)
+
+    def owner(self, key: str) -> str | None:
+        """Who writes a run, or did to its end; None where there is no such run."""
+        found = self._cells(key, "owner")
+        return None if found is None else str(found.owner)
+
+    def forecasts(self, key: str) -> list[dict[str, Any]]:
+        """The forecasts of a run, in the order of the steps at which they were made."""
+        return self._of_run(self._database.tables.forecasts, key, "made_at")
+
+    def decisions(self, key: str) -> list[dict[str, Any]]:
+        """What was recommended or done, in the order of the steps."""
+        return self._of_run(self._database.tables.decisions, key, "step")
+
+    # ------------------------------------------------------------------ queries
+
+    def _select(self, *without: Any) -> "sa.Select[Any]":
+        import sqlalchemy as sa
+
+        names = {column.name for column in without}
+        return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
+
+    def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
+        """Some columns of a run; None where there is no such run."""
+        import sqlalchemy as sa
+
+        columns = self._database.tables.runs.c
+        query = sa.select(*(columns[name] for name in names)).where(columns.key == key)
+        with self._database.transaction("read", writes=False) as connection:
+            return connection.execute(query).first()
+
+    def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
+        import sqlalchemy as sa
+
+        query = sa.select(table).where(table.c.run == key).order_by(table.c[order])
+        with self._database.transaction("read", writes=False) as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [{name: value for name, value in row.items() if name != "run"} for row in rows]
+
+    def _row(self, key: str) -> "sa.RowMapping":
+        """Of the one run whose key begins so."""
+        columns = self._database.tables.runs.c
+        query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
+        with self._database.transaction("read", writes=False) as connection:
+            rows = connection.execute(query).mappings().all()
+        if len(rows) != 1 or not key:
+            many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
+            raise StoreError(f"{self.url} has {many} {key!r}")
+        return rows[0]
+
+    def _sound(
+        self, rows: Iterable["sa.RowMapping"]
+    ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
+        """The runs that rows tell of, but the damaged ones."""
+        for row in rows:
+            try:
+                yield self._stored(row), row
+            except StoreError as error:
+                logger.warning("left out: %s", error)
+
+    def _stored(self, row: "sa.RowMapping") -> StoredRun:
+        try:
+            return StoredRun.of_row({str(name): value for name, value in row.items()})
+        except Exception as error:  # a damaged text may be anything
+            raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error
