@@ -106,9 +106,11 @@ def _running_product(function: Callable[[int], float], now: int) -> Rate:
 
 
 def _cosine(s: Any, group: int, present: float) -> Rate:
-    """The recursion of torch, solved: above ``eta_min`` rates keep the proportions of the cosine.
+    """The solution of torch's recursion for ``CosineAnnealingLR``.
 
-    torch starts again, from the first rate of a rise, one step after each trough.
+    ``eta(t) = eta_min + (eta(s) - eta_min) (1 + cos(pi t / T)) / (1 + cos(pi s / T))``, with
+    ``T = T_max`` and any earlier step s since the last trough. One step after a trough torch starts
+    again with the first rate of a rise.
     """
     start, half, low = s.last_epoch, s.T_max, s.eta_min
     first_rise = (float(s.base_lrs[group]) - low) * (1 - math.cos(math.pi / half)) / 2
