@@ -1,6 +1,6 @@
 """Adapters to training loops and tools.
 
-Naming one imports it and the framework it is for, and no other.
+Accessing one imports it and its framework, and no other framework.
 """
 
 from importlib import import_module
@@ -38,6 +38,7 @@ _HOME = {
     "TransformersLossForecast": "lossforecast.callbacks.huggingface",
     "schedule_from_torch": "lossforecast.callbacks.lr_schedulers",
 }
+"""Package of each adapter."""
 _NEEDS = {
     "AnnealingProbe": 'PyTorch: pip install "lossforecast[torch]"',
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
@@ -49,6 +50,7 @@ _NEEDS = {
     "TransformersLossForecast": 'Transformers: pip install "lossforecast[huggingface]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
 }
+"""What to install for each adapter."""
 
 
 def __getattr__(name: str) -> Any:

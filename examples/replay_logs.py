@@ -18,7 +18,7 @@ import numpy as np
 
 from lossforecast import LossForecastError, RunInfo, RunStore
 from lossforecast.backtest.lookback import LookBack, look_back
-from lossforecast.readers.log import Log, read_log
+from lossforecast.readers import Log, read_log
 from lossforecast.runs import observed
 
 RATES = (1e-3, 4e-3, 2e-4, 2e-3)

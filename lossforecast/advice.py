@@ -1,4 +1,4 @@
-"""Which decay of the learning rate would end lowest, given the steps that are left."""
+"""The decay of the learning rate that ends lowest, and what more or fewer steps would bring."""
 
 import math
 from collections.abc import Sequence
@@ -19,22 +19,35 @@ __all__ = ["SHAPES", "Ending", "Option", "decays", "endings", "known_shapes", "o
 SHAPES = tuple(DECAY_SHAPES)
 """Shapes of a decay, as in `LRSchedule.with_decay`."""
 
-_STARTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # shares of the steps left
-_FINER = (-0.05, -0.025, 0.025, 0.05)  # around the best of them
-_ENDINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-_EARLIER = (0.0, 0.25, 0.5, 0.75)
-_PARTS = 12  # of the way ahead, in which the optimised schedule is straight
-_STEP, _TURNS = 1e-4, 60  # of the search: of its differences, and at most
+_START_SHARES = (
+    0.0,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+)  # shares of the steps left, for the start of a decay
+_FINER_SHIFTS = (-0.05, -0.025, 0.025, 0.05)  # of that share, around the best of them
+_ENDING_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the steps left
+_ENDING_DECAY_SHARES = (0.0, 0.25, 0.5, 0.75)  # of the steps to an ending, before its decay
+_N_SEGMENTS = 12  # straight ones, in an optimised schedule
+_DIFFERENCE = 1e-4  # step of the numerical gradient
+_MAX_ITERATIONS = 60  # of the search
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to spend the steps left: the present rate is held, then decays until the end.
+    """One way to spend the steps left: the present rate is held, then it decays until the end.
 
     Attributes:
         schedule: the learning rate of every step.
-        decay: what the schedule ends with; None where it was optimised.
-        gain: how much lower it would end than the plan.
+        decay: the decay that the schedule ends with; None for one of `optimised`.
+        gain: how much lower the loss ends than under the plan.
     """
 
     schedule: LRSchedule
@@ -44,13 +57,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a run would give that ended after so many more steps, decayed as well as it can be.
+    """The run ended after some more steps, with the best linear decay up to there.
 
     Attributes:
-        steps: more steps, 0 or more.
-        schedule: the learning rates up to there.
-        loss: at the end.
-        per_step: how much lower each step since the ending before makes it; nan for the first.
+        steps: number of further steps, 0 or more.
+        schedule: the learning rates up to the end.
+        loss: the loss at the end.
+        per_step: reduction of the loss per step since the previous ending; nan for the first.
     """
 
     steps: int
@@ -64,11 +77,11 @@ def decays(
 ) -> tuple[Option, ...]:
     """The best start of a decay of each shape, the best shape first.
 
-    Empty where nothing is known, during a warm-up and where the rate is 0 already. Best is where
-    the median of the gain over the plan is highest. Rates end at 0, those of "exp" at a hundredth.
+    The best one has the largest median gain over the plan. Rates end at 0, those of "exp" at a
+    hundredth of the present one. Empty without data, during a warm-up and at a rate of 0.
 
     Args:
-        forecast: of the end of the plan.
+        forecast: the forecast of the end of the plan.
         shapes: some of `SHAPES`.
         total_steps: length of the run in optimizer steps; by default that of the plan.
 
@@ -90,24 +103,26 @@ def decays(
     if forecast.made_at < 0 or held is None:
         return ()
     left = held.total_steps - now
-    found = []
+    options = []
     for shape in shapes:
-        starts = _shares(now, left, _STARTS)
+        starts = _starts(now, left, _START_SHARES)
         best = _best(forecast, held, starts, shape)
-        finer = _shares(now, left, [(best - now) / left + shift for shift in _FINER])
+        finer = _starts(now, left, [(best - now) / left + shift for shift in _FINER_SHIFTS])
         start = _best(forecast, held, [best, *finer], shape)
         schedule = held.with_decay(start=start, shape=shape)
         decay = Decay(start, held.total_steps - start, shape)
-        found.append(Option(schedule, decay, forecast.gain(schedule)))
-    return tuple(sorted(found, key=lambda option: -option.gain))
+        options.append(Option(schedule, decay, forecast.gain(schedule)))
+    return tuple(sorted(options, key=lambda option: -option.gain))
 
 
 def endings(forecast: Forecast, more: Sequence[int] | None = None) -> tuple[Ending, ...]:
-    """What ending now would give, what more steps would give, and the gain of each of them.
+    """The loss if the run ended now or after more steps, and the gain of each further step.
+
+    Empty without data.
 
     Args:
-        forecast: of the end of the plan.
-        more: numbers of further steps, 0 or more; by default eight from 0 to what the plan has.
+        forecast: the forecast of the end of the plan.
+        more: numbers of further steps, 0 or more; by default eight, from 0 to the end of the plan.
 
     Raises:
         ConfigurationError: a number of steps that is negative or not whole.
@@ -117,41 +132,47 @@ def endings(forecast: Forecast, more: Sequence[int] | None = None) -> tuple[Endi
     now, plan = forecast.made_at, forecast.schedule
     if more is None:
         left = max(plan.total_steps - now, 0)
-        more = [round(share * left) for share in _ENDINGS]
-    asked = sorted({whole("more", steps, ConfigurationError, least=0) for steps in more})
-    found: list[Ending] = []
-    for steps in asked:
+        more = [round(share * left) for share in _ENDING_SHARES]
+    further = sorted({whole("more", steps, ConfigurationError, least=0) for steps in more})
+    results: list[Ending] = []
+    for steps in further:
         end = now + steps
         schedule = plan.truncated_to(max(min(end, plan.total_steps), 1))
         held = _held(forecast, end) if steps else None
         if held is not None:
-            start = _best(forecast, held, _shares(now, steps, _EARLIER), "linear")
+            start = _best(forecast, held, _starts(now, steps, _ENDING_DECAY_SHARES), "linear")
             schedule = held.with_decay(start=start)
         loss = forecast.under(schedule)
-        before = found[-1] if found else None
+        before = results[-1] if results else None
         per_step = (before.loss - loss) / (steps - before.steps) if before else math.nan
-        found.append(Ending(steps, schedule, loss, per_step))
-    return tuple(found)
+        results.append(Ending(steps, schedule, loss, per_step))
+    return tuple(results)
 
 
 def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | None:
-    """The best of all schedules that never rise from the present rate, straight in twelve parts.
+    """The best schedule of twelve straight segments that never rises from the present rate.
 
-    A second or so of work. What it gains over the best of `decays` is a few thousandths of the
-    loss or less, and as sure as the laws are about shapes, which is not very.
+    It takes about a second and gains at most a few thousandths of the loss over the best of
+    `decays`, a difference between shapes that the laws do not predict reliably. None without data,
+    during a warm-up, at a rate of 0 and with fewer than twelve steps left.
+
+    Args:
+        forecast: the forecast of the end of the plan.
+        total_steps: length of the run in optimizer steps; by default that of the plan.
 
     Raises:
         ConfigurationError: the run is over by now.
     """
     held = _held(forecast, total_steps)
     now = max(forecast.made_at, 0)
-    if forecast.made_at < 0 or held is None or held.total_steps - now < _PARTS:
+    if forecast.made_at < 0 or held is None or held.total_steps - now < _N_SEGMENTS:
         return None
     rate, end = float(held.lr(held.total_steps)), held.total_steps
-    knots = np.unique(np.rint(np.linspace(now, end, _PARTS + 1)).astype(np.int64))
+    knots = np.unique(np.rint(np.linspace(now, end, _N_SEGMENTS + 1)).astype(np.int64))
 
     def schedule_of(x: NDArray[np.float64]) -> LRSchedule:
-        falls = x**2 / max(float(x @ x), 1e-12)  # how far it falls in each part, and not at all
+        # share of the rate that falls in each segment; the last one is what is kept
+        falls = x**2 / max(float(x @ x), 1e-12)
         rates = rate * (1 - np.concatenate([[0.0], np.cumsum(falls[:-1])]))
         ahead = LRSchedule.from_points(knots, np.maximum(rates, 0.0), total_steps=end)
         return held.joined(now, ahead) if now else ahead
@@ -159,21 +180,23 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
     unit = max(abs(forecast.mean), 1e-300)
 
     def cost(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        moved = [x, *(x + _STEP * np.eye(x.size))]
-        gains = forecast.gains(schedule_of(each) for each in moved) / unit
-        return -float(gains[0]), (gains[0] - gains[1:]) / _STEP
+        moved = [x, *(x + _DIFFERENCE * np.eye(x.size))]
+        gains = forecast.gains(schedule_of(point) for point in moved) / unit
+        return -float(gains[0]), (gains[0] - gains[1:]) / _DIFFERENCE
 
-    begin: NDArray[np.float64] = np.append(np.ones(_PARTS), 0.1)
-    found: Any = minimize(cost, begin, (), "L-BFGS-B", jac=True, options={"maxiter": _TURNS})
-    schedule = schedule_of(found.x)
+    begin: NDArray[np.float64] = np.append(np.ones(_N_SEGMENTS), 0.1)
+    result: Any = minimize(
+        cost, begin, (), "L-BFGS-B", jac=True, options={"maxiter": _MAX_ITERATIONS}
+    )
+    schedule = schedule_of(result.x)
     return Option(schedule, None, forecast.gain(schedule))
 
 
 def known_shapes(shapes: Sequence[str]) -> Sequence[str]:
-    """The shapes, if they are some of `SHAPES`.
+    """Return the shapes after checking that they are some of `SHAPES`.
 
     Raises:
-        ConfigurationError: they are not.
+        ConfigurationError: an unknown shape, or none.
     """
     unknown = [shape for shape in shapes if shape not in SHAPES]
     if unknown or not shapes:
@@ -182,7 +205,11 @@ def known_shapes(shapes: Sequence[str]) -> Sequence[str]:
 
 
 def _held(forecast: Forecast, total_steps: int | None) -> LRSchedule | None:
-    """The present rate held to the end; None at the end, during a warm-up and at a rate of 0."""
+    """The present rate held to the end; None at the end, during a warm-up and at a rate of 0.
+
+    Raises:
+        ConfigurationError: the run is past `total_steps`.
+    """
     plan = forecast.schedule
     end = plan.total_steps
     if total_steps is not None:
@@ -196,7 +223,8 @@ def _held(forecast: Forecast, total_steps: int | None) -> LRSchedule | None:
     return plan.truncated_to(since).extended_to(end)
 
 
-def _shares(now: int, left: int, shares: Sequence[float]) -> list[int]:
+def _starts(now: int, left: int, shares: Sequence[float]) -> list[int]:
+    """Steps at these shares of the steps left, at least one step before the end."""
     return sorted({now + min(max(round(share * left), 0), left - 1) for share in shares})
 
 

@@ -19,7 +19,7 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
 __all__ = [
-    "LEVELS",
+    "QUANTILE_LEVELS",
     "AnnealGain",
     "Curve",
     "Estimate",
@@ -27,12 +27,14 @@ __all__ = [
 ]
 
 
-LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
-"""Probabilities that tell a distribution well: those of 29 equidistant normal scores."""
+_CURVE_STEPS = 101
+
+QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
+"""Probabilities that describe a distribution: the normal cdf at -3.5, -3.25, ..., 3.5, (29,)."""
 
 
 class Estimate(float):
-    """A number that is not known for sure, its mean or its median, with the 80% interval beside it.
+    """An uncertain number: the float is its mean or median, with the 80% interval as attributes.
 
     Attributes:
         lower: the 10% quantile.
@@ -43,20 +45,20 @@ class Estimate(float):
     upper: float
 
     def __new__(cls, centre: float, lower: float, upper: float) -> Self:
-        """A number and the ends of its interval."""
+        """Make a number with the ends of its interval."""
         self = super().__new__(cls, centre)
         self.lower, self.upper = float(lower), float(upper)
         return self
 
     def __reduce__(self) -> tuple[type[Self], tuple[float, float, float]]:
-        """What a copy is made of."""
+        """Keep the interval when copied or pickled."""
         return type(self), (float(self), self.lower, self.upper)
 
     @classmethod
     def of(cls, mixture: Mixture | None, *, median: bool = False) -> Self:
-        """Of a distribution at one place; nan where there is none."""
+        """Mean (or median) and 10% and 90% quantiles of a mixture at one place; nan for None."""
         if mixture is None:
-            return cls(*[float("nan")] * 3)
+            return cls(math.nan, math.nan, math.nan)
         lower, middle, upper = mixture.quantiles(np.array([0.1, 0.5, 0.9]))[:, 0]
         return cls(middle if median else mixture.moments()[0][0], lower, upper)
 
@@ -94,18 +96,18 @@ class Curve:
 class Forecast:
     """Where the expected loss will be at `step`, as seen at step `made_at`.
 
-    The distribution is of the *expected* loss: the noise of single batches is averaged out, unless
-    ``noise=True`` asks for it. Of a training loss it is the mean over 2% of the run's observations,
-    as one reads it off a curve: what noise is left in that is part of the interval. All is nan if
-    the status is `Status.NO_DATA`, and finite otherwise.
+    The distribution is that of the *expected* loss: the noise of single batches is averaged out,
+    unless ``noise=True`` asks for it. A training loss is forecast as the mean over 2% of the run's
+    observations, as one reads it off a curve; the noise left in that mean is part of the interval.
+    Every number is nan if the status is `Status.NO_DATA`, and finite otherwise.
 
     Attributes:
         step: the step forecast.
         made_at: the last step observed; -1 before any.
         status: how far the forecast can be trusted.
-        caveats: what else the reader should know.
+        caveats: reservations; several may hold.
         anneal_gain: the drop still to come from the learning-rate decay, and how it is known.
-        seconds: time spent on the fit (0 if it was still valid) and on this forecast.
+        seconds: time spent on the fit (0 if the last one was still valid) and on this forecast.
         schedule: the learning rates assumed: those observed, then the plan (or the what-if).
     """
 
@@ -123,7 +125,7 @@ class Forecast:
     @cached_property
     def _moments(self) -> tuple[float, float]:
         if self._mixture is None:
-            return float("nan"), float("nan")
+            return math.nan, math.nan
         mean, std = self._mixture.moments()
         return float(mean[0]), float(std[0])
 
@@ -138,19 +140,26 @@ class Forecast:
         return self._moments[1]
 
     def quantile(self, q: float, *, noise: bool = False) -> float:
-        """The loss below which the outcome lies with probability q, 0 < q < 1.
+        """The loss below which the outcome lies with probability q.
 
         Args:
-            q: probability.
-            noise: whether a single noisy observation is meant rather than the expected loss.
+            q: probability, between 0 and 1.
+            noise: True for a single noisy observation instead of the expected loss.
+
+        Raises:
+            ConfigurationError: q is not between 0 and 1.
         """
         level = probability("q", q, ConfigurationError, say=0.8)
         if self._mixture is None:
-            return float("nan")
+            return math.nan
         return float(self._noisy(noise).quantiles(np.array([level]))[0, 0])
 
     def quantiles(self, levels: ArrayLike) -> NDArray[np.float64]:
-        """The quantiles at many probabilities at once, (n,); nan where nothing is known."""
+        """The quantiles at many probabilities at once, (n,); nan without data.
+
+        Raises:
+            ConfigurationError: a level is not between 0 and 1.
+        """
         asked = np.atleast_1d(np.asarray(levels, float))
         if not ((asked > 0) & (asked < 1)).all():
             raise ConfigurationError(f"levels must lie between 0 and 1, not {levels!r:.60}")
@@ -160,38 +169,46 @@ class Forecast:
 
     @cached_property
     def at_levels(self) -> tuple[float, ...]:
-        """The quantiles at `LEVELS`, (29,), worked out once."""
-        return tuple(self.quantiles(LEVELS).tolist())
+        """The quantiles at `QUANTILE_LEVELS`, (29,), computed once."""
+        return tuple(self.quantiles(QUANTILE_LEVELS).tolist())
 
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
-        """Lower and upper end of the central interval that holds the outcome with `level`."""
+        """Lower and upper end of the central interval that holds the outcome with `level`.
+
+        Raises:
+            ConfigurationError: the level is not between 0 and 1.
+        """
         tail = (1 - probability("level", level, ConfigurationError, say=0.8)) / 2
         if self._mixture is None:
-            return float("nan"), float("nan")
+            return math.nan, math.nan
         lower, upper = self._noisy(noise).quantiles(np.array([tail, 1 - tail]))[:, 0]
         return float(lower), float(upper)
 
     def prob_below(self, target: float, *, noise: bool = False) -> float:
-        """Probability that the loss at `step` is below `target`."""
+        """Probability that the loss at `step` is below `target`; nan for a nan target."""
         value = number("target", target, ConfigurationError)
         if self._mixture is None or np.isnan(value):
-            return float("nan")
+            return math.nan
         return float(self._noisy(noise).cdf(np.array([[value]]))[0, 0])
 
     def curve(self, steps: ArrayLike | None = None, level: float = 0.8) -> Curve:
-        """The forecast from now to `step` at about 100 steps, or at the steps given, (n,)."""
+        """The forecast from now to `step` at about 100 steps, or at the steps given, (n,).
+
+        Raises:
+            ConfigurationError: a step outside the schedule, or a level not between 0 and 1.
+        """
         return self.curves(steps, [level])[0]
 
     def curves(
         self, steps: ArrayLike | None = None, levels: Iterable[float] = (0.8, 0.95)
     ) -> list[Curve]:
-        """The same as `curve` for each level, worked out at once."""
+        """One `curve` for each level, computed together."""
         tails = [
             (1 - probability("level", level, ConfigurationError, say=0.8)) / 2 for level in levels
         ]
         if steps is None:
             start = max(min(self.made_at, self.step - 1), 0)
-            at = np.unique(np.rint(np.linspace(start, self.step, 101)).astype(np.int64))
+            at = np.unique(np.rint(np.linspace(start, self.step, _CURVE_STEPS)).astype(np.int64))
         else:
             at = np.atleast_1d(wholes("steps", steps, ConfigurationError))
             end = self.schedule.total_steps
@@ -206,7 +223,7 @@ class Forecast:
         return [Curve(at, mean, *ends[i : i + 2]) for i in range(0, len(ends), 2)]
 
     def summary(self) -> dict[str, Any]:
-        """The forecast in plain JSON-able values, of one depth; None for what is not known."""
+        """The numbers of the forecast, flat and JSON-able; None where a number is not known."""
         (lower80, upper80), (lower95, upper95) = (self.interval(level) for level in (0.8, 0.95))
         gain = self.anneal_gain
         numbers = {
@@ -223,6 +240,10 @@ class Forecast:
         words = {"status": str(self.status), "gain_source": gain.source}
         return {"made_at": self.made_at, "step": self.step, **known, **words}
 
+    def to_dict(self) -> dict[str, Any]:
+        """The `summary` and the caveats, JSON-able."""
+        return {**self.summary(), "caveats": [str(caveat) for caveat in self.caveats]}
+
     @cached_property
     def estimate(self) -> Estimate:
         """The loss at `step` as one number with its 80% interval beside it."""
@@ -230,11 +251,11 @@ class Forecast:
 
     @cached_property
     def gain_to_come(self) -> Estimate:
-        """How much lower the loss at `step` will be than the expected loss at present: median."""
+        """How much lower the loss at `step` will be than the expected loss now: the median."""
         return Estimate.of(self._gains(None), median=True)
 
     def under(self, schedule: LRSchedule) -> Estimate:
-        """The loss at the end of another schedule, followed from the present step on.
+        """The loss at the end of another schedule that is followed from the present step on.
 
         Raises:
             ScheduleError: the schedule ends before the present step.
@@ -247,8 +268,8 @@ class Forecast:
     def gain(self, schedule: LRSchedule) -> Estimate:
         """How much lower than forecast the loss would end under another schedule: the median.
 
-        Surer than the difference of two forecasts, which have most of what is uncertain in common.
-        A forecast of a step in the past counts as one of the present.
+        Its interval is narrower than that of the difference of two forecasts, because most of
+        their uncertainty is common to both. A forecast of a past step counts as one of the present.
 
         Raises:
             ScheduleError: the schedule ends before the present step.
@@ -258,31 +279,34 @@ class Forecast:
     def gains(self, schedules: Iterable[LRSchedule]) -> FloatArray:
         """The medians of `gain` for many schedules, (n,)."""
         plans = list(schedules)
-        found = self._gains(plans) if plans else None
-        if found is None:
+        mixture = self._gains(plans) if plans else None
+        if mixture is None:
             return np.full(len(plans), np.nan)
-        medians: FloatArray = found.quantiles(np.array([0.5]))[0]
+        medians: FloatArray = mixture.quantiles(np.array([0.5]))[0]
         return medians
 
     def prob_gain_above(self, least: float, schedule: LRSchedule | None = None) -> float:
-        """Probability that `gain_to_come`, or the `gain` of a schedule, is above a value."""
+        """Probability that `gain_to_come`, or the `gain` of a schedule, is above `least`."""
         value = number("least", least, ConfigurationError)
-        found = self._gains(None if schedule is None else [schedule])
-        return float("nan") if found is None else 1 - float(found.cdf(np.array([[value]]))[0, 0])
+        mixture = self._gains(None if schedule is None else [schedule])
+        return math.nan if mixture is None else 1 - float(mixture.cdf(np.array([[value]]))[0, 0])
 
     @cached_property
     def parameters(self) -> Mapping[str, Mapping[str, float]]:
         """For each law: its posterior "weight" and the posterior means of its parameters.
 
-        Under the names of the papers (`lossforecast.laws`). L0, A and B or C are strongly
+        Names are those of the papers (`lossforecast.laws`). L0, A and B or C are strongly
         correlated: read the forecast, not L0. Where all losses are positive the laws are fitted to
-        their logarithm, and these are the parameters of the law that touches it at the present
-        step.
+        the logarithm of the loss; these are then the parameters of the law of the loss with the
+        same value and the same slopes at the present step.
         """
         return {} if self._posterior is None else parameters_of(self._posterior)
 
     def _gains(self, schedules: Iterable[LRSchedule] | None) -> Mixture | None:
-        """Of schedules over what is forecast; None: of what is forecast over the present loss."""
+        """Reduction of the loss by `schedules` relative to this forecast.
+
+        With None, the reduction by this forecast relative to the present loss.
+        """
         if self._posterior is None:
             return None
         if schedules is None:

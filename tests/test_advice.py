@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.laws import annealing
 
 from lossforecast import Action, ConfigurationError, Forecaster, LRSchedule, RunInfo, ScheduleError
 from lossforecast.advice import SHAPES, decays, endings, optimised
 from lossforecast.forecast import Estimate
-from lossforecast.laws.formulas import LAWS
 from lossforecast.policies import reschedule
 
 TOTAL, SEEN, PEAK = 4_000, 2_400, 1e-3
@@ -30,7 +30,7 @@ def truth(seed: int) -> Callable[[LRSchedule], np.ndarray]:
         "C": drop / PEAK * (1 - lambda_),
         "lambda_": lambda_,
     }
-    return lambda schedule: LAWS["annealing"].loss(schedule.to_array(), **parameters)
+    return lambda schedule: annealing(schedule.to_array(), **parameters)
 
 
 def watched(seed: int, plan: LRSchedule = HELD, seen: int = SEEN) -> Forecaster:

@@ -159,7 +159,7 @@ def test_overfitting_widens_the_interval_by_the_rise_to_come(
     forecaster = Forecaster(COSINE, RunInfo(metric="val"))
     forecaster.observe_many(steps, 2.0 + 1e-6 * (steps - 500.0) ** 2)
     wide = forecaster.forecast().std
-    monkeypatch.setattr("lossforecast.forecaster.overfit_rise", lambda losses: (0, 0.0))
+    monkeypatch.setattr("lossforecast.forecaster.assessment.overfit_rise", lambda losses: (0, 0.0))
     forecaster.observe(1_001, 2.25)
     assert wide == pytest.approx(np.hypot(forecaster.forecast().std, 0.25), rel=0.1)
 

@@ -6,12 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binom
+from support.laws import annealing, flat_warmup
 
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
-from lossforecast.laws.formulas import LAWS, Warmup, with_warmup
-from lossforecast.laws.relaxation import arrived
+from lossforecast.laws.relaxation import LAWS, arrived
 from lossforecast.numerics.mixture import NO_CALIBRATION
-from lossforecast.posterior.design_matrix import alpha_weights, columns_at, drop_scales, walk_clock
+from lossforecast.posterior.design_matrix import (
+    columns_at,
+    drop_scales,
+    log_alpha_weights,
+    walk_time,
+)
 from lossforecast.prior.prior import Beliefs
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
@@ -30,13 +35,13 @@ NOISE = 0.12  # standard deviation of the training loss of a 124M model (measure
 def test_annealing_law_is_recovered_from_half_of_the_run(name: str) -> None:
     """200 draws over all schedules, 50 of each: within 3 standard errors in at least 95%."""
     schedule = SCHEDULES[name]
-    lrs = with_warmup(schedule.to_array(), schedule.warmup_steps, Warmup.PEAK)
+    lrs = flat_warmup(schedule.to_array(), schedule.warmup_steps)
     rng = np.random.default_rng(["cosine", "wsd", "linear", "constant"].index(name))
     hits = 0
     for _ in range(50):
         lambda_ = 1 - 1 / (TOTAL * rng.uniform(0.02, 0.1))
         drop = 3.2 * 0.075 * np.exp(0.25 * rng.normal())
-        loss = LAWS["annealing"].loss(
+        loss = annealing(
             lrs,
             L0=rng.uniform(2.4, 2.9),
             A=rng.uniform(0.3, 0.7),
@@ -61,7 +66,7 @@ def draw(
         return int(rng.choice(weights.size, p=weights / weights.sum()))
 
     regime = beliefs.regimes[0]
-    alpha = beliefs.alphas[choose(np.exp(alpha_weights(beliefs, regime)))]
+    alpha = beliefs.alphas[choose(np.exp(log_alpha_weights(beliefs, regime)))]
     which = choose(np.array([m.weight for m in beliefs.members]))
     member = beliefs.members[which]
     size = regime.walks[choose(np.array([w for _, w in regime.walks]))][0]
@@ -90,9 +95,9 @@ def draw(
                 total_s1=float(s1[-1]),
             )[0]
         )
-    _, hands = columns_at(beliefs, schedule, schedule, schedule.total_steps, steps)
+    _, terms = columns_at(beliefs, schedule, schedule, schedule.total_steps, steps)
     start = schedule.total_steps // 40
-    time = walk_clock(hands, (hands[0, start], hands[1, start]), regime.lr_travel)
+    time = walk_time(terms, (terms[0, start], terms[1, start]), regime.lr_travel)
     moves = np.sqrt(np.diff(time, prepend=0.0))
     walk: np.ndarray = np.exp(z + size * np.cumsum(moves * rng.normal(size=steps.size)))
     return walk, float(3.0 * noise)

@@ -1,4 +1,4 @@
-"""Losses and learning rates on their way from the device to the host, in blocks."""
+"""`LossCapture`: counts optimizer steps and brings losses and rates to the host in blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
-from lossforecast.callbacks.capture.transfer import Transfer, _kept, uncompiled
+from lossforecast.callbacks.capture.transfer import Transfer, copied, uncompiled
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
 
@@ -18,24 +18,34 @@ __all__ = [
     "innermost",
 ]
 
-_FULL = 1024  # losses after which a block is sent, so that few wait on the device
+_MAX_LOSSES_ON_DEVICE = 1024  # after which a block is sent
+_MAX_WRAPPERS = 6  # of an optimizer
 
 
 @dataclass
 class _Block:
-    """What was recorded between two sendings."""
+    """The losses and rates recorded between two calls of `send`.
+
+    Attributes:
+        at: optimizer steps taken before each loss, (n,).
+        rates_from: step of the first rate.
+        losses: the losses, (n,).
+        rates: the rate of each optimizer step from `rates_from` on, (m,).
+        perhaps: indices into `rates` of the steps that the device may have skipped.
+        skipped: above 0 where it did, in the order of `perhaps`.
+    """
 
     at: NDArray[np.int64]
     rates_from: int
-    losses: "Transfer"
-    rates: "Transfer"
-    perhaps: list[int]  # which of the steps may have been skipped on the device
-    skipped: "Transfer"  # above 0 where they were
+    losses: Transfer
+    rates: Transfer
+    perhaps: list[int]
+    skipped: Transfer
 
     @property
-    def travels(self) -> bool:
-        """Whether some of it is not on the host yet."""
-        return self.losses.travels or self.rates.travels or self.skipped.travels
+    def pending(self) -> bool:
+        """Whether a part is not on the host yet."""
+        return self.losses.pending or self.rates.pending or self.skipped.pending
 
 
 class LossCapture:
@@ -43,36 +53,36 @@ class LossCapture:
 
     A loss is copied on its own device when recorded, because users scale it in place and CUDA
     graphs overwrite it. From there it goes to the host in blocks: `send` starts one copy into
-    pinned memory without waiting for it, `take` reads what has arrived. Several losses recorded
+    pinned memory without waiting for it, `take` reads the blocks that have arrived. Losses recorded
     between two optimizer steps (gradient accumulation) count as one, their mean.
 
-    The learning rate really used is read in a hook before each step of the optimizer, and the step
-    is counted in one after it, so a loss computed by a closure comes before the step. A step that a
-    gradient scaler skips calls neither; one that a fused optimizer skips on the device is found
-    out, and uncounted, by the next read.
+    A hook before each step of the optimizer reads the learning rate in use, and a hook after it
+    counts the step, so a loss computed by a closure comes before the step. A step that a gradient
+    scaler skips calls neither hook. A step that a fused optimizer skips on the device is detected
+    by the next read and no longer counted.
     """
 
     def __init__(self, optimizer: Any, group: int = 0) -> None:
         self.steps = 0
-        """Optimizer steps taken so far; too high by those skipped on the device since `take`."""
+        """Optimizer steps taken, including those that the device has skipped since `take`."""
         self.calls = 0
-        """The same, with all those that were skipped on the device."""
+        """Calls of the optimizer, including all steps skipped on the device."""
         self._group = group
-        self._failure: Exception | None = None  # of a hook, which must not end the training
-        # recorded, and not on their way yet
+        self._failure: Exception | None = None  # in a hook, where raising would end the training
+        # recorded and not sent yet
         self._at: list[int] = []
         self._losses: list[Any] = []
-        self._rates: list[Any] = []  # of the steps since `_rates_from`
-        self._skipped: dict[int, Any] = {}  # which of them, if above 0, were skipped on the device
+        self._rates: list[Any] = []  # of the steps from `_rates_from` on
+        self._skipped: dict[int, Any] = {}  # by index: above 0 if the device skipped the step
         self._rates_from = 1
         self._sent: list[_Block] = []
-        # arrived, and not taken yet
+        # on the host and not taken yet
         self._host_at = np.empty(0, np.int64)
         self._host_losses = np.empty(0)
-        self._host_rates = np.empty(0)  # of the steps since `_host_from`
+        self._host_rates = np.empty(0)  # of the steps from `_host_from` on
         self._host_from = 1
         self._last_rate: float | None = None
-        self._rate: Any = None  # of the step under way; None when there is none
+        self._rate: Any = None  # of the present step; None between steps
         self._optimizer = innermost(optimizer)
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._note_rate),
@@ -82,12 +92,12 @@ class LossCapture:
     def keep(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
         """Record a loss: a tensor of one element on any device, or a number.
 
-        Not to be called from code that is compiled: `record` is.
+        Compiled code must call `record` instead.
 
         Args:
             loss: the loss.
-            step: optimizer steps taken before it was computed; by default the present count.
-            scale: what to multiply it with.
+            step: optimizer steps taken before it was computed; default: the present count.
+            scale: factor of the loss.
         """
         if isinstance(loss, torch.Tensor):
             if loss.numel() != 1:
@@ -99,15 +109,15 @@ class LossCapture:
             loss = float(loss) * scale
         self._at.append(self.steps if step is None else step)
         self._losses.append(loss)
-        if len(self._losses) >= _FULL:
+        if len(self._losses) >= _MAX_LOSSES_ON_DEVICE:
             self.send()
 
     record = uncompiled(keep)
 
     def send(self) -> bool:
-        """Start what was recorded on its way to the host; whether all of it is there already.
+        """Start copying the recorded losses to the host; returns whether all are there already.
 
-        Raises what went wrong in a hook of the optimizer, where it was kept.
+        Raises the exception of a hook of the optimizer, if there was one.
         """
         if self._failure is not None:
             raise self._failure
@@ -123,14 +133,14 @@ class LossCapture:
             self._sent.append(block)
             self._at, self._losses, self._rates, self._skipped = [], [], [], {}
             self._rates_from = self.steps + 1
-        return not any(block.travels for block in self._sent)
+        return not any(block.pending for block in self._sent)
 
     def take(self, before: int | None = None) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """Steps, losses and learning rates (nan where unknown) of finished steps, (n,) each.
 
         Args:
-            before: the losses after fewer optimizer steps than these, all of them sent; by default
-                all but those since the last step: more of that one may come.
+            before: take only losses before this step, all of which have been sent; default: all but
+                those of the present step, which may get more.
         """
         if before is None:
             self.send()
@@ -140,17 +150,17 @@ class LossCapture:
         return self._read(int(late[0]) if late.size else self._host_at.size)
 
     def take_all(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-        """The same, with the losses since the last optimizer step."""
+        """As `take`, including the losses of the present step."""
         self.send()
         self._receive()
         return self._read(self._host_at.size)
 
     def present_rate(self) -> float:
-        """Learning rate of the next step; once closed, of the one that would have been next."""
+        """Learning rate of the next step; after `close`, of the step that would have been next."""
         return max(float(self._present()), 0.0)
 
     def ask_rate(self) -> Callable[[], float]:
-        """The same, on its way to the host: to be read when it will have arrived."""
+        """As `present_rate`, copied to the host meanwhile; call the result later to read it."""
         transfer = Transfer([self._present()])
         return lambda: max(float(transfer.read()[0]), 0.0)
 
@@ -161,7 +171,7 @@ class LossCapture:
         return float(self._host_rates[-1]) if self._host_rates.size else self._last_rate
 
     def forget(self) -> None:
-        """Drop all that was recorded and not taken; go on counting."""
+        """Drop all losses and rates that were not taken; counting goes on."""
         self._at, self._losses, self._rates, self._skipped = [], [], [], {}
         self._host_at, self._host_losses = self._host_at[:0], self._host_losses[:0]
         self._host_rates = self._host_rates[:0]
@@ -170,19 +180,19 @@ class LossCapture:
         self._last_rate = self._failure = None
 
     def close(self) -> None:
-        """Take the hooks off the optimizer and let go of it."""
+        """Remove the hooks from the optimizer and drop the reference to it."""
         if self._optimizer is not None:
             for hook in self._hooks:
                 hook.remove()
             self._rate, self._optimizer = self._present(), None
 
     def state_dict(self) -> dict[str, Any]:
-        """The count and the last learning rate; call `take` before."""
+        """The count and the last learning rate; call `take` first."""
         last = self.last_rate()
         return {"steps": self.steps, "last_rate": last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved count."""
+        """Restore a saved count."""
         steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
         rate = None if rate is None else number("last_rate", rate, StateError)
         self.steps = self.calls = steps
@@ -199,18 +209,18 @@ class LossCapture:
     @uncompiled
     def _note_rate(self, *_: Any) -> None:
         try:
-            self._rate = _kept(self._present())
+            self._rate = copied(self._present())
         except Exception as error:
-            self._rate, self._failure = np.nan, error  # the step is counted nevertheless
+            self._rate, self._failure = np.nan, error  # the step is still counted
 
     @uncompiled
     def _count(self, optimizer: Any, *_: Any) -> None:
         if self._rate is None:
-            return  # counted before: a subclass called its parent's step, which has hooks, too
-        skipped = vars(optimizer).get("found_inf")  # set by a gradient scaler for this one step
+            return  # counted already, by the hooks of the parent class's step
+        skipped = vars(optimizer).get("found_inf")  # set by a gradient scaler for this step
         try:
             if skipped is not None:
-                self._skipped[len(self._rates)] = _kept(skipped)
+                self._skipped[len(self._rates)] = copied(skipped)
         except Exception as error:
             self._failure = error
         self._rates.append(self._rate)
@@ -219,39 +229,40 @@ class LossCapture:
         self.calls += 1
 
     def _receive(self, before: int | None = None) -> int | None:
-        """Read the blocks that were sent, in order, as long as they have losses `before` a step.
+        """Read the sent blocks in order, up to the first that begins at step `before` or later.
 
-        Returns that step, less those now known to have been skipped on the device.
+        Returns `before`, reduced by the number of steps that turn out to have been skipped.
         """
         while self._sent:
             block = self._sent[0]
             if before is not None and block.at.size and block.at[0] >= before:
                 break
             del self._sent[0]
-            at, rates = block.at, np.maximum(block.rates.read(), 0.0)  # some end below 0
+            at, rates = block.at, np.maximum(block.rates.read(), 0.0)  # some schedules end below 0
             losses, skipped = block.losses.read(), np.zeros(rates.size, dtype=bool)
             skipped[block.perhaps] = block.skipped.read() > 0
             if skipped.any():
-                gone = np.concatenate([[0], np.cumsum(skipped)])
-                at = at - gone[np.clip(at - block.rates_from + 1, 0, None)]
+                n_skipped = np.concatenate([[0], np.cumsum(skipped)])  # before each step
+                at = at - n_skipped[np.clip(at - block.rates_from + 1, 0, None)]
                 rates = rates[~skipped]
-                self._shift(int(gone[-1]))
-                before = None if before is None else before - int(gone[-1])
+                self._uncount(int(n_skipped[-1]))
+                before = None if before is None else before - int(n_skipped[-1])
             self._host_at = np.append(self._host_at, at)
             self._host_losses = np.append(self._host_losses, losses)
             self._host_rates = np.append(self._host_rates, rates)
         return before
 
-    def _shift(self, gone: int) -> None:
-        """Uncount steps that were skipped on the device: the later ones came sooner."""
-        self.steps -= gone
-        self._at = [at - gone for at in self._at]
-        self._rates_from -= gone
+    def _uncount(self, n_skipped: int) -> None:
+        """Subtract steps that the device skipped from the count and from all later steps."""
+        self.steps -= n_skipped
+        self._at = [at - n_skipped for at in self._at]
+        self._rates_from -= n_skipped
         for block in self._sent:
-            block.at = block.at - gone
-            block.rates_from -= gone
+            block.at = block.at - n_skipped
+            block.rates_from -= n_skipped
 
     def _read(self, count: int) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Take the first `count` losses on the host, averaged by step, with their rates."""
         at, losses = self._host_at[:count], self._host_losses[:count]
         self._host_at, self._host_losses = self._host_at[count:], self._host_losses[count:]
         steps, which = np.unique(at, return_inverse=True)
@@ -261,7 +272,7 @@ class LossCapture:
         index = steps - (self._host_from - 1)
         inside = (index >= 0) & (index < known.size)
         used = np.where(inside, known[np.clip(index, 0, known.size - 1)], np.nan)
-        # what is left may be of the last step counted here, or of later ones
+        # the remaining losses may belong to the last step with a rate, or to later ones
         last = self._host_from + self._host_rates.size - 1
         left = int(self._host_at.min(initial=last))
         dropped = max(left - self._host_from + 1, 0)
@@ -273,14 +284,18 @@ class LossCapture:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The torch optimizer inside wrappers (of accelerate, Fabric, Lightning)."""
-    given, found = optimizer, None
-    for _ in range(6):
+    """The torch optimizer inside wrappers (of accelerate, Fabric, Lightning).
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    given, inner = optimizer, None
+    for _ in range(_MAX_WRAPPERS):
         if hasattr(optimizer, "register_step_pre_hook"):
-            found = optimizer  # a wrapper may inherit the method, but not what it needs
+            inner = optimizer  # a wrapper may inherit the method without the state it needs
         optimizer = getattr(optimizer, "optimizer", None)
-    if found is None:
+    if inner is None:
         raise ConfigurationError(
             f"cannot count the steps of {type(given).__name__}: give a torch.optim.Optimizer"
         )
-    return found
+    return inner

@@ -9,52 +9,55 @@ import torch
 
 from lossforecast.arrays import FloatArray
 
-__all__ = ["FloatArray", "P", "R", "Transfer", "uncompiled"]
-
+__all__ = ["Transfer", "copied", "uncompiled"]
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 def uncompiled(method: Callable[P, R]) -> Callable[P, R]:
-    """Run as plain Python inside what ``torch.compile`` compiles.
+    """A method that runs as plain Python inside code compiled by ``torch.compile``.
 
-    Traced, a growing list would have the user's code compiled anew at every step.
+    Traced by the compiler, a growing list would recompile the user's code at every step.
     """
     plain: Callable[P, R] = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
     return plain
 
 
 class Transfer:
-    """Numbers and tensors on their way to the host, in one copy for each device and dtype."""
+    """Copies numbers and tensors to the host, one copy for each device and dtype.
+
+    Args:
+        values: numbers and tensors of one element.
+    """
 
     def __init__(self, values: list[Any]) -> None:
         self._size = len(values)
-        self._parts: list[tuple[Any, Any, Any]] = []  # where, block on the host, event
+        # indices of values, the values as one array or tensor, event that marks the end of its copy
+        self._parts: list[tuple[Any, Any, Any]] = []
         types = set(map(type, values))
         if types <= {float, int}:
             self._parts.append((slice(None), np.array(values, dtype=np.float64), None))
             return
         if types == {torch.Tensor}:
-            with suppress(RuntimeError):  # not all of one device or shape
+            with suppress(RuntimeError):  # devices or shapes differ
                 block = torch.stack(values)
                 if block.dtype == values[0].dtype:
                     self._start(slice(None), block.reshape(-1))
                     return
-        kinds: dict[Any, list[int]] = {}
+        groups: dict[Any, list[int]] = {}  # indices by device and dtype; None for numbers
         for i, value in enumerate(values):
-            kind = (value.device, value.dtype) if isinstance(value, torch.Tensor) else None
-            kinds.setdefault(kind, []).append(i)
-        for kind, where in kinds.items():
-            mine = [values[i] for i in where]
-            if kind is None:
-                self._parts.append((where, np.array(mine, dtype=np.float64), None))
+            key = (value.device, value.dtype) if isinstance(value, torch.Tensor) else None
+            groups.setdefault(key, []).append(i)
+        for key, where in groups.items():
+            group = [values[i] for i in where]
+            if key is None:
+                self._parts.append((where, np.array(group, dtype=np.float64), None))
             else:
-                self._start(where, torch.stack([value.reshape(()) for value in mine]))
+                self._start(where, torch.stack([value.reshape(()) for value in group]))
 
     def _start(self, where: Any, block: torch.Tensor) -> None:
+        """Start the copy of a block to pinned memory, without waiting for it."""
         if block.device.type != "cuda":
             self._parts.append((where, block, None))
             return
@@ -65,12 +68,12 @@ class Transfer:
         self._parts.append((where, pinned, event))
 
     @property
-    def travels(self) -> bool:
-        """Whether some of it is not on the host yet."""
+    def pending(self) -> bool:
+        """Whether a copy to pinned memory has been started, so that `read` waits for it."""
         return any(event is not None for _, _, event in self._parts)
 
     def read(self) -> FloatArray:
-        """The numbers, (n,); waits for the copies."""
+        """The values, (n,); waits for the copies."""
         out = np.empty(self._size)
         for where, block, event in self._parts:
             if event is not None:
@@ -81,5 +84,6 @@ class Transfer:
         return out
 
 
-def _kept(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """A copy of a tensor on its device; any other value itself."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value

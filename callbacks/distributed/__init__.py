@@ -1,15 +1,8 @@
-"""Several processes that train one model: exchange of losses and agreement on a stop."""
+"""Exchange of losses between the processes that train one model, and agreement on a stop."""
 
+from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import processes
-from lossforecast.callbacks.distributed.protocol import (
-    Block,
-    Change,
-    Logged,
-    Looks,
-    Message,
-    Wish,
-    no_looks,
-)
+from lossforecast.callbacks.distributed.protocol import Block, Change, GapBatch, Logged, Message
 from lossforecast.callbacks.distributed.team import Team
 
-__all__ = ["Block", "Change", "Logged", "Looks", "Message", "Team", "Wish", "no_looks", "processes"]
+__all__ = ["Block", "Change", "GapBatch", "Logged", "Message", "Request", "Team", "processes"]

@@ -1,4 +1,4 @@
-"""Rank and number of the processes that train together."""
+"""Rank and world size of the processes that train together."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import torch
 
 __all__ = ["dist", "processes"]
 
-dist: Any = torch.distributed  # most of what is needed here has no types
+dist: Any = torch.distributed  # mostly untyped
 
 
 def processes() -> tuple[int, int]:
-    """Rank of this process and number of processes, by torch.distributed; (0, 1) without it."""
+    """Rank of this process and world size of torch.distributed; (0, 1) if it is not in use."""
     if not dist.is_available() or not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

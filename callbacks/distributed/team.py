@@ -1,55 +1,70 @@
-"""`Team`: the processes of a distributed run, exchanging losses beside their training loops."""
+"""`Team`: the processes of a distributed run, which exchange losses beside their training loops."""
 
 import atexit
 import ctypes
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import dist, processes
-from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need, Wish
+from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need
+from lossforecast.log import logger
 from lossforecast.schedule import Decay
 
-__all__ = [
-    "Team",
-]
+__all__ = ["Team", "Timeouts"]
 
-logger = logging.getLogger("lossforecast")
+_active: "set[Team]" = set()  # started by the training loops of this process, and not ended
 
 
-_GRACE = timedelta(seconds=30)  # for the others to have begun when the first block is there
-_BROKEN = timedelta(hours=1)  # without an answer: somebody is gone and the network did not tell
-_PATIENCE = 10.0  # seconds to wait for the others before a state is saved, and in the end
-_HASTE = 1.0  # the same where an exception ends the run, and for the thread to end
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a team waits for the other processes, in seconds.
 
-_begun: "set[Team]" = set()  # by the training loops of this process, and not ended
+    Attributes:
+        rendezvous: for all processes to start a callback, once the first block is there.
+        connection: for an answer; after that the other process is gone without the network
+            reporting it.
+        drain: for the others' messages before a state is saved, and at the end of the run.
+        exit: the same when an exception ends the run, and for the thread to end.
+    """
+
+    rendezvous: float = 30.0
+    connection: float = 3600.0
+    drain: float = 10.0
+    exit: float = 1.0
 
 
 class Team:
-    """What the training loop of one process has to do with the other processes.
+    """The exchange of one process with the other processes of the run.
 
-    The loop only leaves messages here. A thread takes them and talks to the threads of the other
-    processes, over a gloo group of their own, so nothing waits for the device and nothing is mixed
-    with the collectives of the training. The loop itself waits in two cases: at the step where all
-    stop, for an answer that threads alone can give; and for a limited time in `drain`.
+    The training loop posts messages here and goes on. A thread takes them and exchanges them with
+    the threads of the other processes over a gloo group of its own, so nothing waits for the
+    device and nothing interferes with the collectives of the training. The loop itself waits in two
+    cases: at the agreed step of a stop or a decay, for an answer that the threads give without any
+    loop; and for a limited time in `drain`.
 
     Args:
         kind: teams of the same kind meet.
         start: optimizer steps taken.
-        capacity: the most steps of a block.
-        plan: what else must be the same in all processes, as text.
-        deliver: called in the thread with every averaged message; what is wanted of all processes.
+        capacity: maximum number of steps in a block.
+        plan: settings that must be the same in all processes, as text.
+        deliver: called in the thread with every averaged message; returns the request of this
+            process, which counts on rank 0.
         probe: as in `Member`.
     """
+
+    timeouts: ClassVar[Timeouts] = Timeouts()
+    """Timeouts of all teams of this process."""
 
     def __init__(
         self,
@@ -57,126 +72,136 @@ class Team:
         start: int,
         capacity: int,
         plan: str,
-        deliver: Callable[[Message], Wish],
+        deliver: Callable[[Message], Request],
         probe: tuple[int, int] = (1, 0),
     ) -> None:
-        self.lock = threading.RLock()  # a signal may have a state saved while one is being saved
+        self.lock = threading.RLock()  # a signal handler may save a state during another save
         """Held while a message is delivered."""
         self.over = False
         """Whether the exchange has ended: nothing more is delivered."""
         self._rank, self._size = processes()
-        self._member = Member(self._rank, self._size, start, capacity, self._hand_on, probe)
+        self._member = Member(self._rank, self._size, start, capacity, self._deliver_locked, probe)
         self._deliver = deliver
         self.kind = kind
-        alike = [team for team in _begun if team.kind == kind]
-        self._name = f"{kind} {len(alike)}"  # of those that go on at the same time
+        same_kind = [team for team in _active if team.kind == kind]
+        self._name = f"{kind} {len(same_kind)}"  # unique among the active teams
         self._announcement = f"step {start} ({plan})"
-        self._changed = threading.Condition()  # guards what follows and the member
+        self._changed = threading.Condition()  # guards the fields below and the member
         self._messages: deque[Message] = deque()
-        self._current: Message | None = None  # taken by the thread, not delivered
+        self._current: Message | None = None  # taken by the thread, not delivered yet
         self._leaving = False
-        self._patience = _PATIENCE
-        self._met = False
-        _begun.add(self)
-        self._thread = threading.Thread(target=self._work, name="lossforecast", daemon=True)
+        self._drain_timeout = self.timeouts.drain
+        self._joined = False
+        _active.add(self)
+        self._thread = threading.Thread(target=self._run, name="lossforecast", daemon=True)
         self._thread.start()
 
     # ------------------------------------------------------------------ called by the loop
 
     @property
     def stop_at(self) -> int | None:
-        """Calls of the optimizer after which every process stops, once that is agreed."""
+        """Number of optimizer calls after which every process stops, once agreed."""
         return self._member.stop_at
 
     @property
     def decay(self) -> tuple[int, Decay] | None:
-        """Calls of the optimizer after which every process begins a decay, once that is agreed."""
+        """Number of optimizer calls after which every process begins a decay, once agreed."""
         at, decay = self._member.decay_at, self._member.decay
         return None if at is None or decay is None else (at, decay)
 
     @property
     def failure(self) -> Exception | None:
-        """What went wrong when a message was delivered."""
+        """The exception that the delivery of a message raised."""
         return self._member.failure
 
     def post(self, message: Message) -> None:
-        """Leave a message to be exchanged; none after one that leaves."""
+        """Enqueue a message; ignored after a block with `leaves`."""
         with self._changed:
             if not self._leaving:
                 self._messages.append(message)
                 self._leaving = isinstance(message, Block) and message.leaves
                 self._changed.notify_all()
 
-    def look(self, following: int) -> int:
-        """Calls of the optimizer after which to look again, at most `following`, or to stop.
+    def schedule_poll(self, calls: int) -> int:
+        """Number of optimizer calls after which to poll again or to stop, at most `calls`.
 
-        As `Member.look`, and waits for the answer.
+        As `Member.schedule_poll`, but waits while an agreement is under way.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self.over or self._member.look(following) is not None)
-            return self._member.look(following) or following
+            self._changed.wait_for(
+                lambda: self.over or self._member.schedule_poll(calls) is not None
+            )
+            return self._member.schedule_poll(calls) or calls
 
     def drain(self) -> None:
-        """Wait until all messages are delivered, but not forever."""
+        """Wait until all messages are delivered, for a limited time."""
         with self._changed:
             if not self._changed.wait_for(
-                lambda: self.over or not self.undelivered, self._patience
+                lambda: self.over or not self.undelivered, self._drain_timeout
             ):
-                self._patience = 0.0  # whoever does not come once need not be waited for again
+                self._drain_timeout = 0.0  # do not wait again for a process that did not come once
 
     def end(self, wait: bool = False) -> list[Message]:
-        """End the exchange, after a while of waiting; the messages that were not exchanged."""
-        patience = min(self._patience, _PATIENCE if wait else _HASTE)
+        """End the exchange and return the messages that were not delivered.
+
+        Args:
+            wait: whether the run ends regularly, so that the others' last blocks are worth waiting
+                for; otherwise the wait is short.
+        """
+        timeout = min(self._drain_timeout, self.timeouts.drain if wait else self.timeouts.exit)
         with self._changed:
-            if self._met or self._rank == 0:
-                self._changed.wait_for(lambda: self.over, patience)
+            if self._joined or self._rank == 0:
+                self._changed.wait_for(lambda: self.over, timeout)
             self.over = True
             self._changed.notify_all()
-        _begun.discard(self)
-        self._thread.join(_HASTE)
-        with self.lock:  # what is being delivered will have been
+        _active.discard(self)
+        self._thread.join(self.timeouts.exit)
+        with self.lock:  # after a delivery that is under way
             return self.undelivered
 
     @property
     def undelivered(self) -> list[Message]:
-        """Messages that were not delivered."""
+        """Messages that are not delivered yet."""
         with self._changed:
             return [*([self._current] if self._current else []), *self._messages]
 
     # ------------------------------------------------------------------ in the thread
 
-    def _work(self) -> None:
-        table, reason = None, ""
+    def _run(self) -> None:
+        namespace, reason = None, ""
         try:
-            table = self._table()
-            reason = "process 0 does not forecast" if table is None else self._converse(table)
+            namespace = self._open_rendezvous() if self._rank == 0 else self._find_rendezvous()
+            reason = (
+                "process 0 does not forecast" if namespace is None else self._exchange(namespace)
+            )
         except Exception as error:
             reason = f"the connection between the processes failed ({error})"
         finally:
-            self._leave(table, reason)
+            self._close(namespace, reason)
 
-    def _leave(self, table: Any, reason: str) -> None:
-        if self._rank == 0 and table is not None:
+    def _close(self, namespace: Any, reason: str) -> None:
+        if self._rank == 0 and namespace is not None:
             with suppress(Exception):  # the store may be gone
-                table.set("open", "")
+                namespace.set("open", "")
         with self._changed:
             if self._rank == 0 and reason and not (self.over or self._leaving or self.failure):
                 logger.warning(
-                    "%s: from here on forecasts are of the losses of process 0, and stop nothing",
+                    "%s: from here on, forecasts use the losses of process 0 alone and stop "
+                    "no process",
                     reason,
                 )
-            elif table is None and self._rank and self.undelivered:
+            elif namespace is None and self._rank and self.undelivered:
                 logger.warning("process 0 has no forecasting callback: there are no forecasts")
             self.over = True
             self._changed.notify_all()
 
-    def _converse(self, table: Any) -> str:
-        """Do what the conversation needs until it ends; why it did."""
-        conversation, channel = self._member.converse(), None
+    def _exchange(self, namespace: Any) -> str:
+        """Supply what `Member.exchange` needs until it ends; returns the reason for the end."""
+        exchange, channel = self._member.exchange(), None
         answer: Any = None
         while True:
             try:
-                need = conversation.send(answer)
+                need = exchange.send(answer)
             except StopIteration as end:
                 return str(end.value)
             if need is Need.MESSAGE:
@@ -185,63 +210,74 @@ class Team:
                     return ""
                 continue
             if channel is None:
-                reason = self._meet(table)
+                reason = self._barrier(namespace)
                 if reason:
                     return reason
-                channel = _Channel(table, self._rank, self._size, lambda: self.over)
-            if need is Need.PROMISE:
+                timeout = timedelta(seconds=self.timeouts.connection)
+                channel = _Channel(namespace, self._rank, self._size, timeout, lambda: self.over)
+            if need is Need.NEXT_POLL:
                 with self._changed:
-                    promise = self._member.promise()
-                answer = channel.highest(promise)
+                    next_poll = self._member.freeze_poll()
+                answer = channel.maximum(next_poll)
             else:
                 answer = channel.sum(need)
 
-    def _table(self) -> Any:
-        """The part of the store where this team meets, after a word of our own; None if nowhere.
+    def _open_rendezvous(self) -> Any:
+        """On rank 0: a new namespace of torch's key-value store where the processes meet."""
+        store = _own_store()
+        namespace = dist.PrefixStore(str(store.add("rendezvous", 1)), store)
+        namespace.set("open", self._name)
+        namespace.set("process 0", self._announcement)
+        return namespace
 
-        Process 0 lays a table for each of its teams, the others come to the first one open that
-        they have not been at: one that missed a team finds the next.
+    def _find_rendezvous(self) -> Any:
+        """On other ranks: the namespace where the processes meet; None if rank 0 opens none.
+
+        It is the first open one of this name that this process has not joined yet, so a process
+        that missed one rendezvous finds the next.
         """
-        store: Any = dist.distributed_c10d._get_default_store()
-        store = store.clone() if hasattr(store, "clone") else store  # one for each thread
-        store = dist.PrefixStore("lossforecast", store)
-        mine = f"process {self._rank}"
-        if self._rank == 0:
-            table = dist.PrefixStore(str(store.add("tables", 1)), store)
-            table.set("open", self._name)
-            table.set(mine, self._announcement)
-            return table
-        for _ in self._tries(_BROKEN):
-            for number in range(1, store.add("tables", 0) + 1):
-                table = dist.PrefixStore(str(number), store)
-                there = table.check(["open"]) and table.get("open").decode() == self._name
-                if there and not table.check([mine]):
-                    table.set(mine, self._announcement)
-                    self._met = True
-                    return table
+        store, key = _own_store(), f"process {self._rank}"
+        for _ in self._poll_until(self.timeouts.connection):
+            for number in range(1, store.add("rendezvous", 0) + 1):
+                namespace = dist.PrefixStore(str(number), store)
+                is_open = namespace.check(["open"])
+                if not is_open or namespace.get("open").decode() != self._name:
+                    continue
+                if not namespace.check([key]):
+                    namespace.set(key, self._announcement)
+                    self._joined = True
+                    return namespace
         return None
 
-    def _meet(self, table: Any) -> str:
-        """Find out whether all processes take part, and alike; why not."""
+    def _barrier(self, namespace: Any) -> str:
+        """Wait for all processes; returns why they cannot exchange, "" if they can.
+
+        Rank 0 checks that all begin at the same step with the same plan and publishes the verdict.
+        """
         if self._rank:
-            there = any(table.check(["verdict"]) for _ in self._tries(_BROKEN))
-            return str(table.get("verdict").decode()) if there else "process 0 is silent"
+            for _ in self._poll_until(self.timeouts.connection):
+                if namespace.check(["verdict"]):
+                    return str(namespace.get("verdict").decode())
+            return "process 0 does not answer"
         names = [f"process {rank}" for rank in range(self._size)]
         verdict = ""
-        if any(table.check(names) for _ in self._tries(_GRACE)):
+        if any(namespace.check(names) for _ in self._poll_until(self.timeouts.rendezvous)):
             for name in names:
-                found = table.get(name).decode()
-                if found != self._announcement:
-                    verdict = f"{name} begins at {found:.200}, process 0 at {self._announcement}"
+                theirs = namespace.get(name).decode()
+                if theirs != self._announcement:
+                    verdict = f"{name} begins at {theirs:.200}, process 0 at {self._announcement}"
         else:
             verdict = "not all processes of this run have a forecasting callback"
-        table.set("open", "")
-        table.set("verdict", verdict)
+        namespace.set("open", "")
+        namespace.set("verdict", verdict)
         return verdict
 
-    def _tries(self, limit: timedelta) -> Iterator[None]:
-        """Yield now and then until the limit; a wait of the store's own could not be left."""
-        pause, last = 0.01, time.monotonic() + limit.total_seconds()
+    def _poll_until(self, timeout: float) -> Iterator[None]:
+        """Yield at growing intervals until the timeout or the end of the team.
+
+        The store's own blocking wait is not used because it cannot be interrupted.
+        """
+        pause, last = 0.01, time.monotonic() + timeout
         while not self.over:
             yield
             if time.monotonic() > last:
@@ -258,47 +294,72 @@ class Team:
                 self._current = self._messages.popleft()
             return self._current
 
-    def _hand_on(self, message: Message) -> Wish:
+    def _deliver_locked(self, message: Message) -> Request:
         with self.lock:
             with self._changed:
                 if self.over:
-                    return Wish()
+                    return Request()
                 self._current = None
             return self._deliver(message)
 
 
 class _Channel:
-    """Sums and maxima over the processes, through a gloo group of our own."""
+    """Sums and maxima over the processes, through a gloo group of its own."""
 
-    def __init__(self, store: Any, rank: int, size: int, over: Callable[[], bool]) -> None:
-        self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, _BROKEN)
+    def __init__(
+        self, store: Any, rank: int, size: int, timeout: timedelta, over: Callable[[], bool]
+    ) -> None:
+        self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, timeout)
         self._over = over
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self._reduced(values, dist.ReduceOp.SUM)
+        return self._all_reduce(values, dist.ReduceOp.SUM)
 
-    def highest(self, value: int) -> int:
-        return int(self._reduced(np.array([value]), dist.ReduceOp.MAX)[0])
+    def maximum(self, value: int) -> int:
+        return int(self._all_reduce(np.array([value]), dist.ReduceOp.MAX)[0])
 
-    def _reduced(self, values: NDArray[Any], operation: Any) -> NDArray[Any]:
+    def _all_reduce(self, values: NDArray[Any], operation: Any) -> NDArray[Any]:
+        """The reduction of `values` over all processes, in place.
+
+        Polls for completion, because gloo's own wait cannot be interrupted and would abort a
+        process that exits.
+
+        Raises:
+            RuntimeError: the team ended before the others took part.
+        """
         options = dist.AllreduceOptions()
         options.reduceOp = operation
         work = self._group.allreduce([torch.from_numpy(values)], options)
         pause = 1e-4
-        # a wait could not be left, and would abort a process that exits
         while not work.is_completed():
             if self._over():
-                for each in (self._group, work, values):  # their end would wait for the others
-                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
-                raise RuntimeError("left while the others were still to come")
+                _never_free(self._group, work, values)
+                raise RuntimeError("this process left before the others took part")
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
-        work.wait()  # raises what went wrong
+        work.wait()  # raises the error of the collective, if any
         return values
+
+
+def _never_free(*objects: object) -> None:
+    """Keep objects alive until the process exits, by a reference that is never released.
+
+    The destructors of a gloo group and of a pending collective wait for the other processes, which
+    may never come; and gloo may still write into the array of a pending collective.
+    """
+    for each in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+def _own_store() -> Any:
+    """A connection of this thread to torch's key-value store, under a prefix of our own."""
+    store: Any = dist.distributed_c10d._get_default_store()
+    store = store.clone() if hasattr(store, "clone") else store
+    return dist.PrefixStore("lossforecast", store)
 
 
 @atexit.register
 def _end_all() -> None:
-    """So that no thread is left that the interpreter would have to kill."""
-    for team in list(_begun):
+    """End all teams, so that the interpreter need not kill their threads."""
+    for team in list(_active):
         team.end()

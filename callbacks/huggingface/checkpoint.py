@@ -1,53 +1,60 @@
-"""What a checkpoint of the Hugging Face ``Trainer`` keeps of a callback, and where it is."""
+"""Finds the state of a callback in a checkpoint of the Hugging Face ``Trainer``."""
 
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lossforecast.callbacks.pipeline import StoreLike
+from lossforecast.callbacks.pipeline import Place
 from lossforecast.store import RunStore
 
-__all__ = ["checkpoint", "kept", "place", "told"]
+__all__ = ["callback_index", "checkpoint_folder", "checkpoint_state", "store_address"]
 
 
-def checkpoint(args: Any, state: Any) -> Path:
-    """Where the Trainer puts the checkpoint of the present step."""
+def checkpoint_folder(args: Any, state: Any) -> Path:
+    """Return the folder of the Trainer's checkpoint of the present step."""
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def told(store: StoreLike) -> str | None:
-    """Where a store is, for a checkpoint; None where that would tell a password."""
-    if store is None or isinstance(store, bool):
+def store_address(place: Place | None) -> str | None:
+    """Return the address of a store for a checkpoint; None if it contains a password."""
+    if place is None:
         return None
-    place = store.url if isinstance(store, RunStore) else os.fspath(store)
-    return None if urlsplit(place).password else place
+    address = place.url if isinstance(place, RunStore) else os.fspath(place)
+    return None if urlsplit(address).password else address
 
 
-def place(state: Any, name: str, monitor: str | None) -> int:
-    """How many callbacks of this class and monitor were asked for their place before, in a run.
+def callback_index(state: Any, name: str, monitor: str | None) -> int:
+    """Return the index of a callback among those of the same class and monitor, in order of calls.
 
-    Callbacks of one class have their states in one list, without anything to tell them apart.
+    The Trainer keeps the states of all callbacks of a class in one list without identifiers.
+
+    Args:
+        state: state of the Trainer.
+        name: name of the callback's class.
+        monitor: the metric it monitors.
     """
     asked = vars(state).setdefault("_lossforecast_asked", [])  # saved with nothing
     asked.append((name, monitor))
     return int(asked.count((name, monitor))) - 1
 
 
-def kept(state: Any, name: str, monitor: str | None, place: int) -> dict[str, Any] | None:
-    """What a checkpoint that is resumed has of a callback.
+def checkpoint_state(
+    state: Any, name: str, monitor: str | None, index: int
+) -> dict[str, Any] | None:
+    """Return the state of a callback in the resumed checkpoint; None if there is none.
 
     Args:
-        state: of the Trainer.
-        name: of the class of the callback.
-        monitor: the metric that it monitors.
-        place: its place among the callbacks of that class and monitor.
+        state: state of the Trainer.
+        name: name of the callback's class.
+        monitor: the metric it monitors.
+        index: index of the callback, as `callback_index` returned it.
     """
-    found = (state.stateful_callbacks or {}).get(name, [])
-    for each in reversed(found if isinstance(found, list) else [found]):  # the latest of each
-        attributes = each.get("attributes", {})
-        mine = attributes.get("_place", place) == place
-        if mine and each.get("args", {}).get("monitor") == monitor:
+    entries = (state.stateful_callbacks or {}).get(name, [])
+    for entry in reversed(entries if isinstance(entries, list) else [entries]):  # latest first
+        attributes = entry.get("attributes", {})
+        same_index = attributes.get("_place", index) == index
+        if same_index and entry.get("args", {}).get("monitor") == monitor:
             saved: dict[str, Any] | None = attributes.get("_saved")
             return saved
     return None

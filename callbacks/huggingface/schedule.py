@@ -1,6 +1,5 @@
 """The learning rate of every step of a run of the Hugging Face ``Trainer``."""
 
-import logging
 from typing import Any
 
 from lossforecast.callbacks.distributed import processes
@@ -15,21 +14,20 @@ from lossforecast.callbacks.lr_schedulers import (
     unwrapped,
     warn,
 )
+from lossforecast.log import logger
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["lint_run", "planned"]
-
-logger = logging.getLogger("lossforecast")
 
 
 def planned(
     given: LRSchedule | None, scheduler: Any, total_steps: int, taken: int, group: int
 ) -> LRSchedule:
-    """The plan that was given, of the length of the run, or that of the scheduler.
+    """Return the given plan, fitted to the length of the run, or the plan of the scheduler.
 
     Args:
-        given: the plan, if one was given.
-        scheduler: of the Trainer, which steps it once after each optimizer step.
+        given: the plan given by the user, if any.
+        scheduler: the Trainer's scheduler, stepped once after each optimizer step.
         total_steps: length of the run.
         taken: optimizer steps taken.
         group: index of the parameter group.
@@ -48,19 +46,19 @@ def planned(
             "schedule= has %d steps, but the Trainer will take %d: %s",
             length,
             total_steps,
-            "its last rate is taken to be held" if longer else "the rest of it is left out",
+            "its last rate is assumed to be held" if longer else "the rest of it is ignored",
         )
     return given.extended_to(total_steps) if longer else given.truncated_to(total_steps)
 
 
 @harmless
 def lint_run(plan: LRSchedule, optimizer: Any, scheduler: Any, group: int) -> None:
-    """Warn of what is wrong with the schedule of a run that begins now, in the first process.
+    """Warn, in the first process, of mistakes in the schedule of a new run.
 
     Args:
-        plan: the learning rate of every step.
+        plan: planned learning rate of every step.
         optimizer: the torch optimizer.
-        scheduler: what the plan was read from, if it was.
+        scheduler: the scheduler whose plan it is; None if the plan was given.
         group: index of the parameter group.
     """
     if processes()[0] != 0:
@@ -71,5 +69,5 @@ def lint_run(plan: LRSchedule, optimizer: Any, scheduler: Any, group: int) -> No
     times, total = steps_per_call(scheduler), plan.total_steps
     stepping = Stepping(scheduler, every(1, times=times), total, group)
     name = type(unwrapped(scheduler)[0]).__name__
-    otherwise = [per_process(name, times, 1, total)] if times > 1 else []
-    warn(inspect(plan, optimizer, stepping, otherwise))
+    alternatives = [per_process(name, times, 1, total)] if times > 1 else []
+    warn(inspect(plan, optimizer, stepping, alternatives))

@@ -1,6 +1,5 @@
-"""What a Lightning ``Trainer`` will do: the steps of the run, and the learning rate of each."""
+"""Reads the length of a run and its learning rates from a Lightning ``Trainer``."""
 
-import logging
 import math
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.callbacks.lr_schedulers import (
-    Otherwise,
+    Alternative,
     Positions,
     Steering,
     Stepping,
@@ -18,26 +17,25 @@ from lossforecast.callbacks.lr_schedulers import (
     schedule_from_torch,
     warn,
 )
-from lossforecast.callbacks.monitor import assumed
+from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["lint_trainer", "planned_schedule", "run_length", "steerable"]
 
-logger = logging.getLogger("lossforecast")
-
-_NEVER = 2**61
+_NEVER_STEPS = 2**61  # between two calls of a scheduler that is never stepped
 
 
 def run_length(trainer: Any) -> int | None:
-    """Steps that each of the optimizers takes in the run; None where the Trainer cannot know.
+    """Return the steps each optimizer takes in the run; None if the Trainer cannot know.
 
-    It cannot if there is no limit, or only one of time, and if a callback changes the accumulation
-    of gradients from epoch to epoch. Several optimizers are taken to step in turn.
+    It cannot know without a limit, with only a time limit, and if a callback changes the
+    accumulation of gradients. Several optimizers are assumed to step in turn.
     """
-    if any(hasattr(each, "get_accumulate_grad_batches") for each in trainer.callbacks):
+    if any(hasattr(callback, "get_accumulate_grad_batches") for callback in trainer.callbacks):
         return None
     steps = trainer.estimated_stepping_batches
-    if trainer.max_steps > 0:  # which counts the steps of all optimizers
+    if trainer.max_steps > 0:  # the limit counts the steps of all optimizers
         steps = min(steps, math.ceil(trainer.max_steps / len(trainer.optimizers)))
     return int(steps) if math.isfinite(steps) and steps >= 1 else None
 
@@ -45,11 +43,11 @@ def run_length(trainer: Any) -> int | None:
 def planned_schedule(
     trainer: Any, optimizer: Any, total_steps: int, taken: int, group: int
 ) -> LRSchedule:
-    """The learning rate of every step of an optimizer, from the scheduler that Lightning steps.
+    """Return the plan of an optimizer, from the scheduler that Lightning steps.
 
-    `LR_ASSUMED` where that is not all: a module that optimises by hand without a scheduler may set
-    its rates by hand, several schedulers may change one rate, and nobody knows the length of the
-    epochs of an iterable dataset.
+    The plan has `LR_ASSUMED` if it may be incomplete: manual optimization without a scheduler may
+    set rates by hand, several schedulers may change one rate, and the epochs of an iterable dataset
+    have no known length.
 
     Args:
         trainer: the Trainer, at the start of training.
@@ -63,23 +61,21 @@ def planned_schedule(
     configs = _configs(trainer, optimizer)
     if not configs:
         constant = LRSchedule.constant(total_steps, float(optimizer.param_groups[group]["lr"]))
-        return assumed(constant) if by_hand else constant
+        return constant.with_caveats(Caveat.LR_ASSUMED) if by_hand else constant
     config = configs[0]
     stepped = _scheduler_steps(trainer, config, taken)
     known = by_hand or config.interval == "step" or math.isfinite(trainer.num_training_batches)
     schedule = schedule_from_torch(
         config.scheduler, total_steps=total_steps, step=taken, group=group, scheduler_steps=stepped
     )
-    return schedule if known and len(configs) == 1 else assumed(schedule)
+    certain = known and len(configs) == 1
+    return schedule if certain else schedule.with_caveats(Caveat.LR_ASSUMED)
 
 
 def steerable(
     trainer: Any, optimizer: Any, group: int, total_steps: int, apply: bool
 ) -> Steering | None:
-    """What follows the scheduler of an optimizer, if that can be steered.
-
-    A warning where there is none and a decay is to be begun.
-    """
+    """Return the steering of an optimizer's steerable scheduler; warn if `apply` lacks one."""
     for config in _configs(trainer, optimizer):
         steering = Steering.of(config.scheduler, group, total_steps, apply)
         if steering is not None and (config.interval, config.frequency) == ("step", 1):
@@ -96,14 +92,14 @@ def steerable(
 def lint_trainer(
     trainer: Any, optimizer: Any, plan: LRSchedule, group: int, *, given: bool = False
 ) -> None:
-    """Warn of what is wrong with the schedule of a run that begins now, in the first process.
+    """Warn, in the first process, of mistakes in the schedule of a new run.
 
     Args:
         trainer: the Trainer, at the start of training.
         optimizer: one of its optimizers.
-        plan: the learning rate of every step of the optimizer.
+        plan: planned learning rate of every step of the optimizer.
         group: index of the parameter group.
-        given: whether the plan was given, not read from the scheduler.
+        given: whether the user gave the plan, so that it was not read from the scheduler.
     """
     if not trainer.is_global_zero:
         return
@@ -118,14 +114,15 @@ def lint_trainer(
     hint = ""
     if not trainer.lightning_module.automatic_optimization:
         hint = (
-            " (It is taken to be stepped after every optimizer step; if it is not, give "
+            " (It is assumed to be stepped after every optimizer step; if it is not, give "
             "LightningLossForecast(schedule=...).)"
         )
-    warn(inspect(plan, optimizer, stepping, _otherwise(trainer, config, stepping), hint))
+    alternatives = _alternatives(trainer, config, stepping)
+    warn(inspect(plan, optimizer, stepping, alternatives, hint=hint))
 
 
-def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Otherwise]:
-    """The other interval, for which a scheduler may have been made."""
+def _alternatives(trainer: Any, config: Any, stepping: Stepping) -> list[Alternative]:
+    """Return the other interval, for which the lengths of a scheduler may be meant."""
     an_epoch, total = _steps_of_epoch(trainer), stepping.total_steps
     if an_epoch is None or an_epoch < 2 or not trainer.lightning_module.automatic_optimization:
         return []
@@ -136,17 +133,17 @@ def _otherwise(trainer: Any, config: Any, stepping: Stepping) -> list[Otherwise]
             f"{stepping.calls:,} times in the run: return it from configure_optimizers as "
             '{"scheduler": ..., "interval": "step"}, or give its lengths in epochs.'
         )
-        return [Otherwise(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))]
+        return [Alternative(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))]
     message = (
         f'{name} seems made for {epochs:,} epochs, but with "interval": "step" it is stepped '
         f"{stepping.calls:,} times in the run: leave the interval at its default, "
         '"epoch", or give its lengths in optimizer steps (trainer.estimated_stepping_batches).'
     )
-    return [Otherwise(every(an_epoch), Finding(Flaw.STEPPED_TOO_OFTEN, message))]
+    return [Alternative(every(an_epoch), Finding(Flaw.STEPPED_TOO_OFTEN, message))]
 
 
 def _configs(trainer: Any, optimizer: Any) -> list[Any]:
-    """The schedulers of an optimizer, as Lightning has them."""
+    """Return Lightning's configurations of the schedulers of an optimizer."""
     return [
         config
         for config in trainer.lr_scheduler_configs
@@ -155,23 +152,23 @@ def _configs(trainer: Any, optimizer: Any) -> list[Any]:
 
 
 def _steps_of_epoch(trainer: Any) -> int | None:
-    """Optimizer steps of an epoch; None where the dataset has no length."""
+    """Return the optimizer steps of an epoch; None if the dataset has no length."""
     batches, accumulate = float(trainer.num_training_batches), int(trainer.accumulate_grad_batches)
     return max(math.ceil(batches / accumulate), 1) if math.isfinite(batches) else None
 
 
 def _scheduler_steps(trainer: Any, config: Any, taken: int) -> Positions:
-    """How often Lightning steps a scheduler from now until an optimizer step begins."""
+    """Return how often Lightning steps a scheduler between now and a given optimizer step."""
     if not trainer.lightning_module.automatic_optimization:
-        return every(1, step=taken)  # most modules step it after each step
+        return every(1, step=taken)  # assumed: most modules step it after each optimizer step
     batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
     frequency, an_epoch = config.frequency, _steps_of_epoch(trainer)
     if an_epoch is None:
         pace = frequency // math.gcd(frequency, accumulate)
-        return every(pace if config.interval == "step" else _NEVER, step=taken)
+        return every(pace if config.interval == "step" else _NEVER_STEPS, step=taken)
     if config.interval == "epoch":
         return every(an_epoch * frequency, step=taken)
-    # stepped after an optimizer step if the number of batches so far in the epoch divides
+    # stepped after an optimizer step if `frequency` divides the batches so far in the epoch
     ends = np.minimum(np.arange(1, an_epoch + 1) * accumulate, batches)
     within = np.concatenate([[0], np.cumsum(ends % frequency == 0)])
 

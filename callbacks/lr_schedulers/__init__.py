@@ -1,15 +1,9 @@
-"""Torch learning-rate schedulers: their future, their lint, and one that can be steered."""
+"""Torch learning-rate schedulers: future rates, lint, and a scheduler that can be steered."""
 
-from lossforecast.callbacks.lr_schedulers.from_torch import (
-    Positions,
-    every,
-    schedule_from_torch,
-    steps_per_call,
-    unwrapped,
-)
+from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
 from lossforecast.callbacks.lr_schedulers.lint import (
+    Alternative,
     LoopLint,
-    Otherwise,
     Stepping,
     harmless,
     inspect,
@@ -19,10 +13,16 @@ from lossforecast.callbacks.lr_schedulers.lint import (
 )
 from lossforecast.callbacks.lr_schedulers.steerable import SteerableLR
 from lossforecast.callbacks.lr_schedulers.steering import Steering
+from lossforecast.callbacks.lr_schedulers.stepping import (
+    Positions,
+    every,
+    steps_per_call,
+    unwrapped,
+)
 
 __all__ = [
+    "Alternative",
     "LoopLint",
-    "Otherwise",
     "Positions",
     "SteerableLR",
     "Steering",

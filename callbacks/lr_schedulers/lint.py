@@ -1,6 +1,5 @@
-"""How the user's scheduler is made and stepped: looked at when a run starts, warned about once."""
+"""Lint of the user's scheduler and of how often it is stepped: checked early in a run, once."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,19 +10,20 @@ import numpy as np
 from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast.callbacks.distributed import processes
-from lossforecast.callbacks.lr_schedulers.from_torch import (
+from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
+from lossforecast.callbacks.lr_schedulers.stepping import (
     Positions,
     every,
-    schedule_from_torch,
     steps_per_call,
     unwrapped,
 )
+from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule, climbs_again, falls_once, lint
 from lossforecast.status import Caveat
 
 __all__ = [
+    "Alternative",
     "LoopLint",
-    "Otherwise",
     "Stepping",
     "harmless",
     "inspect",
@@ -32,20 +32,23 @@ __all__ = [
     "warn",
 ]
 
-logger = logging.getLogger("lossforecast")
+_LOOKAHEAD_RUNS = 4  # lengths of the run a scheduler is followed, to see where its decay would end
+_HARDLY_DECAYED = 0.8  # share of the peak at the end of a run above which a decay has hardly begun
+_LOW_END = 0.05  # share of the peak: a rate that ends lower leaves no decay to look for
+_MIN_OPTIMIZER_STEPS = 10  # to measure the pace of a scheduler
+_MIN_SCHEDULER_STEPS = 3  # planned within them
+_FAST_PACE = 1.8  # times the planned pace; skipped steps of a gradient scaler explain less
+_SLOW_PACE = 0.5
+# findings that go away if the scheduler is stepped less often
+_STEPPED_TOO_OFTEN_FLAWS = (Flaw.HORIZON_SHORT, Flaw.MANY_CYCLES, Flaw.RISES_AT_END, Flaw.OVERRUN)
 
-_AHEAD = 4  # times the run that a scheduler is followed, to see where its decay would have ended
-_UNMOVED = 0.8  # of the peak at the end of a run: the decay, if there is one, has hardly begun
-_WORTH = 0.05  # of the peak: an end that is lower leaves nothing to look for
-_STEPS, _MOVES = 10, 3  # of the optimizer and, as planned, of the scheduler: enough to tell a pace
-_FAST, _SLOW = 1.8, 0.5  # of the planned pace; steps that a gradient scaler skips are few
-_HURRIED = (Flaw.HORIZON_SHORT, Flaw.MANY_CYCLES, Flaw.RISES_AT_END, Flaw.OVERRUN)
+_MAX_WRAPPERS = 6  # of an optimizer
 
 P = ParamSpec("P")
 
 
 def harmless(function: Callable[P, None]) -> Callable[P, None]:
-    """Let no exception out of a check: log it; training and forecasts go on."""
+    """Log exceptions of a check instead of raising them; training and forecasts go on."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -66,10 +69,10 @@ def warn(findings: Iterable[Finding]) -> None:
 def is_schedule_free(optimizer: Any) -> bool:
     """Whether an optimizer, or one that it wraps, averages weights instead of annealing.
 
-    Known by the name of a class, such as ``AdamWScheduleFree``, by its package, or by what such
-    optimizers keep in their parameter groups: ``weight_sum`` and ``lr_max``.
+    Recognised by a class name such as ``AdamWScheduleFree``, by its package, or by the keys
+    ``weight_sum`` and ``lr_max`` in its parameter groups.
     """
-    for _ in range(6):
+    for _ in range(_MAX_WRAPPERS):
         if optimizer is None:
             return False
         kinds = type(optimizer).__mro__
@@ -86,7 +89,7 @@ def is_schedule_free(optimizer: Any) -> bool:
 
 @dataclass(frozen=True)
 class Stepping:
-    """How a scheduler will be stepped in a run that begins now.
+    """How often a scheduler will be stepped in a run that begins now.
 
     Attributes:
         scheduler: a torch scheduler, or a wrapper of one.
@@ -101,7 +104,7 @@ class Stepping:
     group: int
 
     def plan(self, positions: Positions | None = None, ahead: int = 1) -> LRSchedule:
-        """The rates of the run, or of one `ahead` times as long, if it is stepped like that."""
+        """The rates of the run, or of one `ahead` times as long, with these positions."""
         return schedule_from_torch(
             self.scheduler,
             total_steps=ahead * self.total_steps,
@@ -111,17 +114,17 @@ class Stepping:
 
     @property
     def calls(self) -> int:
-        """Scheduler steps in the whole run, the one after its last optimizer step among them."""
+        """Scheduler steps in the whole run, including the one after its last optimizer step."""
         return int(self.positions(np.array([self.total_steps + 1]))[0])
 
 
 @dataclass(frozen=True)
-class Otherwise:
-    """Another way to step a scheduler: meant, if it makes sense of a schedule that has none.
+class Alternative:
+    """Another way to step a scheduler, presumably the intended one if it gives a usual schedule.
 
     Attributes:
-        positions: `scheduler_steps` of that way.
-        finding: what to say then.
+        positions: `scheduler_steps` of this way.
+        finding: the finding to report if it was intended.
     """
 
     positions: Positions
@@ -132,33 +135,34 @@ def inspect(
     plan: LRSchedule,
     optimizer: Any,
     stepping: Stepping | None = None,
-    otherwise: Sequence[Otherwise] = (),
+    alternatives: Sequence[Alternative] = (),
     hint: str = "",
 ) -> tuple[Finding, ...]:
-    """What is wrong with the plan of a run that begins now, and with the way it is stepped.
+    """Flaws of the planned learning rates of a run that begins now, and of how they are stepped.
 
-    Nothing is said of rates that are only assumed, nor of a scheduler that has been stepped before:
-    its past is not known. Nothing of it is touched.
+    Assumed rates are not checked, nor is a scheduler that has been stepped before, because its past
+    is unknown. The scheduler is only read.
 
     Args:
         plan: the learning rate of every step.
         optimizer: the torch optimizer.
         stepping: the scheduler that the plan was read from, if any.
-        otherwise: the ways to step it that are often confused with this one.
-        hint: added to findings that would not be if the scheduler were stepped less often.
+        alternatives: ways to step it that are often confused with this one.
+        hint: added to findings that go away if the scheduler is stepped less often.
     """
-    found = _found(plan, optimizer, stepping, otherwise)
     return tuple(
-        replace(each, message=each.message + hint) if each.flaw in _HURRIED else each
-        for each in found
+        replace(finding, message=finding.message + hint)
+        if finding.flaw in _STEPPED_TOO_OFTEN_FLAWS
+        else finding
+        for finding in _findings(plan, optimizer, stepping, alternatives)
     )
 
 
-def _found(
+def _findings(
     plan: LRSchedule,
     optimizer: Any,
     stepping: Stepping | None,
-    otherwise: Sequence[Otherwise],
+    alternatives: Sequence[Alternative],
 ) -> tuple[Finding, ...]:
     known = Caveat.LR_ASSUMED not in plan.caveats
     if stepping is not None:
@@ -167,56 +171,56 @@ def _found(
             return ()
         overrun = _overrun(scheduler, stepping.calls)
         if overrun is not None and _stops_by_itself(stepping.scheduler):
-            known = True  # the last rate is held
+            known = True  # the wrapper holds the last rate
         elif overrun is not None:
-            return (_overrunning(*overrun),)
+            return (_overrun_finding(*overrun),)
     if is_schedule_free(optimizer):
         return lint(plan, optimizer=f"{type(optimizer).__name__} (schedule-free)")
     if not known:
         return ()
     beyond = None
-    if stepping is not None and plan.lr(plan.total_steps) > _WORTH * plan.peak:
-        beyond = stepping.plan(ahead=_AHEAD)
-    found = lint(plan, beyond=beyond)
+    if stepping is not None and plan.lr(plan.total_steps) > _LOW_END * plan.peak:
+        beyond = stepping.plan(ahead=_LOOKAHEAD_RUNS)
+    findings = lint(plan, beyond=beyond)
     if stepping is not None:
-        for other in otherwise:
-            if _suspicious(plan, found, other) and _sensible(stepping.plan(other.positions)):
-                return (other.finding,)
-    return found
+        for alternative in alternatives:
+            suspicious = _is_suspicious(plan, findings, alternative)
+            if suspicious and _is_usual(stepping.plan(alternative.positions)):
+                return (alternative.finding,)
+    return findings
 
 
-def _suspicious(plan: LRSchedule, found: Sequence[Finding], other: Otherwise) -> bool:
-    """Whether the plan may be due to a scheduler that was made to be stepped in another way."""
-    if other.finding.flaw is Flaw.STEPPED_TOO_SELDOM:
-        return bool(plan.lr(plan.total_steps) >= _UNMOVED * plan.peak)
-    return bool(found) or climbs_again(plan)
+def _is_suspicious(plan: LRSchedule, findings: Sequence[Finding], alternative: Alternative) -> bool:
+    """Whether the plan suggests that the scheduler should be stepped in another way."""
+    if alternative.finding.flaw is Flaw.STEPPED_TOO_SELDOM:
+        return bool(plan.lr(plan.total_steps) >= _HARDLY_DECAYED * plan.peak)
+    return bool(findings) or climbs_again(plan)
 
 
-def _sensible(plan: LRSchedule) -> bool:
-    """Whether a plan is one fall to a low rate, as most are."""
+def _is_usual(plan: LRSchedule) -> bool:
+    """Whether the rate falls once, to a low value, as in most schedules."""
     return Caveat.LR_ASSUMED not in plan.caveats and falls_once(plan) and not lint(plan)
 
 
-def _overrunning(allowed: int, calls: int) -> Finding:
+def _overrun_finding(allowed: int, calls: int) -> Finding:
     return Finding(
         Flaw.OVERRUN,
         f"OneCycleLR is made for {allowed:,} steps, but this run will step it {calls:,} times: "
-        f"it will raise ValueError at step {allowed + 1:,} of them and end the training. Make it "
-        f"with total_steps={calls}.",
+        f"it will raise ValueError at step {allowed + 1:,} and end the training. Create it with "
+        f"total_steps={calls}.",
     )
 
 
 class LoopLint:
-    """Checks the scheduler of a loop that its user writes: at its start, and its pace soon after.
+    """Checks the scheduler of a hand-written loop at the start, and its pace soon after.
 
-    The pace is measured once, over ten optimizer steps or more after the first few, which a
-    gradient scaler may skip. Only the first of several processes looks. A run that is resumed is
-    not checked again.
+    The pace is measured once, over at least ten optimizer steps after the first few, which a
+    gradient scaler may skip. Only rank 0 checks. A resumed run is not checked again.
 
     Args:
         optimizer: the torch optimizer.
         plan: the learning rate of every step.
-        scheduler: what the plan was read from, if it was.
+        scheduler: the scheduler that the plan was read from, if any.
         pace: optimizer steps between two calls of the scheduler's ``step()``.
         group: index of the parameter group.
     """
@@ -227,24 +231,24 @@ class LoopLint:
         self._given: tuple[Any, LRSchedule] | None = (optimizer, plan)
         self._stepping: Stepping | None = None
         self._pace = pace
-        self._since: tuple[int, int] | None = None  # steps of the optimizer and of the scheduler
+        self._pace_start: tuple[int, int] | None = None  # steps of optimizer and scheduler
         if scheduler is not None:
             positions = every(pace, times=steps_per_call(scheduler))
             self._stepping = Stepping(scheduler, positions, plan.total_steps, group)
 
     @harmless
-    def look(self, steps: int) -> None:
-        """Check what can be checked after this many optimizer steps."""
+    def check(self, steps: int) -> None:
+        """Check the plan before the first optimizer step, and the pace after `steps` of them."""
         given, stepping = self._given, self._stepping
-        self.close()  # unless there is more to see
+        self.close()  # unless there is more to check
         if given is not None and steps == 0 and processes()[0] == 0:
             warn(self._at_start(*given, stepping))
             self._stepping = stepping
-        elif given is None and stepping is not None and self._watch(stepping, steps):
+        elif given is None and stepping is not None and self._pace_is_open(stepping, steps):
             self._stepping = stepping
 
     def close(self) -> None:
-        """Let go of optimizer and scheduler."""
+        """Drop the references to optimizer and scheduler; nothing is checked after this."""
         self._given = self._stepping = None
 
     def _at_start(
@@ -252,62 +256,64 @@ class LoopLint:
     ) -> tuple[Finding, ...]:
         if stepping is None:
             return inspect(plan, optimizer)
-        otherwise, times = list[Otherwise](), steps_per_call(stepping.scheduler)
+        alternatives, times = list[Alternative](), steps_per_call(stepping.scheduler)
         name, total = type(unwrapped(stepping.scheduler)[0]).__name__, plan.total_steps
         if times > 1:
-            otherwise.append(per_process(name, times, self._pace, total))
+            alternatives.append(per_process(name, times, self._pace, total))
         if self._pace > 1:
-            otherwise.append(
-                Otherwise(
+            alternatives.append(
+                Alternative(
                     every(1),
                     Finding(
                         Flaw.STEPPED_TOO_SELDOM,
-                        f"{name} seems made for {total:,} optimizer steps, but by "
+                        f"{name} seems made for {total:,} optimizer steps, but with "
                         f"steps_per_scheduler_step={self._pace} it is stepped {stepping.calls:,} "
-                        "times: step it after every optimizer step and leave that argument out.",
+                        "times: step it after every optimizer step and omit that argument.",
                     ),
                 )
             )
         hint = (
-            " (It is taken to be stepped after every optimizer step; if it is stepped once an "
-            "epoch, give steps_per_scheduler_step.)"
+            " (This assumes that it is stepped after every optimizer step; if it is stepped once "
+            "per epoch, set steps_per_scheduler_step.)"
         )
-        alone = times == self._pace == 1
-        return inspect(plan, optimizer, stepping, otherwise, hint if alone else "")
+        every_step = times == self._pace == 1
+        return inspect(plan, optimizer, stepping, alternatives, hint if every_step else "")
 
-    def _watch(self, stepping: Stepping, steps: int) -> bool:
-        """Compare the pace of the scheduler with the plan; whether to go on watching."""
+    def _pace_is_open(self, stepping: Stepping, steps: int) -> bool:
+        """Compare the pace of the scheduler with the plan; returns whether to measure on."""
         position = _position(unwrapped(stepping.scheduler)[0])
         if position is None:
             return False
-        if self._since is None:
-            self._since = steps, position
+        if self._pace_start is None:
+            self._pace_start = steps, position
             return True
-        since, begin = self._since
-        before, now = stepping.positions(np.array([since, steps]) + 1).tolist()
-        taken, moved, planned = steps - since, position - begin, now - before
-        if taken < _STEPS or planned < _MOVES:
+        first_step, first_position = self._pace_start
+        before, now = stepping.positions(np.array([first_step, steps]) + 1).tolist()
+        taken, moved, planned = steps - first_step, position - first_position, now - before
+        if taken < _MIN_OPTIMIZER_STEPS or planned < _MIN_SCHEDULER_STEPS:
             return True
-        seen = f"in {taken:,} optimizer steps the scheduler moved by {moved:,}, planned were "
-        seen += f"{planned:,}, so the forecasts expect the wrong learning rate: "
-        if moved >= _FAST * planned:
+        measured = (
+            f"in {taken:,} optimizer steps the scheduler moved by {moved:,} steps instead of the "
+            f"planned {planned:,}, so the forecasts expect the wrong learning rate: "
+        )
+        if moved >= _FAST_PACE * planned:
             advice = (
                 "step it once after each optimizer step, not once for each micro-batch or process, "
-                "or give the rates that are meant as schedule=."
+                "or give the intended rates as schedule=."
             )
-            warn([Finding(Flaw.STEPPED_TOO_OFTEN, seen + advice)])
-        elif moved <= _SLOW * planned - 1:
+            warn([Finding(Flaw.STEPPED_TOO_OFTEN, measured + advice)])
+        elif moved <= _SLOW_PACE * planned - 1:
             advice = (
-                "if it is stepped once an epoch, give steps_per_scheduler_step=, the optimizer "
-                "steps of an epoch; if not, call its step() after every optimizer step."
+                "if it is stepped once per epoch, set steps_per_scheduler_step= to the optimizer "
+                "steps of an epoch; otherwise call its step() after every optimizer step."
             )
-            warn([Finding(Flaw.STEPPED_TOO_SELDOM, seen + advice)])
+            warn([Finding(Flaw.STEPPED_TOO_SELDOM, measured + advice)])
         return False
 
 
-def per_process(name: str, times: int, pace: int, total: int) -> Otherwise:
-    """What is said of a scheduler that is stepped once for each process, and not made for it."""
-    return Otherwise(
+def per_process(name: str, times: int, pace: int, total: int) -> Alternative:
+    """The finding for a scheduler that accelerate steps once for each process against intention."""
+    return Alternative(
         every(pace),
         Finding(
             Flaw.STEPPED_PER_PROCESS,
@@ -323,7 +329,7 @@ def per_process(name: str, times: int, pace: int, total: int) -> Otherwise:
 
 
 def _position(scheduler: Any) -> int | None:
-    """Steps that a scheduler has counted; None if it keeps no count, or steps on losses."""
+    """Steps that a scheduler has counted; None if it keeps no count or steps on losses."""
     if isinstance(scheduler, torch_lr.ReduceLROnPlateau):
         return None
     if isinstance(scheduler, torch_lr.ChainedScheduler):
@@ -333,7 +339,7 @@ def _position(scheduler: Any) -> int | None:
 
 
 def _overrun(scheduler: Any, calls: int) -> tuple[int, int] | None:
-    """Steps that a ``OneCycleLR`` in there allows, and is going to get, if those are more."""
+    """Steps that a ``OneCycleLR`` inside allows and the steps it will get, if those are more."""
     if isinstance(scheduler, torch_lr.OneCycleLR):
         return (scheduler.total_steps, calls) if calls > scheduler.total_steps else None
     parts: list[tuple[Any, int]] = []
@@ -346,12 +352,12 @@ def _overrun(scheduler: Any, calls: int) -> tuple[int, int] | None:
             (child, min(end, calls) - start)
             for child, start, end in zip(scheduler._schedulers, starts, ends, strict=True)
         ]
-    found = (_overrun(child, given) for child, given in parts)
-    return next((each for each in found if each is not None), None)
+    overruns = (_overrun(child, given) for child, given in parts)
+    return next((overrun for overrun in overruns if overrun is not None), None)
 
 
 def _stops_by_itself(scheduler: Any) -> bool:
-    """Whether this is accelerate's wrapper where it does not step a ``OneCycleLR`` past its end."""
+    """Whether this is accelerate's wrapper, which does not step a ``OneCycleLR`` past its end."""
     with_optimizer = getattr(scheduler, "step_with_optimizer", False)
     inner = getattr(scheduler, "scheduler", None)
     return bool(with_optimizer and not scheduler.split_batches and hasattr(inner, "total_steps"))

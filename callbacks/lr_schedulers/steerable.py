@@ -1,4 +1,4 @@
-"""`SteerableLR`: a torch scheduler whose stable phase can be ended, or made longer, at run time."""
+"""`SteerableLR`: a torch scheduler whose stable phase can be ended or extended during the run."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ __all__ = ["SteerableLR"]
 
 
 class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
-    """Warm-up, stable phase and decay of every group's learning rate; the decay can be moved.
+    """Warm-up, stable phase and decay of the learning rate; the decay can be moved during the run.
 
         scheduler = SteerableLR(optimizer, total_steps=24_000, warmup=500)
         ...
-        scheduler.begin_decay(4_000)    # now, and end with it
-        scheduler.extend_to(30_000)     # or go on for longer
+        scheduler.begin_decay(4_000)    # decay now, over the last 4,000 steps of the run
+        scheduler.extend_to(30_000)     # or make the run longer
 
-    Step it after each optimizer step. What is not steered ends as planned, with a decay over the
-    last `decay_fraction`. Past the end the last rate is held. The state is plain values: a run that
-    is resumed in the middle of a decay goes on with the same rates to the bit.
+    Step it after each optimizer step. Without steering the run ends as planned, with a decay over
+    the last `decay_fraction` of it. Past the end the last rate is held. The state consists of plain
+    values: a run resumed in the middle of a decay continues with the same rates to the bit.
 
     Args:
-        optimizer: the optimizer; the rate of each group is that of its stable phase.
+        optimizer: the optimizer; the rate of each group is the rate of its stable phase.
         total_steps: length of the run in optimizer steps.
         warmup: steps of linear warm-up from 0.
-        decay_fraction: share of the run in the decay that is planned, 0..1.
-        shape: of that decay: "linear", "cosine", "sqrt" or "exp".
-        end: rate at its end as a share of that of the stable phase; by default 0, or a hundredth
-            of the rate it begins at for "exp".
+        decay_fraction: share of the run in the planned decay, 0..1.
+        shape: shape of the planned decay: "linear", "cosine", "sqrt" or "exp".
+        end: rate at its end as a share of the stable rate; default: 0, or for "exp" 1% of the rate
+            at its start.
         last_epoch: as in torch.
 
     Raises:
@@ -66,16 +66,16 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         total = whole("total_steps", total_steps, ScheduleError, least=1)
         share = non_negative("decay_fraction", decay_fraction, ScheduleError)
         self.schedule = LRSchedule.constant(total, 1.0, warmup=warmup)
-        """Rates of all steps as shares of those of the stable phase."""
+        """Rates of all steps as shares of the stable rate."""
         self.steered = False
-        """Whether `begin_decay` was called."""
+        """Whether `begin_decay` has been called."""
         self.changed_at = 0
         """The last step before the latest change."""
         self._warmup = warmup
         self._planned: tuple[int, str, float | None] | None = None
         decay = round(share * total)
         if decay > total:
-            raise ScheduleError(f"decay_fraction is {share}; give the share of the run, 0..1")
+            raise ScheduleError(f"decay_fraction is {share}; give a share of the run, 0..1")
         if decay:
             self._planned = decay, shape, end
             self.schedule = self.schedule.with_decay(start=total - decay, shape=shape, end=end)
@@ -83,7 +83,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
 
     @property
     def total_steps(self) -> int:
-        """Steps until the end of the schedule; it changes with the steering."""
+        """Length of the schedule in steps; steering changes it."""
         return self.schedule.total_steps
 
     @property
@@ -101,15 +101,15 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         *,
         after: int = 1,
     ) -> None:
-        """Decay from the present rate after the next step, in place of what was planned.
+        """Decay from the present rate after the next step, in place of the planned decay.
 
         Args:
-            steps: length of the decay, and of what is left of the run after `after`; by default
-                until the end that was planned.
+            steps: length of the decay, with which the run ends; default: until the planned end.
             shape: "linear", "cosine", "sqrt" or "exp".
-            end: rate at its end as a share of that of the stable phase; by default 0, or a
-                hundredth of the present rate for "exp".
-            after: steps that the present rate is held for, at least 1: that of the next is set.
+            end: rate at its end as a share of the stable rate; default: 0, or for "exp" 1% of the
+                present rate.
+            after: steps for which the present rate is held, at least 1, because the rate of the
+                next step is set already.
 
         Raises:
             ScheduleError: an argument is impossible, or the schedule is over by then.
@@ -128,7 +128,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         self.steered, self.changed_at, self._planned = True, now, None
 
     def extend_to(self, total_steps: int) -> None:
-        """Make the run longer: the stable phase goes on and the planned decay comes at its end.
+        """Make the run longer: the stable phase is extended and the planned decay moved to its end.
 
         Raises:
             ScheduleError: a decay has begun, or the run would get shorter.
@@ -138,13 +138,13 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
             return
         if total < self.total_steps:
             raise ScheduleError(
-                f"cannot extend a run of {self.total_steps} steps to {total}: to end it earlier "
+                f"cannot extend a run of {self.total_steps} steps to {total}: to end it earlier, "
                 "use begin_decay()"
             )
         if self.begun:
             raise ScheduleError(
-                f"the decay has begun by step {self.last_epoch}: a longer run would begin with "
-                "rates that rise; give it a scheduler of its own"
+                f"the decay has begun by step {self.last_epoch}: in a longer run the rate would "
+                "rise again; continue with a new scheduler"
             )
         decay, shape, end = self._planned or (0, "linear", None)
         held = LRSchedule.constant(total, 1.0, warmup=self._warmup)
@@ -153,23 +153,23 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         self.schedule, self.changed_at = held, self.last_epoch + 1
 
     def get_lr(self) -> list[Any]:
-        """Rates of the next optimizer step, one for each group."""
+        """Rates of the next optimizer step, one per group."""
         share = self.share(self.last_epoch + 1)
         return [base * share for base in self.base_lrs]
 
     def share(self, step: int) -> float:
-        """Rate of an optimizer step as a share of that of the stable phase."""
+        """Rate of an optimizer step as a share of the stable rate."""
         return float(self.schedule.lr(min(max(step, 1), self.total_steps)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer, as plain values."""
+        """The state without the optimizer, as plain values."""
         return {**super().state_dict(), "schedule": self.schedule.to_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            StateError: the state is not that of such a scheduler.
+            StateError: the state is not that of a `SteerableLR`.
         """
         try:
             schedule = LRSchedule.from_dict(state_dict["schedule"])

@@ -1,8 +1,7 @@
 """A forecaster inside a training run: forecasts, recommendations, sinks."""
 
-from lossforecast.callbacks.monitor.guard import guarded, logger, released, switch_off
-from lossforecast.callbacks.monitor.replan import adopt, assumed, follow
-from lossforecast.callbacks.monitor.run_monitor import RunMonitor
+from lossforecast.callbacks.monitor.guard import clean_up, guarded, switch_off
+from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.trail import FAN, Trail, fan, short
 from lossforecast.callbacks.monitor.update import Sink, Update, listed_sinks
 
@@ -12,14 +11,11 @@ __all__ = [
     "Sink",
     "Trail",
     "Update",
-    "adopt",
-    "assumed",
+    "adopt_plan",
+    "clean_up",
     "fan",
-    "follow",
     "guarded",
     "listed_sinks",
-    "logger",
-    "released",
     "short",
     "switch_off",
 ]

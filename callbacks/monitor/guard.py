@@ -1,25 +1,22 @@
-"""Keeps our errors out of somebody's training run."""
+"""Keeps errors of the package out of the training run."""
 
-import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["P", "R", "guarded", "logger", "released", "switch_off"]
+from lossforecast.log import logger
 
-logger = logging.getLogger("lossforecast")
-
+__all__ = ["clean_up", "guarded", "switch_off"]
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
-    """Let no exception out of a method: log the first with its traceback and switch off.
+    """Decorate a method that must not raise: log its first exception and switch off.
 
-    The object's `switched_off` is set, and from then on guarded methods return None at once.
+    The object's `switched_off` becomes True; from then on its guarded methods return None at once.
+    KeyboardInterrupt and SystemExit pass.
     """
 
     @wraps(method)
@@ -37,15 +34,15 @@ def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
 
 
 def switch_off(owner: Any) -> None:
-    """Forecast no more, and log the exception that is being handled."""
+    """Switch forecasting off, and log the exception that is being handled with its traceback."""
     owner.switched_off = True
     logger.exception("forecasting failed and is switched off; training goes on")
 
 
-def released(*steps: Callable[[], object]) -> None:
-    """Do each of these at the end of a run, whatever becomes of the others; log what they raise."""
+def clean_up(*steps: Callable[[], object]) -> None:
+    """Call every step at the end of a run, even if others fail; log the exceptions."""
     for step in steps:
         try:
             step()
         except Exception:
-            logger.exception("the end of a run was not taken note of; all else goes on")
+            logger.exception("cleanup at the end of the run failed; training is not affected")

@@ -1,6 +1,6 @@
-"""`Trail`: every forecast of a run and what was advised, each in a few plain numbers.
+"""`Trail`: the forecasts and recommendations of a run so far, each as a few plain values.
 
-What was said early is what a run is judged by later, so it is kept as long as the run.
+Early forecasts are what hindsight judges, so they are kept as long as the run.
 """
 
 import math
@@ -18,72 +18,71 @@ __all__ = ["FAN", "Trail", "fan", "short"]
 Row = dict[str, Any]
 
 FAN = ("mean", "lower80", "upper80", "lower95", "upper95")
-"""The lines of a fan."""
-_MOST = 256  # forecasts that are kept
-_STOPS = 9  # steps of the fan of each
+"""The lines of a fan: mean and bounds of the 80% and 95% intervals."""
+_MAX_ROWS = 256
+_FAN_STEPS = 9  # steps of the fan of each forecast
 
 
 class Trail:
-    """The forecasts of a run so far, 256 at most.
+    """The forecasts of a run so far, at most 256.
 
-    Of more, those that leave the smallest gaps are dropped, but none with new advice or deeds while
-    there are others. Each is a row of plain values:
+    Beyond that, the forecast whose neighbours are closest is dropped first; forecasts with a new
+    recommendation or an action are kept while there are others. Each is a row of plain values:
 
     * ``step``: optimizer steps taken when it was made;
     * ``steps``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan, lists of up
-      to 9 from that step to the end;
-    * ``status``, ``gain``: as in `Forecast`, the gain as mean, deviation and source;
-    * ``action``, ``reason``, ``message``: the advice; no message where it is the one before;
-    * ``done``: what was done at or after that forecast, if anything: "stop" or "change_schedule".
+      to 9 values from that step to the end;
+    * ``status``, ``gain``: as in `Forecast`, the gain as mean, standard deviation and source;
+    * ``action``, ``reason``, ``message``: the recommendation; no message if it repeats the last;
+    * ``done``: action taken at or after that forecast, if any: "stop" or "change_schedule".
     """
 
     def __init__(self, rows: Sequence[Row] = ()) -> None:
         self.rows = list(rows)
 
     def add(self, step: int, forecast: Forecast, advice: Recommendation) -> None:
-        """Take in a forecast; those of a future that was rewound are dropped.
+        """Append a forecast; rows at the same or a later step, of a rewound run, are dropped.
 
         Args:
-            step: optimizer steps taken when it was made.
-            forecast: of the final loss.
-            advice: given then.
+            step: optimizer steps taken when the forecast was made.
+            forecast: forecast of the final loss.
+            advice: the recommendation.
         """
         done = None
         while self.rows and self.rows[-1]["step"] >= step:
-            again = self.rows.pop()
-            done = again.get("done") if again["step"] == step else None
+            dropped = self.rows.pop()
+            done = dropped.get("done") if dropped["step"] == step else None
         gain = forecast.anneal_gain
         row = {
             "step": step,
-            **fan(forecast, _STOPS),
+            **fan(forecast, _FAN_STEPS),
             "status": str(forecast.status),
             "gain": [short(gain.mean), short(gain.std), gain.source],
-            "action": str(advice.action),
-            "reason": str(advice.reason),
+            **advice.to_dict(),
         }
-        if self._is_news(row):
-            row["message"] = advice.message
+        if not self._is_news(row):
+            del row["message"]
         if done is not None:
             row["done"] = done
         self.rows.append(row)
-        if len(self.rows) > _MOST:
+        if len(self.rows) > _MAX_ROWS:
             self._thin()
 
     def note(self, action: Action) -> None:
-        """Remember with the latest forecast that this was done."""
+        """Record an action with the latest forecast."""
         if self.rows:
             self.rows[-1]["done"] = str(action)
 
     def state_dict(self) -> list[Row]:
-        """Plain JSON-able values."""
+        """Return the rows as JSON-able values."""
         return [dict(row) for row in self.rows]
 
     @classmethod
     def from_state_dict(cls, state: Any) -> "Trail":
-        """The trail that `state_dict` described.
+        """Return the trail that `state_dict` described.
 
         Raises:
-            StateError: it is none.
+            StateError: the state is not that of a trail.
         """
         if not isinstance(state, list) or not all(
             isinstance(row, Mapping) and isinstance(row.get("step"), int) for row in state
@@ -102,16 +101,16 @@ class Trail:
         del self.rows[min(plain, key=lambda i: self.rows[i + 1]["step"] - self.rows[i - 1]["step"])]
 
 
-def fan(forecast: Forecast, stops: int) -> dict[str, list[Any]]:
-    """The forecast loss from now to the end at up to some steps, with its 80 and 95% intervals."""
+def fan(forecast: Forecast, n_steps: int) -> dict[str, list[Any]]:
+    """Return the forecast loss at up to `n_steps` steps from now to the end, with intervals."""
     start = max(min(forecast.made_at, forecast.step - 1), 0)
-    steps = np.unique(np.rint(np.linspace(start, forecast.step, stops)).astype(np.int64))
+    steps = np.unique(np.rint(np.linspace(start, forecast.step, n_steps)).astype(np.int64))
     inner, outer = forecast.curves(steps, (0.8, 0.95))
     lines = (inner.mean, inner.lower, inner.upper, outer.lower, outer.upper)
-    found = {name: [short(x) for x in line.tolist()] for name, line in zip(FAN, lines, strict=True)}
-    return {"steps": steps.tolist(), **found}
+    rounded = ([short(x) for x in line.tolist()] for line in lines)
+    return {"steps": steps.tolist(), **dict(zip(FAN, rounded, strict=True))}
 
 
 def short(x: float) -> float | None:
-    """Six digits of a number; None if it is not finite."""
+    """Round a number to six digits; None if it is not finite."""
     return float(f"{x:.6g}") if math.isfinite(x) else None

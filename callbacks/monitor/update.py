@@ -1,4 +1,4 @@
-"""`Update`: a new forecast as sinks receive it."""
+"""`Update`: a new forecast and recommendation, as sinks receive them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ __all__ = ["Sink", "Update", "listed_sinks"]
 
 @dataclass(frozen=True)
 class Update:
-    """A new forecast and what to do about it, as sinks get them.
+    """A new forecast and recommendation, as sinks receive them.
 
     Attributes:
         step: optimizer steps taken when the forecast was made.
-        forecast: of the final loss.
+        forecast: forecast of the final loss.
         recommendation: what to do.
-        target: the final loss hoped for, if any.
-        forecaster: a copy of it as it was then, its losses thinned.
-        trail: all forecasts so far, this one last, as rows of a `Trail`.
+        target: final loss to reach; None if there is no target.
+        forecaster: copy of the forecaster at that step, its losses averaged into bins.
+        trail: all forecasts so far, the latest last, as rows of a `Trail`.
     """
 
     step: int
@@ -37,10 +37,14 @@ Sink = Callable[[Update], None]
 
 
 def listed_sinks(sinks: Iterable[Sink]) -> list[Sink]:
-    """The sinks; a ConfigurationError if they cannot be called."""
-    each = list(sinks) if isinstance(sinks, Iterable) else [None]
-    if not all(map(callable, each)):
+    """Return sinks as a list.
+
+    Raises:
+        ConfigurationError: a sink cannot be called.
+    """
+    listed = list(sinks) if isinstance(sinks, Iterable) else [None]
+    if not all(map(callable, listed)):
         raise ConfigurationError(
             f"sinks must be functions of an update, in a list such as [print], not {sinks!r:.60}"
         )
-    return each
+    return listed

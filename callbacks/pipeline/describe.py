@@ -1,4 +1,4 @@
-"""What a callback knows of a run before it begins: its optimizer, its size, its project."""
+"""Facts about a run before it begins: its optimizer, its size, its project."""
 
 import sys
 from dataclasses import replace
@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.callbacks.lr_schedulers import is_schedule_free
-from lossforecast.policies import Policy, reschedule, target_miss
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import averages
 from lossforecast.store import storable
 
-__all__ = ["default_policies", "describe", "widest_group"]
+__all__ = ["describe", "identified", "project_name", "widest_group"]
 
 
 def widest_group(optimizer: Any) -> int:
-    """Index of the first parameter group with the largest rate, initial or present."""
+    """Return the index of the first parameter group with the largest rate, initial or present."""
     rates = [
         max(float(group["lr"]), float(group.get("initial_lr", group["lr"])))
         for group in optimizer.param_groups
@@ -26,7 +25,14 @@ def widest_group(optimizer: Any) -> int:
 def describe(
     run: RunInfo | None, optimizer: Any, metric: str, monitor: str | None = None
 ) -> RunInfo:
-    """What is known of the run, with its loss and, unless given, the optimizer's name."""
+    """Complete the facts about a run with its metric and, if missing, optimizer and monitor.
+
+    Args:
+        run: facts given by the user.
+        optimizer: the torch optimizer.
+        metric: "train" or "val".
+        monitor: name of the metric in the host's logs.
+    """
     known = vars(run) if run else {}
     name = known.get("optimizer") or type(optimizer).__name__
     if is_schedule_free(optimizer) and not averages(name):
@@ -35,19 +41,19 @@ def describe(
     return RunInfo(**{**known, "metric": metric, "optimizer": name, "monitor": monitor})
 
 
-def default_policies(apply: bool) -> list[Policy] | None:
-    """The policies of a callback that was given none."""
-    return [target_miss(), reschedule()] if apply else None
-
-
 def identified(run: RunInfo, trained: Any) -> RunInfo:
-    """What is known of a run, with what tells it from others; what was told stands."""
+    """Complete the facts about a run with its project, model and size, where they are missing.
+
+    Args:
+        run: facts about the run.
+        trained: the model, or the optimizer where the model is unknown.
+    """
     model = None
     if hasattr(trained, "param_groups"):
-        weights = [each for group in trained.param_groups for each in group["params"]]
+        weights = [weight for group in trained.param_groups for weight in group["params"]]
     else:
         weights, model = list(trained.parameters()), type(trained).__name__
-    size = sum(each.numel() for each in weights if each.requires_grad)
+    size = sum(weight.numel() for weight in weights if weight.requires_grad)
     return replace(
         run,
         project=run.project or project_name(),
@@ -57,9 +63,9 @@ def identified(run: RunInfo, trained: Any) -> RunInfo:
 
 
 def project_name() -> str:
-    """The script that runs, or the working folder where there is none, within its repository.
+    """Return the path of the running script, or of the working directory in an interactive session.
 
-    Where there is no repository, with its whole path.
+    The path is relative to the parent of the repository, or absolute outside a repository.
     """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     path = Path.cwd() if script is None else Path(script).absolute().with_suffix("")

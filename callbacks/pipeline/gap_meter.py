@@ -1,4 +1,4 @@
-"""`GapMeter`: from looks at single batches to measurements with their standard errors."""
+"""`GapMeter`: averages gaps of single batches into measurements with standard errors."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -6,43 +6,44 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.distributed import Looks
+from lossforecast.callbacks.distributed import GapBatch
 from lossforecast.forecaster import Forecaster
 
 __all__ = ["GapMeter"]
 
-_TOGETHER = 4  # looks, for their scatter to tell a standard error
+_BATCHES_PER_MEASUREMENT = 4  # so that their scatter gives a standard error
 
 
 class GapMeter:
-    """Makes one measurement of so many looks and hands it to forecasters.
+    """Makes one measurement from four gaps and passes it to the forecasters.
 
-    The looks are some way apart, so their scatter has in it how the weights jump about.
+    A gap is loss(weights) - loss(averaged weights) on one batch. The batches are several steps
+    apart, so the scatter of their gaps includes the fluctuation of the weights.
 
     Args:
-        horizons: of the averages, in optimizer steps.
+        horizons: horizons of the averaged weights, in optimizer steps.
     """
 
     def __init__(self, horizons: tuple[int, ...]) -> None:
         self.horizons = horizons
         self.pending: list[tuple[int, list[float]]] = []
-        """Looks that are in no measurement yet: step and gaps."""
+        """Step and gaps, one for each horizon, that are in no measurement yet."""
 
-    def take_in(self, looks: Looks, forecasters: dict[str, Forecaster]) -> None:
-        """Add looks, and hand on the measurements that are complete."""
-        self.pending += zip(looks.steps.tolist(), looks.gaps.tolist(), strict=True)
-        while len(self.pending) >= _TOGETHER:
-            steps, gaps = zip(*self.pending[:_TOGETHER], strict=True)
-            del self.pending[:_TOGETHER]
-            for horizon, found in zip(self.horizons, np.transpose(gaps), strict=True):
-                self._hand_on(horizon, np.array(steps), found, forecasters)
+    def add(self, batch: GapBatch, forecasters: dict[str, Forecaster]) -> None:
+        """Add gaps, and pass complete measurements to the forecasters."""
+        self.pending += zip(batch.steps.tolist(), batch.gaps.tolist(), strict=True)
+        while len(self.pending) >= _BATCHES_PER_MEASUREMENT:
+            steps, gaps = zip(*self.pending[:_BATCHES_PER_MEASUREMENT], strict=True)
+            del self.pending[:_BATCHES_PER_MEASUREMENT]
+            for horizon, column in zip(self.horizons, np.transpose(gaps), strict=True):
+                self._measure(horizon, np.array(steps), column, forecasters)
 
     def copy(self) -> Self:
-        """Another one that has seen as much."""
+        """Return a meter with the same pending gaps."""
         return self.from_state_dict(self.horizons, self.state_dict())
 
     def state_dict(self) -> list[list[float | None]]:
-        """The looks that are in no measurement yet, as JSON has it."""
+        """Return the pending gaps as JSON-able rows; None stands for nan."""
         return [
             [step, *(gap if np.isfinite(gap) else None for gap in gaps)]
             for step, gaps in self.pending
@@ -50,7 +51,7 @@ class GapMeter:
 
     @classmethod
     def from_state_dict(cls, horizons: tuple[int, ...], state: Sequence[Sequence[Any]]) -> Self:
-        """The meter that `state_dict` described; looks over other horizons are left out."""
+        """Return the meter that `state_dict` described; gaps of other horizons are left out."""
         meter = cls(horizons)
         for step, *gaps in state:
             if len(gaps) == len(horizons):
@@ -58,7 +59,7 @@ class GapMeter:
                 meter.pending.append((int(step), known))
         return meter
 
-    def _hand_on(
+    def _measure(
         self,
         horizon: int,
         steps: NDArray[np.int64],
@@ -66,7 +67,7 @@ class GapMeter:
         forecasters: dict[str, Forecaster],
     ) -> None:
         known = np.isfinite(gaps)
-        if known.sum() < _TOGETHER // 2:
+        if known.sum() < _BATCHES_PER_MEASUREMENT // 2:
             return
         stderr = float(np.std(gaps[known], ddof=1) / np.sqrt(known.sum()))
         for forecaster in forecasters.values():

@@ -1,11 +1,11 @@
-"""`Listener`: what becomes of the losses of a run, wherever they are: forecasts and wishes."""
+"""`Listener`: makes forecasts and requests of the messages of a training loop."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Wish
+from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Request
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.monitor import RunMonitor, Trail, Update, adopt, follow
+from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
@@ -15,16 +15,16 @@ __all__ = ["Listener"]
 
 
 class Listener:
-    """Lets forecasters know of messages, and forecasts when one asks for it.
+    """Passes messages to the forecasters, and forecasts when a message says that it is due.
 
     Among several processes it is called in the thread of the `Team`, under its lock.
 
     Args:
         forecasters: by metric: "train", "val" or both.
         monitor: of the forecaster that counts.
-        stop: whether a recommendation to stop becomes a wish.
-        steering: says which decay is due, if any may be begun.
-        horizons: of the annealing probe.
+        stop: whether a recommendation to stop becomes a request.
+        steering: decides which decay is due; None if none may begin.
+        horizons: horizons of the annealing probe, in optimizer steps.
     """
 
     def __init__(
@@ -39,72 +39,79 @@ class Listener:
         self.forecasters = forecasters
         self.monitor = monitor
         self.first = True
-        """Whether this process is the first, which forecasts."""
-        self.news = False
+        """Whether this process is the first one, which forecasts."""
+        self.has_news = False
         """Whether anything was observed since the latest forecast."""
         self._stop = stop
         self._steering = steering
         self._meter = GapMeter(horizons)
-        self._advised_at = self._between = 0  # step of the latest recommendation, and since when
-        self._updates: list[Update] = []  # that no sink knows of yet
+        # optimizer steps: at the latest recommendation, and between it and the one before
+        self._advised_at = self._between = 0
+        self._updates: list[Update] = []  # not passed to the sinks yet
 
-    def deliver(self, message: Message) -> Wish:
-        """Observe what was averaged, forecast if that is due; what is wanted then."""
-        _take_in(self.forecasters, self._meter, message)
+    def deliver(self, message: Message) -> Request:
+        """Observe a message and forecast if that is due; return what is requested then."""
+        _observe(self.forecasters, self._meter, message)
         if isinstance(message, Change):
-            return Wish()
-        self.news = self.news or not isinstance(message, Block) or message.steps.size > 0
+            return Request()
+        self.has_news = self.has_news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self.check(message.step, message.check)
-        return self.wish(message.may_stop)
+        return self.request(message.may_stop)
 
-    def wish(self, may_stop: bool) -> Wish:
-        """What the latest recommendation asks for, as far as that is allowed."""
+    def request(self, may_stop: bool) -> Request:
+        """Return what the latest recommendation asks for, as far as it is allowed.
+
+        Args:
+            may_stop: whether the run is long enough to be stopped.
+        """
         stop = self._stop and may_stop and self.monitor.wants_stop
         if self._steering is None:
-            return Wish(stop)
-        # at the next check, or when other processes have answered, it may be too late
+            return Request(stop)
+        # request it early: the next check, or the answer of the other processes, may be too late
         every_n = self.monitor.forecaster.every_n_steps
         step, soon = self._advised_at, self._advised_at + 2 * max(every_n, self._between)
-        return Wish(stop, self._steering.due(self.monitor.recommendation, step, soon))
+        return Request(stop, self._steering.due(self.monitor.recommendation, step, soon))
 
     def check(self, step: int, rate: float) -> None:
-        """Forecast, if there are losses.
+        """Forecast, if any loss was observed.
 
         Args:
             step: optimizer steps taken.
-            rate: learning rate of the next one.
+            rate: learning rate of the next optimizer step.
         """
         if self.monitor.forecaster.history.last_step < 0:
             return
         for forecaster in self.forecasters.values():
-            follow(forecaster, step, rate)
+            forecaster.follow_rate(step, rate)
         if self.first:
-            self._updates.append(self.monitor.judge(step, rate))
+            self._updates.append(self.monitor.check(step, rate))
             self._between = step - self._advised_at if self._advised_at else 0
             self._advised_at = step
-            self.news = False
+            self.has_news = False
 
-    def tell(self) -> None:
-        """Let the sinks know of what was forecast."""
+    def notify_sinks(self) -> None:
+        """Pass new forecasts to the sinks."""
         while self._updates:
-            self.monitor.tell(self._updates.pop(0))
+            self.monitor.notify_sinks(self._updates.pop(0))
 
     # ------------------------------------------------------------------ state
 
-    def state_dict(self, left: Sequence[Message] = ()) -> dict[str, Any]:
-        """What was heard, and messages that were not, as plain values."""
+    def state_dict(self, undelivered: Sequence[Message] = ()) -> dict[str, Any]:
+        """Return everything observed as plain values, undelivered messages included."""
         forecasters, meter, recorder = self.forecasters, self._meter, self.monitor.recorder
-        if left:
+        if undelivered:
             forecasters = {
-                name: Forecaster.from_state_dict(each.state_dict())
-                for name, each in forecasters.items()
+                name: Forecaster.from_state_dict(forecaster.state_dict())
+                for name, forecaster in forecasters.items()
             }
             meter = meter.copy()
-            for message in left:
-                _take_in(forecasters, meter, message)
+            for message in undelivered:
+                _observe(forecasters, meter, message)
         return {
-            "forecasters": {name: each.state_dict() for name, each in forecasters.items()},
+            "forecasters": {
+                name: forecaster.state_dict() for name, forecaster in forecasters.items()
+            },
             "looks": meter.state_dict(),
             "advised": [self._advised_at, self._between],
             "trail": self.monitor.trail.state_dict(),
@@ -115,37 +122,34 @@ class Listener:
         """Go on where `state_dict` was called.
 
         Raises:
-            KeyError, TypeError, ValueError: the state is not ours, or is damaged.
+            KeyError, TypeError, ValueError: the state is not of a run, or is damaged.
         """
         forecasters = {
             name: Forecaster.from_state_dict(state["forecasters"][name])
             for name in self.forecasters
         }
         advised_at, between = (
-            whole("advised", each, StateError, least=0) for each in state.get("advised", (0, 0))
+            whole("advised", steps, StateError, least=0) for steps in state.get("advised", (0, 0))
         )
         trail = Trail.from_state_dict(state.get("trail", []))
         meter = GapMeter.from_state_dict(self._meter.horizons, state.get("looks", []))
         monitor, metric = self.monitor, self.monitor.forecaster.run.metric
         if monitor.recorder is not None and state.get("stored") is not None:
             monitor.recorder.load_state_dict(state["stored"])
-        self.forecasters, monitor.forecaster = (
-            forecasters,
-            forecasters[metric],
-        )
+        self.forecasters, monitor.forecaster = forecasters, forecasters[metric]
         monitor.trail, monitor.recommendation = trail, None
         self._meter, self._advised_at, self._between = meter, advised_at, between
         self.first = True
 
 
-def _take_in(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
-    """Let a message be known to the forecasters that it is for."""
+def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
+    """Pass a message to the forecasters it is for."""
     if isinstance(message, Logged):
         forecasters[message.metric].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
         for forecaster in forecasters.values():
-            adopt(forecaster, message.plan, message.step, warn=False)
+            forecaster.adopt_plan(message.plan, message.step)
     else:
         if message.steps.size and "train" in forecasters:
             forecasters["train"].observe_many(message.steps, message.losses, message.rates)
-        meter.take_in(message.looks, forecasters)
+        meter.add(message.gap_batch, forecasters)

@@ -1,13 +1,11 @@
-"""Metrics of which more is better, which a forecaster of losses must not act on."""
+"""Metrics that are better when higher: no run is stopped or changed for those."""
 
-import logging
 import re
 
 from lossforecast.callbacks.distributed import processes
+from lossforecast.log import logger
 
 __all__ = ["falls", "rises"]
-
-logger = logging.getLogger("lossforecast")
 
 _RISING = re.compile(
     r"(acc(uracy)?|f1|(sacre)?bleu|rouge(l|lsum)?|meteor|chrf|(pr|roc)?auc|auroc|auprc|precision"
@@ -17,7 +15,7 @@ _FALLING = {"loss", "error", "err", "nll", "perplexity", "ppl"}
 
 
 def rises(monitor: str) -> bool:
-    """Whether a metric is known, by a word in its name, to be better where it is higher.
+    """Return whether a word in the name of a metric says that higher is better.
 
     >>> rises("eval_accuracy"), rises("val/f1_macro"), rises("eval_rougeLsum"), rises("recall@10")
     (True, True, True, True)
@@ -28,21 +26,21 @@ def rises(monitor: str) -> bool:
     return not _FALLING & set(words) and any(map(_RISING.fullmatch, words))
 
 
-def falls(monitor: str | None, told: bool | None = None, acts: bool = False) -> bool:
-    """Whether runs may be stopped or changed for a metric: not if it is better where it is higher.
-
-    A warning if not.
+def falls(monitor: str | None, higher_is_better: bool | None = None, acts: bool = False) -> bool:
+    """Return whether a metric is better when lower, as a loss; warn if it is not.
 
     Args:
-        monitor: its name; None is the training loss.
-        told: what was told of it: True if it is better where it is higher; None if nothing.
-        acts: whether runs were to be stopped or changed.
+        monitor: name of the metric; None is the training loss.
+        higher_is_better: what the host says; None if it says nothing, then the name decides.
+        acts: whether the user wants runs to be stopped or changed.
     """
-    if monitor is None or not (rises(monitor) if told is None else told):
+    if higher_is_better is None:
+        higher_is_better = monitor is not None and rises(monitor)
+    if monitor is None or not higher_is_better:
         return True
     if processes()[0] == 0:
         logger.warning(
-            "%r is better where it is higher, but forecasts are of losses, the lower the better%s. "
+            "%r is better when higher, but only losses, better when lower, are forecast%s. "
             "Monitor a loss",
             monitor,
             ": nothing will be stopped or changed" * acts,

@@ -1,57 +1,52 @@
 """`Pipeline`: from the losses that a capture keeps to forecasts, on a grid of steps."""
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lossforecast.callbacks.capture import LossCapture
-from lossforecast.callbacks.distributed import (
-    Block,
-    Logged,
-    Looks,
-    Message,
-    Team,
-    no_looks,
-    processes,
-)
+from lossforecast.callbacks.distributed import Block, GapBatch, Logged
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor
+from lossforecast.callbacks.pipeline.actions import Actions
+from lossforecast.callbacks.pipeline.exchange import Exchange
 from lossforecast.callbacks.pipeline.listener import Listener
+from lossforecast.callbacks.pipeline.losses import (
+    Losses,
+    joined,
+    losses_from_state,
+    losses_state,
+    no_losses,
+)
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Action
-from lossforecast.schedule import Decay
 
 __all__ = ["Pipeline"]
 
-_READ = 8192  # steps after which losses are read at the latest, so that few are kept
-
-Losses = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+_MAX_UNREAD_STEPS = 8192  # losses are read from the device at least this often, to bound memory
 
 
 class Pipeline:
-    """Passes on what a capture keeps, to a forecaster of this process or of the first of many.
+    """Passes captured losses to the forecasters, in this process or in the first of several.
 
-    Forecasts fall on a grid of optimizer steps. On a device the losses before such a step have a
-    quarter of the time to the next one to arrive, so the forecast comes late but is the same.
+    Forecasts fall on a grid of optimizer steps. The losses before such a step get a quarter of the
+    time to the next one to arrive from the device, so the forecast comes late but is the same.
 
-    Among several processes the losses are averaged by step, and only the first one forecasts, in
-    a thread (`Team`). Its wish to stop becomes `should_stop`, and a decay that it wants begins,
-    after the same call of the optimizer in all of them.
+    Several processes average their losses by step, and only the first one forecasts, in a thread
+    (`Team`). What it requests, a stop or a decay, is done after the same call of the optimizer in
+    all of them.
 
     Args:
         capture: keeps the losses and counts the steps.
         forecasters: by metric: "train", "val" or both.
         monitor: of the forecaster that counts.
         stop: whether `should_stop` may become True.
-        at_validations: whether forecasts are made when there is a validation loss, and not on
-            steps of the grid.
-        steering: follows a scheduler that may be steered, and may begin a decay.
+        at_validations: whether to forecast at validation losses instead of at steps of the grid.
+        steering: reports changes of a steerable scheduler, and may begin a decay.
         probe: measures gaps, and has begun.
     """
 
@@ -67,215 +62,231 @@ class Pipeline:
         probe: AnnealingProbe | None = None,
     ) -> None:
         self.capture = capture
-        self.stop = stop
-        self.next = 0
-        """Calls of the optimizer after which there is something to do."""
-        self.should_stop = False
-        self.may_stop = True
-        """Whether the run has come far enough to be stopped."""
-        self.checked = 0
-        """Steps at which the latest forecast was due."""
         self.monitor = monitor
+        self.stop = stop
+        self.poll_at = 0
+        """Calls of the optimizer after which to poll."""
+        self.checked = 0
+        """Optimizer steps at which the latest forecast was due."""
+        self.actions = Actions(monitor, steering)
         self._at_validations = at_validations
         self._steering = steering
         self._probe = probe
-        self._horizons = () if probe is None else probe.horizons
+        horizons = () if probe is None else probe.horizons
         self._listener = Listener(
-            forecasters, monitor, stop=stop, steering=steering, horizons=self._horizons
+            forecasters, monitor, stop=stop, steering=steering, horizons=horizons
         )
-        # a forecast waits for the losses before this step, and for the learning rate of the step
-        self._cut: tuple[int, Callable[[], float]] | None = None
-        self._sent = 0  # what was recorded before this step is on its way
-        self._posted = 0  # what was recorded before this step was passed on
-        self._kept = _no_losses()  # taken and not passed on yet
-        self._team: Team | None = None
-        self._rank, self._size = 0, 1
-        self._stop_at: int | None = None
-        self._decay: tuple[int, Decay] | None = None  # calls after which it is begun
+        self._exchange = Exchange(self._listener, self.actions)
+        # step of a forecast that waits for earlier losses, and the learning rate of that step
+        self._pending: tuple[int, Callable[[], float]] | None = None
+        self._sent = 0  # losses before this step are on their way from the device
+        self._posted = 0  # losses before this step were posted
+        self._kept = no_losses()  # read, but not posted yet
 
-    def start(self, steps: int) -> None:
-        """Begin after some optimizer steps that nobody watched."""
+    def skip_to(self, steps: int) -> None:
+        """Begin after optimizer steps that were not watched."""
         self.capture.load_state_dict({"steps": steps, "last_rate": None})
         self.checked = self._posted = steps
 
     # ------------------------------------------------------------------ in the loop
 
-    def turn(self) -> None:
-        """Read, prepare a forecast or make it, as the number of steps asks for."""
-        self._join()
-        self._hear()
-        self._notice()
-        lag = min(max(1, self._every_n // 4), _READ)
-        if self._cut is not None and self.capture.steps >= self._cut[0] + lag:
-            self._conclude()
+    @property
+    def is_due(self) -> bool:
+        """Whether the optimizer was called often enough to poll."""
+        return self.capture.calls >= self.poll_at
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the training loop is to end now."""
+        return self.actions.should_stop
+
+    def poll(self) -> None:
+        """Read losses, and prepare or make a forecast if one is due."""
+        self._connect()
+        self._exchange.poll()
+        self._post_schedule_change()
+        lag = min(max(1, self._every_n // 4), _MAX_UNREAD_STEPS)
+        if self._pending is not None and self.capture.steps >= self._pending[0] + lag:
+            self._complete_forecast()
         steps = self.capture.steps
-        if self._cut is None:
+        if self._pending is None:
             if not self._at_validations and steps >= self._next_due():
-                self._cut = steps, self.capture.ask_rate()
+                self._pending = steps, self.capture.ask_rate()
                 if self.capture.send():
-                    self._conclude()
+                    self._complete_forecast()
             else:
-                self._pass_on(*self._take(None if self.capture.send() else self._sent))
+                self._post_losses(*self._take(None if self.capture.send() else self._sent))
             self._sent = steps
-        if self._cut is not None:
-            following = self._cut[0] + lag
+        if self._pending is not None:
+            following = self._pending[0] + lag
         elif self._at_validations:
             following = (steps // self._every_n + 1) * self._every_n
         else:
             following = self._next_due()
-        self._look(min(following, (steps // _READ + 1) * _READ) - steps)
+        next_read = (steps // _MAX_UNREAD_STEPS + 1) * _MAX_UNREAD_STEPS
+        self._schedule_poll(min(following, next_read) - steps)
 
     def validate(self, loss: float) -> None:
-        """Pass on a validation loss, measured after the optimizer steps taken so far."""
-        self._join()
-        self._notice()
-        self._conclude()
-        rate = self.capture.last_rate()  # after which the number of steps is sure
+        """Post a validation loss, measured after the optimizer steps taken so far."""
+        self._connect()
+        self._post_schedule_change()
+        self._complete_forecast()
+        rate = self.capture.last_rate()  # also settles which steps the device skipped
         step, check = self.capture.steps, None
         if self._at_validations and step // self._every_n > self.checked // self._every_n:
             self.checked, check = step, self.capture.present_rate()
-        if self._team is None:
-            self._pass_on(*self._take())
-        self._post(Logged(step, loss, rate, check, self.may_stop))
+        if not self._exchange.is_connected:
+            self._post_losses(*self._take())
+        self._exchange.post(Logged(step, loss, rate, check, self.actions.may_stop))
 
     def log(self, step: int, loss: float) -> None:
-        """Pass on a training loss of an earlier step, which all processes have alike."""
-        self._join()
-        self._notice()
-        self._conclude()
+        """Post a training loss of an earlier step, which is the same in all processes."""
+        self._connect()
+        self._post_schedule_change()
+        self._complete_forecast()
         last, plan = self.capture.last_rate(), self.monitor.forecaster.schedule
         at = np.clip([step, self.capture.steps], 1, plan.total_steps)
         then, now = plan.lr(at).tolist()
         rate = last * then / now if last is not None and now > 0 else None
-        self._post(Logged(step, loss, rate, may_stop=self.may_stop, metric="train"))
+        self._exchange.post(
+            Logged(step, loss, rate, may_stop=self.actions.may_stop, metric="train")
+        )
 
-    def consider(self) -> None:
-        """Do what is wanted, unless other processes have to agree."""
-        if not self._size == 1 == processes()[1]:
-            return
-        wish = self._listener.wish(self.may_stop)
-        if wish.stop:
-            self._stop()
-        if wish.decay is not None:
-            self._begin(wish.decay)
+    def apply_request(self) -> None:
+        """Do what the latest recommendation requests, unless other processes have to agree."""
+        self._exchange.apply_request()
 
-    def heed(self) -> None:
-        """Leave the other processes, but stop where it was agreed before."""
-        if self._team is not None:
-            self._team.post(Block(*_no_losses(), step=self.capture.steps, leaves=True))
-        self._look(1)
+    def withdraw(self) -> None:
+        """Post no more to the other processes, but still stop where it was agreed."""
+        self._exchange.announce_leaving(self.capture.steps)
+        self._schedule_poll(1)
+
+    # ------------------------------------------------------------------ the end
+
+    def finish(self, *, wait: bool = True) -> None:
+        """Read the remaining losses and make the last forecast.
+
+        Args:
+            wait: whether to wait a while for the other processes.
+        """
+        self._post_schedule_change()
+        self._complete_forecast()
+        self._post_losses(self.capture.take_all(), self.capture.steps, leaves=True)
+        self._exchange.disconnect(wait=wait)
+        if self._listener.has_news or self.monitor.forecast is None:
+            self._listener.check(self.capture.steps, self.capture.present_rate())
+            self._listener.notify_sinks()
 
     def leave(self) -> None:
         """Leave the other processes for good."""
-        if self._team is not None:
-            self.heed()
-            self._team.end()
-            self._team = None
+        if self._exchange.is_connected:
+            self.withdraw()
+            self._exchange.abort()
 
-    def finish(self, *, wait: bool = True) -> None:
-        """Read what is left and make the last forecast."""
-        self._notice()
-        self._conclude()
-        self._pass_on(self.capture.take_all(), self.capture.steps, leaves=True)
-        if self._team is not None:
-            self._disband(wait)
-        if self._listener.news or self.monitor.forecast is None:
-            self._listener.check(self.capture.steps, self.capture.present_rate())
-            self._listener.tell()
+    def close(self) -> None:
+        """Remove the hooks from the optimizer and the averages of the probe from memory."""
+        self.capture.close()
+        if self._probe is not None:
+            self._probe.close()
 
     def record_end(self, error: BaseException | None = None, *, watched: bool = True) -> None:
-        """Let the store know that the run has ended, and what error ended it.
+        """Record the end of the run in the store.
 
         Args:
-            error: the error, if any.
-            watched: whether it was forecast to its end, and not switched off.
+            error: the exception that ended the run, if any.
+            watched: whether the run was forecast to its end, and not switched off.
         """
         if self.monitor.recorder is not None:
-            failed = isinstance(error, Exception)  # and not the person at the keyboard
+            failed = isinstance(error, Exception)  # KeyboardInterrupt is a person's decision
             steps = self.capture.steps
             self.monitor.recorder.close(
                 self.monitor.forecaster, steps, failed=failed, watched=watched
             )
 
-    def abandon(self) -> None:
-        """Have the end of a run stored that nobody has closed; an error is nobody's any more.
+    def finalize(self) -> None:
+        """Record the end of a run that was never closed; errors are dropped.
 
-        Other processes may be gone, so what was not exchanged with them is left out.
+        Losses that were not exchanged are left out: the other processes may be gone.
         """
         with suppress(Exception):
-            if self._team is None:
+            if not self._exchange.is_connected:
                 self.finish(wait=False)
-        with suppress(Exception), self._team.lock if self._team is not None else nullcontext():
+        with suppress(Exception), self._exchange.lock:
             self.record_end()
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether any loss of the monitor's metric was observed."""
+        return self.monitor.forecaster.history.last_step >= 0
 
     @property
     def forecasters(self) -> dict[str, Forecaster]:
-        """By metric."""
+        """The forecasters by metric, not to be read while a thread works with them."""
         return self._listener.forecasters
 
-    def forecaster(self, metric: str) -> Forecaster:
-        """The forecaster of a metric; while a thread works with it, a copy."""
-        if self._team is None:
+    def forecaster(self, metric: str | None = None) -> Forecaster:
+        """Return the forecaster of a metric; while a thread works with it, a copy.
+
+        Args:
+            metric: "train" or "val"; None is the metric of the monitor.
+        """
+        metric = metric or self.monitor.forecaster.run.metric
+        if not self._exchange.is_connected:
             return self.forecasters[metric]
-        with self._team.lock:
+        with self._exchange.lock:
             return Forecaster.from_state_dict(self.forecasters[metric].state_dict())
 
     # ------------------------------------------------------------------ state
 
-    def settle(self, *, together: bool = False) -> None:
-        """Take in all that is finished, so that it is in the state.
+    def flush(self, *, together: bool = False) -> None:
+        """Read the losses of all finished steps, so that they are in the state.
 
         Args:
-            together: whether all processes are here. Then the state is the same in all of them;
-                else the losses since the last exchange are those of this one.
+            together: whether all processes call this now. Then their states are the same; else
+                each state has the losses of its own process since the last exchange.
         """
-        self._notice()
-        self._conclude()
+        self._post_schedule_change()
+        self._complete_forecast()
         losses, cut = self._take()
-        apart = self._team is not None and not together
-        if apart or self._size < processes()[1]:  # those have not met yet
-            self._kept = _joined(self._kept, losses)
+        apart = self._exchange.is_connected and not together
+        if apart or not self._exchange.is_complete:
+            self._kept = joined(self._kept, losses)
         else:
-            self._pass_on(losses, cut, at_once=True)
-        if self._team is not None:
-            self._team.drain()
+            self._post_losses(losses, cut, at_once=True)
+        self._exchange.drain()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is settled, as plain values."""
-        with self._team.lock if self._team is not None else nullcontext():
-            # the others are long in coming: better losses of this process than none
-            left = self._team.undelivered if self._team is not None else []
+        """Return everything that was flushed, as plain values."""
+        with self._exchange.lock:
+            # if other processes are slow to answer, the losses of this one stand for the mean
             return {
-                **self._listener.state_dict(left),
+                **self._listener.state_dict(self._exchange.undelivered),
                 "capture": self.capture.state_dict(),
                 "checked": self.checked,
                 "cut": self._posted,
-                "kept": _plain(self._kept),
+                "kept": losses_state(self._kept),
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called.
 
         Raises:
-            StateError: the state is not ours, or is damaged.
+            StateError: the state is not of a run, or is damaged.
         """
-        if self._team is not None:
-            self._team.end()
-        self._team, self._rank, self._size = None, 0, 1
+        self._exchange.reset()
         try:
             checked = whole("checked", state["checked"], StateError, least=0)
             cut = whole("cut", state["cut"], StateError, least=0)
-            steps, losses, rates = state["kept"]
-            kept = np.array(steps, np.int64), np.array(losses, float), np.array(rates, float)
-            if not len(steps) == len(losses) == len(rates):
-                raise StateError("the kept losses of the saved state are damaged")
+            kept = losses_from_state(state["kept"])
             self.capture.load_state_dict(state["capture"])
             self._listener.load_state_dict(state)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved run: {error!r}") from error
         self.checked, self._posted, self._kept = checked, cut, kept
-        self.next, self._sent, self._cut, self._stop_at, self._decay = 0, 0, None, None, None
-        self.should_stop = False
+        self.poll_at, self._sent, self._pending = 0, 0, None
+        self.actions.reset()
 
     # ------------------------------------------------------------------ inside
 
@@ -284,30 +295,37 @@ class Pipeline:
         return self.monitor.forecaster.every_n_steps
 
     def _next_due(self) -> int:
-        """Steps at which the next forecast is due: each `every_n_steps`, and at the end."""
+        """Return the steps after which the next forecast is due.
+
+        Forecasts are due every `every_n_steps` and at the planned end.
+        """
         total = self.monitor.forecaster.total_steps
         following = (self.checked // self._every_n + 1) * self._every_n
         return min(following, total) if self.checked < total else following
 
-    def _take(self, cut: int | None = None) -> tuple[Losses, int]:
-        """Losses of finished steps, those before the cut, and the cut as it turns out.
+    def _schedule_poll(self, ahead: int) -> None:
+        """Poll after `ahead` more calls of the optimizer, or at an earlier agreed action."""
+        self.poll_at = self._exchange.next_poll(self.capture.calls, ahead)
 
-        Steps before it may turn out not to have been taken.
+    def _take(self, cut: int | None = None) -> tuple[Losses, int]:
+        """Return the losses of finished steps before `cut`, and the corrected cut.
+
+        The device may report now that it skipped steps before the cut.
         """
         counted = self.capture.steps
         losses = self.capture.take(cut)
         return losses, (counted if cut is None else cut) - (counted - self.capture.steps)
 
-    def _conclude(self) -> None:
-        """Make the forecast that waits for its losses, if any, from those before its step alone."""
-        if self._cut is None:
+    def _complete_forecast(self) -> None:
+        """Make the pending forecast, if any, from the losses before its step alone."""
+        if self._pending is None:
             return
-        (cut, rate), self._cut = self._cut, None
+        (cut, rate), self._pending = self._pending, None
         losses, step = self._take(cut)
-        self._pass_on(losses, step, rate() if step >= self._next_due() else None)
+        self._post_losses(losses, step, rate() if step >= self._next_due() else None)
         self.checked = step
 
-    def _pass_on(
+    def _post_losses(
         self,
         losses: Losses,
         cut: int,
@@ -316,110 +334,56 @@ class Pipeline:
         at_once: bool = False,
         leaves: bool = False,
     ) -> None:
-        """Post the losses as a block; in between two blocks of many processes, keep them."""
-        losses = _joined(self._kept, losses)
-        paces = (_READ, self._every_n) if self._at_validations else (_READ,)
+        """Post losses as a block; keep them between two blocks of several processes.
+
+        Args:
+            losses: of steps before `cut`.
+            cut: optimizer steps.
+            check: learning rate of the next step if a forecast is due, else None.
+            at_once: whether to post even between two blocks.
+            leaves: whether this is the last block.
+        """
+        losses = joined(self._kept, losses)
+        paces = (_MAX_UNREAD_STEPS, *((self._every_n,) if self._at_validations else ()))
         due = any(cut // pace > self._posted // pace for pace in paces)
-        if self._team is not None and not (due or at_once or leaves or check is not None):
+        if self._exchange.is_connected and not (due or at_once or leaves or check is not None):
             self._kept = losses
             return
-        self._kept, self._posted = _no_losses(), cut
-        looks = no_looks(len(self._horizons))
+        self._kept, self._posted = no_losses(), cut
+        gap_batch = GapBatch.empty(0)
         if self._probe is not None:
-            looks = Looks(*self._probe.take(None if leaves else cut))
-        self._post(Block(*losses, cut, check, self.may_stop, leaves, looks))
+            gap_batch = GapBatch(*self._probe.take(None if leaves else cut))
+        self._exchange.post(
+            Block(
+                *losses,
+                step=cut,
+                check=check,
+                may_stop=self.actions.may_stop,
+                leaves=leaves,
+                gap_batch=gap_batch,
+            )
+        )
 
-    def _post(self, message: Message) -> None:
-        if self._team is not None:
-            self._team.post(message)
-        else:
-            self._listener.deliver(message)
-            self.consider()
-        self._listener.tell()
-
-    def _notice(self) -> None:
-        """Let the forecasters know of a changed schedule, before they hear of what came after."""
+    def _post_schedule_change(self) -> None:
+        """Post a changed schedule before the losses that were reached with it."""
         change = self._steering.changed() if self._steering is not None else None
         if change is not None:
-            self._post(change)
+            self._exchange.post(change)
 
-    # ------------------------------------------------------------------ the other processes
-
-    def _join(self) -> None:
-        """Find the other processes, if there are any."""
-        rank, size = processes()
-        if size <= self._size:
+    def _connect(self) -> None:
+        """Connect with the other processes, once there are any."""
+        if self._exchange.is_complete:
             return
-        self._rank, self._size, self._listener.first = rank, size, rank == 0
-        total = self.monitor.forecaster.total_steps
-        plan = f"a forecast every {self._every_n} of {total} steps" + ", may stop" * self.stop
+        forecaster, probe = self.monitor.forecaster, self._probe
+        plan = f"a forecast every {self._every_n} of {forecaster.total_steps} steps"
+        plan += ", may stop" * self.stop
         plan += ", may decay" * (self._steering is not None and self._steering.apply)
-        capacity = 2 * min(self._every_n, _READ)
-        kind = self.monitor.forecaster.run.metric
-        probe = (1, 0) if self._probe is None else (self._probe.every, len(self._horizons))
-        plan += f", {probe[1]} horizons every {probe[0]}" * (self._probe is not None)
-        self._team = Team(kind, self._posted, capacity, plan, self._listener.deliver, probe)
-
-    def _hear(self) -> None:
-        """Take notice of what happened in the thread."""
-        if self._team is None:
-            return
-        self._listener.tell()
-        if self._team.over:
-            self._disband(wait=False)
-
-    def _look(self, ahead: int) -> None:
-        """Set the next turn, not after the stop that was agreed."""
-        calls = self.capture.calls
-        self.next = calls + ahead
-        if self._team is not None:
-            self.next = self._team.look(self.next)
-            self._stop_at, self._decay = self._team.stop_at, self._team.decay
-        if self._decay is not None and self._steering is not None:
-            at, decay = self._decay
-            if calls >= at:
-                self._begin(decay)
-            else:
-                self.next = min(self.next, at)
-        if self._stop_at is not None:
-            if calls >= self._stop_at:
-                self._stop()
-            else:
-                self.should_stop = False
-            self.next = calls + ahead if self.should_stop else min(self.next, self._stop_at)
-
-    def _stop(self) -> None:
-        """Let the loop end."""
-        if not self.should_stop:
-            self.monitor.trail.note(Action.STOP)
-        self.should_stop = True
-
-    def _begin(self, decay: Decay) -> None:
-        """Begin a decay, unless one was begun."""
-        if self._steering is not None and self._steering.begin(decay, tell=self._rank == 0):
-            self.monitor.trail.note(Action.CHANGE_SCHEDULE)
-
-    def _disband(self, wait: bool) -> None:
-        """Go on alone, with what was not exchanged."""
-        assert self._team is not None
-        left, failure, self._stop_at = self._team.end(wait), self._team.failure, self._team.stop_at
-        self._decay, self._team = self._team.decay, None
-        if failure is not None:
-            raise failure
-        for message in left:
-            self._listener.deliver(message)
-        self._listener.tell()
-
-
-def _no_losses() -> Losses:
-    return np.empty(0, np.int64), np.empty(0), np.empty(0)
-
-
-def _joined(first: Losses, then: Losses) -> Losses:
-    steps, losses, rates = (np.concatenate(pair) for pair in zip(first, then, strict=True))
-    return steps, losses, rates
-
-
-def _plain(losses: Losses) -> list[list[float | None]]:
-    """As JSON has it; None for what is not finite."""
-    return [[x if np.isfinite(x) else None for x in column.tolist()] for column in losses]
+        pace, horizons = (1, 0) if probe is None else (probe.every, len(probe.horizons))
+        plan += f", {horizons} horizons every {pace}" * (probe is not None)
+        self._exchange.connect(
+            forecaster.run.metric,
+            start=self._posted,
+            capacity=2 * min(self._every_n, _MAX_UNREAD_STEPS),
+            plan=plan,
+            probe=(pace, horizons),
+        )

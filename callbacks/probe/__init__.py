@@ -1,4 +1,4 @@
-"""The annealing probe: measures the drop on averaged weights before it comes."""
+"""The annealing probe: measures the drop of the loss on averaged weights before it happens."""
 
 from lossforecast.callbacks.probe.annealing_probe import AnnealingProbe
 

@@ -1,6 +1,5 @@
-"""`AnnealingProbe`: what annealing will bring, measured on the weights before it begins."""
+"""`AnnealingProbe`: measures the effect of annealing on averaged weights before it begins."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,55 +15,55 @@ from lossforecast.callbacks.probe.averages import WeightAverages
 from lossforecast.callbacks.probe.undisturbed import undisturbed
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
+from lossforecast.log import logger
 
 __all__ = ["AnnealingProbe"]
 
-logger = logging.getLogger("lossforecast")
-
-_SHARES = (80, 20)  # horizons are the length of the run over these
-_UPDATES = 10  # of an average within the shortest horizon
-_SHORTEST = 5  # horizon worth while
-_LONGEST = 0.1  # of the run, for a horizon
-_SETTLED = 3  # horizons until an average has forgotten where it began
-_NEVER = 2**63
-_PASS = 0.5  # of the time of a training step, for the loss of a batch alone
+_DEFAULT_HORIZON_DIVISORS = (80, 20)  # a horizon is the length of the run divided by one of these
+_UPDATES_PER_HORIZON = 10  # of an average, within the shortest horizon
+_MIN_HORIZON_STEPS = 5
+_MAX_HORIZON_SHARE = 0.1  # of the run
+_BURN_IN_HORIZONS = 3  # after which an average has forgotten its initial value
+_NOT_STARTED = 2**63  # as the step of the next measurement
+_FORWARD_COST = 0.5  # share of the time of a training step that the loss of a batch takes
 
 T = TypeVar("T")
 Samples = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 class AnnealingProbe:
-    """Measures how much lower the loss is with averaged weights than with those of the moment.
+    """Measures how much lower the loss is with averaged weights than with the present weights.
 
-    Averaging the last weights removes most of the noise that annealing removes, so the gap tells of
-    the drop before the learning rate decays. Give one to a callback:
+    Averaging the recent weights removes most of the noise that annealing removes, so the gap
+    ``loss(weights) - loss(average)`` shows the drop before the learning rate decays. Give a probe
+    to a callback:
 
         probe = AnnealingProbe(lambda model, batch: model(*batch), model)
         with TorchLossForecast(optimizer, scheduler, N, probe=probe) as monitor:
             for batch in probe.watch(loader):
                 ...
 
-    Now and then the loss of a batch is computed in evaluation mode, before the batch is trained on:
-    with the weights and with each of their averages. That leaves no trace in the training. Averages
-    cost one copy of the trained weights for each horizon, and one more while they are looked at;
-    looking costs a share `cost` of the time of the run.
+    At regular steps the loss of a batch is computed in evaluation mode, before the training step on
+    it: with the present weights and with each of their averages. The training is not affected. The
+    averages take one copy of the trained weights for each horizon, and one more during a
+    measurement; measuring takes about a share `cost` of the time of the run.
 
-    Of several processes each needs one, alike. Its loss is then asked for at the same steps, on
-    the module inside a ``DistributedDataParallel``.
+    In a run of several processes each needs a probe with the same arguments. All measure at the
+    same steps, on the module inside ``DistributedDataParallel``.
 
     Args:
-        loss: the loss of a batch, ``loss(model, batch)``, one number in the units of the monitored
-            loss. It must not train, log or keep anything. By default, under the Hugging Face
-            ``Trainer`` alone, the loss that the model returns.
-        model: the model that is trained; a Lightning callback knows it.
-        batches: a few held-out batches to look at, instead of those of `watch`.
-        horizons: of the averages, in optimizer steps; by default an 80th and a 20th of the run. The
-            longest one that counts is a tenth of the run.
-        cost: about how much of the time of the training it may take.
-        offload: a device to keep the averages on, such as "cpu"; by default where the weights are.
+        loss: function ``loss(model, batch)`` that returns one number in the unit of the monitored
+            loss. It must not train, log or store anything. Default, with the Hugging Face
+            ``Trainer`` only: the loss that the model returns.
+        model: the trained model; not needed with the Lightning and Hugging Face callbacks.
+        batches: a few held-out batches to measure on, instead of those of `watch`.
+        horizons: horizons of the averages in optimizer steps; default: 1/80 and 1/20 of the run.
+            Horizons above 1/10 of the run are ignored.
+        cost: approximate share of the training time that measuring may take, 0..1.
+        offload: device that holds the averages, such as "cpu"; default: that of the weights.
 
     Raises:
-        ConfigurationError: an argument makes no sense.
+        ConfigurationError: an argument is impossible.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class AnnealingProbe:
             raise ConfigurationError("batches is empty: give a few held-out ones, or None")
         self._given = _known_horizons(horizons)
         self.horizons: tuple[int, ...] = self._given or ()
-        """Of the averages, once it has begun."""
+        """Horizons of the averages in optimizer steps, once the probe has begun."""
         share = number("cost", cost, ConfigurationError)
         if not 0 < share <= 1:
             raise ConfigurationError(f"cost is {cost}; it must be above 0 and at most 1, say 0.01")
@@ -93,36 +92,36 @@ class AnnealingProbe:
         self._cost, self._offload = share, offload
         self.switched_off = False
         self.every = 0
-        """Optimizer steps between two looks, once it has begun."""
+        """Optimizer steps between two measurements, once the probe has begun."""
         self._averages: WeightAverages | None = None
         self._steps: Callable[[], int] = lambda: 0
         self._context: Callable[[], AbstractContextManager[Any]] = nullcontext
-        self._began = self._looks = 0
-        self._next = _NEVER  # until the first step
+        self._began = self._n_measured = 0
+        self._next = _NOT_STARTED  # until the first step
         self._hook: Any = None
-        self._waiting: list[tuple[int, Transfer]] = []  # looks, and the losses found
+        self._waiting: list[tuple[int, Transfer]] = []  # steps of measurements, and their losses
         self._saved: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------ in the loop
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, looked at now and then before they are trained on."""
+        """The batches; before some of them are yielded, the gaps are measured on them."""
         for batch in batches:
-            self.look(batch)
+            self.measure_if_due(batch)
             yield batch
 
     @uncompiled
-    def look(self, batch: Any) -> None:
-        """Look at a batch that is about to be trained on, if that is due."""
+    def measure_if_due(self, batch: Any) -> None:
+        """Measure on a batch that is about to be trained on, if a measurement is due."""
         if self._saved is not None:
-            self._go_on()
+            self._restore()
         if self._batches is None and self._steps() >= self._next:
-            self._sample(batch)
+            self._measure(batch)
 
     # ------------------------------------------------------------------ for the callbacks
 
     def needs_loss(self) -> None:
-        """Refuse to go on without one."""
+        """Raise ConfigurationError if the probe has no loss function."""
         if self.loss is None:
             raise ConfigurationError(
                 "the probe needs the loss of a batch: AnnealingProbe(lambda model, batch: ...)"
@@ -140,15 +139,15 @@ class AnnealingProbe:
         """Begin to average.
 
         Args:
-            optimizer: after whose steps the averages are updated.
-            steps: tells the optimizer steps taken.
+            optimizer: the averages are updated after its steps.
+            steps: function that returns the number of optimizer steps taken.
             total_steps: length of the run.
-            model: the one that is trained, unless it was given before.
-            context: in which the loss is computed.
-            loss: of a batch, unless it was given before.
+            model: the trained model, unless the constructor got one.
+            context: function that returns the context manager in which the loss is computed.
+            loss: loss function, unless the constructor got one.
 
         Raises:
-            ConfigurationError: no model or no loss is known.
+            ConfigurationError: the model or the loss function is missing.
         """
         model = self._model if self._model is not None else model
         if model is None:
@@ -156,20 +155,21 @@ class AnnealingProbe:
         self.loss = self.loss or loss
         self.needs_loss()
         self._model, self._steps, self._context = model, steps, context
-        given = self._given or sorted(total_steps // share for share in _SHARES)
-        self.horizons = tuple(h for h in given if _SHORTEST <= h <= _LONGEST * total_steps)
-        self.switched_off, self._looks = not self.horizons, 0
+        given = self._given or sorted(total_steps // n for n in _DEFAULT_HORIZON_DIVISORS)
+        longest = _MAX_HORIZON_SHARE * total_steps
+        self.horizons = tuple(h for h in given if _MIN_HORIZON_STEPS <= h <= longest)
+        self.switched_off, self._n_measured = not self.horizons, 0
         if self.switched_off:
-            logger.warning("no annealing probe: a run of %d steps is too short", total_steps)
+            logger.warning("no annealing probe: a run of %d steps is too short for it", total_steps)
             return
         self.restart()
-        self.every = math.ceil((len(self.horizons) + 1) * _PASS / self._cost)
-        pace = max(1, self.horizons[0] // _UPDATES)
+        self.every = math.ceil((len(self.horizons) + 1) * _FORWARD_COST / self._cost)
+        pace = max(1, self.horizons[0] // _UPDATES_PER_HORIZON)
         self._averages = averages = WeightAverages(model, self.horizons, pace, self._offload)
         self._hook = optimizer.register_step_post_hook(self._after_step)
         logger.info(
             "the annealing probe keeps averages of the weights over %s steps: %.3g MB on %s, and "
-            "%.3g MB more during a look, every %d steps",
+            "%.3g MB more during a measurement, every %d steps",
             ", ".join(map(str, self.horizons)),
             averages.megabytes * len(self.horizons),
             averages.device,
@@ -178,28 +178,32 @@ class AnnealingProbe:
         )
 
     def restart(self) -> None:
-        """Begin anew with the next step, or go on there from what was loaded."""
-        self._next = _NEVER
+        """Start again at the next step, from the loaded state if there is one."""
+        self._next = _NOT_STARTED
         self._waiting = []
 
     def take(self, before: int | None = None) -> Samples:
-        """Looks (their steps, (n,)) and the gaps found then, (n, horizons); nan where too early.
+        """Take the steps of measurements, (n,), and their gaps, (n, n_horizons).
+
+        A gap is nan until its average has forgotten the initial weights.
 
         Args:
-            before: only those after fewer optimizer steps than these.
+            before: take only measurements before this step; default: all.
         """
         cut = sum(before is None or step < before for step, _ in self._waiting)
         taken, self._waiting = self._waiting[:cut], self._waiting[cut:]
         steps = np.array([step for step, _ in taken], np.int64)
-        losses = np.array([found.read() for _, found in taken]).reshape(cut, 1 + len(self.horizons))
-        early = steps[:, np.newaxis] - self._began < _SETTLED * np.array(self.horizons)
+        losses = np.array([transfer.read() for _, transfer in taken]).reshape(
+            cut, 1 + len(self.horizons)
+        )
+        early = steps[:, np.newaxis] - self._began < _BURN_IN_HORIZONS * np.array(self.horizons)
         return steps, np.where(early, np.nan, losses[:, :1] - losses[:, 1:])
 
     def close(self) -> None:
-        """Take the hook off the optimizer and let go of the averages."""
+        """Remove the hook from the optimizer and drop the averages."""
         if self._hook is not None:
             self._hook.remove()
-            if not self._looks and not self.switched_off and self._steps() > 2 * self.every:
+            if not self._n_measured and not self.switched_off and self._steps() > 2 * self.every:
                 logger.warning(
                     "the annealing probe has seen no batch: pass the loader through "
                     "probe.watch(loader), or give it a few held-out batches"
@@ -209,40 +213,41 @@ class AnnealingProbe:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, to go on from; empty before it has begun and for sharded weights.
+        """The averages and open measurements; empty before the beginning and for sharded weights.
 
-        Without them a resumed run is silent until its averages have forgotten where they began.
+        Without them a resumed run measures nothing until its averages have forgotten the weights
+        that they start from.
         """
         averages = self._averages
-        if averages is None or averages.sharded or self._next == _NEVER:
+        if averages is None or averages.sharded or self._next == _NOT_STARTED:
             return {}
         losses = [[step, transfer.read().tolist()] for step, transfer in self._waiting]
         return {
             "began": self._began,
-            "looks": self._looks,
+            "looks": self._n_measured,
             "next": self._next,
             "losses": losses,
             "averages": averages.averages,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from saved averages; to be called before training goes on.
+        """Restore a saved state; call it before training goes on.
 
-        Raises:
-            StateError: the state is not ours, or is of another model or other horizons.
+        The state is checked when training goes on: if it is damaged, or belongs to another model or
+        other horizons, the error is logged and the probe switched off.
         """
         self._saved = state or None
         self.restart()
 
     # ------------------------------------------------------------------ inside
 
-    def _go_on(self) -> None:
-        """Go on from what was loaded."""
+    def _restore(self) -> None:
+        """Restore the loaded state."""
         saved, self._saved = self._saved, None
         if self._averages is None or saved is None:
             return
         try:
-            began, looks, following = (
+            began, n_measured, following = (
                 whole(name, saved[name], StateError, least=0) for name in ("began", "looks", "next")
             )
             self._averages.load(saved["averages"])
@@ -252,17 +257,18 @@ class AnnealingProbe:
         except StateError as error:
             self._fail(error)
         else:
-            self._began, self._looks, self._next, self._waiting = began, looks, following, waiting
+            self._began, self._n_measured = began, n_measured
+            self._next, self._waiting = following, waiting
 
     @uncompiled
     def _after_step(self, *_: Any) -> None:
         if self._saved is not None:
-            self._go_on()
+            self._restore()
         if self._averages is None:
             return
         steps = self._steps()
         try:
-            if self._next == _NEVER:
+            if self._next == _NOT_STARTED:
                 self._averages.restart()
                 self._began, self._next = steps, (steps // self.every + 1) * self.every
             if steps % self._averages.every == 0:
@@ -271,26 +277,26 @@ class AnnealingProbe:
             self._fail(error)
             return
         if self._batches is not None and steps >= self._next:
-            self._sample(self._batches[self._looks % len(self._batches)])
+            self._measure(self._batches[self._n_measured % len(self._batches)])
 
-    def _sample(self, batch: Any) -> None:
-        """Compare the weights with their averages on a batch."""
+    def _measure(self, batch: Any) -> None:
+        """Compute the losses of the weights and of their averages on a batch."""
         if self._averages is None:
             return
         step = self._steps()
         self._next = (step // self.every + 1) * self.every
-        self._looks += 1
+        self._n_measured += 1
         try:
             self._waiting.append((step, Transfer(self._losses(batch))))
         except Exception as error:
             self._fail(error)
 
     def _losses(self, batch: Any) -> list[Tensor]:
-        """The loss with the weights, and with their average over each horizon."""
+        """The loss with the present weights and with their average over each horizon."""
         assert self._averages is not None
         assert self._model is not None
         assert self.loss is not None
-        found = []
+        losses = []
         with undisturbed(self._model), self._averages.exposed() as exposed:
             model = _inner(self._model)
             for horizon in (None, *self.horizons):
@@ -302,14 +308,15 @@ class AnnealingProbe:
                     raise ConfigurationError(
                         f"the probe's loss must be one number, not {loss!r:.80}"
                     )
-                found.append(loss.detach().reshape(()).float())
+                losses.append(loss.detach().reshape(()).float())
                 _reshard(self._model)
-        return found
+        return losses
 
     def _fail(self, error: Exception) -> None:
         self.switched_off, self._averages = True, None
         logger.error(
-            "the annealing probe failed and is switched off; all else goes on", exc_info=error
+            "the annealing probe failed and is switched off; training and forecasts go on",
+            exc_info=error,
         )
 
 
@@ -324,7 +331,7 @@ def _known_horizons(horizons: Iterable[int] | None) -> tuple[int, ...] | None:
 
 
 def _inner(model: nn.Module) -> Any:
-    """The module inside wrappers that would talk to other processes or compile."""
+    """The module inside wrappers that communicate with other processes or compile."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
@@ -335,7 +342,7 @@ def _inner(model: nn.Module) -> Any:
 
 
 def _reshard(model: nn.Module) -> None:
-    """Have the weights of a sharded model (`fully_shard`) gathered anew when next needed."""
+    """Make a sharded model (`fully_shard`) gather its weights anew when they are next used."""
     for module in model.modules():
         if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
             module.reshard()  # type: ignore[operator]

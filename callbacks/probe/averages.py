@@ -1,4 +1,4 @@
-"""`WeightAverages`: exponential moving averages of a model's weights, to be looked at in place."""
+"""`WeightAverages`: exponential moving averages of a model's weights, evaluated in place."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ __all__ = ["WeightAverages"]
 class WeightAverages:
     """Averages of the trained weights of a model over several horizons.
 
-    The average over a horizon of h optimizer steps has decay ``1 - 1/h`` a step and starts at the
-    present weights. Each costs one copy of the weights, and `exposed` one more while it lasts. Of
-    sharded weights (`DTensor`) each process averages its shards.
+    The average over a horizon of h optimizer steps is ``a <- (1 - 1/h) a + w / h`` at each step,
+    starting at the present weights. Each takes one copy of the weights; `exposed` takes one more
+    while it lasts. If weights are sharded (`DTensor`), each process averages its shards.
 
     Args:
-        model: whose floating-point parameters that require gradients are averaged.
-        horizons: in optimizer steps.
+        model: its floating-point parameters that require gradients are averaged.
+        horizons: horizons in optimizer steps.
         every: steps between two updates.
-        device: where to keep the averages; by default where the weights are.
+        device: device of the averages; default: that of the weights.
     """
 
     def __init__(
@@ -35,48 +35,48 @@ class WeightAverages:
         self.every = every
         trained = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
         self.sharded = any(hasattr(p, "to_local") for p in trained)
-        """Whether the averages are of shards of the weights."""
+        """Whether the weights are sharded."""
         self._weights = [_local(p) for p in trained]
         self._device = device
         self.averages = {h: [self._average(w) for w in self._weights] for h in sorted({*horizons})}
-        """By horizon, one tensor for each trained parameter."""
+        """Averages by horizon, one tensor for each trained parameter."""
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the present weights; to be called every `every` optimizer steps."""
+        """Add the present weights; call it every `every` optimizer steps."""
         likes = next(iter(self.averages.values()))
         present = [w.to(like) for w, like in zip(self._weights, likes, strict=True)]
         for horizon, averages in self.averages.items():
             torch._foreach_lerp_(averages, present, 1 - (1 - 1 / horizon) ** self.every)
 
     def restart(self) -> None:
-        """Begin anew at the present weights."""
+        """Start again at the present weights."""
         with torch.no_grad():
             for averages in self.averages.values():
                 torch._foreach_copy_(averages, self._weights)
 
     @property
     def megabytes(self) -> float:
-        """What one average takes, in 10^6 bytes."""
+        """Size of one average in 10^6 bytes."""
         first = next(iter(self.averages.values()))
         return sum(a.numel() * a.element_size() for a in first) / 1e6
 
     @property
     def device(self) -> str:
-        """Where the averages are kept."""
+        """Device of the averages."""
         return ", ".join(sorted({str(a.device) for each in self.averages.values() for a in each}))
 
     def load(self, averages: Mapping[int, Sequence[Tensor]]) -> None:
-        """Go on from averages of before.
+        """Replace the averages by saved ones.
 
         Raises:
-            StateError: they are of other weights or other horizons.
+            StateError: they belong to other weights or other horizons.
         """
         mine = {h: [a.shape for a in each] for h, each in self.averages.items()}
         theirs = {h: [a.shape for a in each] for h, each in averages.items()}
         if mine != theirs:
             raise StateError(
-                "the saved averages are of another model or over other horizons: "
+                "the saved averages belong to another model or other horizons: "
                 f"{sorted(theirs)}, here {sorted(mine)}"
             )
         with torch.no_grad():
@@ -87,9 +87,9 @@ class WeightAverages:
     @contextmanager
     @torch.no_grad()
     def exposed(self) -> Iterator["Exposed"]:
-        """The model with averaged weights in it, as long as the context lasts.
+        """Context in which the model can be given averaged weights.
 
-        The weights themselves are put back, bit by bit, however it ends.
+        At its end the weights are restored bit by bit, even after an exception.
         """
         exposed = Exposed(self._weights, self.averages, self._device)
         try:
@@ -98,13 +98,13 @@ class WeightAverages:
             exposed.restore()
 
     def _average(self, weight: Tensor) -> Tensor:
-        # in less than single precision the small steps of an average would be lost
+        # in half precision the small updates of an average would be rounded away
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return weight.to(device=self._device, dtype=dtype, copy=True)
 
 
 class Exposed:
-    """The weights of a model, changed for averages and back."""
+    """The weights of a model, which can be replaced by their averages and restored."""
 
     def __init__(
         self,
@@ -116,16 +116,16 @@ class Exposed:
         self._raw = [w.to(device=device, copy=True) for w in weights]
 
     def show(self, horizon: int) -> None:
-        """Put the averages over a horizon into the model."""
+        """Replace the weights by their averages over a horizon."""
         torch._foreach_copy_(self._weights, self._averages[horizon])
 
     def restore(self) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         torch._foreach_copy_(self._weights, self._raw)
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """Its values, or this process's shard of them, hidden from autograd."""
+    """The values of a parameter, or this process's shard of them, without autograd."""
     values = parameter.data
     local: Tensor = values.to_local() if hasattr(values, "to_local") else values
     return local

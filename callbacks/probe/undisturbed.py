@@ -1,4 +1,4 @@
-"""`undisturbed`: look at a model in the middle of its training and leave no trace."""
+"""`undisturbed`: evaluate a model during its training without affecting the training."""
 
 import random
 from collections.abc import Iterator
@@ -17,12 +17,13 @@ _RUNNING = ("running_mean", "running_var")
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, after which everything is as it was.
+    """Context of evaluation mode without gradients that restores everything at its end.
 
-    Training mode of every module, buffers and the random number generators of Python, numpy and
-    torch are restored. What is compiled runs as plain Python meanwhile, so nothing is compiled
-    anew. BatchNorm in training goes on to normalise by the batch, but alone and without taking
-    note: running statistics belong to the weights of the moment, and make others look bad.
+    The training mode of every module, buffers and the random number generators of Python, numpy and
+    torch are restored. Compiled code runs as plain Python meanwhile, so nothing is recompiled.
+    BatchNorm modules in training mode normalise by the batch, in this process alone and without
+    updating running statistics: those belong to the present weights and would raise the loss of
+    averaged ones.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]

@@ -1,4 +1,4 @@
-"""Adapters for Optuna and Ray Tune, one module each: importing one loads no other framework."""
+"""Adapters for Optuna and Ray Tune. Importing one does not load the other's framework."""
 
 from lossforecast.callbacks.sweeps.plans import Plans
 

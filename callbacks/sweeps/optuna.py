@@ -1,4 +1,4 @@
-"""Optuna: `ForecastPruner` prunes trials from where their values will end, not where they are."""
+"""Optuna: `ForecastPruner` prunes trials by forecasts of their final values."""
 
 from collections.abc import Callable, Container, Iterable
 from copy import copy
@@ -9,12 +9,13 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lossforecast.callbacks.monitor import guarded, logger
+from lossforecast.callbacks.monitor import guarded
 from lossforecast.callbacks.sweeps.plans import Plans
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, listed
+from lossforecast.log import logger
+from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, policy_list
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -25,23 +26,24 @@ class ForecastPruner(BasePruner):
     """Prunes a trial when its forecast says that it will not end among the best of the study.
 
     Trials are compared by forecasts of their final values, so schedules, horizons and progress may
-    differ, and a trial that has not annealed yet is not behind one that has. Everything is read
-    from the study, so processes that share its storage agree, whichever of them asks. Values may
-    be maximised: then their negatives are forecast. The steps reported are those of the schedule:
-    report ``trial.report(val_loss, optimizer_steps_taken)``.
+    differ, and a trial that has not annealed yet is not at a disadvantage. Everything is read from
+    the study, so all processes that share its storage decide alike. If values are maximised, their
+    negatives are forecast. The reported steps must be those of the schedule:
+    ``trial.report(val_loss, optimizer_steps_taken)``.
 
-    An error of ours is logged once, with its traceback, and from then on no trial is pruned.
+    An internal error is logged once, with its traceback; after it no trial is pruned.
 
     Args:
-        schedule: the planned learning rates of a trial, or a function that makes them from the
-            trial (``lambda trial: LRSchedule.cosine(2_000, trial.params["lr"])``).
-        run: what is known of a trial, or a function of the trial; by default that the values are
-            of a validation. Forecasts of trials with one ``optimizer`` are taken to err alike.
-        policy: one or more policies; by default `lossforecast.policies.dominated`. Broken and
-            diverged trials are pruned whatever the policies.
-        stock: a pruner of Optuna's that decides instead. Wherever it would see reported values it
-            is shown the final values forecast at those steps.
-        shadow: only log what would be pruned.
+        schedule: the planned learning rates of a trial, or a function of the trial that returns
+            them (``lambda trial: LRSchedule.cosine(2_000, trial.params["lr"])``).
+        run: description of a trial, or a function of the trial that returns one; default: a
+            validation loss. Forecasts of trials with the same ``optimizer`` are assumed to have
+            correlated errors.
+        policy: one or more policies; default: `lossforecast.policies.dominated`. Broken and
+            diverged trials are always pruned.
+        stock: an Optuna pruner that decides instead. It sees the forecasts of the final value made
+            at the reported steps in place of the reported values.
+        shadow: only log which trials would be pruned.
 
     Raises:
         ConfigurationError: an argument is impossible.
@@ -57,22 +59,24 @@ class ForecastPruner(BasePruner):
         shadow: bool = False,
     ) -> None:
         if policy is not None and stock is not None:
-            raise ConfigurationError("give a policy or a stock pruner, not both: one decides")
+            raise ConfigurationError("give either a policy or a stock pruner, not both")
         self.switched_off = False
         self._plans = Plans(schedule, run, "trial")
-        self._policies = listed(policy) or [dominated()]
+        self._policies = policy_list(policy) or [dominated()]
         self._stock, self._shadow = stock, shadow
         self._watched: dict[tuple[str, int], _Watched] = {}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial should be pruned; asked by ``trial.should_prune()``."""
+        """Whether to prune the trial; called by ``trial.should_prune()``."""
         return bool(self._judged(study, trial))
 
     def forecast(self, study: Study, trial: FrozenTrial) -> Forecast | None:
-        """The latest forecast of a trial's final value, negative if maximised; None without values.
+        """The latest forecast of a trial's final value, negated if values are maximised.
+
+        None if the trial has reported no value.
 
         Raises:
-            LossForecastError: schedule or values are impossible.
+            LossForecastError: the schedule or a value is impossible.
         """
         return self._watch(study, trial).forecast() if trial.intermediate_values else None
 
@@ -92,20 +96,20 @@ class ForecastPruner(BasePruner):
         return pruned and not self._shadow
 
     def _advice(self, study: Study, trial: FrozenTrial) -> Recommendation:
-        rivals, going = [], {(study.study_name, trial.number)}
+        rivals, running = [], {(study.study_name, trial.number)}
         for other in study.get_trials(False, (TrialState.RUNNING, TrialState.COMPLETE)):
             if other.number == trial.number:
                 continue
             if other.state is TrialState.COMPLETE:
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
-                going.add((study.study_name, other.number))
+                running.add((study.study_name, other.number))
                 rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
-        self._watched = {key: each for key, each in self._watched.items() if key in going}
+        self._watched = {key: each for key, each in self._watched.items() if key in running}
         return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
 
     def _watch(self, study: Study, trial: FrozenTrial) -> Forecaster:
-        """The forecaster of a trial, up to the present."""
+        """The forecaster of a trial, which has observed all reported values."""
         return self._watched_trial(study, trial).forecaster
 
     def _watched_trial(self, study: Study, trial: FrozenTrial) -> "_Watched":
@@ -118,7 +122,7 @@ class ForecastPruner(BasePruner):
         return watched
 
     def _foreseen(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
-        """A copy of the trial in which every value reported is the final one forecast then."""
+        """A copy of the trial with forecasts of the final value in place of the reported values."""
         seen = copy(trial)
         seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
         return seen
@@ -129,18 +133,18 @@ class ForecastPruner(BasePruner):
 
 @dataclass
 class _Watched:
-    """A trial as far as it was read, and the final values forecast at the steps reported."""
+    """A trial, the steps read so far and the forecasts of its final value made at them."""
 
     forecaster: Forecaster
     steps: list[int] = field(default_factory=list)
     finals: dict[int, float] = field(default_factory=dict)
 
     def continues(self, values: dict[int, float]) -> bool:
-        """Whether nothing was reported before what was read already."""
+        """Whether all new steps come after those read so far."""
         return sorted(values)[: len(self.steps)] == self.steps
 
     def catch_up(self, values: dict[int, float], sign: int, *, at_each: bool) -> None:
-        """Read what is new, and maybe forecast after each value."""
+        """Observe the new values; with `at_each`, forecast after each of them."""
         for step in sorted(values)[len(self.steps) :]:
             self.forecaster.observe(step, sign * values[step])
             self.steps.append(step)
@@ -149,7 +153,7 @@ class _Watched:
 
 
 class _Foreseen:
-    """A study whose trials have forecasts for values."""
+    """A study whose trials have forecasts in place of their values."""
 
     def __init__(self, study: Study, foreseen: Callable[[Study, FrozenTrial], FrozenTrial]) -> None:
         self._real_study, self._of = study, foreseen

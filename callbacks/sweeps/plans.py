@@ -1,4 +1,4 @@
-"""What the adapters of sweeps share: what is planned for a trial, once for all or for each."""
+"""`Plans`: the schedule and the description of every trial of a sweep."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -14,16 +14,17 @@ T = TypeVar("T")
 
 
 class Plans(Generic[T]):
-    """The schedule and the run of every trial.
+    """The schedule and the description of every trial.
 
     Args:
-        schedule: the planned learning rates of all trials, or a function that makes those of one.
-        run: what is known of all trials, or a function that says it of one; by default that the
-            values are of a validation.
-        subject: what the functions are given, for messages.
+        schedule: the planned learning rates of all trials, or a function of a trial that returns
+            them.
+        run: description of all trials, or a function of a trial that returns one; default: a
+            validation loss.
+        subject: name of the functions' argument, for messages.
 
     Raises:
-        ConfigurationError: one of them is neither.
+        ConfigurationError: `schedule` or `run` has another type.
     """
 
     def __init__(
@@ -34,12 +35,12 @@ class Plans(Generic[T]):
     ) -> None:
         if not isinstance(schedule, LRSchedule) and not callable(schedule):
             raise ConfigurationError(
-                f"schedule must be an LRSchedule or a function of a {subject} that makes one, not "
+                f"schedule must be an LRSchedule or a function of a {subject} returning one, not "
                 f"{type(schedule).__name__}"
             )
         if run is not None and not isinstance(run, RunInfo) and not callable(run):
             raise ConfigurationError(
-                f"run must be a RunInfo or a function of a {subject} that makes one, not "
+                f"run must be a RunInfo or a function of a {subject} returning one, not "
                 f"{type(run).__name__}"
             )
         self._schedule, self._run = schedule, run or RunInfo(metric="val")
@@ -48,12 +49,12 @@ class Plans(Generic[T]):
         """A new forecaster for a trial.
 
         Raises:
-            LossForecastError: what the functions made is impossible.
+            LossForecastError: the schedule or the description is impossible.
         """
         schedule = self._schedule
         planned = schedule if isinstance(schedule, LRSchedule) else schedule(trial)
         return Forecaster(planned, self.run(trial))
 
     def run(self, trial: T) -> RunInfo:
-        """What is known of a trial."""
+        """The description of a trial."""
         return self._run if isinstance(self._run, RunInfo) else self._run(trial)

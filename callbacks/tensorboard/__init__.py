@@ -1,4 +1,4 @@
-"""TensorBoard: the sink that writes forecasts, and the panel that shows them."""
+"""TensorBoard: the sink that writes forecasts and the panel that shows them."""
 
 from lossforecast.callbacks.tensorboard.sink import TensorBoardSink, scalars
 

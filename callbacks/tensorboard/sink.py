@@ -1,4 +1,4 @@
-"""Forecasts in TensorBoard: the tab "Loss forecast", and what is seen without it."""
+"""`TensorBoardSink`: forecasts for the tab "Loss forecast" and TensorBoard's own tabs."""
 
 import importlib.util
 from typing import Any
@@ -22,17 +22,17 @@ LAYOUT: dict[str, Any] = {
             ["forecast/final_loss", "forecast/lower", "forecast/upper"],
         ],
     },
-    # apart, as TensorBoard would draw them in front of the margin
+    # in a section of their own, because TensorBoard draws lines in front of a margin
     _DETAILS: {
         "Drop still to come from annealing": ["Multiline", ["^forecast/anneal_gain$"]],
         _TARGET: ["Multiline", ["^forecast/prob_target$"]],
     },
 }
-"""Layout of the custom-scalars tab; written once a run, as only the last one counts."""
+"""Layout of the custom-scalars tab; written once per run, because only the last one counts."""
 
 
 def scalars(update: Update) -> dict[str, float]:
-    """The numbers of a forecast under their tags; empty if there was nothing to forecast from.
+    """The numbers of a forecast by tag; empty if there was no loss to forecast from.
 
     `forecast/final_loss` with the 80% interval `forecast/lower` and `forecast/upper`,
     `forecast/anneal_gain`, and `forecast/prob_target` if there is a target.
@@ -53,9 +53,9 @@ def scalars(update: Update) -> dict[str, float]:
 
 
 def summary(update: Update) -> Any:
-    """What the tab "Loss forecast" shows of a run, as a ``Summary`` of TensorBoard.
+    """The data of the tab "Loss forecast" as a ``Summary`` of TensorBoard.
 
-    One tensor of one text, which holds the present forecast and the trail of all earlier ones.
+    It is one tensor of one string, which holds the present forecast and all earlier ones.
     """
     from tensorboard.compat.proto import (  # type: ignore[import-untyped]
         summary_pb2,
@@ -63,13 +63,13 @@ def summary(update: Update) -> Any:
         types_pb2,
     )
 
-    about = summary_pb2.SummaryMetadata(
+    metadata = summary_pb2.SummaryMetadata(
         plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=record.PLUGIN),
         display_name="Loss forecast",
         data_class=summary_pb2.DATA_CLASS_TENSOR,
     )
     content = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[record.write(update)])
-    value = summary_pb2.Summary.Value(tag=record.TAG, metadata=about, tensor=content)
+    value = summary_pb2.Summary.Value(tag=record.TAG, metadata=metadata, tensor=content)
     return summary_pb2.Summary(value=[value])
 
 
@@ -87,9 +87,10 @@ class TensorBoardSink:
     """Writes every forecast to a ``SummaryWriter``, of torch, tensorboardX or a Lightning logger.
 
     Args:
-        writer: any other with `add_scalar` and `add_custom_scalars` gets all but the tab.
-        pictures: whether to add a picture every tenth of the run, for people without the tab; each
-            takes a few tenths of a second. Needs matplotlib.
+        writer: the writer. Any other object with `add_scalar` and `add_custom_scalars` works, too,
+            but without the tab.
+        pictures: whether to add a picture after every tenth of the run, for viewers without the
+            tab; each takes a few tenths of a second. Needs matplotlib.
     """
 
     def __init__(self, writer: Any, *, pictures: bool = False) -> None:
@@ -97,8 +98,8 @@ class TensorBoardSink:
         self._laid_out = False
         self._tenth = 0  # of the run, at the latest picture
         self._pictures = pictures
-        known = hasattr(writer, "_get_file_writer")
-        self._tab = known and importlib.util.find_spec("tensorboard") is not None
+        writes_summaries = hasattr(writer, "_get_file_writer")
+        self._tab = writes_summaries and importlib.util.find_spec("tensorboard") is not None
 
     def __call__(self, update: Update) -> None:
         """Write one forecast at its optimizer step."""
@@ -119,9 +120,11 @@ class TensorBoardSink:
             image = picture(update)
             self._writer.add_image("forecast/picture", image, update.step, dataformats="HWC")
 
-    def _add(self, found: Any, step: int) -> None:
+    def _add(self, record_summary: Any, step: int) -> None:
+        """Add a summary, converted to the classes of tensorboardX if that is the writer."""
         if type(self._writer).__module__.startswith("tensorboardX"):
             from tensorboardX.proto import summary_pb2  # type: ignore[import-untyped]
 
-            found = summary_pb2.Summary.FromString(found.SerializeToString())
-        self._writer._get_file_writer().add_summary(found, step)
+            data = record_summary.SerializeToString()
+            record_summary = summary_pb2.Summary.FromString(data)
+        self._writer._get_file_writer().add_summary(record_summary, step)

@@ -1,4 +1,4 @@
-"""Recorded runs replayed: forecasts and decisions scored against the outcome."""
+"""Replay of recorded runs: forecasts and stopping decisions are scored against the outcome."""
 
 from lossforecast.backtest.backtest import FRACTIONS, Backtest, backtest, prior_without_fold
 from lossforecast.backtest.curves import RecordedRun, load_curves
@@ -6,12 +6,12 @@ from lossforecast.backtest.learn import Lessons, learn_prior
 from lossforecast.backtest.lookback import LookBack, Moment, look_back
 from lossforecast.backtest.plot import plot_errors
 from lossforecast.backtest.rules import RULES
-from lossforecast.backtest.scorecard import LEAST, VIEWS, Cell
+from lossforecast.backtest.scorecard import MIN_FORECASTS_PER_CELL, VIEWS, Cell
 from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
 
 __all__ = [
     "FRACTIONS",
-    "LEAST",
+    "MIN_FORECASTS_PER_CELL",
     "RULES",
     "VIEWS",
     "Backtest",

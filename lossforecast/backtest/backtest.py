@@ -1,4 +1,4 @@
-"""`backtest`: replays recorded runs through the forecaster and the baselines, and scores them.
+"""`backtest`: replay recorded runs through the forecaster and the baselines, and score them.
 
     from lossforecast.backtest import backtest
 
@@ -6,9 +6,9 @@
     result.table(by="group")                     # cells of scores
     result.to_json()                             # one object per run and fraction
 
-With `jobs` above 1 the runs are shared out over fresh processes: call it from under
-``if __name__ == "__main__":`` in a script. The answer does not depend on `jobs`, and but for
-`seconds` it is the same every time.
+With `jobs` above 1 the runs are distributed over new processes; a script must then call it under
+``if __name__ == "__main__":``. The result does not depend on `jobs`, and except for `seconds` it is
+the same every time.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from typing import Any
 from lossforecast.backtest.curves import RecordedRun, load_curves
 from lossforecast.backtest.parallel import mapped
 from lossforecast.backtest.replay import Record, replay
-from lossforecast.backtest.scorecard import LEAST, Cell, scorecard
+from lossforecast.backtest.scorecard import MIN_FORECASTS_PER_CELL, Cell, scorecard
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Prior
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Shares of a run after which it is forecast."""
+"""Shares of the planned steps after which a run is forecast."""
 
-_JSON = (
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+_JSON_KEYS = (
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """What a backtest found.
+    """The forecasts of a backtest with their outcomes.
 
     Attributes:
         records: one per run and fraction, runs in the order given.
@@ -56,23 +56,28 @@ class Backtest:
     def to_json(self) -> list[dict[str, Any]]:
         """One plain object per run and fraction; a number that is not finite is None.
 
-        Its keys are `source`, `run_id`, `what`, `fraction`, `truth`, `mean`, `lower80`, `upper80`,
-        `lower95`, `upper95`, `status`, `seconds`.
+        The keys are `source`, `run_id`, `metric`, `fraction`, `truth`, `mean`, `lower80`,
+        `upper80`, `lower95`, `upper95`, `status` and `seconds`.
         """
-        return [{name: _plain(getattr(record, name)) for name in _JSON} for record in self.records]
+        return [
+            {key: _finite_or_none(getattr(record, key)) for key in _JSON_KEYS}
+            for record in self.records
+        ]
 
-    def table(self, by: str = "group", *, least: int = LEAST) -> list[Cell]:
-        """Scores per cell, see `lossforecast.backtest.scorecard`.
+    def table(
+        self, by: str = "group", *, min_forecasts: int = MIN_FORECASTS_PER_CELL
+    ) -> list[Cell]:
+        """Scores of the forecasts cell by cell, see `Cell`.
 
         Args:
-            by: "group", "source" or "schedule".
-            least: forecasts that a cell must have to be quoted.
+            by: one of `VIEWS`: "group", "fold", "source" or "schedule".
+            min_forecasts: number of forecasts below which a cell is left out.
         """
-        return scorecard(self.records, by, least=least)
+        return scorecard(self.records, by, min_forecasts=min_forecasts)
 
 
 def prior_without_fold(run: RecordedRun) -> Prior:
-    """The packaged prior as learnt without the run's fold."""
+    """The packaged prior as learned without the run's fold."""
     return Prior.without(run.fold)
 
 
@@ -85,48 +90,49 @@ def backtest(
     prior_for: Callable[[RecordedRun], Prior | None] = prior_without_fold,
     progress: Callable[[int, int], None] | None = None,
 ) -> Backtest:
-    """Replay recorded runs, forecasting each at some fractions of it.
+    """Replay recorded runs and forecast each at some fractions of its planned steps.
 
-    Runs that stopped early, runs whose end is not finite, and fractions with fewer than 10 finite
-    losses are passed over.
+    Runs that stopped early, runs whose last losses are not finite, and fractions with fewer than 10
+    finite losses are skipped.
 
     Args:
         curves: a folder (`load_curves`) or runs.
         fractions: shares of the planned steps, each above 0 and below 1.
-        jobs: how many processes.
-        baselines: whether to ask the baselines as well.
-        prior_for: the prior to use for a run, which must not have been learnt from it: by default
-            the packaged one as learnt without the run's fold. An answer of None is the packaged
-            prior itself.
-        progress: called with the number of runs done and of all, after each run.
+        jobs: number of processes.
+        baselines: whether to run the baselines as well.
+        prior_for: returns the prior for a run, which must not have been learned from it; None is
+            the packaged prior. Default: the packaged prior as learned without the run's fold.
+        progress: called after each run with the number of runs done and the number of all.
 
     Raises:
-        ConfigurationError: an argument is impossible, or the folder is damaged.
+        ConfigurationError: an argument is invalid, or the folder is damaged.
         LossForecastError: a curve cannot be observed; the message names the run.
     """
     jobs = whole("jobs", jobs, ConfigurationError, least=1)
     shares = [number("fraction", fraction, ConfigurationError) for fraction in fractions]
     if not shares or not all(0 < share < 1 for share in shares):
-        raise ConfigurationError(f"fractions are {list(fractions)}; give some between 0 and 1")
+        raise ConfigurationError(
+            f"fractions are {list(fractions)}; give at least one, each above 0 and below 1"
+        )
     runs = load_curves(curves) if isinstance(curves, str | Path) else list(curves)
-    work = partial(_replay, fractions=shares, baselines=baselines)
-    asked = [(run, prior_for(run)) for run in runs]
+    replay_one = partial(_replay, fractions=shares, baselines=baselines)
+    tasks = [(run, prior_for(run)) for run in runs]
     records: list[Record] = []
-    for done, found in enumerate(mapped(work, asked, jobs), start=1):
-        records += found
+    for done, of_run in enumerate(mapped(replay_one, tasks, jobs), start=1):
+        records += of_run
         if progress is not None:
             progress(done, len(runs))
     return Backtest(tuple(records))
 
 
 def _replay(
-    asked: tuple[RecordedRun, Prior | None], fractions: Sequence[float], baselines: bool
+    task: tuple[RecordedRun, Prior | None], fractions: Sequence[float], baselines: bool
 ) -> list[Record]:
-    run, prior = asked
+    run, prior = task
     return replay(run, fractions, baselines=baselines, prior=prior)
 
 
-def _plain(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value

@@ -1,12 +1,13 @@
-"""Four forecasters to be measured against: last value, power law in steps, and two published laws.
+"""Four baselines to compare with: last value, power law in steps, and two published laws.
 
-Each is a function of what was seen, ``(steps (n,), losses (n,), schedule)``, and returns a
-predictor: steps in, losses out. The annealing law and the multi-power law are fitted as their
-authors fit them (see `published_laws`), with nothing believed beforehand; before the learning
-rate has begun to fall they cannot know the drop and keep the gain they started from, as the
-authors' scripts do. Points of the warm-up are left out where enough others are left, and long
-curves are averaged in bins. Losses that are not finite or not above 0 are left out; where too few
-are left, where a fit fails or predicts a loss that cannot be, the last value is predicted.
+A baseline takes the losses seen, ``(steps (n,), losses (n,), schedule)``, and returns a predictor
+from steps to losses. The annealing law and the multi-power law are fitted as their authors fit them
+(see `published_laws`), without a prior; before the learning rate begins to fall the data say
+nothing about the drop, and the gain keeps its starting value, as in the authors' scripts.
+
+Losses that are not finite or not positive are dropped, points of the warm-up too if enough others
+remain, and long curves are averaged in bins. The last value is predicted where too few points
+remain and where a fit predicts a loss that is not finite or not positive.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,28 +45,28 @@ __all__ = [
 ]
 
 Predictor = Callable[[ArrayLike], FloatArray]
-"""Predicts the losses at steps of any shape."""
+"""Maps steps of any shape to losses of the same shape."""
 Baseline = Callable[[ArrayLike, ArrayLike, LRSchedule], Predictor]
 
-LAMBDA = 0.999
-"""Decay of the annealing momentum in the authors' script."""
-_LEAST = 5  # points a law is fitted to
-_AFTER_WARMUP = 10  # points that must be left when those of the warm-up go
-_POINTS = 150  # of one run, after averaging
-_SEGMENTS = 48  # of equal learning-rate change, in the multi-power sum
-_FRESH = 6  # parts of a group that is not long past
+_MOMENTUM_DECAY = 0.999  # lambda of the annealing momentum, in the authors' script
+_MIN_POINTS_FOR_FIT = 5
+_MIN_POINTS_AFTER_WARMUP = 10  # else the points of the warm-up are kept
+_MAX_POINTS_FOR_FIT = 150  # per run, after averaging in bins
+_LR_CHANGE_GROUPS = 48  # of equal learning-rate change, in the multi-power sum
+_RECENT_PARTS = 6  # a recent group is summed in so many parts
+_MIN_RATE_SHARE = 1e-6  # of the peak: lower rates count as this in the multi-power sum
 _FIRST_C, _FIRST_B = 1.0, 100.0  # first of the gains in the authors' starting grids
 
 
 @dataclass(frozen=True)
 class SeenRun:
-    """The losses of a run that a law is fitted to.
+    """The points of a run to which a law is fitted.
 
     Attributes:
-        steps: increasing, 1 or more, shape (n,).
-        losses: above 0, shape (n,).
-        schedule: the learning rates.
-        weight: observations per point.
+        steps: increasing, at least 1, shape (n,).
+        losses: positive, shape (n,).
+        schedule: the learning rate of every step.
+        weight: observations averaged in each point.
     """
 
     steps: IntArray
@@ -75,12 +76,12 @@ class SeenRun:
 
 
 def last_value(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> Predictor:
-    """The last finite loss, for ever; nan before any.
+    """Predict the last finite loss at every step; nan if there is none.
 
     Args:
-        steps: increasing, shape (n,).
-        losses: shape (n,).
-        schedule: ignored.
+        steps: steps seen, increasing, shape (n,).
+        losses: losses at these steps, shape (n,).
+        schedule: unused.
 
     Raises:
         ObservationError: steps and losses are not two arrays (n,) of numbers.
@@ -96,7 +97,7 @@ def last_value(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> Pre
 
 
 def power_law(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> Predictor:
-    """``L0 + A t^-alpha``, t the step: what one would fit who ignores the learning rate.
+    """Fit ``L(t) = L0 + A t^-alpha`` in the step t, ignoring the learning rate.
 
     Args and Raises as `last_value`.
     """
@@ -104,10 +105,10 @@ def power_law(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> Pred
 
 
 def annealing_law(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> Predictor:
-    """``L0 + A S1^-alpha - C S2`` as Tissue et al. 2024 (arXiv:2408.11029) fit it.
+    """Fit ``L = L0 + A S1^-alpha - C S2`` as Tissue et al. 2024 (arXiv:2408.11029) do.
 
-    lambda = 0.999, warm-up rates replaced by the rate that ends it, Huber(1e-3) on the log loss,
-    all parameters 0 or more. Args and Raises as `last_value`.
+    lambda = 0.999, the rates of the warm-up replaced by the rate at its end, Huber loss of the log
+    loss with delta = 1e-3, all parameters non-negative. Args and Raises as `last_value`.
     """
     return _fitted(
         steps, losses, schedule, lambda seen: _predict_annealing(fit_annealing_law([seen]))
@@ -115,10 +116,10 @@ def annealing_law(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> 
 
 
 def multi_power_law(steps: ArrayLike, losses: ArrayLike, schedule: LRSchedule) -> Predictor:
-    """The multi-power law as Luo et al. 2025 (arXiv:2503.12811) fit it.
+    """Fit the multi-power law as Luo et al. 2025 (arXiv:2503.12811) do.
 
-    The warm-up as it was; from the best memoryless law, at most 200 steps of AdamW on Huber(1e-3)
-    of the log loss. Args and Raises as `last_value`.
+    The warm-up is kept; from the best memoryless law, at most 200 steps of AdamW on the Huber loss
+    of the log loss with delta = 1e-3. Args and Raises as `last_value`.
     """
     return _fitted(steps, losses, schedule, lambda seen: _predict_multi(fit_multi_power([seen])))
 
@@ -129,7 +130,7 @@ BASELINES: dict[str, Baseline] = {
     "annealing law": annealing_law,
     "multi-power law": multi_power_law,
 }
-"""Every baseline by name."""
+"""All baselines by name."""
 
 
 def fit_power_law(runs: Sequence[SeenRun]) -> LinearLaw:
@@ -141,12 +142,12 @@ def fit_power_law(runs: Sequence[SeenRun]) -> LinearLaw:
 def fit_annealing_law(runs: Sequence[SeenRun]) -> LinearLaw:
     """The annealing law with the lowest Huber objective over the points of all runs."""
     parts = [annealing_clock(run.schedule, run.steps) for run in runs]
-    s1, s2 = (np.concatenate(each) for each in zip(*parts, strict=True))
+    s1, s2 = (np.concatenate(part) for part in zip(*parts, strict=True))
     return fit_linear_law(s1, s2, _losses(runs), _FIRST_C)
 
 
 def fit_multi_power(runs: Sequence[SeenRun]) -> MultiPowerLaw:
-    """The multi-power law where its authors' procedure ends, over the points of all runs."""
+    """The multi-power law at which its authors' procedure ends, over the points of all runs."""
     s1 = np.concatenate([run.schedule.s1(run.steps) for run in runs])
     below = [run.schedule.peak - run.schedule.lr(run.steps) for run in runs]
     losses = _losses(runs)
@@ -157,9 +158,12 @@ def fit_multi_power(runs: Sequence[SeenRun]) -> MultiPowerLaw:
 
 
 def annealing_clock(schedule: LRSchedule, steps: IntArray) -> tuple[FloatArray, FloatArray]:
-    """S1 and S2 of the annealing law at steps (n,), the warm-up replaced by the rate that ends it.
+    """S1 and S2 of the annealing law at steps (n,), as if the warm-up had the rate at its end.
 
-    S2 is summed over the straight lines between the schedule's knots, exactly on each of them.
+        S1(t) = sum_{k <= t} eta_k
+        S2(t) = sum_{k <= t} (eta_{k-1} - eta_k) (1 - lambda^(t - k + 1)) / (1 - lambda)
+
+    The rate is linear between two knots of the schedule, so S2 is an exact geometric sum there.
     """
     warmup = schedule.warmup_steps
     s1 = schedule.s1(steps)
@@ -168,26 +172,27 @@ def annealing_clock(schedule: LRSchedule, steps: IntArray) -> tuple[FloatArray, 
         s1 = np.where(steps < warmup, rate * steps, s1 + rate * warmup - area)
     knots, rates = schedule.knots
     after = knots >= max(warmup, 1)
-    first, last, fall = _moving(knots[after], rates[after])
+    first, last, fall = _changing_segments(knots[after], rates[after])
     row, segment = np.nonzero(first < steps[:, np.newaxis])
     passed = steps[row] - first[segment]
     done = np.minimum(passed, (last - first)[segment])
-    # of the `done` changes of one segment, sum of 1 - lambda^(t - k + 1): a geometric series
-    kept = LAMBDA ** (passed - done + 1.0) * (1 - LAMBDA ** done.astype(float)) / (1 - LAMBDA)
-    weight = (fall / (last - first))[segment] * (done - kept) / (1 - LAMBDA)
+    # sum of lambda^(t - k + 1) over the `done` changes of one segment: a geometric series
+    decay = _MOMENTUM_DECAY
+    remaining = decay ** (passed - done + 1.0) * (1 - decay ** done.astype(float)) / (1 - decay)
+    weight = (fall / (last - first))[segment] * (done - remaining) / (1 - decay)
     return s1, np.bincount(row, weight, minlength=steps.size).astype(np.float64)
 
 
 def drop_pairs(schedule: LRSchedule, steps: IntArray) -> DropPairs:
     """The learning-rate changes before each of the steps (n,), in about 48 groups.
 
-    A group is a straight line between two knots; of the changes on it that a step has seen, the
-    middle one stands for all, or for each of 6 parts while they are fresh. A rate below 1e-6 of the
-    peak counts as that.
+    The rate is linear on a group. The changes of a group that lie before a step are represented by
+    the middle one; while they are recent, in 6 parts by the middle one of each. Rates below 1e-6 of
+    the peak are raised to it.
     """
     knots, rates = schedule.knots
     knots, rates = np.insert(knots, 0, 0), np.insert(rates, 0, rates[0])
-    first, last, fall = _grouped(*_moving(knots, rates))
+    first, last, fall = _grouped(*_changing_segments(knots, rates))
     slope = fall / (last - first)
     s1_first, s1_last, s1 = schedule.s1(first), schedule.s1(last), schedule.s1(steps)
     s1_step = (s1_last - s1_first) / np.maximum(last - first, 1)
@@ -195,47 +200,49 @@ def drop_pairs(schedule: LRSchedule, steps: IntArray) -> DropPairs:
     row, segment = np.nonzero(first < steps[:, np.newaxis])
     passed = steps[row] - first[segment]
     done = np.minimum(passed, (last - first)[segment])
-    fresh = np.where((done >= 2 * _FRESH) & (passed < 2 * done), _FRESH, 1)
-    part = np.arange(fresh.sum()) - np.repeat(np.cumsum(fresh) - fresh, fresh)
-    row, segment, done, parts = (np.repeat(each, fresh) for each in (row, segment, done, fresh))
-    since, until = done * (1 - ((part + 1) / parts) ** 2), done * (1 - (part / parts) ** 2)
+    recent = (done >= 2 * _RECENT_PARTS) & (passed < 2 * done)
+    n_parts = np.where(recent, _RECENT_PARTS, 1)
+    part = np.arange(n_parts.sum()) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
+    row, segment, done, n_parts = (np.repeat(x, n_parts) for x in (row, segment, done, n_parts))
+    # parts become shorter towards the present, quadratically
+    since, until = done * (1 - ((part + 1) / n_parts) ** 2), done * (1 - (part / n_parts) ** 2)
     done, earlier = until - since, (since + until - 1) / 2  # changes before the middle one
     travelled = s1[row] - s1_first[segment] - s1_step[segment] * earlier
     rate = begin[segment] - slope[segment] * (earlier + 1)
     return DropPairs(
-        row,
-        slope[segment] * done,
-        np.log(np.maximum(rate, max(1e-6 * schedule.peak, 1e-300))),
-        np.maximum(travelled, 0.0),
-        steps.size,
+        row=row,
+        fall=slope[segment] * done,
+        log_rate=np.log(np.maximum(rate, max(_MIN_RATE_SHARE * schedule.peak, 1e-300))),
+        travelled=np.maximum(travelled, 0.0),
+        n_points=steps.size,
     )
 
 
-def _moving(knots: IntArray, rates: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """First and last step, and fall, of those intervals between knots where the rate changes."""
+def _changing_segments(knots: IntArray, rates: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """First and last step, and fall, of the intervals between knots where the rate changes."""
     fall = -np.diff(rates)
-    moving = fall != 0
-    return knots[:-1][moving], knots[1:][moving], fall[moving]
+    changing = fall != 0
+    return knots[:-1][changing], knots[1:][changing], fall[changing]
 
 
 def _grouped(
     first: IntArray, last: IntArray, fall: FloatArray
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Neighbouring intervals of one direction joined, up to a 48th of the whole variation."""
+    """Join neighbouring intervals of one direction, up to 1/48 of the total variation each."""
     if first.size == 0:
         return first, last, fall
     change = np.abs(fall)
-    share = np.cumsum(change) / change.sum() * _SEGMENTS
-    large = change * 2 * _SEGMENTS > change.sum()
-    apart = np.ones(first.size, dtype=bool)
-    apart[1:] = (
+    position = np.cumsum(change) / change.sum() * _LR_CHANGE_GROUPS
+    large = change * 2 * _LR_CHANGE_GROUPS > change.sum()
+    starts_group = np.ones(first.size, dtype=bool)
+    starts_group[1:] = (
         (first[1:] != last[:-1])
         | (np.sign(fall[1:]) != np.sign(fall[:-1]))
-        | (np.floor(share[1:]) != np.floor(share[:-1]))
+        | (np.floor(position[1:]) != np.floor(position[:-1]))
         | large[1:]
         | large[:-1]
     )
-    begin = np.flatnonzero(apart)
+    begin = np.flatnonzero(starts_group)
     end = np.append(begin[1:], first.size) - 1
     return first[begin], last[end], np.add.reduceat(fall, begin)
 
@@ -258,37 +265,39 @@ def _fitted(
     schedule: LRSchedule,
     fit: Callable[[SeenRun], Callable[[LRSchedule, IntArray], FloatArray]],
 ) -> Predictor:
-    """The law's predictions, and the last value where it has none."""
-    otherwise = last_value(steps, losses, schedule)
-    seen = _seen(*_checked(steps, losses), schedule)
-    if seen.steps.size < _LEAST:
-        return otherwise
+    """The predictor of a fitted law, which falls back to the last value."""
+    fallback = last_value(steps, losses, schedule)
+    seen = _seen_run(*_checked(steps, losses), schedule)
+    if seen.steps.size < _MIN_POINTS_FOR_FIT:
+        return fallback
     with np.errstate(all="ignore"):
         law = fit(seen)
 
     def predict(at: ArrayLike) -> FloatArray:
-        wanted = wholes("steps", at, ObservationError)
+        at_steps = wholes("steps", at, ObservationError)
         with np.errstate(all="ignore"):
-            found = law(schedule, wanted.ravel()).reshape(wanted.shape)
-        return np.where(np.isfinite(found) & (found > 0), found, otherwise(wanted))
+            predicted = law(schedule, at_steps.ravel()).reshape(at_steps.shape)
+        possible = np.isfinite(predicted) & (predicted > 0)
+        return np.where(possible, predicted, fallback(at_steps))
 
     return predict
 
 
-def _seen(steps: IntArray, losses: FloatArray, schedule: LRSchedule) -> SeenRun:
-    """The sound points after the warm-up, averaged in at most 150 bins of equal count."""
-    sound = np.isfinite(losses) & (losses > 0) & (steps >= 1) & (steps <= schedule.total_steps)
-    sound[sound] = schedule.s1(steps[sound]) > 0
-    late = sound & (steps > schedule.warmup_steps)
-    keep = late if late.sum() >= _AFTER_WARMUP else sound
+def _seen_run(steps: IntArray, losses: FloatArray, schedule: LRSchedule) -> SeenRun:
+    """The valid points after the warm-up, averaged in at most 150 bins of equal count."""
+    valid = np.isfinite(losses) & (losses > 0) & (steps >= 1) & (steps <= schedule.total_steps)
+    valid[valid] = schedule.s1(steps[valid]) > 0
+    warm = valid & (steps > schedule.warmup_steps)
+    keep = warm if warm.sum() >= _MIN_POINTS_AFTER_WARMUP else valid
     steps, losses = steps[keep], losses[keep]
-    if steps.size <= _POINTS:
+    n_bins = _MAX_POINTS_FOR_FIT
+    if steps.size <= n_bins:
         return SeenRun(steps, losses, schedule)
-    edges = np.arange(_POINTS) * steps.size // _POINTS
+    edges = np.arange(n_bins) * steps.size // n_bins
     count = np.diff(edges, append=steps.size)
     mean = np.add.reduceat(losses, edges) / count
     middle = np.rint(np.add.reduceat(steps.astype(float), edges) / count).astype(np.int64)
-    return SeenRun(middle, mean, schedule, steps.size / _POINTS)
+    return SeenRun(middle, mean, schedule, steps.size / n_bins)
 
 
 def _losses(runs: Sequence[SeenRun]) -> FloatArray:
@@ -300,6 +309,6 @@ def _checked(steps: ArrayLike, losses: ArrayLike) -> tuple[IntArray, FloatArray]
     values = reals("losses", losses, ObservationError).astype(np.float64)
     if at.ndim != 1 or at.shape != values.shape:
         raise ObservationError(
-            f"steps has shape {at.shape} and losses {values.shape}; give two arrays (n,)"
+            f"steps has shape {at.shape} and losses {values.shape}; give two arrays of shape (n,)"
         )
     return at, values

@@ -1,14 +1,19 @@
-"""Recorded training curves in files: `load_curves` and what of a run they tell, `RecordedRun`.
+"""Recorded training curves in files: `load_curves`, and one of them, `RecordedRun`.
 
 A folder holds pairs ``NAME.npz`` and ``NAME.json``. The first has `step`, `lr` and `loss` of all
-runs, one after the other, and `offsets` (n_runs + 1) that cut them apart; the second a list with
-one object per run, in the same order. An object must have `run_id` and `what` ("train" or "val");
-`total_steps` (else the last step), `optimizer`, `schedule`, `dataset`, `sweep`, `base_run`,
-`completion` and whatever else may be missing.
+runs, one after the other, and `offsets` (n_runs + 1) that cut them apart; the second is a list with
+one object per run, in the same order. Each object needs `run_id` and `metric` ("train" or "val";
+also read from `what`). These keys are optional:
+
+* `total_steps`: planned length, default the last step; `optimizer`; `schedule`, its type or an
+  object with `type`; `completion`, which begins with "reached" if the run was not stopped early;
+* `fold`: runs that are left out together when something is learned, default the source NAME;
+* `cluster`: runs that are not independent of each other, default the run alone;
+* `sweep_of`: the sweep that the run belongs to, default none;
+* `kind`: a word for runs whose scores are reported together, default the source NAME.
 """
 
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -26,11 +31,8 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["RecordedRun", "load_curves"]
 
 _ARRAYS = ("step", "lr", "loss", "offsets")
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-_LANGUAGE_MODELS = ("multipowerlaw", "lr-scheduling-convex", "modded-nanogpt")
-_LEAST = 10  # finite observations a forecast is made from
-_SEVERAL_PEAKS = ("lr-scheduling-convex",)
-_REPEATS = ("modded-nanogpt",)  # sources where the runs of one `sweep` repeat one set-up
+_READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_MIN_FINITE_LOSSES = 10  # before a run is forecast
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,21 @@ class RecordedRun:
     """One recorded curve.
 
     Attributes:
-        source: name of the files it came from.
-        run_id: its name there.
-        what: "train" or "val".
-        step: strictly increasing steps, shape (n,).
+        source: name of the files that hold it.
+        run_id: its name in these files.
+        metric: "train" or "val".
+        step: strictly increasing optimizer steps, shape (n,).
         lr: absolute learning rates, shape (n,).
-        loss: shape (n,); may hold nan and inf.
-        total_steps: length of the run as planned, in optimizer steps.
-        optimizer: as recorded, if it was.
-        metadata: all that was recorded of the run.
-        gaps: what an annealing probe measured on the way.
+        loss: losses, shape (n,); may contain nan and inf.
+        total_steps: planned length of the run, in optimizer steps.
+        optimizer: the recorded name, if there is one.
+        metadata: everything recorded about the run.
+        gaps: measurements of an annealing probe during the run.
     """
 
     source: str
     run_id: str
-    what: str
+    metric: str
     step: NDArray[np.int64]
     lr: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -63,131 +65,123 @@ class RecordedRun:
 
     @property
     def plan(self) -> LRSchedule:
-        """The whole planned schedule, as logged."""
+        """The whole planned schedule, through the logged learning rates."""
         total = max(self.total_steps, int(self.step[-1]))
         return LRSchedule.from_points(self.step, self.lr, total_steps=total)
 
     def enough_seen(self, fraction: float) -> bool:
-        """Whether a forecast can be made after a fraction of the run: from 10 finite losses."""
+        """Return whether the first `fraction` of the run has at least 10 finite losses."""
         seen = self.loss[self.step <= fraction * self.total_steps]
-        return bool(np.isfinite(seen).sum() >= _LEAST)
+        return bool(np.isfinite(seen).sum() >= _MIN_FINITE_LOSSES)
 
     @property
     def schedule_type(self) -> str:
-        """The kind of learning-rate schedule, "unknown" where it was not recorded."""
+        """The type of learning-rate schedule, "unknown" if it was not recorded."""
         schedule = self.metadata.get("schedule")
         kind = schedule.get("type") if isinstance(schedule, Mapping) else schedule
         return str(kind) if kind else "unknown"
 
     @property
     def fold(self) -> str:
-        """What is left out together when something is learnt: the source, or AlgoPerf's task."""
-        if self.source.startswith("algoperf") and self.metadata.get("dataset"):
-            return str(self.metadata["dataset"])
-        return self.source
+        """Runs of one fold are left out together when something is learned."""
+        return str(self.metadata.get("fold") or self.source)
 
     @property
     def peak_fold(self) -> str:
-        """The fold, and the peak rate where a source trained one set-up at several."""
-        if self.source not in _SEVERAL_PEAKS:
+        """The fold, split by peak learning rate where the run belongs to a sweep."""
+        if self.sweep is None:
             return self.fold
         return f"{self.fold}, peak {self.lr.max(initial=0.0):.1g}"
 
     @property
     def cluster(self) -> str:
-        """What runs are resampled with: a stable phase shared, a set-up repeated, one study."""
-        study = re.match(r"(.*_study_\d+)_", self.run_id)
-        if self.source.startswith("algoperf") and study:
-            return f"{self.source}:{study[1]}"
-        shared = self.metadata.get("base_run")
-        if not shared and self.source in _REPEATS:
-            shared = self.metadata.get("sweep")
-        # a stable phase that was logged itself belongs to its family by its path
-        return f"{self.source}:{shared or self.metadata.get('path') or self.run_id}"
+        """Runs of one cluster are not independent; resampling draws whole clusters."""
+        return str(self.metadata.get("cluster") or f"{self.source}:{self.run_id}")
 
     @property
     def sweep(self) -> str | None:
-        """Which runs people would choose the best of; None where repeats or nothing is recorded."""
-        if shared := self.metadata.get("sweep_all_optimizers"):
-            return str(shared)
-        if self.source in _SEVERAL_PEAKS:
-            return f"{self.source}, {self.total_steps} steps"
-        shared = self.metadata.get("sweep")
-        return None if self.source in _REPEATS or not shared else f"{self.source}, {shared}"
+        """The sweep from which one would choose the best run; None if the run is in no sweep."""
+        sweep = self.metadata.get("sweep_of")
+        return str(sweep) if sweep else None
 
     @property
     def group(self) -> str:
-        """What scores are reported for together; of unknown sources, the source."""
-        if self.source in _LANGUAGE_MODELS:
-            return f"language models {self.what}"
-        if self.source.startswith("algoperf"):
-            return f"AlgoPerf {self.what}"
-        return f"{self.source} {self.what}"
+        """Scores are reported by group: the kind of run (else its source) and the metric."""
+        return f"{self.metadata.get('kind') or self.source} {self.metric}"
 
     @property
     def completed(self) -> bool:
-        """Whether the run is not known to have stopped early."""
+        """False if the run is recorded as stopped early."""
         completion = self.metadata.get("completion")
         return completion is None or str(completion).startswith("reached")
 
 
 def load_curves(folder: str | Path) -> list[RecordedRun]:
-    """Every run of a folder, by name of file and then as stored.
+    """Read all runs of a folder, sorted by file name, in the order stored.
 
     Raises:
         ConfigurationError: the folder is missing or has no curves, or a file is damaged; the
-            message names the file and what is wrong with it.
+            message names the file and the damage.
     """
     home = Path(folder)
     if not home.is_dir():
-        raise ConfigurationError(f"{home} is no folder; give one with NAME.npz and NAME.json files")
+        raise ConfigurationError(
+            f"{home} is not a folder; give one with NAME.npz and NAME.json files"
+        )
     files = sorted(home.glob("*.npz"))
     if not files:
         raise ConfigurationError(f"{home} has no curves: no file there is named NAME.npz")
-    return [run for file in files for run in _load(file)]
+    return [run for file in files for run in _load_pair(file)]
 
 
-def _load(file: Path) -> list[RecordedRun]:
-    described = file.with_suffix(".json")
-    entries, arrays = _entries(described), _arrays(file)
+def _load_pair(file: Path) -> list[RecordedRun]:
+    description = file.with_suffix(".json")
+    entries, arrays = _read_entries(description), _read_arrays(file)
     offsets = arrays["offsets"]
     if offsets.size != len(entries) + 1:
         raise ConfigurationError(
-            f"{file} has {offsets.size - 1} runs by its offsets, {described.name} has "
-            f"{len(entries)}: one of them is out of date"
+            f"{file} has {offsets.size - 1} runs by its offsets, {description.name} has "
+            f"{len(entries)}: one of the two files is out of date"
         )
     size = arrays["step"].size
     ordered = offsets[0] >= 0 and offsets[-1] <= size and (np.diff(offsets) >= 0).all()
     if not ordered or any(arrays[name].size != size for name in ("lr", "loss")):
         raise ConfigurationError(
-            f"{file} is damaged: step, lr and loss must have one length and offsets must increase "
-            "up to it"
+            f"{file} is damaged: step, lr and loss must have the same length, and offsets must "
+            "increase up to it"
         )
     bounds = zip(entries, offsets[:-1], offsets[1:], strict=True)
     return [
-        _run(file, described, entry, *(arrays[name][a:b] for name in _ARRAYS[:3]))
+        _recorded_run(
+            file,
+            description,
+            entry,
+            step=arrays["step"][a:b],
+            lr=arrays["lr"][a:b],
+            loss=arrays["loss"][a:b],
+        )
         for entry, a, b in bounds
     ]
 
 
-def _entries(file: Path) -> list[dict[str, Any]]:
+def _read_entries(file: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(f"{file} is missing: it describes the runs of the .npz") from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigurationError(f"{file} must hold a list with one object per run")
-    return found
+    return entries
 
 
-def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     try:
         with file.open("rb") as raw, np.load(raw, allow_pickle=False) as stored:
             missing = [name for name in _ARRAYS if name not in stored]
             arrays = {name: stored[name] for name in _ARRAYS if name in stored}
-    except (*_UNREADABLE, TypeError) as error:  # TypeError: a single array
+    except (*_READ_ERRORS, TypeError) as error:  # TypeError: a single array
         raise ConfigurationError(f"{file} cannot be read: {error}") from error
     if missing:
         raise ConfigurationError(f"{file} has no {', '.join(missing)}")
@@ -203,27 +197,31 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _run(
+def _recorded_run(
     file: Path,
-    described: Path,
+    description: Path,
     entry: dict[str, Any],
+    *,
     step: NDArray[Any],
     lr: NDArray[Any],
     loss: NDArray[Any],
 ) -> RecordedRun:
-    run_id, what = entry.get("run_id"), entry.get("what")
+    run_id = entry.get("run_id")
+    metric = entry.get("what", entry.get("metric"))
     if not isinstance(run_id, str) or not run_id:
-        raise ConfigurationError(f"{described}: a run has no run_id ({entry!r:.80})")
-    if what not in ("train", "val"):
+        raise ConfigurationError(f"{description}: a run has no run_id ({entry!r:.80})")
+    if metric not in ("train", "val"):
         raise ConfigurationError(
-            f'{described}: what of {run_id} is {what!r}; it must be "train" or "val"'
+            f"{description}: `metric` (or `what`) of {run_id} is {metric!r}; "
+            'it must be "train" or "val"'
         )
     total = entry.get("total_steps")
     if total is None and step.size:
         total = int(step[-1])
     if not isinstance(total, int) or isinstance(total, bool) or total < 1:
         raise ConfigurationError(
-            f"{described}: total_steps of {run_id} is {total!r}; it must be a whole number above 0"
+            f"{description}: total_steps of {run_id} is {total!r}; "
+            "it must be a whole number above 0"
         )
     steps, lrs = step.astype(np.int64), lr.astype(np.float64)
     if steps.size and (steps[0] < 0 or (np.diff(steps) <= 0).any()):
@@ -232,13 +230,13 @@ def _run(
         )
     if not (np.isfinite(lrs) & (lrs >= 0)).all():
         raise ConfigurationError(
-            f"{file}: a learning rate of {run_id} is negative or not finite; put the planned one"
+            f"{file}: a learning rate of {run_id} is negative or not finite; use the planned one"
         )
     optimizer = entry.get("optimizer")
     return RecordedRun(
         source=file.stem,
         run_id=run_id,
-        what=what,
+        metric=metric,
         step=steps,
         lr=lrs,
         loss=loss.astype(np.float64),

@@ -1,4 +1,4 @@
-"""`look_back`: what would have been forecast and advised at each moment of a run that is over."""
+"""`look_back`: replay a finished run, with the forecast and the advice of each moment."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,19 +20,18 @@ __all__ = [
     "look_back",
 ]
 
-
-_CHECKS = 100
+_CHECKS_PER_RUN = 100
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A check of the run.
+    """One check of the run.
 
     Attributes:
         step: optimizer steps taken.
-        share: of the planned run.
-        forecast: of the final loss, made then.
-        advice: given then.
+        share: share of the planned steps taken.
+        forecast: forecast of the final loss at that moment.
+        advice: recommendation at that moment.
     """
 
     step: int
@@ -41,30 +40,28 @@ class Moment:
     advice: Recommendation
 
     def to_dict(self, truth: float | None) -> dict[str, Any]:
-        """Plain JSON-able values, with the error where the outcome is known."""
+        """Plain JSON-able values, with ``mean / truth - 1`` if the outcome `truth` is known."""
         mean = self.forecast.mean
         return {
             "share": self.share,
             **self.forecast.summary(),
             "made_at": self.step,
             "error": None if truth is None or mean != mean else mean / truth - 1,
-            "action": str(self.advice.action),
-            "reason": str(self.advice.reason),
-            "message": self.advice.message,
+            **self.advice.to_dict(),
         }
 
 
 @dataclass(frozen=True)
 class LookBack:
-    """A run looked back on.
+    """A replayed run.
 
     Attributes:
         history: all losses.
         moments: the checks, about 100.
-        outcome: the end of the run; None where it broke or did not get to its planned end.
-        total_steps: as planned.
-        target: the final loss hoped for, if any.
-        broke_after: the last step with a finite loss, of a run that ends in nan.
+        outcome: the end of the run; None if it diverged or did not reach its planned end.
+        total_steps: planned number of optimizer steps.
+        target: the final loss to reach, if any.
+        broke_after: the last step with a finite loss, if the losses after it are not finite.
     """
 
     history: History = field(repr=False)
@@ -76,32 +73,32 @@ class LookBack:
 
     @property
     def stop(self) -> Moment | None:
-        """When it would have been stopped first, if ever."""
-        wanted = (each for each in self.moments if each.advice.action is Action.STOP)
-        return next(wanted, None)
+        """The first moment at which the advice is to stop, if any."""
+        stops = (moment for moment in self.moments if moment.advice.action is Action.STOP)
+        return next(stops, None)
 
     @property
     def saved(self) -> float:
-        """Share of the planned compute that stopping would have saved."""
+        """Share of the planned steps that stopping would have saved; 0 if there is no stop."""
         return 0.0 if self.stop is None else max(1 - self.stop.share, 0.0)
 
     @property
     def rightly(self) -> bool | None:
-        """Whether the run missed the target in the end; None where nobody knows."""
+        """Whether the stop was right: the run missed the target; None if that is unknown."""
         if self.stop is None or self.target is None or self.outcome is None:
             return None
         return self.outcome.loss > self.target
 
     def seen(self, moment: Moment) -> History:
-        """The losses that had been seen at a moment."""
+        """The losses seen before a moment."""
         steps, losses = points(self.history)
         history = History()
         history.observe_many(steps[steps < moment.step], losses[steps < moment.step])
         return history
 
     def at(self, share: float) -> Moment:
-        """The check nearest to a share of the run."""
-        return min(self.moments, key=lambda each: abs(each.share - share))
+        """The check nearest to a share of the planned steps."""
+        return min(self.moments, key=lambda moment: abs(moment.share - share))
 
 
 def look_back(
@@ -114,25 +111,25 @@ def look_back(
     policies: Iterable[Policy] | None = None,
     steps_taken: int | None = None,
 ) -> LookBack:
-    """Forecast and advise again at about 100 moments of a run, each from what came before it.
+    """Forecast and advise at about 100 moments of a finished run, each from the losses before it.
 
     The forecast is of the loss at the step of the outcome, such as the middle of the last 2%.
 
     Args:
         history: all losses.
         plan: the learning rate of every step.
-        run: what is known of the run.
-        prior: what is believed beforehand; None is the packaged prior.
-        target: the final loss hoped for.
-        policies: by default the target miss.
-        steps_taken: by the run, where it went on after its last loss.
+        run: description of the run.
+        prior: beliefs before the first loss; None is the packaged prior.
+        target: the final loss to reach.
+        policies: policies to ask; by default `target_miss`.
+        steps_taken: optimizer steps the run took, if it continued after its last loss.
 
     Raises:
         ConfigurationError: fewer than two finite losses.
     """
     steps, losses = points(history)
     if steps.size < 2:
-        raise ConfigurationError(f"the log has {steps.size} finite losses: at least 2 are needed")
+        raise ConfigurationError(f"the log has {steps.size} finite losses; at least 2 are needed")
     total, run = plan.total_steps, run or RunInfo()
     broke_after = int(steps[-1]) if history.non_finite_run else None
     end = ending(history, total, steps_taken)
@@ -142,13 +139,20 @@ def look_back(
     forecaster = Forecaster(plan, run, prior=prior)
     chosen = None if policies is None else list(policies)
     moments: list[Moment] = []
-    begin = 0
-    for check in np.unique(np.rint(np.linspace(0, total, _CHECKS + 1)[1:]).astype(int)):
-        upto = int(np.searchsorted(steps, check, side="left"))
-        if upto > begin:
-            forecaster.observe_many(steps[begin:upto], losses[begin:upto])
+    before = 0
+    for check in np.unique(np.rint(np.linspace(0, total, _CHECKS_PER_RUN + 1)[1:]).astype(int)):
+        n_seen = int(np.searchsorted(steps, check, side="left"))
+        if n_seen > before:
+            forecaster.observe_many(steps[before:n_seen], losses[before:n_seen])
             forecast = forecaster.forecast(step=None if end is None else end.step)
             advice = forecaster.recommend(target, chosen)
             moments.append(Moment(int(check), check / total, forecast, advice))
-        begin = upto
-    return LookBack(history, moments, end, total, target, broke_after)
+        before = n_seen
+    return LookBack(
+        history=history,
+        moments=moments,
+        outcome=end,
+        total_steps=total,
+        target=target,
+        broke_after=broke_after,
+    )

@@ -1,4 +1,4 @@
-"""Work shared out over processes: `mapped`."""
+"""`mapped`: a function applied to many items in several processes."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,29 +10,34 @@ from typing import TypeVar
 __all__ = ["mapped"]
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def mapped(work: Callable[[Item], Answer], items: Sequence[Item], jobs: int) -> Iterator[Answer]:
-    """The work on every item, in their order, in this process or in fresh ones with one thread."""
+def mapped(
+    function: Callable[[Item], Result], items: Sequence[Item], jobs: int
+) -> Iterator[Result]:
+    """Results of the function in the order of the items, from `jobs` processes of one thread each.
+
+    With one job, or fewer than two items, everything runs in this process.
+    """
     if jobs == 1 or len(items) < 2:
-        yield from map(work, items)
+        yield from map(function, items)
         return
-    # spawned, not forked: the caller may hold threads, and a child of this process may not
+    # spawned, not forked: a fork of a process with threads may deadlock
     with (
         _one_thread(),
         ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool,
     ):
-        yield from pool.map(work, items, chunksize=4)
+        yield from pool.map(function, items, chunksize=4)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Processes started inside compute with one thread each."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    """Limit processes that are started inside to one computing thread each."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:

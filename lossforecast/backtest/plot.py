@@ -1,4 +1,4 @@
-"""A picture of a backtest: error against the share of the run seen (needs matplotlib)."""
+"""`plot_errors`: error of forecasts against the share of the run seen (needs matplotlib)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest.backtest import Backtest
-from lossforecast.backtest.scorecard import LEAST, Cell
+from lossforecast.backtest.scorecard import MIN_FORECASTS_PER_CELL, Cell
 from lossforecast.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_errors"]
 
-_OURS = "#1f6fb4"
-_RIVALS = {
+_OUR_NAME = "lossforecast"
+_OUR_COLOR = "#1f6fb4"
+_BASELINE_STYLES = {
     "last value": ("#8a939c", "s"),
     "power law in steps": ("#b07d2b", "^"),
     "annealing law": ("#3a8f5c", "D"),
     "multi-power law": ("#c8553d", "v"),
 }
-_NAME = "lossforecast"
+_OTHER_STYLE = ("#6b4f9e", "o")
 
 
 def plot_errors(
@@ -30,18 +31,18 @@ def plot_errors(
     axes: "Sequence[Axes] | None" = None,
     *,
     by: str = "group",
-    least: int = LEAST,
+    min_forecasts: int = MIN_FORECASTS_PER_CELL,
 ) -> "Figure":
-    """Median error against the share of the run seen, one panel per group, ours and the baselines.
+    """Draw our median error and the baselines' against the share of the run seen, by group.
 
-    The band is the 95% interval of our median over resampled families of runs. Cells too small to
-    quote are left out.
+    The band is the 95% bootstrap interval of our median over clusters of runs. Cells with too few
+    forecasts are left out.
 
     Args:
-        backtest: what was scored.
-        axes: a panel for each group, to draw into; by default those of a new figure.
-        by: "group", "source" or "schedule".
-        least: forecasts that a cell must have.
+        backtest: scored forecasts.
+        axes: one panel per group to draw into; by default those of a new figure.
+        by: one of `VIEWS`: "group", "fold", "source" or "schedule".
+        min_forecasts: number of forecasts below which a cell is left out.
 
     Returns:
         The figure; ``figure.savefig("errors.png")`` writes it.
@@ -56,7 +57,7 @@ def plot_errors(
             'plots need matplotlib: pip install "lossforecast[plot]"'
         ) from error
     panels: dict[str, list[Cell]] = {}
-    for cell in backtest.table(by, least=least):
+    for cell in backtest.table(by, min_forecasts=min_forecasts):
         panels.setdefault(cell.name, []).append(cell)
     if axes is None:
         columns = min(max(len(panels), 1), 2)
@@ -65,36 +66,36 @@ def plot_errors(
         axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     elif len(axes) < len(panels):
         raise ConfigurationError(f"{len(panels)} panels are needed, {len(axes)} axes were given")
-    for where, (name, cells) in zip(axes, panels.items(), strict=False):
-        _panel(where, name, cells)
-    for where in axes[len(panels) :]:
-        where.set_axis_off()
+    for panel, (name, cells) in zip(axes, panels.items(), strict=False):
+        _draw_panel(panel, name, cells)
+    for unused in axes[len(panels) :]:
+        unused.set_axis_off()
     if not panels:
-        axes[0].text(0.5, 0.5, f"no cell has {least} forecasts", ha="center", va="center")
-    owner = axes[0].get_figure(root=True)
-    assert owner is not None
+        axes[0].text(0.5, 0.5, f"no cell has {min_forecasts} forecasts", ha="center", va="center")
+    drawn = axes[0].get_figure(root=True)
+    assert drawn is not None
     handles, _ = axes[0].get_legend_handles_labels()
     if handles:
         handles = [handles[-1], *handles[:-1]]  # ours first
-        owner.legend(
+        drawn.legend(
             handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9
         )
-    return owner
+    return drawn
 
 
-def _panel(axes: "Axes", name: str, cells: Sequence[Cell]) -> None:
+def _draw_panel(axes: "Axes", name: str, cells: Sequence[Cell]) -> None:
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     seen = np.array([100 * cell.fraction for cell in cells])
-    for rival in cells[0].baselines:
-        color, marker = _RIVALS.get(rival, ("#6b4f9e", "o"))
-        medians = [100 * cell.baselines[rival].median for cell in cells]
-        axes.plot(seen, medians, color=color, marker=marker, ms=4, lw=1.2, label=rival)
+    for baseline in cells[0].baselines:
+        color, marker = _BASELINE_STYLES.get(baseline, _OTHER_STYLE)
+        medians = [100 * cell.baselines[baseline].median for cell in cells]
+        axes.plot(seen, medians, color=color, marker=marker, ms=4, lw=1.2, label=baseline)
     low, high = (np.array([100 * cell.median_interval[end] for cell in cells]) for end in (0, 1))
-    axes.fill_between(seen, low, high, color=_OURS, alpha=0.18, lw=0)
+    axes.fill_between(seen, low, high, color=_OUR_COLOR, alpha=0.18, lw=0)
     medians = [100 * cell.score.median for cell in cells]
-    axes.plot(seen, medians, color=_OURS, marker="o", ms=6, lw=2.4, label=_NAME, zorder=5)
+    axes.plot(seen, medians, color=_OUR_COLOR, marker="o", ms=6, lw=2.4, label=_OUR_NAME, zorder=5)
     for x, y in zip(seen, medians, strict=True):
         axes.annotate(
             f"{y:.2g}",
@@ -103,7 +104,7 @@ def _panel(axes: "Axes", name: str, cells: Sequence[Cell]) -> None:
             textcoords="offset points",
             ha="center",
             fontsize=8,
-            color=_OURS,
+            color=_OUR_COLOR,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
             zorder=6,
         )

@@ -1,14 +1,14 @@
-"""The laws fitted the way their authors fit them, in numpy: the engine of the baselines.
+"""Published loss laws, fitted in numpy as their authors fit them, for the baselines.
 
-The objective is that of both papers, Huber of the residuals of the log loss with delta = 1e-3,
+Both papers minimize the Huber loss of the residuals of the log loss, with delta = 1e-3:
 
     sum_i h(log y_i - log L_i),    h(r) = r^2/2 if |r| < delta, else delta |r| - delta^2/2
 
-Laws that are linear but for alpha, ``L = L0 + A u^-alpha - gain * column`` with L0, A, gain,
-alpha >= 0, are solved for the linear part at many alphas at once and polished by L-BFGS-B: the
-answer is no worse than L-BFGS-B from each of the authors' starts, at a fraction of the cost. The
-multi-power law follows its authors' early-stopped AdamW step by step, which is no minimum and must
-not be one. Many runs may share one fit: their points are simply joined.
+Laws that are linear except for alpha, ``L = L0 + A u^-alpha - gain * column`` with L0, A, gain,
+alpha >= 0, are solved for the linear part at many alphas at once and refined by L-BFGS-B. The
+result is no worse than L-BFGS-B from each of the authors' starting points, at a fraction of the
+cost. The multi-power law follows its authors' early-stopped AdamW step by step; the result is
+deliberately not a minimum. Several runs share one fit by concatenating their points.
 
 Sources: Tissue et al. 2024 (arXiv:2408.11029), Luo et al. 2025 (arXiv:2503.12811).
 """
@@ -31,25 +31,38 @@ __all__ = [
     "multi_power_objective",
 ]
 
-
-_DELTA = 1e-3  # of the Huber loss
-_ALPHAS = np.concatenate([[0.0], np.geomspace(0.02, 4.0, 23)])
-_TOLERANCE = 1e-6  # of the authors' optimizer, on the gradient
-_STEEPEST = 20.0  # alpha
-_LOWEST = 1e-10  # of a predicted loss, before its logarithm
-_SUBSETS = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)][1:], dtype=bool)
+_HUBER_DELTA = 1e-3
+_ALPHA_GRID = np.concatenate([[0.0], np.geomspace(0.02, 4.0, 23)])
+_ALPHA_REFINEMENTS = 2  # times the grid is refined around the best alpha
+_ALPHAS_PER_REFINEMENT = 9
+_MAX_ALPHA = 20.0
+_GRADIENT_TOLERANCE = 1e-6  # of the authors' optimizer
+_MIN_PREDICTED_LOSS = 1e-10  # before the logarithm is taken
+_LBFGS_RESTARTS = 4  # at most: the kinks of the Huber loss stop it early
+_MIN_RELATIVE_GAIN = 1e-5  # of the objective, for another restart
+_REWEIGHTINGS = 12  # of the least squares at each alpha
+_POSITIVE_SUBSETS = np.array(
+    [[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)][1:], dtype=bool
+)  # which of (L0, A, gain) are not 0
+_ADAMW_STEPS = 200  # at most; this and the following as in the authors' script
+_ADAMW_PATIENCE_STEPS = 20  # without a new minimum
+_ADAMW_GRADIENT_NORM = 1e-5  # below it AdamW stops
+_ADAMW_RATES = (0.05, 0.05, 0.005, 0.05, 0.05, 0.005, 0.005)  # L0, A, alpha, B, C, beta, gamma
+_ADAMW_WEIGHT_DECAY = 0.01
+_ADAMW_BETAS = (0.9, 0.999)
+_ADAMW_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
 class LinearLaw:
-    """``L0 + A u^-alpha - gain * column``; u is the clock in units of `unit`.
+    """The law ``L = L0 + A u^-alpha - gain * column`` with ``u = clock / unit``.
 
     Attributes:
         L0: irreducible loss.
         A: amplitude at ``u = 1``.
         alpha: exponent.
         gain: C of the annealing law, B of the memoryless law.
-        unit: of the clock, so that A stays of the order of the loss.
+        unit: scale of the clock, chosen so that A has the magnitude of the loss.
     """
 
     L0: float
@@ -59,7 +72,7 @@ class LinearLaw:
     unit: float
 
     def loss(self, clock: FloatArray, column: FloatArray) -> FloatArray:
-        """The loss, shape (n,), where the clock and the column have shape (n,)."""
+        """The loss, shape (n,), at a clock (S1 or the step) and a column, each of shape (n,)."""
         return self.L0 + self.A * (clock / self.unit) ** -self.alpha - self.gain * column
 
 
@@ -69,10 +82,10 @@ def linear_objective(
     """The Huber objective of (L0, A, alpha, gain) and its gradient, shape (4,).
 
     Args:
-        parameters: shape (4,).
-        log_clock: logarithm of the clock in its unit, shape (n,).
-        column: what the gain multiplies, shape (n,).
-        log_loss: logarithms of the losses observed, shape (n,).
+        parameters: (L0, A, alpha, gain).
+        log_clock: logarithm of u, shape (n,).
+        column: factor of the gain, shape (n,).
+        log_loss: logarithms of the observed losses, shape (n,).
     """
     L0, A, alpha, gain = parameters
     power = np.exp(-alpha * log_clock)
@@ -85,60 +98,81 @@ def linear_objective(
 def fit_linear_law(
     clock: FloatArray, column: FloatArray, losses: FloatArray, start: float
 ) -> LinearLaw:
-    """The law with the lowest objective, all parameters 0 or more.
+    """The law with the lowest objective, all parameters non-negative.
 
     Args:
-        clock: S1 or the step, above 0, shape (n,).
-        column: what the gain multiplies, shape (n,).
-        losses: above 0, shape (n,).
-        start: the gain the authors start from first. It stays where their optimizer would not move
-            it: where the gradient in the gain is below its tolerance of 1e-6 whatever the fit.
+        clock: S1 or the step, positive, shape (n,).
+        column: factor of the gain, shape (n,).
+        losses: positive, shape (n,).
+        start: the first starting value of the gain in the authors' grid. It is kept where their
+            optimizer would not move it: where the gradient in the gain is below its tolerance of
+            1e-6 for every possible fit.
     """
     unit = float(np.exp(np.mean(np.log(clock))))
-    unknown = _DELTA * float(np.abs(column / losses).sum()) < _TOLERANCE
-    if unknown:
+    max_gradient = _HUBER_DELTA * float(np.abs(column / losses).sum())
+    gain_is_fixed = max_gradient < _GRADIENT_TOLERANCE
+    if gain_is_fixed:
         losses = losses + start * column
-    size = 0.0 if unknown else float(np.abs(column).max())
+    size = 0.0 if gain_is_fixed else float(np.abs(column).max())
     scaled = column / size if size else np.zeros_like(column)
     log_clock, log_loss = np.log(clock / unit), np.log(losses)
-    alphas, linear, value = _scan(_ALPHAS, log_clock, scaled, losses, None)
-    for _ in range(2):  # closer around the best
+    coarse, value = _scan_alphas(log_clock, scaled, losses)
+    L0, A, alpha, gain = map(float, _refine(coarse, value, log_clock, scaled, log_loss))
+    return LinearLaw(L0=L0, A=A, alpha=alpha, gain=gain / size if size else start, unit=unit)
+
+
+def _scan_alphas(
+    log_clock: FloatArray, column: FloatArray, losses: FloatArray
+) -> tuple[FloatArray, float]:
+    """The best (L0, A, alpha, gain) on a grid of alphas, refined twice, and its objective."""
+    alphas = _ALPHA_GRID
+    linear, value = _fit_linear_parts(alphas, log_clock, column, losses, None)
+    for _ in range(_ALPHA_REFINEMENTS):
         best = int(np.argmin(value))
         low, high = alphas[max(best - 1, 0)], alphas[min(best + 1, alphas.size - 1)]
-        near = np.linspace(low, high, 9)
-        alphas, linear, value = _scan(near, log_clock, scaled, losses, linear[best])
+        alphas = np.linspace(low, high, _ALPHAS_PER_REFINEMENT)
+        linear, value = _fit_linear_parts(alphas, log_clock, column, losses, linear[best])
     best = int(np.argmin(value))
-    answer = np.array([linear[best, 0], linear[best, 1], alphas[best], linear[best, 2]])
-    lowest = value[best]
-    for _ in range(4):  # the kinks of the Huber loss stop it early: again from where it stopped
-        found = minimize(
+    L0, A, gain = linear[best]
+    return np.array([L0, A, alphas[best], gain]), value[best]
+
+
+def _refine(
+    parameters: FloatArray,
+    lowest: float,
+    log_clock: FloatArray,
+    column: FloatArray,
+    log_loss: FloatArray,
+) -> FloatArray:
+    """L-BFGS-B on the objective, restarted where it stopped while that helps."""
+    for _ in range(_LBFGS_RESTARTS):
+        result = minimize(
             linear_objective,
-            answer,
-            args=(log_clock, scaled, log_loss),
+            parameters,
+            args=(log_clock, column, log_loss),
             jac=True,
             method="L-BFGS-B",
-            bounds=[(0, None), (0, None), (0, _STEEPEST), (0, None)],
+            bounds=[(0, None), (0, None), (0, _MAX_ALPHA), (0, None)],
             options={"maxiter": 100, "ftol": 1e-12, "gtol": 1e-10},
         )
-        settled = not found.fun < lowest * (1 - 1e-5)
-        if found.fun < lowest:
-            answer, lowest = found.x, found.fun
-        if settled:
+        converged = not result.fun < lowest * (1 - _MIN_RELATIVE_GAIN)
+        if result.fun < lowest:
+            parameters, lowest = result.x, result.fun
+        if converged:
             break
-    L0, A, alpha, gain = map(float, answer)
-    return LinearLaw(L0, A, alpha, gain / size if size else start, unit)
+    return parameters
 
 
 @dataclass(frozen=True)
 class DropPairs:
-    """Which learning-rate changes the multi-power sum of each point runs over.
+    """Pairs (point, learning-rate change before it) that the multi-power sum runs over.
 
     Attributes:
-        row: the point of each pair, increasing, shape (p,).
-        fall: how much the rate fell, shape (p,); negative where it rose.
-        log_rate: logarithm of the rate after the change, shape (p,).
-        travelled: ``S_k(t)``, the LR-sum from the change to the point, shape (p,).
-        n_points: n.
+        row: index of the point, increasing, shape (p,).
+        fall: ``eta_{k-1} - eta_k``, negative where the rate rose, shape (p,).
+        log_rate: ``log(eta_k)``, the rate after the change, shape (p,).
+        travelled: ``S_k(t)``, the sum of rates from the change to the point, shape (p,).
+        n_points: number of points n.
     """
 
     row: NDArray[np.int64]
@@ -149,21 +183,24 @@ class DropPairs:
 
     @classmethod
     def joined(cls, parts: "list[DropPairs]") -> "DropPairs":
-        """The pairs of several runs, their points one after the other."""
+        """The pairs of several runs, with the points of the runs concatenated."""
         offsets = np.cumsum([0, *(part.n_points for part in parts)])
         rows = [part.row + offset for part, offset in zip(parts, offsets, strict=False)]
         return cls(
-            np.concatenate(rows),
-            np.concatenate([part.fall for part in parts]),
-            np.concatenate([part.log_rate for part in parts]),
-            np.concatenate([part.travelled for part in parts]),
-            int(offsets[-1]),
+            row=np.concatenate(rows),
+            fall=np.concatenate([part.fall for part in parts]),
+            log_rate=np.concatenate([part.log_rate for part in parts]),
+            travelled=np.concatenate([part.travelled for part in parts]),
+            n_points=int(offsets[-1]),
         )
 
 
 @dataclass(frozen=True)
 class MultiPowerLaw:
-    """``L0 + A S1^-alpha - B sum_k (eta_{k-1} - eta_k) (1 - (1 + C eta_k^-gamma S_k)^-beta)``."""
+    """``L0 + A S1^-alpha - B sum_k (eta_{k-1} - eta_k) (1 - (1 + C eta_k^-gamma S_k)^-beta)``.
+
+    The sum runs over the steps k up to t, ``S_k(t)`` is the sum of rates from k to t.
+    """
 
     L0: float
     A: float
@@ -174,7 +211,7 @@ class MultiPowerLaw:
     gamma: float
 
     def loss(self, s1: FloatArray, pairs: DropPairs) -> FloatArray:
-        """The loss, shape (n,), at points with LR-sums `s1`, shape (n,)."""
+        """The loss at points with sums of rates `s1`, both of shape (n,)."""
         distance = np.exp(-self.gamma * pairs.log_rate) * pairs.travelled
         with np.errstate(invalid="ignore", divide="ignore"):
             share = -np.expm1(-self.beta * np.log1p(self.C * distance))
@@ -187,7 +224,7 @@ def multi_power_objective(
 ) -> tuple[float, FloatArray]:
     """The Huber objective of (L0, A, alpha, B, C, beta, gamma) and its gradient, shape (7,).
 
-    Not finite where ``1 + C eta_k^-gamma S_k`` is not positive.
+    Infinite, with a gradient of nan, where ``1 + C eta_k^-gamma S_k`` is not positive.
     """
     L0, A, alpha, B, C, beta, gamma = parameters
     power = np.exp(-alpha * log_s1)
@@ -223,26 +260,27 @@ def fit_multi_power_law(
     *,
     weight: float = 1.0,
 ) -> MultiPowerLaw:
-    """Luo et al.'s fit: from the memoryless law, AdamW with early stopping, the best iterate.
+    """Luo et al.'s fit: AdamW from the memoryless law with early stopping; the best iterate.
 
-    C, beta and gamma start from 1, 0.5, 0.5. Learning rates 0.05 (L0, A, B, C) and 0.005 (alpha,
-    beta, gamma), at most 200 steps, an end after 20 without a new minimum or at a gradient norm
-    below 1e-5.
+    C, beta and gamma start from 1, 0.5 and 0.5. Learning rates are 0.05 (L0, A, B, C) and 0.005
+    (alpha, beta, gamma). AdamW ends after 200 steps, after 20 steps without a new minimum, or at a
+    gradient norm below 1e-5.
 
     Args:
-        s1: LR-sums of the points, above 0, shape (n,).
-        pairs: the changes that each point sums over.
-        losses: above 0, shape (n,).
-        memoryless: the starting point.
-        weight: observations per point, where the curve was thinned.
+        s1: sums of rates at the points, positive, shape (n,).
+        pairs: the learning-rate changes before each point.
+        losses: positive, shape (n,).
+        memoryless: the law to start from.
+        weight: observations averaged in each point.
     """
     log_s1, log_loss = np.log(s1), np.log(losses)
     amplitude = memoryless.A * memoryless.unit**memoryless.alpha
     at = np.array([memoryless.L0, amplitude, memoryless.alpha, memoryless.gain, 1.0, 0.5, 0.5])
-    rate = np.array([0.05, 0.05, 0.005, 0.05, 0.05, 0.005, 0.005])
+    rate = np.array(_ADAMW_RATES)
+    beta1, beta2 = _ADAMW_BETAS
     best, lowest, stale = at, np.inf, 0
     mean, square = np.zeros(7), np.zeros(7)
-    for step in range(200):
+    for step in range(_ADAMW_STEPS):
         value, gradient = multi_power_objective(at, log_s1, pairs, log_loss)
         if not np.isfinite(value):
             break
@@ -251,71 +289,75 @@ def fit_multi_power_law(
             best, lowest, stale = at, value, 0
         else:
             stale += 1
-        if (step > 20 and stale >= 20) or np.linalg.norm(gradient) < 1e-5:
+        waited = step > _ADAMW_PATIENCE_STEPS and stale >= _ADAMW_PATIENCE_STEPS
+        if waited or np.linalg.norm(gradient) < _ADAMW_GRADIENT_NORM:
             break
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        ahead = mean / (1 - 0.9 ** (step + 1))
-        spread = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
-        at = at * (1 - 0.01 * rate) - rate * ahead / spread
+        mean = beta1 * mean + 0.1 * gradient  # 1 - beta1 is 0.09999999999999998
+        square = beta2 * square + 0.001 * gradient**2
+        direction = mean / (1 - beta1 ** (step + 1))
+        spread = np.sqrt(square / (1 - beta2 ** (step + 1))) + _ADAMW_EPSILON
+        at = at * (1 - _ADAMW_WEIGHT_DECAY * rate) - rate * direction / spread
     return MultiPowerLaw(*map(float, best))
 
 
 def _huber(log_loss: FloatArray, predicted: FloatArray) -> tuple[float, FloatArray]:
-    """The objective, and its slope in each predicted loss, shape (n,)."""
-    inside = np.maximum(predicted, _LOWEST)
-    residual = log_loss - np.log(inside)
-    clipped = np.clip(residual, -_DELTA, _DELTA)
+    """The objective, and its derivative by each predicted loss, shape (n,)."""
+    positive = np.maximum(predicted, _MIN_PREDICTED_LOSS)
+    residual = log_loss - np.log(positive)
+    clipped = np.clip(residual, -_HUBER_DELTA, _HUBER_DELTA)
     value = float(clipped @ (residual - clipped / 2))
-    return value, np.where(predicted > _LOWEST, -clipped / inside, 0.0)
+    return value, np.where(predicted > _MIN_PREDICTED_LOSS, -clipped / positive, 0.0)
 
 
-def _scan(
+def _fit_linear_parts(
     alphas: FloatArray,
     log_clock: FloatArray,
     column: FloatArray,
     losses: FloatArray,
-    began: FloatArray | None,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+    start: FloatArray | None,
+) -> tuple[FloatArray, FloatArray]:
     """For each alpha (m,) the best (L0, A, gain), shape (m, 3), and the objective, shape (m,).
 
-    Reweighted least squares for the Huber loss, on residuals of the log loss linearised around the
-    last answer; the linear part is kept at 0 or more by trying every set of positive parameters.
+    Iteratively reweighted least squares for the Huber loss, on residuals of the log loss linearized
+    around the previous solution. All parameters stay non-negative: every subset of positive ones is
+    tried. Without a `start` (3,), the first iteration is plain least squares.
     """
     power = np.exp(-alphas[:, np.newaxis] * log_clock)
     ones = np.ones_like(power)
     design = np.stack([ones, power, -np.broadcast_to(column, power.shape)], axis=-1)
-    # without an answer to begin from, the first is plain least squares
-    predicted = np.broadcast_to(losses, power.shape) if began is None else design @ began
+    predicted = np.broadcast_to(losses, power.shape) if start is None else design @ start
     linear = np.zeros((alphas.size, 3))
     value = np.full(alphas.size, np.inf)
     log_loss = np.log(losses)
-    for _ in range(12):
-        inside = np.maximum(predicted, 0.05 * losses)
-        residual = log_loss - np.log(inside)
-        weight = 1 / np.maximum(np.abs(residual), _DELTA) / inside**2
-        answer = _non_negative(design, weight, inside * (1 + residual))
-        predicted = (design @ answer[..., np.newaxis])[..., 0]
-        residual = log_loss - np.log(np.maximum(predicted, _LOWEST))
-        clipped = np.clip(residual, -_DELTA, _DELTA)
-        now = (clipped * (residual - clipped / 2)).sum(axis=-1)
-        better = now < value
-        linear[better], value[better] = answer[better], now[better]
-    return alphas, linear, value
+    for _ in range(_REWEIGHTINGS):
+        around = np.maximum(predicted, 0.05 * losses)
+        residual = log_loss - np.log(around)
+        weight = 1 / np.maximum(np.abs(residual), _HUBER_DELTA) / around**2
+        solution = _non_negative_least_squares(design, weight, around * (1 + residual))
+        predicted = (design @ solution[..., np.newaxis])[..., 0]
+        residual = log_loss - np.log(np.maximum(predicted, _MIN_PREDICTED_LOSS))
+        clipped = np.clip(residual, -_HUBER_DELTA, _HUBER_DELTA)
+        objective = (clipped * (residual - clipped / 2)).sum(axis=-1)
+        better = objective < value
+        linear[better], value[better] = solution[better], objective[better]
+    return linear, value
 
 
-def _non_negative(design: FloatArray, weight: FloatArray, target: FloatArray) -> FloatArray:
-    """Weighted least squares with answers of 0 or more, for m problems at once, shape (m, 3)."""
+def _non_negative_least_squares(
+    design: FloatArray, weight: FloatArray, target: FloatArray
+) -> FloatArray:
+    """Weighted least squares with non-negative solutions, for m problems at once, shape (m, 3)."""
     weighted = design * weight[..., np.newaxis]
     matrix = np.swapaxes(weighted, -1, -2) @ design
     size = np.sqrt(np.maximum(np.diagonal(matrix, axis1=-2, axis2=-1), 1e-300))
     matrix = matrix / size[:, :, np.newaxis] / size[:, np.newaxis, :]
     right = (np.swapaxes(weighted, -1, -2) @ target[..., np.newaxis])[..., 0] / size
-    kept = _SUBSETS[:, :, np.newaxis] & _SUBSETS[:, np.newaxis, :]
+    kept = _POSITIVE_SUBSETS[:, :, np.newaxis] & _POSITIVE_SUBSETS[:, np.newaxis, :]
     systems = np.where(kept, matrix[:, np.newaxis], 0.0)
-    systems = systems + np.where(_SUBSETS, 1e-13, 1.0)[..., np.newaxis] * np.eye(3)
-    answers = np.linalg.solve(systems, (right[:, np.newaxis] * _SUBSETS)[..., np.newaxis])[..., 0]
-    cost = -(answers * right[:, np.newaxis]).sum(axis=-1)  # at a stationary point
-    cost = np.where((answers < 0).any(axis=-1), np.inf, cost)
-    best: FloatArray = answers[np.arange(len(answers)), np.argmin(cost, axis=1)]
+    systems = systems + np.where(_POSITIVE_SUBSETS, 1e-13, 1.0)[..., np.newaxis] * np.eye(3)
+    rights = (right[:, np.newaxis] * _POSITIVE_SUBSETS)[..., np.newaxis]
+    solutions = np.linalg.solve(systems, rights)[..., 0]
+    cost = -(solutions * right[:, np.newaxis]).sum(axis=-1)  # at a stationary point
+    cost = np.where((solutions < 0).any(axis=-1), np.inf, cost)
+    best: FloatArray = solutions[np.arange(len(solutions)), np.argmin(cost, axis=1)]
     return best / size

@@ -1,10 +1,9 @@
-"""One recorded run replayed: what would have been forecast at some fractions of it, and what came.
+"""`replay`: the forecasts of one recorded run at some fractions of it, with the outcome.
 
 The truth is the outcome of the run (`lossforecast.runs.ending`): the mean of the losses of the last
-2% of the planned steps or, of fewer than three, the last one. The forecast is of the loss at the
-mean step of the losses that the truth was read off. A forecaster sees the
-losses up to a fraction of the planned steps, the whole planned schedule, and of the run's
-description only which loss it is and the optimizer.
+2% of the planned steps or, if there are fewer than three, the last one. The forecast is of the loss
+at the mean step of these losses. The forecaster is given the losses up to a fraction of the planned
+steps, the whole planned schedule, and of the run's description only its metric and optimizer.
 """
 
 import time
@@ -17,7 +16,7 @@ import numpy as np
 
 from lossforecast.backtest.baselines import BASELINES
 from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.scores import LEVELS, crps
+from lossforecast.backtest.scores import CRPS_LEVELS, crps
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
@@ -29,33 +28,33 @@ __all__ = ["Record", "naming", "outcome", "replay"]
 
 @dataclass(frozen=True)
 class Record:
-    """One forecast of one run, and what came.
+    """One forecast of one run, with the outcome.
 
     Attributes:
-        source: where the run came from.
-        run_id: its name there.
-        what: "train" or "val".
+        source: name of the files that hold the run.
+        run_id: its name in these files.
+        metric: "train" or "val".
         fraction: share of the planned steps seen.
-        truth: how the run ended.
-        mean: the forecast's mean.
+        truth: the loss the run ended with.
+        mean: mean of the forecast.
         lower80: lower end of its 80% interval.
         upper80: upper end of its 80% interval.
         lower95: lower end of its 95% interval.
         upper95: upper end of its 95% interval.
-        status: what the forecast said of itself.
-        seconds: time the fit and the forecast took; the one entry that is not deterministic.
-        crps: from 19 quantiles, in units of the loss.
-        group: what scores are reported for together.
-        fold: what is left out together when something is learnt.
-        cluster: what the run is resampled with.
-        schedule_type: kind of learning-rate schedule.
-        seen: whether part of what was to be forecast had been seen (a run that ended early).
-        baselines: what each baseline predicted, by name.
+        status: status of the forecast.
+        seconds: duration of the fit and the forecast; the only entry that is not deterministic.
+        crps: continuous ranked probability score from 19 quantiles, in units of the loss.
+        group: scores are reported by group.
+        fold: runs of one fold are left out together when something is learned.
+        cluster: runs of one cluster are resampled together.
+        schedule_type: type of the learning-rate schedule.
+        seen: whether some of the losses behind `truth` had been seen (the run ended early).
+        baselines: prediction of each baseline, by name.
     """
 
     source: str
     run_id: str
-    what: str
+    metric: str
     fraction: float
     truth: float
     mean: float
@@ -75,7 +74,7 @@ class Record:
 
 
 def outcome(run: RecordedRun) -> Ending | None:
-    """The end of a run; None if its outcome is unknown, or 0 so that no error relative to it is."""
+    """The end of a run; None if its outcome is unknown, or 0, which has no relative error."""
     end = ending_of_curve(run.step, run.loss, run.total_steps) if run.completed else None
     return None if end is None or end.loss == 0 else end
 
@@ -87,16 +86,16 @@ def replay(
     baselines: bool = True,
     prior: Prior | None = None,
 ) -> list[Record]:
-    """The forecasts of a run at each fraction with at least 10 finite losses; none without a truth.
+    """Forecast a run at each fraction by which it has at least 10 finite losses.
 
     Args:
-        run: the recorded run.
+        run: the recorded run; one without a known outcome has no forecasts.
         fractions: shares of the planned steps, each above 0 and below 1.
-        baselines: whether to ask the baselines as well.
-        prior: what is believed beforehand; None is the packaged prior.
+        baselines: whether to run the baselines as well.
+        prior: beliefs before the first loss; None is the packaged prior.
 
     Raises:
-        LossForecastError: the curve is none that can be observed; the message names the run.
+        LossForecastError: the curve cannot be observed; the message names the run.
     """
     end = outcome(run)
     if end is None:
@@ -104,7 +103,7 @@ def replay(
     with naming(run):
         plan = run.plan
         return [
-            _record(run, plan, end, float(fraction), baselines=baselines, prior=prior)
+            _forecast_at(float(fraction), run, plan, end, baselines=baselines, prior=prior)
             for fraction in fractions
             if run.enough_seen(fraction)
         ]
@@ -112,39 +111,39 @@ def replay(
 
 @contextmanager
 def naming(run: RecordedRun) -> Iterator[None]:
-    """Name the run in every error of ours."""
+    """Put the name of the run in front of every `LossForecastError` raised inside."""
     try:
         yield
     except LossForecastError as error:
         raise type(error)(f"{run.source}, run {run.run_id}: {error}") from error
 
 
-def _record(
+def _forecast_at(
+    fraction: float,
     run: RecordedRun,
     plan: LRSchedule,
     end: Ending,
-    fraction: float,
     *,
     baselines: bool,
     prior: Prior | None,
 ) -> Record:
-    cut = fraction * run.total_steps
-    n = int(np.searchsorted(run.step, cut, side="right"))
+    last_step = fraction * run.total_steps
+    n = int(np.searchsorted(run.step, last_step, side="right"))
     steps, losses = run.step[:n], run.loss[:n]
-    info = RunInfo(metric=run.what, optimizer=run.optimizer)
+    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
     forecaster = Forecaster(plan, info, prior=prior)
     forecaster.observe_many(steps, losses)
-    began = time.perf_counter()
+    start = time.perf_counter()
     forecast = forecaster.forecast(step=end.step)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     lower80, upper80 = forecast.interval(0.8)
     lower95, upper95 = forecast.interval(0.95)
-    quantiles = [forecast.quantile(float(q)) for q in LEVELS]
-    rivals: dict[str, Any] = BASELINES if baselines else {}
+    quantiles = [forecast.quantile(float(q)) for q in CRPS_LEVELS]
+    to_run: dict[str, Any] = BASELINES if baselines else {}
     return Record(
         source=run.source,
         run_id=run.run_id,
-        what=run.what,
+        metric=run.metric,
         fraction=fraction,
         truth=end.loss,
         mean=forecast.mean,
@@ -159,9 +158,9 @@ def _record(
         fold=run.fold,
         cluster=run.cluster,
         schedule_type=run.schedule_type,
-        seen=end.first_step <= cut,
+        seen=end.first_step <= last_step,
         baselines={
             name: float(baseline(steps, losses, plan)([end.step])[0])
-            for name, baseline in rivals.items()
+            for name, baseline in to_run.items()
         },
     )

@@ -1,7 +1,7 @@
-"""Rules that stop runs of a sweep, as a replay asks them: ours, and those people use today.
+"""Rules that stop runs of a sweep early: `dominated` of this package, and those in common use.
 
-A rule is given the trails of a sweep and answers with a function that is asked at every look: which
-of the runs that go on are to be stopped, given those that have ended.
+A rule is given the runs of a sweep and returns a `Stopper`, which is called at every check and
+returns the active runs to stop. Runs are numbered by their position in the sweep.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -9,120 +9,124 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lossforecast.backtest.trails import LOOKS, Trail
-from lossforecast.policies import Outlook, chances, places, tolerated
+from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun
+from lossforecast.policies import Outlook, n_best_runs, prob_among_best, stop_threshold
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["RULES", "Kills", "Rule"]
+__all__ = ["RULES", "Rule", "Stopper"]
 
-Kills = Callable[[int, Sequence[int], Sequence[int]], Collection[int]]
-"""Asked with the number of the look (0..48), the runs that go on and those that have ended."""
+Stopper = Callable[[int, Sequence[int], Sequence[int]], Collection[int]]
+"""Returns the runs to stop, given the check (0..48), the active runs and the finished ones."""
 
-Rule = Callable[[Sequence[Trail]], Kills]
+Rule = Callable[[Sequence[SweepRun]], Stopper]
 
-_ETA = 3  # successive halving and Hyperband keep one of three
-_GRACE = 0.1  # of a run in which its last value says nothing
-_MARGIN = 0.05  # above the best last value
+_REDUCTION_FACTOR = 3  # successive halving and Hyperband keep one run of three
+_GRACE_SHARE = 0.1  # of a run, before `last_value` stops it
+_MARGIN_SHARE = 0.05  # of the best latest loss, by which a run may be above it
 
 
-def dominated(trails: Sequence[Trail]) -> Kills:
+def dominated(runs: Sequence[SweepRun]) -> Stopper:
     """The policy `lossforecast.policies.dominated`, with its defaults, for all runs at once."""
-    best = places(len(trails))
+    best = n_best_runs(len(runs))
 
-    def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-        outlooks = [trails[i].outlooks[look] for i in going]
-        outlooks += [Outlook.ended(trails[i].truth) for i in ended]
-        found = chances(outlooks, best, trails[0].alike)
+    def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        outlooks = [runs[i].outlooks[check] for i in active]
+        outlooks += [Outlook.ended(runs[i].truth) for i in finished]
+        probabilities = prob_among_best(outlooks, best, runs[0].alike)
         return [
             i
-            for i, chance in zip(going, found, strict=False)
-            if chance < tolerated(trails[i].statuses[look])
+            for i, probability in zip(active, probabilities, strict=False)
+            if probability < stop_threshold(runs[i].statuses[check])
         ]
 
-    return kills
+    return stopper
 
 
-def last_value(trails: Sequence[Trail]) -> Kills:
-    """From a tenth of the run on: its latest loss is more than 5% above the best at that point."""
+def last_value(runs: Sequence[SweepRun]) -> Stopper:
+    """From 10% of a run on: its latest loss is over 5% above the lowest at the same check."""
 
-    def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-        latest = {i: trails[i].latest[look] for i in (*going, *ended)}
-        known = [value for value in latest.values() if np.isfinite(value)]
-        if (look + 1) / LOOKS < _GRACE or not known:
+    def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        latest = {i: runs[i].latest[check] for i in (*active, *finished)}
+        finite = [loss for loss in latest.values() if np.isfinite(loss)]
+        if (check + 1) / CHECKS_PER_RUN < _GRACE_SHARE or not finite:
             return []
-        limit = min(known) + _MARGIN * abs(min(known))
-        return [i for i in going if latest[i] > limit]
+        limit = min(finite) + _MARGIN_SHARE * abs(min(finite))
+        return [i for i in active if latest[i] > limit]
 
-    return kills
-
-
-def patience(trails: Sequence[Trail]) -> Kills:
-    """Three validation losses in a row that are no improvement, whatever the other runs do."""
-
-    def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-        return [i for i in going if (look + 1) / LOOKS >= trails[i].impatient]
-
-    return kills
+    return stopper
 
 
-def successive_halving(trails: Sequence[Trail]) -> Kills:
-    """Optuna's asynchronous successive halving, from the first look on."""
+def patience(runs: Sequence[SweepRun]) -> Stopper:
+    """Three validation losses in a row without improvement, whatever the other runs do."""
+
+    def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        return [i for i in active if (check + 1) / CHECKS_PER_RUN >= runs[i].patience_end]
+
+    return stopper
+
+
+def successive_halving(runs: Sequence[SweepRun]) -> Stopper:
+    """Optuna's asynchronous successive halving, from the first check on."""
     from optuna.pruners import SuccessiveHalvingPruner
 
-    return _pruned(trails, SuccessiveHalvingPruner(min_resource=1, reduction_factor=_ETA))
+    pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION_FACTOR)
+    return _pruner_stopper(runs, pruner)
 
 
-def hyperband(trails: Sequence[Trail]) -> Kills:
-    """Optuna's Hyperband over the looks."""
+def hyperband(runs: Sequence[SweepRun]) -> Stopper:
+    """Optuna's Hyperband, with checks as the resource."""
     from optuna.pruners import HyperbandPruner
 
-    pruner = HyperbandPruner(min_resource=1, max_resource=LOOKS, reduction_factor=_ETA)
-    return _pruned(trails, pruner)
+    pruner = HyperbandPruner(
+        min_resource=1, max_resource=CHECKS_PER_RUN, reduction_factor=_REDUCTION_FACTOR
+    )
+    return _pruner_stopper(runs, pruner)
 
 
-def median(trails: Sequence[Trail]) -> Kills:
-    """Optuna's median rule, which compares with runs that have ended."""
+def median(runs: Sequence[SweepRun]) -> Stopper:
+    """Optuna's median rule, which compares with the finished runs."""
     from optuna.pruners import MedianPruner
 
-    return _pruned(trails, MedianPruner())
+    return _pruner_stopper(runs, MedianPruner())
 
 
-def _pruned(trails: Sequence[Trail], pruner: "optuna.pruners.BasePruner") -> Kills:
+def _pruner_stopper(runs: Sequence[SweepRun], pruner: "optuna.pruners.BasePruner") -> Stopper:
+    """An Optuna pruner as a stopper: one trial per run, one report per check."""
     import optuna
 
-    before = optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(
             pruner=pruner,
             sampler=optuna.samplers.RandomSampler(0),
-            study_name="replay",  # Hyperband shares runs out by it
+            study_name="replay",  # Hyperband assigns trials to brackets by a hash of it
         )
     finally:
-        optuna.logging.set_verbosity(before)
+        optuna.logging.set_verbosity(verbosity)
     trials: dict[int, optuna.Trial] = {}
-    told: set[int] = set()
+    reported: set[int] = set()
 
-    def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-        for i in set(ended) - told:
-            study.tell(trials[i], trails[i].truth)
-            told.add(i)
+    def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        for i in set(finished) - reported:
+            study.tell(trials[i], runs[i].truth)
+            reported.add(i)
         stopped = []
-        for i in going:
+        for i in active:
             if i not in trials:
                 trials[i] = study.ask()
-            loss = float(trails[i].latest[look])
+            loss = float(runs[i].latest[check])
             if np.isnan(loss):
                 continue
-            trials[i].report(loss, look + 1)
+            trials[i].report(loss, check + 1)
             if trials[i].should_prune():
                 study.tell(trials[i], state=optuna.trial.TrialState.PRUNED)
                 stopped.append(i)
         return stopped
 
-    return kills
+    return stopper
 
 
 RULES: dict[str, Rule] = {
@@ -133,4 +137,4 @@ RULES: dict[str, Rule] = {
     "last-value": last_value,
     "patience": patience,
 }
-"""By name; successive halving, Hyperband and the median rule need Optuna."""
+"""Rules by name; successive halving, Hyperband and the median rule need Optuna."""

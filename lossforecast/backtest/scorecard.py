@@ -1,7 +1,7 @@
-"""Scores of many forecasts, cell by cell: one cell per group (or source, or schedule) and fraction.
+"""`scorecard`: scores of many forecasts, one cell per group (or fold, ...) and fraction of the run.
 
-Forecasts of what had been seen already (runs that ended before their plan did) are left out, and
-so are cells of fewer than 15 forecasts: too few to quote.
+Left out are forecasts of losses that were seen already (runs that ended before their plan), and
+cells of fewer than 15 forecasts, too few to quote.
 """
 
 from collections import defaultdict
@@ -27,31 +27,32 @@ from lossforecast.backtest.scores import (
 )
 from lossforecast.errors import ConfigurationError
 
-__all__ = ["LEAST", "VIEWS", "Cell", "Difference", "scorecard"]
+__all__ = ["MIN_FORECASTS_PER_CELL", "VIEWS", "Cell", "Difference", "scorecard"]
 
 Interval = tuple[float, float]
 
-LEAST = 15
-"""Forecasts a cell must have to be quoted."""
+MIN_FORECASTS_PER_CELL = 15
+"""Number of forecasts below which a cell is not quoted."""
 
 _LAST_VALUE = "last value"
 
 VIEWS: dict[str, Callable[[Record], str]] = {
     "group": lambda record: record.group,
-    "source": lambda record: f"{record.source} {record.what}",
+    "fold": lambda record: f"{record.fold} {record.metric}",
+    "source": lambda record: f"{record.source} {record.metric}",
     "schedule": lambda record: f"{record.group}, {record.schedule_type}",
 }
-"""What forecasts may be scored together by."""
+"""Names of the cells by view: the forecasts with one name are scored together."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Our error minus that of a baseline, on the same runs; below 0 where ours is smaller.
+    """Our error minus that of the best baseline, on the same runs; negative where ours is smaller.
 
     Attributes:
-        baseline: the one with the smallest error in the cell.
+        baseline: name of the baseline with the smallest error in the cell.
         value: difference of the medians or means of the absolute relative errors.
-        interval: its 95% interval over resampled clusters.
+        interval: 95% bootstrap interval of `value`, over resampled clusters.
     """
 
     baseline: str
@@ -64,11 +65,11 @@ class Cell:
     """The scores of one cell; all errors and widths are shares of the truth.
 
     Attributes:
-        name: the group, source or schedule.
+        name: the group, fold, source or schedule.
         fraction: share of the run seen.
         n: number of forecasts.
-        clusters: number of independent families among them.
-        score: of our means.
+        clusters: number of independent clusters of runs among them.
+        score: errors of our means.
         median_interval: 95% interval of the median error.
         coverage80: share of truths inside the 80% interval.
         coverage80_interval: 95% interval of that share.
@@ -77,11 +78,11 @@ class Cell:
         width80: mean width of the 80% interval.
         width95: mean width of the 95% interval.
         crps: mean continuous ranked probability score.
-        baselines: scores of each baseline.
-        median_difference: against the baseline with the smallest median error.
-        mean_difference: against the baseline with the smallest mean error.
-        conformal: the last-value interval that covers as much as our 80% interval, learnt on the
-            other folds of the group; None without baselines.
+        baselines: errors of each baseline.
+        median_difference: our median error minus the smallest of the baselines.
+        mean_difference: our mean error minus the smallest of the baselines.
+        conformal: the interval around the last value that covers as much as our 80% interval,
+            learned on the other folds of the group; None without baselines.
     """
 
     name: str
@@ -108,16 +109,18 @@ class Cell:
         return self.conformal.width / self.width80 if self.conformal else float("nan")
 
 
-def scorecard(records: Iterable[Record], by: str = "group", *, least: int = LEAST) -> list[Cell]:
-    """The cells of some forecasts, in the order of their names and fractions.
+def scorecard(
+    records: Iterable[Record], by: str = "group", *, min_forecasts: int = MIN_FORECASTS_PER_CELL
+) -> list[Cell]:
+    """Score forecasts cell by cell, sorted by name and fraction.
 
     Args:
         records: forecasts with their outcomes.
-        by: "group", "source" or "schedule".
-        least: forecasts that a cell must have.
+        by: one of `VIEWS`: "group", "fold", "source" or "schedule".
+        min_forecasts: number of forecasts below which a cell is left out.
 
     Raises:
-        ConfigurationError: `by` is none of these.
+        ConfigurationError: `by` is not one of `VIEWS`.
     """
     if by not in VIEWS:
         raise ConfigurationError(f"by is {by!r}; it must be one of {', '.join(VIEWS)}")
@@ -130,7 +133,7 @@ def scorecard(records: Iterable[Record], by: str = "group", *, least: int = LEAS
     return [
         _cell(name, fraction, mine, groups[mine[0].group, fraction])
         for (name, fraction), mine in sorted(cells.items(), key=lambda item: item[0])
-        if len(mine) >= least
+        if len(mine) >= min_forecasts
     ]
 
 
@@ -141,18 +144,16 @@ def _cell(name: str, fraction: float, mine: Sequence[Record], group: Sequence[Re
     ends = {key: _column(mine, key) for key in ("lower80", "upper80", "lower95", "upper95")}
     inside80 = coverage(ends["lower80"], ends["upper80"], truth)
     inside95 = coverage(ends["lower95"], ends["upper95"], truth)
-    rivals = {
-        rival: relative_error([record.baselines[rival] for record in mine], truth)
-        for rival in mine[0].baselines
+    baseline_errors = {
+        name: relative_error([record.baselines[name] for record in mine], truth)
+        for name in mine[0].baselines
     }
-    scores = {rival: point_score(errors) for rival, errors in rivals.items()}
-    ours = point_score(error)
     return Cell(
         name=name,
         fraction=fraction,
         n=len(mine),
         clusters=np.unique(clusters).size,
-        score=ours,
+        score=point_score(error),
         median_interval=bootstrap(np.abs(error), clusters),
         coverage80=float(inside80.mean()),
         coverage80_interval=bootstrap(inside80, clusters, "mean"),
@@ -161,38 +162,47 @@ def _cell(name: str, fraction: float, mine: Sequence[Record], group: Sequence[Re
         width80=float(relative_width(ends["lower80"], ends["upper80"], truth).mean()),
         width95=float(relative_width(ends["lower95"], ends["upper95"], truth).mean()),
         crps=float((_column(mine, "crps") / np.abs(truth)).mean()),
-        baselines=scores,
-        median_difference=_difference(error, rivals, clusters, "median"),
-        mean_difference=_difference(error, rivals, clusters, "mean"),
+        baselines={name: point_score(errors) for name, errors in baseline_errors.items()},
+        median_difference=_difference(error, baseline_errors, clusters, "median"),
+        mean_difference=_difference(error, baseline_errors, clusters, "mean"),
         conformal=_conformal(mine, group, float(inside80.mean())),
     )
 
 
 def _difference(
     error: FloatArray,
-    rivals: Mapping[str, FloatArray],
+    baseline_errors: Mapping[str, FloatArray],
     clusters: NDArray[np.str_],
     statistic: Literal["median", "mean"],
 ) -> Difference | None:
-    if not rivals:
+    """Our error minus that of the baseline with the smallest error; None without baselines."""
+    if not baseline_errors:
         return None
-    of = np.median if statistic == "median" else np.mean
-    each = {rival: float(of(np.abs(errors))) for rival, errors in rivals.items()}
-    best = min(each, key=lambda rival: each[rival])
-    pair = np.abs(error), np.abs(rivals[best])
-    value = float(of(pair[0])) - each[best]
-    return Difference(best, value, bootstrap_difference(*pair, clusters, statistic))
+    average = np.median if statistic == "median" else np.mean
+    sizes = {name: float(average(np.abs(errors))) for name, errors in baseline_errors.items()}
+    best = min(sizes, key=lambda name: sizes[name])
+    ours, theirs = np.abs(error), np.abs(baseline_errors[best])
+    value = float(average(ours)) - sizes[best]
+    return Difference(best, value, bootstrap_difference(ours, theirs, clusters, statistic))
 
 
-def _conformal(mine: Sequence[Record], group: Sequence[Record], wanted: float) -> Conformal | None:
+def _conformal(
+    mine: Sequence[Record], group: Sequence[Record], target_coverage: float
+) -> Conformal | None:
+    """The interval around the last value of `mine`, learned on all forecasts of the group."""
     if any(_LAST_VALUE not in record.baselines for record in (*mine, *group)):
         return None
-    last, pool = (
+    last, group_last = (
         np.array([record.baselines[_LAST_VALUE] for record in records]) for records in (mine, group)
     )
-    folds, pool_folds = ([record.fold for record in records] for records in (mine, group))
-    change = relative_error(_column(group, "truth"), pool)
-    return conformal_last_value(last, _column(mine, "truth"), folds, wanted, change, pool_folds)
+    return conformal_last_value(
+        last,
+        _column(mine, "truth"),
+        folds=[record.fold for record in mine],
+        target_coverage=target_coverage,
+        changes=relative_error(_column(group, "truth"), group_last),
+        change_folds=[record.fold for record in group],
+    )
 
 
 def _column(records: Sequence[Record], name: str) -> FloatArray:

@@ -1,9 +1,9 @@
-"""How good forecasts were: pure functions over arrays, one entry per forecast.
+"""Scores of forecasts: pure functions over arrays with one entry per forecast.
 
-Errors are relative to the truth and signed, ``(forecast - truth) / |truth|``; 0.01 is 1%. Runs of
-one family are not independent, so what is uncertain about a score comes from resampling clusters
-of runs, never single runs; two forecasters are compared on the same resamples (a paired cluster
-bootstrap). Everything is deterministic: the seed is an argument with a default.
+Errors are relative and signed, ``(forecast - truth) / |truth|``; 0.01 is 1%. Runs of one cluster
+are not independent, so the uncertainty of a score comes from resampling whole clusters, never
+single runs; two forecasters are compared on the same resamples (a paired cluster bootstrap).
+Everything is deterministic: the seed is an argument with a default.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from lossforecast.arrays import FloatArray
 from lossforecast.errors import ConfigurationError
 
 __all__ = [
-    "LEVELS",
+    "CRPS_LEVELS",
     "Conformal",
     "PointScore",
     "bootstrap",
@@ -31,10 +31,11 @@ __all__ = [
 
 Statistic = Literal["median", "mean"]
 
-LEVELS = np.arange(1, 20) / 20
-"""The 19 probabilities whose quantiles stand for a whole forecast in `crps`."""
+CRPS_LEVELS = np.arange(1, 20) / 20
+"""The 19 probabilities 0.05, 0.10, ..., 0.95 at which `crps` evaluates a forecast."""
 _RESAMPLES = 2_000
-_STRETCHES = np.geomspace(1, 1e3, 150)
+_CONFORMAL_LEVELS = np.arange(0.01, 0.995, 0.005)
+_CONFORMAL_STRETCHES = np.geomspace(1, 1e3, 150)  # of the whole range, where no level covers enough
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class PointScore:
     """Scores of point forecasts, as shares of the truth.
 
     Attributes:
-        n: how many were scored.
+        n: number of forecasts scored.
         median: median of the absolute error.
         mean: mean of the absolute error.
-        bias: median of the signed error; above 0 where forecasts are too high.
+        bias: median of the signed error; positive where forecasts are too high.
         mean_bias: mean of the signed error.
     """
 
@@ -61,10 +62,10 @@ class Conformal:
     """The interval around the last value that covers as much as another forecaster's.
 
     Attributes:
-        level: share of the other runs' changes between its quantiles.
-        stretch: by how much their whole range had to be widened to cover enough, 1 if it had not.
-        coverage: share of the truths inside.
-        width: mean width as a share of the truth.
+        level: share of the other runs' relative changes between its ends.
+        stretch: factor by which their whole range was widened to cover enough; 1 if it was not.
+        coverage: share of the truths inside the interval.
+        width: mean width, as a share of the truth.
     """
 
     level: float
@@ -74,7 +75,7 @@ class Conformal:
 
 
 def relative_error(forecast: ArrayLike, truth: ArrayLike) -> FloatArray:
-    """``(forecast - truth) / |truth|``, any shape.
+    """Relative error ``(forecast - truth) / |truth|``, any shape.
 
     Example:
         >>> relative_error([1.1, 1.8], [1.0, 2.0]).round(3).tolist()
@@ -86,45 +87,49 @@ def relative_error(forecast: ArrayLike, truth: ArrayLike) -> FloatArray:
 
 
 def point_score(error: ArrayLike) -> PointScore:
-    """The scores of signed relative errors, shape (n,); nan where there are none."""
+    """Scores of signed relative errors of shape (n,); nan if there are none."""
     signed = np.asarray(error, dtype=np.float64)
     if signed.size == 0:
         return PointScore(0, *(float("nan"),) * 4)
     size = np.abs(signed)
     return PointScore(
-        signed.size,
-        float(np.median(size)),
-        float(size.mean()),
-        float(np.median(signed)),
-        float(signed.mean()),
+        n=signed.size,
+        median=float(np.median(size)),
+        mean=float(size.mean()),
+        bias=float(np.median(signed)),
+        mean_bias=float(signed.mean()),
     )
 
 
 def coverage(lower: ArrayLike, upper: ArrayLike, truth: ArrayLike) -> NDArray[np.bool_]:
-    """Which truths lie in their interval, ends included, shape (n,); its mean is the coverage."""
+    """True where ``lower <= truth <= upper``, shape (n,); the mean is the coverage.
+
+    A nan in any of the three counts as outside.
+    """
     actual = np.asarray(truth, dtype=np.float64)
     inside: NDArray[np.bool_] = (np.asarray(lower) <= actual) & (actual <= np.asarray(upper))
     return inside
 
 
 def relative_width(lower: ArrayLike, upper: ArrayLike, truth: ArrayLike) -> FloatArray:
-    """Widths of intervals as shares of the truth, shape (n,)."""
+    """Relative width ``(upper - lower) / |truth|``, shape (n,)."""
     actual = np.abs(np.asarray(truth, dtype=np.float64))
     width: FloatArray = (np.asarray(upper, dtype=np.float64) - np.asarray(lower)) / actual
     return width
 
 
-def crps(quantiles: ArrayLike, truth: ArrayLike, levels: ArrayLike = LEVELS) -> FloatArray:
+def crps(quantiles: ArrayLike, truth: ArrayLike, levels: ArrayLike = CRPS_LEVELS) -> FloatArray:
     """Continuous ranked probability score from quantiles, in units of the loss, shape (n,).
 
-    ``CRPS = 2 * integral over q of (1{truth < Q(q)} - q) (Q(q) - truth)``, twice the pinball loss;
-    here its average over the given levels. With the default 19 levels the tails beyond 5% and 95%
-    are left out, which is within 2% for a normal forecast unless it misses by many deviations.
+    ``CRPS = 2 * integral over q of (1{truth < Q(q)} - q) (Q(q) - truth)``, twice the pinball loss,
+    approximated by the average over `levels`. The default 19 levels leave out the tails below 5%
+    and above 95%; for a normal forecast the result is within 2% of the exact one unless the
+    forecast misses by many standard deviations.
 
     Args:
-        quantiles: shape (n, m).
-        truth: shape (n,).
-        levels: probabilities of the quantiles, shape (m,), evenly spaced.
+        quantiles: quantiles Q of each forecast at `levels`, shape (n, m).
+        truth: observed values, shape (n,).
+        levels: probabilities q, evenly spaced, shape (m,).
     """
     q, actual = np.asarray(levels, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     above = np.asarray(quantiles, dtype=np.float64) - actual[..., np.newaxis]
@@ -142,24 +147,24 @@ def bootstrap(
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of the median or mean of values over resampled clusters.
+    """Bootstrap interval of the median or mean of values, resampling clusters.
 
     Args:
         values: shape (n,).
-        clusters: what each value belongs to, of any kind, shape (n,).
+        clusters: label of the cluster of each value, shape (n,).
         statistic: "median" or "mean".
-        level: of the interval, between its quantiles.
-        resamples: how many.
-        seed: of the resampling.
+        level: probability between the two ends.
+        resamples: number of resamples.
+        seed: seed of the resampling.
 
     Returns:
-        Lower and upper end; of no width with one cluster, nan without a value.
+        Lower and upper end; both equal with a single cluster, nan without values.
     """
-    given = np.asarray(values, dtype=np.float64)
-    if given.size == 0:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size == 0:
         return float("nan"), float("nan")
-    weight = _weights(clusters, resamples, seed)
-    return _ends(_statistic(given, weight, statistic), level)
+    weight = _resample_weights(clusters, resamples, seed)
+    return _central_interval(_statistic(sample, weight, statistic), level)
 
 
 def bootstrap_difference(
@@ -172,53 +177,58 @@ def bootstrap_difference(
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of ``statistic(first) - statistic(second)``, both over the same resamples.
+    """Bootstrap interval of ``statistic(first) - statistic(second)``, over the same resamples.
 
-    Below 0 throughout: the first is significantly smaller. Args as `bootstrap`; first and second
-    have shape (n,) and belong together entry by entry.
+    An interval entirely below 0 means that `first` is significantly smaller. Both have shape (n,)
+    and are paired by position; the other arguments are those of `bootstrap`.
+
+    Raises:
+        ConfigurationError: the shapes of `first` and `second` differ.
     """
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != two.shape:
         raise ConfigurationError(
-            f"paired values of shapes {one.shape} and {two.shape}: give one of each per forecast"
+            f"first has shape {one.shape} and second {two.shape}: give one value of each per run"
         )
     if one.size == 0:
         return float("nan"), float("nan")
-    weight = _weights(clusters, resamples, seed)
-    return _ends(_statistic(one, weight, statistic) - _statistic(two, weight, statistic), level)
+    weight = _resample_weights(clusters, resamples, seed)
+    difference = _statistic(one, weight, statistic) - _statistic(two, weight, statistic)
+    return _central_interval(difference, level)
 
 
 def conformal_last_value(
     last: ArrayLike,
     truth: ArrayLike,
     folds: ArrayLike,
-    wanted: float,
+    target_coverage: float,
     changes: ArrayLike | None = None,
     change_folds: ArrayLike | None = None,
 ) -> Conformal:
-    """The narrowest interval around the last value that covers at least a wanted share.
+    """The narrowest interval around the last value that reaches a coverage.
 
-    ``last * (1 + quantiles of (truth - last) / last)``, the quantiles taken over the runs of the
-    other folds: a split-conformal forecaster that knows nothing but how losses usually end.
+    The interval is ``last * (1 + Q)``, where Q are the two central quantiles of the relative
+    changes ``(truth - last) / |last|`` of the runs in the other folds: a split-conformal forecaster
+    that knows only how much losses usually change until the end.
 
     Args:
-        last: the last losses seen, shape (n,).
-        truth: shape (n,).
-        folds: the fold of each, shape (n,).
-        wanted: the coverage to reach; where the whole range of the others does not, it is widened
-            around its median.
-        changes: the relative changes to learn from, shape (m,); by default those scored.
-        change_folds: the fold of each of those, shape (m,).
+        last: the last loss seen of each run, shape (n,).
+        truth: the loss each run ended with, shape (n,).
+        folds: the fold of each run, shape (n,).
+        target_coverage: share of the truths to cover. If the whole range of the changes covers
+            less, it is widened around its median.
+        changes: relative changes to learn from, shape (m,); by default those of the runs scored.
+        change_folds: the fold of each change, shape (m,).
 
     Returns:
-        All nan where a fold has no others to learn from.
+        The interval's scores; all nan if a fold has no other folds to learn from.
     """
     now, actual = np.asarray(last, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     fold = np.asarray(folds)
     pool = relative_error(actual, now) if changes is None else np.asarray(changes, dtype=float)
     pool_fold = fold if change_folds is None else np.asarray(change_folds)
-    levels = np.append(np.arange(0.01, 0.995, 0.005), np.ones(_STRETCHES.size))
-    stretch = np.append(np.ones(levels.size - _STRETCHES.size), _STRETCHES)
+    levels = np.append(_CONFORMAL_LEVELS, np.ones(_CONFORMAL_STRETCHES.size))
+    stretch = np.append(np.ones(_CONFORMAL_LEVELS.size), _CONFORMAL_STRETCHES)
     lower, upper = np.empty((levels.size, now.size)), np.empty((levels.size, now.size))
     for name in np.unique(fold):
         mine, others = fold == name, pool[pool_fold != name]
@@ -229,22 +239,23 @@ def conformal_last_value(
             change = middle + stretch * (np.quantile(others, (1 + sign * levels) / 2) - middle)
             ends[:, mine] = now[mine] + np.abs(now[mine]) * change[:, np.newaxis]
     covered = coverage(lower, upper, actual).mean(axis=1)
-    enough = np.flatnonzero(covered >= wanted)
-    which = int(enough[0]) if enough.size else levels.size - 1
-    width = float(relative_width(lower[which], upper[which], actual).mean())
-    return Conformal(float(levels[which]), float(stretch[which]), float(covered[which]), width)
+    enough = np.flatnonzero(covered >= target_coverage)
+    best = int(enough[0]) if enough.size else levels.size - 1
+    width = float(relative_width(lower[best], upper[best], actual).mean())
+    return Conformal(float(levels[best]), float(stretch[best]), float(covered[best]), width)
 
 
-def _weights(clusters: ArrayLike, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each value counts in each resample of the clusters, shape (resamples, n)."""
-    _, which = np.unique(np.asarray(clusters), return_inverse=True)
-    n = int(which.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return drawn[:, which.ravel()]
+def _resample_weights(clusters: ArrayLike, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each value occurs in each resample of the clusters, shape (resamples, n)."""
+    _, cluster_index = np.unique(np.asarray(clusters), return_inverse=True)
+    n_clusters = int(cluster_index.max()) + 1
+    equal = np.full(n_clusters, 1 / n_clusters)
+    counts = np.random.default_rng(seed).multinomial(n_clusters, equal, size=resamples)
+    return counts[:, cluster_index.ravel()]
 
 
 def _statistic(values: FloatArray, weight: NDArray[np.int64], statistic: Statistic) -> FloatArray:
-    """Weighted median or mean of the values (n,) for each row of weights, shape (resamples,)."""
+    """Weighted median or mean of values (n,) for each row of weights, shape (resamples,)."""
     if statistic == "mean":
         mean: FloatArray = weight @ values / weight.sum(axis=1)
         return mean
@@ -258,6 +269,6 @@ def _statistic(values: FloatArray, weight: NDArray[np.int64], statistic: Statist
     return middle
 
 
-def _ends(values: FloatArray, level: float) -> tuple[float, float]:
+def _central_interval(values: FloatArray, level: float) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,12 +1,12 @@
-"""Recorded sweeps replayed: what a rule would have stopped, what that saves and what it costs.
+"""`replay_sweeps`: the compute that stopping rules save on recorded sweeps, and what it costs.
 
     from lossforecast.backtest import replay_sweeps
 
     for score in replay_sweeps("curves", jobs=2):
         print(score.policy, score.sweep, score.arrival, score.compute_used, score.regret)
 
-Runs arrive in "parallel", all at the same share of their steps, or are "sequential": one after the
-other in random order, each against those that have ended.
+Runs arrive in "parallel", all at the same share of their steps at any time, or are "sequential":
+one after the other in random order, each compared with those that have finished.
 """
 
 import math
@@ -22,33 +22,32 @@ from lossforecast.backtest.backtest import prior_without_fold
 from lossforecast.backtest.curves import RecordedRun, load_curves
 from lossforecast.backtest.parallel import mapped
 from lossforecast.backtest.rules import RULES, Rule
-from lossforecast.backtest.trails import LOOKS, Trail, followed
+from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun, sweep_run
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies import places
+from lossforecast.policies import n_best_runs
 from lossforecast.prior import Prior
 
 __all__ = ["SweepScore", "replay_sweeps"]
 
-_ORDERS = 10  # of sequential arrival, averaged
-_LEAST = 2  # runs of a sweep
+_SEQUENTIAL_ORDERS = 10  # random orders of arrival, averaged
+_MIN_RUNS_PER_SWEEP = 2
 
 
 @dataclass(frozen=True)
 class SweepScore:
-    """What a rule did to a sweep.
+    """The effect of a rule on a sweep.
 
     Attributes:
         policy: name of the rule.
         sweep: name of the sweep.
-        runs: how many completed runs it has.
-        arrival: "parallel" or "sequential"; of the latter these are means over ten orders.
+        runs: number of completed runs in it.
+        arrival: "parallel" or "sequential"; sequential scores are means over ten random orders.
         compute_used: steps trained over the steps of all runs in full.
-        regret: how much higher the best survivor ended than the best of all, as a share; nan if
-            none survived.
-        false_kills: stopped runs that ended among the best 5% (at least one).
-        before_decay: those of them that were stopped before their own learning rate had begun to
-            fall.
+        regret: ``(a - b) / |b|``, where b is the best final loss of all runs and a that of the
+            survivors; nan if none survived.
+        false_kills: number of stopped runs that ended among the best 5% (at least one run).
+        before_decay: number of these that were stopped before their learning rate began to fall.
     """
 
     policy: str
@@ -61,7 +60,7 @@ class SweepScore:
     before_decay: float
 
     def to_json(self) -> dict[str, Any]:
-        """As a plain object; a regret that is not finite is None."""
+        """Plain JSON-able values; a regret that is not finite is None."""
         plain = dict(vars(self))
         return plain | {"regret": self.regret if math.isfinite(self.regret) else None}
 
@@ -74,93 +73,109 @@ def replay_sweeps(
     prior_for: Callable[[RecordedRun], Prior | None] = prior_without_fold,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SweepScore]:
-    """Score rules on every sweep of validation losses with at least two completed runs.
+    """Score rules on every sweep with validation losses of at least two completed runs.
 
     Args:
         curves: a folder (`load_curves`) or runs.
-        jobs: how many processes.
-        rules: by name.
-        prior_for: the prior to use for a run, which must not have been learnt from it.
-        progress: called with the number of runs forecast and of all, after each.
+        jobs: number of processes.
+        rules: rules by name.
+        prior_for: returns the prior for a run, which must not have been learned from it.
+        progress: called after each run with the number of runs forecast and the number of all.
 
     Raises:
-        ConfigurationError: an argument is impossible, or the folder is damaged.
+        ConfigurationError: an argument is invalid, or the folder is damaged.
         LossForecastError: a curve cannot be observed; the message names the run.
     """
     jobs = whole("jobs", jobs, ConfigurationError, least=1)
     runs = load_curves(curves) if isinstance(curves, str | Path) else list(curves)
-    runs = [run for run in runs if run.what == "val" and run.completed and run.sweep is not None]
-    asked = [(run, prior_for(run)) for run in runs]
-    sweeps: dict[str, list[Trail]] = {}
-    for done, trail in enumerate(mapped(_followed, asked, jobs), start=1):
-        if trail is not None:
-            sweeps.setdefault(str(runs[done - 1].sweep), []).append(trail)
+    runs = [run for run in runs if run.metric == "val" and run.completed and run.sweep is not None]
+    tasks = [(run, prior_for(run)) for run in runs]
+    sweeps: dict[str, list[SweepRun]] = {}
+    for done, replayed in enumerate(mapped(_replay_run, tasks, jobs), start=1):
+        if replayed is not None:
+            sweeps.setdefault(str(runs[done - 1].sweep), []).append(replayed)
         if progress is not None:
             progress(done, len(runs))
-    work = [
-        (policy, rule, sweep, trails)
-        for sweep, trails in sweeps.items()
-        if len(trails) >= _LEAST
+    scoring = [
+        (policy, rule, sweep, sweep_runs)
+        for sweep, sweep_runs in sweeps.items()
+        if len(sweep_runs) >= _MIN_RUNS_PER_SWEEP
         for policy, rule in rules.items()
     ]
-    return [score for scores in mapped(_scored, work, jobs) for score in scores]
+    return [score for scores in mapped(_score, scoring, jobs) for score in scores]
 
 
-def _followed(asked: tuple[RecordedRun, Prior | None]) -> Trail | None:
-    return followed(*asked)
+def _replay_run(task: tuple[RecordedRun, Prior | None]) -> SweepRun | None:
+    return sweep_run(*task)
 
 
-def _scored(work: tuple[str, Rule, str, list[Trail]]) -> list[SweepScore]:
-    policy, rule, sweep, trails = work
+def _score(task: tuple[str, Rule, str, list[SweepRun]]) -> list[SweepScore]:
+    """The scores of a rule on a sweep, one for each arrival."""
+    policy, rule, sweep, runs = task
     random = np.random.default_rng(0)
-    orders = [random.permutation(len(trails)).tolist() for _ in range(_ORDERS)]
-    arrivals = {
-        "parallel": [_in_parallel(trails, rule)],
-        "sequential": [_in_sequence(trails, rule, order) for order in orders],
+    orders = [random.permutation(len(runs)).tolist() for _ in range(_SEQUENTIAL_ORDERS)]
+    trained_by_arrival = {
+        "parallel": [_train_in_parallel(runs, rule)],
+        "sequential": [_train_in_sequence(runs, rule, order) for order in orders],
     }
     return [
-        SweepScore(policy, sweep, len(trails), arrival, *_costs(trails, found))
-        for arrival, found in arrivals.items()
+        _sweep_score(policy, sweep, arrival, runs, trained)
+        for arrival, trained in trained_by_arrival.items()
     ]
 
 
-def _in_parallel(trails: Sequence[Trail], rule: Rule) -> NDArray[np.float64]:
-    """The share of each run that was trained, (n,)."""
-    kills, trained, going = rule(trails), np.ones(len(trails)), list(range(len(trails)))
-    for look in range(LOOKS - 1):
-        for i in kills(look, going, []):
-            trained[i] = (look + 1) / LOOKS
-        going = [i for i in going if trained[i] == 1]
+def _train_in_parallel(runs: Sequence[SweepRun], rule: Rule) -> NDArray[np.float64]:
+    """Share of each run that is trained if all advance together, shape (n,)."""
+    stopper, trained, active = rule(runs), np.ones(len(runs)), list(range(len(runs)))
+    for check in range(CHECKS_PER_RUN - 1):
+        for i in stopper(check, active, []):
+            trained[i] = (check + 1) / CHECKS_PER_RUN
+        active = [i for i in active if trained[i] == 1]
     return trained
 
 
-def _in_sequence(trails: Sequence[Trail], rule: Rule, order: Sequence[int]) -> NDArray[np.float64]:
-    """The same for runs one after the other."""
-    kills, trained = rule(trails), np.ones(len(trails))
-    ended: list[int] = []
+def _train_in_sequence(
+    runs: Sequence[SweepRun], rule: Rule, order: Sequence[int]
+) -> NDArray[np.float64]:
+    """Share of each run that is trained if one follows the other in `order`, shape (n,)."""
+    stopper, trained = rule(runs), np.ones(len(runs))
+    finished: list[int] = []
     for i in order:
-        for look in range(LOOKS - 1):
-            if i in kills(look, [i], ended):
-                trained[i] = (look + 1) / LOOKS
+        for check in range(CHECKS_PER_RUN - 1):
+            if i in stopper(check, [i], finished):
+                trained[i] = (check + 1) / CHECKS_PER_RUN
                 break
         else:
-            ended.append(i)
+            finished.append(i)
     return trained
 
 
-def _costs(
-    trails: Sequence[Trail], found: Sequence[NDArray[np.float64]]
-) -> tuple[float, float, float, float]:
-    """The last four of a score, each a mean over what was found."""
-    truths = np.array([trail.truth for trail in trails])
-    steps = np.array([trail.total_steps for trail in trails], float)
-    best = np.argsort(truths)[: places(len(trails))]
-    decays = np.array([trails[i].decays if trails[i].decays < 1 else 0.0 for i in best])
-    survivors = [truths[trained == 1] for trained in found]
-    lost = [(kept.min() - truths.min()) / abs(truths.min()) for kept in survivors if kept.size]
-    return (
-        float(np.mean([trained @ steps / steps.sum() for trained in found])),
-        float(np.mean(lost)) if len(lost) == len(found) else math.nan,
-        float(np.mean([(trained[best] < 1).sum() for trained in found])),
-        float(np.mean([(trained[best] < decays).sum() for trained in found])),
+def _sweep_score(
+    policy: str,
+    sweep: str,
+    arrival: str,
+    runs: Sequence[SweepRun],
+    trained_by_order: Sequence[NDArray[np.float64]],
+) -> SweepScore:
+    """The mean cost over orders of arrival, each with the trained share of every run, (n,)."""
+    truths = np.array([run.truth for run in runs])
+    steps = np.array([run.total_steps for run in runs], float)
+    best = np.argsort(truths)[: n_best_runs(len(runs))]
+    decays = np.array([runs[i].decay_start if runs[i].decay_start < 1 else 0.0 for i in best])
+    survivors = [truths[trained == 1] for trained in trained_by_order]
+    regrets = [(kept.min() - truths.min()) / abs(truths.min()) for kept in survivors if kept.size]
+    some_survive = len(regrets) == len(trained_by_order)
+    return SweepScore(
+        policy=policy,
+        sweep=sweep,
+        runs=len(runs),
+        arrival=arrival,
+        compute_used=float(
+            np.mean([trained @ steps / steps.sum() for trained in trained_by_order])
+        ),
+        regret=float(np.mean(regrets)) if some_survive else math.nan,
+        false_kills=float(np.mean([(trained[best] < 1).sum() for trained in trained_by_order])),
+        before_decay=float(
+            np.mean([(trained[best] < decays).sum() for trained in trained_by_order])
+        ),
     )

@@ -1,9 +1,10 @@
 """The command line, ``lossforecast`` or ``python -m lossforecast`` (needs typer and rich).
 
-Exit codes of every command: 0 done; 2 what was asked for cannot be done, with one line that says
-why; 130 interrupted; 1 a fault of ours, with a traceback. What a command computes goes to standard
-output, everything else to standard error; ``-`` in place of a path is standard output, and tables
-then go to standard error.
+Results go to standard output; notes, progress and errors go to standard error. ``-`` in place of a
+path is standard output, and tables then go to standard error. Exit codes of every command: 0 done;
+2 impossible as asked, with one line that says why; 130 interrupted; 1 a bug, with a traceback.
+
+A command is one module with a function ``add_COMMAND(app)``, listed in `app`.
 """
 
 import importlib.util
@@ -11,10 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lossforecast.cli.backtest import add_backtest, add_learn_prior
-from lossforecast.cli.logs import add_forecast, add_replay, add_what_if
-from lossforecast.cli.output import CODES, MISUSE, complain
+from lossforecast.cli.backtest import add_backtest
+from lossforecast.cli.forecast import add_forecast
+from lossforecast.cli.learn_prior import add_learn_prior
+from lossforecast.cli.output import EXIT_CODES, EXIT_MISUSE, print_error
+from lossforecast.cli.replay import add_replay
 from lossforecast.cli.runs import add_runs
+from lossforecast.cli.what_if import add_what_if
 
 if TYPE_CHECKING:
     import typer
@@ -23,24 +27,24 @@ __all__ = ["app", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line with the arguments given, by default those of the process."""
+    """Run the command line with `arguments`, by default those of the process."""
     if missing := [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]:
-        complain(f'the command line needs {missing[0]}: pip install "lossforecast[cli]"')
-        sys.exit(MISUSE)
+        print_error(f'the command line needs {missing[0]}: pip install "lossforecast[cli]"')
+        sys.exit(EXIT_MISUSE)
     app()(args=None if arguments is None else list(arguments), prog_name="lossforecast")
 
 
 def app() -> "typer.Typer":
-    """Every command."""
+    """The program with all its commands."""
     import typer
 
-    found = typer.Typer(
-        help="Says, while a training run is young, where its loss will end.",
-        epilog=CODES,
+    program = typer.Typer(
+        help="Forecasts, while a training run is young, where its loss will end.",
+        epilog=EXIT_CODES,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
     for add in (add_replay, add_forecast, add_what_if, add_runs, add_backtest, add_learn_prior):
-        add(found)
-    return found
+        add(program)
+    return program

@@ -1,4 +1,4 @@
-"""The commands that learn from recorded curves and score against them."""
+"""The command `backtest`."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.backtest import (
-    LEAST,
+    MIN_FORECASTS_PER_CELL,
     RULES,
     VIEWS,
     Backtest,
-    Lessons,
     RecordedRun,
     backtest,
     learn_prior,
@@ -19,10 +18,11 @@ from lossforecast.backtest import (
     prior_without_fold,
     replay_sweeps,
 )
+from lossforecast.cli.options import CURVES_HELP, JOBS_HELP
 from lossforecast.cli.output import (
-    CODES,
+    EXIT_CODES,
+    PIPE_WIDTH,
     STANDARD_OUTPUT,
-    WIDTH,
     check_outputs,
     check_plot,
     draw,
@@ -33,82 +33,83 @@ from lossforecast.cli.output import (
 )
 from lossforecast.cli.score_tables import difference_table, markdown, score_table
 from lossforecast.cli.sweep_tables import sweep_tables
-from lossforecast.cli.tables import empty_table, percent
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Prior
 
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["add_backtest", "add_learn_prior"]
+__all__ = ["add_backtest"]
 
-_RATIOS = ("jitters", "slopes")
-_NOTE = (
-    "Errors, widths and CRPS in % of the truth; CRPS from 19 quantiles. [..] is the 95% bootstrap "
-    "interval over families of runs, * the smallest median of a row. Sharper: the width of a "
-    "last-value conformal interval that covers as much as our 80% interval, over ours. Left out: "
-    "cells of fewer than 15 forecasts, and forecasts of what had been seen (runs that ended early)."
+_LEGEND = (
+    "Errors, widths and CRPS in % of the outcome; CRPS from 19 quantiles. [..]: 95% bootstrap "
+    "interval over families of runs. *: the smallest median of a row. Sharper: width of a "
+    "last-value conformal interval that covers as much as our 80% interval, over the width of "
+    f"ours. Left out: cells of fewer than {MIN_FORECASTS_PER_CELL} forecasts, and forecasts of "
+    "losses that had been observed (runs that ended early)."
 )
+_NOTE_WIDTH = 100  # characters
 
 
 def add_backtest(app: "typer.Typer") -> None:
-    """`backtest`."""
+    """Add `backtest`."""
     import typer
 
-    @app.command("backtest", epilog=CODES)
+    @app.command("backtest", epilog=EXIT_CODES)
     def command(
-        curves: Annotated[
-            Path, typer.Option(help="Folder of recorded runs, NAME.npz beside NAME.json.")
-        ],
+        curves: Annotated[Path, typer.Option(help=CURVES_HELP)],
         json_: Annotated[
             Path | None,
             typer.Option(
-                "--json", help="Write one object per run and fraction here; - for stdout."
+                "--json", help="Write one object per run and fraction to this file; - for stdout."
             ),
         ] = None,
-        jobs: Annotated[int, typer.Option(help="Processes that share the runs.")] = 1,
+        jobs: Annotated[int, typer.Option(help=JOBS_HELP)] = 1,
         baselines: Annotated[
-            bool, typer.Option("--baselines/--no-baselines", help="Score the baselines as well.")
+            bool, typer.Option("--baselines/--no-baselines", help="Also score the baselines.")
         ] = True,
         plot: Annotated[
             Path | None,
             typer.Option(
-                help="Draw error against fraction here, .png, .pdf or .svg; - for stdout."
+                help="Draw error against fraction to this .png, .pdf or .svg; - for stdout."
             ),
         ] = None,
         markdown_: Annotated[
             Path | None,
-            typer.Option("--markdown", help="Write the table by group here, in Markdown."),
+            typer.Option("--markdown", help="Write the table by group to this file, in Markdown."),
         ] = None,
         unseen: Annotated[
             str,
             typer.Option(
-                help="What the prior has not seen of a run it is scored on: its fold (the packaged "
-                "tables) or its peak rate (learns anew from the folder)."
+                help="Runs that the prior of a run is not learnt from: those of its fold (uses the "
+                "packaged tables) or of its peak learning rate, fold or peak (learns the prior "
+                "from the folder)."
             ),
         ] = "fold",
         by: Annotated[
             list[str] | None,
-            typer.Option(help=f"Tables to print, any of {', '.join(VIEWS)}; all by default."),
+            typer.Option(
+                help=f"Table to print, one of {', '.join(VIEWS)}; may be repeated. Default: all."
+            ),
         ] = None,
         sweep: Annotated[
             bool,
             typer.Option(
                 "--sweep",
-                help="Score who would have stopped which runs of recorded sweeps instead; --json "
-                "then writes one object per policy, sweep and arrival. Needs optuna, or "
+                help="Score stopping rules on recorded sweeps instead of forecasts; --json then "
+                "writes one object per rule, sweep and order of arrival. Needs optuna, or "
                 "--no-baselines.",
             ),
         ] = False,
     ) -> None:
-        """Replay recorded runs and score what would have been forecast of them."""
+        """Replay recorded runs and score the forecasts made on the way."""
         with errors_in_one_line():
             check_outputs({"--json": json_, "--plot": plot, "--markdown": markdown_})
             if sweep:
                 if plot or markdown_ or by or unseen != "fold":
                     raise ConfigurationError(
-                        "--plot, --markdown, --by and --unseen say nothing about sweeps: leave "
-                        "them out with --sweep"
+                        "--plot, --markdown, --by and --unseen do not apply to sweeps: leave them "
+                        "out with --sweep"
                     )
                 _backtest_sweeps(curves, json_, jobs, baselines=baselines)
                 return
@@ -116,14 +117,14 @@ def add_backtest(app: "typer.Typer") -> None:
             views = _views(by)
             runs = load_curves(curves)
             priors = _priors(runs, unseen, jobs)
-            with progress("replaying runs") as tell:
+            with progress("replaying runs") as report:
                 result = backtest(
-                    runs, jobs=jobs, baselines=baselines, prior_for=priors, progress=tell
+                    runs, jobs=jobs, baselines=baselines, prior_for=priors, progress=report
                 )
             if not result.records:
                 raise ConfigurationError(
-                    f"{curves} has no run to score: each needs a finite end, 10 losses before it "
-                    "and a completion that does not say it stopped early"
+                    f"{curves} has no run to score: a run needs a finite outcome, 10 losses before "
+                    "it, and must not be recorded as stopped early"
                 )
             if plot is not None:
                 draw(plot_errors(result), plot)
@@ -142,65 +143,17 @@ def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: 
             "--no-baselines"
         )
     rules = RULES if baselines else {"dominated": RULES["dominated"]}
-    with progress("forecasting runs") as tell:
-        scores = replay_sweeps(curves, jobs=jobs, rules=rules, progress=tell)
+    with progress("forecasting runs") as report:
+        scores = replay_sweeps(curves, jobs=jobs, rules=rules, progress=report)
     if not scores:
         raise ConfigurationError(
-            f"{curves} has no sweep to score: it takes two completed runs with validation losses "
-            "and one `sweep` or `sweep_all_optimizers` in their descriptions"
+            f"{curves} has no sweep to score: it needs two completed runs with validation losses "
+            "and the same `sweep_of` in their descriptions"
         )
     write_json([score.to_json() for score in scores], json_)
-    console = Console(stderr=json_ == STANDARD_OUTPUT, highlight=False, width=WIDTH)
+    console = Console(stderr=json_ == STANDARD_OUTPUT, highlight=False, width=PIPE_WIDTH)
     for table in sweep_tables(scores):
         console.print(table)
-
-
-def add_learn_prior(app: "typer.Typer") -> None:
-    """`learn-prior`."""
-    import typer
-
-    @app.command("learn-prior", epilog=CODES)
-    def command(
-        curves: Annotated[
-            Path, typer.Option(help="Folder of recorded runs, NAME.npz beside NAME.json.")
-        ],
-        json_: Annotated[
-            Path | None,
-            typer.Option("--json", help="Write the table of the prior here; - for stdout."),
-        ] = None,
-        jobs: Annotated[int, typer.Option(help="Processes that share the runs.")] = 1,
-    ) -> None:
-        """Learn the prior from recorded runs: the table that Prior.from_table reads."""
-        with errors_in_one_line():
-            check_outputs({"--json": json_})
-            with progress("learning") as tell:
-                lessons = learn_prior(load_curves(curves), jobs=jobs, progress=tell)
-            write_json(lessons.to_json(), json_)
-            _print_lessons(lessons, to_stderr=json_ == STANDARD_OUTPUT)
-
-
-def _print_lessons(lessons: Lessons, *, to_stderr: bool) -> None:
-    from rich.console import Console
-
-    columns = [
-        "drop at 1e-3",
-        "peak ^",
-        "decay ^",
-        "spread",
-        "drop elsewhere",
-        "x jitter",
-        "x slope",
-    ]
-    table = empty_table("the prior learnt from all runs, and without each fold", "without", columns)
-    for fold, prior in {"(none)": lessons.all, **lessons.without}.items():
-        rule, elsewhere = prior.known, prior.unknown_drops[0]
-        jitters, slopes = (max(getattr(d, n) for d in prior.loose_drops) for n in _RATIOS)
-        shares = (rule.size, rule.spread, elsewhere.size)
-        size, spread, other = (percent(share) + "%" for share in shares)
-        powers = (rule.peak_exponent, rule.decay_exponent, jitters, slopes)
-        peak, decay, jitter, slope = (f"{power:.2f}" for power in powers)
-        table.add_row(fold, size, peak, decay, spread, other, jitter, slope)
-    Console(stderr=to_stderr, highlight=False, width=WIDTH).print(table)
 
 
 def _views(by: Sequence[str] | None) -> list[str]:
@@ -216,8 +169,8 @@ def _priors(runs: Sequence[RecordedRun], unseen: str, jobs: int) -> Callable[[Re
         return prior_without_fold
     if unseen != "peak":
         raise ConfigurationError(f"--unseen {unseen}: it must be fold or peak")
-    with progress("learning") as tell:
-        lessons = learn_prior(runs, fold_of=lambda run: run.peak_fold, jobs=jobs, progress=tell)
+    with progress("learning") as report:
+        lessons = learn_prior(runs, fold_of=lambda run: run.peak_fold, jobs=jobs, progress=report)
     return lambda run: lessons.without[run.peak_fold]
 
 
@@ -225,14 +178,16 @@ def _print_tables(result: Backtest, views: Sequence[str], *, to_stderr: bool) ->
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False)
-    note_width = min(console.width, 100)
-    console.width = max(console.width, WIDTH)  # a row that wraps cannot be read
+    note_width = min(console.width, _NOTE_WIDTH)
+    console.width = max(console.width, PIPE_WIDTH)  # rows must not wrap
     for view in views:
         cells = result.table(view)
         if not cells:
-            console.print(f"by {view}: no cell has {LEAST} forecasts, too few to quote")
+            console.print(
+                f"by {view}: no cell has {MIN_FORECASTS_PER_CELL} forecasts, too few to quote"
+            )
             continue
         console.print(score_table(view, cells))
         if cells[0].baselines:
             console.print(difference_table(view, cells))
-    console.print(_NOTE, style="dim", markup=False, width=note_width)
+    console.print(_LEGEND, style="dim", markup=False, width=note_width)

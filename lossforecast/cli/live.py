@@ -1,40 +1,48 @@
-"""`Look`: a look at a run in progress, and how a log and its forecast are told."""
+"""`LiveForecast`: the forecast of a run in progress, from its log as it is now."""
 
-import math
 import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossforecast.cli.options import SPEC, LogOptions
-from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, note, write_json
-from lossforecast.cli.tables import empty_table
+from lossforecast.cli.log_summary import log_headline, log_to_dict
+from lossforecast.cli.options import SCHEDULE_EXAMPLE, LogOptions
+from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
+from lossforecast.cli.tables import details_table, interval80, number
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
 from lossforecast.policies import Recommendation
-from lossforecast.readers import Log, found_in
+from lossforecast.readers import Log, find_log
 from lossforecast.runs import observed
-from lossforecast.status import Caveat
+from lossforecast.status import Caveat, Status
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Look", "awaited", "headline", "interval", "number", "of_log", "sizes"]
+__all__ = ["LiveForecast", "file_sizes", "wait_for_first_loss"]
+
+_MEANING = {
+    Status.NO_DATA: "no losses yet",
+    Status.TOO_SHORT: "few losses yet, mostly from the prior",
+    Status.PRIOR_DRIVEN: "the drop from annealing is assumed",
+    Status.IDENTIFIED: "learnt from this run",
+    Status.MISFIT: "no law describes this run",
+}
 
 
 @dataclass(frozen=True)
-class Look:
-    """A look at a run in progress.
+class LiveForecast:
+    """The forecast of a run in progress.
 
     Attributes:
-        log: of the run.
-        forecaster: what was made of it.
-        forecast: of its final loss.
-        advice: given with it.
-        target: the final loss hoped for, if any.
+        log: what has been logged so far.
+        forecaster: has observed these losses.
+        forecast: forecast of the final loss.
+        advice: the recommendation for it.
+        target: the final loss to reach, if one was given.
     """
 
     log: Log
@@ -44,18 +52,24 @@ class Look:
     target: float | None
 
     @classmethod
-    def at(cls, path: Path, options: LogOptions, target: float | None = None) -> "Look":
-        """The look at a log as it is now."""
+    def from_log(
+        cls, path: Path, options: LogOptions, target: float | None = None
+    ) -> "LiveForecast":
+        """Read a log as it is now, and forecast.
+
+        Raises:
+            ConfigurationError: the log cannot be read, or the length of the run is unknown.
+        """
         log = options.read(path)
         if options.total_steps is None and log.total_steps is None:
             raise ConfigurationError(
-                f"{log.path} ({log.kind}) does not say how long the run is: give --total-steps"
+                f"{log.path} ({log.format}) does not say how long the run is: give --total-steps"
             )
         plan, run = options.plan(log), options.run(log.metric, log.column)
         if Caveat.LR_ASSUMED in plan.caveats:
-            note(
-                f"the learning rate after step {log.rate_steps[-1]:,} is not known: the last one "
-                f"is taken to be held. Give --schedule, {SPEC}"
+            print_note(
+                f"learning rate after step {log.rate_steps[-1]:,} unknown; assuming the last one "
+                f"is held. Give --schedule to change that, {SCHEDULE_EXAMPLE}"
             )
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
         forecaster.observe_many(*observed(log.history))
@@ -64,11 +78,11 @@ class Look:
 
     @property
     def over(self) -> bool:
-        """Whether the run has come to its end."""
+        """True if the run has reached its last step."""
         return self.log.steps_taken >= self.forecaster.total_steps
 
     def show(self, json_: Path | None, plot: Path | None, *, brief: bool) -> None:
-        """Write it for people and for programs."""
+        """Write JSON and picture where asked for, and print a table or, if brief, one line."""
         write_json(self.to_dict(), json_)
         if plot is not None:
             draw(plot_run(self.forecast, self.forecaster.history, target=self.target), plot)
@@ -76,24 +90,21 @@ class Look:
         if brief:
             taken = self.log.steps_taken
             line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {number(self.forecast.mean)}"
-            out.print(f"{line} (80%: {interval(self.forecast)})  {self.advice.action}")
+            out.print(f"{line} (80%: {interval80(self.forecast)})  {self.advice.action}")
             return
-        out.print(headline(self.log, self.forecaster.total_steps), markup=False)
+        out.print(log_headline(self.log, self.forecaster.total_steps), markup=False)
         out.print(self._table())
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Log, forecast and advice as plain values."""
         return {
-            **of_log(self.log, self.forecaster.total_steps),
+            **log_to_dict(self.log, self.forecaster.total_steps),
             "target": self.target,
-            **self.forecast.summary(),
-            "caveats": [str(each) for each in self.forecast.caveats],
+            **self.forecast.to_dict(),
             "prob_below_target": (
                 None if self.target is None else self.forecast.prob_below(self.target)
             ),
-            "action": str(self.advice.action),
-            "reason": str(self.advice.reason),
-            "message": self.advice.message,
+            **self.advice.to_dict(),
         }
 
     def _table(self) -> "Table":
@@ -101,81 +112,38 @@ class Look:
         lower, upper = forecast.interval(0.95)
         rows = {
             f"loss at step {forecast.step:,}": number(forecast.mean),
-            "80% interval": interval(forecast),
+            "80% interval": interval80(forecast),
             "95% interval": f"{number(lower)} to {number(upper)}",
-            "annealing still to bring": f"{number(gain.mean)} ({gain.source})",
-            "how it is known": str(forecast.status),
+            "annealing still to bring": f"{number(gain.mean)} (from: {gain.source})",
+            "status": f"{forecast.status} ({_MEANING[forecast.status]})",
             "caveats": ", ".join(map(str, forecast.caveats)) or "none",
             "advice": self.advice.message,
         }
         if self.target is not None:
             rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
-        table = empty_table("forecast", "", [""])
-        table.show_header = False
-        table.columns[1].justify = "left"
+        table = details_table("forecast")
         for name, value in rows.items():
             table.add_row(name, value)
         return table
 
 
-def awaited(path: Path, options: LogOptions, every: float) -> dict[Path, int]:
-    """Wait for the first loss of a run that is about to begin; the sizes of its log then."""
-    said = False
+def wait_for_first_loss(path: Path, options: LogOptions, every: float) -> dict[Path, int]:
+    """Read a log every `every` seconds until it has a loss; returns its `file_sizes` by then."""
+    announced = False
     while True:
         try:
-            seen = sizes(path)
-            options.read(path, tell=False)
-            return seen
+            sizes = file_sizes(path)
+            options.read(path, notes=False)
+            return sizes
         except NothingLoggedError as error:
-            if not said:
-                note(f"{error}; waiting for the first loss")
-            said = True
+            if not announced:
+                print_note(f"{error}; waiting for the first loss")
+            announced = True
             time.sleep(every)
 
 
-def sizes(path: Path) -> dict[Path, int]:
-    """Of the files of a log, to see whether it has grown."""
-    place = found_in(path) if path.is_dir() else path
+def file_sizes(path: Path) -> dict[Path, int]:
+    """Size in bytes of each file of a log: it has grown if they differ."""
+    place = find_log(path) if path.is_dir() else path
     files = place.glob("*") if place.is_dir() else [place]
-    return {each: each.stat().st_size for each in files if each.is_file()}
-
-
-# ---------------------------------------------------------------------- words
-
-
-def of_log(log: Log, total_steps: int) -> dict[str, Any]:
-    """What a log is, for programs."""
-    return {
-        "log": str(log.path),
-        "format": log.kind,
-        "column": log.column,
-        "metric": log.metric,
-        "lr_column": log.rate_column,
-        "losses": log.history.n_observed,
-        "last_step": log.history.last_step,
-        "total_steps": total_steps,
-        "notes": list(log.notes),
-    }
-
-
-def headline(log: Log, total_steps: int) -> str:
-    """What a log is and what was taken of it."""
-    seen = log.steps_taken
-    others = f"; also there: {', '.join(log.others[:4])}" if log.others else ""
-    rate = log.rate_column or "as given"
-    return (
-        f"{log.name} ({log.kind}): {log.history.n_observed:,} losses {log.column!r} ({log.metric}) "
-        f"up to step {seen:,} of {total_steps:,} ({min(seen / total_steps, 1):.0%}), learning rate "
-        f"{rate}{others}"
-    )
-
-
-def interval(forecast: Forecast) -> str:
-    """80% of it."""
-    lower, upper = forecast.interval(0.8)
-    return f"{number(lower)} to {number(upper)}"
-
-
-def number(value: float) -> str:
-    """In four digits."""
-    return "-" if math.isnan(value) else f"{value:.4g}"
+    return {file: file.stat().st_size for file in files if file.is_file()}

@@ -1,4 +1,4 @@
-"""What the command line can be told of a log and its run: `LogOptions`."""
+"""`LogOptions`: the options that describe a log and its run, shared by several commands."""
 
 import inspect
 from collections.abc import Callable
@@ -7,49 +7,85 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from lossforecast.cli.output import note
+from lossforecast.cli.output import print_note
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Prior
-from lossforecast.readers import Log, read_log
+from lossforecast.readers import FORMATS, Log, read_log
 from lossforecast.runs import RunInfo
-from lossforecast.schedule import LRSchedule, schedule_from_text
+from lossforecast.schedule import NAMED_SCHEDULES, LRSchedule, schedule_from_text
 from lossforecast.status import Caveat
 from lossforecast.store import RunStore
 
-__all__ = ["LOG", "OF_LOG", "OF_STORE", "SPEC", "LogOptions", "with_options"]
+__all__ = [
+    "CURVES_HELP",
+    "JOBS_HELP",
+    "JSON_HELP",
+    "LOG_HELP",
+    "LOG_OPTIONS",
+    "PROJECT_HELP",
+    "SCHEDULE_EXAMPLE",
+    "STORE_OPTIONS",
+    "TARGET_HELP",
+    "LogOptions",
+    "with_options",
+]
 
-SPEC = "such as cosine:peak=3e-4,end=3e-5,warmup=2000"
-LOG = (
-    "The log of a run: a TensorBoard event file or the folder of one run, Lightning's metrics.csv, "
-    "trainer_state.json of the Hugging Face Trainer, a CSV exported from W&B, CSV or JSON lines."
+SCHEDULE_EXAMPLE = "such as cosine:peak=3e-4,end=3e-5,warmup=2000"
+LOG_HELP = (
+    "Log of a run: a file, or the folder of one run. Known formats: "
+    f"{', '.join(log_format.description for log_format in FORMATS)}."
 )
+TARGET_HELP = "Final loss to reach: a run that will miss it is stopped, not only a broken one."
+JSON_HELP = "Write the whole result to this file as JSON; - for stdout."
+CURVES_HELP = "Folder of recorded runs: NAME.npz with its description NAME.json."
+JOBS_HELP = "Number of processes that share the runs."
+PROJECT_HELP = "Project of the run; runs learn from finished runs of the same project."
 
 
-def _option(says: str, **limits: float) -> Any:
-    return field(default=None, metadata={"help": says, **limits})
+def _option(text: str, **limits: float) -> Any:
+    return field(default=None, metadata={"help": text, **limits})
 
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What was said of a log and its run; each field is an option with its help."""
+    """Description of a log and its run; each field is an option of the command line."""
 
-    column: str | None = _option("The loss; by default what is called like one.")
-    metric: str | None = _option("Whether the loss is of training (train) or validation (val).")
-    step_column: str | None = _option("The optimizer steps, where their name does not tell.")
-    lr_column: str | None = _option("The learning rate, where its name does not tell.")
-    schedule: str | None = _option(f"The planned schedule of the whole run, {SPEC}.")
+    column: str | None = _option(
+        "Column that holds the loss. Default: the first whose name looks like one (loss, "
+        "train_loss, eval_loss, ...)."
+    )
+    metric: str | None = _option(
+        "Kind of loss: train or val. Default: judged by the name of the column."
+    )
+    step_column: str | None = _option(
+        "Column of optimizer steps. Default: the first with a usual name (global_step, step, ...)."
+    )
+    lr_column: str | None = _option(
+        "Column of the learning rate. Default: the one whose name looks like it (lr, ...)."
+    )
+    schedule: str | None = _option(
+        f"Planned schedule of the whole run, {SCHEDULE_EXAMPLE}. One of "
+        f"{', '.join(NAMED_SCHEDULES)}."
+    )
     total_steps: int | None = _option("Planned length of the run in optimizer steps.", min=1)
-    optimizer: str | None = _option("Its name, such as adamw.")
-    task: str | None = _option("What is learnt; tell it if it is no language model.")
-    dataset: str | None = _option("What it is trained on.")
-    n_params: int | None = _option("How many parameters the model has.", min=1)
+    optimizer: str | None = _option("Name of the optimizer, such as adamw.")
+    task: str | None = _option(
+        "What the model is trained for, e.g. 'image classification'. Set it unless you train a "
+        "language model, which is what the default prior assumes."
+    )
+    dataset: str | None = _option("Name of the training data.")
+    n_params: int | None = _option("Number of parameters of the model.", min=1)
     batch_size: int | None = _option("Samples or tokens per optimizer step.", min=1)
-    model: str | None = _option("The architecture.")
-    project: str | None = _option("What the run belongs to; runs of one project are compared.")
-    store: str | None = _option("Store of past runs to learn from, a path or a database URL.")
+    model: str | None = _option("Name of the architecture.")
+    project: str | None = _option(PROJECT_HELP)
+    store: str | None = _option("Store of past runs to learn from: a path or a database URL.")
 
-    def read(self, path: Path, *, tell: bool = True) -> Log:
-        """The log; people are told what they should know of it."""
+    def read(self, path: Path, *, notes: bool = True) -> Log:
+        """Read a log; print its notes unless `notes` is False.
+
+        Raises:
+            ConfigurationError: the log cannot be read, or an option contradicts it.
+        """
         if self.metric not in (None, "train", "val"):
             raise ConfigurationError(f"--metric {self.metric}: it must be train or val")
         log = read_log(
@@ -60,28 +96,30 @@ class LogOptions:
             rate_column=self.lr_column,
             total_steps=self.total_steps,
         )
-        for each in log.notes if tell else ():
-            note(each)
+        for remark in log.notes if notes else ():
+            print_note(remark)
         return log
 
     def plan(self, log: Log) -> LRSchedule:
-        """The learning rate of every step."""
+        """The learning rate of every step: as logged, then as planned."""
         total = log.total_steps if self.total_steps is None else self.total_steps
         if total is None:
             total = max(log.steps_taken, 1)
-            note(
-                f"how long the run is, is not known: taken to end with its log, at step {total:,}. "
-                "Give --total-steps"
+            print_note(
+                f"length of the run unknown; assuming it ends with its log, at step {total:,}. "
+                "Give --total-steps to change that"
             )
         if self.schedule is None:
             return log.plan(total)
         plan = log.plan(total, schedule_from_text(self.schedule, total))
         if Caveat.LR_OFF_PLAN in plan.caveats:
-            note(f"the logged rates {log.rate_column!r} contradict --schedule where they overlap")
+            print_note(
+                f"the logged rates {log.rate_column!r} contradict --schedule where they overlap"
+            )
         return plan
 
     def run(self, metric: str, monitor: str | None = None) -> RunInfo:
-        """What is known of the run."""
+        """The description of the run."""
         return RunInfo(
             metric=metric,
             optimizer=self.optimizer,
@@ -95,50 +133,51 @@ class LogOptions:
         )
 
     def prior(self, run: RunInfo, plan: LRSchedule) -> Prior | None:
-        """What past runs say, where a store is named."""
+        """The prior learnt from past runs of the project; None without a store."""
         if self.store is None:
             return None
         if run.project is None:
-            raise ConfigurationError("--store needs --project: which past runs to compare with")
+            raise ConfigurationError("--store needs --project: which past runs to learn from")
         prior = RunStore(self.store, make=False).prior(run, plan)
-        note(f"learning from {len(prior.past)} finished runs of project {run.project!r}")
+        print_note(f"learning from {len(prior.past)} finished runs of project {run.project!r}")
         return prior
 
 
-OF_STORE = ("model", "project", "store")
+STORE_OPTIONS = ("model", "project", "store")
 """Options of commands that learn from past runs."""
-OF_LOG = tuple(each.name for each in fields(LogOptions) if each.name not in OF_STORE)
+LOG_OPTIONS = tuple(each.name for each in fields(LogOptions) if each.name not in STORE_OPTIONS)
 """Options of every command that reads logs."""
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options named, which it gets as one argument `options`."""
+    """Decorator that adds the named options to a command, as one argument `options`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         import typer
 
         @wraps(command)
         def expanded(**given: Any) -> None:
-            said = {name: given.pop(name) for name in names}
-            command(options=LogOptions(**said), **given)
+            values = {name: given.pop(name) for name in names}
+            command(options=LogOptions(**values), **given)
 
-        known = {each.name: each for each in fields(LogOptions)}
-        asked = [
+        by_name = {option.name: option for option in fields(LogOptions)}
+        added = [
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[known[name].type, typer.Option(**known[name].metadata)],
+                annotation=Annotated[by_name[name].type, typer.Option(**by_name[name].metadata)],
             )
             for name in names
         ]
         own = [
-            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for each in inspect.signature(command).parameters.values()
-            if each.name != "options"
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name != "options"
         ]
-        expanded.__signature__ = inspect.Signature([*own, *asked])  # type: ignore[attr-defined]
-        expanded.__annotations__ = {each.name: each.annotation for each in [*own, *asked]}
+        parameters = [*own, *added]
+        expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        expanded.__annotations__ = {each.name: each.annotation for each in parameters}
         return expanded
 
     return decorate

@@ -1,4 +1,4 @@
-"""What every command of the command line does alike: errors, files, pictures, progress."""
+"""What all commands share: exit codes, errors, files, pictures, progress."""
 
 import importlib.util
 import json
@@ -17,115 +17,133 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "CODES",
-    "MISUSE",
+    "EXIT_CODES",
+    "EXIT_MISUSE",
+    "PIPE_WIDTH",
     "STANDARD_OUTPUT",
-    "WIDTH",
     "check_outputs",
     "check_plot",
-    "complain",
     "console",
     "draw",
     "errors_in_one_line",
-    "note",
+    "print_error",
+    "print_note",
     "progress",
     "write",
     "write_json",
 ]
 
-MISUSE = 2
-WIDTH = 200
-"""Columns of a table that is not shown on a terminal: room for a whole row."""
+EXIT_MISUSE = 2
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 impossible as asked (one line says why), 130 interrupted, 1 a bug."
+)
+PIPE_WIDTH = 200
+"""Width in characters of output that is not shown on a terminal: room for the longest row."""
 STANDARD_OUTPUT = Path("-")
-CODES = "Exit codes: 0 done, 2 impossible as asked (one line says why), 130 interrupted, 1 a bug."
-_PICTURES = (".png", ".pdf", ".svg")
+_PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+_PICTURE_DPI = 150
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Misuse ends the process with its message and without a traceback."""
+    """Turn misuse and file errors into one line on standard error and exit code 2."""
     import typer
 
     try:
         yield
-    except BrokenPipeError:  # the reader has seen enough; nothing more may be written at exit
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does; write nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except (LossForecastError, OSError) as error:
-        complain(" ".join(str(error).split()))
-        raise typer.Exit(MISUSE) from None
+        print_error(" ".join(str(error).split()))
+        raise typer.Exit(EXIT_MISUSE) from None
 
 
-def complain(message: str) -> None:
-    """Say in one line why something cannot be done."""
+def print_error(message: str) -> None:
+    """Print why a command failed, in one line on standard error."""
     sys.stderr.write(f"error: {message}\n")
 
 
 def check_outputs(outputs: Mapping[str, Path | None]) -> None:
-    """Fail before the work, not after it; paths by the names of their options."""
+    """Check before the work that the outputs can be written.
+
+    Args:
+        outputs: paths by the names of their options; None for an output that is not wanted.
+
+    Raises:
+        ConfigurationError: a path is a folder or in none, or two outputs are standard output.
+    """
     for path in outputs.values():
         if path is None or path == STANDARD_OUTPUT:
             continue
         if path.is_dir() or not path.parent.is_dir():
-            raise ConfigurationError(f"cannot write {path}: it is a folder, or is in none")
+            raise ConfigurationError(
+                f"cannot write {path}: it is a folder, or its folder is missing"
+            )
     printed = [name for name, path in outputs.items() if path == STANDARD_OUTPUT]
     if len(printed) > 1:
         raise ConfigurationError(f"only one of {' and '.join(printed)} can be standard output")
 
 
 def check_plot(plot: Path | None) -> None:
-    """Fail before the work if the picture cannot be drawn."""
+    """Check before the work that a picture can be drawn.
+
+    Raises:
+        ConfigurationError: matplotlib is missing, or the suffix is not one of a picture.
+    """
     if plot is None:
         return
-    if plot != STANDARD_OUTPUT and plot.suffix not in _PICTURES:
-        raise ConfigurationError(f"cannot draw {plot}: name it {', '.join(_PICTURES)}")
+    if plot != STANDARD_OUTPUT and plot.suffix not in _PICTURE_SUFFIXES:
+        raise ConfigurationError(
+            f"cannot draw {plot}: its name must end in one of {', '.join(_PICTURE_SUFFIXES)}"
+        )
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigurationError('--plot needs matplotlib: pip install "lossforecast[plot]"')
 
 
 def draw(figure: "Figure", path: Path) -> None:
-    """Write a picture, a PNG to standard output."""
+    """Write a picture to a file, or as PNG to standard output."""
     if path == STANDARD_OUTPUT:
-        figure.savefig(sys.stdout.buffer, format="png", dpi=150)
+        figure.savefig(sys.stdout.buffer, format="png", dpi=_PICTURE_DPI)
         sys.stdout.flush()
     else:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=_PICTURE_DPI)
 
 
 def console(*, to_stderr: bool) -> "Console":
-    """Where tables for people go; as wide as they need where that is no terminal."""
+    """Console for tables; wide enough for whole rows if it is not a terminal."""
     from rich.console import Console
 
     class Plain(Console):
-        def on_broken_pipe(self) -> None:  # by itself it would end the process with 1
+        def on_broken_pipe(self) -> None:  # rich itself would exit with code 1
             raise BrokenPipeError
 
-    found = Plain(stderr=to_stderr, highlight=False)
-    if not found.is_terminal:
-        found = Plain(stderr=to_stderr, highlight=False, width=WIDTH)
-    return found
+    plain = Plain(stderr=to_stderr, highlight=False)
+    if not plain.is_terminal:
+        plain = Plain(stderr=to_stderr, highlight=False, width=PIPE_WIDTH)
+    return plain
 
 
-def note(message: str) -> None:
-    """Tell people something beside the result."""
+def print_note(message: str) -> None:
+    """Print a remark about the result on standard error."""
     sys.stderr.write(f"note: {message}\n")
 
 
-def write_json(found: Any, path: Path | None) -> None:
-    """Write plain values, null for numbers that are not finite."""
-    write(path, json.dumps(_finite(found), indent=1, allow_nan=False) + "\n")
+def write_json(value: Any, path: Path | None) -> None:
+    """Write plain values as JSON, with null for numbers that are not finite."""
+    write(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
 
 
-def _finite(found: Any) -> Any:
-    if isinstance(found, Mapping):
-        return {name: _finite(value) for name, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [_finite(value) for value in found]
-    return None if isinstance(found, float) and not math.isfinite(found) else found
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(path: Path | None, text: str) -> None:
-    """Write to a file, to standard output, or nowhere."""
+    """Write text to a file or to standard output; to nothing for None."""
     if path == STANDARD_OUTPUT:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -134,8 +152,11 @@ def write(path: Path | None, text: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Any]:
-    """A bar on standard error, or a line per tenth where that is no terminal."""
+def progress(label: str) -> Iterator[Any]:
+    """A function of (done, total) that draws a bar on standard error.
+
+    Where that is not a terminal it prints a line for every tenth.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -151,7 +172,7 @@ def progress(what: str) -> Iterator[Any]:
 
         def line(done: int, total: int) -> None:
             if done * 10 // total > (done - 1) * 10 // total:
-                sys.stderr.write(f"{what}: {done} of {total}\n")
+                sys.stderr.write(f"{label}: {done} of {total}\n")
 
         yield line
         return
@@ -163,5 +184,5 @@ def progress(what: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

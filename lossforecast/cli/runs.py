@@ -1,21 +1,28 @@
-"""The commands that look after the store of past runs: `runs list`, `show`, `import`, `forget`."""
+"""The commands that manage the store of past runs: `runs list`, `show`, `import`, `forget`."""
 
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from lossforecast.cli.options import LOG, OF_LOG, LogOptions, with_options
+from lossforecast.cli.options import (
+    JSON_HELP,
+    LOG_HELP,
+    LOG_OPTIONS,
+    PROJECT_HELP,
+    LogOptions,
+    with_options,
+)
 from lossforecast.cli.output import (
-    CODES,
+    EXIT_CODES,
     STANDARD_OUTPUT,
     check_outputs,
     console,
     errors_in_one_line,
-    note,
+    print_note,
     write_json,
 )
-from lossforecast.cli.tables import empty_table
+from lossforecast.cli.tables import details_table, empty_table, number
 from lossforecast.errors import ConfigurationError
 from lossforecast.runs import observed, points
 from lossforecast.store import RunStore, StoredRun
@@ -26,88 +33,87 @@ if TYPE_CHECKING:
 
 __all__ = ["add_runs"]
 
-_STORE = "The store, a path or a database URL; by default $LOSSFORECAST_STORE or that of this user."
-_KEY = "Keys of runs, or the beginnings of keys, as `runs list` shows them."
-_JSON = "Write all of it here; - for stdout."
+_STORE_HELP = "Path or database URL of the store. Default: $LOSSFORECAST_STORE, else this user's."
+_KEY_HELP = "Key of a run, or its beginning, as `runs list` shows it."
+_KEY_CHARACTERS = 8  # of a key in tables and messages
+_N_FORECASTS, _MAX_DECISIONS = 10, 10  # that `runs show` prints
 
 
 def add_runs(app: "typer.Typer") -> None:
-    """`runs`."""
+    """Add the group `runs`."""
     import typer
 
     group = typer.Typer(
-        help="Look after the store of past runs, which the next ones learn from.",
+        help="Manage the store of past runs, which new runs learn from.",
         no_args_is_help=True,
     )
     app.add_typer(group, name="runs")
 
-    @group.command("list", epilog=CODES)
+    @group.command("list", epilog=EXIT_CODES)
     def list_(
-        project: Annotated[str | None, typer.Option(help="Only those of a project.")] = None,
+        project: Annotated[str | None, typer.Option(help="Only runs of this project.")] = None,
         state: Annotated[
             str | None,
-            typer.Option(help="Only those that are running, finished, stopped or failed."),
+            typer.Option(help="Only runs in this state: running, finished, stopped or failed."),
         ] = None,
-        store: Annotated[str | None, typer.Option(help=_STORE)] = None,
-        json_: Annotated[Path | None, typer.Option("--json", help=_JSON)] = None,
+        store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
+        json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
-        """The runs of the store, newest first."""
+        """List the runs in the store, newest first."""
         with errors_in_one_line():
             check_outputs({"--json": json_})
-            asked = {"project": project, "state": state}
-            words = {name: word for name, word in asked.items() if word is not None}
+            given = {"project": project, "state": state}
+            filters = {name: value for name, value in given.items() if value is not None}
             opened = RunStore(store, make=False)
-            runs = opened.runs(**words)
-            write_json([_plain(run) for run in runs], json_)
+            runs = opened.runs(**filters)
+            write_json([_to_json(run) for run in runs], json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
             if not runs:
                 out.print(f"no runs in {opened.url}", markup=False)
                 return
             out.print(_table(runs))
 
-    @group.command("show", epilog=CODES)
+    @group.command("show", epilog=EXIT_CODES)
     def show(
-        key: Annotated[str, typer.Argument(help=_KEY)],
-        store: Annotated[str | None, typer.Option(help=_STORE)] = None,
-        json_: Annotated[Path | None, typer.Option("--json", help=_JSON)] = None,
+        key: Annotated[str, typer.Argument(help=_KEY_HELP)],
+        store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
+        json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
-        """One run: what is known of it, what was forecast and decided."""
+        """Show one run with its forecasts and decisions."""
         with errors_in_one_line():
             check_outputs({"--json": json_})
             opened = RunStore(store, make=False)
             run = opened.run(key)
             forecasts, decisions = opened.forecasts(run.key), opened.decisions(run.key)
             steps, losses = points(opened.history(run.key))
-            found = {
-                **_plain(run),
+            result = {
+                **_to_json(run),
                 "schedule": run.schedule.to_dict(),
                 "steps": steps.tolist(),
                 "losses": losses.tolist(),
                 "forecasts": forecasts,
                 "decisions": decisions,
             }
-            write_json(found, json_)
+            write_json(result, json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
             out.print(_details(run))
             if forecasts:
                 out.print(_forecasts(forecasts, run.outcome))
-            for each in decisions[-10:]:
-                out.print(f"step {each['step']:,}: {each['message']}", markup=False)
+            for decision in decisions[-_MAX_DECISIONS:]:
+                out.print(f"step {decision['step']:,}: {decision['message']}", markup=False)
 
-    @group.command("import", epilog=CODES)
-    @with_options(*OF_LOG, "model")
+    @group.command("import", epilog=EXIT_CODES)
+    @with_options(*LOG_OPTIONS, "model")
     def import_(
         options: LogOptions,
-        logs: Annotated[list[Path], typer.Argument(help=LOG, metavar="LOG")],
-        project: Annotated[
-            str, typer.Option(help="What the runs belong to; runs of one project are compared.")
-        ],
-        store: Annotated[str | None, typer.Option(help=_STORE)] = None,
+        logs: Annotated[list[Path], typer.Argument(help=LOG_HELP, metavar="LOG")],
+        project: Annotated[str, typer.Option(help=PROJECT_HELP)],
+        store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
     ) -> None:
-        """Put runs that are over into the store, from their logs."""
+        """Add finished runs to the store, from their logs."""
         with errors_in_one_line():
             options = replace(options, project=project)
-            read = [options.read(path) for path in logs]  # all of them, before any is stored
+            read = [options.read(path) for path in logs]  # read all before storing any
             plans = [options.plan(log) for log in read]
             opened = RunStore(store)
             keys = [
@@ -122,34 +128,34 @@ def add_runs(app: "typer.Typer") -> None:
             ]
             console(to_stderr=False).print(_table([opened.run(key) for key in keys]))
 
-    @group.command("forget", epilog=CODES)
+    @group.command("forget", epilog=EXIT_CODES)
     def forget(
-        keys: Annotated[list[str], typer.Argument(help=_KEY, metavar="KEY")],
+        keys: Annotated[list[str], typer.Argument(help=_KEY_HELP, metavar="KEY")],
         keep: Annotated[
             bool,
-            typer.Option("--exclude", help="Keep the runs, but learn nothing from them."),
+            typer.Option("--exclude", help="Keep the runs, but do not learn from them."),
         ] = False,
         again: Annotated[
             bool, typer.Option("--include", help="Learn from excluded runs again.")
         ] = False,
-        store: Annotated[str | None, typer.Option(help=_STORE)] = None,
+        store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
     ) -> None:
-        """Delete runs, or only learn nothing from them."""
+        """Delete runs, or stop learning from them."""
         with errors_in_one_line():
             if keep and again:
-                raise ConfigurationError("--exclude and --include: give one of them")
+                raise ConfigurationError("--exclude and --include: give only one of them")
             opened = RunStore(store, make=False)
-            runs = [opened.find(key) for key in keys]  # all of them are there, before any is gone
+            runs = [opened.find(key) for key in keys]  # find all before deleting any
             for key, name in runs:
                 if keep or again:
                     opened.exclude(key, keep)
                 else:
                     opened.forget(key)
-                done = "excluded" if keep else "included" if again else "forgotten"
-                note(f"{done}: {key[:8]} {name}")
+                done = "excluded" if keep else "included" if again else "deleted"
+                print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name}")
 
 
-def _plain(run: StoredRun) -> dict[str, Any]:
+def _to_json(run: StoredRun) -> dict[str, Any]:
     return {
         "key": run.key,
         "name": run.name,
@@ -184,46 +190,40 @@ def _table(runs: list[StoredRun]) -> "Table":
         state = run.state + ", excluded" * run.excluded
         done = f"{total:,}" if run.state == "finished" else f"{run.step + 1:,} of {total:,}"
         table.add_row(
-            run.key[:8],
-            _plainly(run.name),
-            _plainly(run.run.project),
-            _plainly(run.run.monitor or run.run.metric),
-            _plainly(run.run.optimizer),
+            run.key[:_KEY_CHARACTERS],
+            _escaped(run.name),
+            _escaped(run.run.project),
+            _escaped(run.run.monitor or run.run.metric),
+            _escaped(run.run.optimizer),
             f"{run.schedule.peak:.3g}",
             done,
             state,
-            _number(run.outcome),
+            number(run.outcome),
             f"{run.updated.astimezone():%Y-%m-%d %H:%M}",
         )
     return table
 
 
 def _details(run: StoredRun) -> "Table":
-    table = empty_table("run", "", [""])
-    table.show_header = False
-    table.columns[1].justify = "left"
-    for name, value in _plain(run).items():
+    table = details_table("run")
+    for name, value in _to_json(run).items():
         if value is not None:
-            table.add_row(name.replace("_", " "), _plainly(str(value)))
+            table.add_row(name.replace("_", " "), _escaped(str(value)))
     return table
 
 
-def _forecasts(made: list[dict[str, Any]], outcome: float) -> "Table":
-    """About ten of them."""
+def _forecasts(forecasts: list[dict[str, Any]], outcome: float) -> "Table":
+    """About ten of the forecasts, evenly spaced."""
     table = empty_table("forecasts", "made at", ["forecast", "80% interval", "error", "status"])
-    for row in made[:: max(len(made) // 10, 1)]:
+    for row in forecasts[:: max(len(forecasts) // _N_FORECASTS, 1)]:
         error = "-" if math.isnan(outcome) else f"{100 * (row['mean'] / outcome - 1):+.2f}%"
-        interval = f"{_number(row['lower80'])} to {_number(row['upper80'])}"
-        table.add_row(f"{row['made_at']:,}", _number(row["mean"]), interval, error, row["status"])
+        interval = f"{number(row['lower80'])} to {number(row['upper80'])}"
+        table.add_row(f"{row['made_at']:,}", number(row["mean"]), interval, error, row["status"])
     return table
 
 
-def _plainly(text: str | None) -> str:
-    """Without what a table would take for markup."""
+def _escaped(text: str | None) -> str:
+    """Text without what rich would take for markup."""
     from rich.markup import escape
 
     return escape(text or "")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""A backtest in tables: Markdown for pages, rich ones for terminals (needs rich)."""
+"""Tables of backtest scores: in Markdown, and for terminals (needs rich)."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["difference_table", "markdown", "score_table"]
 
-_SHORT = {
+_SHORT_NAMES = {
     "last value": "last",
     "power law in steps": "power",
     "annealing law": "annealing",
@@ -24,7 +24,7 @@ _SHORT = {
 def markdown(cells: Sequence[Cell]) -> str:
     """One row per cell: our median and mean error, coverage, width and the baselines' medians.
 
-    All in % of the truth; the smallest median of a row is bold.
+    All in % of the outcome; the smallest median of a row is bold.
     """
     rivals = list(cells[0].baselines) if cells else []
     headings = ["", "seen", "n", "median", "mean", "bias", "in 80%", "in 95%", "80% width"]
@@ -39,7 +39,7 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 
 def _medians(cell: Cell, *, best: str, other: str) -> list[str]:
-    """Our median error and those of the baselines, the smallest marked."""
+    """Our median error and those of the baselines; the smallest is marked."""
     medians = [cell.score.median, *(score.median for score in cell.baselines.values())]
     return [(best if value == min(medians) else other).format(percent(value)) for value in medians]
 
@@ -49,8 +49,8 @@ def _row(values: Sequence[str]) -> str:
 
 
 def score_table(view: str, cells: Sequence[Cell]) -> "Table":
-    """Our scores, and the median errors of the baselines."""
-    rivals = [_SHORT.get(name, name) for name in cells[0].baselines]
+    """Our scores and the median errors of the baselines, for a terminal."""
+    rivals = [_SHORT_NAMES.get(name, name) for name in cells[0].baselines]
     headings = ["seen", "n", "median", "", "mean", "bias", "in 80%", "in 95%", "wide 80%"]
     headings += ["wide 95%", "CRPS", *rivals, *(["sharper"] if rivals else [])]
     table = empty_table(f"scores by {view}", view, headings)
@@ -79,7 +79,7 @@ def score_table(view: str, cells: Sequence[Cell]) -> "Table":
 
 
 def difference_table(view: str, cells: Sequence[Cell]) -> "Table":
-    """Our median and mean errors minus those of the best baseline of the cell."""
+    """Our median and mean error minus those of the best baseline of each cell, for a terminal."""
     headings = [
         "seen",
         "best median",
@@ -105,7 +105,7 @@ def difference_table(view: str, cells: Sequence[Cell]) -> "Table":
             verdict = "better" if high < 0 else "worse" if low > 0 else ""
             shown += [
                 percent(best),
-                _SHORT.get(difference.baseline, difference.baseline),
+                _SHORT_NAMES.get(difference.baseline, difference.baseline),
                 f"{percent(difference.value)} {_interval(difference.interval)}",
                 verdict,
             ]
@@ -114,7 +114,7 @@ def difference_table(view: str, cells: Sequence[Cell]) -> "Table":
 
 
 def _with_last(cells: Sequence[Cell]) -> Iterator[tuple[bool, Cell]]:
-    """Each cell, and whether it is the last of its name."""
+    """Pairs of (True for the last cell of its name, cell)."""
     for cell, after in zip(cells, [*cells[1:], None], strict=True):
         yield after is None or after.name != cell.name, cell
 

@@ -1,11 +1,11 @@
-"""Tables of what rules did to recorded sweeps (needs rich)."""
+"""Tables of the scores of stopping rules on recorded sweeps (needs rich)."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lossforecast.backtest import LEAST, SweepScore
+from lossforecast.backtest import SweepScore
 from lossforecast.cli.tables import empty_table, percent
 
 if TYPE_CHECKING:
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_tables"]
 
+_LARGE_SWEEP_RUNS = 15  # runs of a sweep that counts in the mean over sweeps
 _HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills", "before decay")
-
-
-def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
-    """For each arrival: every policy on the sweeps of at least 15 runs together, then on each."""
-    for arrival in dict.fromkeys(score.arrival for score in scores):
-        table = empty_table(f"runs arrive {_HOW[arrival]}", "policy", _HEADINGS)
-        mine = [score for score in scores if score.arrival == arrival]
-        for policy in dict.fromkeys(score.policy for score in mine):
-            each = [score for score in mine if score.policy == policy]
-            large = [score for score in each if score.runs >= LEAST]
-            if len(large) > 1:
-                table.add_row(policy, *_row(f"{len(large)} of {LEAST} runs or more", large))
-            for score in each:
-                table.add_row(policy, *_row(score.sweep, [score]), end_section=score is each[-1])
-        yield table
-
-
-_HOW = {
+_ARRIVALS = {
     "parallel": "in parallel, all at the same share of their steps",
     "sequential": "one after the other, means over ten random orders",
 }
+
+
+def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
+    """One table per order of arrival: each rule on the large sweeps together, then on each."""
+    for arrival in dict.fromkeys(score.arrival for score in scores):
+        table = empty_table(f"runs arrive {_ARRIVALS[arrival]}", "policy", _HEADINGS)
+        of_arrival = [score for score in scores if score.arrival == arrival]
+        for policy in dict.fromkeys(score.policy for score in of_arrival):
+            sweeps = [score for score in of_arrival if score.policy == policy]
+            large = [score for score in sweeps if score.runs >= _LARGE_SWEEP_RUNS]
+            if len(large) > 1:
+                name = f"{len(large)} of {_LARGE_SWEEP_RUNS} runs or more"
+                table.add_row(policy, *_row(name, large))
+            for score in sweeps:
+                table.add_row(policy, *_row(score.sweep, [score]), end_section=score is sweeps[-1])
+        yield table
 
 
 def _row(name: str, scores: Sequence[SweepScore]) -> list[str]:

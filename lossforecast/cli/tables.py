@@ -1,32 +1,55 @@
-"""Empty tables and numbers in percent."""
+"""Empty tables, and numbers as text."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from lossforecast.forecast import Forecast
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-__all__ = ["empty_table", "percent"]
+__all__ = ["details_table", "empty_table", "interval80", "number", "percent"]
 
 
-def empty_table(title: str, view: str, headings: Sequence[str]) -> "Table":
-    """A table of numbers without rows yet, named after its view."""
+def empty_table(title: str, first: str, headings: Sequence[str]) -> "Table":
+    """A table without rows: names under the heading `first`, then numbers under `headings`."""
     from rich import box
     from rich.table import Table
 
     table = Table(
         title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0)
     )
-    table.add_column(view, no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
+def details_table(title: str) -> "Table":
+    """A table without rows and headings: names and their values, which may wrap."""
+    table = empty_table(title, "", [""])
+    table.show_header = False
+    table.columns[1].justify = "left"
+    table.columns[1].no_wrap = False
+    return table
+
+
 def percent(share: float, decimals: int | None = None) -> str:
-    """In percent, by default with as many decimals as matter."""
+    """A share in percent, without the sign; by default in three digits."""
     value = 100 * share
     if decimals is None:
         decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{decimals}f}"
+
+
+def number(value: float | None) -> str:
+    """A number in four digits; "-" for None and nan."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def interval80(forecast: Forecast) -> str:
+    """The 80% interval of a forecast."""
+    lower, upper = forecast.interval(0.8)
+    return f"{number(lower)} to {number(upper)}"

@@ -1,6 +1,5 @@
-"""The loss laws: their formulas and the relaxation of annealing."""
+"""The loss laws: the relaxation G of each, and the share of its drop that has arrived."""
 
-from lossforecast.laws.formulas import LAWS, Law
-from lossforecast.laws.relaxation import Relaxation, arrived, decaying, full_anneal
+from lossforecast.laws.relaxation import LAWS, Relaxation, arrived, decaying, full_anneal
 
-__all__ = ["LAWS", "Law", "Relaxation", "arrived", "decaying", "full_anneal"]
+__all__ = ["LAWS", "Relaxation", "arrived", "decaying", "full_anneal"]

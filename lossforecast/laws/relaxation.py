@@ -1,9 +1,27 @@
-"""How much of the effect of the learning-rate changes so far has arrived, for whole schedules.
+"""The loss laws, one family that differs in G: how fast a change of the learning rate takes effect.
 
-The annealing term of every law is ``B * sum_k (eta_{k-1} - eta_k) G_k(t)``. Here the sum is taken
-over the knots of a schedule instead of its steps, and divided by the peak rate: it is then 0 before
-any decay and 1 when the rate has gone from the peak to 0 and all of that has arrived. What
-multiplies it, ``D = B * eta_peak``, is the drop of a full anneal, in units of the loss.
+With ``eta_i`` the learning rate of step i and ``S1(t) = eta_1 + ... + eta_t``,
+
+    L(t) = L0 + A * S1(t)^-alpha - sum_{k<=t} (eta_{k-1} - eta_k) * B * G_k(t),    eta_0 = eta_1
+
+where G_k(t) is the share of the effect of the change at step k that has arrived by step t:
+
+    annealing     G_k(t) = 1 - lambda^(t-k+1),  B = C / (1 - lambda)
+                  so the sum is C * S2: Tissue et al. 2024, arXiv:2408.11029
+    multi-power   G_k(t) = 1 - (1 + C eta_k^-gamma S_k(t))^-beta,  S_k(t) = eta_k + ... + eta_t
+                  Luo et al. 2025, arXiv:2503.12811
+    memoryless    G_k(t) = 1,  so the sum is B * (eta_1 - eta_t)
+                  the starting point of the multi-power authors' fit
+    power         no sum, and t in place of S1(t): the baseline that ignores the learning rate
+
+The sum is taken over the knots of a schedule instead of its steps, and divided by the peak rate:
+
+    arrived(t) = sum_{k<=t} (eta_{k-1} - eta_k) G_k(t) / eta_peak
+
+It is 0 before any decay, and 1 when the rate has gone from the peak to 0 and all of that has
+arrived. Its factor ``D = B * eta_peak`` is the drop of a full anneal, in units of the loss.
+
+Units: losses in the user's unit, learning rates absolute, time in optimizer steps.
 """
 
 from dataclasses import dataclass, replace
@@ -12,16 +30,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
-from lossforecast.laws.formulas import Warmup
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["WARMUP", "Relaxation", "arrived", "decaying", "full_anneal"]
+__all__ = ["LAWS", "Relaxation", "arrived", "decaying", "full_anneal"]
 
 
-WARMUP = Warmup.AS_IS  # S1 counts the warm-up; the annealing term begins after it
+LAWS = ("annealing", "multi-power", "memoryless", "power")
+"""The name of every law."""
 
-_USUAL_DECAY = 0.2  # share of a run
-_NO_DECAY = 0.01  # of the peak
+_MIN_RATE = 1e-6  # of the peak, in the multi-power law
+_AT_PEAK = 0.999  # of the peak: a rate above it has not left the peak
+_MIN_DEPTH = 0.01  # of the peak: a schedule that falls by less has no decay
+_ASSUMED_DECAY_SHARE = 0.2  # of a run without a decay
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class Relaxation:
         gamma: multi-power only; the learning rate is in units of the peak, and 1e-6 where below.
         concavity: 0 for the published laws; above 0 the last of the decay brings more of the drop:
             where the law has a share x of it, ``1 - log(1 + c (1 - x)) / log(1 + c)`` has arrived
-            (measured: the drop grows less than in proportion to the rate).
+            (measured on recorded runs: the drop grows less than in proportion to the rate).
     """
 
     law: str
@@ -47,11 +67,17 @@ class Relaxation:
     concavity: float = 0.0
 
     def share(self, age: FloatArray, distance: FloatArray, rate: FloatArray) -> FloatArray:
-        """G after `age` (share of the run's steps), `distance` (of its S1), at `rate` / peak."""
+        """G, any shape, of changes of the learning rate.
+
+        Args:
+            age: steps since the change, as a share of the run's steps.
+            distance: S1 since the change, as a share of the run's S1.
+            rate: learning rate after the change, in units of the peak.
+        """
         if self.law == "annealing":
             return -np.expm1(-age / self.lag)
         if self.law == "multi-power":
-            speed = np.maximum(rate, 1e-6) ** -self.gamma / self.lag
+            speed = np.maximum(rate, _MIN_RATE) ** -self.gamma / self.lag
             return -np.expm1(-self.beta * np.log1p(speed * distance))
         return np.ones_like(age)
 
@@ -66,15 +92,15 @@ def arrived(
 ) -> FloatArray:
     """``sum_k (eta_{k-1} - eta_k) G_k(t) / eta_peak`` for every relaxation and step.
 
-    The changes of the warm-up are left out. Between two knots the rate is taken as a straight line
-    whose change happens at its middle; the error is below 1e-3 of the full drop, and nil where
+    Changes during the warm-up are left out. Between two knots the rate is a straight line whose
+    change is taken to happen in its middle: the error is below 1e-3 of the full drop, and 0 where
     every step is a knot.
 
     Args:
         schedule: the learning rates.
         steps: shape (n,), each in 0..schedule.total_steps.
         relaxations: the members G, m of them.
-        total_steps: the run that lags are shares of (a what-if keeps its own run's).
+        total_steps: length of the run that lags are shares of; a what-if keeps that of its plan.
         total_s1: S1 at the end of that run.
 
     Returns:
@@ -92,9 +118,9 @@ def arrived(
     at = np.clip(steps, knots[0], None)
     s1_first, s1_at = sums[:-1][moving], schedule.s1(at)
     s1_step = (sums[1:][moving] - s1_first) / length
-    # every pair of a step t and a segment begun before it, whose changes k = first + 1, ... are
-    # `done` by then; of a change the law wants its age t - k + 1, S1(t) - S1(k - 1) and the rate
-    # after it: here their means over k, so that a jump of one step is exact
+    # one entry for each pair of a step t and a segment that begins before it. Of its changes
+    # k = first + 1, ..., `done` have happened by t. G needs the age t - k + 1 of a change,
+    # S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a single change
     row, segment = np.nonzero(first < at[:, np.newaxis])
     passed = at[row] - first[segment]
     done = np.minimum(passed, length[segment])
@@ -105,40 +131,39 @@ def arrived(
     distance = np.maximum(travelled, 0.0) / total_s1
     rate = begin[segment] - fall[segment] * (earlier + 1)
     linear = [replace(g, concavity=0.0) for g in relaxations]
-    of_law = {
+    share_of = {
         g: np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
         for g in set(linear)
     }
-    found = np.array([of_law[g] for g in linear]).reshape(len(linear), steps.size)
+    shares = np.array([share_of[g] for g in linear]).reshape(len(linear), steps.size)
     for i, g in enumerate(relaxations):
         if g.concavity:
-            left = np.log1p(g.concavity * np.clip(1 - found[i], 0.0, 1.0))
-            found[i] = np.where(found[i] > 0, 1 - left / np.log1p(g.concavity), found[i])
-    return found
+            left = np.log1p(g.concavity * np.clip(1 - shares[i], 0.0, 1.0))
+            shares[i] = np.where(shares[i] > 0, 1 - left / np.log1p(g.concavity), shares[i])
+    return shares
 
 
 def full_anneal(schedule: LRSchedule) -> tuple[float, float]:
-    """Share of the run after its rate first leaves the peak, and how deep it goes by the end.
+    """Share of the run after its rate first leaves the peak, and the depth of the decay.
 
-    The depth is 1 for a decay to 0 and 0 for a run that ends at its peak rate.
+    The depth is ``1 - eta_T / eta_peak``: 1 for a decay to 0, 0 for a run that ends at its peak.
     """
     knots, rates = schedule.knots
     if schedule.peak == 0:
         return 0.0, 0.0
     rates = rates / schedule.peak
-    below = rates < 0.999
+    below = rates < _AT_PEAK
     below[: int(np.argmin(below))] = False  # the warm-up
     left = knots[max(int(np.argmax(below)) - 1, 0)] if below.any() else knots[-1]
     return 1 - float(left) / schedule.total_steps, 1 - float(rates[-1])
 
 
 def decaying(schedule: LRSchedule) -> LRSchedule:
-    """The schedule itself if it decays, else with a linear decay over its last fifth.
+    """The schedule itself if it decays, else with a linear decay to 0 over its last fifth.
 
-    Beliefs are about the drop that a decay brings. Those of a run without one are about the decay
-    that it might get.
+    The prior is about the drop that a decay brings; for a run without a decay it is about this one.
     """
-    if full_anneal(schedule)[1] > _NO_DECAY or schedule.peak == 0:
+    if full_anneal(schedule)[1] > _MIN_DEPTH or schedule.peak == 0:
         return schedule
-    decay = max(1, round(_USUAL_DECAY * schedule.total_steps))
+    decay = max(1, round(_ASSUMED_DECAY_SHARE * schedule.total_steps))
     return schedule.with_decay(start=schedule.total_steps - decay)

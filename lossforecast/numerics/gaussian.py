@@ -8,7 +8,7 @@ from lossforecast.arrays import FloatArray, IntArray
 __all__ = ["inverse", "solve"]
 
 
-_ROUNDING = 1e-15  # of a square: what is left of it by a difference is at least this
+_MIN_PIVOT_SHARE = 1e-15  # of a diagonal entry: rounding may leave less, or a negative pivot
 
 
 def solve(
@@ -20,12 +20,19 @@ def solve(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Log evidence (w, c, k), posterior mean (w, c, k, 3) and covariance (w, c, k, 3, 3).
 
+    With X the three columns of a node, P the diagonal prior precision and m the prior mean,
+
+        V = (X^T X + P)^-1,    beta = V (X^T z + P m),
+        log evidence = -(z^T z + m^T P m - beta^T V^-1 beta - log |V| - log |P|) / 2 + log p
+
+    where p is the posterior over the prior probability that a > 0 and D > 0.
+
     Args:
         gram: Gram matrix of basis and z, whitened, for each of w walks, (w, n, n); z comes last.
         columns: the columns of the basis that each node uses, (k, 3).
-        drop_scale: D of each node over the drop believed, (k,).
-        drops: means and standard deviations of c components of the drop, (c, 2).
-        spreads: standard deviations believed of the level and of what is still to lose.
+        drop_scale: D of each node over the drop of the prior, (k,).
+        drops: prior means and standard deviations of c components of the drop, (c, 2).
+        spreads: prior standard deviations of the level and of what is still to lose.
     """
     mean, std = drops[:, :1], drops[:, 1:]
     shape = (len(gram), len(drops), len(columns))
@@ -44,36 +51,37 @@ def solve(
     misfit = gram[:, -1, -1, np.newaxis, np.newaxis] + precision[..., 2] * drop_centre**2
     misfit = misfit - (centre * target).sum(axis=-1)
     volume = log_det - np.log(precision).sum(axis=-1)
-    # what is still to lose and the drop are positive: nodes that want otherwise count less
+    # a and D are positive: nodes whose posterior says otherwise count less
     spread = np.sqrt(covariance[..., [1, 2], [1, 2]])
     positive = log_ndtr(centre[..., 1] / spread[..., 0]) + log_ndtr(
         -centre[..., 2] / spread[..., 1]
     )
-    score: FloatArray = positive - log_ndtr(mean / std) - (misfit + volume) / 2
-    return score, centre, covariance
+    log_evidence: FloatArray = positive - log_ndtr(mean / std) - (misfit + volume) / 2
+    return log_evidence, centre, covariance
 
 
 def inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Inverses and log determinants of positive definite matrices, (..., 3, 3).
+    """Inverses (..., 3, 3) and log determinants (...,) of positive definite A, (..., 3, 3).
 
-    By their Cholesky factors, written out: LAPACK, called matrix by matrix, takes thrice as long.
+    The Cholesky factors are written out: LAPACK, called matrix by matrix, takes thrice as long.
     """
-    a, b, d = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
-    c, e, f = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]
-    # L = [[p, 0, 0], [q, s, 0], [r, t, u]], and 1 / L of the same form
-    p = np.sqrt(a)
-    q, r = b / p, c / p
-    s = np.sqrt(np.maximum(d - q * q, _ROUNDING * d))
-    t = (e - r * q) / s
-    u = np.sqrt(np.maximum(f - r * r - t * t, _ROUNDING * f))
-    pp, ss, uu = 1 / p, 1 / s, 1 / u
-    qq, tt = -q * pp * ss, -t * ss * uu
-    rr = (q * t * ss - r) * pp * uu
-    found = np.empty_like(matrices)
-    found[..., 0, 0] = pp * pp + qq * qq + rr * rr
-    found[..., 1, 1] = ss * ss + tt * tt
-    found[..., 2, 2] = uu * uu
-    found[..., 0, 1] = found[..., 1, 0] = qq * ss + rr * tt
-    found[..., 0, 2] = found[..., 2, 0] = rr * uu
-    found[..., 1, 2] = found[..., 2, 1] = tt * uu
-    return found, 2 * np.log(p * s * u)
+    A11, A21, A22 = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
+    A31, A32, A33 = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]
+    # the Cholesky factor L, A = L L^T
+    L11 = np.sqrt(A11)
+    L21, L31 = A21 / L11, A31 / L11
+    L22 = np.sqrt(np.maximum(A22 - L21 * L21, _MIN_PIVOT_SHARE * A22))
+    L32 = (A32 - L31 * L21) / L22
+    L33 = np.sqrt(np.maximum(A33 - L31 * L31 - L32 * L32, _MIN_PIVOT_SHARE * A33))
+    # its inverse M, A^-1 = M^T M
+    M11, M22, M33 = 1 / L11, 1 / L22, 1 / L33
+    M21, M32 = -L21 * M11 * M22, -L32 * M22 * M33
+    M31 = (L21 * L32 * M22 - L31) * M11 * M33
+    inverses = np.empty_like(matrices)
+    inverses[..., 0, 0] = M11 * M11 + M21 * M21 + M31 * M31
+    inverses[..., 1, 1] = M22 * M22 + M32 * M32
+    inverses[..., 2, 2] = M33 * M33
+    inverses[..., 0, 1] = inverses[..., 1, 0] = M21 * M22 + M31 * M32
+    inverses[..., 0, 2] = inverses[..., 2, 0] = M31 * M33
+    inverses[..., 1, 2] = inverses[..., 2, 1] = M32 * M33
+    return inverses, 2 * np.log(L11 * L22 * L33)

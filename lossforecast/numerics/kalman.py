@@ -1,8 +1,8 @@
-"""A random walk seen through noise, filtered step by step: what makes its observations white.
+"""The Kalman filter of a random walk observed through noise: it whitens the observations.
 
-The same as by the Cholesky factor of the covariance of walk and noise, in a time that grows with
-the number of observations and not with its third power, and without the threads of a BLAS, which
-on a machine whose cores are all busy may take a thousand times as long as the solution itself.
+The result equals that of the Cholesky factor of the covariance of walk plus noise, in O(n) instead
+of O(n^3) time, and without the threads of a BLAS, which on a machine whose cores are all busy may
+take a thousand times as long as the solution itself.
 """
 
 from dataclasses import dataclass
@@ -16,54 +16,60 @@ __all__ = ["Filter", "filtered", "whiten"]
 
 @dataclass(frozen=True)
 class Filter:
-    """How w walks are told from their noise at n observations, in order (Kalman 1960)."""
+    """The filters of w walks at n observations, in order (Kalman 1960)."""
 
     gain: FloatArray
-    """Share of what is new in an observation that is the walk's, (w, n)."""
+    """Kalman gain: share of the innovation that is attributed to the walk, (w, n)."""
     std: FloatArray
-    """Of what is new in an observation, (w, n)."""
+    """Standard deviation of the innovation, (w, n)."""
     variance: FloatArray
-    """Of the walk after the last observation, (w,)."""
+    """Variance of the walk after the last observation, (w,)."""
 
 
 def filtered(moves: FloatArray, noise: FloatArray) -> Filter:
-    """The filter of walks that begin at 0.
+    """The filters of walks that begin at 0.
+
+    With P the variance of the walk, q that of its move and r that of the noise, at each observation
+
+        P <- P + q,    gain = P / (P + r),    std^2 = P + r,    P <- gain * r
 
     Args:
-        moves: variance of what each walk has moved since the observation before, (w, n).
+        moves: variance of the move of each walk since the previous observation, (w, n).
         noise: variance of the noise, above 0, (n,).
     """
-    gains, new, variances = [], [], []
+    gains, innovations, variances = [], [], []
     noises = noise.tolist()
     for row in moves.tolist():
         variance = 0.0
-        for moved, noisy in zip(row, noises, strict=True):
-            variance += moved
-            total = variance + noisy
-            gain = variance / total
+        for move, noise_variance in zip(row, noises, strict=True):
+            variance += move
+            innovation = variance + noise_variance
+            gain = variance / innovation
             gains.append(gain)
-            new.append(total)
-            variance = gain * noisy
+            innovations.append(innovation)
+            variance = gain * noise_variance
         variances.append(variance)
-    gain, total = (np.array(values).reshape(moves.shape) for values in (gains, new))
-    return Filter(gain, np.sqrt(total), np.array(variances))
+    gain, innovation = (np.array(values).reshape(moves.shape) for values in (gains, innovations))
+    return Filter(gain, np.sqrt(innovation), np.array(variances))
 
 
 def whiten(filter_: Filter, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Observations in units in which walk and noise are white, (w, n, p), for every walk.
+    """Whitened observations, (w, n, p), and the expected state of the walk at the end, (w, p).
 
-    And the walk expected after the last one, (w, p), if the observations were it and noise alone.
+    The innovations of each series, as if it were walk plus noise, over their standard deviation:
+
+        white_i = (y_i - state) / std_i,    state <- state + gain_i (y_i - state)
 
     Args:
-        filter_: of w walks and n observations.
-        columns: p series of observations, (n, p), or for each walk its own, (w, n, p).
+        filter_: the filters of w walks at n observations.
+        columns: p series of observations, (n, p), or different ones for each walk, (w, n, p).
     """
     shape = (*filter_.gain.shape, columns.shape[-1])
     by_time = np.broadcast_to(columns, shape).swapaxes(0, 1)
     gain = filter_.gain.T[..., np.newaxis]
     white, state = np.empty(by_time.shape), np.zeros((shape[0], shape[2]))
-    for i, now in enumerate(by_time):
-        new = np.subtract(now, state, out=white[i])
-        state += gain[i] * new
+    for i, observed in enumerate(by_time):
+        innovation = np.subtract(observed, state, out=white[i])
+        state += gain[i] * innovation
     white /= filter_.std.T[..., np.newaxis]
     return white.swapaxes(0, 1), state

@@ -1,4 +1,4 @@
-"""`Mixture`: the distribution that forecasts are made of."""
+"""`Mixture`: the Gaussian mixture that a forecast is."""
 
 import math
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ __all__ = ["NO_CALIBRATION", "Calibration", "Mixture", "tail_density"]
 
 
 Calibration = tuple[tuple[float, float, float], ...]
-"""By share of the run seen: scale and tail of `Mixture.calibrated`, from past forecasts."""
+"""Rows of (share of the run seen, scale, tail) for `Mixture.calibrated`, from past forecasts."""
 NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
 
-_TURNS = 200  # at most: each halves the bracket or the error
-_BLOCK = 1 << 14  # numbers worked on at a time, so that they stay in the cache
-_ROOT = math.sqrt(2 * math.pi)
-_TAIL = 0.2  # weight of the second component of a calibrated mixture
-_WIDEST = 0.6  # standard deviation of the logarithm of a loss, so that moments stay sensible
-_FARTHEST = 650.0  # logarithm of a loss, so that they stay finite
+_MAX_ITERATIONS = 200  # each halves the bracket or the error
+_BLOCK_SIZE = 1 << 14  # numbers evaluated at a time, so that they stay in the cache
+_SQRT_2PI = math.sqrt(2 * math.pi)
+_TAIL_WEIGHT = 0.2  # of the second component of a calibrated mixture
+_MAX_LOG_STD = 0.6  # of the logarithm of a loss, so that moments stay sensible
+_MAX_LOG_LOSS = 650.0  # so that moments stay finite
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of k Gaussians at each of m places, of the loss or of its logarithm.
+    """A mixture of k Gaussians at each of m places, for the loss or for its logarithm.
 
-    Moments, probabilities and quantiles are always those of the loss.
+    Moments, probabilities and quantiles are those of the loss in both cases.
     """
 
     weight: FloatArray
@@ -37,7 +37,7 @@ class Mixture:
     std: FloatArray
     """Shape (k, m)."""
     logarithmic: bool = False
-    """Whether `mean` and `std` are of the logarithm of the loss."""
+    """True if `mean` and `std` are those of the logarithm of the loss."""
 
     def moments(self) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation, each (m,)."""
@@ -60,9 +60,10 @@ class Mixture:
         return self._cdf(values)
 
     def quantiles(self, q: FloatArray) -> FloatArray:
-        """Quantiles (q, m): Halley's method, kept by bisection where all components have theirs.
+        """Quantiles (q, m), by Halley's method inside a bracket that bisection keeps.
 
-        The last step is at most 1e-4 of the narrowest component; the error goes as its cube.
+        The bracket spans the quantiles of the single components. The last step is at most 1e-4 of
+        the narrowest standard deviation; the error goes as its cube.
         """
         z = ndtri(q)[:, np.newaxis]
         narrow, wide = self.std.min(axis=0), self.std.max(axis=0)
@@ -72,8 +73,8 @@ class Mixture:
         level, place = np.repeat(q, narrow.size), np.tile(np.arange(narrow.size), len(q))
         close = np.maximum(1e-13 * (np.abs(low) + np.abs(high)), 1e-4 * narrow[place])
         before = np.full(at.shape, np.inf)
-        left = np.arange(at.size)  # those not found yet
-        for _ in range(_TURNS):
+        left = np.arange(at.size)  # not converged yet
+        for _ in range(_MAX_ITERATIONS):
             below, density, slope = self._around(at[left], place[left])
             here, excess = at[left], below - level[left]
             low[left] = np.where(excess < 0, here, low[left])
@@ -81,7 +82,7 @@ class Mixture:
             step = excess / np.maximum(density, 1e-300)
             bend = step * slope / np.maximum(2 * density, 1e-300)
             step = here - step / np.clip(1 - bend, 0.5, 2.0)
-            # half-way where it would leave them, or creeps, as through a narrow peak
+            # bisect where the step leaves the bracket, or creeps, as through a narrow peak
             creeps = np.abs(excess) > before[left] / 2
             away = np.abs(step - here) > close[left]
             halve = away & (creeps | (step <= low[left]) | (step >= high[left]))
@@ -90,40 +91,41 @@ class Mixture:
             left = left[away]
             if not left.size:
                 break
-        found = at.reshape(len(q), -1)
-        return np.exp(found) if self.logarithmic else found
+        quantiles = at.reshape(len(q), -1)
+        return np.exp(quantiles) if self.logarithmic else quantiles
 
     def _around(self, at: FloatArray, place: IntArray) -> FloatArray:
-        """Probability below points (n,) at places (n,), density there and its slope, (3, n)."""
-        found = np.empty((3, at.size))
-        rows = max(_BLOCK // self.weight.size, 1)
+        """Cdf, density and slope of the density at points (n,) of places (n,), (3, n)."""
+        values = np.empty((3, at.size))
+        rows = max(_BLOCK_SIZE // self.weight.size, 1)
         for part in (slice(i, i + rows) for i in range(0, at.size, rows)):
             mean, std = self.mean.T[place[part]], self.std.T[place[part]]
             z = (at[part, np.newaxis] - mean) / std
-            peaks = np.exp(-z * z / 2) / (_ROOT * std)
-            for row, each in zip(found, (ndtr(z), peaks, -peaks * z / std), strict=True):
-                row[part] = np.einsum("nk,k->n", each, self.weight)
-        return found
+            peaks = np.exp(-z * z / 2) / (_SQRT_2PI * std)
+            components = (ndtr(z), peaks, -peaks * z / std)
+            for row, component in zip(values, components, strict=True):
+                row[part] = np.einsum("nk,k->n", component, self.weight)
+        return values
 
     def with_noise(self, noise: float) -> "Mixture":
-        """The mixture of single observations with a noise of this standard deviation."""
+        """The mixture for single observations, given the standard deviation of their noise."""
         relative = noise / np.exp(self.mean) if self.logarithmic else noise
         return Mixture(self.weight, self.mean, np.hypot(self.std, relative), self.logarithmic)
 
     def calibrated(self, scale: float, tail: float) -> "Mixture":
-        """The mixture stretched by `scale` about its centre, with a second one in its tail.
+        """The mixture stretched about its centre by `scale`, and by `tail` with weight 0.2.
 
-        The second has a fifth of the weight and is stretched by `tail`; ``(1, 1)`` changes nothing.
+        ``calibrated(1, 1)`` changes nothing but the limits of a logarithm.
         """
         centre = self.weight @ self.mean
         away = self.mean - centre
         weight, mean, std = self.weight, centre + scale * away, scale * self.std
         if tail != scale:
-            weight = np.concatenate([(1 - _TAIL) * weight, _TAIL * weight])
+            weight = np.concatenate([(1 - _TAIL_WEIGHT) * weight, _TAIL_WEIGHT * weight])
             mean = np.concatenate([mean, centre + tail * away])
             std = np.concatenate([std, tail * self.std])
         if self.logarithmic:
-            mean, std = np.clip(mean, -_FARTHEST, _FARTHEST), np.minimum(std, _WIDEST)
+            mean, std = np.clip(mean, -_MAX_LOG_LOSS, _MAX_LOG_LOSS), np.minimum(std, _MAX_LOG_STD)
         return Mixture(weight, mean, std, self.logarithmic)
 
     def _cdf(self, values: FloatArray) -> FloatArray:
@@ -134,8 +136,8 @@ class Mixture:
 
 
 def tail_density(z: FloatArray, scale: float, tail: float) -> FloatArray:
-    """Density at standardised errors z of a standard normal after `Mixture.calibrated`."""
+    """Density of a standard normal after `Mixture.calibrated`, at standardised errors z."""
     main = np.exp(-((z / scale) ** 2) / 2) / scale
     second = np.exp(-((z / tail) ** 2) / 2) / tail
-    density: FloatArray = ((1 - _TAIL) * main + _TAIL * second) / _ROOT
+    density: FloatArray = ((1 - _TAIL_WEIGHT) * main + _TAIL_WEIGHT * second) / _SQRT_2PI
     return density

@@ -1,16 +1,20 @@
-"""The policies: give one or more to `Forecaster.recommend` or to a callback.
+"""Policies: rules that turn a forecast into a recommendation.
 
-Broken and diverged runs are stopped whatever the policies. Of the others the first that answers
-counts, so the order is that of their importance.
+Give one or more of `target_miss`, `dominated`, `no_room`, `patience` and `reschedule` to
+`Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped whatever the
+policies; otherwise the first policy that answers decides, so list the most important one first.
+
+A policy is a function from `Situation` to `Recommendation`, or None to leave the decision to the
+next one. `Outlook` and `prob_among_best` compare the runs of a sweep.
 """
 
-from lossforecast.policies.dominated import dominated, places, tolerated
+from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
 from lossforecast.policies.no_room import no_room
 from lossforecast.policies.patience import patience
-from lossforecast.policies.ranking import Outlook, chances
-from lossforecast.policies.recommend import aimed, listed, recommend
+from lossforecast.policies.ranking import Outlook, prob_among_best
+from lossforecast.policies.recommend import checked_target, policy_list, recommend
 from lossforecast.policies.recommendation import (
-    REMEMBERED,
+    MAX_EARLIER_CHECKS,
     Action,
     Policy,
     Reason,
@@ -21,22 +25,22 @@ from lossforecast.policies.reschedule import reschedule
 from lossforecast.policies.target_miss import target_miss
 
 __all__ = [
-    "REMEMBERED",
+    "MAX_EARLIER_CHECKS",
     "Action",
     "Outlook",
     "Policy",
     "Reason",
     "Recommendation",
     "Situation",
-    "aimed",
-    "chances",
+    "checked_target",
     "dominated",
-    "listed",
+    "n_best_runs",
     "no_room",
     "patience",
-    "places",
+    "policy_list",
+    "prob_among_best",
     "recommend",
     "reschedule",
+    "stop_threshold",
     "target_miss",
-    "tolerated",
 ]

@@ -1,4 +1,4 @@
-"""Policies that stop a run which is broken: `non_finite` and `diverged`."""
+"""Policies that always apply: `non_finite` and `diverged` stop a run that is broken."""
 
 import numpy as np
 
@@ -6,32 +6,40 @@ from lossforecast.policies.recommendation import Reason, Recommendation, Situati
 
 __all__ = ["diverged", "non_finite"]
 
-_BROKEN_RUN = 10  # non-finite losses in a row: a loss scaler recovers from fewer
-_DIVERGED_RUN = 10  # bins in a row above every sensible level
+_NON_FINITE_IN_A_ROW = 10  # losses; a gradient scaler that skips steps recovers from fewer
+_NON_FINITE_IN_A_ROW_SPARSE = 3  # losses, on a metric that has been logged only a few times
+_SPARSE_BELOW = 30  # bins in the history
+_DIVERGED_BINS = 10  # latest bins that must all be high; fewer in a short history
+_MIN_DIVERGED_BINS = 3
+_DIVERGED_GAIN_LOST = 0.5  # share of the improvement so far, as a rise above the start
+_DIVERGED_JUMPS = 10  # the same rise in typical differences between neighbouring bins
 
 
 def non_finite(situation: Situation) -> Recommendation | None:
-    """STOP when the last ten losses (all of them, on a sparse metric: three) are not finite."""
+    """STOP when the last ten losses are nan or infinite; the last three on a sparse metric."""
     run = situation.history.non_finite_run
-    sparse = len(situation.history) < 3 * _BROKEN_RUN
-    if run < (3 if sparse and situation.history.n_observed else _BROKEN_RUN):
+    sparse = len(situation.history) < _SPARSE_BELOW and situation.history.n_observed
+    if run < (_NON_FINITE_IN_A_ROW_SPARSE if sparse else _NON_FINITE_IN_A_ROW):
         return None
     message = f"the last {run} losses are nan or infinite: the run is broken"
     return stopped(situation, Reason.NON_FINITE, message, confidence=1.0)
 
 
 def diverged(situation: Situation) -> Recommendation | None:
-    """STOP when the latest losses all lie far above the best and above where the run began."""
+    """STOP when the latest losses all lie far above both the best loss and the first ones.
+
+    With m the means of the bins, s their running median of three, and d the median of
+    |m[i + 1] - m[i]|, a run has diverged if min(m[-10:]) > s[0] + max((s[0] - min s) / 2, 10 d).
+    """
     bins = situation.history.bins()
     mean = bins.mean[np.isfinite(bins.mean)]
-    run = min(_DIVERGED_RUN, mean.size // 4)
-    if run < 3:
+    n_latest = min(_DIVERGED_BINS, mean.size // 4)
+    if n_latest < _MIN_DIVERGED_BINS:
         return None
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(mean, 3), axis=-1)
-    best, start, recent = float(smooth.min()), float(smooth[0]), float(mean[-run:].min())
-    usual = float(np.median(np.abs(np.diff(mean))))
-    # above the start by half of all that was gained, and by far more than neighbours differ
-    if recent <= start + max(0.5 * (start - best), 10 * usual):
+    best, start, recent = float(smooth.min()), float(smooth[0]), float(mean[-n_latest:].min())
+    jump = float(np.median(np.abs(np.diff(mean))))
+    if recent <= start + max(_DIVERGED_GAIN_LOST * (start - best), _DIVERGED_JUMPS * jump):
         return None
     message = f"diverged: the loss is at {recent:.4g} or more, from a best of {best:.4g}"
     return stopped(situation, Reason.DIVERGED, message, confidence=1.0)

@@ -4,66 +4,66 @@ import numpy as np
 
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.ranking import Outlook, chances
+from lossforecast.policies.ranking import Outlook, prob_among_best
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.status import Status
 
-__all__ = ["dominated", "places", "tolerated"]
+__all__ = ["dominated", "n_best_runs", "stop_threshold"]
 
-_BEST = 0.05  # of a sweep counts as its best
-_RISK = 0.01
-_TOO_SHORT = 1 / 3  # of the risk, while a forecast has seen too little to be trusted
+_BEST_SHARE = 0.05  # share of the runs of a sweep that count as its best
+_DEFAULT_RISK = 0.01
+_RISK_SHARE_IF_TOO_SHORT = 1 / 3  # an early forecast is less well calibrated
 
 
-def dominated(best: int | None = None, risk: float = _RISK) -> Policy:
-    """STOP when the chance to end among the best of the sweep falls under `risk`.
+def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
+    """STOP when the probability of ending among the best of the sweep falls below `risk`.
 
-    The chance comes from the forecasts of all runs (`ranking`), so runs with other schedules,
-    horizons or progress can be compared, and a run that has not annealed yet is not
-    behind one that has. As long as the forecasts are calibrated `risk` holds for a whole run,
-    however often it is looked at: what is below `risk` at the first time that it falls below is
-    the chance given all that was seen until then. While a forecast is `Status.TOO_SHORT` a third
-    of `risk` is needed. Rivals that no law describes (`Status.MISFIT`) stop nobody.
+    The probability comes from the forecasts of all runs (`prob_among_best`), so runs with other
+    schedules, horizons or progress can be compared: a run that has not annealed yet is not behind
+    one that has. If forecasts are calibrated, `risk` holds for a whole run however often it is
+    checked, because the probability at the first check where it is below `risk` is conditional on
+    everything seen until then. A forecast that is `Status.TOO_SHORT` needs a third of `risk`.
+    Rivals that no law describes (`Status.MISFIT`) stop no run.
 
-    Silent without rivals: no fewer than `best` runs are ever left.
+    Never stops a run without rivals: at least `best` runs are left.
 
     Args:
         best: how many runs count as the best; by default 5% of the sweep, at least one.
-        risk: probability of stopping a run wrongly.
+        risk: probability of stopping a run that would have ended among the best.
 
     Raises:
         ConfigurationError: `best` is no whole number above 0, or `risk` is outside 0..1.
     """
-    many = None if best is None else whole("best", best, ConfigurationError, least=1)
-    budget = probability("risk", risk, ConfigurationError, say=0.01)
+    fixed = None if best is None else whole("best", best, ConfigurationError, least=1)
+    risk_of_run = probability("risk", risk, ConfigurationError, say=0.01)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast
         runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
-        among = places(len(runs)) if many is None else many
-        chance = float(chances(runs, among, situation.alike)[0])
-        if not chance < tolerated(forecast.status, budget):
+        n_best = n_best_runs(len(runs)) if fixed is None else fixed
+        prob = float(prob_among_best(runs, n_best, situation.alike)[0])
+        if not prob < stop_threshold(forecast.status, risk_of_run):
             return None
-        better = np.median(
+        medians = np.median(
             [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
             axis=1,
         )
         return stopped(
             situation,
             Reason.DOMINATED,
-            f"only {chance:.1%} to end among the best {among} of {len(runs)} runs: the loss is "
-            f"heading for {forecast.mean:.4g}, the best of the others for {better.min():.4g}",
-            confidence=1 - chance,
+            f"only {prob:.1%} to end among the best {n_best} of {len(runs)} runs: the loss is "
+            f"heading for {forecast.mean:.4g}, the best of the others for {medians.min():.4g}",
+            confidence=1 - prob,
         )
 
     return policy
 
 
-def places(runs: int) -> int:
-    """How many of so many runs count as the best: 5%, at least one."""
-    return max(1, int(_BEST * runs))
+def n_best_runs(n_runs: int) -> int:
+    """How many of `n_runs` runs count as the best: 5%, at least one."""
+    return max(1, int(_BEST_SHARE * n_runs))
 
 
-def tolerated(status: Status, risk: float = _RISK) -> float:
-    """The chance below which a run with a forecast of this status is stopped."""
-    return risk * _TOO_SHORT if status is Status.TOO_SHORT else risk
+def stop_threshold(status: Status, risk: float = _DEFAULT_RISK) -> float:
+    """Probability of ending among the best below which a run with this status is stopped."""
+    return risk * _RISK_SHARE_IF_TOO_SHORT if status is Status.TOO_SHORT else risk

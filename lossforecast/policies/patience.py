@@ -11,41 +11,44 @@ from lossforecast.status import Status
 
 __all__ = ["patience"]
 
+_WINDOWS_PER_PATIENCE = 4
+_MAX_WINDOWS_PER_RUN = 128  # a window averages at least this share of the run so far
+
 
 def patience(steps: int, min_delta: float = 0.0) -> Policy:
-    """STOP when the loss has not fallen by `min_delta` for so many steps, on credit of the anneal.
+    """STOP after `steps` steps without improvement, unless annealing is still to bring one.
 
-    Patience as everybody knows it, but suspended while the drop that the decay of the learning rate
-    is still to bring is expected to exceed `min_delta`: before the decay a loss may stand still for
-    long and yet end lowest. Losses are compared as means over windows, a quarter of `steps` or
-    1/128 of the run so far, so that the noise of single batches decides little.
+    This is the usual patience, suspended while the drop that the decay of the learning rate is
+    still to bring is expected to exceed `min_delta`: before the decay a loss may stand still for
+    long and yet end lowest. Losses are compared as means over windows of steps / 4 or 1/128 of the
+    run so far, whichever is longer, which averages out most of the noise of single batches.
 
     Args:
         steps: optimizer steps without an improvement, at least 1.
-        min_delta: what counts as an improvement, in units of the loss.
+        min_delta: smallest fall of the loss that counts as an improvement, in units of the loss.
 
     Raises:
         ConfigurationError: `steps` is no whole number above 0, or `min_delta` is negative.
     """
-    most = whole("steps", steps, ConfigurationError, least=1)
-    least = non_negative("min_delta", min_delta, ConfigurationError)
+    max_steps = whole("steps", steps, ConfigurationError, least=1)
+    delta = non_negative("min_delta", min_delta, ConfigurationError)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast
-        losses, ends = _windows(situation.history.bins(), most)
+        losses, ends = _windows(situation.history.bins(), max_steps)
         if losses.size == 0 or forecast.status is Status.TOO_SHORT:
             return None
-        before = ends <= ends[-1] - most
-        if not before.any() or losses[~before].min() < losses[before].min() - least:
+        before = ends <= ends[-1] - max_steps
+        if not before.any() or losses[~before].min() < losses[before].min() - delta:
             return None
-        credit = forecast.anneal_gain
-        if credit.mean > least:
+        drop = forecast.anneal_gain
+        if drop.mean > delta:
             return None
         return stopped(
             situation,
             Reason.NO_IMPROVEMENT,
-            f"no improvement by more than {least:g} in {most} steps, and annealing is expected to "
-            f"bring no more than {credit.mean:.3g}",
+            f"no improvement by more than {delta:g} in {max_steps} steps, and annealing is "
+            f"expected to bring no more than {drop.mean:.3g}",
             confidence=1.0,
         )
 
@@ -53,14 +56,14 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
 
 
 def _windows(bins: Bins, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean losses of windows and their last steps, (n,) each; counted back from the present."""
+    """Mean losses (n,) of windows counted back from the last step, and their last steps (n,)."""
     finite = np.isfinite(bins.mean)
-    loss, at, count = bins.mean[finite], bins.last[finite], bins.count[finite]
+    loss, last, count = bins.mean[finite], bins.last[finite], bins.count[finite]
     if loss.size == 0:
-        return loss, at
-    width = max(steps // 4, int(at[-1]) // 128, 1)
-    ago = (at[-1] - at) // width
-    sizes = np.bincount(ago, count)
-    seen = np.flatnonzero(sizes)[::-1]
-    means = np.bincount(ago, count * loss)[seen] / sizes[seen]
-    return means, at[-1] - width * seen
+        return loss, last
+    width = max(steps // _WINDOWS_PER_PATIENCE, int(last[-1]) // _MAX_WINDOWS_PER_RUN, 1)
+    windows_ago = (last[-1] - last) // width
+    sizes = np.bincount(windows_ago, count)
+    filled = np.flatnonzero(sizes)[::-1]
+    means = np.bincount(windows_ago, count * loss)[filled] / sizes[filled]
+    return means, last[-1] - width * filled

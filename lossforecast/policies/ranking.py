@@ -1,4 +1,4 @@
-"""Where a run will stand among the runs of its sweep, from how all of them are expected to end."""
+"""`Outlook` and `prob_among_best`: where each run of a sweep will rank at its end."""
 
 import math
 from collections.abc import Sequence
@@ -12,26 +12,35 @@ from scipy.special import ndtr, ndtri
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import LEVELS, Forecast
+from lossforecast.forecast import QUANTILE_LEVELS, Forecast
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
-__all__ = ["LEVELS", "Outlook", "chances"]
+__all__ = ["Outlook", "prob_among_best"]
 
-_SCORES = ndtri(LEVELS)
-
-_DRAWS = 4096
+_LEVEL_SCORES = ndtri(QUANTILE_LEVELS)  # standard normal quantiles at QUANTILE_LEVELS, (29,)
+_N_DRAWS = 4096  # standard error of a probability: 0.008 at most
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """How one run of a sweep will end, or has ended: plain numbers that a store can keep.
+    """Distribution of the final loss of one run of a sweep: plain numbers that a store can keep.
 
     Attributes:
-        quantiles: of the final loss at `LEVELS`, (29,), not decreasing.
-        kind: forecasts of one kind err alike; the optimizer, or whatever else sets runs apart.
-        described: whether some law describes the run. The forecast of one that none does
-            (`Status.MISFIT`) is no reason to stop others.
+        quantiles: the final loss at `lossforecast.forecast.QUANTILE_LEVELS`, (29,), not decreasing;
+            all equal for a run that has ended, all nan for one without a forecast.
+        kind: group of runs whose forecasts have correlated errors: the optimizer, by convention,
+            or any other label that sets runs of a sweep apart.
+        described: False if no law describes the run (`Status.MISFIT`). Such a forecast is too
+            unreliable to stop other runs.
+
+    Raises:
+        ConfigurationError: the quantiles are not 29 numbers that do not decrease.
+
+    Example:
+        >>> outlook = Outlook.ended(2.5, kind="adamw")
+        >>> outlook.prob_below(2.4), outlook.prob_below(2.6)
+        (0.0, 1.0)
     """
 
     quantiles: tuple[float, ...]
@@ -39,88 +48,97 @@ class Outlook:
     described: bool = True
 
     def __post_init__(self) -> None:
-        values = tuple(number("quantile", each, ConfigurationError) for each in self.quantiles)
+        values = tuple(number("quantile", value, ConfigurationError) for value in self.quantiles)
         rising = all(not above < below for below, above in pairwise(values))
-        if len(values) != len(LEVELS) or not rising:
+        if len(values) != len(QUANTILE_LEVELS) or not rising:
             raise ConfigurationError(
-                f"quantiles must be {len(LEVELS)} numbers that do not decrease, the final loss at "
-                f"standing.LEVELS; these are {len(values)}: {values!r:.80}"
+                f"quantiles must be {len(QUANTILE_LEVELS)} numbers that do not decrease, the final "
+                "loss at lossforecast.forecast.QUANTILE_LEVELS; "
+                f"these are {len(values)}: {values!r:.80}"
             )
         object.__setattr__(self, "quantiles", values)
 
     @classmethod
     def of(cls, forecast: Forecast, kind: str = "") -> Self:
-        """The outlook of a run that goes on; unknown where the forecast has seen nothing."""
+        """Outlook of a run in progress; its quantiles are nan if the forecast has no data."""
         described = forecast.status is not Status.MISFIT
         return cls(forecast.at_levels, kind, described)
 
     @classmethod
     def ended(cls, loss: float, kind: str = "") -> Self:
-        """The outlook of a run that has ended; one that broke (nan) is behind all others."""
-        return cls((math.inf if math.isnan(loss) else float(loss),) * len(LEVELS), kind)
+        """Outlook of a run that has ended at `loss`; nan, a broken run, ranks behind all others."""
+        return cls((math.inf if math.isnan(loss) else float(loss),) * len(QUANTILE_LEVELS), kind)
 
     def prob_below(self, target: float) -> float:
-        """Probability of ending below a loss; beyond the outermost quantiles 0 or 1."""
-        score = np.interp(target, self.quantiles, _SCORES, left=-np.inf, right=np.inf)
+        """Probability of ending below `target`; 0 or 1 beyond the outermost quantiles."""
+        score = np.interp(target, self.quantiles, _LEVEL_SCORES, left=-np.inf, right=np.inf)
         return float(ndtr(score))
 
     @property
     def known(self) -> bool:
-        """Whether it says anything."""
+        """True if there is a forecast: no quantile is nan."""
         return not any(map(math.isnan, self.quantiles))
 
 
-def chances(
+def prob_among_best(
     outlooks: Sequence[Outlook], best: int = 1, alike: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """Probability of each run to end no higher than the best (lowest) `best`, shape (n,).
+    """Probability that each run ends no higher than the `best`-th lowest run, shape (n,).
 
-    The best are those of the runs that a law describes; without enough of these everything is
-    possible. The errors of the forecasts are drawn together. Runs without a forecast are left out,
-    and get nan.
+    Final losses are drawn jointly, with correlated errors: the normal score of run i with kind k is
+    z_i = sqrt(a) u + sqrt(b) v_k + sqrt(1 - a - b) w_i, with (a, b) = `alike` and u, v_k, w_i
+    independent standard normals. Only runs that a law describes set the limit; with fewer than
+    `best` of these every probability is 1. The probability of a run without a forecast is nan.
 
     Args:
-        outlooks: of the runs of a sweep, going on or ended.
-        best: how many runs count as the best; runs level with the last of them do too.
-        alike: shares of the variance of errors that are common to the sweep, and to the runs of one
-            kind; by default those of the packaged prior.
+        outlooks: runs of a sweep, in progress or ended, (n,).
+        best: how many runs count as the best; runs level with the last of them count too.
+        alike: shares of the error variance common to the whole sweep, and to the runs of one kind;
+            by default those of the packaged prior.
 
     Raises:
-        ConfigurationError: `best` is no whole number above 0, or the shares are none.
+        ConfigurationError: `best` is no whole number above 0, or `alike` is not two shares that
+            add up to at most 1.
+
+    Example:
+        >>> prob_among_best([Outlook.ended(2.5), Outlook.ended(2.7)]).tolist()
+        [1.0, 0.0]
     """
-    places = whole("best", best, ConfigurationError, least=1)
+    n_best = whole("best", best, ConfigurationError, least=1)
     shares = [non_negative("alike", share, ConfigurationError) for share in alike or Prior().alike]
     if len(shares) != 2 or sum(shares) > 1:
         raise ConfigurationError(f"alike is {alike}; give two shares that add up to at most 1")
-    found = np.full(len(outlooks), np.nan)
+    probs = np.full(len(outlooks), np.nan)
     known = [i for i, outlook in enumerate(outlooks) if outlook.known]
-    sure = [i for i in known if outlooks[i].quantiles[0] == outlooks[i].quantiles[-1]]
-    open_ = [i for i in known if outlooks[i].quantiles[0] != outlooks[i].quantiles[-1]]
+    ended = [i for i in known if outlooks[i].quantiles[0] == outlooks[i].quantiles[-1]]
+    going = [i for i in known if outlooks[i].quantiles[0] != outlooks[i].quantiles[-1]]
     if not known:
-        return found
-    losses = np.empty((len(known), _DRAWS))
-    losses[: len(open_)] = _drawn([outlooks[i] for i in open_], *shares)
-    losses[len(open_) :] = np.array([outlooks[i].quantiles[0] for i in sure])[:, np.newaxis]
-    known = [*open_, *sure]
+        return probs
+    losses = np.empty((len(known), _N_DRAWS))
+    losses[: len(going)] = _joint_draws([outlooks[i] for i in going], *shares)
+    losses[len(going) :] = np.array([outlooks[i].quantiles[0] for i in ended])[:, np.newaxis]
+    known = [*going, *ended]
     described = losses[[outlooks[i].described for i in known]]
-    if len(described) < places:
-        found[known] = 1.0
-        return found
-    limit = np.partition(described, places - 1, axis=0)[places - 1]
-    found[known] = (losses <= limit).mean(axis=1)
-    return found
+    if len(described) < n_best:
+        probs[known] = 1.0
+        return probs
+    limit = np.partition(described, n_best - 1, axis=0)[n_best - 1]
+    probs[known] = (losses <= limit).mean(axis=1)
+    return probs
 
 
-def _drawn(outlooks: Sequence[Outlook], of_sweep: float, of_kind: float) -> NDArray[np.float64]:
-    """Final losses drawn together, (n, draws): the same draws every time."""
+def _joint_draws(
+    outlooks: Sequence[Outlook], sweep_share: float, kind_share: float
+) -> NDArray[np.float64]:
+    """Final losses drawn jointly, (n, draws), from a fixed seed: the same draws every time."""
     random = np.random.default_rng(0)
-    shared = random.standard_normal(_DRAWS)
+    of_sweep = random.standard_normal(_N_DRAWS)
     kinds = sorted({outlook.kind for outlook in outlooks})
-    alike = dict(zip(kinds, random.standard_normal((len(kinds), _DRAWS)), strict=True))
-    losses = np.empty((len(outlooks), _DRAWS))
+    of_kind = dict(zip(kinds, random.standard_normal((len(kinds), _N_DRAWS)), strict=True))
+    losses = np.empty((len(outlooks), _N_DRAWS))
     for row, outlook in zip(losses, outlooks, strict=True):
-        own = random.standard_normal(_DRAWS)
-        common = math.sqrt(of_sweep) * shared + math.sqrt(of_kind) * alike[outlook.kind]
-        score = common + math.sqrt(1 - of_sweep - of_kind) * own
-        row[:] = np.interp(score, _SCORES, outlook.quantiles)
+        of_run = random.standard_normal(_N_DRAWS)
+        common = math.sqrt(sweep_share) * of_sweep + math.sqrt(kind_share) * of_kind[outlook.kind]
+        score = common + math.sqrt(1 - sweep_share - kind_share) * of_run
+        row[:] = np.interp(score, _LEVEL_SCORES, outlook.quantiles)
     return losses

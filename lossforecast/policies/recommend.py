@@ -1,4 +1,4 @@
-"""`recommend`: what to do about a forecast, from pure policies over the evidence."""
+"""`recommend`: apply the policies to a situation, the first answer counts."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,52 +17,31 @@ from lossforecast.policies.recommendation import (
 from lossforecast.policies.target_miss import target_miss
 from lossforecast.status import Status
 
-__all__ = [
-    "Action",
-    "Policy",
-    "Reason",
-    "Recommendation",
-    "Situation",
-    "aimed",
-    "listed",
-    "recommend",
-    "target_miss",
-]
+__all__ = ["checked_target", "policy_list", "recommend"]
 
 
 def recommend(situation: Situation, policies: Sequence[Policy] | None = None) -> Recommendation:
-    """The first answer: of non-finite, diverged, the policies (target miss), thin evidence."""
-    for policy in (
-        non_finite,
-        diverged,
-        no_evidence,
-        *(policies or (target_miss(),)),
-        thin_evidence,
-    ):
+    """The first answer of: `non_finite`, `diverged`, ABSTAIN without data, the policies.
+
+    If none of them answers: ABSTAIN where the forecast is `Status.TOO_SHORT`, else CONTINUE.
+
+    Args:
+        situation: history, forecast, target and rivals of a run.
+        policies: by default `target_miss()` alone.
+    """
+    chosen = policies or (target_miss(),)
+    for policy in (non_finite, diverged, _no_data, *chosen, _too_short):
         answer = policy(situation)
         if answer is not None:
             return answer
-    forecast, target = situation.forecast, situation.target
-    chance = (
-        "" if target is None else f"; {forecast.prob_below(target):.0%} to end below {target:g}"
-    )
-    final = forecast.estimate
-    return Recommendation(
-        Action.CONTINUE,
-        Reason.ON_TRACK,
-        f"go on: the loss is heading for {forecast.mean:.4g} (80%: {final.lower:.4g} to "
-        f"{final.upper:.4g}) "
-        f"at step {forecast.step}{chance}",
-        expected=forecast.estimate,
-        confidence=1.0 if target is None else forecast.prob_below(target),
-    )
+    return _on_track(situation)
 
 
-def listed(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
-    """One or more policies as a list; None as it is.
+def policy_list(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
+    """A list of the given policy or policies; None if there is none.
 
     Raises:
-        ConfigurationError: something among them cannot be called.
+        ConfigurationError: one of them cannot be called.
     """
     if policy is None:
         return None
@@ -72,11 +51,11 @@ def listed(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
     return policies
 
 
-def aimed(target: float | None) -> float | None:
-    """A target, if it is one.
+def checked_target(target: float | None) -> float | None:
+    """The target as a float, or None.
 
     Raises:
-        ConfigurationError: it is no finite loss.
+        ConfigurationError: it is not a finite number.
     """
     if target is None:
         return None
@@ -86,21 +65,38 @@ def aimed(target: float | None) -> float | None:
     return value
 
 
-def no_evidence(situation: Situation) -> Recommendation | None:
-    """ABSTAIN while there is no forecast."""
-    return thin_evidence(situation) if situation.forecast.status is Status.NO_DATA else None
+def _on_track(situation: Situation) -> Recommendation:
+    """CONTINUE, with the forecast and the probability of reaching the target."""
+    forecast, target = situation.forecast, situation.target
+    prob = 1.0 if target is None else forecast.prob_below(target)
+    chance = "" if target is None else f"; {prob:.0%} to end below {target:g}"
+    final = forecast.estimate
+    return Recommendation(
+        Action.CONTINUE,
+        Reason.ON_TRACK,
+        f"go on: the loss is heading for {forecast.mean:.4g} (80%: {final.lower:.4g} to "
+        f"{final.upper:.4g}) at step {forecast.step}{chance}",
+        expected=final,
+        confidence=prob,
+    )
 
 
-def thin_evidence(situation: Situation) -> Recommendation | None:
-    """ABSTAIN while the forecast has seen too little."""
-    status = situation.forecast.status
-    if status not in (Status.NO_DATA, Status.TOO_SHORT):
-        return None
-    seen = situation.history.n_observed
+def _no_data(situation: Situation) -> Recommendation | None:
+    """ABSTAIN while there is no forecast, so that policies can rely on one."""
+    return _abstain(situation) if situation.forecast.status is Status.NO_DATA else None
+
+
+def _too_short(situation: Situation) -> Recommendation | None:
+    """ABSTAIN while the forecast rests on too little data."""
+    return _abstain(situation) if situation.forecast.status is Status.TOO_SHORT else None
+
+
+def _abstain(situation: Situation) -> Recommendation:
+    history = situation.history
     return Recommendation(
         Action.ABSTAIN,
         Reason.THIN_EVIDENCE,
-        f"no advice yet: {seen} losses seen up to step {situation.history.last_step} say too "
+        f"no advice yet: {history.n_observed} losses seen up to step {history.last_step} say too "
         "little about the end of this run",
         expected=expected(situation.forecast),
         confidence=0.0,

@@ -1,4 +1,4 @@
-"""`Recommendation`: advice, and what a policy that gives it may look at."""
+"""`Recommendation` and its enums; `Situation` and `Policy`, the input and type of a policy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from lossforecast.runs import History
 from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = [
-    "REMEMBERED",
+    "MAX_EARLIER_CHECKS",
     "Action",
     "Policy",
     "Reason",
@@ -23,16 +23,20 @@ __all__ = [
 
 
 class Action(StrEnum):
-    """What is recommended."""
+    """The recommended action."""
 
     CONTINUE = "continue"
+    """Go on with the run as planned."""
     STOP = "stop"
+    """Stop the run now."""
     CHANGE_SCHEDULE = "change_schedule"
+    """Go on with `Recommendation.schedule` instead of the plan."""
     ABSTAIN = "abstain"
+    """Go on for now: there is too little data to recommend anything."""
 
 
 class Reason(StrEnum):
-    """Why."""
+    """The reason for an action."""
 
     NON_FINITE = "non_finite"
     """The latest losses are all nan or infinite."""
@@ -49,25 +53,25 @@ class Reason(StrEnum):
     BETTER_SCHEDULE = "better_schedule"
     """Another decay of the learning rate will very likely end lower."""
     ON_TRACK = "on_track"
-    """Nothing speaks against going on."""
+    """No policy has a reason to stop the run or to change its schedule."""
     THIN_EVIDENCE = "thin_evidence"
-    """Too little is known to advise anything."""
+    """There is too little data to recommend anything."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Advice, and why.
+    """An action to take, and the reason for it.
 
     Attributes:
-        action: what to do.
-        reason: why, for programs.
-        message: why, in one line, for people.
+        action: the action.
+        reason: the reason, for programs.
+        message: the reason in one line, for people.
         schedule: the schedule to change to, with `Action.CHANGE_SCHEDULE`.
-        expected: the final loss if the run goes on as planned; with `Action.CHANGE_SCHEDULE` how
-            much lower it will be under `schedule`. A number with its 80% interval beside it.
+        expected: final loss if the run goes on as planned; with `Action.CHANGE_SCHEDULE` the
+            reduction of it by `schedule`. A number with its 80% interval; None without data.
         confidence: probability that the reason holds, 0..1.
         steps_saved: optimizer steps that stopping now would save; 0 unless `Action.STOP`.
-        decay: what sets `schedule` apart from the plan, if that is one decay.
+        decay: the decay that `schedule` adds to the plan, if it is a single one.
     """
 
     action: Action
@@ -79,20 +83,25 @@ class Recommendation:
     steps_saved: int = 0
     decay: Decay | None = None
 
+    def to_dict(self) -> dict[str, str]:
+        """Action, reason and message as plain text."""
+        return {"action": str(self.action), "reason": str(self.reason), "message": self.message}
+
 
 @dataclass(frozen=True)
 class Situation:
-    """What a policy may look at.
+    """The input of a policy: everything known about a run at one check.
 
     Attributes:
-        history: the losses seen.
-        forecast: of the final loss.
-        target: the final loss hoped for.
-        rivals: the other runs of the sweep that go on or have ended; not those that were stopped.
-        kind: of this run, as in `Outlook`.
-        earlier: what was forecast at up to nine checks before, oldest first; none that was
+        history: the losses observed.
+        forecast: the forecast of the final loss; never `Status.NO_DATA`.
+        target: the final loss to reach, if one was given.
+        rivals: the other runs of the sweep, in progress or ended; without those that were stopped.
+        kind: the optimizer of this run, or another label of its group, as in `Outlook.kind`.
+        earlier: forecasts of up to nine earlier checks, oldest first, without those that were
             `Status.TOO_SHORT`.
-        alike: how far the forecasts of rivals err alike, as in `Prior`.
+        alike: shares of the error variance common to the sweep and to one kind, as in
+            `prob_among_best`.
     """
 
     history: History
@@ -105,30 +114,31 @@ class Situation:
 
 
 Policy = Callable[[Situation], Recommendation | None]
-"""A policy looks at the situation and answers, or leaves it to the next one (None).
+"""A function that returns a recommendation, or None to leave the decision to the next policy.
 
-There is a forecast when it is asked; whether `Status.TOO_SHORT` is enough for it, it decides.
+It is called only once there is a forecast, and decides itself what to do with one that is
+`Status.TOO_SHORT`. It must not change the situation.
 """
 
-REMEMBERED = 9
-"""Checks before the present one that a situation shows."""
+MAX_EARLIER_CHECKS = 9
+"""Largest length of `Situation.earlier`; a policy can ask for one more check in a row."""
 
 
 def stopped(
     situation: Situation, reason: Reason, message: str, *, confidence: float
 ) -> Recommendation:
-    """STOP, with what the situation says of it."""
-    left = max(situation.forecast.step - max(situation.history.last_step, 0), 0)
+    """A STOP for the given reason, with the final loss it avoids and the steps it saves."""
+    steps_left = max(situation.forecast.step - max(situation.history.last_step, 0), 0)
     return Recommendation(
         Action.STOP,
         reason,
         f"stop: {message}",
         expected=expected(situation.forecast),
         confidence=confidence,
-        steps_saved=left,
+        steps_saved=steps_left,
     )
 
 
 def expected(forecast: Forecast) -> Estimate | None:
-    """The final loss, if anything is known of it."""
+    """Forecast of the final loss with its interval; None without data."""
     return None if math.isnan(forecast.mean) else forecast.estimate

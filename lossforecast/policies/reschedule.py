@@ -11,40 +11,41 @@ from lossforecast.status import Caveat, Status
 
 __all__ = ["reschedule"]
 
-_NO_ADVICE = (Status.NO_DATA, Status.TOO_SHORT, Status.MISFIT)
+_STATUSES_WITHOUT_ADVICE = (Status.NO_DATA, Status.TOO_SHORT, Status.MISFIT)
 
 
 def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
-    """CHANGE_SCHEDULE when the best decay's gain over the plan exceeds its own uncertainty.
+    """CHANGE_SCHEDULE when another decay ends lower than the plan with 90% probability.
 
-    That is, when the gain is above `min_gain` with 90%: before any decay was seen its size is
-    assumed, and the interval of the gain says how well. `Recommendation.schedule` is that of the
-    whole run, `decay` what is new in it, and `expected` the gain. A tenth of a second of work at
-    every check.
+    The gain is the final loss of the plan minus that of the best decay; the 10% quantile of the
+    gain must exceed `min_gain`. Before a run has decayed the size of the drop comes from the prior,
+    and the interval of the gain is accordingly wide. `Recommendation.schedule` is the schedule of
+    the whole run, `decay` the decay that it adds, `expected` the gain. A check takes about a tenth
+    of a second.
 
-    Silent where no law describes the run, where the loss overfits, and for schedule-free
-    optimizers, which average in place of annealing.
+    Gives no advice where no law describes the run, where the loss overfits, and for schedule-free
+    optimizers, which average their weights instead of annealing.
 
     Args:
-        min_gain: in units of the loss.
-        shapes: of the decays considered, some of `lossforecast.advice.SHAPES`.
+        min_gain: smallest gain worth a change, in units of the loss.
+        shapes: shapes of decay to try, some of `lossforecast.advice.SHAPES`.
 
     Raises:
         ConfigurationError: `min_gain` is negative, or a shape is unknown.
     """
-    least = non_negative("min_gain", min_gain, ConfigurationError)
+    threshold = non_negative("min_gain", min_gain, ConfigurationError)
     known_shapes(shapes)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast
         if (
             averages(situation.kind)
-            or forecast.status in _NO_ADVICE
+            or forecast.status in _STATUSES_WITHOUT_ADVICE
             or Caveat.OVERFITTING in forecast.caveats
         ):
             return None
         best = next(iter(decays(forecast, shapes)), None)
-        if best is None or best.decay is None or not best.gain.lower > least:
+        if best is None or best.decay is None or not best.gain.lower > threshold:
             return None
         gain, decay = best.gain, best.decay
         return Recommendation(
@@ -55,7 +56,7 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
             f"{gain.lower:.3g} to {gain.upper:.3g})",
             schedule=best.schedule,
             expected=gain,
-            confidence=forecast.prob_gain_above(least, best.schedule),
+            confidence=forecast.prob_gain_above(threshold, best.schedule),
             decay=decay,
         )
 

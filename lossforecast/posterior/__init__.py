@@ -3,6 +3,6 @@
 from lossforecast.posterior.fit import fit
 from lossforecast.posterior.parameters import parameters_of
 from lossforecast.posterior.posterior import Posterior
-from lossforecast.posterior.transfer import Kin
+from lossforecast.posterior.transfer import PastRunTransfer
 
-__all__ = ["Kin", "Posterior", "fit", "parameters_of"]
+__all__ = ["PastRunTransfer", "Posterior", "fit", "parameters_of"]

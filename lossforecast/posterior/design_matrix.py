@@ -1,5 +1,9 @@
 """The linear model of every node: its columns at some steps, and the clock of the discrepancy."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
@@ -8,44 +12,108 @@ from lossforecast.prior import Beliefs, Regime
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
-    "alpha_weights",
-    "clock_apart",
-    "clock_hands",
+    "Grid",
+    "PastRunOffsets",
+    "QueryPoints",
+    "clock_terms",
     "columns_at",
     "drop_scales",
-    "grid",
-    "walk_clock",
+    "log_alpha_weights",
+    "walk_time",
+    "walk_time_between",
 ]
 
+PastRunOffsets = Callable[[LRSchedule, IntArray], FloatArray]
+"""Offsets of z that p nodes of past runs add to the laws, (m, p), at steps (m,) of a schedule."""
 
-_CLOCK = 0.3  # power of S1(T) / S1(t) in the clock of the walk: found on recorded curves
-_EARLIEST = 1e-6  # of the present S1: powers of less say nothing, and may overflow
-_DEPTH = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the drop: likewise
+_CLOCK_POWER = 0.3  # of S1(T) / S1(t) in the clock of the discrepancy: fitted to recorded curves
+_MIN_S1_SHARE = 1e-6  # of the present S1: powers of less carry no information, and may overflow
+_DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the drop: likewise
+_MIN_DEPTH = 0.01  # of the peak: less is no decay
+_MIN_SHARE_ARRIVED = 0.01
+_MAX_DROP_SCALE = 1 / 0.3
+_TINY = 1e-300  # keeps divisions finite
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The g pairs of a law member and an exponent alpha, at each of which the model is linear."""
+
+    member: IntArray
+    """Index into ``beliefs.members``, (g,)."""
+    alpha: IntArray
+    """Index into ``beliefs.alphas``, (g,)."""
+    columns: IntArray
+    """Columns of the basis that multiply (level, a, -D), (g, 3)."""
+
+    @classmethod
+    def of(cls, beliefs: Beliefs) -> Self:
+        """Members in the outer order, exponents in the inner one; columns as in `columns_at`."""
+        n_alphas = len(beliefs.alphas)
+        first_drop = 1 + 2 * n_alphas
+        zero_column = first_drop + sum(beliefs.aware)
+        rows = []
+        next_drop = first_drop
+        for member, aware in enumerate(beliefs.aware):
+            first_power = 1 if aware else 1 + n_alphas
+            drop_column = next_drop if aware else zero_column
+            next_drop += aware
+            for alpha in range(n_alphas):
+                rows.append((member, alpha, (0, first_power + alpha, drop_column)))
+        members, alphas, columns = zip(*rows, strict=True)
+        return cls(np.array(members), np.array(alphas), np.array(columns))
+
+
+@dataclass(frozen=True)
+class QueryPoints:
+    """The m steps at which a posterior is evaluated, and all that it needs to know of them."""
+
+    basis: FloatArray
+    """Columns from `columns_at`, (m, columns)."""
+    terms: FloatArray
+    """Clock terms, (2, m)."""
+    offsets: FloatArray
+    """Offsets of z from past runs, (m, p); p is 0 without past runs."""
+
+    def last(self) -> "QueryPoints":
+        """The last point alone."""
+        return QueryPoints(self.basis[-1:], self.terms[:, -1:], self.offsets[-1:])
 
 
 def columns_at(
     beliefs: Beliefs, schedule: LRSchedule, plan: LRSchedule, now: int, steps: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Columns 1, S1^-alphas, t^-alphas, arrived, 0 at some steps, (m, columns); the clock's hands.
+    """The basis at some steps, (m, columns), and the clock terms there, (2, m).
 
-    The hands, (2, m), are S1(T) / S1 and the travel of the rate since the warm-up, in peaks.
+    With ``s = S1(t) / S1(now)`` and ``u = t / now``, the columns of a row are
+
+        1,  s^-alpha for every alpha,  u^-alpha for every alpha,  arrived(t) for every member,  0
+
+    The clock terms are ``S1(T) / S1(t)`` and the travel of the rate since the warm-up, in peaks.
+
+    Args:
+        beliefs: the prior, with exponents and relaxations.
+        schedule: the learning rates to evaluate under.
+        plan: the learning rates of the fitted run: lags and S1(T) are relative to it.
+        now: the present step.
+        steps: shape (m,).
     """
     at = np.maximum(steps, 1)
     alphas = -np.array(beliefs.alphas)
     s1, s1_now = schedule.s1(at), float(schedule.s1(max(now, 1)))
     total = float(plan.s1(plan.total_steps))
     time = at / max(now, 1)
-    if s1_now > 1e-300 and s1.min() > 0:
-        travelled = np.maximum(s1 / s1_now, _EARLIEST)
-        inverse = min(total / s1_now, _EARLIEST**-2) / travelled
-    else:  # a learning rate of 0 from the start: nothing moves, only time passes
+    if s1_now > _TINY and s1.min() > 0:
+        travelled = np.maximum(s1 / s1_now, _MIN_S1_SHARE)
+        inverse = min(total / s1_now, _MIN_S1_SHARE**-2) / travelled
+    else:  # a learning rate of 0 from the start: S1 stays 0, so steps take its place
         travelled, inverse = time, plan.total_steps / at
     drops = arrived(
         schedule,
         at,
         beliefs.relaxations,
         total_steps=plan.total_steps,
-        total_s1=max(total, 1e-300),
+        total_s1=max(total, _TINY),
     )
     columns = [
         np.ones((at.size, 1)),
@@ -57,44 +125,33 @@ def columns_at(
     return np.hstack(columns), np.array([inverse, _travel(schedule, at)])
 
 
-def clock_hands(schedule: LRSchedule, total_s1: float, steps: IntArray) -> FloatArray:
-    """The hands of the clock of a run with this S1 in all, at some steps of a schedule, (2, m)."""
+def clock_terms(schedule: LRSchedule, total_s1: float, steps: IntArray) -> FloatArray:
+    """Clock terms at some steps of a schedule, (2, m), for a run whose S1 is `total_s1` in all."""
     at = np.maximum(steps, 1)
-    s1 = np.maximum(schedule.s1(at), _EARLIEST * total_s1)
+    s1 = np.maximum(schedule.s1(at), _MIN_S1_SHARE * total_s1)
     inverse = total_s1 / s1 if total_s1 > 0 else schedule.total_steps / at
     return np.array([inverse, _travel(schedule, at)])
 
 
-def walk_clock(hands: FloatArray, origin: tuple[float, float], lr_travel: float) -> FloatArray:
-    """Time of the walk since its origin, (m,)."""
-    progress = (origin[0] ** _CLOCK - hands[0] ** _CLOCK) / _CLOCK
-    clock: FloatArray = np.maximum(progress + lr_travel * (hands[1] - origin[1]), 0.0)
-    return clock
+def walk_time(terms: FloatArray, origin: tuple[float, float], lr_travel: float) -> FloatArray:
+    """Time of the random walk since its origin, (m,), at least 0.
+
+    ``(r_0^0.3 - r^0.3) / 0.3 + lr_travel * (v - v_0)`` with the clock terms r = S1(T) / S1 and
+    v = travel; 0 marks the origin.
+    """
+    progress = (origin[0] ** _CLOCK_POWER - terms[0] ** _CLOCK_POWER) / _CLOCK_POWER
+    time: FloatArray = np.maximum(progress + lr_travel * (terms[1] - origin[1]), 0.0)
+    return time
 
 
-def clock_apart(one: FloatArray, other: FloatArray, lr_travel: float) -> float:
-    """Time of the walk that two futures do not share, given their hands, (2,) each."""
-    progress = abs(one[0] ** _CLOCK - other[0] ** _CLOCK) / _CLOCK
+def walk_time_between(one: FloatArray, other: FloatArray, lr_travel: float) -> float:
+    """Time of the walk that two futures do not share, from the clock terms of their ends, (2,)."""
+    progress = abs(one[0] ** _CLOCK_POWER - other[0] ** _CLOCK_POWER) / _CLOCK_POWER
     return float(progress + lr_travel * abs(one[1] - other[1]))
 
 
-def grid(beliefs: Beliefs) -> tuple[IntArray, IntArray, IntArray]:
-    """Member, alpha and columns of the basis of every (member, alpha)."""
-    n_alphas = len(beliefs.alphas)
-    first_drop = 1 + 2 * n_alphas
-    rows = []
-    drop = first_drop
-    for index, aware in enumerate(beliefs.aware):
-        drop_column = drop if aware else first_drop + sum(beliefs.aware)
-        drop += aware
-        for a in range(n_alphas):
-            rows.append((index, a, (0, 1 + a + n_alphas * (not aware), drop_column)))
-    members, alphas, columns = zip(*rows, strict=True)
-    return np.array(members), np.array(alphas), np.array(columns)
-
-
-def alpha_weights(beliefs: Beliefs, regime: Regime) -> FloatArray:
-    """Logarithms of the weights of the exponents: a Student t with four degrees of freedom."""
+def log_alpha_weights(beliefs: Beliefs, regime: Regime) -> FloatArray:
+    """Log prior weights of the exponents: a Student t with four degrees of freedom."""
     alphas = np.array(beliefs.alphas)
     centre, spread = regime.alpha
     weights = (1 + ((alphas - centre) / spread) ** 2 / 4) ** -2.5 * np.gradient(alphas)
@@ -103,22 +160,22 @@ def alpha_weights(beliefs: Beliefs, regime: Regime) -> FloatArray:
 
 
 def drop_scales(beliefs: Beliefs, schedule: LRSchedule, at_end: FloatArray) -> FloatArray:
-    """For each member, D over the drop of a decay to 0.
+    """D of each member over the drop of a decay to 0, (members,).
 
-    The drop believed is the one realised by the end of the plan, whatever share of the schedule's
+    The prior is about the drop realised by the end of the plan, whatever share of the schedule's
     effect the member's relaxation lets arrive by then. `at_end` is the row of `columns_at` there.
     """
     _, depth = full_anneal(schedule)
     scales = np.ones(len(beliefs.members))
-    if depth > 0.01:
+    if depth > _MIN_DEPTH:
         share = at_end[1 + 2 * len(beliefs.alphas) : -1]
-        realised = np.clip(depth**_DEPTH / np.maximum(share, 0.01), 0.3, 1 / 0.3)
-        scales[np.array(beliefs.aware)] = realised
+        ratio = depth**_DEPTH_POWER / np.maximum(share, _MIN_SHARE_ARRIVED)
+        scales[np.array(beliefs.aware)] = np.clip(ratio, 0.3, _MAX_DROP_SCALE)
     return scales
 
 
 def _travel(schedule: LRSchedule, steps: IntArray) -> FloatArray:
-    """How far the rate has moved since the warm-up, up and down, in units of the peak, (m,)."""
+    """Sum of ``|eta_i - eta_{i-1}|`` since the warm-up, in units of the peak, (m,)."""
     knots, rates = schedule.knots
     after = knots >= max(schedule.warmup_steps, 1)
     if after.sum() < 2 or schedule.peak == 0:

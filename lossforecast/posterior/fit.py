@@ -6,35 +6,49 @@ alpha) the model
     z(t) = level + a * (S1(t) / S1(now))^-alpha - D * arrived(t) + walk(t),    z observed with noise
 
 is linear in (level, a, D) and Gaussian, so posterior, evidence and prediction are closed formulas.
+
 z is the logarithm of the loss, or the loss itself in units of its level where some loss is not
-positive. `walk` is the discrepancy between law and run: a random walk whose last state is carried
+positive. walk(t) is the discrepancy between law and run: a random walk whose last state is carried
 to the step forecast while its variance grows with the distance, in a clock that runs with
 ``(S1(T) / S1(t))^0.3`` and with the travel of the learning rate from its peak. Its covariance does
-not depend on the law: one filter serves all nodes of one size.
+not depend on the law: one Kalman filter serves all nodes of one size.
+
+Notation, for n observations, g pairs of the grid, w walks, c components of the drop prior, k nodes
+and p nodes of past runs:
+
+    z                z           (n,)               the losses as `LossTransform` gives them
+    sigma^2          variance    (n,)               variance of the observations of z
+    X                basis       (n, columns)       1, powers of S1, powers of t, arrived, 0
+    [X z offsets]    design      (n, columns+1+p)   everything that a walk filters
+    columns          columns     (g, 3)             columns of X that multiply (level, a, -D)
+    beta             mean        (k, 3)             posterior mean of (level, a, -D)
+    V                covariance  (k, 3, 3)          posterior covariance of (level, a, -D)
+    log p(z, node)   log_weight  (k,)               log weight of a node, up to a constant
+    slope            slope       scalar             -dz / d log(S1) of late
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.arrays import FloatArray
 from lossforecast.laws import decaying
-from lossforecast.numerics import Filter, filtered, solve, whiten
+from lossforecast.numerics import solve
 from lossforecast.posterior.design_matrix import (
-    alpha_weights,
+    Grid,
+    QueryPoints,
     columns_at,
     drop_scales,
-    grid,
-    walk_clock,
+    log_alpha_weights,
+    walk_time,
 )
-from lossforecast.posterior.loss_transform import FARTHEST, Scale
+from lossforecast.posterior.loss_transform import MAX_LOG_RATIO, LossTransform
 from lossforecast.posterior.node_set import NodeSet
-from lossforecast.posterior.posterior import Places, Posterior, Walk
-from lossforecast.posterior.transfer import SCALES, Kin, nodes_of_past_runs, weighed_sets
+from lossforecast.posterior.posterior import Posterior
+from lossforecast.posterior.transfer import DIFFERENCE_SCALES, PastRunTransfer
+from lossforecast.posterior.transfer_nodes import nodes_at_scale, with_past_runs
+from lossforecast.posterior.walk import Walk, walks_of
 from lossforecast.prior import Beliefs, BelievedDrops, MeasuredDrop, Regime, believed_drops
 from lossforecast.runs import Evidence
 from lossforecast.schedule import LRSchedule
@@ -42,18 +56,49 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["fit"]
 
 
-_LEVEL_SPREAD = 2.0  # of the level around the present loss, in units of it: hardly a constraint
-# what the power law has still to lose is about slope / alpha: this many slopes are added to the
-# spread of what is believed of it, so that a steep loss may go on falling
-_STEEP = 2.0
-# of runs that are as alike as believed: the discrepancy between two, its travel, and what losses
-# observed early differ by for no lasting reason
-_OWN_WALK, _TRAVEL, _OWN_NOISE = 0.003, 0.2, 0.004
-_WIDEST_WALK = 0.1
-_AS_ROUGH = 0.9  # probability that a run which is less alike also follows its laws less closely
-_START_STEPS = 100  # after which the start of a run is over: found on small runs
-_START_SHARE = 0.05  # of the run's S1, likewise: found on recorded curves
-_NEGLIGIBLE = 1e-6  # posterior weight below which a node is dropped
+_LEVEL_STD = 2.0  # of the level around the present loss, as z: hardly a constraint
+# what the power law has still to lose is about slope / alpha: this many slopes are added to its
+# prior standard deviation, so that a steep loss may go on falling
+_SLOPES_IN_REDUCIBLE = 2.0
+_VARIANCE_FLOOR = 1e-14  # of an observation of z
+_MAX_NOISE = 1.0  # of one observation, as z
+
+# between two runs that differ as little as expected: size of the discrepancy, time of its walk
+# while the rate goes to 0, and what early losses differ by for no lasting reason
+_TRANSFER_WALK, _TRANSFER_LR_TRAVEL, _TRANSFER_NOISE = 0.003, 0.2, 0.004
+_MAX_TRANSFER_STD = 0.1
+_PROB_ROUGHER = 0.9  # that a run which differs more also follows its laws less closely
+
+_START_STEPS = 100  # after the warm-up, when the start of a run is over: measured on small runs
+_START_S1_SHARE = 0.05  # of the run's S1, likewise: measured on recorded curves
+_MIN_NODE_WEIGHT = 1e-6  # posterior weight below which a node is dropped
+_MIN_SLOPE_POINTS = 6
+_MIN_AVERAGED = 3.0  # observations in the mean that a forecast reports
+_MAX_RISE = 1e100  # its square stays finite
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What all nodes share: the observations, the basis at them, and the clock."""
+
+    beliefs: Beliefs
+    transform: LossTransform
+    variance: FloatArray  # (n,)
+    design: FloatArray  # basis and z, (n, columns + 1)
+    offsets: FloatArray  # of past runs, (n, p)
+    terms: FloatArray  # clock terms, (2, n)
+    query: QueryPoints  # now and the end of the plan
+    grid: Grid
+    drop_scale: FloatArray  # D over the drop of a decay to 0, of each member, (members,)
+    slope: float
+    noise: float  # standard deviation of one observation, as z
+    measured: tuple[float, float] | None  # the drop and its standard deviation, as z
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Clock terms at the first observation."""
+        return float(self.terms[0, 0]), float(self.terms[1, 0])
 
 
 def fit(
@@ -63,7 +108,7 @@ def fit(
     beliefs: Beliefs,
     measured_drop: MeasuredDrop | None = None,
     rise: float = 0.0,
-    kin: Kin | None = None,
+    past_runs: PastRunTransfer | None = None,
 ) -> Posterior:
     """Posterior given at least one observation.
 
@@ -72,203 +117,234 @@ def fit(
         schedule: learning rate of every step, past and planned.
         now: the present step, at most ``schedule.total_steps``.
         beliefs: the prior.
-        measured_drop: what the annealing probe told.
-        rise: of a loss that overfits, in its units: no law rises, so it is added to the spread.
-        kin: past runs that are like this one.
+        measured_drop: the drop that the annealing probe measured.
+        rise: expected rise of an overfitting loss, in units of the loss. No law rises, so it is
+            added to the standard deviation.
+        past_runs: finished runs like this one; ignored where some loss is not positive.
     """
-    scale = Scale.of_losses(evidence.loss)
-    z, variance = scale.of(evidence.loss, evidence.variance)
-    steps = np.append(evidence.step, [now, schedule.total_steps])
-    basis, hands = columns_at(beliefs, schedule, schedule, now, steps)
-    besides = np.empty((steps.size, 0))
-    if kin is not None and scale.logarithmic:
-        besides = kin.besides(schedule, steps)
-    places = Places(basis[-2:], hands[:, -2:], besides[-2:])
-    basis, hands, besides = basis[:-2], hands[:, :-2], besides[:-2]
-    origin = float(hands[0, 0]), float(hands[1, 0])
-    nodes = grid(beliefs)
-    at_end, plan = places.basis[1], decaying(schedule)
-    if plan is not schedule:
-        at_end = columns_at(beliefs, plan, plan, now, steps[-1:])[0][0]
-    drop_scale = drop_scales(beliefs, plan, at_end)
-    noise = min(evidence.noise / scale.unit, 1.0)
-    slope = _slope(z, schedule.s1(np.maximum(evidence.step, 1)))
-    measured = None if measured_drop is None else _measured(measured_drop, scale)
-    variance = variance + 1e-14
-    design = np.column_stack([basis, z])
-    walks: list[Walk] = []
-    parts: list[NodeSet] = []
-    for index, regime in enumerate(beliefs.regimes):
-        clock = walk_clock(hands, origin, regime.lr_travel)
-        last = index == len(beliefs.regimes) - 1
-        mine = _walks(regime, clock, variance, design, lawful=index == 0, last=last)
-        drops = believed_drops(regime.drops, slope, noise, measured)
-        reducible = math.hypot(regime.reducible, _STEEP * slope)
-        part = _of_regime(beliefs, regime, nodes, mine, drops, drop_scale, reducible)
-        parts.append(replace(part, walk=part.walk + len(walks)))
-        walks += mine
-    if besides.size:
-        assert kin is not None
-        expected = kin.expected(schedule, now, scale.level, drop_scale)
-        of_kin, trust = [], []
-        clock = walk_clock(hands, origin, _TRAVEL)
-        for index, (size, _, trusted) in enumerate(SCALES):
-            alike = ((1.0, 1.0),) if size == 1 else ((1.0, 1 - _AS_ROUGH), (size, _AS_ROUGH))
-            for rough, share in alike:
-                own = variance + min(_OWN_NOISE * rough, _WIDEST_WALK) ** 2
-                walked = min(_OWN_WALK * rough, _WIDEST_WALK)
-                wide = Regime((0, 0), 0, ((walked, share),), _TRAVEL)
-                (walk,) = _walks(wide, clock, own, np.column_stack([design, besides]))
-                part = nodes_of_past_runs(
-                    beliefs, nodes, walk, expected, index, drop_scale, measured
-                )
-                of_kin.append(replace(part, walk=part.walk + len(walks)))
-                walks.append(walk)
-                trust.append(trusted)
-        parts = weighed_sets([] if evidence.says_nothing else parts, of_kin, np.array(trust))
-    member, alpha, columns = nodes
-    score = np.concatenate([part.score for part in parts])
-    weight = np.exp(score - score.max())
-    weight /= weight.sum()
-    kept = np.flatnonzero(weight >= min(_NEGLIGIBLE, weight.max()))
-    groups = np.cumsum([0, *(part.group.max() + 1 for part in parts)])
-
-    def of(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part, name) for part in parts])[kept]
-
-    node = of("node")
+    transform = LossTransform.of_losses(evidence.loss)
+    if not transform.logarithmic:
+        past_runs = None
+    problem = _problem(evidence, schedule, now, beliefs, transform, measured_drop, past_runs)
+    walks, sets = _law_nodes(problem)
+    if past_runs is not None:
+        transfer_walks, transfer_sets, trust = _past_run_nodes(
+            problem, past_runs, schedule, now, first_walk=len(walks)
+        )
+        walks += transfer_walks
+        sets = with_past_runs([] if evidence.says_nothing else sets, transfer_sets, trust)
+    nodes, weight = _normalised(NodeSet.joined(sets))
+    averaged_share = beliefs.window * schedule.total_steps / max(now, 1)
     return Posterior(
         beliefs=beliefs,
         schedule=schedule,
         now=now,
-        scale=scale,
-        weight=weight[kept] / weight[kept].sum(),
-        member=member[node],
-        alpha=alpha[node],
-        group=np.concatenate(
-            [part.group + first for part, first in zip(parts, groups[:-1], strict=True)]
-        )[kept],
-        walk=of("walk"),
-        drop_scale=drop_scale[member[node]],
-        believed=of("believed"),
-        told=of("told"),
-        mean=of("mean"),
-        covariance=of("covariance"),
-        slope=slope,
-        youth=_youth(schedule, now),
-        noise=noise,
-        added_variance=_added_variance(
-            evidence, scale, beliefs.window * schedule.total_steps / max(now, 1), rise
-        ),
-        columns=columns[node],
-        origin=origin,
+        transform=transform,
+        weight=weight,
+        nodes=nodes,
         walks=tuple(walks),
-        _now_and_end=places,
-        _besides=kin.besides if kin is not None and besides.size else None,
-        _beside=of("beside"),
+        origin=problem.origin,
+        now_and_end=problem.query,
+        past_run_offsets=None if past_runs is None else past_runs.offsets,
+        slope=problem.slope,
+        youth=_youth(schedule, now),
+        noise=problem.noise,
+        added_variance=_added_variance(evidence, transform, averaged_share, rise),
     )
 
 
-def _of_regime(
+def _problem(
+    evidence: Evidence,
+    schedule: LRSchedule,
+    now: int,
     beliefs: Beliefs,
-    regime: Regime,
-    nodes: tuple[IntArray, IntArray, IntArray],
-    walks: Sequence[Walk],
-    drops: BelievedDrops,
-    drop_scale: FloatArray,
-    reducible: float,
-) -> NodeSet:
-    """Every walk, component of the drop and node of the grid."""
-    member, alpha, columns = nodes
-    gram = np.array([walk.whitened.T @ walk.whitened for walk in walks])
-    score, mean, covariance = solve(
-        gram,
-        columns,
-        drop_scale[member],
-        np.column_stack([drops.mean, drops.std]),
-        (_LEVEL_SPREAD, reducible),
+    transform: LossTransform,
+    measured_drop: MeasuredDrop | None,
+    past_runs: PastRunTransfer | None,
+) -> _Problem:
+    """Evaluate z, basis, clock and offsets at the observations, the present step and the end."""
+    z, variance = transform.to_z(evidence.loss, evidence.variance)
+    steps = np.append(evidence.step, [now, schedule.total_steps])
+    basis, terms = columns_at(beliefs, schedule, schedule, now, steps)
+    offsets = np.empty((steps.size, 0))
+    if past_runs is not None:
+        offsets = past_runs.offsets(schedule, steps)
+    at_end, annealed = basis[-1], decaying(schedule)
+    if annealed is not schedule:
+        at_end = columns_at(beliefs, annealed, annealed, now, steps[-1:])[0][0]
+    return _Problem(
+        beliefs=beliefs,
+        transform=transform,
+        variance=variance + _VARIANCE_FLOOR,
+        design=np.column_stack([basis[:-2], z]),
+        offsets=offsets[:-2],
+        terms=terms[:, :-2],
+        query=QueryPoints(basis[-2:], terms[:, -2:], offsets[-2:]),
+        grid=Grid.of(beliefs),
+        drop_scale=drop_scales(beliefs, annealed, at_end),
+        slope=_slope(z, schedule.s1(np.maximum(evidence.step, 1))),
+        noise=min(evidence.noise / transform.unit, _MAX_NOISE),
+        measured=None if measured_drop is None else _as_z(measured_drop, transform),
     )
-    score += np.log([m.weight for m in beliefs.members])[member]
-    score += alpha_weights(beliefs, regime)[alpha]
-    score += drops.weight[:, np.newaxis]
-    score += np.array([walk.score for walk in walks])[:, np.newaxis, np.newaxis]
-    evidence_of_regime = np.logaddexp.reduce(score, axis=None)
-    score += np.log(regime.weight) + drops.of_noise + (beliefs.temper - 1) * evidence_of_regime
-    walk, drop, node = (each.ravel() for each in np.indices(score.shape))
+
+
+def _law_nodes(problem: _Problem) -> tuple[list[Walk], list[NodeSet]]:
+    """The nodes of the laws alone: for each regime its walks and the posterior at every node."""
+    walks: list[Walk] = []
+    sets: list[NodeSet] = []
+    regimes = problem.beliefs.regimes
+    for index, regime in enumerate(regimes):
+        regime_walks = walks_of(
+            regime,
+            walk_time(problem.terms, problem.origin, regime.lr_travel),
+            problem.variance,
+            problem.design,
+            lawful=index == 0,
+            last=index == len(regimes) - 1,
+        )
+        drops = believed_drops(regime.drops, problem.slope, problem.noise, problem.measured)
+        nodes = _nodes_of_regime(problem, regime, regime_walks, drops)
+        sets.append(replace(nodes, walk=nodes.walk + len(walks)))
+        walks += regime_walks
+    return walks, sets
+
+
+def _nodes_of_regime(
+    problem: _Problem, regime: Regime, walks: list[Walk], drops: BelievedDrops
+) -> NodeSet:
+    """Every walk, component of the drop prior and pair of the grid.
+
+    The log weight of a node is log(prior weights) + log evidence, and then the evidence of the
+    whole regime counts to the power `temper`:
+
+        log p(z, node) + (temper - 1) * log p(z, regime)
+    """
+    beliefs, grid = problem.beliefs, problem.grid
+    drop_scale = problem.drop_scale[grid.member]
+    gram = np.array([walk.whitened.T @ walk.whitened for walk in walks])
+    reducible_std = math.hypot(regime.reducible, _SLOPES_IN_REDUCIBLE * problem.slope)
+    log_weight, mean, covariance = solve(
+        gram,
+        grid.columns,
+        drop_scale,
+        np.column_stack([drops.mean, drops.std]),
+        (_LEVEL_STD, reducible_std),
+    )
+    log_weight += np.log([m.weight for m in beliefs.members])[grid.member]
+    log_weight += log_alpha_weights(beliefs, regime)[grid.alpha]
+    log_weight += drops.weight[:, np.newaxis]
+    log_weight += np.array([walk.log_evidence for walk in walks])[:, np.newaxis, np.newaxis]
+    evidence_of_regime = np.logaddexp.reduce(log_weight, axis=None)
+    log_weight += np.log(regime.weight) + drops.of_noise + (beliefs.temper - 1) * evidence_of_regime
+    walk, drop, pair = (index.ravel() for index in np.indices(log_weight.shape))
     return NodeSet(
-        score=score.ravel(),
+        log_weight=log_weight.ravel(),
         mean=mean.reshape(-1, 3),
         covariance=covariance.reshape(-1, 3, 3),
-        node=node,
+        member=grid.member[pair],
+        alpha=grid.alpha[pair],
+        columns=grid.columns[pair],
+        drop_scale=drop_scale[pair],
         walk=walk,
         group=walk * drops.std.size + drop,
-        believed=drops.std[drop],
-        told=drops.told[drop],
-        beside=np.full(node.size, -1),
+        prior_std=drops.std[drop],
+        measured_share=drops.told[drop],
+        offset_column=np.full(pair.size, -1),
     )
 
 
-def _measured(drop: MeasuredDrop, scale: Scale) -> tuple[float, float]:
-    """A measured drop and its standard deviation, as z."""
-    if not scale.logarithmic:
-        return drop.mean / scale.unit, drop.std / scale.unit
-    level = max(drop.level, 1e-9 * scale.unit)
-    left = max(1 - drop.mean / level, math.exp(-FARTHEST))
-    return -math.log(left), drop.std / level / left
-
-
-def _walks(
-    regime: Regime,
-    clock: FloatArray,
-    noise: FloatArray,
-    design: FloatArray,
+def _past_run_nodes(
+    problem: _Problem,
+    past_runs: PastRunTransfer,
+    schedule: LRSchedule,
+    now: int,
     *,
-    lawful: bool = False,
-    last: bool = False,
-) -> list[Walk]:
-    """Every size of the discrepancy in a regime, and the design as it sees it."""
-    moves = [size**2 * np.diff(clock, prepend=0.0) for size, _ in regime.walks]
-    filters = filtered(np.array(moves), noise)
-    whitened, state = whiten(filters, design)
-    scores = -np.log(filters.std).sum(axis=1)
-    largest = max(size for size, _ in regime.walks)
-    return [
-        Walk(
-            lawful=lawful,
-            lr_travel=regime.lr_travel,
-            size=size,
-            misfit=last and size == largest,
-            score=float(np.log(weight) + scores[i]),
-            clock=clock,
-            whitened=whitened[i],
-            state=state[i],
-            filter=Filter(filters.gain[[i]], filters.std[[i]], filters.variance[[i]]),
-        )
-        for i, (size, weight) in enumerate(regime.walks)
-    ]
+    first_walk: int,
+) -> tuple[list[Walk], list[NodeSet], FloatArray]:
+    """The nodes of past runs: walks, node sets and the trust in each set, one per scale and walk.
 
-
-def _added_variance(evidence: Evidence, scale: Scale, share: float, rise: float) -> float:
-    """As z: of the mean of a share of the observations so far, at least 3 of them, and of a rise.
-
-    A share of 0 asks for the expected loss.
+    A run that differs s times as much as expected follows the laws of its past as closely as any,
+    or with a discrepancy and a noise s times as large.
     """
-    noise = evidence.noise**2 / max(share * evidence.n_observed, 3.0) if share else 0.0
-    return float(scale.of(evidence.loss[-1:], np.array([noise + min(rise, 1e100) ** 2]))[1][0])
+    expected = past_runs.expected(schedule, now, problem.transform.level, problem.drop_scale)
+    design = np.column_stack([problem.design, problem.offsets])
+    time = walk_time(problem.terms, problem.origin, _TRANSFER_LR_TRAVEL)
+    walks: list[Walk] = []
+    sets: list[NodeSet] = []
+    trust: list[float] = []
+    for index, scale in enumerate(DIFFERENCE_SCALES):
+        roughness = ((1.0, 1 - _PROB_ROUGHER), (scale.multiplier, _PROB_ROUGHER))
+        for rough, probability in ((1.0, 1.0),) if scale.multiplier == 1 else roughness:
+            noise = min(_TRANSFER_NOISE * rough, _MAX_TRANSFER_STD)
+            size = min(_TRANSFER_WALK * rough, _MAX_TRANSFER_STD)
+            regime = Regime(
+                alpha=(0, 0),
+                reducible=0,
+                walks=((size, probability),),
+                lr_travel=_TRANSFER_LR_TRAVEL,
+            )
+            (walk,) = walks_of(regime, time, problem.variance + noise**2, design)
+            nodes = nodes_at_scale(
+                expected,
+                index,
+                walk,
+                first_walk + len(walks),
+                grid=problem.grid,
+                n_alphas=len(problem.beliefs.alphas),
+                drop_scale=problem.drop_scale,
+                measured=problem.measured,
+            )
+            walks.append(walk)
+            sets.append(nodes)
+            trust.append(scale.trust)
+    return walks, sets, np.array(trust)
+
+
+def _normalised(nodes: NodeSet) -> tuple[NodeSet, FloatArray]:
+    """The nodes that are not negligible, and their posterior weights, sum 1."""
+    weight = np.exp(nodes.log_weight - nodes.log_weight.max())
+    weight /= weight.sum()
+    kept = np.flatnonzero(weight >= min(_MIN_NODE_WEIGHT, weight.max()))
+    return nodes.subset(kept), weight[kept] / weight[kept].sum()
+
+
+def _as_z(drop: MeasuredDrop, transform: LossTransform) -> tuple[float, float]:
+    """A measured drop d and its standard deviation as z.
+
+    On the log scale, with r = 1 - d / level: ``-log(r)`` and ``std / (level r)``.
+    """
+    if not transform.logarithmic:
+        return drop.mean / transform.unit, drop.std / transform.unit
+    level = max(drop.level, 1e-9 * transform.unit)
+    remaining = max(1 - drop.mean / level, math.exp(-MAX_LOG_RATIO))
+    return -math.log(remaining), drop.std / level / remaining
+
+
+def _added_variance(
+    evidence: Evidence, transform: LossTransform, share: float, rise: float
+) -> float:
+    """Extra variance of z: noise left in the reported mean, and the square of the expected rise.
+
+    The reported mean is that of a share of the observations so far, at least 3; a share of 0 asks
+    for the expected loss, without noise.
+    """
+    noise = evidence.noise**2 / max(share * evidence.n_observed, _MIN_AVERAGED) if share else 0.0
+    variance = np.array([noise + min(rise, _MAX_RISE) ** 2])
+    return float(transform.to_z(evidence.loss[-1:], variance)[1][0])
 
 
 def _youth(schedule: LRSchedule, now: int) -> float:
-    """From 1 to 0: few steps since the warm-up, or a small share of the run's S1."""
+    """``1 - min(steps since the warm-up / 100, S1(now) / (0.05 S1(T)))``, from 1 to 0."""
     steps = (now - min(schedule.warmup_steps, now)) / _START_STEPS
     total = float(schedule.s1(schedule.total_steps))
-    share = float(schedule.s1(max(now, 1))) / (_START_SHARE * total) if total > 0 else 1.0
+    share = float(schedule.s1(max(now, 1))) / (_START_S1_SHARE * total) if total > 0 else 1.0
     return max(1 - min(steps, share), 0.0)
 
 
 def _slope(z: FloatArray, s1: FloatArray) -> float:
     """``-dz / d log(S1)`` over the later half of the evidence, at least 0."""
-    n = max(z.size // 2, min(6, z.size))
-    x = np.log(np.maximum(s1[-n:], 1e-300))
+    n = max(z.size // 2, min(_MIN_SLOPE_POINTS, z.size))
+    x = np.log(np.maximum(s1[-n:], _TINY))
     if np.ptp(x) < 1e-6:
         return 0.0
     x = x - x.mean()

@@ -7,60 +7,64 @@ from lossforecast.posterior.posterior import Posterior
 
 __all__ = ["parameters_of"]
 
+_TINY = 1e-300  # keeps divisions finite where every rate is 0
+
 
 def parameters_of(posterior: Posterior) -> dict[str, dict[str, float]]:
     """For each law: its posterior weight and the posterior means of its parameters."""
-    schedule, beliefs = posterior.schedule, posterior.beliefs
+    schedule, beliefs, nodes = posterior.schedule, posterior.beliefs, posterior.nodes
     now = max(posterior.now, 1)
     s1_now, s1_total = float(schedule.s1(now)), float(schedule.s1(schedule.total_steps))
-    alphas = np.array(beliefs.alphas)[posterior.alpha]
+    alphas = np.array(beliefs.alphas)[nodes.alpha]
     level, reducible, drops = _tangent(posterior)
-    found: dict[str, dict[str, float]] = {}
+    parameters: dict[str, dict[str, float]] = {}
     for law in dict.fromkeys(member.law for member in beliefs.members):
-        mine = [j for j, member in enumerate(beliefs.members) if member.law == law]
-        nodes = np.isin(posterior.member, mine)
-        weight = posterior.weight[nodes]
+        members = [j for j, member in enumerate(beliefs.members) if member.law == law]
+        own = np.isin(nodes.member, members)
+        weight = posterior.weight[own]
         if weight.sum() == 0:
-            found[law] = {"weight": 0.0}
+            parameters[law] = {"weight": 0.0}
             continue
         share = weight / weight.sum()
-        clock = now if law == "power" else max(s1_now, 1e-300)
-        alpha = alphas[nodes]
+        clock = now if law == "power" else max(s1_now, _TINY)
+        alpha = alphas[own]
         values = {
-            "L0": level[nodes],
-            "A": reducible[nodes] * clock**alpha,
+            "L0": level[own],
+            "A": reducible[own] * clock**alpha,
             "alpha": alpha,
         }
-        drop = drops[nodes] / max(schedule.peak, 1e-300)  # B, per unit learning rate
-        relaxations = [beliefs.members[j].relaxation for j in posterior.member[nodes]]
+        drop = drops[own] / max(schedule.peak, _TINY)  # B, per unit learning rate
+        relaxations = [beliefs.members[j].relaxation for j in nodes.member[own]]
         lags = np.array([r.lag if r else 0.0 for r in relaxations])
         if law == "annealing":
-            # written so that C S2 is the drop: B = C / (1 - lambda)
+            # C S2 is the drop, so B = C / (1 - lambda)
             lambdas = np.exp(-1 / (lags * schedule.total_steps))
             values |= {"C": drop * (1 - lambdas), "lambda": lambdas}
         elif law == "multi-power":
             gammas = np.array([r.gamma if r else 0.0 for r in relaxations])
-            speed = max(schedule.peak, 1e-300) ** gammas / (lags * max(s1_total, 1e-300))
+            speed = max(schedule.peak, _TINY) ** gammas / (lags * max(s1_total, _TINY))
             betas = np.array([r.beta if r else 0.0 for r in relaxations])
             values |= {"B": drop, "C": speed, "beta": betas, "gamma": gammas}
         elif law == "memoryless":
             values |= {"B": drop}
         means = {name: float(share @ value) for name, value in values.items()}
-        found[law] = {"weight": float(weight.sum()), **means}
-    return found
+        parameters[law] = {"weight": float(weight.sum()), **means}
+    return parameters
 
 
 def _tangent(posterior: Posterior) -> tuple[FloatArray, FloatArray, FloatArray]:
     """L0, ``A S1(now)^-alpha`` and ``D = B eta_peak`` of each node in units of the loss, (k,) each.
 
-    Of a law of the logarithm: those of the law of the loss with its value and slopes at present.
+    A law of the logarithm is replaced by the law of the loss with the same value and the same
+    slopes at the present step.
     """
-    scale = posterior.scale
-    level, reducible, negative_drop = posterior.mean.T
-    if not scale.logarithmic:
-        return scale.loss(level), reducible * scale.unit, -negative_drop * scale.unit
+    transform = posterior.transform
+    level, reducible, negative_drop = posterior.nodes.mean.T
+    if not transform.logarithmic:
+        unit = transform.unit
+        return transform.to_loss(level), reducible * unit, -negative_drop * unit
     here = posterior.drop_arrived()
-    present = scale.loss(level + reducible + negative_drop * here)
+    present = transform.to_loss(level + reducible + negative_drop * here)
     return (
         present * (1 - reducible - negative_drop * here),
         present * reducible,

@@ -1,324 +1,329 @@
-"""`Kin`: what finished runs of the same family lead one to expect of a new one.
+"""`PastRunTransfer`: what finished runs of the same family predict about a new one.
 
 Under its own schedule a new run would follow the laws of a past one, and its discrepancy from them
-at the same place of the clock, but for a difference of the parameters:
+at the same place of the clock, but for a difference of the parameters beta = (level, a, -D):
 
-    (level, a, -D) of the new run  ~  N(those of the past run, C + s^2 G)
+    beta_new  ~  N(beta_past, V + s^2 G)
 
-C being what is uncertain of the past run's parameters and G how unlike the two are. How much two
-runs of a family really differ is not known beforehand: s takes several values, and the losses, of
-the past runs and the new one, decide between them. Several past runs are averaged by generalised
-least squares. Between peak rates, S1 is rescaled and the drop grows as recorded runs show.
+where V is the posterior covariance of the past run and ``G = diag(g^2)`` the covariance of the
+difference between the two runs, g from `lossforecast.prior.PastRun`. How much two runs of a family
+really differ is not known beforehand: s takes several values, and the losses, of the past runs and
+the new one, decide between them. Several past runs are averaged by generalised least squares.
+Between peak rates, S1 is rescaled and the drop grows as recorded runs show.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.laws import decaying, full_anneal
 from lossforecast.numerics import inverse
-from lossforecast.posterior.design_matrix import (
-    clock_hands,
-    walk_clock,
-)
-from lossforecast.posterior.node_set import NodeSet
-from lossforecast.posterior.posterior import Posterior, Walk
-from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs
+from lossforecast.posterior.design_matrix import clock_terms, walk_time
+from lossforecast.posterior.posterior import Posterior
+from lossforecast.prior import STD_OF_EQUAL_SETUPS
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["SCALES", "Expected", "Kin", "nodes_of_past_runs", "weighed_sets"]
+__all__ = [
+    "DIFFERENCE_SCALES",
+    "ExpectedParameters",
+    "PastRunTransfer",
+]
 
 
-SCALES = ((1.0, 0.6, 0.98), (4.0, 0.2, 0.9), (25.0, 0.1, 0.5), (500.0, 0.1, 0.0))
-"""How many times as unlike as believed runs may be, how likely that is, and how far to trust then
-what past runs say against what is believed of any run."""
-_PEAK_S1 = 0.5  # S1 of a run with r times the peak counts r^-0.5 times as much
-_PEAK_DROP, _SHARE_DROP = 0.36, 0.15  # powers of the peak and of the decay's share in the drop
-# of the variance between runs: what past runs differ by from a new one, and not from each other
-_COMMON = 0.5
-_SLOWER = 0.8  # power of the scale in the remainder and the drop
-_UNLIKEST = 1.0  # standard deviation between any two runs, of the logarithm of a loss
-_LEAST = 0.005  # of the largest weight, for a node to count
+class DifferenceScale(NamedTuple):
+    """One value of s: how much larger than expected the difference between two runs may be.
+
+    Attributes:
+        multiplier: of the standard deviations g.
+        probability: of this multiplier, before any loss.
+        trust: weight that past runs then get against the general prior, 0 to 1.
+    """
+
+    multiplier: float
+    probability: float
+    trust: float
+
+
+DIFFERENCE_SCALES = (
+    DifferenceScale(1.0, 0.6, 0.98),
+    DifferenceScale(4.0, 0.2, 0.9),
+    DifferenceScale(25.0, 0.1, 0.5),
+    DifferenceScale(500.0, 0.1, 0.0),
+)
+# measured on pairs of recorded runs with peaks in the ratio r and decays over shares of a run
+_S1_PEAK_POWER = 0.5  # S1 of a run with r times the peak counts r^-0.5 times as much
+_DROP_PEAK_POWER = 0.36
+_DROP_SHARE_POWER = 0.15
+_MIN_DECAY_SHARE = 1e-3  # of a run
+
+_COMMON_SHARE = 0.5  # of the variance between runs: shared by all past runs against the new one
+_SCALE_POWER = 0.8  # of s in the differences of a and D; 1 in that of the level
+_MAX_DIFFERENCE_STD = 1.0  # of the logarithm of a loss, between any two runs
+_MIN_RELATIVE_WEIGHT = 0.005  # of the heaviest node, for a node of a past run to count
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Of the nodes of a new run's grid, n of them, before its losses.
+class ExpectedParameters:
+    """Distribution of beta = (level, a, -D) of a new run before its losses, over p nodes.
 
     Attributes:
-        member: index of the member, (n,).
-        alpha: index of the exponent, (n,).
-        score: log weights of scales and nodes, (s, n).
-        mean: of (level, a, -D), (s, n, 3).
-        covariance: (s, n, 3, 3).
+        member: index of the member, (p,).
+        alpha: index of the exponent, (p,).
+        log_weight: of scales and nodes, (s, p).
+        mean: of beta, (s, p, 3).
+        covariance: of beta, (s, p, 3, 3).
     """
 
     member: IntArray
     alpha: IntArray
-    score: FloatArray
+    log_weight: FloatArray
     mean: FloatArray
     covariance: FloatArray
 
 
 @dataclass(frozen=True)
-class _Relative:
-    """One past run, its posterior merged over walks and drops: nodes of member and exponent."""
+class _PastPosterior:
+    """The posterior of a past run, merged over walks and drops into q pairs (member, exponent)."""
 
     posterior: Posterior
-    unlike: FloatArray
-    share: float
+    difference_std: FloatArray
+    """g: standard deviation of beta between this run and the new one, (3,)."""
+    decay_share: float
+    """Share of the run after its rate leaves the peak."""
     drop_scale: FloatArray
-    """Full drop believed over D, (nodes,)."""
-    key: list[tuple[int, int]]
+    """D over the drop of a decay to 0, (q,)."""
+    pairs: list[tuple[int, int]]
     weight: FloatArray
     mean: FloatArray
     covariance: FloatArray
-    walks: tuple[tuple[int, FloatArray], ...]
-    """Which walks count, and what of their columns adds up to the discrepancy of each node."""
+    residuals: tuple[tuple[int, FloatArray], ...]
+    """Index of a walk, and (columns + 1, q): weights of the columns of its expected state that add
+    up to the discrepancy of each pair."""
 
     @classmethod
-    def of(cls, posterior: Posterior, unlike: FloatArray) -> Self:
-        n_columns = posterior.n_columns
-        pairs, node = np.unique(
-            np.column_stack([posterior.member, posterior.alpha]), axis=0, return_inverse=True
+    def of(cls, posterior: Posterior, difference_std: FloatArray) -> Self:
+        """Moments of the mixture over the nodes of each pair; negligible pairs are dropped."""
+        nodes = posterior.nodes
+        pairs, pair = np.unique(
+            np.column_stack([nodes.member, nodes.alpha]), axis=0, return_inverse=True
         )
-        weight = np.bincount(node, posterior.weight)
-        counts = weight >= _LEAST * weight.max()
-        kept = counts[node]
-        share = posterior.weight / weight[node]
+        weight = np.bincount(pair, posterior.weight)
+        counts = weight >= _MIN_RELATIVE_WEIGHT * weight.max()
+        share = posterior.weight / weight[pair]
         mean = np.zeros((weight.size, 3))
-        np.add.at(mean, node, share[:, np.newaxis] * posterior.mean)
-        away = posterior.mean - mean[node]
-        spread = posterior.covariance + away[:, :, np.newaxis] * away[:, np.newaxis]
+        np.add.at(mean, pair, share[:, np.newaxis] * nodes.mean)
+        away = nodes.mean - mean[pair]
+        second_moment = nodes.covariance + away[:, :, np.newaxis] * away[:, np.newaxis]
         covariance = np.zeros((weight.size, 3, 3))
-        np.add.at(covariance, node, share[:, np.newaxis, np.newaxis] * spread)
+        np.add.at(covariance, pair, share[:, np.newaxis, np.newaxis] * second_moment)
         drop_scale = np.zeros(weight.size)
-        drop_scale[node] = posterior.drop_scale
-        walks = []
-        for index in np.unique(posterior.walk[kept]):
-            parts = np.zeros((n_columns + 1, weight.size))
-            mine = kept & (posterior.walk == index)
-            for i in np.flatnonzero(mine):
-                parts[-1, node[i]] += share[i]
-                np.subtract.at(
-                    parts[:, node[i]], posterior.columns[i], share[i] * posterior.mean[i]
-                )
-            walks.append((int(index), parts[:, counts]))
+        drop_scale[pair] = nodes.drop_scale
         return cls(
             posterior=posterior,
-            unlike=unlike,
-            share=full_anneal(decaying(posterior.schedule))[0],
+            difference_std=difference_std,
+            decay_share=full_anneal(decaying(posterior.schedule))[0],
             drop_scale=drop_scale[counts],
-            key=[(int(m), int(a)) for m, a in pairs[counts]],
+            pairs=[(int(m), int(a)) for m, a in pairs[counts]],
             weight=weight[counts] / weight[counts].sum(),
             mean=mean[counts],
             covariance=covariance[counts],
-            walks=tuple(walks),
+            residuals=cls._residuals(posterior, pair, share, counts),
         )
 
-    def seen_from(
-        self, schedule: LRSchedule, now: int, level: float, share: float, drop_scale: FloatArray
+    @staticmethod
+    def _residuals(
+        posterior: Posterior, pair: IntArray, share: FloatArray, counts: NDArray[np.bool_]
+    ) -> tuple[tuple[int, FloatArray], ...]:
+        """Weights of z (1) and of the basis (-beta), averaged over the nodes of each pair."""
+        nodes, kept = posterior.nodes, counts[pair]
+        residuals = []
+        for index in np.unique(nodes.walk[kept]):
+            weights = np.zeros((posterior.n_columns + 1, counts.size))
+            for i in np.flatnonzero(kept & (nodes.walk == index)):
+                weights[-1, pair[i]] += share[i]
+                np.subtract.at(weights[:, pair[i]], nodes.columns[i], share[i] * nodes.mean[i])
+            residuals.append((int(index), weights[:, counts]))
+        return tuple(residuals)
+
+    def parameters_for(
+        self,
+        schedule: LRSchedule,
+        now: int,
+        level: float,
+        decay_share: float,
+        drop_scale: FloatArray,
     ) -> tuple[FloatArray, FloatArray]:
-        """Means and covariances of the parameters in the units of a new run, without differences.
+        """Means (q, 3) and covariances (q, 3, 3) of beta in the units of a new run.
+
+        For equal runs: the difference between the two is added by `PastRunTransfer.expected`.
 
         Args:
             schedule: of the new run.
             now: its present step.
-            level: loss at which its z is 0.
-            share: of the run after its rate leaves the peak.
-            drop_scale: full drop believed over D of the members, (members,).
+            level: the loss at which its z is 0.
+            decay_share: share of the new run after its rate leaves the peak.
+            drop_scale: D over the drop of a decay to 0, (members,).
         """
         past = self.posterior
-        ratio = self._ratio(schedule)
-        member, alpha = np.array(self.key).T
+        ratio = self._peak_ratio(schedule)
+        member, alpha = np.array(self.pairs).T
         aware = np.array(past.beliefs.aware)[member]
         alphas = np.array(past.beliefs.alphas)[alpha]
-        # a warm-up may begin at 0, where nothing is travelled yet
-        begun = max(float(schedule.s1(max(now, 1))), schedule.peak / schedule.total_steps)
-        s1 = (begun or 1.0) * ratio**-_PEAK_S1
-        travelled = s1 / float(past.schedule.s1(max(past.now, 1)))
-        passed = max(now, 1) / max(past.now, 1)
+        # a warm-up may begin at 0, where S1 is 0 after the first step
+        present_s1 = max(float(schedule.s1(max(now, 1))), schedule.peak / schedule.total_steps)
+        s1 = (present_s1 or 1.0) * ratio**-_S1_PEAK_POWER
+        s1_ratio = s1 / float(past.schedule.s1(max(past.now, 1)))
+        step_ratio = max(now, 1) / max(past.now, 1)
         stretch = np.ones_like(self.mean)
-        stretch[:, 1] = np.where(aware, travelled, passed) ** -alphas
-        grown = ratio**_PEAK_DROP
-        length = (max(share, 1e-3) / max(self.share, 1e-3)) ** _SHARE_DROP
-        stretch[:, 2] = grown * length * drop_scale[member] / self.drop_scale
+        stretch[:, 1] = np.where(aware, s1_ratio, step_ratio) ** -alphas
+        growth = ratio**_DROP_PEAK_POWER
+        shares = max(decay_share, _MIN_DECAY_SHARE) / max(self.decay_share, _MIN_DECAY_SHARE)
+        longer = shares**_DROP_SHARE_POWER
+        stretch[:, 2] = growth * longer * drop_scale[member] / self.drop_scale
         mean = stretch * self.mean
         # annealed to 0, runs of two peaks are alike: at the peak the drop is still to come
         drop = -self.mean[:, 2] / self.drop_scale
-        mean[:, 0] += math.log(past.scale.level / level) + drop * (grown - 1)
-        spread = stretch[:, :, np.newaxis] * self.covariance * stretch[:, np.newaxis]
-        return mean, spread
+        mean[:, 0] += math.log(past.transform.level / level) + drop * (growth - 1)
+        covariance = stretch[:, :, np.newaxis] * self.covariance * stretch[:, np.newaxis]
+        return mean, covariance
 
     def discrepancy(self, schedule: LRSchedule, steps: IntArray) -> FloatArray:
-        """How far this run was from its laws at the places of a new run's steps, (m, nodes)."""
+        """Discrepancy of this run from its laws where a new run's clock is at `steps`, (m, q)."""
         past = self.posterior
-        total = float(past.schedule.s1(past.schedule.total_steps))
-        total *= self._ratio(schedule) ** _PEAK_S1
-        hands = clock_hands(schedule, total, steps)
-        found = np.zeros((steps.size, len(self.key)))
-        for index, parts in self.walks:
+        total_s1 = float(past.schedule.s1(past.schedule.total_steps))
+        total_s1 *= self._peak_ratio(schedule) ** _S1_PEAK_POWER
+        terms = clock_terms(schedule, total_s1, steps)
+        discrepancy = np.zeros((steps.size, len(self.pairs)))
+        for index, weights in self.residuals:
             walk = past.walks[index]
-            found += walk.at(walk_clock(hands, past.origin, walk.lr_travel))[0] @ parts
-        return found
+            time = walk_time(terms, past.origin, walk.lr_travel)
+            discrepancy += walk.expected(time)[0] @ weights
+        return discrepancy
 
-    def _ratio(self, schedule: LRSchedule) -> float:
+    def _peak_ratio(self, schedule: LRSchedule) -> float:
+        """Peak rate of a new run over that of this one; 1 where either is 0."""
         own = self.posterior.schedule.peak
         return schedule.peak / own if own > 0 and schedule.peak > 0 else 1.0
 
 
 @dataclass(frozen=True)
-class Kin:
-    """What some past runs lead one to expect of a new one."""
+class PastRunTransfer:
+    """What some past runs predict about a new one, over p pairs (member, exponent)."""
 
-    relatives: tuple[_Relative, ...]
-    key: list[tuple[int, int]]
+    past_runs: tuple[_PastPosterior, ...]
+    pairs: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, past: Sequence[tuple[Posterior, FloatArray]]) -> Self | None:
-        """From posteriors of past runs and how unlike they are, (3,); None without any.
+    def of(cls, posteriors: Sequence[tuple[Posterior, FloatArray]]) -> Self | None:
+        """The transfer from posteriors of past runs and their difference_std, (3,); None without.
 
         Runs with losses that are not positive are left out: their units do not carry over.
         """
-        relatives = tuple(
-            _Relative.of(posterior, unlike)
-            for posterior, unlike in past
-            if posterior.scale.logarithmic and posterior.schedule.peak > 0
+        past_runs = tuple(
+            _PastPosterior.of(posterior, difference_std)
+            for posterior, difference_std in posteriors
+            if posterior.transform.logarithmic and posterior.schedule.peak > 0
         )
-        if not relatives:
+        if not past_runs:
             return None
-        return cls(relatives, sorted({key for each in relatives for key in each.key}))
+        return cls(past_runs, sorted({pair for past in past_runs for pair in past.pairs}))
 
     @property
     def level(self) -> float:
         """About where their losses ended."""
-        return self.relatives[0].posterior.scale.level
+        return self.past_runs[0].posterior.transform.level
 
     def expected(
         self, schedule: LRSchedule, now: int, level: float, drop_scale: FloatArray
-    ) -> Expected:
-        """Of the parameters of a run under a schedule, before its losses."""
-        share = full_anneal(decaying(schedule))[0]
-        n, runs = len(self.key), len(self.relatives)
+    ) -> ExpectedParameters:
+        """Distribution of the parameters of a run under a schedule, before its losses.
+
+        With ``P_r = (V_r + (1 - c) s^2 G_r)^-1`` for past run r, c the common share of the
+        variance between runs, generalised least squares gives
+
+            covariance = (sum_r P_r)^-1,    mean = covariance * sum_r P_r beta_r
+
+        and adds the common part of G, and the difference between runs alike in all that is known.
+
+        Args:
+            schedule: of the new run.
+            now: its present step.
+            level: the loss at which its z is 0.
+            drop_scale: D over the drop of a decay to 0, (members,).
+        """
+        weight, means, covariances, known = self._in_units_of(schedule, now, level, drop_scale)
+        difference_std = np.array([past.difference_std for past in self.past_runs])[:, np.newaxis]
+        log_weights, centres, spreads = [], [], []
+        for scale in DIFFERENCE_SCALES:
+            between = _scaled_std(scale.multiplier, difference_std)[..., np.newaxis] ** 2
+            between = between * np.eye(3)
+            precision, log_det = inverse(covariances + (1 - _COMMON_SHARE) * between)
+            precision *= known
+            log_det = np.where(known[..., 0, 0] > 0, -log_det, 0.0).sum(axis=0)
+            covariance, total_log_det = inverse(precision.sum(axis=0))
+            centre = np.einsum("nij,rnjk,rnk->ni", covariance, precision, means)
+            away = (means - centre) * known[..., 0]
+            misfit = np.einsum("rni,rnij,rnj->n", away, precision, away)
+            log_prior = np.log(scale.probability * weight)
+            log_weights.append(log_prior + (log_det - total_log_det - misfit) / 2)
+            centres.append(centre)
+            own_std = _scaled_std(scale.multiplier, np.array(STD_OF_EQUAL_SETUPS))
+            common = _COMMON_SHARE * between.min(axis=0)
+            spreads.append(covariance + np.diag(own_std**2) + common)
+        member, alpha = np.array(self.pairs).T
+        log_weight = np.array(log_weights)
+        log_weight -= np.logaddexp.reduce(log_weight, axis=None)
+        return ExpectedParameters(
+            member=member,
+            alpha=alpha,
+            log_weight=log_weight,
+            mean=np.array(centres),
+            covariance=np.array(spreads),
+        )
+
+    def _in_units_of(
+        self, schedule: LRSchedule, now: int, level: float, drop_scale: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Weights (p,), means (r, p, 3) and covariances of r past runs, and which have a pair."""
+        decay_share = full_anneal(decaying(schedule))[0]
+        n, runs = len(self.pairs), len(self.past_runs)
         weight = np.zeros(n)
         means = np.zeros((runs, n, 3))
         covariances = np.tile(np.eye(3), (runs, n, 1, 1))
         known = np.zeros((runs, n, 1, 1))
-        for i, relative in enumerate(self.relatives):
-            at = [self.key.index(key) for key in relative.key]
-            weight[at] += relative.weight / runs
-            means[i, at], covariances[i, at] = relative.seen_from(
-                schedule, now, level, share, drop_scale
+        for i, past in enumerate(self.past_runs):
+            at = [self.pairs.index(pair) for pair in past.pairs]
+            weight[at] += past.weight / runs
+            means[i, at], covariances[i, at] = past.parameters_for(
+                schedule, now, level, decay_share, drop_scale
             )
             known[i, at] = 1.0
-        unlike = np.array([each.unlike for each in self.relatives])[:, np.newaxis]
-        scores, centres, spreads = [], [], []
-        for scale, prior, _ in SCALES:
-            apart = _apart(scale, unlike)[..., np.newaxis] ** 2 * np.eye(3)
-            precision, log_det = inverse(covariances + (1 - _COMMON) * apart)
-            precision *= known
-            log_det = np.where(known[..., 0, 0] > 0, -log_det, 0.0).sum(axis=0)
-            spread, total_log_det = inverse(precision.sum(axis=0))
-            centre = np.einsum("nij,rnjk,rnk->ni", spread, precision, means)
-            away = (means - centre) * known[..., 0]
-            misfit = np.einsum("rni,rnij,rnj->n", away, precision, away)
-            scores.append(np.log(prior * weight) + (log_det - total_log_det - misfit) / 2)
-            centres.append(centre)
-            own = _apart(scale, np.array(STD_OF_EQUAL_SETUPS))
-            spreads.append(spread + np.diag(own**2) + _COMMON * apart.min(axis=0))
-        member, alpha = np.array(self.key).T
-        score = np.array(scores)
-        score -= np.logaddexp.reduce(score, axis=None)
-        return Expected(member, alpha, score, np.array(centres), np.array(spreads))
+        return weight, means, covariances, known
 
-    def besides(self, schedule: LRSchedule, steps: IntArray) -> FloatArray:
-        """What is expected of z besides the laws, (m, n): the past runs' own discrepancies."""
-        found = np.zeros((steps.size, len(self.key)))
-        total = np.zeros(len(self.key))
-        for relative in self.relatives:
-            at = [self.key.index(key) for key in relative.key]
-            share = 1 / float(np.square(relative.unlike).sum())
-            found[:, at] += share * relative.discrepancy(schedule, steps)
-            total[at] += share
-        return found / total
+    def offsets(self, schedule: LRSchedule, steps: IntArray) -> FloatArray:
+        """Offsets of z from the laws, (m, p): the past runs' own discrepancies, averaged.
+
+        Each run is weighted by ``1 / sum(g^2)``.
+        """
+        offsets = np.zeros((steps.size, len(self.pairs)))
+        total = np.zeros(len(self.pairs))
+        for past in self.past_runs:
+            at = [self.pairs.index(pair) for pair in past.pairs]
+            weight = 1 / float(np.square(past.difference_std).sum())
+            offsets[:, at] += weight * past.discrepancy(schedule, steps)
+            total[at] += weight
+        return offsets / total
 
 
-def _apart(scale: float, unlike: FloatArray) -> FloatArray:
-    """Standard deviations of the parameters, (..., 3), of runs so many times as unlike as believed.
+def _scaled_std(multiplier: float, difference_std: FloatArray) -> FloatArray:
+    """Standard deviations of beta between runs that differ `multiplier` times as much, (..., 3).
 
     What is still to lose and the drop are shares of what is left of a loss, its level is not.
     """
-    return np.minimum(scale ** np.array([1.0, _SLOWER, _SLOWER]) * unlike, _UNLIKEST)
-
-
-def nodes_of_past_runs(
-    beliefs: Beliefs,
-    nodes: tuple[IntArray, IntArray, IntArray],
-    walk: Walk,
-    expected: Expected,
-    scale: int,
-    drop_scale: FloatArray,
-    measured: tuple[float, float] | None,
-) -> NodeSet:
-    """The nodes of past runs, at one scale of how unlike them this one may be."""
-    columns = nodes[2]
-    node = expected.member * len(beliefs.alphas) + expected.alpha
-    beside = np.arange(node.size)
-    z = walk.whitened.shape[1] - node.size - 1
-    rows = walk.whitened[:, columns[node]].swapaxes(0, 1)  # (k, n, 3)
-    value = walk.whitened[:, [z]].T - walk.whitened[:, z + 1 :].T  # (k, n)
-    precision, log_det = inverse(expected.covariance[scale])
-    centre = expected.mean[scale]
-    of_drop = drop_scale[expected.member]
-    believed = np.sqrt(expected.covariance[scale][:, 2, 2]) / of_drop
-    gram = np.einsum("kni,knj->kij", rows, rows) + precision
-    target = np.einsum("kni,kn->ki", rows, value) + np.einsum("kij,kj->ki", precision, centre)
-    misfit = np.einsum("kn,kn->k", value, value) + np.einsum(
-        "ki,kij,kj->k", centre, precision, centre
-    )
-    told = np.zeros(node.size)
-    if measured is not None:
-        drop, error = measured[0] * of_drop, measured[1] * of_drop
-        gram[:, 2, 2] += error**-2
-        target[:, 2] -= drop * error**-2
-        misfit += (drop / error) ** 2
-        told = believed**2 / (believed**2 + measured[1] ** 2)
-    covariance, posterior_log_det = inverse(gram)
-    mean = np.einsum("kij,kj->ki", covariance, target)
-    misfit -= np.einsum("ki,ki->k", mean, target)
-    score = expected.score[scale] + walk.score - (misfit + posterior_log_det + log_det) / 2
-    return NodeSet(
-        score=score,
-        mean=mean,
-        covariance=covariance,
-        node=node,
-        walk=np.zeros(node.size, np.int64),
-        group=np.zeros(node.size, np.int64),
-        believed=believed,
-        told=told,
-        beside=beside,
-    )
-
-
-def weighed_sets(
-    parts: Sequence[NodeSet], kin: Sequence[NodeSet], trust: FloatArray
-) -> list[NodeSet]:
-    """The parts of the laws alone and those of past runs, with weights between them.
-
-    How unlike the past the run is says how far past runs are trusted. How well either foretold the
-    losses so far does not: what a run does early says little of which knows better how it ends.
-    """
-    evidence = np.array([np.logaddexp.reduce(part.score) for part in kin])
-    share = evidence - np.logaddexp.reduce(evidence)
-    trusted = np.log(np.maximum(trust, 1e-9))
-    found = [
-        replace(part, score=part.score + share[i] + trusted[i] - evidence[i])
-        for i, part in enumerate(kin)
-    ]
-    left = np.log(-np.expm1(np.logaddexp.reduce(share + trusted)))
-    total = np.logaddexp.reduce([np.logaddexp.reduce(part.score) for part in parts] or [0.0])
-    return [*(replace(part, score=part.score + left - total) for part in parts), *found]
+    factors = multiplier ** np.array([1.0, _SCALE_POWER, _SCALE_POWER])
+    return np.minimum(factors * difference_std, _MAX_DIFFERENCE_STD)

@@ -1,6 +1,12 @@
-"""Log files of training runs, in the formats that people have."""
+"""Logs of training runs, in the formats that trackers write.
 
-from lossforecast.readers.formats import found_in
-from lossforecast.readers.log import Log, read_log
+`read_log` finds the log, recognises its format and returns a `Log` with the losses and learning
+rates. A format is one module of `lossforecast.readers.formats`, listed in `FORMATS`.
+"""
 
-__all__ = ["Log", "found_in", "read_log"]
+from lossforecast.readers.find import find_log
+from lossforecast.readers.formats import FORMATS
+from lossforecast.readers.log import Log
+from lossforecast.readers.read import read_log
+
+__all__ = ["FORMATS", "Log", "find_log", "read_log"]

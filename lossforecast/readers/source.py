@@ -1,81 +1,113 @@
-"""`Source`: a log that was recognised, and what the names of its columns say."""
+"""`LogFormat`, the interface of a log format, and `Source`, a log that was opened."""
 
-import re
+import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-__all__ = [
-    "Points",
-    "Source",
-    "Wanted",
-    "is_loss",
-    "is_rate",
-    "metric_of",
-    "run_of",
-    "words",
-]
+__all__ = ["FileStart", "LogFormat", "Points", "Source", "Wanted"]
 
 Points = Iterator[tuple[str, int, float]]
+"""Logged values: the name of a column, an optimizer step and a value."""
 Wanted = Callable[[str], bool]
-
-_LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
-_RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
-_VALIDATION = re.compile(
-    r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
-    r"($|[^a-z]|loss)"
-)
-_NO_RATE = re.compile(
-    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
-    r"($|[^a-z])"
-)
+"""True for the names of the columns to read."""
 
 
 @dataclass
 class Source:
-    """A log that was recognised.
+    """A log that was opened, not yet read.
 
     Attributes:
-        path: the file, or the folder of event files.
-        kind: the format, for people.
-        read: the points of the columns that are wanted; also fills `columns`.
-        columns: the names seen so far, each with the last step it has a value at, or -1.
-        steps_taken: of the run, where the log has it.
-        total_steps: length of the run, where the log has it.
-        notes: what people should know of what was read.
+        path: the file, or the folder of a log of several files.
+        format: name of the format, for people.
+        reader: yields the points of the columns that are wanted; also fills `columns`.
+        columns: names of the columns seen so far, each with the last step that has a value, or -1.
+        steps_taken: optimizer steps of the run so far, if the log has them.
+        total_steps: planned length of the run, if the log has it.
+        notes: remarks for people about what was read or left out.
+        losses_are_means: True if a training loss is the mean over the steps since the last one.
+        maybe_lightning: True if Lightning may have written the log, which numbers steps its own way
+            (`lossforecast.readers.steps`).
     """
 
     path: Path
-    kind: str
-    read: Callable[[Wanted], Points] = field(repr=False)
+    format: str
+    reader: Callable[["Source", Wanted], Points] = field(repr=False)
     columns: dict[str, int] = field(default_factory=dict)
     steps_taken: int | None = None
     total_steps: int | None = None
     notes: list[str] = field(default_factory=list)
+    losses_are_means: bool = False
+    maybe_lightning: bool = False
+
+    def points(self, wanted: Wanted) -> Points:
+        """The points of the wanted columns, in the order of the log."""
+        return self.reader(self, wanted)
 
 
-def metric_of(name: str) -> str:
-    """Whether a loss is of training or validation, by its name."""
-    return "val" if _VALIDATION.search(words(name)) else "train"
+@dataclass(frozen=True)
+class FileStart:
+    """The beginning of a file, by which its format is recognised.
+
+    Attributes:
+        path: the file.
+        data: its first 4096 bytes, and the rest of its first line if that is longer.
+    """
+
+    path: Path
+    data: bytes
+
+    @property
+    def text(self) -> str:
+        """The beginning as text, without a byte-order mark and bytes that are not UTF-8."""
+        return self.data.decode("utf-8-sig", errors="ignore")
+
+    @property
+    def first_line(self) -> str:
+        """The first line of the text, its end included."""
+        return io.StringIO(self.text, newline="").readline()
 
 
-def run_of(name: str) -> str:
-    """The run that a column of a W&B panel belongs to, as in "run - train/loss"."""
-    return name.rpartition(" - ")[0]
+class LogFormat(ABC):
+    """A format of training logs.
 
+    To add one, implement this class in a module of `lossforecast.readers.formats` and list an
+    instance in `FORMATS` there.
 
-def words(name: str) -> str:
-    """A name in lower case, its words apart: train_loss for trainLoss."""
-    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+    Attributes:
+        description: the format in a few words, for the list of known formats in an error.
+        file_names: glob patterns of the names by which a log is found in a folder.
+        is_text: False for a binary format, which is tried before the file is checked to be UTF-8.
+    """
 
+    description: ClassVar[str]
+    file_names: ClassVar[tuple[str, ...]] = ()
+    is_text: ClassVar[bool] = True
 
-def is_loss(name: str) -> bool:
-    """Whether a column is called like a loss."""
-    word = words(name)
-    return _LOSS.search(word) is not None and _RATE.search(word) is None
+    @abstractmethod
+    def matches(self, start: FileStart) -> bool:
+        """True if a file is in this format, judged by its name and its beginning."""
 
+    @abstractmethod
+    def open(self, path: Path, step_column: str | None) -> Source:
+        """Open a file, or a folder that `find_in` returned.
 
-def is_rate(name: str) -> bool:
-    """Whether a column is called like a learning rate, and not like what is logged beside it."""
-    word = words(name)
-    return _RATE.search(word) is not None and _NO_RATE.search(word) is None
+        Args:
+            path: the file or folder.
+            step_column: name of the column of optimizer steps, if it was given.
+
+        Raises:
+            ConfigurationError: the log is damaged, or a library that reads it is missing.
+        """
+
+    def find_in(self, folder: Path) -> Path | None:
+        """The log in a folder of one run: a file, or the folder itself for a log of many files."""
+        files = (file for name in self.file_names for file in sorted(folder.glob(name)))
+        return next(files, None)
+
+    def find_below(self, folder: Path) -> list[str]:
+        """Paths relative to a folder of all logs in it and in the folders below."""
+        files = (file for name in self.file_names for file in folder.rglob(name))
+        return sorted(str(file.relative_to(folder)) for file in files)

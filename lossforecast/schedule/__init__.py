@@ -8,11 +8,18 @@ from lossforecast.schedule.lr_schedule import (
     Decay,
     LRSchedule,
 )
-from lossforecast.schedule.text import edited_by_text, schedule_from_text
+from lossforecast.schedule.text import (
+    NAMED_SCHEDULES,
+    SCHEDULE_EDITS,
+    edited_by_text,
+    schedule_from_text,
+)
 
 __all__ = [
     "DECAY_SHAPES",
+    "NAMED_SCHEDULES",
     "OFF_PLAN_TOLERANCE",
+    "SCHEDULE_EDITS",
     "Decay",
     "Finding",
     "Flaw",

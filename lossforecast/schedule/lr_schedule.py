@@ -332,6 +332,10 @@ class LRSchedule(PiecewiseSchedule):
         values = np.concatenate([self._values, other._values])
         return type(self)(pieces, values, other.caveats)
 
+    def with_caveats(self, *caveats: Caveat) -> Self:
+        """The same schedule with these caveats added to its own."""
+        return type(self)(self._pieces, self._values, (*self.caveats, *caveats))
+
     def replanned_from(self, step: int, plan: "LRSchedule") -> "LRSchedule":
         """This schedule up to the present step, `plan` and its caveats after it.
 

@@ -8,17 +8,17 @@ from typing import Any
 from lossforecast.errors import ScheduleError
 from lossforecast.schedule.lr_schedule import LRSchedule
 
-__all__ = ["edited_by_text", "schedule_from_text"]
+__all__ = ["NAMED_SCHEDULES", "SCHEDULE_EDITS", "edited_by_text", "schedule_from_text"]
 
-_NAMED_SCHEDULES = (
-    "constant",
-    "linear",
-    "cosine",
-    "wsd",
-    "step_decay",
-    "inverse_sqrt",
-    "one_cycle",
+NAMED_SCHEDULES = ("constant", "linear", "cosine", "wsd", "step_decay", "inverse_sqrt", "one_cycle")
+"""Schedules that a text can name: methods of `LRSchedule`."""
+SCHEDULE_EDITS = (
+    "decay:start=..,steps=..,shape=..,end=..",
+    "extend:to=..",
+    "truncate:to=..",
+    "scale:from=..,by=..",
 )
+"""Changes to a plan that a text can name, with all their settings."""
 _LIST_SETTINGS = ("milestones",)
 _WORD_SETTINGS = ("shape",)
 
@@ -39,8 +39,8 @@ def schedule_from_text(text: str, total_steps: int) -> LRSchedule:
         array([0.001])
     """
     name, settings = _split(text)
-    if name not in _NAMED_SCHEDULES:
-        known = ", ".join(_NAMED_SCHEDULES)
+    if name not in NAMED_SCHEDULES:
+        known = ", ".join(NAMED_SCHEDULES)
         raise ScheduleError(
             f"{text!r} is no schedule: begin with one of {known}, such as "
             "cosine:peak=3e-4,warmup=2000"

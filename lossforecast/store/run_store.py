@@ -9,7 +9,6 @@ The schema has a version: a store of an older release is migrated when it is ope
 release is refused.
 """
 
-import logging
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
+from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, ending
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = ["BINS", "RunStore", "StoredRun"]
-
-logger = logging.getLogger("lossforecast")
 
 BINS = 512
 """Largest number of bins that are stored of a curve."""

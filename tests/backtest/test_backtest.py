@@ -17,7 +17,7 @@ from lossforecast.backtest.replay import Record, outcome, replay
 from lossforecast.backtest.scorecard import scorecard
 
 KEYS = [
-    "source", "run_id", "what", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
+    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
     "upper95", "status", "seconds",
 ]  # fmt: skip
 
@@ -30,7 +30,7 @@ def made(
     total: int = 1_000,
     last: int | None = None,
     seed: int = 0,
-    what: str = "val",
+    metric: str = "val",
     **metadata: Any,
 ) -> RecordedRun:
     """A run whose loss follows a power law and falls further in the last fifth, with some noise."""
@@ -39,7 +39,7 @@ def made(
     lr = plan.lr(np.clip(step, 1, total))
     noise = 0.003 * np.random.default_rng(seed).normal(size=step.size)
     loss = 2.5 + 3 * (step + 10.0) ** -0.5 + 150 * (lr - 1e-3) + noise
-    return RecordedRun(source, run_id, what, step, lr, loss, total, "adamw", metadata)
+    return RecordedRun(source, run_id, metric, step, lr, loss, total, "adamw", metadata)
 
 
 def with_loss(run: RecordedRun, loss: NDArray[np.float64]) -> RecordedRun:
@@ -107,7 +107,7 @@ def test_a_forecaster_is_told_what_the_protocol_allows(monkeypatch: pytest.Monke
             return super().forecast(step, schedule)
 
     monkeypatch.setattr(replay_module, "Forecaster", Listener)
-    run, prior = made(dataset="secret", what="train"), Prior()
+    run, prior = made(dataset="secret", metric="train"), Prior()
     (record,) = replay(run, [0.5], baselines=False, prior=prior)
     (schedule, info, used), (steps, losses), step = told
     assert schedule == LRSchedule.from_points(run.step, run.lr, total_steps=1_000)
@@ -222,7 +222,7 @@ def forecast_of(
 ) -> Record:
     rivals: Mapping[str, float] = {"last value": 2.2, "power law in steps": 2.1}
     values: dict[str, Any] = {
-        "source": "made", "run_id": f"r{i}", "what": "val", "fraction": 0.5, "truth": truth,
+        "source": "made", "run_id": f"r{i}", "metric": "val", "fraction": 0.5, "truth": truth,
         "mean": mean, "lower80": mean - half, "upper80": mean + half, "lower95": mean - 2 * half,
         "upper95": mean + 2 * half, "status": "identified", "seconds": 0.01, "crps": 0.02,
         "group": "made val", "fold": f"fold {i % 3}", "cluster": f"c{i // 2}",
@@ -256,7 +256,7 @@ def test_a_cell_is_scored_by_hand() -> None:
 def test_small_cells_are_not_quoted_and_what_was_seen_is_not_scored() -> None:
     records = [forecast_of(i) for i in range(14)]
     assert scorecard(records) == []
-    assert len(scorecard(records, least=5)) == 1
+    assert len(scorecard(records, min_forecasts=5)) == 1
     more = [*records, forecast_of(14, seen=True), forecast_of(15, seen=True)]
     assert scorecard(more) == []
     assert scorecard([*records, forecast_of(14)])[0].n == 15
@@ -272,7 +272,7 @@ def test_cells_by_source_and_schedule_come_sorted() -> None:
     assert names == [("a val", 0.5), ("b val", 0.1), ("b val", 0.9)]
     names = [(cell.name, cell.fraction) for cell in scorecard(records, "schedule")]
     assert names[0] == ("made val, cosine", 0.5)
-    with pytest.raises(ConfigurationError, match="group, source, schedule"):
+    with pytest.raises(ConfigurationError, match="group, fold, source, schedule"):
         scorecard(records, "colour")
 
 
@@ -300,6 +300,8 @@ def test_the_interval_around_the_last_value_is_learnt_on_the_whole_group() -> No
 def test_a_backtest_of_the_recorded_curves(curves_dir: Path) -> None:
     """The baselines' errors on the multi-power logs: a check that the protocol is what it was."""
     runs = [run for run in load_curves(curves_dir) if run.source == "multipowerlaw"]
+    if not runs:
+        pytest.skip(f"{curves_dir} has no multi-power logs")
     result = backtest(runs)
     assert len(result.to_json()) == 76  # logs start late: 4 runs have a tenth of theirs
     medians = {

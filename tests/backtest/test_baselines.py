@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.laws import annealing, flat_warmup, multi_power, power
 
 from lossforecast import LRSchedule, ObservationError
 from lossforecast.backtest.baselines import BASELINES, last_value
-from lossforecast.laws.formulas import LAWS, Warmup, with_warmup
 
 PLAN = LRSchedule.wsd(10_000, 5e-4, warmup=500, decay_fraction=0.5)
 LAWS_FITTED = sorted(set(BASELINES) - {"last value"})
@@ -15,14 +15,12 @@ def curve(law: str) -> NDArray[np.float64]:
     rates = PLAN.to_array()
     match law:
         case "power law in steps":
-            return LAWS["power"].loss(rates, L0=2.5, A=20.0, alpha=0.45)
+            return power(rates, L0=2.5, A=20.0, alpha=0.45)
         case "annealing law":
-            rates = with_warmup(rates, PLAN.warmup_steps, Warmup.PEAK)
-            return LAWS["annealing"].loss(rates, L0=2.5, A=0.4, alpha=0.5, C=0.3, lambda_=0.999)
+            rates = flat_warmup(rates, PLAN.warmup_steps)
+            return annealing(rates, L0=2.5, A=0.4, alpha=0.5, C=0.3, lambda_=0.999)
         case "multi-power law":
-            return LAWS["multi-power"].loss(
-                rates, L0=2.5, A=0.4, alpha=0.5, B=250.0, C=2.0, beta=0.6, gamma=0.6
-            )
+            return multi_power(rates, L0=2.5, A=0.4, alpha=0.5, B=250.0, C=2.0, beta=0.6, gamma=0.6)
     raise ValueError(law)
 
 

@@ -27,14 +27,14 @@ def write(folder: Path, name: str, entries: list[dict[str, Any]], **arrays: Any)
 
 
 def entry(run_id: str = "one", **more: Any) -> dict[str, Any]:
-    return {"run_id": run_id, "what": "val", "total_steps": 1_000} | more
+    return {"run_id": run_id, "metric": "val", "total_steps": 1_000} | more
 
 
 def test_runs_come_by_file_and_then_as_stored(tmp_path: Path) -> None:
-    write(tmp_path, "b", [entry("x"), entry("y", what="train")])
+    write(tmp_path, "b", [entry("x"), entry("y", metric="train")])
     write(tmp_path, "a", [entry("z", optimizer="adamw", schedule={"type": "wsd"})])
     runs = load_curves(tmp_path)
-    assert [(r.source, r.run_id, r.what) for r in runs] == [
+    assert [(r.source, r.run_id, r.metric) for r in runs] == [
         ("a", "z", "val"),
         ("b", "x", "val"),
         ("b", "y", "train"),
@@ -60,21 +60,27 @@ def run_of(source: str, run_id: str = "r", **metadata: Any) -> RecordedRun:
     )
 
 
-def test_groups_folds_and_clusters() -> None:
-    plain = run_of("multipowerlaw", "m", sweep="mpl_25M")
-    assert (plain.group, plain.fold) == ("language models val", "multipowerlaw")
-    assert plain.cluster == "multipowerlaw:m"
-    task = run_of("algoperf_nadamp", "wmt_jax_study_3_trial_2__val", dataset="WMT17")
-    assert (task.group, task.fold) == ("AlgoPerf val", "WMT17")
-    assert task.cluster == "algoperf_nadamp:wmt_jax_study_3"
-    branch = run_of("lr-scheduling-convex", "a", base_run="data/stem.json", path="data/a.json")
-    stem = run_of("lr-scheduling-convex", "b", base_run=None, path="data/stem.json")
-    assert branch.cluster == stem.cluster
-    repeats = [run_of("modded-nanogpt", name, sweep="s", path=name) for name in "ab"]
-    assert repeats[0].cluster == repeats[1].cluster
-    assert run_of("algoperf_x", dataset="d", completion="stopped early").completed is False
-    assert run_of("algoperf_x", completion="reached LR end").completed
+def test_the_description_names_group_fold_cluster_and_sweep() -> None:
+    told = run_of(
+        "logs", fold="task", kind="language model", cluster="study 3", sweep_of="all studies"
+    )
+    assert (told.group, told.fold, told.cluster) == ("language model val", "task", "study 3")
+    assert (told.sweep, told.peak_fold) == ("all studies", "task, peak 1")
+    untold = run_of("logs", "m", fold=None, kind=None, cluster=None, sweep_of=None)
+    assert (untold.group, untold.fold, untold.cluster) == ("logs val", "logs", "logs:m")
+    assert (untold.sweep, untold.peak_fold) == (None, "logs")
+
+
+def test_a_run_is_complete_unless_recorded_as_stopped() -> None:
+    assert run_of("x").completed
+    assert run_of("x", completion="reached LR end").completed
+    assert not run_of("x", completion="stopped early").completed
     assert run_of("x", schedule="cosine").schedule_type == "cosine"
+
+
+def test_the_metric_is_read_under_its_older_key_too(tmp_path: Path) -> None:
+    write(tmp_path, "old", [{"run_id": "r", "what": "train", "metric": "cross-entropy"}])
+    assert load_curves(tmp_path)[0].metric == "train"
 
 
 def broken(**arrays: Any) -> Callable[[Path], None]:
@@ -139,7 +145,11 @@ def _pickled(folder: Path) -> None:
         (broken(step=STEPS[::-1]), r"bad\.npz: the steps of one"),
         (broken(step=np.zeros(20, dtype=int)), r"bad\.npz: the steps of one"),
         (described({"what": "val"}), r"bad\.json: a run has no run_id"),
-        (described({"run_id": "r", "what": "test"}), r"bad\.json: what of r is 'test'"),
+        (
+            described({"run_id": "r", "metric": "test"}),
+            r"bad\.json: `metric` \(or `what`\) of r is 'test'",
+        ),
+        (described({"run_id": "r"}), r"bad\.json: `metric` \(or `what`\) of r is None"),
         (described(entry(total_steps=0)), r"bad\.json: total_steps of one is 0"),
         (described(entry(total_steps="many")), r"bad\.json: total_steps of one is 'many'"),
         (described("a run"), r"bad\.json must hold a list"),
@@ -154,18 +164,22 @@ def test_damage_is_an_error_that_names_the_file(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere is no folder"):
+    with pytest.raises(ConfigurationError, match="nowhere is not a folder"):
         load_curves(tmp_path / "nowhere")
 
 
 def test_the_recorded_curves_can_be_read(curves_dir: Path) -> None:
+    """Every run and point of every file; a cluster or sweep lies within one fold."""
     runs = load_curves(curves_dir)
-    assert len({run.source for run in runs}) == 8
-    assert {run.group for run in runs} == {
-        f"{family} {what}"
-        for family in ("language models", "AlgoPerf")
-        for what in ("train", "val")
-    }
-    repeats = [run for run in runs if run.source == "modded-nanogpt" and run.total_steps == 1_530]
-    assert len(repeats) == 38
-    assert len({run.cluster for run in repeats}) == 1
+    files = sorted(curves_dir.glob("*.npz"))
+    entries = [e for file in files for e in json.loads(file.with_suffix(".json").read_text())]
+    assert [run.metadata for run in runs] == entries
+    for file in files:
+        stored = np.load(file)
+        mine = [run for run in runs if run.source == file.stem]
+        np.testing.assert_array_equal([run.loss.size for run in mine], np.diff(stored["offsets"]))
+        np.testing.assert_array_equal(np.concatenate([run.loss for run in mine]), stored["loss"])
+    of_cluster = {run.cluster: run.fold for run in runs}
+    assert all(of_cluster[run.cluster] == run.fold for run in runs), "a cluster in two folds"
+    of_sweep = {run.sweep: run.fold for run in runs if run.sweep}
+    assert all(of_sweep[run.sweep] == run.fold for run in runs if run.sweep), "a sweep in two folds"

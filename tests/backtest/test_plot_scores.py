@@ -21,7 +21,7 @@ def scored(groups: int, *, baselines: bool = True) -> Backtest:
                 mean = 2 + 0.1 * (1 - fraction) * rng.normal()
                 rivals = dict.fromkeys(BASELINES, mean + 0.2 * (1 - fraction))
                 values: dict[str, Any] = {
-                    "source": "made", "run_id": str(i), "what": "val", "fraction": fraction,
+                    "source": "made", "run_id": str(i), "metric": "val", "fraction": fraction,
                     "truth": 2.0, "mean": mean, "lower80": mean - 0.1, "upper80": mean + 0.1,
                     "lower95": mean - 0.2, "upper95": mean + 0.2, "status": "identified",
                     "seconds": 0.0, "crps": 0.01, "group": f"group {group}", "fold": str(i % 2),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, minimize
+from support.laws import annealing, annealing_area, flat_warmup, lr_sum, multi_power, power
 
 from lossforecast import LRSchedule
 from lossforecast.backtest.baselines import (
@@ -26,7 +27,6 @@ from lossforecast.backtest.published_laws import (
     linear_objective,
     multi_power_objective,
 )
-from lossforecast.laws.formulas import LAWS, Warmup, annealing_area, lr_sum, with_warmup
 
 PLANS = {
     "wsd": LRSchedule.wsd(6_000, 1e-3, warmup=300, decay_fraction=0.4),
@@ -54,8 +54,8 @@ def seen(plan: LRSchedule, losses: NDArray[np.float64]) -> SeenRun:
 
 
 def annealing_losses(plan: LRSchedule) -> NDArray[np.float64]:
-    rates = with_warmup(plan.to_array(), plan.warmup_steps, Warmup.PEAK)
-    return LAWS["annealing"].loss(rates, **ANNEALING)
+    rates = flat_warmup(plan.to_array(), plan.warmup_steps)
+    return annealing(rates, **ANNEALING)
 
 
 def noisy(losses: NDArray[np.float64], size: float, seed: int = 0) -> NDArray[np.float64]:
@@ -65,7 +65,7 @@ def noisy(losses: NDArray[np.float64], size: float, seed: int = 0) -> NDArray[np
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_the_clocks_are_those_of_the_law_step_by_step(name: str) -> None:
     plan, at = PLANS[name], points(PLANS[name])
-    rates = with_warmup(plan.to_array(), plan.warmup_steps, Warmup.PEAK)
+    rates = flat_warmup(plan.to_array(), plan.warmup_steps)
     s1, s2 = annealing_clock(plan, at)
     np.testing.assert_allclose(s1, lr_sum(rates)[at - 1], rtol=1e-9)
     expected = annealing_area(rates, 0.999)
@@ -77,7 +77,7 @@ def test_the_grouped_sum_is_that_of_the_law(name: str) -> None:
     plan, at = PLANS[name], points(PLANS[name])
     law = MultiPowerLaw(**MULTI_POWER)
     found = law.loss(plan.s1(at), drop_pairs(plan, at))
-    exact = LAWS["multi-power"].loss(plan.to_array(), **MULTI_POWER)[at - 1]
+    exact = multi_power(plan.to_array(), **MULTI_POWER)[at - 1]
     # eta_0 is the first rate, in both
     error = np.abs(found - exact) / (350 * plan.peak)
     assert error.max() < 0.01
@@ -100,7 +100,7 @@ def test_the_gradient_of_the_multi_power_law() -> None:
     plan = PLANS["wsd"]
     at = points(plan, 40)
     pairs, log_s1 = drop_pairs(plan, at), np.log(plan.s1(at))
-    target = np.log(noisy(LAWS["multi-power"].loss(plan.to_array(), **MULTI_POWER)[at - 1], 0.01))
+    target = np.log(noisy(multi_power(plan.to_array(), **MULTI_POWER)[at - 1], 0.01))
     here = np.array([2.9, 0.5, 0.5, 300.0, 1.5, 0.5, 0.55])
 
     def value(p: NDArray[np.float64]) -> float:
@@ -135,7 +135,7 @@ def test_the_annealing_law_is_recovered(names: tuple[str, ...]) -> None:
 
 def test_the_power_law_is_recovered() -> None:
     plan = PLANS["cosine"]
-    losses = LAWS["power"].loss(plan.to_array(), L0=2.0, A=30.0, alpha=0.4)
+    losses = power(plan.to_array(), L0=2.0, A=30.0, alpha=0.4)
     law = fit_power_law([seen(plan, losses)])
     assert (law.L0, law.alpha) == pytest.approx((2.0, 0.4), rel=1e-2)
     end = law.loss(np.array([5_000.0]), np.zeros(1))
@@ -144,11 +144,11 @@ def test_the_power_law_is_recovered() -> None:
 
 def test_the_multi_power_law_predicts_an_unseen_schedule() -> None:
     plans = [PLANS["wsd"], PLANS["cosine"], PLANS["no warm-up"]]
-    every = [LAWS["multi-power"].loss(plan.to_array(), **MULTI_POWER) for plan in plans]
+    every = [multi_power(plan.to_array(), **MULTI_POWER) for plan in plans]
     law = fit_multi_power([seen(p, losses) for p, losses in zip(plans, every, strict=True)])
     unseen = PLANS["step"]
     at = points(unseen)
-    actual = LAWS["multi-power"].loss(unseen.to_array(), **MULTI_POWER)[at - 1]
+    actual = multi_power(unseen.to_array(), **MULTI_POWER)[at - 1]
     predicted = law.loss(unseen.s1(at), drop_pairs(unseen, at))
     assert np.abs(predicted / actual - 1).mean() < 0.01
 
@@ -222,7 +222,7 @@ def test_the_multi_power_fit_follows_the_slow_reference(
     plan = LRSchedule.wsd(400, 1e-2, warmup=40, decay_fraction=0.5, end=1e-3)
     at = np.arange(50, 401, 20)
     truth = {**MULTI_POWER, "B": 30.0, "C": 1.0}
-    losses = noisy(LAWS["multi-power"].loss(plan.to_array(), **truth)[at - 1], 0.003)
+    losses = noisy(multi_power(plan.to_array(), **truth)[at - 1], 0.003)
     run = SeenRun(at, losses, plan)
     theirs, lowest = slow.fit_multi_power([as_curve(slow, run)])
     law = fit_multi_power([run])
@@ -287,6 +287,8 @@ def test_the_published_errors_of_the_multi_power_law(
         for run in curves.load_curves(curves_dir)
         if run.source == "multipowerlaw" and f"_{size}_" in run.run_id
     ]
+    if not runs:
+        pytest.skip(f"{curves_dir} has no multi-power logs")
     split: dict[str, list[SeenRun]] = {"train": [], "test": []}
     for run in runs:
         part = SeenRun(run.step, run.loss.astype(float), published_plan(dict(run.metadata)))

@@ -6,7 +6,7 @@ from scipy.special import ndtr, ndtri
 
 from lossforecast import ConfigurationError
 from lossforecast.backtest.scores import (
-    LEVELS,
+    CRPS_LEVELS,
     bootstrap,
     bootstrap_difference,
     conformal_last_value,
@@ -44,7 +44,7 @@ def test_crps_of_a_normal_forecast(miss: float) -> None:
     exact = miss * (2 * ndtr(miss) - 1) + 2 * density - 1 / np.sqrt(np.pi)
     fine = (np.arange(2_000) + 0.5) / 2_000
     assert crps([ndtri(fine)], [miss], fine)[0] == pytest.approx(exact, rel=1e-3)
-    assert crps([ndtri(LEVELS)], [miss])[0] == pytest.approx(exact, rel=0.06)
+    assert crps([ndtri(CRPS_LEVELS)], [miss])[0] == pytest.approx(exact, rel=0.06)
 
 
 def test_crps_of_a_certain_forecast_is_its_error() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from lossforecast import LRSchedule
 from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.rules import RULES, Kills, Rule
+from lossforecast.backtest.rules import RULES, Rule, Stopper
+from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun, sweep_run
 from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
-from lossforecast.backtest.trails import LOOKS, Trail, followed
 
 TOTAL = 1_000
 LEVELS = [2.0, 2.2, 2.001, 3.0, 2.5, 2.1]
@@ -24,9 +24,9 @@ def recorded(
     step = np.arange(20, total + 1, 20)
     lr = LRSchedule.cosine(total, 1e-3, warmup=50).lr(step)
     loss = level + 2 * (step + 20.0) ** -0.5 + 50 * lr
-    metadata = {"sweep": "made", "completion": completion, "base_run": name}
+    metadata = {"sweep_of": "made", "completion": completion}
     return RecordedRun(
-        source="tests", run_id=name, what="val", step=step, lr=lr, loss=loss, total_steps=total,
+        source="tests", run_id=name, metric="val", step=step, lr=lr, loss=loss, total_steps=total,
         optimizer="adamw", metadata=metadata,
     )  # fmt: skip
 
@@ -35,13 +35,13 @@ RUNS = [recorded(level, f"run {i}") for i, level in enumerate(LEVELS)]
 
 
 def scripted(stops: dict[int, int]) -> Rule:
-    """A rule that stops some runs, each at a look of its own."""
+    """A rule that stops some runs, each at a check of its own."""
 
-    def rule(trails: Sequence[Trail]) -> Kills:
-        def kills(look: int, going: Sequence[int], ended: Sequence[int]) -> list[int]:
-            return [i for i in going if stops.get(i) == look]
+    def rule(runs: Sequence[SweepRun]) -> Stopper:
+        def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+            return [i for i in active if stops.get(i) == check]
 
-        return kills
+        return stopper
 
     return rule
 
@@ -61,7 +61,7 @@ def test_what_is_saved_and_lost() -> None:
     # runs 0 and 3 after a fifth and a half of their steps; run 0 is the best, run 2 comes next
     for found in score({0: 9, 3: 24}):
         assert found.compute_used == pytest.approx((4 + 0.2 + 0.5) / 6)
-        ends = [followed(run).truth for run in RUNS]  # type: ignore[union-attr]
+        ends = [sweep_run(run).truth for run in RUNS]  # type: ignore[union-attr]
         assert found.regret == pytest.approx((ends[2] - ends[0]) / ends[0])
         assert found.false_kills == 1
         assert found.runs == 6
@@ -73,8 +73,8 @@ def test_who_was_stopped_before_the_decay_is_counted() -> None:
         return replace(recorded(level, f"{level}"), lr=plan.lr(np.arange(20, TOTAL + 1, 20)))
 
     best, other = held(2.0, 0.3), held(2.5, 0.3)
-    for look, before in ((30, 1), (40, 0)):
-        found = score({0: look}, [best, other])[0]
+    for check, before in ((30, 1), (40, 0)):
+        found = score({0: check}, [best, other])[0]
         assert (found.false_kills, found.before_decay) == (1, before)
     never = replace(best, lr=np.full_like(best.lr, 1e-3))
     assert score({0: 30}, [never, other])[0].before_decay == 0, "it had no decay to come"
@@ -105,21 +105,21 @@ def test_without_a_survivor_there_is_no_regret_to_give() -> None:
 def test_only_completed_validation_runs_of_a_sweep_count() -> None:
     others = [
         recorded(1.0, "broken off", completion="stopped at 300"),
-        replace(recorded(1.0, "training"), what="train"),
+        replace(recorded(1.0, "training"), metric="train"),
         replace(recorded(1.0, "alone"), metadata={}),
     ]
     assert score({}, [*RUNS, *others])[0].runs == 6
     assert score({}, RUNS[:1]) == []
 
 
-def test_a_trail_knows_nothing_of_the_future() -> None:
+def test_a_check_sees_nothing_of_the_future() -> None:
     run = RUNS[0]
     changed = run.loss.copy()
     changed[run.step > 500] += 1.0
-    before, after = followed(run), followed(replace(run, loss=changed))
+    before, after = sweep_run(run), sweep_run(replace(run, loss=changed))
     assert before is not None
     assert after is not None
-    half = LOOKS // 2
+    half = CHECKS_PER_RUN // 2
     assert before.outlooks[:half] == after.outlooks[:half]
     assert before.outlooks[half] != after.outlooks[half]
     assert before.latest[:half].tolist() == after.latest[:half].tolist()
@@ -151,10 +151,9 @@ def test_processes_change_nothing() -> None:
 
 @pytest.mark.slow
 def test_sweeps_are_told_apart() -> None:
-    other = [replace(run, metadata={"sweep_all_optimizers": "other"}) for run in RUNS[:3]]
-    repeats = [replace(run, source="modded-nanogpt") for run in RUNS]
-    peaks = [replace(run, source="lr-scheduling-convex", metadata={}) for run in RUNS[:2]]
-    found = score({}, [*RUNS, *other, *repeats, *peaks])
+    other = [replace(run, metadata={"sweep_of": "other"}) for run in RUNS[:3]]
+    repeats = [replace(run, metadata={"sweep_of": None}) for run in RUNS]
+    found = score({}, [*RUNS, *other, *repeats])
     assert [(each.sweep, each.runs) for each in found if each.arrival == "parallel"] == [
-        ("tests, made", 6), ("other", 3), ("lr-scheduling-convex, 1000 steps", 2),
+        ("made", 6), ("other", 3),
     ]  # fmt: skip

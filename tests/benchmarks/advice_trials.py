@@ -1,11 +1,12 @@
-"""Check the advice on schedules by really training: ten small GPTs, each from one stable run.
+"""Check the advice on schedules by training ten small GPTs under the advised decay and others.
 
     python tests/benchmarks/advice_trials.py                  # all ten, about 25 minutes
     python tests/benchmarks/advice_trials.py --only 3         # one of them
 
-Each trial trains at a constant rate to 60% of its steps, asks for the best decay, and then trains
-on from there under the plan (the rate held), the advised decay and a grid of other decays, all on
-the same batches. Writes tests/benchmarks/results/advice.csv and prints how the advice fared.
+Each trial trains at a constant rate to 60% of its steps, asks for the best decay, and continues
+from there under the plan (constant rate), the advised decay and a grid of other decays, all on the
+same batches. Writes tests/benchmarks/results/advice.csv, then prints how close the advised decay
+came to the best of the grid and how well its gain was predicted.
 """
 
 import argparse
@@ -25,15 +26,16 @@ from lossforecast import Forecaster, LRSchedule, RunInfo
 from lossforecast.advice import decays
 
 TRIALS = [(peak, seed) for peak in (1e-3, 2e-3, 3e-3, 5e-3, 8e-3) for seed in (0, 1)]
-SEEN = 0.6
-STARTS = (0.6, 0.7, 0.8, 0.9)
-OTHERS = [(start, "linear") for start in STARTS] + [(0.8, "sqrt")]
+SEEN = 0.6  # share of the steps at which advice is asked for
+STARTS = (0.6, 0.7, 0.8, 0.9)  # of the decays in the grid
+GRID = [(start, "linear") for start in STARTS] + [(0.8, "sqrt")]
 COLUMNS = ("trial", "peak", "seed", "schedule", "start", "shape", "loss", "gain", "lower", "upper")
+NEAR = 0.005  # relative distance from the best of the grid
 RESULTS = Path(__file__).parent / "results" / "advice.csv"
 
 
 class Run:
-    """A run that can be left and taken up again."""
+    """A training run that can be saved and restored."""
 
     def __init__(self, peak: float, seed: int, text: torch.Tensor) -> None:
         torch.manual_seed(seed)
@@ -44,7 +46,7 @@ class Run:
         self.done = 0
 
     def train(self, schedule: LRSchedule, stop: int, every: int) -> list[tuple[int, float]]:
-        """Train to a step; validation losses on the way."""
+        """Train until a step; returns (step, validation loss) every `every` steps."""
         rates, seen = schedule.to_array(), []
         while self.done < stop:
             self.optimizer.param_groups[0]["lr"] = float(rates[self.done])
@@ -59,7 +61,7 @@ class Run:
         return seen
 
     def state(self) -> dict[str, Any]:
-        """To go on from later."""
+        """Everything needed to continue from here."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -69,7 +71,7 @@ class Run:
         return copy.deepcopy(state)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved state."""
         state = copy.deepcopy(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -103,7 +105,7 @@ def trial(index: int, steps: int, text: torch.Tensor) -> list[list[Any]]:
         return [index, peak, seed, name, start, shape, f"{loss:.5f}", *ends]
 
     rows = [row("plan", steps, "", held)]
-    options = [("grid", round(share * steps), shape) for share, shape in OTHERS]
+    options = [("grid", round(share * steps), shape) for share, shape in GRID]
     for name, start, shape in [("advised", begin, form), *options]:
         run.restore(states[start])
         schedule = plan.with_decay(start=start, shape=shape)
@@ -112,10 +114,10 @@ def trial(index: int, steps: int, text: torch.Tensor) -> list[list[Any]]:
 
 
 def report() -> None:
-    """How the advice of the trials in the file fared."""
+    """Print, for the trials in the file, the advised decay against the grid and its gain."""
     with RESULTS.open() as file:
         rows = list(csv.DictReader(file))
-    near = held = 0
+    n_near = n_inside = 0
     trials = sorted({int(row["trial"]) for row in rows})
     for index in trials:
         mine = [row for row in rows if int(row["trial"]) == index]
@@ -127,19 +129,19 @@ def report() -> None:
         behind = loss["advised"][0] / min(loss["grid"]) - 1
         gain = loss["plan"][0] - loss["advised"][0]
         inside = float(advised["lower"]) <= gain <= float(advised["upper"])
-        near, held = near + (behind <= 0.005), held + inside
+        n_near, n_inside = n_near + (behind <= NEAR), n_inside + inside
         sys.stdout.write(
             f"trial {index}: {behind:+.2%} of the best of the grid; gain {gain:.4f}, predicted "
             f"{advised['gain']} ({advised['lower']} to {advised['upper']})\n"
         )
     sys.stdout.write(
-        f"within 0.5% of the best of the grid: {near} of {len(trials)}; "
-        f"gain inside the 80% interval: {held} of {len(trials)}\n"
+        f"within {NEAR:.1%} of the best of the grid: {n_near} of {len(trials)}; "
+        f"gain inside the 80% interval: {n_inside} of {len(trials)}\n"
     )
 
 
 def main() -> None:
-    """Train what is asked for and report on all that is there."""
+    """Run the trials; with all of them, write the file and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, choices=range(len(TRIALS)))
     parser.add_argument("--steps", type=int, default=3_000)

@@ -1,9 +1,9 @@
-"""How fast the panel is: 50 runs of 200 forecasts each, in a real TensorBoard and browser.
+"""Measure the speed of the panel: 50 runs of 200 forecasts, in a real TensorBoard and browser.
 
-    PYTHONPATH=tests/callbacks python tests/benchmarks/panel_figures.py
+    PYTHONPATH=tests python tests/benchmarks/panel_figures.py
 
-Prints the size of the logs, the time from opening the tab to its first charts, the time of
-what-ifs, and the memory of the backend.
+Prints the size of the logs, the time from opening the tab to its first charts, the time of a
+what-if, and the memory of the backend.
 """
 
 import argparse
@@ -23,85 +23,83 @@ from selenium.webdriver.support.ui import WebDriverWait
 from support.browsing import chromium, tensorboard
 from support.panel_logs import TOTAL, write
 
-_WRITTEN = 10  # of the runs; the others are copies
-_QUESTIONS = 60
+_DISTINCT_RUNS = 10  # the others are copies
+_WHAT_IFS = 60
 
 
 def main() -> None:
-    """Write the logs, look at them, print what it took."""
+    """Write the logs, open the panel with each data loader, and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=True)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--forecasts", type=int, default=200)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder) / "logs"
-        fill(logs, given.runs, given.forecasts)
+        fill(logs, args.runs, args.forecasts)
         size = sum(path.stat().st_size for path in logs.rglob("*") if path.is_file())
-        say(f"logs of {given.runs} runs with {given.forecasts} forecasts: {size / 1e6:.0f} MB")
+        say(f"logs of {args.runs} runs with {args.forecasts} forecasts: {size / 1e6:.0f} MB")
         for loader in ("true", "false"):
-            began = time.perf_counter()
+            start = time.perf_counter()
             with tensorboard(logs, f"--load_fast={loader}") as (address, process):
-                while len(runs_of(address)) < given.runs:
+                while len(runs_of(address)) < args.runs:
                     time.sleep(0.5)
-                loaded = time.perf_counter() - began
+                loaded = time.perf_counter() - start
                 say(f"load_fast={loader}: all runs read after {loaded:.1f} s")
                 say(f"  the list of runs: {timed(lambda: runs_of(address)):.0f} ms (median)")
                 paints = [paint(Path(folder) / f"{loader}{i}", address) for i in range(5)]
                 first, charts = np.median(paints, axis=0)
                 say(f"  first paint {first:.2f} s after the tab opens, charts {charts:.2f} s")
-                steps = {each["run"]: each["step"] for each in runs_of(address)}
-                runs = [f"run {i % given.runs}" for i in range(_QUESTIONS)]
-                answers = [ask(address, run, steps[run]) for run in runs]
-                say(
-                    f"  what-if: {np.median(answers):.0f} ms (median), {max(answers):.0f} ms (most)"
-                )
+                steps = {run["run"]: run["step"] for run in runs_of(address)}
+                runs = [f"run {i % args.runs}" for i in range(_WHAT_IFS)]
+                times = [what_if(address, run, steps[run]) for run in runs]
+                say(f"  what-if: {np.median(times):.0f} ms (median), {max(times):.0f} ms (maximum)")
                 say(f"  memory of the backend: {memory(process):.0f} MB")
 
 
 def fill(logs: Path, runs: int, forecasts: int) -> None:
-    """Runs that are 20 to 80% done, with so many forecasts each."""
-    for i in range(min(runs, _WRITTEN)):
-        every = max(round(TOTAL * (0.2 + 0.6 * i / (_WRITTEN - 1)) / forecasts), 1)
+    """Write logs of runs that are 20 to 80% done, with `forecasts` forecasts each."""
+    for i in range(min(runs, _DISTINCT_RUNS)):
+        every = max(round(TOTAL * (0.2 + 0.6 * i / (_DISTINCT_RUNS - 1)) / forecasts), 1)
         floor, upto = 2 + 0.01 * i, every * forecasts
         write(logs / f"run {i}", every=every, upto=upto, floor=floor, seed=i)
-    for i in range(_WRITTEN, runs):
-        shutil.copytree(logs / f"run {i % _WRITTEN}", logs / f"run {i}")
+    for i in range(_DISTINCT_RUNS, runs):
+        shutil.copytree(logs / f"run {i % _DISTINCT_RUNS}", logs / f"run {i}")
 
 
 def runs_of(address: str) -> list[dict[str, Any]]:
-    """What the page asks first."""
+    """The list of runs, the first request of the page."""
     with urllib.request.urlopen(f"{address}data/plugin/lossforecast/runs") as response:
-        found: list[dict[str, Any]] = json.load(response)["runs"]
-    return found
+        runs: list[dict[str, Any]] = json.load(response)["runs"]
+    return runs
 
 
 def timed(call: object) -> float:
     """Median time of a call in milliseconds."""
     assert callable(call)
-    took = []
+    times = []
     for _ in range(10):
-        began = time.perf_counter()
+        start = time.perf_counter()
         call()
-        took.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(took))
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times))
 
 
 def paint(profile: Path, address: str) -> list[float]:
-    """Seconds from the start of the tab's frame to its first paint and to its charts, uncached."""
+    """Seconds from the start of the tab's frame to first paint and to the charts, without cache."""
     with chromium(profile, "1280,1400") as browser:
         browser.get(f"{address}data/plugin_entry.html?name=lossforecast")
         wait = WebDriverWait(browser, 60, poll_frequency=0.02)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[data-drawn]"))
-        found: list[float] = browser.execute_script(
+        seconds: list[float] = browser.execute_script(
             "return ['first-contentful-paint', 'drawn']"
             ".map((name) => performance.getEntriesByName(name)[0].startTime / 1000)"
         )
-    return found
+    return seconds
 
 
-def ask(address: str, run: str, step: int) -> float:
-    """Milliseconds of one what-if, a decay from the present step over half of what is left."""
-    question = {
+def what_if(address: str, run: str, step: int) -> float:
+    """Milliseconds of one what-if: a decay from the present step over half of the rest."""
+    request = {
         "run": run,
         "tag": "forecast/panel",
         "decay_start": step,
@@ -109,15 +107,15 @@ def ask(address: str, run: str, step: int) -> float:
         "end_lr": 0.0,
         "shape": "linear",
     }
-    began = time.perf_counter()
+    start = time.perf_counter()
     url = f"{address}data/plugin/lossforecast/what_if"
-    with urllib.request.urlopen(url, json.dumps(question).encode()) as response:
+    with urllib.request.urlopen(url, json.dumps(request).encode()) as response:
         json.load(response)
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def memory(process: int) -> float:
-    """Of a process, in megabytes."""
+    """Resident memory of a process in megabytes."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return float(line.split()[1]) / 1024
@@ -125,7 +123,7 @@ def memory(process: int) -> float:
 
 
 def say(line: str) -> None:
-    """To people."""
+    """Print at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""How the annealing probe fares on recorded runs, by rules that have not seen their task."""
+"""Scores of the annealing probe on recorded runs, with rules learned from the other tasks."""
 
 import sys
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from lossforecast.forecast import Estimate
 from lossforecast.prior.prior import Prior
 from lossforecast.prior.probe_gaps import GapRule
 
-OUTER = 1.2816  # standard deviations on each side of 80%
+Z80 = 1.2816  # half width of the 80% interval in standard deviations
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was predicted of a pair by a rule that had not seen its task, and what came."""
+class PredictedDrop:
+    """The drop of a pair as predicted by a rule that was learned without its task."""
 
     run: Recorded
     pair: Pair
@@ -35,27 +35,28 @@ class Told:
 
     @property
     def held(self) -> bool:
-        sure = np.hypot(self.std, self.pair.drop_stderr)
-        return bool(abs(self.mean - self.pair.drop) < OUTER * sure)
+        std = np.hypot(self.std, self.pair.drop_stderr)
+        return bool(abs(self.mean - self.pair.drop) < Z80 * std)
 
 
-def foretold(
+def predict_drops(
     runs: Sequence[Recorded], rules: dict[str, GapRule], seen: float | None = None
-) -> list[Told]:
-    """Predictions of all pairs, at the beginning of their decay or from a share of the run."""
-    found = []
+) -> list[PredictedDrop]:
+    """Predict the drop of every pair, at the start of its decay or at a share of the run."""
+    predictions = []
     for run in runs:
         for pair in run.pairs.values():
             now = pair.begin if seen is None else round(seen * (pair.begin + pair.steps))
-            told = run.told(pair, now, rules[run.task])
-            if told is not None:
-                found.append(Told(run, pair, now, *told))
-    return found
+            predicted = run.predicted_drop(pair, now, rules[run.task])
+            if predicted is not None:
+                mean, std = predicted
+                predictions.append(PredictedDrop(run=run, pair=pair, now=now, mean=mean, std=std))
+    return predictions
 
 
 @dataclass(frozen=True)
-class Final:
-    """A forecast of the final loss of a recorded WSD run, relative to what came."""
+class FinalForecast:
+    """A forecast of the final loss of a recorded WSD run; error and width relative to the truth."""
 
     run: Recorded
     error: float
@@ -64,17 +65,22 @@ class Final:
     source: str
 
 
-def forecast(run: Recorded, rule: GapRule | None, seen: float) -> Final:
-    """The forecast from a share of the run, with the probe if there is a rule for it."""
-    found, truth = forecaster_of(run, rule, seen).forecast(), run.pairs["linear"].loss_after
-    low, high = found.interval(0.8)
-    error = found.quantile(0.5) / truth - 1
-    return Final(run, error, low <= truth <= high, (high - low) / truth, found.anneal_gain.source)
+def forecast(run: Recorded, rule: GapRule | None, seen: float) -> FinalForecast:
+    """The forecast at a share of the run, with the probe if a rule is given."""
+    made, truth = forecaster_of(run, rule, seen).forecast(), run.pairs["linear"].loss_after
+    low, high = made.interval(0.8)
+    return FinalForecast(
+        run=run,
+        error=made.quantile(0.5) / truth - 1,
+        held=low <= truth <= high,
+        width=(high - low) / truth,
+        source=made.anneal_gain.source,
+    )
 
 
 @dataclass(frozen=True)
-class Advised:
-    """What annealing now was said to gain over the held rate, in as many steps, and what it did."""
+class PredictedGain:
+    """The predicted gain of annealing now over a constant rate for as many steps, and the real."""
 
     gain: Estimate
     real: float
@@ -93,91 +99,94 @@ class Advised:
         return (self.gain.upper - self.gain.lower) / self.level
 
 
-def advised(run: Recorded, rule: GapRule | None, decay: str) -> Advised:
-    """Asked where a decay begins; the held rate is recorded to where it ends, and a little on."""
+def predict_gain(run: Recorded, rule: GapRule | None, decay: str) -> PredictedGain:
+    """The gain predicted at the start of a decay; the constant rate was recorded beyond its end."""
     pair, main = run.pairs[decay], run.branches["main"]
     end = pair.begin + pair.steps
     held = LRSchedule.constant(end, run.rate, warmup=run.warmup)
-    found = forecaster_of(run, rule, pair.begin / run.steps, held).forecast()
+    made = forecaster_of(run, rule, pair.begin / run.steps, held).forecast()
     near = np.abs(main.step - end) <= 0.0205 * run.steps
     real = float(main.loss[near].mean()) - pair.loss_after
-    return Advised(found.gain(run.plan(pair)), real, pair.loss_after)
+    return PredictedGain(gain=made.gain(run.plan(pair)), real=real, level=pair.loss_after)
 
 
-def line(name: str, told: Sequence[Told]) -> str:
-    error = np.median([each.error for each in told])
-    bias = np.median([each.mean / each.pair.drop for each in told])
-    held = np.mean([each.held for each in told])
-    return f"{name:24s} {len(told):5d} {error:8.1%} {bias:8.2f} {held:8.0%}"
+def line(name: str, drops: Sequence[PredictedDrop]) -> str:
+    error = np.median([drop.error for drop in drops])
+    bias = np.median([drop.mean / drop.pair.drop for drop in drops])
+    held = np.mean([drop.held for drop in drops])
+    return f"{name:24s} {len(drops):5d} {error:8.1%} {bias:8.2f} {held:8.0%}"
 
 
 def report(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
+    """Print the errors of predicted drops, and of final losses without and with the probe."""
     say = sys.stdout.write
-    begun = foretold(runs, rules)
+    drops = predict_drops(runs, rules)
     say(
-        f"{'drop, at its beginning':24s} {'pairs':>5s} {'|error|':>8s} {'told/came':>8s} "
+        f"{'drop, at the start':24s} {'pairs':>5s} {'|error|':>8s} {'mean/real':>9s} "
         f"{'in 80%':>8s}\n"
     )
     for task in rules:
-        say(line(task, [each for each in begun if each.run.task == task]) + "\n")
+        say(line(task, [drop for drop in drops if drop.run.task == task]) + "\n")
     for decay in ("linear", "cosine", "short", "early"):
-        say(line(decay, [each for each in begun if each.pair.decay == decay]) + "\n")
+        say(line(decay, [drop for drop in drops if drop.pair.decay == decay]) + "\n")
     for optimizer in ("adamw", "sgd", "rmsprop"):
-        say(line(optimizer, [each for each in begun if each.run.optimizer == optimizer]) + "\n")
-    say(line("all", begun) + "\n")
-    half = [e for e in foretold(runs, rules, 0.5) if e.pair.decay in ("linear", "cosine")]
-    say(line("from half of the run", half) + "\n\n")
+        say(line(optimizer, [drop for drop in drops if drop.run.optimizer == optimizer]) + "\n")
+    say(line("all", drops) + "\n")
+    long_decays = ("linear", "cosine")
+    at_half = [d for d in predict_drops(runs, rules, 0.5) if d.pair.decay in long_decays]
+    say(line("at half of the run", at_half) + "\n\n")
     say("final loss of WSD runs    median |error| without, with the probe; in 80%; width\n")
     for seen in (0.25, 0.5, 0.75):
-        blind = [forecast(run, None, seen) for run in runs]
-        told = [forecast(run, rules[run.task], seen) for run in runs]
+        without = [forecast(run, None, seen) for run in runs]
+        with_probe = [forecast(run, rules[run.task], seen) for run in runs]
         for group in (*rules, None):
             mine = [i for i, run in enumerate(runs) if group in (run.task, None)]
-            cells = [[kind[i] for i in mine] for kind in (blind, told)]
+            columns = [[made[i] for i in mine] for made in (without, with_probe)]
             say(
                 f"{seen:4.0%} {group or 'all':20s}"
-                + "".join(f" {np.median([abs(c.error) for c in each]):7.2%}" for each in cells)
-                + "".join(f" {np.mean([c.held for c in each]):7.0%}" for each in cells)
-                + "".join(f" {np.median([c.width for c in each]):7.1%}" for each in cells)
+                + "".join(f" {np.median([abs(f.error) for f in made]):7.2%}" for made in columns)
+                + "".join(f" {np.mean([f.held for f in made]):7.0%}" for made in columns)
+                + "".join(f" {np.median([f.width for f in made]):7.1%}" for made in columns)
                 + "\n"
             )
 
 
 def report_advice(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
+    """Print the errors of the predicted gain of annealing now, without and with the probe."""
     say = sys.stdout.write
-    say("\ngain of annealing now over the held rate    without, with the probe: median |error|, ")
-    say("in 80%, width over the loss, surely above 0\n")
-    for decay, what in (("early", "at 40%, for 10% of the run"), ("short", "at 80%, for 5%")):
+    say("\ngain of annealing now over a constant rate  without, with the probe: median |error|, ")
+    say("in 80%, width over the loss, lower end above 0\n")
+    for decay, name in (("early", "at 40%, for 10% of the run"), ("short", "at 80%, for 5%")):
         for group in (*rules, None):
             mine = [run for run in runs if group in (run.task, None)]
-            say(f"{what:27s} {group or 'all':12s}")
+            say(f"{name:27s} {group or 'all':12s}")
             for probe in (False, True):
-                found = [advised(run, rules[run.task] if probe else None, decay) for run in mine]
+                gains = [predict_gain(r, rules[r.task] if probe else None, decay) for r in mine]
                 say(
-                    f" {np.median([each.error for each in found]):8.0%}"
-                    f" {np.mean([each.held for each in found]):6.0%}"
-                    f" {np.median([each.width for each in found]):7.1%}"
-                    f" {np.mean([each.gain.lower > 0 for each in found]):6.0%}"
+                    f" {np.median([gain.error for gain in gains]):8.0%}"
+                    f" {np.mean([gain.held for gain in gains]):6.0%}"
+                    f" {np.median([gain.width for gain in gains]):7.1%}"
+                    f" {np.mean([gain.gain.lower > 0 for gain in gains]):6.0%}"
                 )
             say("\n")
 
 
 def draw(runs: Sequence[Recorded], rules: dict[str, GapRule], path: Path) -> None:
-    """Predicted drop against real drop, as shares of the loss, by task; with 80% intervals."""
+    """Draw predicted against real drops as shares of the loss, by task, with 80% intervals."""
     from matplotlib.figure import Figure
 
-    told = foretold(runs, rules)
+    drops = predict_drops(runs, rules)
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.subplots()
     ends = np.array([1e-3, 1.2])
     axes.loglog(ends, ends, color="0.6", linewidth=1)
     axes.fill_between(ends, 0.85 * ends, 1.15 * ends, color="0.92", linewidth=0)
     for number, task in enumerate(rules):
-        mine = [each for each in told if each.run.task == task]
-        level = np.array([each.pair.loss_after for each in mine])
-        real = np.array([each.pair.drop for each in mine]) / level
-        mean = np.array([each.mean for each in mine]) / level
-        error = OUTER * np.array([each.std for each in mine]) / level
+        mine = [drop for drop in drops if drop.run.task == task]
+        level = np.array([drop.pair.loss_after for drop in mine])
+        real = np.array([drop.pair.drop for drop in mine]) / level
+        mean = np.array([drop.mean for drop in mine]) / level
+        error = Z80 * np.array([drop.std for drop in mine]) / level
         low = np.minimum(error, 0.9 * mean)
         axes.errorbar(
             real,
@@ -190,7 +199,7 @@ def draw(runs: Sequence[Recorded], rules: dict[str, GapRule], path: Path) -> Non
         )
     axes.set(
         xlabel="real drop, share of the final loss",
-        ylabel="drop told by the probe before the decay",
+        ylabel="drop predicted by the probe before the decay",
         xlim=ends,
         ylim=ends,
     )
@@ -199,32 +208,34 @@ def draw(runs: Sequence[Recorded], rules: dict[str, GapRule], path: Path) -> Non
 
 
 def sweep_runs(runs: Sequence[Recorded], *, probe: bool) -> list[RecordedRun]:
-    """The WSD runs, those of a task as one sweep."""
-    found = []
+    """The WSD runs as recorded runs; those of one task are a sweep."""
+    converted = []
     for run in runs:
         main, tail = run.branches["main"], run.branches["linear"]
         held = main.step <= run.pairs["linear"].begin
         step = np.concatenate([main.step[held], tail.step])
         gaps = tuple(gap for gap in main.gaps if gap.step <= step[int(held.sum()) - 1])
-        found.append(
+        converted.append(
             RecordedRun(
                 source=run.task,
                 run_id=run.name,
-                what="val",
+                metric="val",
                 step=step,
                 lr=run.wsd.lr(step),
                 loss=np.concatenate([main.loss[held], tail.loss]),
                 total_steps=run.steps,
                 optimizer=run.optimizer,
-                metadata={"sweep_all_optimizers": run.task},
+                metadata={"sweep_of": run.task},
                 gaps=gaps if probe else (),
             )
         )
-    return found
+    return converted
 
 
-def swept(runs: Sequence[Recorded], rules: dict[str, GapRule], *, probe: bool) -> list[SweepScore]:
-    """What stopping the dominated runs of each task costs and saves."""
+def score_sweeps(
+    runs: Sequence[Recorded], rules: dict[str, GapRule], *, probe: bool
+) -> list[SweepScore]:
+    """Cost and savings of stopping the dominated runs of each task."""
     return replay_sweeps(
         sweep_runs(runs, probe=probe),
         rules={"dominated": RULES["dominated"]},
@@ -233,11 +244,12 @@ def swept(runs: Sequence[Recorded], rules: dict[str, GapRule], *, probe: bool) -
 
 
 def report_sweeps(runs: Sequence[Recorded], rules: dict[str, GapRule]) -> None:
-    sys.stdout.write("\nsweeps, dominated: steps used, regret of the best survivor, best stopped\n")
-    scores = {probe: swept(runs, rules, probe=probe) for probe in (False, True)}
+    """Print what stopping dominated runs costs and saves, without and with the probe."""
+    sys.stdout.write("\nsweeps, dominated: steps used, regret of the best survivor, false kills\n")
+    scores = {probe: score_sweeps(runs, rules, probe=probe) for probe in (False, True)}
     for arrival in ("parallel", "sequential"):
-        for probe, found in scores.items():
-            mine = [score for score in found if score.arrival == arrival]
+        for probe, both_arrivals in scores.items():
+            mine = [score for score in both_arrivals if score.arrival == arrival]
             name = "with the probe" if probe else "without"
             sys.stdout.write(
                 f"{arrival:10s} {name:15s} "

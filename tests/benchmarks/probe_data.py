@@ -1,4 +1,4 @@
-"""What probe_pairs.py recorded: stable phases with their gaps, and the decays that branch off."""
+"""Reads the runs that probe_pairs.py recorded: stable phases with gaps, and decays from them."""
 
 import csv
 from collections import defaultdict
@@ -17,12 +17,12 @@ from lossforecast.prior.probe_gaps import Gap, GapRule
 RESULTS = Path(__file__).with_name("results")
 FloatArray = NDArray[np.float64]
 
-SHARES = (80, 20)  # horizons of the probe, as the length of the run over these
+SHARES = (80, 20)  # a horizon of the probe is the length of the run over one of these
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses and gaps of one branch of a run: steps (n,), rates, losses, gaps by step."""
+    """One branch of a run: steps, learning rates and losses, each (n,), and gaps by step."""
 
     step: NDArray[np.int64]
     rate: FloatArray
@@ -32,7 +32,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Pair:
-    """A decay that branched off a run, and the drop that it brought."""
+    """A decay that branched off a run, and the drop of the loss in it."""
 
     decay: str
     begin: int
@@ -70,43 +70,45 @@ class Recorded:
     def wsd(self) -> LRSchedule:
         return self.plan(self.pairs["linear"])
 
-    def told(self, pair: Pair, now: int, rule: GapRule) -> tuple[float, float] | None:
-        """Mean and standard deviation of the drop, by the gaps so far."""
+    def predicted_drop(self, pair: Pair, now: int, rule: GapRule) -> tuple[float, float] | None:
+        """Mean and standard deviation of the drop, predicted from losses and gaps until `now`."""
         main = self.branches["main"]
         seen = main.step <= now
         gaps = [gap for gap in main.gaps if gap.step <= now]
         variance = np.full(int(seen.sum()), 1.0)
         steps, losses = main.step[seen], main.loss[seen]
-        found = rule.drop(gaps, self.plan(pair), now, steps, losses, variance)
-        return None if found is None else (found.mean, found.std)
+        drop = rule.drop(gaps, self.plan(pair), now, steps, losses, variance)
+        return None if drop is None else (drop.mean, drop.std)
 
 
 def recorded(folder: Path = RESULTS, shares: Sequence[int] = SHARES) -> list[Recorded]:
-    """All recorded runs."""
+    """Read all recorded runs."""
     curves: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in read(folder / "probe_curves.csv"):
         curves[row["run"], row["branch"]].append(row)
     pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
     for row in read(folder / "probe_pairs.csv"):
         pairs[row["run"]][row["decay"]] = Pair(
-            row["decay"],
-            int(row["begin"]),
-            int(row["steps"]),
-            *(float(row[name]) for name in ("drop", "drop_stderr", "loss_after")),
+            decay=row["decay"],
+            begin=int(row["begin"]),
+            steps=int(row["steps"]),
+            drop=float(row["drop"]),
+            drop_stderr=float(row["drop_stderr"]),
+            loss_after=float(row["loss_after"]),
         )
     return [
         Recorded(
-            f"{row['task']}-{row['optimizer']}-{row['rate']}-b{row['batch']}",
-            row["task"],
-            row["optimizer"],
-            float(row["rate"]),
-            int(row["steps"]),
-            {
+            name=f"{row['task']}-{row['optimizer']}-{row['rate']}-b{row['batch']}",
+            task=row["task"],
+            optimizer=row["optimizer"],
+            rate=float(row["rate"]),
+            steps=int(row["steps"]),
+            branches={
                 branch: curve(curves[run, branch], int(row["steps"]), shares)
                 for run, branch in curves
                 if run == row["run"]
             },
-            pairs[row["run"]],
+            pairs=pairs[row["run"]],
         )
         for row in read(folder / "probe_runs.csv")
     ]
@@ -118,7 +120,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def curve(rows: Sequence[dict[str, str]], steps: int, shares: Sequence[int]) -> Curve:
-    """One branch; gaps as soon as their averages have forgotten where they began."""
+    """One branch; gaps from three horizons on, when the averages have forgotten their start."""
     gaps = [
         Gap(int(row["step"]), float(row[f"gap{share}"]), float(row[f"stderr{share}"]), horizon)
         for row in rows
@@ -134,7 +136,7 @@ def curve(rows: Sequence[dict[str, str]], steps: int, shares: Sequence[int]) -> 
 def forecaster_of(
     run: Recorded, rule: GapRule | None, seen: float, plan: LRSchedule | None = None
 ) -> Forecaster:
-    """A forecaster that has seen a share of a WSD run, with the probe if there is a rule for it."""
+    """A forecaster after a share of a WSD run, with the gaps of the probe if a rule is given."""
     prior = Prior() if rule is None else replace(Prior(), gaps=rule)
     forecaster = Forecaster(plan or run.wsd, RunInfo("val", run.optimizer), prior=prior)
     main, now = run.branches["main"], round(seen * run.steps)

@@ -1,14 +1,14 @@
-"""Train what annealing brings: stable phases, what averages of the weights say, and real decays.
+"""Record stable phases with the gaps of weight averages, and the real drops of decays from them.
 
-    python tests/benchmarks/probe_pairs.py                 # all that is not recorded yet
-    python tests/benchmarks/probe_pairs.py --only language # of one task
+    python tests/benchmarks/probe_pairs.py                 # all runs that are not recorded yet
+    python tests/benchmarks/probe_pairs.py --only language # those of one task
 
-Each run holds its rate; the gap between the loss of its weights and that of their averages is
-measured on the way, on the same held-out batches. From 80% of the run three decays branch off
-(linear and cosine over a fifth of the run, linear over a twentieth), from 40% a linear one over a
-tenth. The held rate goes on for as much S1 as a decay has, which gives the real drop. Appends to
-results/probe_runs.csv (a line for each run), results/probe_curves.csv (losses and gaps on the way)
-and results/probe_pairs.csv (a line for each decay).
+Each run trains at a constant rate. The gap between the loss of its weights and that of their
+averages is measured regularly, on the same held-out batches. At 80% of the run three decays branch
+off (linear and cosine over a fifth of the run, linear over a twentieth), at 40% a linear one over a
+tenth. The drop of a decay is the loss at the constant rate after the same S1 minus the loss at the
+end of the decay. Appends to results/probe_runs.csv (one line per run), results/probe_curves.csv
+(losses and gaps) and results/probe_pairs.csv (one line per decay).
 """
 
 import argparse
@@ -30,21 +30,21 @@ from lossforecast.callbacks.probe.averages import WeightAverages
 from lossforecast.callbacks.probe.undisturbed import undisturbed
 
 RESULTS = Path(__file__).with_name("results")
-SHARES = (80, 20)  # horizons are the length of the run over these, as those of the probe
-# name: where it begins and how long it is, as shares of the run, and its shape
+SHARES = (80, 20)  # a horizon of the probe is the length of the run over one of these
+# name: start and length as shares of the run, and shape
 DECAYS = {
     "linear": (0.8, 0.2, "linear"),
     "cosine": (0.8, 0.2, "cosine"),
     "short": (0.8, 0.05, "linear"),
     "early": (0.4, 0.1, "linear"),
 }
-FEW, HELD = 4, 16  # held-out batches, twice the usual size, for gaps and for losses
-WINDOW = 20  # looks at the held rate within 2% of the run of where its S1 is that of a decay
+GAP_BATCHES, LOSS_BATCHES = 4, 16  # held-out batches of twice the usual size
+WINDOW = 20  # measurements at the constant rate within 2% of the step with the S1 of a decay
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run; its number names it in the files."""
+    """The settings of one run; its number identifies it in the files."""
 
     number: int
     task: str
@@ -54,14 +54,17 @@ class Config:
 
 
 def configs() -> list[Config]:
-    """Optimizers and rates of every task, and two other batch sizes."""
-    found = []
+    """For every task its optimizers and rates, and two other batch sizes."""
+    settings = []
     for name, task in TASKS.items():
-        kinds = [(kind, rate, task.batch) for kind, rates in task.rates.items() for rate in rates]
+        for optimizer, rates in task.rates.items():
+            settings += [(name, optimizer, rate, task.batch) for rate in rates]
         middle = task.rates["adamw"][1]
-        kinds += [("adamw", middle, size) for size in (task.batch // 4, task.batch * 3)]
-        found += [(name, *kind) for kind in kinds]
-    return [Config(number, *each) for number, each in enumerate(found)]
+        settings += [(name, "adamw", middle, size) for size in (task.batch // 4, task.batch * 3)]
+    return [
+        Config(number=number, task=task, optimizer=optimizer, rate=rate, batch=batch)
+        for number, (task, optimizer, rate, batch) in enumerate(settings)
+    ]
 
 
 def optimizer_of(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -73,7 +76,7 @@ def optimizer_of(config: Config, model: torch.nn.Module) -> torch.optim.Optimize
 
 
 class Run:
-    """A training run that can be left and taken up again."""
+    """A training run that can be saved and restored."""
 
     def __init__(self, config: Config, steps: int) -> None:
         torch.manual_seed(0)
@@ -87,10 +90,10 @@ class Run:
         self.averages = WeightAverages(self.model, self.horizons, self.every)
         self.done = 0
         unseen = torch.Generator().manual_seed(10_000)
-        self.held = [task.draw(2 * task.batch, unseen, True) for _ in range(HELD)]
+        self.held = [task.draw(2 * task.batch, unseen, True) for _ in range(LOSS_BATCHES)]
 
     def train(self, rates: np.ndarray, stop: int) -> None:
-        """Up to a step, at these rates."""
+        """Train until a step, at these rates."""
         while self.done < stop:
             rate = float(rates[self.done])
             self.optimizer.param_groups[0]["lr"] = rate
@@ -107,22 +110,22 @@ class Run:
             return torch.stack([self.model(*batch) for batch in batches]).double().numpy()
 
     def loss(self) -> float:
-        """Of the held-out batches, the usual way."""
+        """Mean loss of the held-out batches, in evaluation mode."""
         self.model.eval()
-        found = float(self.losses(self.held).mean())
+        loss = float(self.losses(self.held).mean())
         self.model.train()
-        return found
+        return loss
 
     def gaps(self) -> list[float]:
-        """Means and standard errors of the gaps, by horizon."""
-        held = self.held[:FEW]
+        """Mean and standard error of the gap for each horizon."""
+        held = self.held[:GAP_BATCHES]
         with undisturbed(self.model), self.averages.exposed() as exposed:
-            raw, found = self.losses(held), []
+            raw, cells = self.losses(held), []
             for horizon in self.horizons:
                 exposed.show(horizon)
                 gap = raw - self.losses(held)
-                found += [float(gap.mean()), float(gap.std(ddof=1) / FEW**0.5)]
-        return found
+                cells += [float(gap.mean()), float(gap.std(ddof=1) / GAP_BATCHES**0.5)]
+        return cells
 
     def state(self) -> dict[str, Any]:
         return copy.deepcopy(
@@ -156,7 +159,7 @@ def record(config: Config, scale: float) -> tuple[list[Any], list[list[Any]], li
     curve: list[list[Any]] = []
     states, held_on = {}, []
 
-    def look(branch: str, rate: float, with_gaps: bool) -> None:
+    def measure(branch: str, rate: float, with_gaps: bool) -> None:
         loss = run.loss()
         gaps = run.gaps() if with_gaps else [None] * (2 * len(SHARES))
         curve.append([config.number, branch, run.done, rate, loss, *gaps])
@@ -171,7 +174,7 @@ def record(config: Config, scale: float) -> tuple[list[Any], list[list[Any]], li
         if step in windows:
             held_on.append((step, run.loss()))
         if step in grid:
-            look("main", config.rate, step % (2 * pace) == 0)
+            measure("main", config.rate, step % (2 * pace) == 0)
         if step in {round(start * steps) for start, *_ in DECAYS.values()}:
             states[step] = run.state()
     pairs = []
@@ -184,7 +187,7 @@ def record(config: Config, scale: float) -> tuple[list[Any], list[list[Any]], li
         for step in range(begin + pace, begin + over + 1, pace):
             run.train(rates, step)
             if name == "linear":
-                look(name, float(rates[run.done - 1]), step % (2 * pace) == 0)
+                measure(name, float(rates[run.done - 1]), step % (2 * pace) == 0)
         ended, matched = run.loss(), begin + over / 2
         held = [loss for step, loss in held_on if abs(step - matched) <= 0.0205 * steps]
         spread = float(np.std(held, ddof=1)) / len(held) ** 0.5
@@ -219,26 +222,26 @@ def append(folder: Path, name: str, rows: list[list[Any]]) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Put the rows in the order of the runs, whatever ended first."""
+    """Sort the rows by run: they are appended in the order in which runs end."""
     head, *rows = path.read_text().splitlines(keepends=True)
     rows.sort(key=lambda row: int(row.partition(",")[0]))
     path.write_text("".join([head, *rows]))
 
 
 def main() -> None:
-    """Record what is asked for and not there yet."""
+    """Record the requested runs that are not in the files yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=sorted(TASKS), help="tasks; by default all")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the length of the runs")
+    parser.add_argument("--only", nargs="*", choices=sorted(TASKS), help="tasks; default: all")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the length of the runs")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    there = set()
+    recorded = set()
     if (args.out / "probe_runs.csv").exists():
         with (args.out / "probe_runs.csv").open() as file:
-            there = {int(row["run"]) for row in csv.DictReader(file)}
-    todo = [c for c in configs() if c.number not in there and c.task in (args.only or TASKS)]
+            recorded = {int(row["run"]) for row in csv.DictReader(file)}
+    todo = [c for c in configs() if c.number not in recorded and c.task in (args.only or TASKS)]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         work = {pool.submit(record, config, args.scale): config for config in todo}
         for done in as_completed(work):

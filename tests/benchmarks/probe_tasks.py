@@ -1,7 +1,7 @@
-"""Small tasks of different kinds, to measure on them what annealing brings.
+"""Small tasks of different kinds, on which the drop of annealing is measured.
 
-Every task makes a model, batches from a seeded generator, and the loss of a batch. All the chance
-in a loss is in its batch (views, noise levels), so that two models can be compared on one.
+Every task makes a model, batches from a seeded generator, and the loss of a batch. All randomness
+of a loss is in its batch (views, noise levels), so that two models can be compared on one batch.
 """
 
 import sys
@@ -28,12 +28,12 @@ _USUAL = {"adamw": (1e-3, 3e-3, 1e-2), "sgd": (0.01, 0.03, 0.1), "rmsprop": (1e-
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of learning.
+    """One kind of task.
 
     Attributes:
-        model: makes a model that returns the loss of a batch.
-        draw: a batch of some size; `held` says whether of held-out data.
-        batch: usual size.
+        model: returns a new model, which returns the loss of a batch.
+        draw: returns a batch of a size; its last argument says whether from held-out data.
+        batch: usual batch size.
         steps: length of a run.
         rates: peak learning rates to train at, by optimizer.
     """
@@ -80,7 +80,7 @@ class Recurrent(nn.Module):
 
 @cache
 def prototypes() -> Tensor:
-    """Three smooth patterns for each kind."""
+    """Three smooth patterns per class."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(KINDS * 3, 1, 5, 5, generator=generator)
     smooth = functional.interpolate(coarse, size=SIDE, mode="bicubic")
@@ -88,7 +88,7 @@ def prototypes() -> Tensor:
 
 
 def pictures(labels: Tensor, generator: Generator, noise: float = 0.8) -> Tensor:
-    """Patterns of these kinds: mixed, shifted, noisy, (n, 1, SIDE, SIDE)."""
+    """Mixed, shifted, noisy patterns of the classes `labels`, (n, 1, SIDE, SIDE)."""
     n = labels.numel()
     mix = torch.rand(n, 3, generator=generator) ** 2
     image = (mix[:, :, None, None] * prototypes()[labels]).sum(1)
@@ -131,7 +131,7 @@ class Convolutional(nn.Module):
 
 
 class Classifier(Convolutional):
-    """Kinds of images."""
+    """Classifier of images."""
 
     def __init__(self) -> None:
         super().__init__(KINDS, batch_norm=True)
@@ -142,13 +142,13 @@ class Classifier(Convolutional):
 
 
 class Contrastive(Convolutional):
-    """Which two views are of one image: InfoNCE at temperature 0.2."""
+    """Contrastive learning on two views of each image: InfoNCE at temperature 0.2."""
 
     def __init__(self) -> None:
         super().__init__(32, batch_norm=False)
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """Mean cross-entropy of finding the partner."""
+        """Mean cross-entropy of identifying the other view."""
         a, b = (functional.normalize(self.features(x), dim=1) for x in (one, other))
         return functional.cross_entropy(a @ b.T / 0.2, torch.arange(len(a)))
 
@@ -194,7 +194,7 @@ def taught(batch: int, generator: Generator, held: bool) -> Batch:
 
 
 class Regression(nn.Module):
-    """A network that learns from a noisy one."""
+    """A network trained on the noisy outputs of another one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Regression(nn.Module):
 
 
 def noised(batch: int, generator: Generator, held: bool) -> Batch:
-    """Images, noise, and how much of it."""
+    """Images, noise, and the noise level in 0..1."""
     labels = torch.randint(KINDS, (batch,), generator=generator)
     images = pictures(labels, generator, noise=0.0).flatten(1)
     time = torch.rand(batch, 1, generator=generator)
@@ -216,7 +216,7 @@ def noised(batch: int, generator: Generator, held: bool) -> Batch:
 
 
 class Denoiser(nn.Module):
-    """The noise in images, from how noisy they are (variance preserving)."""
+    """Predicts the noise in images, given its level (variance preserving)."""
 
     def __init__(self, width: int = 192) -> None:
         super().__init__()

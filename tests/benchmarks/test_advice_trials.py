@@ -19,5 +19,5 @@ def test_a_short_trial_trains_the_plan_the_advice_and_a_grid(
     grid = [int(start) for name, _, start, _ in found if name == "grid"]
     assert grid == [36, 42, 48, 54, 48]
     losses = [float(loss) for *_, loss in found]
-    assert all(2 < loss < 6 for loss in losses), "of nats a byte, after few steps"
+    assert all(2 < loss < 6 for loss in losses), "nats per byte, after few steps"
     assert len(set(losses)) >= 5, "they are different runs"

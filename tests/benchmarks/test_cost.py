@@ -1,4 +1,4 @@
-"""What forecasting costs: `make bench`. Figures are read, never asserted."""
+"""The cost of forecasting: `make bench`. Figures are printed, never asserted."""
 
 import itertools
 import sys
@@ -33,7 +33,7 @@ def bare(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def appended(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """The floor: what anyone must do who keeps the losses."""
+    """The lower bound: keep a copy of every loss."""
     kept = []
     for _ in range(STEPS):
         kept.append(loss.detach().clone())
@@ -63,12 +63,17 @@ def test_plain_loop(benchmark: BenchmarkFixture, loop: Loop) -> None:
     benchmark.pedantic(loop, args=(loss, optimizer), rounds=3, warmup_rounds=1)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.benchmark(group="a small GPT without anything, with forecasts, and with the probe too")
+@pytest.mark.benchmark(group="a small GPT: bare, with forecasts, with forecasts and the probe")
 def test_probe(benchmark: BenchmarkFixture) -> None:
-    """Three loops by turns, 150 steps each; a look takes 150 of the 24,000 at its default cost."""
-    device, turns, each, total = "cuda" if torch.cuda.is_available() else "cpu", 12, 150, 24_000
+    """Three loops in alternation, 150 steps at a time: about one measurement of the probe."""
+    device, turns, steps_per_turn, total = (
+        "cuda" if torch.cuda.is_available() else "cpu",
+        12,
+        150,
+        24_000,
+    )
     draw = Batches(standard_library(1_000_000), 16, 64, seed=0)
-    batches = [tuple(part.to(device) for part in draw()) for _ in range(each)]
+    batches = [tuple(part.to(device) for part in draw()) for _ in range(steps_per_turn)]
     kept: dict[str, int] = {}
 
     def steps_of(name: str) -> Iterator[None]:
@@ -83,7 +88,7 @@ def test_probe(benchmark: BenchmarkFixture) -> None:
             monitor = TorchLossForecast(optimizer, None, total, probe=used)
         endless = itertools.cycle(batches)
         for step, batch in enumerate(probe.watch(endless) if name == "probe" else endless):
-            if step % each == 0:
+            if step % steps_per_turn == 0:
                 kept.update(model=bytes_of(model.state_dict()), probe=bytes_of(probe.state_dict()))
                 yield
             loss = model(*batch)
@@ -96,7 +101,7 @@ def test_probe(benchmark: BenchmarkFixture) -> None:
     def by_turns() -> dict[str, list[float]]:
         loops = {name: steps_of(name) for name in ("bare", "forecast", "probe")}
         spent: dict[str, list[float]] = {name: [] for name in loops}
-        for turn in range(turns + 1):  # the first only begins
+        for turn in range(turns + 1):  # the first is a warm-up
             for name, loop in loops.items():
                 began = time.perf_counter()
                 next(loop)
@@ -124,7 +129,7 @@ def bytes_of(state: Any) -> int:
 
 
 class Line(pl.LightningModule):
-    """The smallest model there is, so that what is added shows."""
+    """The smallest possible model, so that the cost of a callback shows."""
 
     def __init__(self, log: bool) -> None:
         super().__init__()
@@ -197,7 +202,7 @@ def test_refit_and_forecast(benchmark: BenchmarkFixture, total: int, plan: str) 
 
 
 @pytest.mark.parametrize("seen", [10**3, 10**4, 10**5, 10**6, 10**7])
-@pytest.mark.benchmark(group="refit and forecast after so many losses, with the bytes kept")
+@pytest.mark.benchmark(group="refit and forecast after n losses, with the bytes kept")
 def test_history(benchmark: BenchmarkFixture, size_of: Callable[[object], int], seen: int) -> None:
     total = 2 * 10**7
     forecaster = Forecaster(LRSchedule.cosine(total, 1e-3), RunInfo(optimizer="adamw"))

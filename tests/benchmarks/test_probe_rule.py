@@ -1,10 +1,10 @@
-"""What is claimed of the probe holds on what was recorded; the packaged rule comes from it."""
+"""The published claims about the probe hold on the recorded runs, as does the packaged rule."""
 
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from probe_claims import advised, forecast, foretold, swept
+from probe_claims import forecast, predict_drops, predict_gain, score_sweeps
 from probe_data import Recorded, recorded
 from probe_rule import learn, rounded
 
@@ -21,7 +21,7 @@ def runs() -> list[Recorded]:
 
 @pytest.fixture(scope="module")
 def rules(runs: list[Recorded]) -> dict[str, GapRule]:
-    """The packaged rules that have not seen a task."""
+    """The packaged rules, each learned without one task."""
     return {task: GapRule.packaged(without=task) for task in sorted({run.task for run in runs})}
 
 
@@ -47,40 +47,41 @@ def test_the_packaged_rules_are_what_is_learnt(
         assert same(learn([run for run in runs if run.task != task]), rules[task])
 
 
-def test_drops_of_tasks_not_seen_are_told(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
-    told = foretold(runs, rules)
-    assert len(told) == sum(len(run.pairs) for run in runs)
-    assert np.median([each.error for each in told]) <= 0.15
-    assert 0.75 <= np.mean([each.held for each in told]) <= 0.85
+def test_drops_of_new_tasks_are_predicted(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
+    drops = predict_drops(runs, rules)
+    assert len(drops) == sum(len(run.pairs) for run in runs)
+    assert np.median([drop.error for drop in drops]) <= 0.15
+    assert 0.75 <= np.mean([drop.held for drop in drops]) <= 0.85
 
 
 def test_the_error_of_final_losses_is_halved(
     runs: list[Recorded], rules: dict[str, GapRule]
 ) -> None:
-    blind = [abs(forecast(run, None, 0.5).error) for run in runs]
-    told = [abs(forecast(run, rules[run.task], 0.5).error) for run in runs]
-    assert np.median(told) <= np.median(blind) / 2
+    without = [abs(forecast(run, None, 0.5).error) for run in runs]
+    probed = [abs(forecast(run, rules[run.task], 0.5).error) for run in runs]
+    assert np.median(probed) <= np.median(without) / 2
 
 
 @pytest.mark.parametrize("decay", ["early", "short"])
 def test_advice_to_anneal_now_is_sharper(
     runs: list[Recorded], rules: dict[str, GapRule], decay: str
 ) -> None:
-    """What it would gain: a fraction of the error, a third of the width, and as well covered."""
-    blind = [advised(run, None, decay) for run in runs]
-    told = [advised(run, rules[run.task], decay) for run in runs]
-    assert np.median([each.error for each in told]) < 0.25
-    assert np.median([each.error for each in told]) < np.median([e.error for e in blind]) / 4
-    assert np.median([each.width for each in told]) < np.median([e.width for e in blind]) / 3
-    assert np.mean([each.held for each in told]) >= 0.8
+    """The gain has a quarter of the error and a third of the width, and is still covered."""
+    without = [predict_gain(run, None, decay) for run in runs]
+    probed = [predict_gain(run, rules[run.task], decay) for run in runs]
+    error = np.median([gain.error for gain in probed])
+    assert error < 0.25
+    assert error < np.median([gain.error for gain in without]) / 4
+    width = np.median([gain.width for gain in probed])
+    assert width < np.median([gain.width for gain in without]) / 3
+    assert np.mean([gain.held for gain in probed]) >= 0.8
 
 
 @pytest.mark.slow
 def test_stopping_in_sweeps_is_sharper(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
     """One sweep of ten runs: fewer steps used, and the best run kept."""
     sweep = [run for run in runs if run.task == "language"]
-    for without, told in zip(
-        swept(sweep, rules, probe=False), swept(sweep, rules, probe=True), strict=True
-    ):
-        assert told.compute_used < without.compute_used - 0.1
-        assert told.regret == without.regret == 0
+    scores = (score_sweeps(sweep, rules, probe=probe) for probe in (False, True))
+    for without, probed in zip(*scores, strict=True):
+        assert probed.compute_used < without.compute_used - 0.1
+        assert probed.regret == without.regret == 0

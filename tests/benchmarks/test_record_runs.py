@@ -1,4 +1,4 @@
-"""The script that records real runs, on two short ones."""
+"""record_runs.py on two short runs."""
 
 import csv
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SMALL = ("--width=32", "--depth=1", "--length=16", "--batch=4", "--steps=100")
 @pytest.mark.slow
 def test_two_short_runs_are_recorded(run_python: Callable[..., str], tmp_path: Path) -> None:
     names = ["wsd-0.001", "step_decay-0.003"]
-    said = run_python(
+    output = run_python(
         str(SCRIPT),
         *SMALL,
         f"--out={tmp_path}",
@@ -26,11 +26,11 @@ def test_two_short_runs_are_recorded(run_python: Callable[..., str], tmp_path: P
         with (tmp_path / f"{name}.curve.csv").open() as file:
             curve = list(csv.DictReader(file))
         with (tmp_path / f"{name}.forecasts.csv").open() as file:
-            told = list(csv.DictReader(file))
+            forecasts = list(csv.DictReader(file))
         assert [int(row["step"]) for row in curve] == list(range(1, 101))
         assert float(curve[-1]["val_loss"]) < float(curve[0]["val_loss"])
-        assert int(told[-1]["step"]) == 100
-        assert all(float(row["lower80"]) <= float(row["upper80"]) for row in told)
-        assert f"{name}: 100 steps on " in said
-    assert said.splitlines()[-6].startswith("seen   runs  median |error|")
-    assert " 90%      2" in said
+        assert int(forecasts[-1]["step"]) == 100
+        assert all(float(row["lower80"]) <= float(row["upper80"]) for row in forecasts)
+        assert f"{name}: 100 steps on " in output
+    assert output.splitlines()[-6].startswith("seen   runs  median |error|")
+    assert " 90%      2" in output

@@ -1,7 +1,5 @@
 """`TorchLossForecast` in the loops of Lightning Fabric, in one process and in two."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 from lightning.fabric import Fabric
 from support.fabric_processes import EVERY, TOTAL, stop_from, train
+from support.launch import launch, results
 
 from lossforecast import RunStore
 
@@ -106,11 +105,8 @@ def test_a_loop_is_stopped_only_if_asked_to() -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Seen]]:
     folder = tmp_path_factory.mktemp("fabric")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    launch(sys.executable, SCRIPT, folder, limit=900)
+    return folder, results(folder)
 
 
 def of(found: tuple[Path, list[Seen]], name: str) -> tuple[Seen, Seen]:

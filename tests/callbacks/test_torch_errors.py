@@ -21,7 +21,7 @@ from lossforecast import (
 )
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Situation
+from lossforecast.policies import Situation
 
 
 class BrokenPrior(Prior):
@@ -136,11 +136,11 @@ def test_an_interrupt_inside_a_fit_leaves_a_state_to_resume_from(
     bench = Bench()
     monitor = TorchLossForecast(bench.optimizer, total_steps=100, every_n_steps=20)
 
-    def impatient(*_: Any) -> Any:
+    def impatient(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lossforecast.forecaster.fit", impatient)
+        patch.setattr("lossforecast.forecaster.fitting.fit", impatient)
         with pytest.raises(KeyboardInterrupt):
             run(bench, monitor, range(100))
     again = Bench()

@@ -19,7 +19,7 @@ from lossforecast import (
 )
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Situation
+from lossforecast.policies import Situation
 
 
 def hopeless(step: int) -> float:

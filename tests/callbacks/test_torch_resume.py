@@ -28,7 +28,7 @@ from lossforecast import (
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.capture.transfer import Transfer
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Situation
+from lossforecast.policies import Situation
 
 TOTAL = 60
 EXAMPLES = 300 if os.environ.get("LOSSFORECAST_FULL") else 15
@@ -114,7 +114,7 @@ def slow_device(slow: bool = True) -> Iterator[None]:
     """As on a GPU, where what is sent to the host arrives later."""
     with pytest.MonkeyPatch.context() as patch:
         if slow:
-            patch.setattr(Transfer, "travels", property(lambda _: True))
+            patch.setattr(Transfer, "pending", property(lambda _: True))
         yield
 
 

@@ -1,4 +1,4 @@
-"""Each law against its slow reference, streamed against whole, and the papers' conventions."""
+"""The laws that tests draw runs from against slow references, and the papers' conventions."""
 
 import math
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.laws import LAWS, annealing_area, flat_warmup, lr_sum
 
-from lossforecast.errors import ConfigurationError
-from lossforecast.laws.formulas import LAWS, Warmup, annealing_area, lr_sum, with_warmup
+from lossforecast import laws
 from lossforecast.schedule.lr_schedule import LRSchedule
 
 Rates = NDArray[np.float64]
@@ -58,43 +58,17 @@ def slow(reference: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def test_every_law_is_tested() -> None:
+    assert list(LAWS) == list(laws.LAWS)
     assert set(PARAMETERS) == set(LAWS)
-    assert all(name == law.name for name, law in LAWS.items())
 
 
 @pytest.mark.parametrize("rates", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("law", PARAMETERS)
 def test_a_law_is_its_reference(slow: ModuleType, law: str, rates: Rates) -> None:
     expected = reference_loss(slow, law, rates, **PARAMETERS[law])
-    loss = LAWS[law].loss(rates, **PARAMETERS[law])
+    loss = LAWS[law](rates, **PARAMETERS[law])
     assert loss.shape == rates.shape
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3)], ids=str)
-@pytest.mark.parametrize("law", PARAMETERS)
-def test_parameters_may_be_arrays(slow: ModuleType, law: str, shape: tuple[int, ...]) -> None:
-    rng = np.random.default_rng(0)
-    rates = SCHEDULES["wsd to 0"]
-    spread = {
-        name: value * (1 + 0.02 * rng.uniform(-1, 1, shape))
-        for name, value in PARAMETERS[law].items()
-    }
-    loss = LAWS[law].loss(rates, **spread)
-    assert loss.shape == (*shape, rates.size)
-    for index in np.ndindex(shape):
-        one = {name: float(values[index]) for name, values in spread.items()}
-        np.testing.assert_allclose(loss[index], reference_loss(slow, law, rates, **one), rtol=1e-12)
-
-
-@pytest.mark.parametrize("law", PARAMETERS)
-def test_arrays_and_numbers_may_be_mixed(law: str) -> None:
-    mixed: dict[str, Any] = {**PARAMETERS[law], "L0": np.array([[1.0], [2.0]])}
-    mixed["alpha"] = np.array([0.3, 0.4, 0.5])
-    loss = LAWS[law].loss(COSINE, **mixed)
-    assert loss.shape == (2, 3, T)
-    alone = LAWS[law].loss(COSINE, **{**PARAMETERS[law], "L0": 2.0, "alpha": 0.4})
-    np.testing.assert_allclose(loss[1, 1], alone, rtol=1e-14)
 
 
 @settings(max_examples=300, deadline=None)
@@ -106,26 +80,15 @@ def test_arrays_and_numbers_may_be_mixed(law: str) -> None:
 @example(rates=[0.0, 1e-3, 0.0, 1e-3], law="multi-power", zero="C")
 @example(rates=[0.0, 1e-3, 0.0, 1e-3], law="multi-power", zero="beta")
 @example(rates=[0.0, 1e-3], law="annealing", zero="A")
-def test_streaming_and_reference_agree_for_any_rates(
+def test_a_law_is_its_reference_for_any_rates(
     reference: Callable[[str], ModuleType], rates: list[float], law: str, zero: str
 ) -> None:
     parameters = dict(PARAMETERS[law])
     if zero in parameters:
         parameters[zero] = 0.0
-    whole = LAWS[law].loss(rates, **parameters)
-    streamed = list(LAWS[law].stream(iter(rates), **parameters))
-    assert all(type(loss) is float for loss in streamed)
-    np.testing.assert_allclose(streamed, whole, rtol=1e-10)
+    whole = LAWS[law](rates, **parameters)
     expected = reference_loss(reference("laws"), law, np.array(rates), **parameters)
     np.testing.assert_allclose(whole, expected, rtol=1e-10)
-
-
-def test_streaming_a_long_schedule_does_not_drift() -> None:
-    rates = LRSchedule.cosine(50_000, PEAK, warmup=1_000).to_array()
-    parameters = {**PARAMETERS["annealing"], "lambda_": 0.999}
-    streamed = list(LAWS["annealing"].stream(rates.tolist(), **parameters))
-    whole = LAWS["annealing"].loss(rates, **parameters)
-    np.testing.assert_allclose(streamed, whole, rtol=1e-10)
 
 
 # ------------------------------------------------------------------ S1, S2 and the warm-up
@@ -152,26 +115,20 @@ def test_a_rise_is_a_drop_the_other_way_round() -> None:
     assert annealing_area(up, 0.9).tolist() == (-annealing_area(down, 0.9)).tolist()
 
 
-def test_the_warm_up_stays_or_is_replaced_by_the_rate_that_ends_it() -> None:
+def test_the_warm_up_is_replaced_by_the_rate_that_ends_it() -> None:
     rates = [1.0, 2.0, 3.0, 3.0, 2.0]
-    assert with_warmup(rates, 3, Warmup.AS_IS).tolist() == rates
-    assert with_warmup(rates, 3, Warmup.PEAK).tolist() == [3.0, 3.0, 3.0, 3.0, 2.0]
-    assert with_warmup([1.0, 2.0, 5.0], 2, Warmup.PEAK).tolist() == [2.0, 2.0, 5.0]
-    assert with_warmup(rates, 0, "peak").tolist() == rates
-    assert with_warmup(rates[:2], 3, "peak").tolist() == [2.0, 2.0]  # still in the warm-up
+    assert flat_warmup(rates, 3).tolist() == [3.0, 3.0, 3.0, 3.0, 2.0]
+    assert flat_warmup([1.0, 2.0, 5.0], 2).tolist() == [2.0, 2.0, 5.0]
+    assert flat_warmup(rates, 0).tolist() == rates
+    assert flat_warmup(rates[:2], 3).tolist() == [2.0, 2.0]  # still in the warm-up
     assert rates == [1.0, 2.0, 3.0, 3.0, 2.0]
 
 
-def test_the_peak_convention_has_no_annealing_in_the_warm_up() -> None:
-    rates = with_warmup(COSINE, 20, Warmup.PEAK)
+def test_a_flat_warm_up_has_no_annealing() -> None:
+    rates = flat_warmup(COSINE, 20)
     assert annealing_area(rates, 0.99)[:20].tolist() == [0.0] * 20
     assert lr_sum(rates)[19] == pytest.approx(20 * PEAK)
-    assert (annealing_area(COSINE, 0.99)[1:20] < 0).all()  # as it was, a warm-up is a rise
-
-
-def test_an_unknown_convention_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"unknown convention 'top': one of \['as_is', 'p"):
-        with_warmup([1.0], 1, "top")
+    assert (annealing_area(COSINE, 0.99)[1:20] < 0).all()  # left as it is, a warm-up is a rise
 
 
 # ------------------------------------------------------------------ how the laws hang together
@@ -185,16 +142,16 @@ def test_the_annealing_law_is_one_of_the_family() -> None:
     share = np.where(k <= t, 1 - 0.9 ** np.maximum(t - k + 1, 0.0), 0.0)
     family = -B * (share * -np.diff(COSINE)).sum(axis=1)
     np.testing.assert_allclose(
-        LAWS["annealing"].loss(COSINE, **parameters), family, rtol=1e-10, atol=1e-15
+        LAWS["annealing"](COSINE, **parameters), family, rtol=1e-10, atol=1e-15
     )
 
 
 def test_everything_arrives_at_once_in_the_limits() -> None:
     common = {"L0": 2.0, "A": 0.5, "alpha": 0.5}
     rates = LRSchedule.cosine(T, PEAK, end=PEAK / 10).to_array()
-    memoryless = LAWS["memoryless"].loss(rates, **common, B=300.0)
-    steep = LAWS["multi-power"].loss(rates, **common, B=300.0, C=1e30, beta=1.0, gamma=0.0)
-    short = LAWS["annealing"].loss(rates, **common, C=300.0, lambda_=0.0)
+    memoryless = LAWS["memoryless"](rates, **common, B=300.0)
+    steep = LAWS["multi-power"](rates, **common, B=300.0, C=1e30, beta=1.0, gamma=0.0)
+    short = LAWS["annealing"](rates, **common, C=300.0, lambda_=0.0)
     np.testing.assert_allclose(steep, memoryless, rtol=1e-12)
     np.testing.assert_allclose(short, memoryless, rtol=1e-12)
 
@@ -202,30 +159,15 @@ def test_everything_arrives_at_once_in_the_limits() -> None:
 def test_annealing_to_0_lowers_the_loss_and_then_rests() -> None:
     rates = SCHEDULES["wsd to 0, then 0"]
     for law in ("multi-power", "memoryless"):
-        loss = LAWS[law].loss(rates, **PARAMETERS[law])
+        loss = LAWS[law](rates, **PARAMETERS[law])
         assert loss[T - 1] < loss[T - 40]
         assert loss[T - 1 :].tolist() == pytest.approx([loss[T - 1]] * 31, rel=1e-14)
-    still_relaxing = LAWS["annealing"].loss(rates, **PARAMETERS["annealing"])
+    still_relaxing = LAWS["annealing"](rates, **PARAMETERS["annealing"])
     assert (np.diff(still_relaxing[T - 1 :]) < 0).all()  # its clock is steps
 
 
 def test_the_loss_is_infinite_until_the_first_rate_above_0() -> None:
     for law in ("annealing", "multi-power", "memoryless"):
-        loss = LAWS[law].loss([0.0, 0.0, 1e-3], **PARAMETERS[law])
+        loss = LAWS[law]([0.0, 0.0, 1e-3], **PARAMETERS[law])
         assert loss[:2].tolist() == [math.inf, math.inf]
         assert math.isfinite(loss[2])
-
-
-# ------------------------------------------------------------------ misuse
-
-
-@pytest.mark.parametrize("law", PARAMETERS)
-def test_missing_and_foreign_parameters_are_named(law: str) -> None:
-    wanted = ", ".join(PARAMETERS[law])
-    missing = {name: value for name, value in PARAMETERS[law].items() if name != "alpha"}
-    for given_ in (missing, {}, {**PARAMETERS[law], "delta": 1.0}):
-        message = rf"the {law} law takes {wanted}; got {', '.join(given_) or 'none'}$"
-        with pytest.raises(ConfigurationError, match=message):
-            LAWS[law].loss(COSINE, **given_)
-        with pytest.raises(ConfigurationError, match=message):
-            next(LAWS[law].stream(COSINE.tolist(), **given_))

@@ -10,8 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lossforecast.laws.formulas import LAWS
-from lossforecast.laws.relaxation import Relaxation, arrived
+from lossforecast.laws.relaxation import LAWS, Relaxation, arrived
 from lossforecast.schedule.lr_schedule import DECAY_SHAPES, LRSchedule
 
 PEAK = 1e-3
@@ -186,17 +185,56 @@ def test_a_restart_takes_back_what_had_arrived() -> None:
     assert got[-1, 1] == pytest.approx(0.5, abs=1e-3)  # memoryless: halfway down again
 
 
-def test_it_is_the_drop_of_the_law() -> None:
-    """``L0 - L = D arrived`` where the power term is off, D = B eta_peak."""
-    rates = LRSchedule.cosine(300, PEAK)
-    g = Relaxation("annealing", lag=0.1)
-    lambda_, B = math.exp(-1 / (0.1 * 300)), 250.0
-    law = LAWS["annealing"].loss(
-        rates.to_array(), L0=3.0, A=0.0, alpha=0.5, C=B * (1 - lambda_), lambda_=lambda_
+B = 250.0
+LAG = 0.1
+LAWS_IN_PAPER_UNITS: dict[str, tuple[Relaxation, Callable[[LRSchedule], dict[str, float]]]] = {
+    "annealing": (
+        Relaxation("annealing", lag=LAG),
+        lambda plan: {
+            "C": B * (1 - math.exp(-1 / (LAG * plan.total_steps))),
+            "lambda_": math.exp(-1 / (LAG * plan.total_steps)),
+        },
+    ),
+    "multi-power": (
+        Relaxation("multi-power", lag=LAG, beta=0.6, gamma=0.5),
+        lambda plan: {
+            "B": B,
+            "C": plan.peak**0.5 / (LAG * float(plan.s1(plan.total_steps))),
+            "beta": 0.6,
+            "gamma": 0.5,
+        },
+    ),
+    "memoryless": (Relaxation("memoryless"), lambda _: {"B": B}),
+}
+
+
+def test_every_law_with_a_drop_is_compared_with_its_paper() -> None:
+    assert {*LAWS_IN_PAPER_UNITS, "power"} == set(LAWS)
+
+
+@pytest.mark.parametrize("law", LAWS_IN_PAPER_UNITS)
+@pytest.mark.parametrize("name", ["cosine", "wsd linear", "step decay", "no warm-up"])
+def test_it_is_the_drop_of_the_published_law(
+    reference: Callable[[str], ModuleType], law: str, name: str
+) -> None:
+    """``L0 - L = D arrived`` where the power term is off, D = B eta_peak, from the warm-up on."""
+    schedule = schedules(300)[name]
+    relaxation, parameters = LAWS_IN_PAPER_UNITS[law]
+    # from the warm-up on, and at rates where the multi-power law is not cut
+    annealed = LRSchedule.from_array(np.maximum(schedule.to_array()[schedule.warmup_steps :], 1e-5))
+    steps = np.arange(1, annealed.total_steps + 1)
+    s1 = float(annealed.s1(annealed.total_steps))
+    total = annealed.total_steps
+    found = arrived(annealed, steps, (relaxation,), total_steps=total, total_s1=s1)[0]
+    slow = getattr(reference("laws"), law.replace("-", "_"))
+    published = slow(
+        annealed.to_array().tolist(),
+        L0=3.0,
+        A=0.0,
+        alpha=0.5,
+        **parameters(annealed),
     )
-    steps = np.arange(1, 301)
-    got = arrived(rates, steps, (g,), total_steps=300, total_s1=1.0)[0]
-    np.testing.assert_allclose(3.0 - B * rates.peak * got, law, rtol=1e-10)
+    np.testing.assert_allclose(3.0 - B * annealed.peak * found, published, rtol=1e-9)
 
 
 @settings(max_examples=300, deadline=None)

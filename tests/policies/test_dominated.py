@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossforecast import Action, ConfigurationError, Forecaster, LRSchedule, Reason, RunInfo
-from lossforecast.policies.dominated import dominated, places, tolerated
+from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
 from lossforecast.policies.ranking import Outlook
 from lossforecast.status import Status
 
@@ -77,8 +77,8 @@ def test_more_risk_stops_sooner() -> None:
 
 
 def test_little_evidence_takes_a_third_of_the_risk() -> None:
-    assert tolerated(Status.TOO_SHORT, 0.06) == pytest.approx(0.02)
-    assert tolerated(Status.PRIOR_DRIVEN, 0.05) == 0.05
+    assert stop_threshold(Status.TOO_SHORT, 0.06) == pytest.approx(0.02)
+    assert stop_threshold(Status.PRIOR_DRIVEN, 0.05) == 0.05
     short = run(9.0, 100)
     assert short.forecast().status is Status.TOO_SHORT
     hopeless = [Outlook.ended(0.1)] * 3
@@ -87,7 +87,7 @@ def test_little_evidence_takes_a_third_of_the_risk() -> None:
 
 
 def test_five_percent_are_the_best() -> None:
-    assert [places(n) for n in (1, 2, 39, 40, 90)] == [1, 1, 1, 2, 4]
+    assert [n_best_runs(n) for n in (1, 2, 39, 40, 90)] == [1, 1, 1, 2, 4]
 
 
 @pytest.mark.parametrize("risk", [0, 1, -0.1, math.nan])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lossforecast import Action, ConfigurationError, Forecaster, LRSchedule, Reason, RunInfo
-from lossforecast.policies.recommend import Recommendation, Situation, target_miss
+from lossforecast.policies import Recommendation, Situation, target_miss
 
 TOTAL = 2_000
 PLAN = LRSchedule.cosine(TOTAL, 1e-3, warmup=100)

@@ -8,8 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from lossforecast import LRSchedule, Prior, RunInfo
-from lossforecast.laws.formulas import LAWS
-from lossforecast.laws.relaxation import arrived
+from lossforecast.laws.relaxation import LAWS, arrived
 from lossforecast.numerics.gaussian import inverse
 from lossforecast.numerics.mixture import NO_CALIBRATION, Mixture
 from lossforecast.posterior.design_matrix import columns_at, drop_scales
@@ -46,7 +45,7 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
         z, variance = np.log(evidence.loss / level), evidence.variance / evidence.loss**2
         unit = level
     else:
-        unit = posterior.scale.unit
+        unit = posterior.transform.unit
         z, variance = (evidence.loss - level) / unit, evidence.variance / unit**2
     noise = evidence.noise / unit
     at = np.append(evidence.step, TOTAL)
@@ -139,7 +138,7 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
     assert got_std[0] == pytest.approx(np.sqrt(second - (weight @ each) ** 2), rel=1e-2)
     for law in LAWS:
         mine = [j for j, member in enumerate(beliefs.members) if member.law == law]
-        found = posterior.weight[np.isin(posterior.member, mine)].sum()
+        found = posterior.weight[np.isin(posterior.nodes.member, mine)].sum()
         expected = sum(w for w, node in zip(weight, flat, strict=True) if node[3] == law)
         assert found == pytest.approx(expected, abs=0.01)
 

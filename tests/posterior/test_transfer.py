@@ -244,7 +244,7 @@ def recorded(curves_dir: Path) -> list[RecordedRun]:
     return [
         run
         for run in load_curves(curves_dir)
-        if run.source == "lr-scheduling-convex" and run.what == "val" and outcome(run)
+        if run.source == "lr-scheduling-convex" and run.metric == "val" and outcome(run)
     ]
 
 
@@ -255,11 +255,11 @@ def kept(run: RecordedRun) -> PastRun | None:
 
 
 def about(run: RecordedRun) -> RunInfo:
-    return RunInfo(run.what, run.optimizer, project="124M")
+    return RunInfo(run.metric, run.optimizer, project="124M")
 
 
 def stable_phase(run: RecordedRun) -> str:
-    return str(run.metadata.get("base_run") or run.metadata.get("path"))
+    return run.cluster
 
 
 def kind(run: RecordedRun) -> tuple[object, ...]:
@@ -335,7 +335,7 @@ def test_unrelated_runs_change_nothing(curves_dir: Path, recorded: list[Recorded
     past = tuple(
         found
         for run in strangers
-        if run.what == "val" and run.step.size > 10 and (found := kept(run)) is not None
+        if run.metric == "val" and run.step.size > 10 and (found := kept(run)) is not None
     )
     past = tuple(replace(each, run=replace(each.run, project="algoperf")) for each in past)
     assert past

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from lossforecast import ConfigurationError, LRSchedule, Prior, RunInfo
-from lossforecast.laws.formulas import LAWS
+from lossforecast.laws.relaxation import LAWS
 from lossforecast.prior.drops import DropComponent, DropRule
 from lossforecast.prior.prior import Beliefs
 

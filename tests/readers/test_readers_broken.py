@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast import ConfigurationError
 from lossforecast.errors import NothingLoggedError
-from lossforecast.readers.log import read_log
+from lossforecast.readers import read_log
 
 
 def test_memory_does_not_grow_with_an_event_file(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def refused(path: Path, match: str, **options: Any) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "missing.csv", "cannot read .*No such file")
-    refused(tmp_path, "holds no event files, metrics.csv or trainer_state.json")
+    refused(tmp_path, "no .tfevents., metrics.csv or trainer_state.json")
     write_events(tmp_path / "run-1")
     refused(tmp_path, "there are logs below, name one: run-1")
 
@@ -110,11 +110,11 @@ def test_event_files_that_are_cut_off_or_damaged(tmp_path: Path) -> None:
     log = read_log(path)
     assert any("cut off or damaged after" in note for note in log.notes)
     path.write_bytes(b"\xff" * 1_000)
-    refused(path, "no event file, or damaged at its beginning")
+    refused(path, "not an event file, or damaged at its beginning")
     path.write_bytes(whole[:20])
-    refused(path, "no event file, or damaged|has no loss")
+    refused(path, "not an event file, or damaged|named like a loss")
     path.write_text("step,loss\n1,2\n")
-    refused(path, "no event file")
+    refused(path, "not an event file")
 
 
 def test_event_files_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_event_files_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     assert sum(note.startswith("left out:") for note in log.notes) == 2
     for path in tmp_path.glob("*.2"):
         path.unlink()
-    refused(tmp_path, "is empty|no event file")
+    refused(tmp_path, "is empty|not an event file")
 
 
 def test_the_folders_below_that_hold_losses_are_named(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_folders_below_that_hold_losses_are_named(tmp_path: Path) -> None:
         for step in range(5):
             writer.add_scalar("accuracy", 0.5, step)
             writer.add_scalars("loss", {"train": loss_at(step), "val": 2.0}, step)
-    refused(tmp_path, "or give a folder below: loss_train, loss_val")
+    refused(tmp_path, "or give a log below: loss_train, loss_val")
     assert read_log(tmp_path / "loss_train").column == "loss"
 
 
@@ -142,7 +142,7 @@ def test_a_first_line_of_json_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     rows: list[dict[str, Any]] = [{"step": 0, "prompt": "a" * 10_000, "loss": 3.0}, *rows_of()[1:]]
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert read_log(path).kind == "JSON lines"
+    assert read_log(path).format == "JSON lines"
 
 
 def test_a_table_without_values_yet(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_tables_that_are_cut_off(tmp_path: Path) -> None:
     lines.write_text("\n".join(rows)[:-5])
     assert read_log(lines).history.n_observed == STEPS - 1
     lines.write_text("\n".join([*rows[:50], rows[50][:9], *rows[51:]]))
-    refused(lines, "line 51 is no JSON")
+    refused(lines, "line 51 is not valid JSON")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -180,7 +180,7 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
     text = (trainer_state[0] / "checkpoint-60" / "trainer_state.json").read_text()
     path = tmp_path / "trainer_state.json"
     path.write_text(text[: len(text) // 2])
-    refused(path, "is no JSON, or cut off")
+    refused(path, "is not valid JSON, or cut off")
     path.write_text("{}")
     refused(path, "has no log_history")
     path.write_bytes(text.encode() + b"\xf6")
@@ -194,10 +194,10 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
 def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     for line, why in (
-        ("7,two,0.1", "line 2: train_loss is 'two', no number"),
-        ("7.5,2,0.1", "line 2: step is '7.5', no whole number from 0 on"),
-        ("-1,2,0.1", "line 2: step is '-1', no whole number"),
-        ("x,2,0.1", "line 2: step is 'x', no number"),
+        ("7,two,0.1", "line 2: train_loss is 'two', not a number"),
+        ("7.5,2,0.1", "line 2: step is '7.5', not a whole number from 0 on"),
+        ("-1,2,0.1", "line 2: step is '-1', not a whole number"),
+        ("x,2,0.1", "line 2: step is 'x', not a number"),
         ('"7,2,0.1', "line 2|has no values yet"),
     ):
         path.write_text(f"step,train_loss,lr\n{line}\n")
@@ -217,6 +217,6 @@ def test_several_runs_in_one_file(tmp_path: Path) -> None:
     path.write_text("step,train_loss,lr\n" + "".join(rows))
     assert read_log(path).history.n_observed == STEPS  # the same step twice: the later one counts
     path.write_text("no header\n1 2 3\n")
-    refused(path, "no log that is known")
+    refused(path, "is in no known format")
     path.write_text("1,2\n3,4\n")
-    refused(path, "its first line names no columns")
+    refused(path, "its first line is '1,2")

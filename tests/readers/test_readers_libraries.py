@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from support.log_files import STEPS, loss_at, seen, write_events
 
 from lossforecast import LRSchedule
-from lossforecast.readers.log import read_log
+from lossforecast.readers import read_log
 from lossforecast.runs.windows import mean_step
 
 
@@ -67,7 +67,7 @@ def lightning_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("what", ["csv", "csv/metrics.csv", "tb"])
 def test_lightning(lightning_logs: Path, what: str) -> None:
     log = read_log(lightning_logs / what)
-    assert log.kind == ("TensorBoard events" if what == "tb" else "Lightning metrics.csv")
+    assert log.format == ("TensorBoard events" if what == "tb" else "Lightning metrics.csv")
     assert (log.column, log.metric, log.rate_column) == ("train_loss", "train", "lr-SGD")
     assert set(seen(log)) == set(range(4, STEPS, 5))
     for step, loss in seen(log).items():
@@ -118,7 +118,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     write_events(tmp_path)
     for path in (tmp_path, *tmp_path.glob("*tfevents*")):
         log = read_log(path)
-        assert (log.kind, log.column, log.rate_column) == (
+        assert (log.format, log.column, log.rate_column) == (
             "TensorBoard events",
             "loss/train",
             "optim/lr",

@@ -11,7 +11,7 @@ import pytest
 from support.log_files import STEPS, loss_at, rate_at, rows_of, seen
 
 from lossforecast import Caveat, ConfigurationError, LRSchedule
-from lossforecast.readers.log import read_log
+from lossforecast.readers import read_log
 
 
 def write_csv(path: Path, header: str, rows: Iterable[Sequence[object]]) -> Path:
@@ -29,7 +29,7 @@ def test_csv(tmp_path: Path, delimiter: str, encoding: str) -> None:
         writer.writeheader()
         writer.writerows({**row, "note": "größer"} for row in rows_of())
     log = read_log(path)
-    assert (log.kind, log.column, log.rate_column) == ("CSV", "train_loss", "lr")
+    assert (log.format, log.column, log.rate_column) == ("CSV", "train_loss", "lr")
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
 
 
@@ -39,7 +39,7 @@ def test_csv_with_names_of_its_own(tmp_path: Path) -> None:
     path.write_text("updates,objective,eta,n\n" + "\n".join(lines) + "\n")
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "no column of optimizer steps.*updates, objective, eta, n"),
-        ({"step_column": "updates"}, "no loss that is known by its name.*objective"),
+        ({"step_column": "updates"}, "is named like a loss.*objective"),
         ({"step_column": "updates", "column": "cost"}, "no values of 'cost'"),
         ({"step_column": "batch"}, "no column 'batch'"),
     ]
@@ -59,7 +59,7 @@ def test_json_lines(tmp_path: Path) -> None:
     rows = [*rows_of(), {"step": STEPS, "val/loss": 2.5}, {"message": "done"}]
     path.write_text("\n".join(map(json.dumps, rows)))  # as most write it: no end after the last
     log = read_log(path)
-    assert (log.kind, log.column, log.others) == ("JSON lines", "train_loss", ("val/loss",))
+    assert (log.format, log.column, log.others) == ("JSON lines", "train_loss", ("val/loss",))
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
 
 
@@ -72,7 +72,7 @@ def test_a_panel_exported_from_wandb(tmp_path: Path) -> None:
         writer.writerow(["train/global_step", name, name + "__MIN", name + "__MAX"])
         writer.writerows([i, loss_at(i), loss_at(i), loss_at(i)] for i in range(STEPS))
     log = read_log(path)
-    assert (log.kind, log.column, log.others) == ("W&B CSV", name, ())
+    assert (log.format, log.column, log.others) == ("W&B CSV", name, ())
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     two = path.read_text().replace("__MIN", "").replace("bumbling", "winter", 1)
     two = two.replace(f'"{name}",', '"winter-1 - train/loss",', 1)
@@ -93,11 +93,11 @@ def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
             writer.writerow([2 * i, 2 * i, i, loss_at(i), "", i, rate_at(i)])
             writer.writerow([2 * i + 1, 2 * i + 1, i, "", loss_at(i), i, ""])
     log = read_log(path)
-    assert (log.kind, log.column, log.others) == ("W&B CSV", "train/loss", ("eval/loss",))
+    assert (log.format, log.column, log.others) == ("W&B CSV", "train/loss", ("eval/loss",))
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     assert not log.notes
     (note,) = read_log(rename_column(path, "train/global_step", "other")).notes
-    assert "'_step' is taken for optimizer steps" in note
+    assert "using '_step' as the optimizer step" in note
 
 
 def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     assert log.steps_taken == STEPS
     assert log.plan(STEPS).total_steps == STEPS
-    assert any("taken as numbered from 1" in note for note in log.notes)
+    assert any("assuming that steps are numbered from 1" in note for note in log.notes)
     assert read_log(path).steps_taken == STEPS + 1  # nothing tells
 
 
@@ -152,7 +152,7 @@ def test_of_several_rates_the_largest_is_taken_and_said(tmp_path: Path) -> None:
     rows = [[i, loss_at(i), rate_at(i) / 10, rate_at(i)] for i in range(STEPS)]
     log = read_log(write_csv(tmp_path / "log.csv", "step,loss,lr-small,lr-large", rows))
     assert log.rate_column == "lr-large"
-    assert any("'lr-large' is taken" in note and "'lr-small'" in note for note in log.notes)
+    assert any("using 'lr-large'" in note and "'lr-small'" in note for note in log.notes)
 
 
 @pytest.mark.parametrize(

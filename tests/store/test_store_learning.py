@@ -67,8 +67,8 @@ def test_a_stored_run_teaches_what_it_would_unstored(where: str, curves_dir: Pat
     runs: dict[str, RecordedRun] = {
         run.run_id: run for run in load_curves(curves_dir) if run.source == "lr-scheduling-convex"
     }
-    wsd = [r for r in runs.values() if r.what == "val" and r.schedule_type == "wsd"]
-    cosine = [r for r in runs.values() if r.what == "val" and r.schedule_type == "cosine"]
+    wsd = [r for r in runs.values() if r.metric == "val" and r.schedule_type == "wsd"]
+    cosine = [r for r in runs.values() if r.metric == "val" and r.schedule_type == "cosine"]
     old = next(r for r in wsd if r.total_steps == 25_000 and abs(r.lr.max() - 1e-3) < 1e-6)
     new = next(r for r in cosine if r.total_steps == 50_000 and abs(r.lr.max() - 1e-3) < 1e-5)
     about = RunInfo("val", "adamw", project="124M")

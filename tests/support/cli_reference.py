@@ -1,7 +1,7 @@
 """Generates the reference of the command line: `python tests/support/cli_reference.py`.
 
-Writes the reference into README.md, between the two comments that mark its place. A test fails
-when it is not that of the present program.
+Writes it into lossforecast/cli/README.md, between two comments. A test fails when the page differs
+from the help of the present program.
 """
 
 import re
@@ -13,7 +13,7 @@ import typer.main
 
 from lossforecast.cli.app import app
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "lossforecast" / "cli" / "README.md"
 BEGIN, END = "<!-- help of the command line -->", "<!-- end of help -->"
 WIDTH = 100
 
@@ -29,7 +29,7 @@ def reference() -> str:
 def _help(words: list[str], command: Any) -> list[str]:
     commands = getattr(command, "commands", {})
     if commands:
-        return [line for name, each in commands.items() for line in _help([*words, name], each)]
+        return [line for name, child in commands.items() for line in _help([*words, name], child)]
     context = click.Context(command, info_name=" ".join(words), terminal_width=WIDTH)
     context.max_content_width = WIDTH
     text = re.sub(r" +$", "", command.get_help(context), flags=re.MULTILINE)
@@ -43,11 +43,11 @@ def _help(words: list[str], command: Any) -> list[str]:
 
 
 def with_reference(page: str) -> str:
-    """The page with the present reference in its place."""
+    """The page, with the text between the two comments replaced by the present reference."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_reference(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_reference(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -6,7 +6,6 @@ Called with the folder for what was found.
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from lightning.fabric import Fabric
 from torch.nn.functional import mse_loss
 
 from lossforecast.callbacks import TorchLossForecast
+from lossforecast.callbacks.distributed import Team
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
+from support.pacing import PATIENT, keep_pace
 
 TOTAL, EVERY = 120, 10
 
@@ -60,7 +61,6 @@ def train(
     save_to: Path | None = None,
     fail_at: int | None = None,
     resume: Path | None = None,
-    pause: float = 0.0,
     **options: Any,
 ) -> dict[str, Any]:
     """A loop as Fabric's users write it, and what could be seen in this process.
@@ -75,7 +75,6 @@ def train(
         save_to: where.
         fail_at: steps after which an error ends the loop.
         resume: what to go on from.
-        pause: seconds after each step.
         **options: of the monitor.
     """
     torch.manual_seed(0)
@@ -129,7 +128,7 @@ def train(
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            time.sleep(pause)
+            keep_pace(step + 1)
             if monitor is not None and monitor.should_stop:
                 break
             if step + 1 == save_at:
@@ -169,13 +168,14 @@ def train(
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    Team.timeouts = PATIENT
     fabric = Fabric(strategy="ddp", accelerator="cpu", devices=2)
     fabric.launch()
     found = {}
     settings: dict[str, dict[str, Any]] = {
         "bare": {"watched": False, "accumulate": 2},
         "whole": {"store": folder / "runs.db", "accumulate": 2},
-        "stopped": {"stop": True, "policy": stop_from(60), "pause": 0.02},
+        "stopped": {"stop": True, "policy": stop_from(60)},
         "saved": {"save_at": 60, "save_to": folder / "between.pt", "stop": True},
         "resumed": {"resume": folder / "between.pt", "stop": True},
         "saved inside": {"save_at": 67, "save_to": folder / "inside.pt"},

@@ -6,7 +6,6 @@ Called with the folder for what was found.
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import torch.distributed as dist
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from lossforecast.callbacks import TransformersLossForecast
+from lossforecast.callbacks.distributed import Team
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
+from support.pacing import PATIENT, keep_pace
 
 TOTAL = 120
 
@@ -183,7 +184,7 @@ def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
     """A run in this process and in another one, as it looks from here."""
 
     def loss_of(step: int) -> float:
-        time.sleep(0.01)  # not faster than a stop can be agreed on
+        keep_pace(step)
         return apart(step, dist.get_rank())
 
     log, updates = Log(), list[Update]()
@@ -207,6 +208,7 @@ def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    Team.timeouts = PATIENT
     where = Path(sys.argv[1])
     found = {
         "whole": together(where, "whole"),

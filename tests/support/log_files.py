@@ -8,7 +8,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast import LRSchedule
-from lossforecast.readers.log import Log
+from lossforecast.readers import Log
 
 STEPS = 200
 

@@ -1,12 +1,13 @@
 """Run by `test_distributed`, in each of two processes: real training, with a scripted loss.
 
-Called with the folder for what was found and the number of repeats.
+Called with the folder of the results and the number of repeats.
 """
 
 import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
 from lossforecast.callbacks.distributed import team
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from lossforecast.schedule.lr_schedule import Decay
+from support.pacing import LONELY, PATIENT, keep_pace
 
 TOTAL, EVERY = 120, 10
-SLOW = 0.8  # seconds that a policy takes
 Model = torch.nn.Module
 
 
@@ -36,9 +37,9 @@ class Channel(team._Channel):
 
     calls = 0
 
-    def _reduced(self, values: Any, operation: Any) -> Any:
+    def _all_reduce(self, values: Any, operation: Any) -> Any:
         Channel.calls += 1
-        return super()._reduced(values, operation)
+        return super()._all_reduce(values, operation)
 
 
 def scripted(step: int, rank: int) -> float:
@@ -79,7 +80,6 @@ class StopThenFail:
         if self.asked:
             raise ZeroDivisionError("scripted")
         self.asked = True
-        time.sleep(0.1)
         return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
 
 
@@ -97,10 +97,30 @@ def decay_from(seen: int) -> Callable[[Situation], Recommendation | None]:
     return policy
 
 
+class Progress:
+    """The step of a training loop, which a thread can wait for."""
+
+    def __init__(self) -> None:
+        self._step, self._changed = 0, threading.Condition()
+
+    def advance(self, step: int) -> None:
+        with self._changed:
+            self._step = step
+            self._changed.notify_all()
+
+    def wait_for(self, step: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._step >= step, 60), "the loop waits"
+
+
+progress = Progress()
+
+
 def slow(situation: Situation) -> Recommendation | None:
+    """A policy that takes until the loop has gone on by several steps."""
     if situation.history.last_step < 59:
         return None
-    time.sleep(SLOW)
+    progress.wait_for(66)
     return Recommendation(Action.STOP, Reason.TARGET_MISS, "stop: scripted")
 
 
@@ -108,11 +128,11 @@ def two_at_once() -> dict[str, Any]:
     """Two monitors of the same kind, as of the two optimizers of a GAN."""
     optimizers = [torch.optim.SGD([torch.zeros(1)], lr=0.1) for _ in range(2)]
     monitors = [TorchLossForecast(each, None, 40, every_n_steps=5) for each in optimizers]
-    for _ in range(40):
+    for step in range(40):
         for i, (monitor, optimizer) in enumerate(zip(monitors, optimizers, strict=True)):
             monitor.step(torch.tensor(1.0 + 10 * i))
             optimizer.step()
-        time.sleep(0.002)
+        keep_pace(step + 1)
     for monitor in monitors:
         monitor.close()
     return {"losses": [m.forecaster.history.bins().mean.tolist() for m in monitors]}
@@ -153,14 +173,17 @@ def train(
     length: int = TOTAL,
     joined: bool = False,
     watched: bool = True,
-    pause: float = 0.002,
+    lead: int = 15,
+    timeouts: team.Timeouts = PATIENT,
     save_at: int | None = None,
     die_at: int | None = None,
     rewind_at: int | None = None,
     load: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """A run like that of anybody; what one can see of it in this process."""
+    """A usual training loop; returns what can be seen of it in this process."""
+    team.Team.timeouts = timeouts
+    progress.advance(0)
     rank, log, calls = dist.get_rank(), Log(), Channel.calls
     logging.getLogger("lossforecast").addHandler(log)
     torch.manual_seed(0)
@@ -176,7 +199,7 @@ def train(
         monitor = TorchLossForecast(
             optimizer, scheduler, TOTAL, every_n_steps=EVERY, sinks=[updates.append], **options
         )
-    step, longest = 0, 0.0
+    step = 0
     state: Any = None
     if load is not None:
         step = int(load["step"])
@@ -200,24 +223,22 @@ def train(
             output = model(torch.ones(2, 4)).sum()
             value = loss_of(step, rank)
             loss = output - output.detach() + (value if isinstance(value, float) else 0.0)
-            began = time.monotonic()
             if monitor is not None:
                 monitor.step(loss if isinstance(value, float) else value)
-            longest = max(longest, time.monotonic() - began)
             loss.backward()
             rates.append(float(optimizer.param_groups[0]["lr"]))
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
             step += 1
-            time.sleep(pause)
+            progress.advance(step)
+            keep_pace(step, lead)
             if monitor is not None and monitor.should_stop:
                 break
     if monitor is not None:
         monitor.close()
     logging.getLogger("lossforecast").removeHandler(log)
     found: dict[str, Any] = {"steps": step, "log": log.lines, "state": state, "rates": rates}
-    found["longest"] = longest
     found["collectives"] = Channel.calls - calls
     if monitor is not None:
         bins = monitor.forecaster.history.bins()
@@ -270,24 +291,25 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
     often: dict[str, Callable[[], Any]] = {
         "stop": lambda: train(**stopping),
         "nan": lambda: train(loss_of=nan_on_one, stop=True),
-        "stop then fail": lambda: train(stop=True, policy=[StopThenFail()], pause=0.01),
+        "stop then fail": lambda: train(stop=True, policy=[StopThenFail()]),
         "resume": lambda: resumed(lambda state: state),
         "decay": lambda: train(apply=True, policy=[decay_from(30)]),
-        "decay then fail": lambda: train(apply=True, policy=[DecayThenFail()], pause=0.01),
+        "decay then fail": lambda: train(apply=True, policy=[DecayThenFail()]),
     }
     once: dict[str, Callable[[], Any]] = {
         "averaged": train,
         "shards": lambda: train(wrap=shards, **stopping),
-        "uneven": lambda: train(joined=True, length=TOTAL - 35 * rank, **stopping),
-        "uneven end": lambda: train(joined=True, length=TOTAL - 35 * rank),
-        "only one": lambda: train(watched=rank == 0, pause=0.02, **stopping),
-        "only the other": lambda: train(watched=rank == 1, **stopping),
+        "uneven": lambda: train(joined=True, length=TOTAL - 35 * rank, lead=9, **stopping),
+        # the loop that ends first closes its monitor only when the other one ends, too
+        "uneven end": lambda: train(joined=True, length=TOTAL - 35 * rank, lead=TOTAL),
+        "only one": lambda: train(watched=rank == 0, timeouts=LONELY, **stopping),
+        "only the other": lambda: train(watched=rank == 1, lead=TOTAL, **stopping),
         "policy fails": lambda: train(stop=True, policy=[broken]),
         "other state": lambda: resumed(state_of_rank_0),
         "one resumes": lambda: resumed(
             lambda state: state if rank == 0 else state | {"monitor": None}
         ),
-        "slow": lambda: train(stop=True, policy=[slow], pause=0.02),
+        "slow": lambda: train(stop=True, policy=[slow]),
         "two": two_at_once,
         "seldom": seldom,
         "one may stop": lambda: train(stop=rank == 0, policy=[stop_from(60)]),
@@ -305,7 +327,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
     }
     for step in (0, 13, 59, 61, 70, 72, 75, 78):
         often[f"other fails at {step}"] = lambda step=step: train(  # type: ignore[misc]
-            loss_of=failing_at(step), **stopping
+            loss_of=failing_at(step), timeouts=PATIENT if step else LONELY, **stopping
         )
     return once | {
         f"{name}, {turn}": what for turn in range(repeats) for name, what in often.items()
@@ -315,21 +337,20 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
 def main(folder: Path, repeats: int) -> None:
     torch.set_num_threads(1)
     team._Channel = Channel  # type: ignore[misc]
-    team._GRACE = timedelta(seconds=1)  # the processes here are quick
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=300))
     rank = dist.get_rank()
     found = {}
     for name, what in scenarios(repeats).items():
         found[name] = what()
         dist.barrier()
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    end_with_exception(folder)
 
 
 def main_of_elastic(folder: Path) -> None:
     """Dies once in the middle of a block, and goes on from what was saved by itself."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=300))
     rank, attempt = dist.get_rank(), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     path = folder / f"state-{rank}.pt"
     if attempt == 0:
@@ -343,25 +364,23 @@ def main_of_elastic(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def main_of_exception(folder: Path) -> None:
-    """Ends with an exception of the user's own, in the middle of a block."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+def end_with_exception(folder: Path) -> None:
+    """End this process after an exception of the user's own, in the middle of a block."""
+    team.Team.timeouts = PATIENT
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     try:
         with TorchLossForecast(optimizer, None, 100, every_n_steps=10) as monitor:
             for step in range(35 + 4 * dist.get_rank()):
                 monitor.step(2.0 + step**-0.5 if step else 3.0)
                 optimizer.step()
-                time.sleep(0.005)
+                keep_pace(step + 1)
             raise ValueError("the user's own")
     except ValueError:
         (folder / f"caught-{dist.get_rank()}.json").write_text(json.dumps(monitor.steps))
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "exception":
-        main_of_exception(Path(sys.argv[1]))
-    elif sys.argv[2] == "elastic":
+    if sys.argv[2] == "elastic":
         main_of_elastic(Path(sys.argv[1]))
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]))

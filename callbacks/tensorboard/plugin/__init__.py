@@ -1,4 +1,4 @@
-"""The *Loss forecast* panel of TensorBoard: its record in the logs, its server, its page."""
+"""The *Loss forecast* panel of TensorBoard: its record in the logs, its server and its page."""
 
 from lossforecast.callbacks.tensorboard.plugin.record import PLUGIN, TAG, read, write
 

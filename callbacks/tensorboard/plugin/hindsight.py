@@ -34,21 +34,21 @@ def broke(history: History, step: int, total_steps: int) -> int | None:
 
 
 def stopped(trail: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a run was stopped: after that there is at most the forecast of its last losses."""
+    """Whether a run was stopped; after the stop there is at most one more forecast."""
     return any(row.get("done") == "stop" for row in trail[-2:])
 
 
 def fared(
     trail: Sequence[Mapping[str, Any]], history: History, step: int, total_steps: int
 ) -> dict[str, dict[str, int]]:
-    """How many forecasts there are to judge, and how many of their intervals held the truth.
+    """Coverage of past forecasts: how many can be judged, and how many intervals were right.
 
-    Once the run has ended the truth is its outcome, for those of that end. Before, it is the latest
-    loss of a step that a forecast spoke of, as the mean over 2% of the run around it. Of a run that
-    broke none can be judged.
+    Once the run has ended, a forecast of the final loss under the final plan is compared with the
+    outcome. Before, a forecast is compared with the loss at the latest of its steps that the run
+    has passed: the mean over 2% of the run around it. In a run that broke none can be judged.
 
     Returns:
-        By "80" and "95", the numbers of forecasts "judged" and "held".
+        For the levels "80" and "95" the numbers of forecasts "judged" and of intervals that "held".
     """
     found = {level: {"judged": 0, "held": 0} for level in _LEVELS}
     if broke(history, step, total_steps) is not None:
@@ -61,10 +61,10 @@ def fared(
         if row["status"] == "no_data" or history.last_step <= row["step"]:
             continue
         if end is not None and row["steps"][-1] != total_steps:
-            continue  # of another plan
+            continue  # made for another plan
         at, truth = (len(row["steps"]) - 1, end) if end is not None else (-1, None)
         if truth is None:
-            passed = [i for i, each in enumerate(row["steps"]) if each <= history.last_step]
+            passed = [i for i, at_i in enumerate(row["steps"]) if at_i <= history.last_step]
             at = passed[-1] if passed else -1
             if at > 0:
                 truth = _around(at_step, loss, count, row["steps"][at], _AROUND * total_steps)

@@ -1,37 +1,47 @@
-"""What the page shows of the records: a row of the table for each run, and all of one."""
+"""The data of the page: a row of the table for each run, and the details of one run."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import short
 from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
-from lossforecast.callbacks.tensorboard.plugin.what_if import SHAPES, drawn
+from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
 from lossforecast.errors import ScheduleError, StateError
-from lossforecast.policies import Outlook, chances
+from lossforecast.policies import Outlook, prob_among_best
 from lossforecast.runs import History, RunInfo, effective_schedule
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Status
 
 __all__ = ["overview", "ranked", "shown"]
 
-_TOLD = ("mean", "lower80", "upper80", "lower95", "upper95", "status", "prob_target", "levels")
-_OF_RUN = ("metric", "monitor", "project", "model", "optimizer", "task", "dataset", "n_params")
+_FORECAST_FIELDS = (
+    "mean",
+    "lower80",
+    "upper80",
+    "lower95",
+    "upper95",
+    "status",
+    "prob_target",
+    "levels",
+)
+_RUN_FIELDS = ("metric", "monitor", "project", "model", "optimizer", "task", "dataset", "n_params")
 
 
 def overview(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A run in few words.
+    """A row of the table: where a run is, where it will end and the advice.
 
     Raises:
-        StateError: its losses are damaged.
+        StateError: the losses of the record are damaged.
     """
     history, info = _history(record), _info(record)
     return {
         "step": record["step"],
         "total_steps": record["total_steps"],
         "target": record["target"],
-        **{name: record["forecast"].get(name) for name in _TOLD},
+        **{name: record["forecast"].get(name) for name in _FORECAST_FIELDS},
         "action": record["decision"]["action"],
         **_end(record, history),
         "metric": info.metric,
@@ -41,49 +51,50 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows from the best on, each with the probability of being it.
+    """The rows from best to worst, each with the probability of ending best.
 
-    Runs of different losses are not compared, and those that broke come last. Where there is
-    nothing to compare with the probability is None.
+    Runs with different losses are not compared, and broken runs come last. The probability is None
+    if there is no other run to compare with.
     """
-    found = [dict(row) for row in rows]
-    kinds = [(row["metric"], row["loss"]) for row in found]
-    for kind in dict.fromkeys(kinds):
-        alike = [
+    ranking = [dict(row) for row in rows]
+    losses = [(row["metric"], row["loss"]) for row in ranking]
+    for loss in dict.fromkeys(losses):
+        comparable = [
             row
-            for row, its in zip(found, kinds, strict=True)
-            if its == kind and row["broke"] is None
+            for row, its_loss in zip(ranking, losses, strict=True)
+            if its_loss == loss and row["broke"] is None
         ]
-        if len(alike) > 1:
-            for row, chance in zip(alike, chances([_outlook(row) for row in alike]), strict=True):
-                row["prob_best"] = short(float(chance))
-    for row in found:
+        if len(comparable) > 1:
+            probabilities = prob_among_best([_outlook(row) for row in comparable])
+            for row, probability in zip(comparable, probabilities, strict=True):
+                row["prob_best"] = short(float(probability))
+    for row in ranking:
         row.setdefault("prob_best", None)
         del row["levels"]
-    return sorted(found, key=_place)
+    return sorted(ranking, key=_sort_key)
 
 
 def shown(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a run that is drawn.
+    """The details of a run that the page draws.
 
     Raises:
-        StateError: its losses or its schedule are damaged.
+        StateError: the losses or the schedule of the record are damaged.
     """
     history, info = _history(record), _info(record)
     bins = history.bins()
-    sound = np.isfinite(bins.mean)
+    finite = np.isfinite(bins.mean)
     try:
         plan = LRSchedule.from_dict(record["state"]["schedule"])
         used = effective_schedule(plan, history)
     except (ScheduleError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"its schedule is damaged: {error}") from error
-    told = ("step", "total_steps", "target", "forecast", "fan", "decision", "trail")
+    copied = ("step", "total_steps", "target", "forecast", "fan", "decision", "trail")
     return {
-        **{name: record[name] for name in told},
-        "run_info": {name: getattr(info, name) for name in _OF_RUN},
+        **{name: record[name] for name in copied},
+        "run_info": {name: getattr(info, name) for name in _RUN_FIELDS},
         "losses": {
-            "steps": [short(x) for x in bins.step[sound].tolist()],
-            "mean": [short(x) for x in bins.mean[sound].tolist()],
+            "steps": [short(x) for x in bins.step[finite].tolist()],
+            "mean": [short(x) for x in bins.mean[finite].tolist()],
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
@@ -109,7 +120,7 @@ def _end(record: Mapping[str, Any], history: History) -> dict[str, Any]:
 def _history(record: Mapping[str, Any]) -> History:
     saved = record["state"].get("history")
     if not isinstance(saved, Mapping):
-        raise StateError("it has no losses")
+        raise StateError("it contains no losses")
     return History.from_state_dict(saved)
 
 
@@ -117,20 +128,20 @@ def _info(record: Mapping[str, Any]) -> RunInfo:
     try:
         return RunInfo(**record["state"]["run"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"what it says of the run is damaged: {error}") from error
+        raise StateError(f"its description of the run is damaged: {error}") from error
 
 
 def _outlook(row: Mapping[str, Any]) -> Outlook:
     if row["outcome"] is not None:
         return Outlook.ended(row["outcome"], row["optimizer"] or "")
     levels = [np.nan if x is None else x for x in row["levels"]]
-    rising = np.maximum.accumulate(levels)  # six digits of each may not be
+    rising = np.maximum.accumulate(levels)  # rounded to six digits, they may not be
     described = row["status"] != Status.MISFIT
     return Outlook(tuple(rising.tolist()), row["optimizer"] or "", described)
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, bool, bool, float]:
-    ends = row["mean"] if row["outcome"] is None else row["outcome"]
+def _sort_key(row: Mapping[str, Any]) -> tuple[str, bool, bool, float]:
+    final = row["mean"] if row["outcome"] is None else row["outcome"]
     broken = row["broke"] is not None
-    kind = f"{row['metric']} {row['loss']}"
-    return kind, broken, ends is None, 0.0 if ends is None else ends
+    loss = f"{row['metric']} {row['loss']}"
+    return loss, broken, final is None, 0.0 if final is None else final

@@ -1,7 +1,7 @@
-"""What one summary of the panel holds: a run as it is now, and every forecast there was of it.
+"""The record of a run in a summary of the panel: its present state and all its forecasts.
 
-TensorBoard keeps few of the tensors of a tag, but always the latest: so each is whole. It is JSON,
-compressed; `write` makes it and `read` checks it, as anybody may have written what is in a log.
+TensorBoard keeps few of the tensors of a tag, but always the latest, so each record is complete. A
+record is compressed JSON; `write` creates it and `read` checks it, because a log is not trusted.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lossforecast.callbacks.monitor import FAN, Update, fan, short
 from lossforecast.errors import StateError
-from lossforecast.forecast import LEVELS
+from lossforecast.forecast import QUANTILE_LEVELS
 
 __all__ = ["PLUGIN", "TAG", "read", "write"]
 
@@ -22,11 +22,11 @@ _VERSION = 1
 T = TypeVar("T")
 
 _STOPS = 33  # steps of the fan
-_LARGEST = 1 << 24  # bytes of a summary, unpacked
+_MAX_BYTES = 1 << 24  # of a decompressed record
 
 
 def write(update: Update) -> bytes:
-    """The summary of a run at a forecast."""
+    """The record of a run at a forecast."""
     forecast, advice = update.forecast, update.recommendation
     chance = None if update.target is None else short(forecast.prob_below(update.target))
     known = {
@@ -35,18 +35,13 @@ def write(update: Update) -> bytes:
         "total_steps": forecast.schedule.total_steps,
         "target": update.target,
         "forecast": {
-            **forecast.summary(),
-            "caveats": [str(each) for each in forecast.caveats],
+            **forecast.to_dict(),
             "levels": [short(x) for x in forecast.at_levels],
             "parameters": forecast.parameters,
             "prob_target": chance,
         },
         "fan": fan(forecast, _STOPS),
-        "decision": {
-            "action": str(advice.action),
-            "reason": str(advice.reason),
-            "message": advice.message,
-        },
+        "decision": advice.to_dict(),
         "trail": update.trail,
         "state": update.forecaster.state_dict(),
     }
@@ -54,21 +49,21 @@ def write(update: Update) -> bytes:
 
 
 def read(packed: bytes) -> dict[str, Any]:
-    """The record that `write` made.
+    """The record that `write` packed.
 
     Raises:
-        StateError: it is none, is damaged or comes from a newer release.
+        StateError: it is not a record, is damaged or comes from a newer release.
     """
     try:
         unpacking = zlib.decompressobj()
-        text = unpacking.decompress(packed, _LARGEST)
+        text = unpacking.decompress(packed, _MAX_BYTES)
         if not unpacking.eof:
-            raise StateError("it is cut off, or larger than any forecast is")
-        record = json.loads(text, parse_constant=_refused)
+            raise StateError("it is truncated or too large for a forecast")
+        record = json.loads(text, parse_constant=_refuse)
     except (zlib.error, ValueError, RecursionError) as error:
-        raise StateError(f"it is no forecast: {error}") from error
+        raise StateError(f"it is not a forecast: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("version"), int):
-        raise StateError("it is no forecast")
+        raise StateError("it is not a forecast")
     if record["version"] > _VERSION:
         raise StateError(
             f"it has version {record['version']}, this release reads up to {_VERSION}: update "
@@ -79,10 +74,10 @@ def read(packed: bytes) -> dict[str, Any]:
 
 
 def _check(record: Mapping[str, Any]) -> None:
-    """Whether everything that is read later is there, and is what it should be."""
+    """Raise StateError unless all parts that are read later are there and have their types."""
     step, total = (_whole(record, name) for name in ("step", "total_steps"))
     if not step >= 0 or total < 1:
-        raise StateError(f"step {step} of {total} makes no sense")
+        raise StateError(f"step {step} of {total} is impossible")
     _number(record, "target")
     forecast = _object(record, "forecast")
     for name in ("mean", "std", "lower80", "upper80", "lower95", "upper95", "prob_target"):
@@ -91,10 +86,10 @@ def _check(record: Mapping[str, Any]) -> None:
         _number(forecast, name)
     for name in ("status", "gain_source"):
         _word(forecast, name)
-    if len(_numbers(forecast, "levels")) != len(LEVELS):
-        raise StateError(f"levels are not {len(LEVELS)} numbers")
+    if len(_numbers(forecast, "levels")) != len(QUANTILE_LEVELS):
+        raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
     if not all(isinstance(each, str) for each in _list(forecast, "caveats")):
-        raise StateError("caveats are no words")
+        raise StateError("caveats are not text")
     for law, values in _object(forecast, "parameters").items():
         for name in values if isinstance(values, dict) else (law,):
             _number(values if isinstance(values, dict) else {}, name)
@@ -104,9 +99,9 @@ def _check(record: Mapping[str, Any]) -> None:
     before = -1
     for row in _list(record, "trail"):
         if not isinstance(row, dict):
-            raise StateError("the trail is none")
+            raise StateError("a row of the trail is not an object")
         if _whole(row, "step") <= before:
-            raise StateError("the trail is not in the order of steps")
+            raise StateError("the steps of the trail do not increase")
         before = row["step"]
         _fan(row)
         for name in ("status", "action", "reason"):
@@ -121,12 +116,12 @@ def _check(record: Mapping[str, Any]) -> None:
     _object(record, "state")
 
 
-def _fan(found: Mapping[str, Any]) -> None:
-    steps = _list(found, "steps")
+def _fan(row: Mapping[str, Any]) -> None:
+    steps = _list(row, "steps")
     if not steps or not all(type(x) is int and x >= 0 for x in steps):
-        raise StateError("the steps of a fan are no whole numbers")
+        raise StateError("the steps of a fan are not whole numbers")
     for name in FAN:
-        if len(_numbers(found, name)) != len(steps):
+        if len(_numbers(row, name)) != len(steps):
             raise StateError(f"{name} of a fan is not as long as its steps")
 
 
@@ -143,32 +138,32 @@ def _word(record: Mapping[str, Any], name: str) -> str:
 
 
 def _whole(record: Mapping[str, Any], name: str) -> int:
-    found = _of(int, record, name)
-    if type(found) is not int or abs(found) > 2**53:
-        raise StateError(f"{name} is no whole number that makes sense: {found!r:.40}")
-    return found
+    value = _of(int, record, name)
+    if type(value) is not int or abs(value) > 2**53:
+        raise StateError(f"{name} is not a possible whole number: {value!r:.40}")
+    return value
 
 
 def _of(kind: type[T], record: Mapping[str, Any], name: str) -> T:
-    found = record.get(name)
-    if not isinstance(found, kind):
-        raise StateError(f"{name} is {found!r:.40}, not {kind.__name__}")
-    return found
+    value = record.get(name)
+    if not isinstance(value, kind):
+        raise StateError(f"{name} is {value!r:.40}, not {kind.__name__}")
+    return value
 
 
 def _number(record: Mapping[str, Any], name: str) -> None:
-    """A finite number, or None where it is not known."""
-    found = record.get(name)
-    if found is not None and (type(found) not in (int, float) or not math.isfinite(found)):
-        raise StateError(f"{name} is no number: {found!r:.40}")
+    """Raise StateError unless the value is a finite number, or None where unknown."""
+    value = record.get(name)
+    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        raise StateError(f"{name} is not a number: {value!r:.40}")
 
 
 def _numbers(record: Mapping[str, Any], name: str) -> list[Any]:
-    found = _list(record, name)
-    for each in found:
-        _number({name: each}, name)
-    return found
+    values = _list(record, name)
+    for value in values:
+        _number({name: value}, name)
+    return values
 
 
-def _refused(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")

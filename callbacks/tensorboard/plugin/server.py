@@ -28,28 +28,29 @@ __all__ = ["ForecastPlugin", "lighter"]
 
 T = TypeVar("T")
 Series = tuple[str, str, Any]
-"""A run, a tag and what is told of it: its last step and when that was."""
+"""A run, a tag and TensorBoard's metadata of its tensors, such as the last step and its time."""
 
 _SCRIPTS = ("index", "panel", "charts", "dom", "runs", "story", "theme", "what_if", "words", "zoom")
 _PAGE = {**{f"{name}.js": "text/javascript" for name in _SCRIPTS}, "panel.css": "text/css"}
 _REGISTERS = re.compile(rb"(\w+)\.register\(\[(?:\w+\(\),){20,}\w+\(\)\]\);(?=\w+\.exports=\1)")
 _DAY = 86_400  # seconds
-_LONGEST_QUESTION = 4096  # bytes
-_PATIENCE = 5.0  # seconds that a what-if waits for others
-_ROWS, _RUNS = 4096, 16  # how many rows of the table, and whole runs, are kept in memory
+_MAX_QUESTION_BYTES = 4096
+_MAX_WAIT_SECONDS = 5.0  # of a what-if for others
+_CACHED_ROWS = 4096  # of the table
+_CACHED_RUNS = 16
 
 
 class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
-    """Serves the page, and what it shows of the summaries in the logs.
+    """Serves the page and the data of the summaries in the logs.
 
     Routes, below ``/data/plugin/lossforecast``:
 
-    * ``/runs``: all runs in few words, what had to be skipped, and the folder of the logs;
-    * ``/run?run=..&tag=..``: all of one;
+    * ``/runs``: a row for each run, the summaries that cannot be read, and the folder of the logs;
+    * ``/run?run=..&tag=..``: the details of one run;
     * ``/what_if``: POST; as in `lossforecast.callbacks.tensorboard.plugin.what_if.answer`, with
       "run" and "tag".
 
-    Answers are JSON; what cannot be answered is told under "error".
+    Answers are JSON; errors have a message under "error".
     """
 
     plugin_name = record.PLUGIN
@@ -58,9 +59,9 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         super().__init__(context)
         self._provider = context.data_provider
         self._logdir = str(context.logdir or "")
-        self._rows: _Kept[dict[str, Any]] = _Kept(_ROWS)
-        self._records: _Kept[dict[str, Any]] = _Kept(_RUNS)
-        self._forecasters: _Kept[Forecaster] = _Kept(_RUNS)
+        self._rows: _Cache[dict[str, Any]] = _Cache(_CACHED_ROWS)
+        self._records: _Cache[dict[str, Any]] = _Cache(_CACHED_RUNS)
+        self._forecasters: _Cache[Forecaster] = _Cache(_CACHED_RUNS)
         self._asking = threading.Lock()
 
     def get_plugin_apps(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         }
 
     def is_active(self) -> bool:
-        """Never by itself: TensorBoard asks its data for summaries of this name."""
+        """False: TensorBoard activates the tab if its data has summaries of this plugin."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
@@ -88,7 +89,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         rows: list[dict[str, Any]] = []
         skipped: list[dict[str, Any]] = []
         series = self._series(request)
-        unknown = [each for each in series if self._rows.get(_key(each)) is None]
+        unknown = [one for one in series if self._rows.get(_key(one)) is None]
         for (run, tag, about), packed in self._latest(request, unknown):
             try:
                 self._rows.put(_key((run, tag, about)), overview(record.read(packed)))
@@ -107,19 +108,19 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return {"run": series[0], "tag": series[1], **shown(self._record(request, series))}
 
     def _serve_what_if(self, request: wrappers.Request) -> dict[str, Any]:
-        request.max_content_length = _LONGEST_QUESTION
+        request.max_content_length = _MAX_QUESTION_BYTES
         try:
             asked = json.loads(request.get_data(cache=False))
         except RequestEntityTooLarge as error:
-            why = f"a question has at most {_LONGEST_QUESTION} bytes"
+            why = f"a question may have at most {_MAX_QUESTION_BYTES} bytes"
             raise _RefusedError(413, why) from error
         except (ValueError, RecursionError) as error:
-            raise _RefusedError(400, f"the question is no JSON: {error}") from error
+            raise _RefusedError(400, f"the question is not JSON: {error}") from error
         if not isinstance(asked, dict):
             raise _RefusedError(400, "the question must be an object with run, tag and a schedule")
         series = self._asked_for(request, asked)
-        if not self._asking.acquire(timeout=_PATIENCE):
-            raise _RefusedError(503, "others are asking: try again")
+        if not self._asking.acquire(timeout=_MAX_WAIT_SECONDS):
+            raise _RefusedError(503, "the server is busy with another question: try again")
         try:
             now = self._record(request, series)["step"]
             return answer(self._forecaster(request, series), now, asked)
@@ -129,20 +130,20 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     # ------------------------------------------------------------------ inside
 
     def _series(self, request: wrappers.Request) -> list[Series]:
-        found = self._provider.list_tensors(
+        tensors = self._provider.list_tensors(
             plugin_util.context(request.environ),
             experiment_id=plugin_util.experiment_id(request.environ),
             plugin_name=record.PLUGIN,
         )
-        return [(run, tag, about) for run, tags in found.items() for tag, about in tags.items()]
+        return [(run, tag, about) for run, tags in tensors.items() for tag, about in tags.items()]
 
     def _latest(
         self, request: wrappers.Request, series: list[Series]
     ) -> list[tuple[Series, bytes]]:
-        """The latest summary of each; those that are no text are none."""
+        """The latest record of each series, packed; empty where its tensor is not a string."""
         if not series:
             return []
-        found = self._provider.read_tensors(
+        tensors = self._provider.read_tensors(
             plugin_util.context(request.environ),
             experiment_id=plugin_util.experiment_id(request.environ),
             plugin_name=record.PLUGIN,
@@ -153,58 +154,58 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         )
         latest = []
         for run, tag, about in series:
-            values = found.get(run, {}).get(tag, [])
+            values = tensors.get(run, {}).get(tag, [])
             packed = values[-1].numpy.ravel().tolist() if values else []
-            sound = len(packed) == 1 and isinstance(packed[0], bytes)
-            latest.append(((run, tag, about), packed[0] if sound else b""))
+            is_string = len(packed) == 1 and isinstance(packed[0], bytes)
+            latest.append(((run, tag, about), packed[0] if is_string else b""))
         return latest
 
     def _asked_for(self, request: wrappers.Request, asked: Any) -> Series:
         run, tag = asked.get("run"), asked.get("tag")
         if not isinstance(run, str) or not isinstance(tag, str):
-            raise _RefusedError(400, "name a run and a tag")
+            raise _RefusedError(400, "give a run and a tag")
         for series in self._series(request):
             if series[:2] == (run, tag):
                 return series
         raise _RefusedError(404, f"there is no forecast {tag!r:.80} of a run {run!r:.80}")
 
     def _record(self, request: wrappers.Request, series: Series) -> dict[str, Any]:
-        found = self._records.get(_key(series))
-        if found is None:
+        cached = self._records.get(_key(series))
+        if cached is None:
             ((_, packed),) = self._latest(request, [series])
-            found = record.read(packed)
-            self._records.put(_key(series), found)
-        return found
+            cached = record.read(packed)
+            self._records.put(_key(series), cached)
+        return cached
 
     def _forecaster(self, request: wrappers.Request, series: Series) -> Forecaster:
-        found = self._forecasters.get(_key(series))
-        if found is None:
-            found = Forecaster.from_state_dict(self._record(request, series)["state"])
-            self._forecasters.put(_key(series), found)
-        return found
+        cached = self._forecasters.get(_key(series))
+        if cached is None:
+            cached = Forecaster.from_state_dict(self._record(request, series)["state"])
+            self._forecasters.put(_key(series), cached)
+        return cached
 
     def _answering(
         self, answer_to: Callable[[wrappers.Request], dict[str, Any]], method: str = "GET"
     ) -> Any:
-        """A route that answers in JSON, whatever is asked."""
+        """A route that answers in JSON, also to impossible requests."""
 
         @wrappers.Request.application
         def application(request: wrappers.Request) -> wrappers.Response:
             code = 200
             try:
                 if request.method != method:
-                    raise _RefusedError(405, f"ask with {method}")
-                told: dict[str, Any] = answer_to(request)
+                    raise _RefusedError(405, f"use {method}")
+                answered: dict[str, Any] = answer_to(request)
             except _RefusedError as refused:
-                code, told = refused.code, {"error": str(refused)}
+                code, answered = refused.code, {"error": str(refused)}
             except StateError as error:
-                code, told = 422, {"error": f"the summary of this run is not used: {error}"}
+                code, answered = 422, {"error": f"the summary of this run cannot be used: {error}"}
             except LossForecastError as error:
-                code, told = 400, {"error": str(error)}
+                code, answered = 400, {"error": str(error)}
             except tb_errors.NotFoundError as error:
-                code, told = 404, {"error": str(error)}
+                code, answered = 404, {"error": str(error)}
             response: wrappers.Response = http_util.Respond(
-                request, json.dumps(told, allow_nan=False), "application/json", code=code
+                request, json.dumps(answered, allow_nan=False), "application/json", code=code
             )
             return response
 
@@ -212,35 +213,35 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
 
 class _RefusedError(Exception):
-    """A request that is not answered."""
+    """A request that is refused, with its HTTP status code."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
         self.code = code
 
 
-class _Kept(Generic[T]):
-    """What was used last, so much of it and no more."""
+class _Cache(Generic[T]):
+    """The values that were used last, a limited number of them."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._found = most, OrderedDict[Hashable, T]()
+    def __init__(self, size: int) -> None:
+        self._size, self._values = size, OrderedDict[Hashable, T]()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> T | None:
         with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-            return self._found.get(key)
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
 
     def put(self, key: Hashable, value: T) -> None:
         with self._lock:
-            self._found[key] = value
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
+            self._values[key] = value
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
 
 
 def _key(series: Series) -> Hashable:
-    """Of the latest summary of a run."""
+    """The key under which the latest summary of a series is cached."""
     run, tag, about = series
     return run, tag, about.max_step, about.max_wall_time
 
@@ -256,16 +257,16 @@ def _plotly() -> bytes:
 
 
 def lighter(bundle: bytes) -> bytes:
-    """Plotly.js without its start of all kinds of charts but lines, which takes a browser long.
+    """Plotly.js without the registration of chart types other than lines, which is slow to load.
 
-    They are registered in one call at the very end; a bundle that is built otherwise stays as is.
+    They are registered in one call at its end; a bundle built in another way is left unchanged.
     """
-    rest, calls = _REGISTERS.subn(b"", bundle)
-    return rest if calls == 1 else bundle
+    lighter_bundle, calls = _REGISTERS.subn(b"", bundle)
+    return lighter_bundle if calls == 1 else bundle
 
 
 def _file(content: Callable[[], bytes], kind: str, keep: int = 0, packed: str | None = None) -> Any:
-    """A route to a file of the package."""
+    """A route that serves a file of the package."""
 
     @wrappers.Request.application
     def application(request: wrappers.Request) -> wrappers.Response:

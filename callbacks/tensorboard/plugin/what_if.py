@@ -1,4 +1,4 @@
-"""What if a run went on with another schedule: the question checked, and its answer."""
+"""What-if questions: the forecast of a run under another schedule."""
 
 import json
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import fan, short
 from lossforecast.errors import ConfigurationError, LossForecastError, StateError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import LRSchedule, code_of
 
-__all__ = ["SHAPES", "answer", "drawn"]
+__all__ = ["answer", "drawn"]
 
-SHAPES = ("linear", "cosine", "sqrt", "exp")
-_LONGEST = 20  # times as long as planned
-_STOPS = 33  # of a fan
+_MAX_LENGTH_RATIO = 20  # of the length asked about to the planned length
+_STOPS = 33  # steps of a fan
 _POINTS = 257  # of a schedule that is drawn
 
 
@@ -24,28 +24,28 @@ def answer(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dict[s
     """Forecast a run as planned and under another schedule.
 
     Args:
-        forecaster: of the run.
+        forecaster: the forecaster of the run.
         now: optimizer steps taken.
-        asked: "decay_start" and "total_steps", steps; "end_lr", the last learning rate; and
-            "shape", one of `SHAPES`. As the run goes on while people ask: a decay that was to
-            start in the past starts now, and one that was to end there ends a step later.
+        asked: "decay_start" and "total_steps" in steps; "end_lr", the last learning rate; and
+            "shape", one of `SHAPES`. Because the run goes on meanwhile, a decay that would start in
+            the past starts now, and one that would end in the past ends one step later.
 
     Raises:
-        ConfigurationError, ScheduleError: what is asked makes no sense.
-        StateError: no forecast can be made with the numbers that were saved.
+        ConfigurationError, ScheduleError: the schedule asked about is impossible.
+        StateError: the saved state of the run does not allow a forecast.
     """
     try:
-        told = _answered(forecaster, now, asked)
-        json.dumps(told, allow_nan=False)
+        answered = _answered(forecaster, now, asked)
+        json.dumps(answered, allow_nan=False)
     except LossForecastError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise StateError(f"no forecast can be made with its numbers: {error!r:.200}") from error
-    return told
+        raise StateError(f"its numbers do not allow a forecast: {error!r:.200}") from error
+    return answered
 
 
 def drawn(schedule: LRSchedule) -> dict[str, list[Any]]:
-    """A schedule as a line of at most a few hundred points."""
+    """Points of a schedule for a line, a few hundred at most: "steps" and "lr"."""
     last = schedule.total_steps
     even = np.rint(np.linspace(1, last, min(_POINTS, last))).astype(np.int64)
     bends = schedule.knots[0]
@@ -62,19 +62,15 @@ def _answered(forecaster: Forecaster, now: int, asked: Mapping[str, Any]) -> dic
     gain = planned.gain(other)
     lines = {"fan": fan(tried, _STOPS), "schedule": drawn(tried.schedule)}
     return {
-        "plan": _told(planned),
-        "what_if": {**_told(tried), **lines},
+        "plan": _forecast_dict(planned),
+        "what_if": {**_forecast_dict(tried), **lines},
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
         "code": code_of(other),
     }
 
 
-def _told(forecast: Forecast) -> dict[str, Any]:
-    return {
-        **forecast.summary(),
-        "total_steps": forecast.schedule.total_steps,
-        "caveats": [str(each) for each in forecast.caveats],
-    }
+def _forecast_dict(forecast: Forecast) -> dict[str, Any]:
+    return {**forecast.to_dict(), "total_steps": forecast.schedule.total_steps}
 
 
 def _checked(
@@ -86,27 +82,27 @@ def _checked(
     start, total = max(start, now), max(total, now + 1)
     if start >= total:
         raise ConfigurationError(f"total_steps is {total}: it must be after decay_start, {start}")
-    if total > _LONGEST * planned:
+    if total > _MAX_LENGTH_RATIO * planned:
         raise ConfigurationError(
-            f"total_steps is {total}: at most {_LONGEST} times the {planned} that are planned"
+            f"total_steps is {total}: give at most {_MAX_LENGTH_RATIO} times the planned {planned}"
         )
     if not isinstance(shape, str) or shape not in SHAPES:
-        raise ConfigurationError(f"shape is {shape!r:.40}: one of {', '.join(SHAPES)}")
+        raise ConfigurationError(f"shape is {shape!r:.40}: give one of {', '.join(SHAPES)}")
     return start, total, end, shape
 
 
 def _rate(asked: Mapping[str, Any], peak: float) -> float:
-    found: Any = asked.get("end_lr")
-    if type(found) not in (int, float) or not 0 <= found <= 10 * peak:
+    rate: Any = asked.get("end_lr")
+    if type(rate) not in (int, float) or not 0 <= rate <= 10 * peak:
         raise ConfigurationError(
-            f"end_lr is {found!r:.40}: it must be a learning rate from 0 to ten times the peak, "
+            f"end_lr is {rate!r:.40}: it must be a learning rate from 0 to ten times the peak, "
             f"{peak:g}"
         )
-    return float(found)
+    return float(rate)
 
 
 def _whole(asked: Mapping[str, Any], name: str) -> int:
-    found = asked.get(name)
-    if type(found) is not int:
-        raise ConfigurationError(f"{name} is {found!r:.40}: it must be a whole number of steps")
-    return found
+    value = asked.get(name)
+    if type(value) is not int:
+        raise ConfigurationError(f"{name} is {value!r:.40}: it must be a whole number of steps")
+    return value

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossforecast.callbacks.distributed.protocol import Block, Change, Member, Message, Need, Wish
+from lossforecast.callbacks.distributed.header import Request
+from lossforecast.callbacks.distributed.protocol import Block, Change, Member, Message, Need
 from lossforecast.schedule.lr_schedule import Decay, LRSchedule
 
 EVERY = 3
@@ -48,20 +49,20 @@ class Process:
     def __post_init__(self) -> None:
         size = len(self.world.lengths)
         self.member = Member(self.rank, size, 0, 2 * EVERY, self.deliver)
-        self.conversation = self.member.converse()
+        self.conversation = self.member.exchange()
         self.need: Any = next(self.conversation)
         self.joined = 0  # collectives taken part in
 
-    def deliver(self, message: Message) -> Wish:
+    def deliver(self, message: Message) -> Request:
         if isinstance(message, Change):
             self.heard.append(message)
-            return Wish()
+            return Request()
         if self.fails_at is not None and message.step >= self.fails_at:
             raise ZeroDivisionError("scripted")
         self.heard.append(message)
         stop = self.wants_stop_at is not None and message.step >= self.wants_stop_at
         decay = self.wants_decay_at is not None and message.step >= self.wants_decay_at
-        return Wish(stop, DECAY if decay and self.begun is None else None)
+        return Request(stop, DECAY if decay and self.begun is None else None)
 
     # the loop, as `Pipeline` does it
 
@@ -69,7 +70,7 @@ class Process:
         if self.calls >= self.next or self.waits:
             if not self.waits and self.calls - self.calls % EVERY > self.posted:
                 self.post(leaves=False)
-            following = self.member.look((self.calls // EVERY + 1) * EVERY)
+            following = self.member.schedule_poll((self.calls // EVERY + 1) * EVERY)
             self.waits = following is None and not self.over
             if self.waits:
                 return
@@ -137,7 +138,7 @@ class World:
         acts: list[Callable[[Process], None]] = []
         if process.dead:
             return acts
-        answered = not process.member.asked or process.over
+        answered = not process.member.agreeing or process.over
         if not process.done and (answered or not process.waits) and not self.held(process):
             acts.append(Process.loop)
         if process.need is Need.MESSAGE:
@@ -170,8 +171,8 @@ class World:
             self.gathered.append({})
         gathered = self.gathered[turn]
         if process.rank not in gathered:
-            promise = process.need is Need.PROMISE
-            gathered[process.rank] = process.member.promise() if promise else process.need
+            promise = process.need is Need.NEXT_POLL
+            gathered[process.rank] = process.member.freeze_poll() if promise else process.need
             if len(gathered) == len(self.processes):
                 values = list(gathered.values())
                 kinds = {type(value) for value in values}
@@ -201,12 +202,12 @@ def world_of(sizes: list[int], seed: int, *, lockstep: bool = True, **decides: A
 def test_losses_are_averaged_over_those_that_have_one() -> None:
     heard: list[Message] = []
 
-    def deliver(message: Message) -> Wish:
+    def deliver(message: Message) -> Request:
         heard.append(message)
-        return Wish()
+        return Request()
 
     members = [Member(rank, 3, 10, 8, deliver) for rank in range(3)]
-    conversations = [member.converse() for member in members]
+    conversations = [member.exchange() for member in members]
     for conversation in conversations:
         next(conversation)
     blocks = [
@@ -328,9 +329,9 @@ def test_no_loop_waits_for_one_that_dies(
 
 
 def test_processes_at_different_steps_part() -> None:
-    members = [Member(rank, 3, 0, 8, lambda message: Wish()) for rank in range(3)]
+    members = [Member(rank, 3, 0, 8, lambda message: Request()) for rank in range(3)]
     for other in (4, 4096 + 3, 3 * 4096, 10**9):
-        conversations = [member.converse() for member in members]
+        conversations = [member.exchange() for member in members]
         for conversation in conversations:
             next(conversation)
         blocks = [block([], [], 3), block([], [], other), block([], [], 3)]

@@ -13,7 +13,7 @@ from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import AnnealingProbe, TransformersLossForecast
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 from lossforecast.runs.windows import mean_step
 
 STEPS = 240
@@ -196,7 +196,7 @@ def test_a_callback_can_be_used_again_and_is_restored_by_the_trainer(tmp_path: P
     assert callback.forecast is not None
     assert callback.forecast.mean == once.mean
     again: Any = TransformersLossForecast.from_state(callback.state())  # type: ignore
-    assert (again.monitor, again.every_n_steps) == (None, 20)
+    assert (again.settings.monitor, again.settings.every_n_steps) == (None, 20)
     assert again._saved is not None
 
 

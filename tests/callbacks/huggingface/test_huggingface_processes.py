@@ -1,8 +1,5 @@
 """`TransformersLossForecast` in two processes."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from support.hf_processes import (
     apart,
 )
 from support.hf_runs import SCRIPT
+from support.launch import TORCHRUN, launch, results
 
 from lossforecast import RunStore
 
@@ -20,12 +18,8 @@ from lossforecast import RunStore
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("trainers")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    launch(*TORCHRUN, SCRIPT, folder, limit=900)
+    return folder, results(folder)
 
 
 def test_only_the_first_process_forecasts_the_mean_of_both_and_writes(found: Any) -> None:

@@ -167,7 +167,7 @@ def test_averages_of_another_run_or_none_are_not_resumed(
         train(tmp_path / name, [callback()], **SAVE)
     assert resumed("run") == []
     (line,) = resumed("other")
-    assert "other/checkpoint-60/lossforecast_probe.pt is of another run" in line
+    assert "other/checkpoint-60/lossforecast_probe.pt belongs to another run" in line
     (line,) = resumed("elsewhere")
     assert "elsewhere/checkpoint-60/lossforecast_probe.pt is missing" in line
 

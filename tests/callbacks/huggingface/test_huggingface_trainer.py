@@ -23,7 +23,7 @@ from lossforecast import LRSchedule, RunStore
 from lossforecast.callbacks import TransformersLossForecast
 from lossforecast.callbacks.capture.loss_capture import innermost
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies.recommend import Reason
+from lossforecast.policies import Reason
 from lossforecast.runs.windows import mean_step
 from lossforecast.status import Caveat
 
@@ -98,7 +98,7 @@ def test_a_metric_that_is_to_rise_stops_nothing(
     assert trainer.state.global_step == TOTAL
     assert callback.forecast is not None
     warning = warnings_in(caplog)[0]
-    assert f"{monitor!r} is better where it is higher" in warning
+    assert f"{monitor!r} is better when higher" in warning
     assert "nothing will be stopped or changed" in warning
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_an_exception_ended_has_failed_in_the_store(tmp_path: Path, a
     [
         "pipeline.pipeline.Pipeline.leave",
         "pipeline.pipeline.Pipeline.record_end",
-        "capture.loss_capture._kept",
+        "capture.loss_capture.copied",
     ],
 )
 def test_an_error_of_ours_at_any_place_does_not_end_the_training(
@@ -147,7 +147,7 @@ def test_an_error_of_ours_at_any_place_does_not_end_the_training(
     for _ in range(2):  # the second lets go of the first
         trainer, _ = train(tmp_path, [callback])
         assert trainer.state.global_step == TOTAL
-    assert callback.switched_off == (broken == "capture.loss_capture._kept")
+    assert callback.switched_off == (broken == "capture.loss_capture.copied")
     traces = [each for each in caplog.records if each.exc_info]
     assert len(traces) == {"leave": 3}.get(broken.split(".")[-1], 2)
     optimizer: Any = innermost(trainer.optimizer)
@@ -157,14 +157,14 @@ def test_an_error_of_ours_at_any_place_does_not_end_the_training(
 @pytest.mark.parametrize(
     ("monitor", "options", "said"),
     [
-        (None, {"logging_strategy": "no"}, ["0 losses in 120 steps", "told no training loss"]),
-        (None, {"logging_steps": 500}, ["0 losses in 120 steps", "told no training loss"]),
+        (None, {"logging_strategy": "no"}, ["0 losses in 120 steps", "logged no training loss"]),
+        (None, {"logging_steps": 500}, ["0 losses in 120 steps", "logged no training loss"]),
         (
             None,
             {"logging_steps": 10},
             ["12 losses in 120 steps. Give TrainingArguments(logging_st"],
         ),
-        ("eval_loss", {}, ["0 losses in 120 steps", "told no eval_loss"]),
+        ("eval_loss", {}, ["0 losses in 120 steps", "logged no eval_loss"]),
         ("eval_loss", EVALUATE, []),
     ],
 )

@@ -1,13 +1,11 @@
 """`LightningLossForecast` in two processes under DDP."""
 
-import json
 import os
-import signal
-import subprocess
 import sys
 from typing import Any
 
 import pytest
+from support.launch import launch, results
 from support.lightning_runs import IGNORED_WARNINGS
 
 pytestmark = IGNORED_WARNINGS
@@ -15,9 +13,11 @@ REPEATS = 20 if os.environ.get("LOSSFORECAST_FULL") else 1
 
 
 RANKS = '''
-import json, sys, time, warnings
+import json, sys, warnings
 import lightning.pytorch as pl, torch
+from support.pacing import LONELY, PATIENT, keep_pace
 from lossforecast.callbacks import LightningLossForecast
+from lossforecast.callbacks.distributed import Team
 from lossforecast.policies import Action, Reason, Recommendation
 
 warnings.simplefilter("ignore")
@@ -30,7 +30,7 @@ class Module(pl.LightningModule):
         self.nan_from = nan_from
 
     def training_step(self, batch, batch_idx):
-        time.sleep(0.01 if self.global_step < 30 else 0.05)  # time for the forecast that stops
+        keep_pace(self.global_step, lead=4)
         loss = 2 + (self.global_step + 1) ** -0.5 + 0.0 * self.layer(torch.ones(1)).sum()
         loss = loss + 0.1 * self.trainer.global_rank
         self.log("epoch_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
@@ -48,7 +48,8 @@ class SaveAt(pl.Callback):
         if trainer.global_step == self.step:
             trainer.save_checkpoint(f"{folder}/saved.ckpt")
 
-def run(*callbacks, epochs=1, resume=False, **options):
+def run(*callbacks, epochs=1, resume=False, timeouts=PATIENT, **options):
+    Team.timeouts = timeouts
     trainer = pl.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_epochs=epochs, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -97,7 +98,7 @@ found = {
     "without": run(),
     "advises": run(watched(on_rank(0, stop), stop=False)),
     "other wishes": run(watched(on_rank(1, stop))),
-    "unready": run(watched(on_rank(0, stop), kind=Unready)),
+    "unready": run(watched(on_rank(0, stop), kind=Unready), timeouts=LONELY),
     "metric": run(
         watched(on_rank(0, stop), on_rank(1, fail), monitor="epoch_loss", every=2), epochs=25
     ),
@@ -117,19 +118,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "ranks.py"
     script.write_text(RANKS)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder), str(REPEATS)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=120 + 30 * REPEATS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the processes it started as well
-        pytest.fail(f"the two processes wait for each other: {process.communicate()[0].decode()}")
-    assert process.returncode == 0, output.decode()
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    launch(sys.executable, script, folder, REPEATS, limit=300 + 60 * REPEATS)
+    return results(folder)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from lossforecast import LRSchedule
 from lossforecast.callbacks import LightningLossForecast
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.recommend import Situation
+from lossforecast.policies import Situation
 
 pytestmark = IGNORED_WARNINGS
 

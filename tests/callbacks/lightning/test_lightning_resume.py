@@ -130,7 +130,7 @@ def test_what_cannot_be_pickled_is_not_in_a_checkpoint(tmp_path: Path) -> None:
         policy=lambda situation: lock and None, sinks=[lambda update: lock and None]
     )
     with pytest.raises((TypeError, AttributeError)):
-        pickle.dumps(callback.policies)
+        pickle.dumps(callback.settings.policies)
     path = saved_run(tmp_path, callback, max_epochs=2)
     assert not callback.switched_off
     assert callback.state_key in torch.load(path, weights_only=True)["callbacks"]

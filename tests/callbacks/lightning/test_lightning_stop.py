@@ -11,7 +11,7 @@ from support.lightning_runs import IGNORED_WARNINGS, Metrics, Scripted, loader, 
 from support.logs import warnings_in
 
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 
 pytestmark = IGNORED_WARNINGS
 
@@ -134,7 +134,7 @@ def test_a_metric_that_is_to_rise_stops_nothing(caplog: pytest.LogCaptureFixture
     trainer = trainer_of(callback, max_epochs=2, val_check_interval=4)
     trainer.fit(Rising(), loader(50), loader(1))
     assert trainer.global_step == 100
-    assert "'val_accuracy' is better where it is higher" in warnings_in(caplog)[0]
+    assert "'val_accuracy' is better when higher" in warnings_in(caplog)[0]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def test_formulas_of_any_composition_agree_with_stepping(factory: Factory, taken
         assume(False)
     assume((truth[0] >= 0).all())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_EXACT", 5)  # the search then looks at each of so few steps
+        patch.setattr(
+            module, "_MAX_EXACT_STEPS", 5
+        )  # the search then looks at each of so few steps
         for group in range(2):
             schedule = schedule_from_torch(
                 make(), total_steps=taken + HORIZON, step=taken, group=group
@@ -79,8 +81,8 @@ WITHOUT_FORMULA = {
 def test_formulas_from_every_turn(
     name: str, tensor: bool, by_hand: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_EXACT", 20)
-    monkeypatch.setattr(module, "_AFFORDABLE", HORIZON if name in WITHOUT_FORMULA else 0)
+    monkeypatch.setattr(module, "_MAX_EXACT_STEPS", 20)
+    monkeypatch.setattr(module, "_MAX_STEPPED", HORIZON if name in WITHOUT_FORMULA else 0)
 
     def make(taken: int) -> Any:
         scheduler = quietly(ALL[name], optimizer_of(1, tensor))
@@ -138,8 +140,8 @@ LONG_SCHEDULERS: dict[str, Factory] = {
 
 @pytest.mark.parametrize("name", LONG_SCHEDULERS)
 def test_far_future_agrees_with_stepping(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_EXACT", 10_000)
-    monkeypatch.setattr(module, "_AFFORDABLE", LONG if name == "SWALR" else 0)  # by formulas
+    monkeypatch.setattr(module, "_MAX_EXACT_STEPS", 10_000)
+    monkeypatch.setattr(module, "_MAX_STEPPED", LONG if name == "SWALR" else 0)  # by formulas
     scheduler = LONG_SCHEDULERS[name](optimizer_of())
     schedule = schedule_from_torch(scheduler, total_steps=LONG)
     assert Caveat.SCHEDULE_APPROXIMATED in schedule.caveats

@@ -23,7 +23,7 @@ from support.torch_schedulers import (
 )
 from torch.optim import lr_scheduler as torch_lr
 
-from lossforecast.callbacks.lr_schedulers.from_torch import every, schedule_from_torch
+from lossforecast.callbacks.lr_schedulers import every, schedule_from_torch
 
 
 @pytest.mark.parametrize("groups", [1, 3])

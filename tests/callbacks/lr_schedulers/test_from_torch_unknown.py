@@ -22,7 +22,7 @@ from support.torch_schedulers import (
 from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast import LRSchedule
-from lossforecast.callbacks.lr_schedulers.from_torch import every, schedule_from_torch
+from lossforecast.callbacks.lr_schedulers import every, schedule_from_torch
 from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.status import Caveat
 

@@ -34,7 +34,7 @@ def test_nothing_is_touched(
     name: str, tensor: bool, far: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if far:
-        monkeypatch.setattr(module, "_EXACT", 5)
+        monkeypatch.setattr(module, "_MAX_EXACT_STEPS", 5)
     scheduler = quietly(ALL[name], optimizer_of(2, tensor))
     walked(scheduler, 3)
     before = frozen(scheduler), frozen(scheduler.state_dict()), surroundings()

@@ -22,7 +22,7 @@ from support.lint_runs import (
     warnings_without_error,
 )
 
-from lossforecast.callbacks.lr_schedulers.from_torch import (
+from lossforecast.callbacks.lr_schedulers import (
     every,
     schedule_from_torch,
     steps_per_call,
@@ -54,7 +54,7 @@ class Accelerated:
 @pytest.fixture
 def four(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A run of four processes, as far as the scheduler is concerned."""
-    monkeypatch.setattr("lossforecast.callbacks.lr_schedulers.from_torch.processes", lambda: (0, 4))
+    monkeypatch.setattr("lossforecast.callbacks.lr_schedulers.stepping.processes", lambda: (0, 4))
     return 4  # type: ignore[return-value]
 
 

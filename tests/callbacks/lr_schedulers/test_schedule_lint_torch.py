@@ -91,7 +91,7 @@ def test_the_fix_of_an_overrun_is_one(caplog: pytest.LogCaptureFixture) -> None:
         loop(lambda o: one_cycle_after(o, 20, 150), total_steps=N)
     (message,) = warnings_without_error(caplog)
     assert "made for 130 steps, but this run will step it 180 times" in message
-    assert "Make it with total_steps=180." in message
+    assert "Create it with total_steps=180." in message
     caplog.clear()
     loop(lambda o: one_cycle_after(o, 20, 200))
     assert warnings_without_error(caplog) == []
@@ -102,7 +102,7 @@ def test_a_scheduler_of_epochs_stepped_each_step(caplog: pytest.LogCaptureFixtur
     (message,) = warnings_without_error(caplog)
     assert "schedule lint, many_cycles: " in message
     assert "70 times in 980 steps" in message
-    assert "give steps_per_scheduler_step" in message
+    assert "set steps_per_scheduler_step" in message
 
 
 def test_a_scheduler_stepped_each_epoch_and_planned_each_step(
@@ -114,7 +114,9 @@ def test_a_scheduler_stepped_each_epoch_and_planned_each_step(
     loop(lambda o: torch_lr.StepLR(o, 150), calls=each_epoch, every_n_steps=5)
     (message,) = warnings_without_error(caplog)
     assert "schedule lint, stepped_too_seldom: " in message
-    assert "in 10 optimizer steps the scheduler moved by 0, planned were 10" in message
+    assert (
+        "in 10 optimizer steps the scheduler moved by 0 steps instead of the planned 10" in message
+    )
     assert "steps_per_scheduler_step=" in message
 
 
@@ -124,7 +126,7 @@ def test_a_scheduler_stepped_each_step_and_planned_each_epoch(
     loop(lambda o: torch_lr.StepLR(o, 7), steps_per_scheduler_step=BATCHES)
     (message,) = warnings_without_error(caplog)
     assert "schedule lint, stepped_too_often: " in message
-    assert "planned were 3" in message
+    assert "instead of the planned 3," in message
 
 
 def test_a_scheduler_of_steps_planned_each_epoch(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,7 +144,9 @@ def test_a_scheduler_stepped_for_each_micro_batch(caplog: pytest.LogCaptureFixtu
     loop(lambda o: torch_lr.CosineAnnealingLR(o, N), calls=lambda taken: 4, micro_batches=4)
     (message,) = warnings_without_error(caplog)
     assert "schedule lint, stepped_too_often: " in message
-    assert "in 10 optimizer steps the scheduler moved by 40, planned were 10" in message
+    assert (
+        "in 10 optimizer steps the scheduler moved by 40 steps instead of the planned 10" in message
+    )
     assert "not once for each micro-batch or process" in message
 
 

@@ -18,7 +18,7 @@ from lossforecast.callbacks import (
     TorchLossForecast,
     schedule_from_torch,
 )
-from lossforecast.policies.recommend import Reason, Recommendation, Situation
+from lossforecast.policies import Reason, Recommendation, Situation
 from lossforecast.schedule.lr_schedule import Decay
 
 pytestmark = [

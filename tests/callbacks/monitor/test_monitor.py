@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike
 
 from lossforecast import Action, Caveat, Forecaster, LRSchedule, Reason, Recommendation
 from lossforecast.callbacks.monitor.guard import guarded
-from lossforecast.callbacks.monitor.replan import adopt, assumed, follow
-from lossforecast.callbacks.monitor.run_monitor import RunMonitor
+from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.recommend import Policy, Situation
+from lossforecast.policies import Policy, Situation
 
 TOTAL = 1_000
 
@@ -29,6 +28,10 @@ def young(plan: LRSchedule | None = None, seen: int = 400) -> Forecaster:
     forecaster = Forecaster(plan, laws="power")
     forecaster.observe_many(np.arange(seen), curve(np.arange(seen)))
     return forecaster
+
+
+def assumed(schedule: LRSchedule) -> LRSchedule:
+    return schedule.with_caveats(Caveat.LR_ASSUMED)
 
 
 def answering(action: Action) -> Policy:
@@ -104,8 +107,8 @@ def test_who_wants_to_leave_may_leave(
 
 
 def check(monitor: RunMonitor, step: int, present_rate: float) -> Update:
-    update = monitor.judge(step, present_rate)
-    monitor.tell(update)
+    update = monitor.check(step, present_rate)
+    monitor.notify_sinks(update)
     return update
 
 
@@ -223,12 +226,12 @@ def ahead(forecaster: Forecaster, step: int) -> set[float]:
 
 def test_an_assumed_plan_follows_the_rate_that_is_held() -> None:
     forecaster = young(assumed(LRSchedule.constant(TOTAL, 1e-3)), seen=400)
-    follow(forecaster, 400, 1e-3)
+    forecaster.follow_rate(400, 1e-3)
     assert ahead(forecaster, 0) == {1e-3}
-    follow(forecaster, 400, 2e-4)
+    forecaster.follow_rate(400, 2e-4)
     assert ahead(forecaster, 400) == {2e-4}
     assert set(forecaster.schedule.lr(range(1, 401)).tolist()) == {1e-3}, "the past stays"
-    follow(forecaster, 500, 5e-4)
+    forecaster.follow_rate(500, 5e-4)
     assert ahead(forecaster, 500) == {5e-4}
     assert Caveat.LR_ASSUMED in forecaster.forecast().caveats
 
@@ -248,7 +251,7 @@ def test_the_forecast_follows_too() -> None:
 def test_a_plan_that_is_known_does_not_follow() -> None:
     plan = LRSchedule.wsd(TOTAL, 1e-3, warmup=50)
     forecaster = young(plan)
-    follow(forecaster, 400, 5e-4)
+    forecaster.follow_rate(400, 5e-4)
     assert forecaster.schedule == plan
 
 
@@ -257,17 +260,17 @@ def test_what_is_known_of_a_plan_that_is_partly_assumed_stays() -> None:
     known = LRSchedule.wsd(800, 1e-3, warmup=50, end=1e-5)
     plan = assumed(known.extended_to(TOTAL))
     forecaster = young(plan)
-    follow(forecaster, 400, 9e-4)
+    forecaster.follow_rate(400, 9e-4)
     assert forecaster.schedule == plan
     forecaster.observe_many(range(400, 900), curve(range(400, 900)))
-    follow(forecaster, 900, 1e-4)  # where it is only assumed
+    forecaster.follow_rate(900, 1e-4)  # where it is only assumed
     assert ahead(forecaster, 900) == {1e-4}
 
 
 @pytest.mark.parametrize("step", [TOTAL, TOTAL + 50])
 def test_a_plan_that_is_over_does_not_follow(step: int) -> None:
     forecaster = young(assumed(LRSchedule.constant(TOTAL, 1e-3)))
-    follow(forecaster, step, 5e-4)
+    forecaster.follow_rate(step, 5e-4)
     assert ahead(forecaster, 0) == {1e-3}
 
 
@@ -292,7 +295,7 @@ def test_a_plan_that_goes_on_alike_is_kept(caplog: pytest.LogCaptureFixture) -> 
     before = forecaster.state_dict()
     # as a resumed scheduler tells it: it does not know its past, and rounds
     rest = COSINE.lr(np.arange(401, TOTAL + 1)) * (1 + 1e-9)
-    adopt(forecaster, LRSchedule.from_array(np.append(np.full(400, rest[0]), rest)), 400)
+    adopt_plan(forecaster, LRSchedule.from_array(np.append(np.full(400, rest[0]), rest)), 400)
     assert forecaster.state_dict() == before
     assert not caplog.records
 
@@ -310,7 +313,7 @@ def test_another_future_is_adopted_with_a_warning(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     planned, forecaster = CHANGES[name], young(COSINE)
-    adopt(forecaster, planned, 400)
+    adopt_plan(forecaster, planned, 400)
     plan, at = forecaster.schedule, np.arange(401, planned.total_steps + 1)
     assert plan.total_steps == planned.total_steps
     np.testing.assert_allclose(plan.lr(at), planned.lr(at), rtol=1e-12, atol=1e-18)
@@ -322,7 +325,7 @@ def test_another_future_is_adopted_with_a_warning(
 
 def test_it_can_be_adopted_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     forecaster = young(COSINE)
-    adopt(forecaster, CHANGES["longer"], 400, warn=False)
+    assert forecaster.adopt_plan(CHANGES["longer"], 400)
     assert forecaster.total_steps == 2 * TOTAL
     assert not caplog.records
 
@@ -332,7 +335,7 @@ def test_the_saved_plan_stands_for_the_time_before() -> None:
     forecaster = Forecaster(COSINE, laws="power")
     forecaster.observe_many([100, 200, 300], curve([100, 200, 300]))
     planned = LRSchedule.from_array(np.full(2 * TOTAL, 1e-5))  # as of a resumed scheduler
-    adopt(forecaster, planned, 400)
+    adopt_plan(forecaster, planned, 400)
     past, future = np.arange(1, 401), np.arange(401, 2 * TOTAL + 1)
     np.testing.assert_allclose(forecaster.schedule.lr(past), COSINE.lr(past), rtol=1e-12)
     assert set(forecaster.schedule.lr(future).tolist()) == {1e-5}
@@ -341,23 +344,23 @@ def test_the_saved_plan_stands_for_the_time_before() -> None:
 def test_a_run_beyond_its_saved_plan_adopts_a_longer_one() -> None:
     forecaster = young(LRSchedule.cosine(300, 1e-3), seen=400)
     longer = LRSchedule.constant(TOTAL, 5e-4)
-    adopt(forecaster, longer, 400)
+    adopt_plan(forecaster, longer, 400)
     assert forecaster.total_steps == TOTAL
     assert ahead(forecaster, 400) == {5e-4}
 
 
 def test_a_plan_that_ends_before_the_present_step_is_not_adopted() -> None:
     forecaster = young(COSINE)
-    adopt(forecaster, LRSchedule.cosine(400, 1e-3, warmup=50), 400)
+    adopt_plan(forecaster, LRSchedule.cosine(400, 1e-3, warmup=50), 400)
     assert forecaster.schedule == COSINE
 
 
 def test_two_assumed_plans_do_not_contradict_each_other(caplog: pytest.LogCaptureFixture) -> None:
-    # the rate was lowered after the latest check; `follow` sees to it at the next one, as it
+    # the rate was lowered after the latest check; `follow_rate` sees to it at the next one, as it
     # would have in a run that was not interrupted
     plan = assumed(LRSchedule.constant(TOTAL, 1e-3))
     forecaster = young(plan)
-    adopt(forecaster, assumed(LRSchedule.constant(TOTAL, 1e-4)), 400)
+    adopt_plan(forecaster, assumed(LRSchedule.constant(TOTAL, 1e-4)), 400)
     assert forecaster.schedule == plan
     assert not caplog.records
 
@@ -376,7 +379,7 @@ def test_what_says_more_than_an_assumption_is_adopted(
 ) -> None:
     forecaster = young(assumed(LRSchedule.constant(TOTAL, 1e-3)))
     planned = change(forecaster.schedule)
-    adopt(forecaster, planned, 400)
+    adopt_plan(forecaster, planned, 400)
     at = np.arange(401, planned.total_steps + 1)
     np.testing.assert_allclose(forecaster.schedule.lr(at), planned.lr(at), rtol=1e-12, atol=1e-18)
     assert len(caplog.records) == 1

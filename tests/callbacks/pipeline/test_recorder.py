@@ -90,19 +90,19 @@ def test_the_next_run_learns_and_aims(tmp_path: Path, caplog: pytest.LogCaptureF
     (first,) = store.runs()
     second = train(store, total=500, run=about, until=24)
     assert [past.name for past in second.forecaster.prior.past] == [first.key]
-    assert second._monitor.target == first.outcome
+    assert second._pipeline.monitor.target == first.outcome
     assert second.forecast is not None
     assert second.forecast.mean == pytest.approx(2.1335, abs=0.03)  # unlearnt 2.21
     assert any(
-        f"learnt from past runs: {first.name}; the best to beat ended at 2.15" in r.message
+        f"past runs used for the prior: {first.name}; target: the best of them, 2.15" in r.message
         for r in caplog.records
     )
     own = Prior()
-    assert train(store, run=about, target=1.0, until=20)._monitor.target == 1.0
+    assert train(store, run=about, target=1.0, until=20)._pipeline.monitor.target == 1.0
     assert train(store, run=about, prior=own, until=20).forecaster.prior.past
     other = train(store, run=RunInfo(project="two"), until=20)
     assert other.forecaster.prior.past == ()
-    assert other._monitor.target is None
+    assert other._pipeline.monitor.target is None
 
 
 def test_a_guessed_project_gives_no_target(
@@ -112,13 +112,13 @@ def test_a_guessed_project_gives_no_target(
     train(tmp_path / "runs.db")
     other = train(tmp_path / "runs.db", level=4.0, stop=True)
     assert not other.should_stop
-    assert other._monitor.target is None
+    assert other._pipeline.monitor.target is None
     assert other.forecaster.prior.past
-    said = "the best of them is no target unless RunInfo names the project or the dataset"
+    said = "none of them sets a target, because RunInfo names no project or dataset"
     assert caplog.text.count(said) == 2
     about = RunInfo(dataset="this")
-    assert train(tmp_path / "runs.db", run=about)._monitor.target is None  # others have none
-    assert train(tmp_path / "runs.db", run=about, until=1)._monitor.target is not None
+    assert train(tmp_path / "runs.db", run=about)._pipeline.monitor.target is None
+    assert train(tmp_path / "runs.db", run=about, until=1)._pipeline.monitor.target is not None
     assert caplog.text.count(said) == 2
 
 
@@ -192,9 +192,9 @@ def test_two_that_go_on_from_one_checkpoint_have_a_record_each(
     own, kept = store.runs()
     assert kept == done
     assert [run.state for run in (own, kept)] == ["finished", "finished"]
-    assert own.key == first.monitor._monitor.recorder.key  # type: ignore[union-attr]
+    assert own.key == first.monitor._pipeline.monitor.recorder.key  # type: ignore[union-attr]
     assert store.history(own.key).n_observed == 400
-    told = [each.message for each in caplog.records if "another run goes on" in each.message]
+    told = [each.message for each in caplog.records if "another run continues" in each.message]
     assert len(told) == 1
 
 
@@ -277,7 +277,7 @@ def test_a_run_that_is_forgotten_is_written_no_more(
     run.go(400)
     run.monitor.close()
     assert store.runs() == []
-    assert [each for each in told(caplog) if "it is stored no more" in each] == told(caplog)
+    assert [each for each in told(caplog) if "is no longer recorded" in each] == told(caplog)
     assert len(told(caplog)) == 1
 
 
@@ -310,13 +310,13 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
             train(wrong)
         with pytest.raises(ConfigurationError, match=why):
             LightningLossForecast(store=wrong)  # type: ignore[arg-type]
-    assert train(False, until=1)._monitor.recorder is None
+    assert train(False, until=1)._pipeline.monitor.recorder is None
 
 
 def test_a_store_that_is_down_is_told_once_and_training_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "_PATIENCE", 5.0)
+    monkeypatch.setattr(recorder, "_LAST_WRITE_TIMEOUT_S", 5.0)
     down = "postgresql+psycopg://me:secret@127.0.0.1:1/runs"
     monitor = train(down)
     assert monitor.forecast is not None
@@ -325,7 +325,7 @@ def test_a_store_that_is_down_is_told_once_and_training_goes_on(
     assert "127.0.0.1" in first
     assert "training goes on" in first
     assert "secret" not in first
-    assert last == "the end of this run is not in the store"
+    assert last == "the end of this run could not be written to the store"
 
 
 def test_what_a_locked_store_could_not_take_comes_later(
@@ -401,8 +401,8 @@ def test_whatever_goes_wrong_with_the_past_training_begins(
 def test_what_waits_for_a_store_that_is_down_stays_small(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recorder, "_PATIENCE", 5.0)
-    monkeypatch.setattr(recorder, "_MOST", 10)
+    monkeypatch.setattr(recorder, "_LAST_WRITE_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(recorder, "_MAX_WAITING_FORECASTS", 10)
     waiting: list[Any] = []
     written = recorder.RunRecorder._write
 

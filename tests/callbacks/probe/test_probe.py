@@ -101,7 +101,7 @@ def test_a_loss_that_fails_switches_the_probe_off_and_nothing_else(
     assert not monitor.switched_off
     assert monitor.forecast is not None
     assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == [
-        "the annealing probe failed and is switched off; all else goes on"
+        "the annealing probe failed and is switched off; training and forecasts go on"
     ]
 
 

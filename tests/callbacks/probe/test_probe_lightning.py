@@ -99,8 +99,8 @@ def test_training_and_what_it_logs_are_the_same(tmp_path: Path, options: dict[st
         assert torch.equal(one, other)
     assert torch.equal(torch.stack(bare.seen), torch.stack(watched.seen))
     assert callback.forecaster is not None
-    assert callback.probe is not None
-    assert not callback.probe.switched_off
+    assert callback.settings.probe is not None
+    assert not callback.settings.probe.switched_off
     assert len(callback.forecaster._gaps) >= 2
     rows = [
         [line.split(",") for line in path.read_text().splitlines()]
@@ -143,9 +143,9 @@ def test_a_checkpoint_has_the_averages_and_a_resumed_run_measures_the_same(tmp_p
     assert second.forecaster is not None
     early, late = first.forecaster._gaps, second.forecaster._gaps
     assert [gap[:1] + gap[3:] for gap in early] == [gap[:1] + gap[3:] for gap in late]
-    assert first.probe is not None
+    assert first.settings.probe is not None
     # those of looks before the checkpoint alone: after it, chance differs
-    cut = [gap for gap in early if gap.step + 2 * first.probe.every < STEPS // 2]
+    cut = [gap for gap in early if gap.step + 2 * first.settings.probe.every < STEPS // 2]
     assert late[: len(cut)] == cut != []
 
 

@@ -13,7 +13,7 @@ from support.probe_runs import TOTAL, Batch, Net, data, gaps_of, loss_of, seed, 
 from torch import Tensor, nn
 
 from lossforecast.callbacks import AnnealingProbe, TorchLossForecast
-from lossforecast.callbacks.distributed.protocol import Looks
+from lossforecast.callbacks.distributed.protocol import GapBatch
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
 from lossforecast.callbacks.probe.averages import WeightAverages
 from lossforecast.errors import ConfigurationError, StateError
@@ -84,7 +84,7 @@ def test_a_meter_makes_measurements_of_looks() -> None:
     meter = GapMeter((10, 50))
     steps = np.arange(10, 70, 10)
     gaps = np.stack([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [np.nan] * 3 + [1.0] * 3], axis=1)
-    meter.take_in(Looks(steps, gaps), {"train": forecaster})
+    meter.add(GapBatch(steps, gaps), {"train": forecaster})
     assert len(forecaster._gaps) == 1
     found = forecaster._gaps[0]
     assert (found.step, found.value, found.horizon) == (25, 2.5, 10)
@@ -147,7 +147,7 @@ def test_a_resumed_run_measures_and_forecasts_the_same() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"averages": {7: []}}, "another model or over other horizons"),
+        ({"averages": {7: []}}, "another model or other horizons"),
         pytest.param({"began": -1}, "began", marks=pytest.mark.slow),
         pytest.param({"losses": 3}, "not a saved probe", marks=pytest.mark.slow),
     ],

@@ -13,7 +13,7 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveH
 
 from lossforecast import ConfigurationError, LRSchedule, RunInfo
 from lossforecast.callbacks import ForecastPruner
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 
 TOTAL, EVERY = 1_000, 20
 

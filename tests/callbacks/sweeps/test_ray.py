@@ -21,7 +21,7 @@ from ray.tune.schedulers import (
 
 from lossforecast import ConfigurationError, LRSchedule, RunInfo
 from lossforecast.callbacks import ForecastScheduler, ForecastStopper
-from lossforecast.policies.recommend import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Reason, Recommendation, Situation
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import it
 
@@ -403,7 +403,7 @@ def test_a_scheduler_does_not_count_failed_trials(sweep: Sweep, tmp_path: Path) 
 def test_a_scheduler_counts_what_others_end_by_its_last_value(sweep: Sweep) -> None:
     judging = scheduler()
     sweep([trial(2.0)], judging, stop={"step": 800})
-    (ended,) = judging._sweep._ended.values()
+    (ended,) = judging._trials._ended.values()
     assert ended.quantiles[0] == dict(values_of(trial(2.0)))[800]
 
 

@@ -30,7 +30,7 @@ from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, ou
 from lossforecast.callbacks.tensorboard.plugin.overview import overview, ranked, shown
 from lossforecast.callbacks.tensorboard.plugin.server import lighter
 from lossforecast.callbacks.tensorboard.plugin.what_if import answer
-from lossforecast.policies.recommendation import Action
+from lossforecast.policies import Action
 from lossforecast.runs.history import History
 from lossforecast.schedule.code import code_of
 
@@ -145,13 +145,13 @@ def test_a_summary_stays_small() -> None:
 @pytest.mark.parametrize(
     ("packed", "why"),
     [
-        (b"", "cut off"),
-        (b"some text", "no forecast"),
-        (zlib.compress(b"[1, 2]"), "no forecast"),
-        (zlib.compress(b'{"version": NaN}'), "NaN is no number"),
+        (b"", "truncated"),
+        (b"some text", "not a forecast"),
+        (zlib.compress(b"[1, 2]"), "not a forecast"),
+        (zlib.compress(b'{"version": NaN}'), "NaN is not a number"),
         (zlib.compress(b'{"version": 99}'), "version 99, this release reads up to 1"),
-        (zlib.compress(b"[" * 100_000), "no forecast"),
-        (zlib.compress(b" " * 100_000_000), "larger than any"),
+        (zlib.compress(b"[" * 100_000), "not a forecast"),
+        (zlib.compress(b" " * 100_000_000), "too large for a forecast"),
         (zlib.compress(b'{"version": 1}'), "step is None"),
     ],
 )
@@ -438,7 +438,7 @@ def test_runs_are_listed_and_what_is_skipped_is_named(ask: Ask) -> None:
     assert going["prob_best"] + over["prob_best"] == pytest.approx(1, abs=0.01)
     why = {each["run"]: each["why"] for each in found["skipped"]}
     assert set(why) == {"foreign", "number", "newer"}
-    assert "no forecast" in why["foreign"]
+    assert "not a forecast" in why["foreign"]
     assert "version 7" in why["newer"]
 
 
@@ -463,16 +463,16 @@ def test_a_question_is_answered(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("route", "body", "words", "code", "why"),
     [
-        ("run", None, {}, 400, "name a run and a tag"),
+        ("run", None, {}, 400, "give a run and a tag"),
         ("run", None, {"run": "../../etc/passwd", "tag": record.TAG}, 404, "no forecast"),
         ("run", None, {"run": "x" * 4_000, "tag": record.TAG}, 404, "no forecast"),
-        ("run", None, {"run": "foreign", "tag": record.TAG}, 422, "not used"),
-        ("run", b"{}", {}, 405, "ask with GET"),
-        ("what_if", None, {}, 405, "ask with POST"),
-        ("what_if", b"{", {}, 400, "no JSON"),
-        ("what_if", b"[" * 4_000, {}, 400, "no JSON"),
+        ("run", None, {"run": "foreign", "tag": record.TAG}, 422, "cannot be used"),
+        ("run", b"{}", {}, 405, "use GET"),
+        ("what_if", None, {}, 405, "use POST"),
+        ("what_if", b"{", {}, 400, "not JSON"),
+        ("what_if", b"[" * 4_000, {}, 400, "not JSON"),
         ("what_if", b"[]", {}, 400, "must be an object"),
-        ("what_if", b"{}", {}, 400, "name a run and a tag"),
+        ("what_if", b"{}", {}, 400, "give a run and a tag"),
         ("what_if", b" " * 5_000, {}, 413, "at most 4096 bytes"),
         ("what_if", b'{"run": "over", "tag": "forecast/panel"}', {}, 400, "decay_start is None"),
     ],

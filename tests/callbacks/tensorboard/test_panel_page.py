@@ -153,9 +153,9 @@ def test_the_fan_is_drawn_and_one_can_look_back(page: Page) -> None:
     travel = page.find("#travel")
     for _ in range(5):
         travel.send_keys(Keys.ARROW_LEFT)
-    page.until(lambda: page.line("forecast of step")["x"][0] < fan["x"][0])
-    assert "said" in page.text(".travel output")
-    assert page.line("forecast of step")["x"][-1] == STEPS
+    page.until(lambda: page.line("forecast made at")["x"][0] < fan["x"][0])
+    assert ": forecast " in page.text(".travel output")
+    assert page.line("forecast made at")["x"][-1] == STEPS
     travel.send_keys(Keys.END)
     page.until(lambda: page.line("forecast")["x"][0] == fan["x"][0])
     assert page.text(".travel output").startswith("now")
@@ -182,7 +182,7 @@ def test_another_schedule_is_tried_by_keys_and_by_dragging(page: Page) -> None:
 
     page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
     first = answered("")
-    assert f"than the {STEPS} steps planned" in first
+    assert f"than with the planned {STEPS} steps" in first
     tried = page.line("what if")
     assert tried["x"][-1] < STEPS
     page.find('input[aria-label="to step, slider"]').send_keys(Keys.END)
@@ -228,7 +228,7 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
     page.until(lambda: "Ends at" in page.text(".answer"))
     Select(page.find("select")).select_by_value("sqrt")
     page.find("#travel").send_keys(Keys.ARROW_LEFT)
-    moment = page.text(".travel output").partition(" said")[0]
+    moment = page.text(".travel output").partition(": ")[0]
     training.train(60)
 
     def newer() -> bool:
@@ -241,7 +241,7 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
     page.until(lambda: page.line("what if")["x"][-1] == 3 * STEPS)
     assert page.run(read, LOSS) == zoom
     assert Select(page.find("select")).first_selected_option.text == "sqrt"
-    assert page.text(".travel output").partition(" said")[0] == moment
+    assert page.text(".travel output").partition(": ")[0] == moment
     ActionChains(page.browser).move_to_element(area).double_click().perform()
     page.until(lambda: page.run(read, LOSS)[:2] == [0, pytest.approx(1.02 * 3 * STEPS)])
 
@@ -440,7 +440,7 @@ def test_empty_logs_say_what_to_do_and_trouble_is_told(
         page = Page(browser, address)
         page.until(lambda: "No forecast can be shown" in page.text(".state"))
         page.find(".skipped summary").click()
-        assert "it is no forecast" in page.text(".skipped")
+        assert "it is not a forecast" in page.text(".skipped")
         write(logs / "real", upto=1_000)
         page.until(lambda: page.all("h1") and "will end at" in page.text("h1"))
     page.until(lambda: "does not answer" in page.text(".state"))

@@ -2,17 +2,17 @@
 
 import { digits } from "./words.js";
 
-// Of Okabe and Ito (2008), which people who do not see all colours can tell apart; lighter on dark.
+// Colours of Okabe and Ito (2008), distinguishable with colour blindness; lighter in the dark theme.
 const LIGHT = { runs: ["#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9"], whatIf: "#b0479b" };
 const DARK = { runs: ["#4fa8e0", "#ff8a50", "#34d3a6", "#f2b84b", "#9adcf7"], whatIf: "#e58fd0" };
 
-// Of the run with this number among those in the chart.
-export function colourOf(order, dark) {
-  const { runs } = dark ? DARK : LIGHT; // of more runs than colours some look alike
-  return runs[order % runs.length];
+// The colour of a run by its index; with more runs than colours some share one.
+export function colourOf(index, dark) {
+  const { runs } = dark ? DARK : LIGHT;
+  return runs[index % runs.length];
 }
 
-// Plotly takes names for markup; they are data.
+// Escape a name, because Plotly interprets names as markup.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 function faded(colour, share) {
@@ -66,7 +66,7 @@ function base(theme, revision) {
   };
 }
 
-// A range that shows what matters: without the high losses of the first steps, but with the ends of the present fans.
+// A range without the high losses of the first 5% of the run, but with the ends of the present fans.
 function lossRange(runs, fans) {
   const late = [runs[0].target, ...runs.flatMap(({ fan }) => [fan.lower95.at(-1), fan.upper95.at(-1)])];
   for (const run of runs) {
@@ -82,11 +82,11 @@ function lossRange(runs, fans) {
   return [low - room, high + room];
 }
 
-// The loss of a run, the fan of a forecast (of an earlier step, or null for now) and the outcome; one entry
-// of the legend for each run, or for each line where it is alone.
+// The loss of a run, the fan of a forecast (made at an earlier step, or null for the present one) and the
+// outcome; one legend entry for each run, or for each line if there is one run.
 function linesOf(run, fan, step, alone, theme) {
   const { colour } = run;
-  const when = step === null ? "forecast, 80 and 95%" : `forecast of step ${step}`;
+  const when = step === null ? "forecast, 80 and 95%" : `forecast made at step ${step}`;
   const lines = [
     {
       x: run.losses.steps,
@@ -117,8 +117,8 @@ function lossName(runs) {
   return metric === "val" ? "validation loss" : "training loss";
 }
 
-// Loss with the fan of one forecast of the run in focus, and the learning rate below it.
-//   runs: those that are shown, the one in focus first; row: a row of its trail, or null for now;
+// The losses, the fan of one forecast of the run in focus, and the learning rate below them.
+//   runs: the shown runs, the one in focus first; row: a row of its trail, or null for the present forecast;
 //   tried: the answer to a what-if, or null; question: its schedule, whose ends can be dragged.
 export function lossChart({ runs, row, tried, question, theme }) {
   const focus = runs[0];
@@ -166,7 +166,7 @@ export function lossChart({ runs, row, tried, question, theme }) {
   const layout = {
     ...base(theme, `${focus.run}\n${focus.tag}`),
     shapes: [...handles, ...shapes],
-    editrevision: JSON.stringify(question), // where a handle is dragged to counts once
+    editrevision: JSON.stringify(question), // applies a dragged handle once
     xaxis: { ...axes(theme), title: { text: "optimizer step" }, range: [0, 1.02 * last], anchor: "y2" },
     yaxis: { ...axes(theme), title: { text: lossName(runs) },
       domain: [0.34, 1], range: lossRange(runs, fans) },
@@ -183,7 +183,7 @@ function across(value, axis, colour, dash) {
   };
 }
 
-// Two shapes that can be dragged, as those below the lines cannot: where the decay starts, and where and how low it ends.
+// Two shapes that can be dragged: the start of the decay, and its end with the last learning rate.
 function handlesOf(question, whatIf) {
   return [
     {
@@ -209,11 +209,11 @@ function barOf(row, colour) {
   return { type: "data", symmetric: false, array: [upper - mean], arrayminus: [mean - lower], color: colour, thickness: 2, width: 8 };
 }
 
-// What was forecast of the final loss at each moment.
+// The forecasts of the final loss over the run.
 export function finalChart({ run, row, theme }) {
-  const told = run.trail.filter((each) => each.mean.at(-1) !== null);
-  const steps = told.map((each) => each.step);
-  const end = (name) => told.map((each) => each[name].at(-1));
+  const rows = run.trail.filter((each) => each.mean.at(-1) !== null);
+  const steps = rows.map((each) => each.step);
+  const end = (name) => rows.map((each) => each[name].at(-1));
   const { colour } = run;
   const traces = [
     band(steps, end("lower95"), end("upper95"), colour, 0.15),
@@ -223,10 +223,10 @@ export function finalChart({ run, row, theme }) {
       y: end("mean"),
       mode: "lines+markers",
       line: { color: colour, width: 2 },
-      marker: { size: told.length === 1 ? 8 : 4 },
-      error_y: told.length === 1 ? barOf(told[0], colour) : undefined, // one forecast makes no band
+      marker: { size: rows.length === 1 ? 8 : 4 },
+      error_y: rows.length === 1 ? barOf(rows[0], colour) : undefined, // a single forecast has no band
       name: "forecast of the final loss, 80 and 95%",
-      customdata: told.map((each) => [digits(each.lower80.at(-1)), digits(each.upper80.at(-1)), each.status]),
+      customdata: rows.map((each) => [digits(each.lower80.at(-1)), digits(each.upper80.at(-1)), each.status]),
       hovertemplate: "%{y:.4g} (80%: %{customdata[0]} to %{customdata[1]}), %{customdata[2]}<extra></extra>",
     },
   ];
@@ -246,7 +246,7 @@ export function finalChart({ run, row, theme }) {
     });
   }
   const known = [...end("lower80"), ...end("upper80"), run.outcome, run.target].filter((y) => y !== null);
-  const settled = told.slice(Math.floor(told.length / 10)).flatMap((each) => [each.lower95.at(-1), each.upper95.at(-1)]);
+  const settled = rows.slice(Math.floor(rows.length / 10)).flatMap((each) => [each.lower95.at(-1), each.upper95.at(-1)]);
   const all = [...settled, run.outcome, run.target].filter((y) => y !== null);
   const [low, high] = all.length > 1 ? [Math.min(...all), Math.max(...all)] : [Math.min(...known), Math.max(...known)];
   const room = 0.08 * (high - low || 1);

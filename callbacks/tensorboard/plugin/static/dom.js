@@ -1,6 +1,6 @@
-// Elements and requests. Everything from a log is set as text, never as markup.
+// Elements and requests. Content of logs is always set as text, never as markup.
 
-// A new element: attributes, and children that are elements or text.
+// A new element with attributes and children (elements or text).
 export function make(kind, attributes = {}, ...children) {
   const element = document.createElement(kind);
   for (const [name, value] of Object.entries(attributes)) {
@@ -13,11 +13,12 @@ export function make(kind, attributes = {}, ...children) {
   return element;
 }
 
-// Whether an element shows something else than what it is to show; what is clicked must stay.
-export function changed(element, told) {
-  const text = JSON.stringify(told);
-  if (element.told === text) return false;
-  element.told = text;
+// Whether the content of an element has changed since the last call; unchanged elements are kept, so
+// that a click on them is not lost.
+export function changed(element, content) {
+  const text = JSON.stringify(content);
+  if (element.drawn === text) return false;
+  element.drawn = text;
   return true;
 }
 
@@ -35,10 +36,10 @@ export async function ask(path, question) {
     if (error.name === "AbortError") throw error;
     throw new Error("TensorBoard does not answer");
   }
-  const told = await response.json().catch((error) => {
+  const data = await response.json().catch((error) => {
     if (error.name === "AbortError") throw error;
-    return { error: `TensorBoard answers ${response.status}` };
+    return { error: `TensorBoard answered with status ${response.status}` };
   });
-  if (!response.ok) throw new Error(told.error);
-  return told;
+  if (!response.ok) throw new Error(data.error);
+  return data;
 }

@@ -1,4 +1,4 @@
-// What TensorBoard loads into the frame of the tab.
+// Entry point: TensorBoard loads it into the frame of the tab.
 
 export async function render() {
   document.title = "Loss forecast";
@@ -16,7 +16,7 @@ export async function render() {
     charts.onload = () => done(window.Plotly);
     charts.onerror = () => failed(new Error("plotly.min.js cannot be loaded: pip install plotly"));
   });
-  document.head.append(charts); // the largest part: asked for before the page's own
+  document.head.append(charts); // the largest file, requested first
   const [{ start }] = await Promise.all([import("./panel.js"), styled]);
   start(document.body, drawn);
 }

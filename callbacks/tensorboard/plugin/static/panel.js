@@ -1,37 +1,37 @@
-// The page: what is chosen, what is asked of the backend, and what is put where.
+// The page: its state, its requests to the backend and its layout.
 
 import { colourOf, finalChart, lossChart } from "./charts.js";
 import { ask, changed, make } from "./dom.js";
 import { makeRuns } from "./runs.js";
-import { drawDecisions, drawFared, drawHeadline, drawSlider } from "./story.js";
+import { drawDecisions, drawCoverage, drawHeadline, drawSlider } from "./story.js";
 import { isDark, theme, watchTheme } from "./theme.js";
 import { makeWhatIf } from "./what_if.js";
 import { keyOf, labelOf } from "./words.js";
 import { watchZoom, zoomed } from "./zoom.js";
 
-const EVERY = 5000; // ms between two looks at the logs
+const REFRESH_INTERVAL = 5000; // ms
 
 export function start(body, plotly) {
   const state = {
     rows: null, // of the table
-    logdir: "", // where TensorBoard looks for them
+    logdir: "", // folder of the logs
     skipped: [],
-    focus: null, // key of the run that is told of
+    focus: null, // key of the run in focus
     shown: new Set(), // keys of further runs in the chart
-    colours: new Map(), // number of its colour, by key of a run in the chart
-    whole: new Map(), // all of a run, by key
-    at: null, // step of the forecast that is looked back on; null is now
+    colours: new Map(), // colour index by key of a run in the chart
+    whole: new Map(), // details of a run by key
+    at: null, // step of the earlier forecast that is shown; null: the present one
     question: null, // the schedule of a what-if
-    asking: false, // whether the what-if is open
+    asking: false, // whether the what-if section is open
     tried: null, // the answer to it
-    refused: null, // or why there is none
-    trouble: null,
+    refused: null, // or the error in place of it
+    trouble: null, // error of the latest request
   };
   state.colourOf = (key) => colourOf(state.colours.get(key) ?? 0, isDark());
   const focused = () => state.whole.get(state.focus);
   const runs = makeRuns(state, { choose, toggle });
   const whatIf = makeWhatIf(state, focused, draw);
-  const parts = build(body, runs.element, whatIf.element, look);
+  const parts = build(body, runs.element, whatIf.element, showForecast);
 
   watchTheme(draw);
   refresh();
@@ -50,22 +50,22 @@ export function start(body, plotly) {
       await load(news.map(keyOf));
       state.trouble = null;
     } catch (error) {
-      state.trouble = `${error.message}. Trying again every ${EVERY / 1000} seconds.`;
+      state.trouble = `${error.message}. Trying again every ${REFRESH_INTERVAL / 1000} seconds.`;
     }
     draw();
-    window.setTimeout(refresh, EVERY);
+    window.setTimeout(refresh, REFRESH_INTERVAL);
   }
 
-  // Fetch what is shown and not there yet, or has news.
+  // Fetch the shown runs that are not loaded yet or have changed.
   async function load(news = []) {
     const wanted = [state.focus, ...state.shown].filter((key) => key !== null);
     for (const key of state.whole.keys()) if (!wanted.includes(key)) state.whole.delete(key);
     const missing = wanted.filter((key) => !state.whole.has(key) || news.includes(key));
     await Promise.all(missing.map(async (key) => {
       const [run, tag] = JSON.parse(key);
-      const found = await ask(`run?${new URLSearchParams({ run, tag })}`);
-      found.label = labelOf(found);
-      state.whole.set(key, found);
+      const details = await ask(`run?${new URLSearchParams({ run, tag })}`);
+      details.label = labelOf(details);
+      state.whole.set(key, details);
     }));
     whatIf.follow(news.includes(state.focus));
   }
@@ -99,7 +99,7 @@ export function start(body, plotly) {
     draw();
   }
 
-  function look(index) {
+  function showForecast(index) {
     const trail = focused()?.trail ?? [];
     state.at = index >= trail.length - 1 ? null : trail[index].step;
     draw();
@@ -110,7 +110,7 @@ export function start(body, plotly) {
     drawState(parts, state);
     runs.draw();
     const run = focused();
-    parts.told.classList.toggle("absent", !run);
+    parts.details.classList.toggle("absent", !run);
     if (!run) {
       if (state.focus === null) return;
       const [name] = JSON.parse(state.focus);
@@ -123,7 +123,7 @@ export function start(body, plotly) {
     drawHeadline(parts, run);
     drawSlider(parts, run, row, at);
     drawDecisions(parts, run);
-    drawFared(parts, run);
+    drawCoverage(parts, run);
     whatIf.draw(run);
     drawCharts(parts, state, run, row, plotly, { change: whatIf.change, draw }).catch((error) => {
       state.trouble = error.message;
@@ -132,7 +132,7 @@ export function start(body, plotly) {
   }
 }
 
-// Give each run in the chart a colour of its own, which it keeps while it is there.
+// Give each run in the chart its own colour, which it keeps while it is shown.
 function colour(state) {
   const drawn = [state.focus, ...state.shown].filter((key) => key !== null);
   for (const key of state.colours.keys()) if (!drawn.includes(key)) state.colours.delete(key);
@@ -143,30 +143,30 @@ function colour(state) {
   }
 }
 
-function build(body, runs, whatIf, look) {
+function build(body, runs, whatIf, showForecast) {
   const parts = {};
   const keep = (name, element) => (parts[name] = element);
   body.append(
-    make("a", { class: "skip", href: "#told" }, "Skip to the run"),
+    make("a", { class: "skip", href: "#details" }, "Skip to the run"),
     keep("state", make("p", { class: "state", role: "status" }, "Looking for forecasts…")),
     keep("page", make("div", { class: "page", hidden: true },
       runs,
-      make("main", { id: "told", tabindex: "-1" },
+      make("main", { id: "details", tabindex: "-1" },
         keep("headline", make("h1", { "aria-live": "polite" })),
         keep("status", make("p", { class: "quiet" })),
-        keep("told", make("div", {},
+        keep("details", make("div", {},
           keep("loss", make("div", { class: "chart loss", role: "img", "aria-label": "loss, forecast and learning rate" })),
           make("div", { class: "travel" },
-            make("label", { for: "travel" }, "Look back"),
+            make("label", { for: "travel" }, "Forecast made at"),
             keep("slider", make("input", { type: "range", id: "travel", min: 0, step: 1,
-              oninput: (event) => look(Number(event.target.value)) })),
+              oninput: (event) => showForecast(Number(event.target.value)) })),
             keep("moment", make("output", { for: "travel", "aria-live": "polite" })),
           ),
           whatIf,
-          make("h2", {}, "What was forecast of the final loss"),
+          make("h2", {}, "Forecasts of the final loss"),
           keep("final", make("div", { class: "chart", role: "img", "aria-label": "forecast of the final loss over time" })),
-          keep("fared", make("p")),
-          make("h2", {}, "Advice and decisions"),
+          keep("coverage", make("p")),
+          make("h2", {}, "Advice and actions"),
           keep("decisions", make("ol", { class: "decisions" })),
         )),
       ))),
@@ -179,10 +179,10 @@ function drawState(parts, state) {
   if (message === null && state.rows === null) message = "Looking for forecasts…";
   if (message === null && state.rows.length === 0) {
     message = state.skipped.length
-      ? "No forecast can be shown; what was found is named below."
-      : `No forecasts yet in ${state.logdir || "the folder of logs"}. They are written with the first forecast of a run: ` +
-        "LightningLossForecast() with a TensorBoardLogger, TransformersLossForecast(..., sinks=[TensorBoardSink(writer)]) " +
-        "with Hugging Face, or TorchLossForecast(..., writer=SummaryWriter(...)). This page looks for them by itself.";
+      ? "No forecast can be shown; the records that cannot be read are listed below."
+      : `No forecasts yet in ${state.logdir || "the folder of logs"}. A run writes them with ` +
+        "LightningLossForecast() and a TensorBoardLogger, TransformersLossForecast(..., sinks=[TensorBoardSink(writer)]) " +
+        "with Hugging Face, or TorchLossForecast(..., writer=SummaryWriter(...)). This page refreshes by itself.";
   }
   parts.state.textContent = message ?? "";
   parts.state.hidden = message === null;
@@ -194,12 +194,12 @@ function drawState(parts, state) {
 
 // ---------------------------------------------------------------------- charts
 
-// Nothing leaves this machine: no button uploads a chart, and there is nowhere to upload it to.
+// Nothing leaves this machine: no button uploads a chart, and no server to upload to is set.
 const OPTIONS = {
   responsive: true,
   displaylogo: false,
   scrollZoom: false,
-  doubleClick: false, // `watchZoom` sees to it
+  doubleClick: false, // handled by `watchZoom`
   showSendToCloud: false,
   plotlyServerURL: "",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "resetScale2d", "sendChartToCloud"],
@@ -209,10 +209,10 @@ async function drawCharts(parts, state, run, row, plotly, act) {
   const Plotly = await plotly;
   const others = [...state.shown].map((key) => state.whole.get(key)).filter(Boolean);
   const runs = [run, ...others].map((each) => ({ ...each, colour: state.colourOf(keyOf(each)) }));
-  const told = runs.map((each) => [keyOf(each), each.step, each.last_step, each.colour]);
+  const shown = runs.map((each) => [keyOf(each), each.step, each.last_step, each.colour]);
   const asked = state.asking ? [state.question, state.tried?.code, state.tried?.what_if.mean] : null;
   const drawing = [];
-  if (changed(parts.loss, [told, row?.step, asked, theme()])) { // nobody's drag is cut off
+  if (changed(parts.loss, [shown, row?.step, asked, theme()])) { // do not interrupt a drag
     const { traces, layout, handles } = lossChart({
       runs,
       row,
@@ -221,7 +221,7 @@ async function drawCharts(parts, state, run, row, plotly, act) {
       theme: theme(),
     });
     const first = !parts.loss.data;
-    // not waited for here: a later drawing must not be overtaken between the two charts
+    // no await here: a later drawing must not start between the two charts
     drawing.push(Plotly.react(parts.loss, traces, zoomed(parts.loss, layout), { ...OPTIONS, edits: { shapePosition: true } }));
     parts.loss.dataset.drawn = `${run.run} ${run.step}`;
     parts.loss.dataset.handles = handles;
@@ -230,7 +230,7 @@ async function drawCharts(parts, state, run, row, plotly, act) {
       watchZoom(parts.loss, () => again(parts.loss, act.draw));
     }
   }
-  if (changed(parts.final, [told[0], row?.step, theme()])) {
+  if (changed(parts.final, [shown[0], row?.step, theme()])) {
     const { traces, layout } = finalChart({ run: runs[0], row, theme: theme() });
     const first = !parts.final.data;
     drawing.push(Plotly.react(parts.final, traces, zoomed(parts.final, layout), OPTIONS));
@@ -241,11 +241,11 @@ async function drawCharts(parts, state, run, row, plotly, act) {
 }
 
 function again(chart, draw) {
-  chart.told = null;
+  chart.drawn = null;
   draw();
 }
 
-// The ends of the what-if schedule, where somebody has dragged them to.
+// The what-if schedule after a handle was dragged.
 function dragged(moved, state, change) {
   if (state.question === null) return;
   if ("shapes[0].x0" in moved) change({ decay_start: (moved["shapes[0].x0"] + moved["shapes[0].x1"]) / 2 });

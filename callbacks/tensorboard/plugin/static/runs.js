@@ -1,13 +1,13 @@
-// The table of runs, and what could not be read.
+// The table of runs and the records that cannot be read.
 
 import { changed, make } from "./dom.js";
 import { isDark } from "./theme.js";
 import { ACTIONS, chance, digits, keyOf, labelOf, percent, steps } from "./words.js";
 
-const MANY = 8; // runs, from which on they can be filtered
+const MIN_RUNS_FOR_FILTER = 8;
 
-// What is known of all runs.
-//   act: what clicks do, by "choose" (a run) and "toggle" (whether it is drawn too).
+// The table.
+//   act: handlers of clicks: "choose" a run, "toggle" whether it is drawn, too.
 export function makeRuns(state, act) {
   const filter = make("input", { type: "search", class: "filter", placeholder: "filter by name",
     "aria-label": "filter the runs by name", oninput: draw });
@@ -28,7 +28,7 @@ export function makeRuns(state, act) {
 
   function draw() {
     const rows = state.rows ?? [];
-    filter.hidden = rows.length <= MANY;
+    filter.hidden = rows.length <= MIN_RUNS_FOR_FILTER;
     drawSkipped();
     const wanted = filter.hidden ? "" : filter.value.toLowerCase();
     if (!changed(body, [rows, wanted, state.focus, [...state.shown], [...state.colours], isDark()])) return;
@@ -47,7 +47,7 @@ export function makeRuns(state, act) {
       ? [digits(row.outcome)]
       : [digits(row.mean), make("span", { class: "quiet" }, ` ${digits(row.lower80)} – ${digits(row.upper80)}`)];
     const box = make("input", { type: "checkbox", "data-held": `show ${key}`, checked: drawn, disabled: focused,
-      "aria-label": `draw ${row.run} too`, onchange: (event) => act.toggle(key, event.target.checked) });
+      "aria-label": `also draw ${row.run}`, onchange: (event) => act.toggle(key, event.target.checked) });
     const name = make("button", { type: "button", class: "run", "data-held": `run ${key}`, title: row.run,
       "aria-pressed": String(focused), onclick: () => act.choose(key) }, row.run === "." ? labelOf(row) : row.run);
     return make("tr", { class: focused ? "focus" : "" },
@@ -78,7 +78,7 @@ function seenOf(row) {
   return make("span", { class: "quiet", title }, `${loss}, ${percent(row.step / row.total_steps)} of ${steps(row.total_steps)}`);
 }
 
-// What is advised, or what has become of the run.
+// The present advice, or how the run ended.
 function wordOf(row) {
   if (row.broke !== null) return make("span", { class: "action stop" }, "broke");
   if (row.outcome !== null || row.over) return make("span", { class: "action" }, "ended");

@@ -1,35 +1,35 @@
-// What is said of the run in focus: where it ends, what was forecast, advised and done.
+// Text about the run in focus: where it ends, its forecasts, advice and actions.
 
 import { changed, make } from "./dom.js";
 import { ACTIONS, chance, digits, gap, percent, plainly, steps } from "./words.js";
 
 export function drawHeadline(parts, run) {
   parts.headline.textContent = `${run.label}: ${endOf(run)}`;
-  const told = run.forecast;
-  const words = [`step ${steps(run.step)} of ${steps(run.total_steps)}`, plainly(told.status)];
-  if (told.gain_mean !== null && !run.over && run.outcome === null) {
-    const what = told.gain_mean < 0 ? "rising rates still to cost" : "annealing still to bring";
-    words.push(`${what} ${gap(Math.abs(told.gain_mean), told.mean)} ± ${gap(told.gain_std, told.mean)} (known by: ${told.gain_source})`);
+  const forecast = run.forecast;
+  const words = [`step ${steps(run.step)} of ${steps(run.total_steps)}`, plainly(forecast.status)];
+  if (forecast.gain_mean !== null && !run.over && run.outcome === null) {
+    const change = forecast.gain_mean < 0 ? "expected rise from higher learning rates" : "expected drop from annealing";
+    words.push(`${change} ${gap(Math.abs(forecast.gain_mean), forecast.mean)} ± ${gap(forecast.gain_std, forecast.mean)} (source: ${forecast.gain_source})`);
   }
   if (run.target !== null && run.outcome !== null) {
     words.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
   } else if (run.target !== null && run.broke === null) {
-    words.push(`target ${digits(run.target)}: ${chance(told.prob_target)} to get below`);
+    words.push(`target ${digits(run.target)}: probability ${chance(forecast.prob_target)}`);
   }
-  if (told.caveats.length) words.push(`caveats: ${plainly(told.caveats.join(", "))}`);
+  if (forecast.caveats.length) words.push(`caveats: ${plainly(forecast.caveats.join(", "))}`);
   if (run.non_finite) words.push(run.non_finite === 1 ? "1 loss was nan or infinite" : `${steps(run.non_finite)} losses were nan or infinite`);
   parts.status.textContent = words.join(" · ");
 }
 
 function endOf(run) {
-  const told = run.forecast;
+  const forecast = run.forecast;
   if (run.broke !== null) return `broke at step ${steps(run.broke)}`;
   if (run.outcome !== null) return `ended at ${digits(run.outcome)}`;
-  if (told.mean === null) return "nothing to forecast from yet";
-  const where = `${digits(told.mean)} (80%: ${digits(told.lower80)} to ${digits(told.upper80)})`;
+  if (forecast.mean === null) return "no loss to forecast from yet";
+  const where = `${digits(forecast.mean)} (80%: ${digits(forecast.lower80)} to ${digits(forecast.upper80)})`;
   if (run.stopped) return `stopped at step ${steps(run.step)}; it would have ended at ${where}`;
-  if (told.status === "too_short") return `might end at ${where}, too early to tell`;
-  if (told.status === "misfit") return `might end at ${where}, no law describes it`;
+  if (forecast.status === "too_short") return `might end at ${where}, too early to tell`;
+  if (forecast.status === "misfit") return `might end at ${where}, no loss law fits it`;
   return `will end at ${where}`;
 }
 
@@ -41,25 +41,25 @@ export function drawSlider(parts, run, row, at) {
   if (row === null) {
     parts.moment.textContent = momentOf(run, last);
   } else {
-    const said = `said ${digits(row.mean.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
-    const came = run.outcome === null ? `now ${digits(run.forecast.mean)}` : `it ended at ${digits(run.outcome)}`;
-    parts.moment.textContent = `step ${steps(row.step)} ${said}; ${came}`;
+    const then = `forecast ${digits(row.mean.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
+    const now = run.outcome === null ? `now ${digits(run.forecast.mean)}` : `the run ended at ${digits(run.outcome)}`;
+    parts.moment.textContent = `step ${steps(row.step)}: ${then}; ${now}`;
   }
   parts.slider.setAttribute("aria-valuetext", parts.moment.textContent);
 }
 
 const DONE = {
   stop: "The run was stopped.",
-  change_schedule: "The decay was begun.",
+  change_schedule: "The decay was started.",
 };
 
 function momentOf(run, last) {
   if (last < 1) return "one forecast so far";
-  if (run.over || run.stopped) return `the end, step ${steps(run.step)}: move back to see what was forecast`;
+  if (run.over || run.stopped) return `end, step ${steps(run.step)}; move the slider to see earlier forecasts`;
   return `now, step ${steps(run.step)}`;
 }
 
-// The present advice on top, then what was done and what was advised anew, the latest first.
+// The present advice, then actions and changes of advice, latest first.
 export function drawDecisions(parts, run) {
   const { trail, decision, step } = run;
   if (!changed(parts.decisions, [trail, decision, step])) return;
@@ -80,15 +80,15 @@ function entry(when, action, message) {
     make("span", {}, message));
 }
 
-export function drawFared(parts, run) {
+export function drawCoverage(parts, run) {
   const { 80: inner, 95: outer } = run.fared;
   if (inner.judged === 0) {
-    parts.fared.textContent = "No forecast can be judged yet.";
+    parts.coverage.textContent = "No forecast can be judged yet.";
     return;
   }
-  const share = ({ held, judged }, level) => `${held} of ${judged} (${percent(held / judged)}) in their ${level}% interval`;
-  const by = run.outcome === null ? "the losses that came since" : "the outcome";
-  parts.fared.textContent =
-    `Judged by ${by}, past forecasts had the truth: ${share(inner, 80)}, ${share(outer, 95)}. ` +
-    "Forecasts of one run err alike.";
+  const share = ({ held, judged }, level) => `${held} of ${judged} (${percent(held / judged)}) in the ${level}% interval`;
+  const truth = run.outcome === null ? "later losses" : "the outcome";
+  parts.coverage.textContent =
+    `Past forecasts compared with ${truth}: ${share(inner, 80)}, ${share(outer, 95)}. ` +
+    "Errors of forecasts of the same run are correlated.";
 }

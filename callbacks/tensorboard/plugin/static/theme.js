@@ -1,8 +1,8 @@
-// Light or dark: TensorBoard's own choice, where this frame is in it; else that of the system.
+// Light or dark theme: that of TensorBoard if this frame is inside it, else that of the system.
 
 const OF_SYSTEM = window.matchMedia("(prefers-color-scheme: dark)");
 
-// The page around this frame, if it is TensorBoard's.
+// The body of the page around this frame, if it is TensorBoard's.
 function around() {
   try {
     return window.parent === window ? null : window.parent.document.body;

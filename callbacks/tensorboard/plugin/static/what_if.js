@@ -1,20 +1,20 @@
-// What if the run in focus went on with another schedule: the question, and what the backend answers.
+// What-if section: asks the backend for the forecast of the run in focus under another schedule.
 
 import { ask, make } from "./dom.js";
 import { caveatsOf, digits, gap, statusOf, steps } from "./words.js";
 
-const PAUSE = 120; // ms without a change before the backend is asked
+const PAUSE = 120; // ms without a change before a request
 
-// state: its "question" is the schedule that is asked about, "tried" the answer, "refused" why there is
-//   none, "asking" whether the section is open.
-//   focused: gives the run in focus, or undefined while it is not loaded; redraw: draws the page.
+// state: "question" is the schedule asked about, "tried" the answer, "refused" the error in place of it,
+//   "asking" whether the section is open.
+// focused: returns the run in focus, or undefined until it is loaded; redraw: draws the page.
 export function makeWhatIf(state, focused, redraw) {
   const parts = {};
   const element = build(parts, { open, change, reset, copy }, state);
   let waiting = null;
   let abort = null;
 
-  // Forget the question and whatever may still come in answer to it.
+  // Drop the question and any answer still to come.
   function forget() {
     window.clearTimeout(waiting);
     abort?.abort();
@@ -28,7 +28,7 @@ export function makeWhatIf(state, focused, redraw) {
     redraw();
   }
 
-  // What is asked first: a decay that begins now, over half of what is left.
+  // The first question: a decay that begins now and takes half of the remaining steps.
   function reset() {
     const run = focused();
     forget();
@@ -62,19 +62,19 @@ export function makeWhatIf(state, focused, redraw) {
     abort = new AbortController();
     const { focus, question } = state;
     const [run, tag] = JSON.parse(focus);
-    const found = { tried: null, refused: null };
+    const answer = { tried: null, refused: null };
     try {
-      found.tried = await ask("what_if", { asked: { run, tag, ...question }, signal: abort.signal });
+      answer.tried = await ask("what_if", { asked: { run, tag, ...question }, signal: abort.signal });
     } catch (error) {
       if (error.name === "AbortError") return;
-      found.refused = error.message;
+      answer.refused = error.message;
     }
-    if (state.focus !== focus || state.question !== question) return; // nobody asks this any more
-    Object.assign(state, found);
+    if (state.focus !== focus || state.question !== question) return; // the question has changed
+    Object.assign(state, answer);
     redraw();
   }
 
-  // After the run in focus was loaded, or has news.
+  // Called after the run in focus was loaded or has changed.
   function follow(news) {
     const run = focused();
     if (!state.asking || !run) return;
@@ -119,7 +119,7 @@ function build(parts, act, state) {
       keep("open", make("button", { type: "button", "aria-expanded": "false",
         onclick: () => act.open(!state.asking) }, "What if …"))),
     keep("questions", make("div", { class: "questions", hidden: true },
-      make("p", { class: "quiet" }, "Drag the thick line (start of the decay) and the dot (where it ends) in the chart, or:"),
+      make("p", { class: "quiet" }, "Drag the thick line (start of the decay) and the dot (its end) in the chart, or set:"),
       make("div", { class: "fields" },
         both("decay_start", "decay from step"),
         both("total_steps", "to step"),
@@ -175,14 +175,14 @@ function drawFields(parts, asked, run) {
 }
 
 function answerOf({ question, refused, tried }) {
-  if (question === null) return "The run is over: nothing can be changed any more.";
+  if (question === null) return "The run is over: its schedule can no longer be changed.";
   if (refused) return refused;
-  if (!tried) return "Asking …";
+  if (!tried) return "Computing …";
   const { plan, what_if: other, gain } = tried;
-  if (other.mean === null) return "Nothing to forecast from yet.";
+  if (other.mean === null) return "No loss to forecast from yet.";
   const lower = (x) => `${gap(Math.abs(x), plan.mean)} ${x < 0 ? "higher" : "lower"}`;
   const compared = gain.median === null ? "" :
-    ` That is ${lower(gain.median)} than the ${steps(plan.total_steps)} steps planned ` +
+    ` That is ${lower(gain.median)} than with the planned ${steps(plan.total_steps)} steps ` +
     `(80%: ${lower(gain.lower80)} to ${lower(gain.upper80)}).`;
   const doubts = [statusOf(other.status), ...caveatsOf(other.caveats)].filter(Boolean).map((each) => ` ${each}.`).join("");
   return `Ends at ${digits(other.mean)} (80%: ${digits(other.lower80)} to ${digits(other.upper80)}) after ` +

@@ -1,9 +1,9 @@
-// Where somebody has zoomed to in a chart, which stays until they double-click or choose another run.
-// Plotly itself keeps a zoom only while the range that it is given stays the same, but losses go on.
+// The zoom of a chart, which is kept until a double click or until another run is chosen. Plotly
+// itself keeps a zoom only while the given range stays the same, but new losses change it.
 
 const AXES = ["xaxis", "yaxis", "yaxis2"];
 
-// The layout with the ranges that were zoomed to.
+// The layout with the zoomed ranges.
 export function zoomed(chart, layout) {
   if (chart.zoomOf !== layout.uirevision) {
     chart.zoomOf = layout.uirevision;
@@ -13,12 +13,12 @@ export function zoomed(chart, layout) {
   for (const axis of AXES) {
     if (!layout[axis]) continue;
     const range = chart.zoom[axis] ?? layout[axis].range;
-    found[axis] = { ...layout[axis], range, uirevision: performance.now() }; // what is given counts
+    found[axis] = { ...layout[axis], range, uirevision: performance.now() }; // makes Plotly use this range
   }
   return found;
 }
 
-// To be called once, after the chart was drawn.
+// Call it once, after the first drawing of the chart.
 export function watchZoom(chart, redraw) {
   const forget = () => {
     chart.zoom = {};

@@ -1,0 +1,84 @@
+"""Describes the run of the Hugging Face ``Trainer`` at its start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lossforecast.callbacks.capture import innermost
+from lossforecast.callbacks.huggingface.checkpoint import checkpoint_state
+from lossforecast.callbacks.huggingface.logs import higher_is_better
+from lossforecast.callbacks.huggingface.schedule import planned
+from lossforecast.callbacks.lr_schedulers import Steering
+from lossforecast.callbacks.pipeline import HostRun, Settings, falls, widest_group
+from lossforecast.log import logger
+from lossforecast.runs import RunInfo
+
+__all__ = ["host_run"]
+
+
+def host_run(
+    args: Any,
+    state: Any,
+    given: Mapping[str, Any],
+    settings: Settings,
+    *,
+    name: str,
+    place: int,
+    created: dict[str, Any] | None,
+) -> HostRun:
+    """Describe the run to the pipeline, all but its probe.
+
+    Args:
+        args: arguments of the Trainer.
+        state: state of the Trainer.
+        given: what the Trainer passes to callbacks: optimizer, lr_scheduler, model.
+        settings: arguments of the callback.
+        name: name of the callback's class.
+        place: index of the callback among those of the same class and monitor.
+        created: state from which the Trainer created the callback, if it did.
+    """
+    optimizer, scheduler = innermost(given["optimizer"]), given.get("lr_scheduler")
+    taken, total = int(state.global_step), int(state.max_steps)
+    saved = None
+    if taken:
+        saved = checkpoint_state(state, name, settings.monitor, place) or created
+    group = widest_group(optimizer) if saved is None else int(saved["group"])
+    plan = planned(settings.schedule, scheduler, total, taken=taken, group=group)
+    run = settings.run
+    if created is not None and saved is not None and run is None:
+        run = RunInfo(**saved["forecasters"][settings.metric]["run"])
+    may_act = falls(
+        settings.monitor,
+        higher_is_better(args, settings.monitor),
+        acts=settings.stop or settings.apply,
+    )
+    return HostRun(
+        optimizer=optimizer,
+        group=group,
+        plan=plan,
+        trained=given["model"],
+        name=args.run_name or Path(args.output_dir).name,
+        metrics=(settings.metric,),
+        run=run,
+        may_act=may_act,
+        steering=_steering(scheduler, settings, group, total_steps=total, may_act=may_act),
+        steps_taken=taken,
+        saved=saved,
+    )
+
+
+def _steering(
+    scheduler: Any, settings: Settings, group: int, *, total_steps: int, may_act: bool
+) -> Steering | None:
+    """Return the steering of a steerable scheduler; warn if `apply` needs one and there is none."""
+    steering = None
+    if settings.schedule is None:
+        apply = settings.apply and may_act
+        steering = Steering.of(scheduler, group, total_steps, apply)
+    if settings.apply and steering is None:
+        logger.warning(
+            "no decay will be begun: apply=True needs a SteerableLR stepped once after each "
+            "optimizer step, Trainer(..., optimizers=(optimizer, SteerableLR(optimizer, "
+            "total_steps))), and no other schedule="
+        )
+    return steering

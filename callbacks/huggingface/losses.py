@@ -1,0 +1,73 @@
+"""Passes the losses that the Hugging Face ``Trainer`` logs to the pipeline."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lossforecast.callbacks.huggingface.logs import logged_loss
+from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.log import logger
+from lossforecast.runs import mean_step
+
+__all__ = ["LossReader"]
+
+
+class LossReader:
+    """Passes the losses of one run to its pipeline, and warns once if there are none.
+
+    Args:
+        pipeline: receives the losses.
+        monitor: name of a metric of evaluation; None is the training loss.
+        steps: optimizer steps taken before the run, or before it is resumed.
+    """
+
+    def __init__(self, pipeline: Pipeline, monitor: str | None, steps: int) -> None:
+        self.logged = steps
+        """Optimizer steps at the latest log."""
+        self._pipeline = pipeline
+        self._monitor = monitor
+        self._seen: dict[str, int] = {}  # metrics, and optimizer steps at their first evaluation
+        self._warned = False
+
+    def record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
+        """Record the mean loss of the steps since the last log, at the step whose loss it equals.
+
+        Args:
+            logs: what the Trainer logged.
+            args: arguments of the Trainer.
+            step: optimizer steps taken.
+        """
+        loss = logged_loss(logs, args, self._was_positive)
+        self._pipeline.log(int(mean_step(self.logged, max(step - 1, 0))), loss)
+        self.logged = step
+
+    def read_metric(self, metrics: Mapping[str, Any]) -> None:
+        """Pass on the monitored metric of an evaluation; warn if later ones have none either."""
+        value = metrics.get(str(self._monitor))
+        if value is not None:
+            self._pipeline.validate(float(value))
+            return
+        step = self._pipeline.capture.steps
+        if any(self._seen.get(name, step) < step for name in metrics):
+            self.warn_if_missing()  # only now: each of several datasets is evaluated by itself
+        self._seen = {**dict.fromkeys(metrics, step), **self._seen}
+
+    def warn_if_missing(self) -> None:
+        """Warn once if no loss was found so far."""
+        if self._warned or self._pipeline.has_losses:
+            return
+        self._warned = True
+        if self._seen:
+            logger.warning(
+                "nothing to forecast from: %r is not among the metrics of the evaluation (%s)",
+                self._monitor,
+                ", ".join(self._seen),
+            )
+        else:
+            logger.warning(
+                "nothing was forecast: the Trainer logged no %s", self._monitor or "training loss"
+            )
+
+    def _was_positive(self) -> bool:
+        """Return whether any earlier loss was above 0."""
+        means = self._pipeline.forecaster().history.bins().mean
+        return bool((means > 0).any())

@@ -1,0 +1,108 @@
+"""Describes the run of a Lightning ``Trainer`` at its start."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lossforecast.callbacks.capture import innermost
+from lossforecast.callbacks.distributed import processes
+from lossforecast.callbacks.lightning.loggers import logger_sinks, run_name
+from lossforecast.callbacks.lightning.schedule import planned_schedule, run_length, steerable
+from lossforecast.callbacks.pipeline import HostRun, Settings, falls, widest_group
+from lossforecast.errors import ConfigurationError
+from lossforecast.log import logger
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+__all__ = ["host_run", "is_long_enough"]
+
+
+def host_run(
+    trainer: "Trainer",
+    module: "LightningModule",
+    settings: Settings,
+    *,
+    optimizer_index: int,
+    saved: dict[str, Any] | None,
+) -> HostRun | None:
+    """Describe the run, or warn and return None if its length is unknown.
+
+    Args:
+        trainer: the Trainer, at the start of training.
+        module: the module that is trained.
+        settings: arguments of the callback.
+        optimizer_index: index of the optimizer whose steps count.
+        saved: state of the callback in the checkpoint that is resumed, if any.
+
+    Raises:
+        ConfigurationError: the module has no such optimizer.
+    """
+    optimizer = _optimizer(trainer, optimizer_index)
+    if saved is None:  # a new run, or a checkpoint without a state of this callback
+        taken, group = trainer.global_step // len(trainer.optimizers), widest_group(optimizer)
+    else:
+        taken, group = int(saved["capture"]["steps"]), int(saved["group"])
+    plan = settings.schedule
+    if plan is None:
+        length = settings.total_steps or run_length(trainer)
+        if length is None:
+            logger.warning(
+                "no forecasts: the length of this run is unknown. Give "
+                "Trainer(max_steps=...) or LightningLossForecast(total_steps=...)"
+            )
+            return None
+        plan = planned_schedule(trainer, optimizer, length, taken=taken, group=group)
+    may_act = _may_act(trainer, settings)
+    begin_probe = None
+    if settings.probe is not None:
+        context = trainer.precision_plugin.forward_context
+        begin_probe = partial(settings.probe.begin, model=module, context=context)
+    steering = None
+    if settings.schedule is None:
+        apply = settings.apply and may_act
+        steering = steerable(trainer, optimizer, group, plan.total_steps, apply=apply)
+    return HostRun(
+        optimizer=optimizer,
+        group=group,
+        plan=plan,
+        trained=module,
+        name=run_name(trainer),
+        metrics=(settings.metric,),
+        sinks=logger_sinks(trainer),
+        may_act=may_act,
+        steering=steering,
+        begin_probe=begin_probe,
+        steps_taken=taken,
+        saved=saved,
+    )
+
+
+def is_long_enough(trainer: "Trainer") -> bool:
+    """Return whether the run has its minimum of steps and epochs."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    enough = epochs.processed >= (trainer.min_epochs or 0)
+    return enough and trainer.global_step >= (trainer.min_steps or 0)
+
+
+def _optimizer(trainer: "Trainer", index: int) -> Any:
+    """Return the optimizer without wrappers."""
+    if index >= len(trainer.optimizers):
+        raise ConfigurationError(
+            f"optimizer_index is {index}, but the module has {len(trainer.optimizers)} optimizers"
+        )
+    return innermost(trainer.optimizers[index])
+
+
+def _may_act(trainer: "Trainer", settings: Settings) -> bool:
+    """Return whether to stop or change the run, as far as the user wants it; warn if not."""
+    acts = settings.stop or settings.apply
+    if not falls(settings.monitor, acts=acts) or not acts:
+        return False
+    if trainer.world_size != processes()[1]:
+        logger.warning(
+            "nothing will be stopped or changed: the %d processes of this run do not use "
+            "torch.distributed, so they cannot agree on it",
+            trainer.world_size,
+        )
+        return False
+    return True

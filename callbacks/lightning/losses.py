@@ -1,0 +1,67 @@
+"""Reads losses from a Lightning ``Trainer``: of training batches, or a monitored metric."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.log import logger
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+__all__ = ["LossReader"]
+
+
+class LossReader:
+    """Passes the losses of one run to its pipeline, and warns once if there are none.
+
+    Args:
+        pipeline: receives the losses.
+        monitor: name of the monitored metric; None is the training loss.
+    """
+
+    def __init__(self, pipeline: Pipeline, monitor: str | None) -> None:
+        self.batch_step = 0
+        """Optimizer steps taken before the present batch."""
+        self.validated = False
+        """Whether there was a validation, which may have logged the metric."""
+        self._pipeline = pipeline
+        self._monitor = monitor
+        self._latest: Any = None  # the metric as last read
+        self._found = self._warned = False
+
+    def record(self, outputs: Any, accumulated: int) -> None:
+        """Record the loss that ``training_step`` returned.
+
+        Args:
+            outputs: as Lightning hands them to callbacks.
+            accumulated: batches of one optimizer step. Lightning has divided the loss by it, so
+                that the gradients add up to those of the mean.
+        """
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is not None:
+            self._pipeline.capture.record(loss, self.batch_step, float(accumulated))
+            self._found = True
+
+    def read_metric(self, metrics: Mapping[str, Any]) -> None:
+        """Pass on the monitored metric if it was logged since the last call."""
+        value, before = metrics.get(str(self._monitor)), self._latest
+        # a metric stays among the others until it is logged again, as another tensor
+        if value is not None and (before is None or value.data_ptr() != before.data_ptr()):
+            self._latest, self._found = value, True
+            self._pipeline.validate(float(value))
+
+    def warn_if_missing(self, trainer: "Trainer") -> None:
+        """Warn once if no loss was found so far."""
+        if self._warned or self._found or self._pipeline.has_losses:
+            return
+        self._warned = True
+        missing = "training_step returned no loss"
+        if self._monitor is not None:
+            logged = ", ".join(map(str, trainer.callback_metrics)) or "none"
+            missing = f"{self._monitor!r} is not logged (logged: {logged})"
+        logger.warning(
+            "nothing to forecast from: %s. Return the loss from training_step, or give "
+            "LightningLossForecast(monitor=...) the name of a logged metric",
+            missing,
+        )

@@ -1,0 +1,80 @@
+"""Clones of torch schedulers that can be stepped without touching the user's."""
+
+import copy
+import functools
+import math
+import types
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Rate", "clone_of", "read_rate", "stepped"]
+
+Rate = Callable[[int], float]
+"""The rate after k >= 0 further scheduler steps; raises where there is none."""
+
+
+def clone_of(scheduler: Any) -> Any:
+    """A copy of the scheduler in its present state.
+
+    Its stand-in optimizer has the user's groups, with one number each in place of the parameters.
+    """
+    optimizer = scheduler.optimizer
+    stand_in = torch.optim.SGD([torch.zeros(1, device="cpu")], lr=0.0)
+    memo: dict[int, Any] = {id(optimizer): stand_in}
+    for options in optimizer.param_groups:
+        memo.update({id(parameter): parameter for parameter in options["params"]})  # never copied
+    stand_in.defaults = dict(optimizer.defaults)
+    stand_in.param_groups = [
+        {name: _copied(value, memo) for name, value in options.items() if name != "params"}
+        | {"params": [torch.zeros(1, device="cpu")]}
+        for options in optimizer.param_groups
+    ]
+    return _cloned(scheduler, memo)
+
+
+def _cloned(scheduler: Any, memo: dict[int, Any]) -> Any:
+    if id(scheduler) in memo:
+        return memo[id(scheduler)]
+    clone = memo[id(scheduler)] = object.__new__(type(scheduler))
+    for name, value in vars(scheduler).items():
+        if isinstance(getattr(type(scheduler), name, None), types.FunctionType):
+            continue  # a method patched onto the object may step the original
+        if name == "_schedulers":
+            clone.__dict__[name] = [_cloned(child, memo) for child in value]
+        else:
+            clone.__dict__[name] = _copied(value, memo)
+    return clone
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    for item in value if type(value) in (list, tuple) else [value]:
+        called = item.func if isinstance(item, functools.partial) else item
+        if isinstance(item, torch.Tensor):  # on the CPU, so that reading it does not wait for a GPU
+            memo.setdefault(id(item), item.detach().to("cpu", copy=True))
+        elif isinstance(called, types.MethodType) and id(called.__self__) not in memo:
+            memo[id(item)] = item  # copying a method copies its owner, often the whole model
+    return copy.deepcopy(value, memo)
+
+
+def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
+    """The rate after each of the next `ahead` steps of a clone, nan from where it raises."""
+    groups, rates = scheduler.optimizer.param_groups, np.full(ahead + 1, np.nan)
+    rates[0] = float(groups[group]["lr"])
+    with suppress(Exception):
+        for k in range(1, ahead + 1):
+            scheduler.step()
+            rates[k] = float(groups[group]["lr"])
+    return rates.item
+
+
+def read_rate(rate: Rate, k: int) -> float:
+    """The rate after k further scheduler steps, nan if the scheduler raises or yields no number."""
+    try:
+        lr = float(rate(k))
+    except Exception:  # the scheduler will raise in the run, too
+        return math.nan
+    return max(lr, 0.0) if math.isfinite(lr) else math.nan

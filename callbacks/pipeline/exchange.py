@@ -1,0 +1,132 @@
+"""`Exchange`: the way of messages to the listener, directly or through the other processes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from lossforecast.callbacks.distributed import Block, Message, Team, processes
+from lossforecast.callbacks.pipeline.actions import Actions
+from lossforecast.callbacks.pipeline.listener import Listener
+from lossforecast.callbacks.pipeline.losses import no_losses
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """Delivers messages: at once where there is one process, through a `Team` among several.
+
+    Args:
+        listener: receives the messages.
+        actions: carries out what the listener requests.
+    """
+
+    def __init__(self, listener: Listener, actions: Actions) -> None:
+        self._listener = listener
+        self._actions = actions
+        self._team: Team | None = None
+        self._size = 1  # processes of the latest team
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages go through other processes now."""
+        return self._team is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all processes there are have met, or this one is alone."""
+        return self._size >= processes()[1]
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """A context in which no message is delivered by a thread."""
+        return nullcontext() if self._team is None else self._team.lock
+
+    @property
+    def undelivered(self) -> list[Message]:
+        """Messages that wait for the other processes."""
+        return [] if self._team is None else self._team.undelivered
+
+    def connect(
+        self, kind: str, *, start: int, capacity: int, plan: str, probe: tuple[int, int]
+    ) -> None:
+        """Start a team of all processes; the arguments are those of `Team`."""
+        rank, self._size = processes()
+        self._listener.first = self._actions.logs = rank == 0
+        self._team = Team(kind, start, capacity, plan, deliver=self._listener.deliver, probe=probe)
+
+    def post(self, message: Message) -> None:
+        """Deliver a message, or enqueue it for the team; notify sinks of new forecasts."""
+        if self._team is not None:
+            self._team.post(message)
+        else:
+            self._listener.deliver(message)
+            self.apply_request()
+        self._listener.notify_sinks()
+
+    def apply_request(self) -> None:
+        """Do what the listener requests, unless other processes have to agree."""
+        if not self._size == 1 == processes()[1]:
+            return
+        request = self._listener.request(self._actions.may_stop)
+        if request.stop:
+            self._actions.stop()
+        if request.decay is not None:
+            self._actions.begin_decay(request.decay)
+
+    def poll(self) -> None:
+        """Notify sinks of what a thread forecast; go on alone if the exchange has ended."""
+        if self._team is not None:
+            self._listener.notify_sinks()
+            if self._team.over:
+                self.disconnect(wait=False)
+
+    def next_poll(self, calls: int, ahead: int) -> int:
+        """Do what is due and return the calls of the optimizer after which to poll again.
+
+        Args:
+            calls: calls of the optimizer so far.
+            ahead: calls until the next poll, if nothing was agreed for an earlier one.
+        """
+        poll_at = calls + ahead
+        if self._team is not None:
+            poll_at = self._team.schedule_poll(poll_at)
+            self._actions.stop_at, self._actions.decay_at = self._team.stop_at, self._team.decay
+        return self._actions.run_due(calls, poll_at, ahead)
+
+    def drain(self) -> None:
+        """Wait a limited time until no message is undelivered."""
+        if self._team is not None:
+            self._team.drain()
+
+    def disconnect(self, *, wait: bool) -> None:
+        """End the exchange and deliver what was not exchanged.
+
+        Args:
+            wait: whether to wait a while for the other processes.
+        """
+        if self._team is None:
+            return
+        team, left = self._team, self._team.end(wait)
+        self._team = None
+        self._actions.stop_at, self._actions.decay_at = team.stop_at, team.decay
+        if team.failure is not None:
+            raise team.failure
+        for message in left:
+            self._listener.deliver(message)
+        self._listener.notify_sinks()
+
+    def announce_leaving(self, step: int) -> None:
+        """Tell the other processes that no more comes from this one; agreed actions stay due."""
+        if self._team is not None:
+            self._team.post(Block(*no_losses(), step=step, leaves=True))
+
+    def abort(self) -> None:
+        """End the exchange without delivering what is left."""
+        if self._team is not None:
+            self._team.end()
+            self._team = None
+
+    def reset(self) -> None:
+        """Return to a process on its own, for a run that is resumed."""
+        if self._team is not None:
+            self._team.end()
+        self._team, self._size, self._listener.first = None, 1, True

@@ -1,0 +1,129 @@
+"""Start of a run: what every callback does between its arguments and the first step."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lossforecast.callbacks.capture import LossCapture
+from lossforecast.callbacks.lr_schedulers import Steering
+from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt_plan, clean_up
+from lossforecast.callbacks.pipeline.describe import describe
+from lossforecast.callbacks.pipeline.pipeline import Pipeline
+from lossforecast.callbacks.pipeline.recorder import RunRecorder
+from lossforecast.callbacks.pipeline.settings import Settings
+from lossforecast.forecaster import Forecaster
+from lossforecast.prior import Prior
+from lossforecast.runs import RunInfo
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["HostRun", "start"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HostRun:
+    """A run at its start, as the host's training loop describes it.
+
+    Attributes:
+        optimizer: the torch optimizer, without wrappers.
+        group: index of the parameter group whose learning rate counts.
+        plan: planned learning rate of every step.
+        trained: the model, or the optimizer where the model is unknown; identifies the run.
+        name: name of the run for people; None is the present time.
+        metrics: losses that each get a forecaster; the metric of the settings is among them.
+        run: facts about the run, instead of those of the settings.
+        sinks: sinks of the host, called before those of the settings.
+        may_act: whether the run may be stopped or changed at all.
+        steering: reports changes of a steerable scheduler, and may begin a decay.
+        begin_probe: starts the probe; called with the optimizer, a function that returns the
+            optimizer steps taken, and the length of the run.
+        steps_taken: optimizer steps taken before.
+        saved: state of the pipeline in the checkpoint that is resumed, if any.
+    """
+
+    optimizer: Any
+    group: int
+    plan: LRSchedule
+    trained: Any
+    name: str | None = None
+    metrics: tuple[str, ...]
+    run: RunInfo | None = None
+    sinks: Iterable[Sink] = ()
+    may_act: bool = True
+    steering: Steering | None = None
+    begin_probe: Callable[[Any, Callable[[], int], int], object] | None = None
+    steps_taken: int = 0
+    saved: dict[str, Any] | None = None
+
+
+def start(settings: Settings, host: HostRun) -> Pipeline:
+    """Wire capture, forecasters, monitor, store and probe, and resume a saved run.
+
+    On failure the hooks on the optimizer are removed again.
+
+    Args:
+        settings: arguments of the callback.
+        host: the run as the training loop describes it.
+
+    Raises:
+        ConfigurationError: the run does not fit the arguments.
+        StateError: the saved state is damaged.
+    """
+    forecasters, recorder = _forecasters(settings, host)
+    monitor = RunMonitor(
+        forecasters[settings.metric],
+        target=settings.target,
+        policy=settings.policies,
+        sinks=[*host.sinks, *settings.sinks],
+        recorder=recorder,
+    )
+    capture, probe = LossCapture(host.optimizer, host.group), settings.probe
+    try:
+        if host.begin_probe is not None:
+            host.begin_probe(host.optimizer, lambda: capture.steps, host.plan.total_steps)
+        pipeline = Pipeline(
+            capture,
+            forecasters,
+            monitor,
+            stop=settings.stop and host.may_act,
+            at_validations=settings.monitor is not None,
+            steering=host.steering,
+            probe=probe,
+        )
+        if host.saved is None:
+            pipeline.skip_to(host.steps_taken)
+        else:
+            pipeline.load_state_dict(host.saved)
+            adopt_plan(monitor.forecaster, host.plan, host.steps_taken)
+    except Exception:
+        clean_up(capture.close, *([probe.close] if probe is not None else []))
+        raise
+    return pipeline
+
+
+def _forecasters(
+    settings: Settings, host: HostRun
+) -> tuple[dict[str, Forecaster], RunRecorder | None]:
+    """Return a forecaster for each metric, and the recorder where there is a store.
+
+    The metric of the settings is forecast with the past runs of the store.
+    """
+    run = settings.run if host.run is None else host.run
+    runs = {name: describe(run, host.optimizer, name, settings.monitor) for name in host.metrics}
+    priors: dict[str, Prior | None] = dict.fromkeys(host.metrics, settings.prior)
+    recorder = RunRecorder.create(
+        settings.place, host.name, runs[settings.metric], plan=host.plan, trained=host.trained
+    )
+    if recorder is not None:
+        runs[settings.metric] = recorder.run
+        priors[settings.metric] = recorder.prior(settings.prior)
+    forecasters = {
+        name: Forecaster(
+            host.plan,
+            run=runs[name],
+            laws=settings.laws,
+            prior=priors[name],
+            every_n_steps=settings.every_n_steps,
+        )
+        for name in host.metrics
+    }
+    return forecasters, recorder

@@ -1,0 +1,229 @@
+"""The trials of a Ray Tune sweep as `ForecastStopper` and `ForecastScheduler` see them."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lossforecast.callbacks.sweeps.plans import Plans
+from lossforecast.checks import number
+from lossforecast.errors import ConfigurationError, ObservationError
+from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
+from lossforecast.policies import (
+    Action,
+    Outlook,
+    Policy,
+    checked_target,
+    dominated,
+    policy_list,
+    target_miss,
+)
+from lossforecast.runs import RunInfo
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["Config", "Result", "SweepTrials", "named"]
+
+Config = dict[str, Any]
+Result = dict[str, Any]
+
+_MAX_LENGTH_RATIO = 2.0  # of steps reported to steps planned: beyond, they hardly count the same
+
+
+@dataclass
+class Trial:
+    """A running trial.
+
+    Attributes:
+        forecaster: has observed the reported values, negated if they are maximised.
+        last: the latest value, nan and inf included.
+        counts: whether other trials are compared with it; False once it was stopped or has failed.
+    """
+
+    forecaster: Forecaster
+    last: float = math.nan
+    counts: bool = True
+
+    def observe(self, step: int, value: float) -> None:
+        """Observe a value, negated if it is maximised."""
+        self.forecaster.observe(step, value)
+        self.last = value
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return self.forecaster.history.last_step
+
+    @property
+    def at_its_end(self) -> bool:
+        """Whether the trial has taken all steps of its schedule."""
+        return self.step >= self.forecaster.total_steps
+
+    @property
+    def outlook(self) -> Outlook:
+        """The forecast of the final value, or the value itself at the end."""
+        if self.at_its_end:
+            return self.ended()
+        return Outlook.of(self.forecaster.forecast(), self.forecaster.run.optimizer or "")
+
+    def ended(self) -> Outlook:
+        """The outlook if the trial ends now."""
+        return Outlook.ended(self.last, self.forecaster.run.optimizer or "")
+
+    def __reduce__(self) -> tuple[Callable[..., "Trial"], tuple[Any, ...]]:
+        # the saved state is a thirtieth of a pickled forecaster, which carries its latest fit
+        return _restored_trial, (self.forecaster.state_dict(), self.last, self.counts)
+
+
+def _restored_trial(state: Mapping[str, Any], last: float, counts: bool) -> Trial:
+    return Trial(Forecaster.from_state_dict(state), last, counts)
+
+
+class SweepTrials:
+    """The running trials of a sweep, and the outcomes of those that ended.
+
+    Args:
+        schedule: as in `ForecastScheduler`, like the other arguments.
+    """
+
+    def __init__(
+        self,
+        schedule: LRSchedule | Callable[[Config], LRSchedule],
+        run: RunInfo | Callable[[Config], RunInfo] | None,
+        *,
+        time_attr: str,
+        policy: Policy | Iterable[Policy] | None,
+        target: float | None,
+        shadow: bool,
+    ) -> None:
+        self.shadow = shadow
+        self.metric: str | None = None
+        self.mode: str | None = None
+        self._plans = Plans(schedule, run, "config")
+        self._time_attr = named("time_attr", time_attr)
+        self._policies = policy_list(policy) or [target_miss(), dominated()]
+        self._target = checked_target(target)
+        self._running: dict[str, Trial] = {}
+        self._ended: dict[str, Outlook] = {}
+        self._logged: set[str] = set()
+
+    def measure(self, metric: str | None, mode: str | None) -> None:
+        """Set the name of the value and its mode; None where unknown.
+
+        Raises:
+            ConfigurationError: the metric is no name, or the mode neither "min" nor "max".
+        """
+        if mode not in ("min", "max", None):
+            raise ConfigurationError(f'mode is {mode!r}; it must be "min" or "max"')
+        self.metric = None if metric is None else named("metric", metric)
+        self.mode = mode
+
+    def observe(self, trial_id: str, config: Config, result: Result, *, last: bool = False) -> bool:
+        """Observe a flat result; returns whether the trial can be judged by it.
+
+        Args:
+            trial_id: Ray's id of the trial.
+            config: its configuration.
+            result: the result, with "/" between the keys of nested ones.
+            last: whether the trial is over.
+        """
+        assert self.metric is not None
+        missing = [key for key in (self.metric, self._time_attr) if key not in result]
+        if missing:
+            if not last:  # the last result of a function that returns has no value
+                self._log_once(
+                    logging.ERROR,
+                    "trial %s reported no %s, but %s: such results are ignored",
+                    *(trial_id, " and no ".join(map(repr, missing))),
+                    ", ".join(sorted(key for key in result if not key.startswith("config/"))),
+                )
+            return False
+        if trial_id not in self._running:
+            self._running[trial_id] = Trial(self._plans.forecaster(config))
+            self._ended.pop(trial_id, None)
+        trial = self._running[trial_id]
+        if trial.counts:
+            value = number(self.metric, result[self.metric], ObservationError)
+            trial.observe(result[self._time_attr], self._sign * value)
+        return trial.counts
+
+    def hopeless(self, trial_id: str) -> bool:
+        """Whether to stop an observed trial; if so, it no longer counts."""
+        trial = self._running[trial_id]
+        rivals = [
+            *self._ended.values(),
+            *(
+                other.outlook
+                for other in self._running.values()
+                if other.counts and other is not trial
+            ),
+        ]
+        target = None if self._target is None else self._sign * self._target
+        advice = trial.forecaster.recommend(target, self._policies, rivals)
+        return advice.action is Action.STOP and self.stop(trial_id, f": {advice.message}")
+
+    def foreseen(self, trial_id: str, result: Result) -> Result:
+        """A copy of the result in which the value is the present forecast of the final value."""
+        if trial_id not in self._running or self.metric not in result:
+            return result
+        forecast = self._running[trial_id].forecaster.forecast()
+        return {**result, self.metric: self._sign * forecast.mean}
+
+    def stop(self, trial_id: str, why: str = "") -> bool:
+        """Log that the trial is stopped, and why; it no longer counts. False at its end."""
+        trial = self._running[trial_id]
+        if trial.at_its_end:
+            return False
+        would = "would be stopped" if self.shadow else "is stopped"
+        logger.info("trial %s %s at step %d%s", trial_id, would, trial.step, why)
+        trial.counts = False
+        return True
+
+    def set_counts(self, trial_id: str, counts: bool) -> None:
+        """Set whether other trials are compared with this one."""
+        if trial_id in self._running:
+            self._running[trial_id].counts = counts
+
+    def close(self, trial_id: str) -> None:
+        """End a trial; if it counts, its last value is its outcome."""
+        trial = self._running.pop(trial_id, None)
+        if trial is None or not trial.counts:
+            return
+        self._ended[trial_id] = trial.ended()
+        planned = trial.forecaster.total_steps
+        if not planned / _MAX_LENGTH_RATIO <= trial.step <= planned * _MAX_LENGTH_RATIO:
+            self._log_once(
+                logging.WARNING,
+                "trial %s ended at step %d, its schedule at %d: does %r count the same steps?",
+                *(trial_id, trial.step, planned, self._time_attr),
+            )
+
+    def recall(self, trial_id: str, config: Config, result: Result) -> None:
+        """Add a trial that was over before the sweep was restored.
+
+        It counts if it had taken all steps of its schedule; otherwise it was stopped.
+        """
+        if self.observe(trial_id, config, result, last=True):
+            self.set_counts(trial_id, self._running[trial_id].at_its_end)
+            self.close(trial_id)
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.mode == "max" else 1
+
+    def _log_once(self, level: int, message: str, *details: object) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            logger.log(level, message, *details)
+
+
+def named(argument: str, value: object) -> str:
+    """The value, if it is a name.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{argument} must be the name of a reported value, not {value!r}")
+    return value

@@ -1,0 +1,5 @@
+"""The adapter for plain PyTorch loops."""
+
+from lossforecast.callbacks.torch.callback import TorchLossForecast
+
+__all__ = ["TorchLossForecast"]

@@ -1,0 +1,298 @@
+"""`TorchLossForecast`: forecasts inside a plain PyTorch loop."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from lossforecast.callbacks.capture import innermost, uncompiled
+from lossforecast.callbacks.lr_schedulers import LoopLint
+from lossforecast.callbacks.monitor import Sink, adopt_plan, guarded, switch_off
+from lossforecast.callbacks.pipeline import (
+    HostRun,
+    LoopCallback,
+    Pipeline,
+    Settings,
+    StoreLike,
+    start,
+)
+from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.tensorboard import TensorBoardSink
+from lossforecast.callbacks.torch.schedule import parameter_group, planner_of, steering_of
+from lossforecast.errors import ConfigurationError
+from lossforecast.forecaster import Forecaster
+from lossforecast.policies import Policy
+from lossforecast.prior import Prior
+from lossforecast.runs import RunInfo
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["TorchLossForecast"]
+
+
+class TorchLossForecast(LoopCallback):
+    """Forecasts the final loss of a plain training loop.
+
+        with TorchLossForecast(optimizer, scheduler, total_steps=N) as monitor:
+            for batch in loader:
+                loss = compute(batch)
+                monitor.step(loss)                    # once per micro-batch under accumulation
+                loss.backward(); optimizer.step(); scheduler.step(); optimizer.zero_grad()
+                if monitor.should_stop:               # False unless stop=True
+                    break
+
+    Hooks of the optimizer count its steps and read the learning rate of each step, so the order of
+    the other calls, skipped steps and a scheduler that is stepped early or late make no difference.
+    Losses are copied on their device and read on the host about 100 times a run.
+
+    With several processes (`torch.distributed`) create one in each, with the same arguments, and
+    call `step`, `validation` and `state_dict` at the same steps. Losses are averaged over all
+    processes, the first one forecasts, and all stop at the same step.
+
+    By default it only advises. An error of its own is logged once, forecasting is switched off and
+    training continues.
+
+    Args:
+        optimizer: the torch optimizer (or a wrapper of one).
+        scheduler: its learning-rate scheduler; None if the rate is constant. For a schedule that
+            is not a torch scheduler give `schedule`.
+        total_steps: length of the run in optimizer steps; needed unless the scheduler or
+            `schedule` has one. Without it the length follows a steered `SteerableLR`.
+        schedule: planned learning rate of every step, instead of the scheduler's future.
+        steps_per_scheduler_step: optimizer steps between two steps of the scheduler, for example
+            the steps of an epoch.
+        metric: "train" or "val": the loss of `forecast` and `recommendation`. Pass validation
+            losses to `validation`.
+        target: final loss to reach; with `stop=True` the run ends when it will very likely be
+            missed.
+        stop: whether `should_stop` may become True.
+        apply: whether to begin a recommended decay, once; the scheduler must be a
+            `lossforecast.callbacks.SteerableLR`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()`, and with `apply`
+            also `reschedule()`.
+        run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `metric`.
+        laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
+        prior: beliefs before the run, as in `lossforecast.Forecaster`.
+        every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
+        group: index of the parameter group whose learning rate counts. Default: the first of
+            those with the largest rate.
+        probe: a `lossforecast.callbacks.AnnealingProbe` of the model; measures how much annealing
+            will lower the loss.
+        store: where runs are recorded and past runs are found: True, a path, a database URL or a
+            `lossforecast.RunStore`. See `lossforecast.callbacks.pipeline.Settings`.
+        writer: a TensorBoard ``SummaryWriter`` to write forecasts to.
+        sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
+
+    Raises:
+        ConfigurationError: the length of the run is unknown, or an argument makes no sense.
+    """
+
+    _pipeline: Pipeline
+
+    def __init__(
+        self,
+        optimizer: Any,
+        scheduler: Any = None,
+        total_steps: int | None = None,
+        *,
+        schedule: LRSchedule | None = None,
+        steps_per_scheduler_step: int = 1,
+        metric: str = "train",
+        target: float | None = None,
+        stop: bool = False,
+        apply: bool = False,
+        policy: Policy | Iterable[Policy] | None = None,
+        run: RunInfo | None = None,
+        laws: str | Iterable[str] = "auto",
+        prior: Prior | None = None,
+        every_n_steps: int | None = None,
+        group: int | None = None,
+        probe: AnnealingProbe | None = None,
+        store: StoreLike = None,
+        writer: Any = None,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        self.settings = Settings(
+            metric=metric,
+            target=target,
+            stop=stop,
+            total_steps=total_steps,
+            schedule=schedule,
+            apply=apply,
+            policy=policy,
+            run=run,
+            laws=laws,
+            prior=prior,
+            every_n_steps=every_n_steps,
+            probe=probe,
+            store=store,
+            sinks=sinks,
+        )
+        pace, optimizer = steps_per_scheduler_step, innermost(optimizer)
+        group = parameter_group(optimizer, group)
+        planner = planner_of(optimizer, scheduler, self.settings, pace=pace, group=group)
+        plan = planner(0)
+        self._resumed = False
+        self._planner: Callable[[int], LRSchedule] | None = planner
+        self._pipeline = start(
+            self.settings,
+            HostRun(
+                optimizer=optimizer,
+                group=group,
+                plan=plan,
+                trained=optimizer,
+                metrics=("train", "val"),
+                sinks=[TensorBoardSink(writer)] if writer is not None else [],
+                steering=steering_of(scheduler, self.settings, pace=pace, group=group),
+                begin_probe=None if probe is None else probe.begin,
+            ),
+        )
+        self._capture = self._pipeline.capture
+        followed = scheduler if schedule is None else None
+        self._lint = LoopLint(optimizer, plan, followed, pace=pace, group=group)
+        # without `with` or `close`, the end is recorded when the last reference or Python goes
+        recorded = self._pipeline.monitor.recorder is not None
+        self._finalizer = weakref.finalize(self, self._pipeline.finalize) if recorded else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close(wait=error is None, error=error)
+
+    # ------------------------------------------------------------------ in the loop
+
+    @uncompiled
+    def step(self, loss: torch.Tensor | float) -> None:
+        """Record the loss of a (micro-)batch, right after it was computed."""
+        self._poll_if_due()
+        if self.switched_off:
+            self._capture.forget()
+            return
+        try:
+            self._capture.keep(loss)
+        except Exception:
+            switch_off(self)
+
+    @uncompiled
+    def validation(self, loss: torch.Tensor | float) -> None:
+        """Record a validation loss, measured after the optimizer steps taken so far."""
+        self._validate(loss)
+        self._poll_if_due()
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether to leave the loop; False unless ``stop=True``."""
+        if self._pipeline.stop:
+            self._poll_if_due()
+        return self._pipeline.should_stop
+
+    def close(self) -> None:
+        """Read the remaining losses, make the last forecast and remove all hooks."""
+        self._close(wait=True)
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def metric(self) -> str:
+        """The loss of `forecast` and `recommendation`: "train" or "val"."""
+        return self.settings.metric
+
+    @property
+    def forecaster(self) -> Forecaster:
+        """The forecaster of the chosen metric, with all losses read so far."""
+        return self._pipeline.forecaster()
+
+    def forecaster_of(self, metric: str) -> Forecaster:
+        """Return the forecaster of the "train" or the "val" loss; both are kept."""
+        if metric not in self._pipeline.forecasters:
+            raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
+        return self._pipeline.forecaster(metric)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken, as far as the host knows without waiting for the device."""
+        return self._capture.steps
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain values, to be saved with the model.
+
+        It has all but the losses of the present step, and no pending stop: a resumed run continues
+        until a stop is due again.
+        """
+        self._flush()
+        return self._pipeline.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called; a changed schedule is adopted with a warning.
+
+        Raises:
+            StateError: the state is not of a run, or is damaged.
+        """
+        self._pipeline.load_state_dict(state)
+        self._resumed = True
+        if self.settings.probe is not None:
+            self.settings.probe.restart()
+
+    # ------------------------------------------------------------------ inside
+
+    def _poll_if_due(self) -> None:
+        if self._pipeline.is_due:
+            self._poll()
+            if self.switched_off:
+                self._pipeline.withdraw()
+
+    @guarded
+    def _poll(self) -> None:
+        self._adopt_plan()
+        self._lint.check(self._capture.steps)
+        self._pipeline.poll()
+
+    @guarded
+    def _flush(self) -> None:
+        self._pipeline.flush()
+
+    @guarded
+    def _validate(self, loss: torch.Tensor | float) -> None:
+        self._adopt_plan()
+        self._pipeline.validate(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
+
+    @guarded
+    def _finish(self, wait: bool) -> None:
+        self._adopt_plan()
+        self._pipeline.finish(wait=wait)
+
+    def _close(self, wait: bool, error: BaseException | None = None) -> None:
+        try:
+            self._finish(wait)
+            self._pipeline.leave()
+            self._pipeline.record_end(error, watched=not self.switched_off)
+        finally:  # also after Ctrl-C during the last forecast
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            self._pipeline.close()
+            self._lint.close()
+            self._planner = None
+
+    def _adopt_plan(self) -> None:
+        """Compare the plan of a resumed run with the saved one, at its first step.
+
+        By then the user has restored the scheduler, too.
+        """
+        if not self._resumed or self._planner is None:
+            return
+        self._resumed = False
+        plan = self._planner(self._capture.steps)
+        for name, forecaster in self._pipeline.forecasters.items():
+            if name == self.metric:
+                adopt_plan(forecaster, plan, self._capture.steps)
+            else:
+                forecaster.adopt_plan(plan, self._capture.steps)

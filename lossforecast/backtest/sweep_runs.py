@@ -1,0 +1,133 @@
+"""`SweepRun`: a recorded run of a sweep as a stopping rule sees it, check by check."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossforecast.backtest.curves import RecordedRun
+from lossforecast.backtest.replay import naming, outcome
+from lossforecast.forecast import QUANTILE_LEVELS
+from lossforecast.forecaster import Forecaster
+from lossforecast.policies import Outlook
+from lossforecast.prior import Prior
+from lossforecast.runs import RunInfo
+from lossforecast.status import Status
+
+__all__ = ["CHECKS_PER_RUN", "SweepRun", "decay_start", "patience_end", "sweep_run"]
+
+CHECKS_PER_RUN = 50
+"""Checks of a run, evenly spaced; the last one is its end, where nothing is left to stop."""
+
+_MIN_LOSSES = 3  # before a run is forecast
+_PATIENCE_VALIDATIONS = 3  # the default of Lightning's EarlyStopping
+_DECAYED_SHARE = 0.9  # of the peak rate: below it the decay has begun
+_MAX_FINAL_SHARE = 0.5  # of the peak rate at the end, for a schedule to count as decaying
+_NO_OUTLOOK = Outlook((float("nan"),) * len(QUANTILE_LEVELS))
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One recorded run at every check but the last: after 1/50, 2/50, ..., 49/50 of its steps.
+
+    Attributes:
+        run_id: its name.
+        total_steps: its length in optimizer steps.
+        truth: the loss it ended with.
+        outlooks: forecasts of the final loss, (49,).
+        statuses: statuses of these forecasts, (49,).
+        latest: the latest loss, nan before the first, (49,).
+        alike: shares of the forecasts' error variance that runs have in common, as in `Prior`.
+        decay_start: share of the steps after which the learning rate has fallen below 90% of its
+            peak; infinite if it never falls by half.
+        patience_end: share of the steps after which three losses in a row were no improvement;
+            infinite if that never happened.
+    """
+
+    run_id: str
+    total_steps: int
+    truth: float
+    outlooks: tuple[Outlook, ...]
+    statuses: tuple[Status, ...]
+    latest: NDArray[np.float64]
+    alike: tuple[float, float]
+    decay_start: float
+    patience_end: float
+
+
+def sweep_run(run: RecordedRun, prior: Prior | None = None) -> SweepRun | None:
+    """Forecast a run at every check; None if its outcome is unknown.
+
+    Args:
+        run: a recorded run.
+        prior: beliefs before the first loss; None is the packaged prior.
+
+    Raises:
+        LossForecastError: the curve cannot be observed; the message names the run.
+    """
+    end = outcome(run)
+    if end is None:
+        return None
+    check_steps = np.arange(1, CHECKS_PER_RUN) / CHECKS_PER_RUN * run.total_steps
+    n_seen = np.searchsorted(run.step, check_steps, side="right")
+    with naming(run):
+        outlooks, statuses = _forecasts(run, check_steps, n_seen, prior)
+    latest = np.array([run.loss[n - 1] if n else np.nan for n in n_seen], float)
+    return SweepRun(
+        run_id=run.run_id,
+        total_steps=run.total_steps,
+        truth=end.loss,
+        outlooks=tuple(outlooks),
+        statuses=tuple(statuses),
+        latest=latest,
+        alike=(prior or Prior()).alike,
+        decay_start=decay_start(run),
+        patience_end=patience_end(run),
+    )
+
+
+def _forecasts(
+    run: RecordedRun,
+    check_steps: NDArray[np.float64],
+    n_seen: NDArray[np.intp],
+    prior: Prior | None,
+) -> tuple[list[Outlook], list[Status]]:
+    """Outlook and status at each check, from the first `n_seen` losses and the gaps until then."""
+    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
+    forecaster = Forecaster(run.plan, info, prior=prior)
+    outlook, status, before = _NO_OUTLOOK, Status.NO_DATA, 0
+    outlooks: list[Outlook] = []
+    statuses: list[Status] = []
+    gaps = sorted(run.gaps, reverse=True)
+    for check_step, n in zip(check_steps, n_seen, strict=True):
+        while gaps and gaps[-1].step <= check_step:
+            forecaster.observe_gap(*gaps.pop())
+        if n > before:
+            forecaster.observe_many(run.step[before:n], run.loss[before:n])
+            if n >= _MIN_LOSSES:
+                forecast = forecaster.forecast()
+                outlook, status = Outlook.of(forecast, run.optimizer or ""), forecast.status
+        outlooks.append(outlook)
+        statuses.append(status)
+        before = n
+    return outlooks, statuses
+
+
+def decay_start(run: RecordedRun) -> float:
+    """Share of a run after which its rate stays below 90% of the peak, as in `SweepRun`."""
+    peak = run.lr.max()
+    if peak == 0 or run.lr[-1] > _MAX_FINAL_SHARE * peak:
+        return math.inf
+    last_high = np.flatnonzero(run.lr >= _DECAYED_SHARE * peak)[-1]
+    return float(run.step[last_high] / run.total_steps)
+
+
+def patience_end(run: RecordedRun) -> float:
+    """Share of a run after which three losses in a row were no improvement; infinite if never."""
+    best, since = math.inf, 0
+    for step, loss in zip(run.step.tolist(), run.loss.tolist(), strict=True):
+        best, since = (loss, 0) if loss < best else (best, since + 1)
+        if since >= _PATIENCE_VALIDATIONS:
+            return float(step / run.total_steps)
+    return math.inf

@@ -1,0 +1,75 @@
+"""The command `forecast`."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from lossforecast.cli.live import LiveForecast, file_sizes, wait_for_first_loss
+from lossforecast.cli.options import (
+    JSON_HELP,
+    LOG_HELP,
+    LOG_OPTIONS,
+    STORE_OPTIONS,
+    TARGET_HELP,
+    LogOptions,
+    with_options,
+)
+from lossforecast.cli.output import (
+    EXIT_CODES,
+    STANDARD_OUTPUT,
+    check_outputs,
+    check_plot,
+    errors_in_one_line,
+    print_note,
+)
+from lossforecast.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["add_forecast"]
+
+
+def add_forecast(app: "typer.Typer") -> None:
+    """Add `forecast`."""
+    import typer
+
+    @app.command("forecast", epilog=EXIT_CODES)
+    @with_options(*LOG_OPTIONS, *STORE_OPTIONS)
+    def command(
+        options: LogOptions,
+        log_: Annotated[Path, typer.Argument(help=LOG_HELP, metavar="LOG")],
+        target: Annotated[float | None, typer.Option(help=TARGET_HELP)] = None,
+        follow: Annotated[
+            bool,
+            typer.Option("--follow", help="Forecast again whenever the log grows, to its end."),
+        ] = False,
+        every: Annotated[
+            float, typer.Option(help="With --follow: seconds between two readings.", min=0.1)
+        ] = 30.0,
+        json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
+        plot: Annotated[
+            Path | None,
+            typer.Option(help="Draw the forecast to this .png, .pdf or .svg; - for stdout."),
+        ] = None,
+    ) -> None:
+        """Forecast the final loss of a run in progress."""
+        with errors_in_one_line():
+            check_outputs({"--json": json_, "--plot": plot})
+            check_plot(plot)
+            if follow and STANDARD_OUTPUT in (json_, plot):
+                raise ConfigurationError("--follow writes many times: give --json and --plot paths")
+            sizes = wait_for_first_loss(log_, options, every) if follow else {}
+            live = LiveForecast.from_log(log_, options, target)
+            live.show(json_, plot, brief=False)
+            while follow and not live.over:
+                time.sleep(every)
+                if (now := file_sizes(log_)) == sizes:
+                    continue
+                sizes = now
+                try:
+                    live = LiveForecast.from_log(log_, options, target)
+                except ConfigurationError as error:  # the log is being written
+                    print_note(f"{error}; reading it again when it changes")
+                else:
+                    live.show(json_, plot, brief=True)

@@ -1,0 +1,35 @@
+"""A log in one line for people, and as plain values for programs."""
+
+from typing import Any
+
+from lossforecast.readers import Log
+
+__all__ = ["log_headline", "log_to_dict"]
+
+_MAX_OTHERS = 4  # further loss columns that the headline names
+
+
+def log_headline(log: Log, total_steps: int) -> str:
+    """The run, its format, and the columns that are used."""
+    taken = log.steps_taken
+    others = f"; other losses: {', '.join(log.others[:_MAX_OTHERS])}" if log.others else ""
+    return (
+        f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
+        f"({log.metric}) up to step {taken:,} of {total_steps:,} ({min(taken / total_steps, 1):.0%}"
+        f"), learning rate {log.rate_column or 'as given'}{others}"
+    )
+
+
+def log_to_dict(log: Log, total_steps: int) -> dict[str, Any]:
+    """The same as plain values, with the notes of the reader."""
+    return {
+        "log": str(log.path),
+        "format": log.format,
+        "column": log.column,
+        "metric": log.metric,
+        "lr_column": log.rate_column,
+        "losses": log.history.n_observed,
+        "last_step": log.history.last_step,
+        "total_steps": total_steps,
+        "notes": list(log.notes),
+    }

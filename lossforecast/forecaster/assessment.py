@@ -1,0 +1,92 @@
+"""How far a forecast can be trusted: its status, its caveats and the source of its gain."""
+
+import numpy as np
+
+from lossforecast.forecast import AnnealGain
+from lossforecast.numerics import Mixture
+from lossforecast.posterior import Posterior
+from lossforecast.runs import Evidence, History, observed_rates, overfit_rise
+from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
+from lossforecast.status import Caveat, Status
+
+__all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
+
+_MIN_POINTS_FOR_FORECAST = 10  # of evidence
+_MAX_YOUTH = 0.5  # of `Posterior.youth`: 50 steps after the warm-up, a fortieth of the run's S1
+_MIN_MISFIT_PROBABILITY = 0.5
+_MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it the data decided
+_MIN_DROP_SHARE_OF_STD = 0.3  # of the std of the forecast: below it the drop hardly matters
+_NEGLIGIBLE_DROP = 1e-9  # of the unit of the loss
+_OFF_PLAN_OBSERVATIONS = 3  # the latest ones, which all have to be off the plan
+_START_SHARE = 0.2  # of the run so far: a minimum there is none of an overfitting run
+_RISEN_LR = 1.01  # ratio of two learning rates
+_MIN_RISE_SHARE = 0.01  # of the rise so far, that is expected still to come
+
+
+def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
+    """The status of a forecast with this standard deviation and annealing gain."""
+    if len(evidence) < _MIN_POINTS_FOR_FORECAST or posterior.youth > _MAX_YOUTH:
+        return Status.TOO_SHORT
+    if posterior.misfit() > _MIN_MISFIT_PROBABILITY:
+        return Status.MISFIT
+    if gain.source == "prior" and gain.std > _MIN_DROP_SHARE_OF_STD * std:
+        return Status.PRIOR_DRIVEN
+    return Status.IDENTIFIED
+
+
+def caveats_of(
+    history: History, plan: LRSchedule, followed: LRSchedule, rise: float
+) -> tuple[Caveat, ...]:
+    """The caveats of a forecast, in the order of their names.
+
+    Args:
+        history: the losses and learning rates observed.
+        plan: the learning rates planned, which observed ones are compared with.
+        followed: the learning rates that the forecast assumes.
+        rise: expected rise of an overfitting loss, 0 for none.
+    """
+    caveats = set(followed.caveats)
+    steps, observed = observed_rates(history)
+    recent = np.flatnonzero(steps <= plan.total_steps)[-_OFF_PLAN_OBSERVATIONS:]
+    if recent.size:
+        difference = np.abs(observed[recent] - plan.lr(steps[recent]))
+        if (difference > OFF_PLAN_TOLERANCE * plan.peak).all():
+            caveats.add(Caveat.LR_OFF_PLAN)
+    if history.n_non_finite:
+        caveats.add(Caveat.NON_FINITE)
+    if rise > 0:
+        caveats.add(Caveat.OVERFITTING)
+    knots, rates = followed.knots
+    ahead = rates[knots >= max(history.last_step, 0, followed.warmup_steps)]
+    if (ahead - np.minimum.accumulate(ahead) > OFF_PLAN_TOLERANCE * followed.peak).any():
+        caveats.add(Caveat.LR_RISES_AHEAD)
+    return tuple(sorted(caveats))
+
+
+def overfitting_rise(history: History, schedule: LRSchedule) -> float:
+    """Expected further rise of a validation loss by the end of the run; 0 if it does not rise.
+
+    ``rise so far * clip(steps left / steps since the minimum, 0.01, 1)``. A rise of the learning
+    rate since the minimum explains one of the loss, so it counts as none.
+    """
+    bins = history.bins()
+    late = np.isfinite(bins.mean) & (bins.first >= _START_SHARE * max(history.last_step, 0))
+    steps = np.maximum(bins.last[late], 1)
+    lowest, rise = overfit_rise(bins.mean[late])
+    if not rise or schedule.lr(steps[-1]) > _RISEN_LR * schedule.lr(steps[lowest]):
+        return 0.0
+    left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
+    return rise * float(np.clip(left / since, _MIN_RISE_SHARE, 1.0))
+
+
+def anneal_gain_of(posterior: Posterior, drop: Mixture) -> AnnealGain:
+    """Mean and standard deviation of the drop to come, and whether data, probe or prior know it."""
+    mean, std = (float(moment[0]) for moment in drop.moments())
+    if not np.any(np.abs(drop.mean) > _NEGLIGIBLE_DROP * posterior.transform.unit):
+        return AnnealGain(0.0, 0.0, "none")
+    source = "prior"
+    if posterior.drop_shrinkage() < _MAX_SHRINKAGE_LEARNT:
+        source = "data"
+    elif posterior.drop_is_measured():
+        source = "probe"
+    return AnnealGain(mean, std, source)

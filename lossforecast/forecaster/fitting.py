@@ -1,0 +1,86 @@
+"""One fit of a run: its beliefs, its evidence, the measured drop and its past runs put together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from lossforecast.errors import ConfigurationError
+from lossforecast.laws import LAWS
+from lossforecast.posterior import PastRunTransfer, Posterior, fit
+from lossforecast.prior import Gap, Prior, most_similar
+from lossforecast.runs import Evidence, History, RunInfo, gather
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["fit_run", "known_laws", "transfer_from_past"]
+
+_TRANSFER_START_SHARE = 0.1  # of a run without losses: before it, past runs are no guide
+
+
+def fit_run(
+    history: History,
+    planned: LRSchedule,
+    run: RunInfo,
+    *,
+    prior: Prior,
+    laws: tuple[str, ...],
+    gaps: Sequence[Gap],
+    rise: float,
+    past_runs: PastRunTransfer | None,
+) -> tuple[Evidence, Posterior]:
+    """The evidence in a history and the posterior of the laws given it.
+
+    Args:
+        history: the losses so far; it may be empty if there are past runs.
+        planned: the learning rates observed, then those planned.
+        run: what is known about the run.
+        prior: beliefs before the first loss.
+        laws: names of the laws.
+        gaps: measurements of the annealing probe.
+        rise: expected rise of an overfitting loss.
+        past_runs: finished runs like this one.
+    """
+    beliefs = prior.for_run(run, planned, laws)
+    evidence = gather(history.bins(), planned, beliefs.burn_in)
+    now = max(history.last_step, 0)
+    if past_runs is not None and not len(evidence):
+        now = max(round(_TRANSFER_START_SHARE * planned.total_steps), 1)
+        evidence = Evidence.nothing(now, past_runs.level)
+    measured = prior.gaps.drop(gaps, planned, now, evidence.step, evidence.loss, evidence.variance)
+    if measured is not None:
+        beliefs = replace(beliefs, calibration=prior.gaps.calibration)
+    posterior = fit(
+        evidence,
+        planned,
+        now,
+        beliefs,
+        measured_drop=measured,
+        rise=rise,
+        past_runs=past_runs,
+    )
+    return evidence, posterior
+
+
+def transfer_from_past(
+    prior: Prior, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]
+) -> PastRunTransfer | None:
+    """What the past runs of the prior that are most like a new one predict about it."""
+    posteriors = []
+    for past, difference_std in most_similar(prior.past, run, schedule):
+        beliefs = prior.for_run(past.run, past.schedule, laws)
+        end = past.schedule.total_steps
+        posteriors.append((fit(past.evidence, past.schedule, end, beliefs), difference_std))
+    return PastRunTransfer.of(posteriors)
+
+
+def known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:
+    """The names of laws; "auto" for all.
+
+    Raises:
+        ConfigurationError: an unknown name, or none.
+    """
+    names = tuple(LAWS) if laws == "auto" else (laws,) if isinstance(laws, str) else tuple(laws)
+    unknown = [name for name in names if name not in LAWS]
+    if unknown or not names:
+        raise ConfigurationError(
+            f"unknown laws {unknown or laws!r}; choose from {', '.join(LAWS)}, or 'auto'"
+        )
+    return names

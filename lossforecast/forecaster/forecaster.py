@@ -1,0 +1,400 @@
+"""`Forecaster`: observes the losses of a run, forecasts the final one and recommends what to do."""
+
+import copy
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lossforecast.checks import non_negative, number, whole
+from lossforecast.errors import ConfigurationError, ObservationError, StateError
+from lossforecast.forecast import AnnealGain, Forecast
+from lossforecast.forecaster.assessment import (
+    anneal_gain_of,
+    caveats_of,
+    overfitting_rise,
+    status_of,
+)
+from lossforecast.forecaster.fitting import fit_run, known_laws, transfer_from_past
+from lossforecast.forecaster.replanning import is_constant, rates_after, same_future
+from lossforecast.policies import (
+    MAX_EARLIER_CHECKS,
+    Outlook,
+    Policy,
+    Recommendation,
+    Situation,
+    checked_target,
+    policy_list,
+    recommend,
+)
+from lossforecast.posterior import Posterior
+from lossforecast.prior import Gap, Prior
+from lossforecast.runs import Evidence, History, RunInfo, effective_schedule
+from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat, Status
+
+__all__ = ["Forecaster"]
+
+_STATE_VERSION = 1
+_FORECASTS_PER_RUN = 100
+
+
+class Forecaster:
+    """Observes the losses of a run and forecasts where they end.
+
+    Steps: the loss at step t is the loss after t optimizer steps, so the training loss of the
+    (t+1)-th batch is step t, and a validation loss after the last step is step `total_steps`.
+
+    Args:
+        schedule: the planned learning rate of every step.
+        run: what is known about the run: metric, optimizer, project, sizes.
+        laws: "auto" (all, averaged by evidence) or one or more of "annealing", "multi-power",
+            "memoryless", "power".
+        prior: beliefs before the first loss, past runs included; None is the packaged prior.
+        every_n_steps: steps between forecasts; by default about a hundredth of the run.
+
+    Raises:
+        ConfigurationError: an argument that is not of these types, or an unknown law.
+
+    Example:
+        >>> from lossforecast import Forecaster, LRSchedule
+        >>> plan = LRSchedule.wsd(total_steps=1_000, peak=1e-3, warmup=50)
+        >>> forecaster = Forecaster(plan)
+        >>> steps = range(0, 500)
+        >>> forecaster.observe_many(steps, [2 + 3 * (t + 5) ** -0.5 for t in steps])
+        >>> forecast = forecaster.forecast()
+        >>> forecast.status.name, forecast.anneal_gain.source
+        ('PRIOR_DRIVEN', 'prior')
+    """
+
+    def __init__(
+        self,
+        schedule: LRSchedule,
+        run: RunInfo | None = None,
+        laws: str | Iterable[str] = "auto",
+        prior: Prior | None = None,
+        every_n_steps: int | None = None,
+    ) -> None:
+        if not isinstance(schedule, LRSchedule):
+            raise ConfigurationError(
+                f"schedule must be an LRSchedule, not {type(schedule).__name__}: try "
+                "LRSchedule.cosine(total_steps, peak) or LRSchedule.from_array(lrs)"
+            )
+        self.run = run or RunInfo()
+        self.prior = prior or Prior()
+        self.laws = known_laws(laws)
+        self.history = History()
+        self.every_n_steps = max(1, round(schedule.total_steps / _FORECASTS_PER_RUN))
+        if every_n_steps is not None:
+            self.every_n_steps = whole("every_n_steps", every_n_steps, ConfigurationError, least=1)
+        self.seconds_spent = 0.0  # on fits and forecasts so far; reported, never acted on
+        self._schedule = schedule
+        self._gaps: list[Gap] = []
+        self._checks: list[tuple[int, Outlook]] = []  # step and outlook of the latest ones
+        self._fitted: tuple[Evidence, Posterior] | None = None
+        self._past_runs = transfer_from_past(self.prior, self.run, schedule, self.laws)
+        self._effective: LRSchedule | None = None
+        self._as_planned: Forecast | None = None
+
+    # ------------------------------------------------------------------ observing
+
+    @property
+    def schedule(self) -> LRSchedule:
+        """The planned learning rates."""
+        return self._schedule
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the planned run in optimizer steps."""
+        return self._schedule.total_steps
+
+    def observe(self, step: int, loss: float, lr: float | None = None) -> None:
+        """Record the loss at a step; nan and inf are counted and otherwise ignored.
+
+        Args:
+            step: optimizer steps taken before this loss was computed, 0 or more.
+            loss: the loss, in any unit.
+            lr: learning rate of optimizer step `step`, if known; it overrides the plan.
+
+        Raises:
+            ObservationError: the step is negative or not whole, or the loss is not a number.
+        """
+        self.history.observe(step, loss, lr)
+        self._forget_fit()
+
+    def observe_many(
+        self, steps: ArrayLike, losses: ArrayLike, lrs: ArrayLike | None = None
+    ) -> None:
+        """Record many losses at once, arrays (n,); the result is the same as one by one.
+
+        Raises:
+            ObservationError: as in `observe`, or arrays of different shapes.
+        """
+        self.history.observe_many(steps, losses, lrs)
+        self._forget_fit()
+
+    def observe_gap(self, step: int, gap: float, stderr: float, horizon: int) -> None:
+        """Record a measurement of the annealing probe: loss(raw weights) - loss(EMA weights).
+
+        A gap that is nan or infinite is ignored.
+
+        Args:
+            step: the step of the measurement.
+            gap: the difference, in units of the loss.
+            stderr: its standard error.
+            horizon: EMA horizon in optimizer steps (decay ``1 - 1 / horizon``).
+
+        Raises:
+            ObservationError: a value that is not a number, or negative where it cannot be.
+        """
+        value = number("gap", gap, ObservationError)
+        error = non_negative("stderr", stderr, ObservationError)
+        at = whole("step", step, ObservationError, least=0)
+        steps = whole("horizon", horizon, ObservationError, least=1)
+        if math.isfinite(value):
+            self._gaps.append(Gap(at, value, error, steps))
+            self._forget_fit()
+
+    def thinned(self, max_bins: int) -> Self:
+        """An independent copy whose losses are pooled in at most `max_bins` bins."""
+        other = copy.copy(self)
+        other.history = self.history.thinned(max_bins)
+        other._gaps, other._checks = list(self._gaps), list(self._checks)
+        return other
+
+    def replan(self, schedule: LRSchedule) -> None:
+        """Change the plan from the present step on; the past stays as it was observed.
+
+        Raises:
+            ScheduleError: the new plan ends before the present step.
+        """
+        self._schedule = self._schedule.replanned_from(self._now, schedule)
+        self._forget_fit()
+
+    def follow_rate(self, step: int, present_rate: float) -> None:
+        """Hold the present rate from `step` on, where the plan only assumes the rate it holds.
+
+        A plan without `Caveat.LR_ASSUMED`, or one whose rates still change after `step`, stays.
+
+        Args:
+            step: optimizer steps taken.
+            present_rate: learning rate of the next optimizer step.
+        """
+        plan = self._schedule
+        if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
+            return
+        rates = rates_after(plan, step)
+        if rates[0] != present_rate and is_constant(rates):
+            held = LRSchedule.constant(plan.total_steps, present_rate)
+            self.replan(plan.joined(step, held).with_caveats(Caveat.LR_ASSUMED))
+
+    def adopt_plan(self, planned: LRSchedule, step: int) -> bool:
+        """Take over the plan of a resumed run from `step` on; return whether it differs.
+
+        The new plan need not know the rates before `step`: those of the present plan stay. Rates
+        that agree to 1e-6 of the peak, and two rates that are only assumed, count as the same.
+
+        Args:
+            planned: the plan as the resumed training loop states it.
+            step: optimizer steps taken.
+        """
+        saved = self._schedule
+        if step >= planned.total_steps or same_future(saved, planned, step):
+            return False
+        self.replan(saved.joined(step, planned) if step <= saved.total_steps else planned)
+        return True
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a forecast is due at a step: every `every_n_steps`, and at the end."""
+        return step > 0 and (step % self.every_n_steps == 0 or step == self.total_steps)
+
+    # ------------------------------------------------------------------ forecasting
+
+    def forecast(self, step: int | None = None, schedule: LRSchedule | None = None) -> Forecast:
+        """Forecast the expected loss at a step, by default the last one of the plan.
+
+        Args:
+            step: the step, 0..total_steps of the schedule.
+            schedule: a what-if: the learning rates to follow from the present step on. The plan
+                stays as it is.
+
+        Raises:
+            ScheduleError: the schedule ends before the present step.
+            ConfigurationError: the step is outside the schedule.
+        """
+        as_planned = step is None and schedule is None
+        if as_planned and self._as_planned is not None:
+            return self._as_planned
+        began = time.perf_counter()
+        planned = self._effective_schedule()
+        followed = planned if schedule is None else planned.replanned_from(self._now, schedule)
+        end = followed.total_steps
+        at = end if step is None else whole("step", step, ConfigurationError, least=0)
+        if at > end:
+            raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
+        if self.history.n_observed == 0 and self._past_runs is None:
+            return self._no_forecast(at, followed, began)
+        forecast = self._forecast(at, planned, followed, began)
+        if as_planned:
+            self._as_planned = forecast
+        return forecast
+
+    def recommend(
+        self,
+        target: float | None = None,
+        policy: Policy | Iterable[Policy] | None = None,
+        rivals: Sequence[Outlook] = (),
+    ) -> Recommendation:
+        """Recommend what to do with the run as planned. Each new step it is called at is a check.
+
+        Args:
+            target: the final loss to reach; without one only broken runs are stopped.
+            policy: one or more of `lossforecast.policies` instead of `target_miss`.
+            rivals: the other runs of a sweep, for policies that compare.
+
+        Raises:
+            ConfigurationError: a target that is not a finite number, or a policy that is none.
+        """
+        target, policies = checked_target(target), policy_list(policy)
+        forecast = self.forecast()
+        self._checks = [check for check in self._checks if check[0] < self._now]
+        earlier = tuple(outlook for _, outlook in self._checks)
+        if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
+            self._checks = [*self._checks, (self._now, Outlook.of(forecast))][-MAX_EARLIER_CHECKS:]
+        situation = Situation(
+            history=self.history,
+            forecast=forecast,
+            target=target,
+            rivals=tuple(rivals),
+            kind=self.run.optimizer or "",
+            earlier=earlier,
+            alike=self.prior.alike,
+        )
+        return recommend(situation, policies)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state as JSON-able values; a restored forecaster forecasts bit for bit."""
+        return {
+            "version": _STATE_VERSION,
+            "schedule": self._schedule.to_dict(),
+            "run": dict(vars(self.run)),
+            "laws": list(self.laws),
+            "prior": self.prior.to_dict(),
+            "every_n_steps": self.every_n_steps,
+            "history": self.history.state_dict(),
+            "gaps": [list(gap) for gap in self._gaps],
+            "looks": [[step, list(outlook.quantiles)] for step, outlook in self._checks],
+            "seconds_spent": self.seconds_spent,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Restore a forecaster from its `state_dict`.
+
+        Raises:
+            StateError: the state is no forecaster's, is damaged or has another version.
+        """
+        if not isinstance(state, Mapping) or "version" not in state:
+            raise StateError(f"not a saved forecaster: {state!r:.80}")
+        if state["version"] != _STATE_VERSION:
+            raise StateError(
+                f"the state has version {state['version']!r}, this release reads {_STATE_VERSION}: "
+                "update lossforecast"
+            )
+        try:
+            forecaster = cls(
+                LRSchedule.from_dict(state["schedule"]),
+                RunInfo(**state["run"]),
+                laws=tuple(state["laws"]),
+                prior=Prior.from_dict(state["prior"]),
+                every_n_steps=state["every_n_steps"],
+            )
+            forecaster.history = History.from_state_dict(state["history"])
+            for step, gap, stderr, horizon in state["gaps"]:
+                forecaster.observe_gap(step, gap, stderr, horizon)
+            for step, quantiles in state.get("looks", []):
+                forecaster._checks.append((int(step), Outlook(tuple(quantiles))))
+            forecaster.seconds_spent = float(state["seconds_spent"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"the saved forecaster is damaged: {error}") from error
+        return forecaster
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _now(self) -> int:
+        return max(self.history.last_step, 0)
+
+    def _forget_fit(self) -> None:
+        self._fitted = self._effective = self._as_planned = None
+
+    def _no_forecast(self, at: int, followed: LRSchedule, began: float) -> Forecast:
+        return Forecast(
+            step=at,
+            made_at=-1,
+            status=Status.NO_DATA,
+            caveats=caveats_of(self.history, self._schedule, followed, self._rise()),
+            anneal_gain=AnnealGain(math.nan, math.nan, "none"),
+            seconds=time.perf_counter() - began,
+            schedule=followed,
+            _noise=0.0,
+            _mixture=None,
+            _posterior=None,
+        )
+
+    def _forecast(
+        self, at: int, planned: LRSchedule, followed: LRSchedule, began: float
+    ) -> Forecast:
+        """Forecast step `at` of the schedule followed, from a fit to the schedule planned."""
+        rise = self._rise()
+        evidence, posterior = self._fit(planned, rise)
+        mixture, drop = posterior.ahead(followed, max(at, posterior.now))
+        gain = anneal_gain_of(posterior, drop)
+        if at < posterior.now:
+            mixture = posterior.predict(followed, np.array([at]))
+        std = float(mixture.moments()[1][0])
+        caveats = caveats_of(self.history, self._schedule, followed, rise)
+        seconds = time.perf_counter() - began
+        self.seconds_spent += seconds
+        return Forecast(
+            step=at,
+            made_at=self._now,
+            status=status_of(evidence, posterior, std, gain),
+            caveats=caveats,
+            anneal_gain=gain,
+            seconds=seconds,
+            schedule=followed,
+            _noise=evidence.noise,
+            _mixture=mixture,
+            _posterior=posterior,
+        )
+
+    def _fit(self, planned: LRSchedule, rise: float) -> tuple[Evidence, Posterior]:
+        if self._fitted is None:
+            self._fitted = fit_run(
+                self.history,
+                planned,
+                self.run,
+                prior=self.prior,
+                laws=self.laws,
+                gaps=self._gaps,
+                rise=rise,
+                past_runs=self._past_runs,
+            )
+        return self._fitted
+
+    def _effective_schedule(self) -> LRSchedule:
+        """The observed learning rates where they differ from the plan, then the plan."""
+        if self._effective is None:
+            self._effective = effective_schedule(self._schedule, self.history)
+        return self._effective
+
+    def _rise(self) -> float:
+        """Expected further rise of an overfitting validation loss; 0 for a training loss."""
+        validated = self.run.metric == "val"
+        return overfitting_rise(self.history, self._effective_schedule()) if validated else 0.0

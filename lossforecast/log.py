@@ -1,0 +1,50 @@
+"""The logger of the package, and how its warnings look where logging is not configured."""
+
+import logging
+import sys
+from typing import Final
+
+__all__ = ["logger"]
+
+_NAME = "lossforecast"
+
+logger: Final = logging.getLogger(_NAME)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints warnings with the name of the package, where no other handler would handle them.
+
+    There Python's `logging.lastResort` prints the bare message, and nobody knows who speaks. As
+    soon as a handler is attached to this logger or to one above it, only that handler is used.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, unless logging is configured or its last resort is switched off."""
+        if logging.lastResort is None or _is_configured():
+            return
+        try:
+            print(self.format(record), file=sys.stderr)  # noqa: T201
+        except Exception:
+            self.handleError(record)
+
+
+def _is_configured() -> bool:
+    """Return whether a handler other than ours receives the messages of the package."""
+    current: logging.Logger | None = logger
+    while current is not None:
+        if any(handler.name != _NAME for handler in current.handlers):
+            return True
+        current = current.parent if current.propagate else None
+    return False
+
+
+def _install() -> None:
+    if any(handler.name == _NAME for handler in logger.handlers):
+        return  # this module was loaded before
+    handler = _ConsoleHandler(logging.WARNING)
+    handler.name = _NAME
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger.addHandler(handler)
+
+
+_install()

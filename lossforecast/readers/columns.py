@@ -1,0 +1,43 @@
+"""What the name of a column says: a loss or a learning rate, of training or validation."""
+
+import re
+
+__all__ = ["is_loss", "is_rate", "metric_of", "run_of", "words"]
+
+_LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
+_RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
+_VALIDATION = re.compile(
+    r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
+    r"($|[^a-z]|loss)"
+)
+_NOT_A_RATE = re.compile(
+    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
+    r"($|[^a-z])"
+)
+
+
+def metric_of(name: str) -> str:
+    """The kind of loss in a column, by its name: "val" or "train"."""
+    return "val" if _VALIDATION.search(words(name)) else "train"
+
+
+def run_of(name: str) -> str:
+    """The run that a column of an exported W&B panel belongs to, as in "run - train/loss"."""
+    return name.rpartition(" - ")[0]
+
+
+def words(name: str) -> str:
+    """The name in lower case, its words separated: train_loss for trainLoss."""
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+
+
+def is_loss(name: str) -> bool:
+    """True if a column is named like a loss."""
+    word = words(name)
+    return _LOSS.search(word) is not None and _RATE.search(word) is None
+
+
+def is_rate(name: str) -> bool:
+    """True if a column is named like a learning rate, and not like a factor or momentum of one."""
+    word = words(name)
+    return _RATE.search(word) is not None and _NOT_A_RATE.search(word) is None

@@ -1,0 +1,12 @@
+"""The known log formats, one module each."""
+
+from lossforecast.readers.formats.json_lines import JsonLines
+from lossforecast.readers.formats.table import Table
+from lossforecast.readers.formats.tensorboard import TensorBoardEvents
+from lossforecast.readers.formats.trainer_state import TrainerState
+from lossforecast.readers.source import LogFormat
+
+__all__ = ["FORMATS"]
+
+FORMATS: tuple[LogFormat, ...] = (TensorBoardEvents(), Table(), JsonLines(), TrainerState())
+"""In the order in which they are looked for in a folder and tried on a file."""

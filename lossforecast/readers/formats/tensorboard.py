@@ -1,0 +1,132 @@
+"""TensorBoard's event files, read as a stream (needs tensorboard)."""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from lossforecast.errors import ConfigurationError, NothingLoggedError
+from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
+
+__all__ = ["TensorBoardEvents"]
+
+_FILES = "*tfevents*"
+_FIRST_EVENT = b"brain.Event:"  # in the first bytes: the version of the format
+_FRAME_BYTES = 16  # of a record beside its content: the length and two checksums
+_MAX_CHECKED_BYTES = 512  # content of a record up to which its checksum is compared
+
+
+class TensorBoardEvents(LogFormat):
+    """One event file, or a folder of them: each restart of a run adds a file."""
+
+    description = "TensorBoard event files"
+    file_names = (_FILES,)
+    is_text = False
+
+    def matches(self, start: FileStart) -> bool:
+        """True by the name or by the first event."""
+        return "tfevents" in start.path.name or _FIRST_EVENT in start.data[:64]
+
+    def open(self, path: Path, step_column: str | None) -> Source:
+        """Open a file or all files of a folder; every value has its step."""
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigurationError(
+                'event files need TensorBoard: pip install "lossforecast[tensorboard]"'
+            )
+        files = sorted(path.glob(_FILES)) if path.is_dir() else [path]
+        reader = partial(_points, files=files)
+        source = Source(path, "TensorBoard events", reader, maybe_lightning=True)
+        if len(files) > 1:
+            source.notes.append(f"{len(files)} event files, read in the order of their names")
+        return source
+
+    def find_in(self, folder: Path) -> Path | None:
+        """The folder itself if it holds event files."""
+        return folder if any(folder.glob(_FILES)) else None
+
+    def find_below(self, folder: Path) -> list[str]:
+        """The folders below that hold event files."""
+        folders = {path.parent.relative_to(folder) for path in folder.rglob(_FILES)}
+        return sorted(str(path) for path in folders if path.parts)
+
+
+def _points(source: Source, wanted: Wanted, *, files: Sequence[Path]) -> Points:
+    """The points of every file that can be read.
+
+    Raises:
+        ConfigurationError: no file can be read.
+    """
+    errors: list[ConfigurationError] = []
+    for path in files:
+        try:
+            yield from _points_of_file(source, path, wanted)
+        except ConfigurationError as error:
+            errors.append(error)
+        except OSError as error:
+            errors.append(ConfigurationError(f"cannot read {path}: {error.strerror or error}"))
+    if len(errors) == len(files):
+        raise errors[0]
+    source.notes.extend(f"left out: {error}" for error in errors)
+
+
+def _points_of_file(source: Source, path: Path, wanted: Wanted) -> Points:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
+
+    bytes_read, n_events = 0, 0
+    for record in _records(path):
+        bytes_read += len(record) + _FRAME_BYTES
+        n_events += 1
+        try:
+            event = Event.FromString(record)
+        except DecodeError as error:
+            raise ConfigurationError(f"{path} is damaged at event {n_events}: {error}") from error
+        for value in event.summary.value:
+            content = value.WhichOneof("value")
+            if content not in ("simple_value", "tensor"):
+                continue
+            source.columns[value.tag] = event.step
+            if not wanted(value.tag):
+                continue
+            if content == "simple_value":
+                yield value.tag, event.step, value.simple_value
+                continue
+            tensor = make_ndarray(value.tensor)
+            if tensor.size == 1 and tensor.dtype.kind in "iuf":  # a number, not text
+                yield value.tag, event.step, float(tensor.item())
+    size = path.stat().st_size
+    if size == 0:
+        raise NothingLoggedError(f"{path} is empty: nothing was logged, or not flushed yet")
+    if bytes_read == 0:
+        raise ConfigurationError(f"{path} is not an event file, or damaged at its beginning")
+    if (left := size - bytes_read) > 0:
+        source.notes.append(
+            f"{path.name} is cut off or damaged after {n_events} events: the last {left} bytes "
+            "are not read"
+        )
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The records of a TFRecord file, up to the first that is cut off or damaged.
+
+    TensorBoard's own reader computes the checksum of every picture in pure Python, 4 MB a second.
+    Here the checksum of a large record's content is not compared; a loss is in a small record.
+    """
+    from tensorboard.compat.tensorflow_stub import (  # type: ignore[import-untyped]
+        pywrap_tensorflow,
+    )
+
+    def intact(content: bytes, checksum: bytes) -> bool:
+        return bool(pywrap_tensorflow.masked_crc32c(content) == int.from_bytes(checksum, "little"))
+
+    with path.open("rb") as file:
+        while True:
+            length, checksum = file.read(8), file.read(4)
+            if len(checksum) < 4 or not intact(length, checksum):
+                return
+            size = int.from_bytes(length, "little")
+            content, checksum = file.read(size), file.read(4)
+            if len(checksum) < 4 or (size <= _MAX_CHECKED_BYTES and not intact(content, checksum)):
+                return
+            yield content

@@ -1,0 +1,76 @@
+"""The trainer_state.json of the Hugging Face Trainer, one in each checkpoint."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lossforecast.errors import ConfigurationError
+from lossforecast.readers.cells import step_in, value_in
+from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
+
+__all__ = ["TrainerState"]
+
+_NAME = "trainer_state.json"
+
+
+class TrainerState(LogFormat):
+    """One JSON object with a `log_history`; small, so it is loaded whole."""
+
+    description = "the trainer_state.json of the Hugging Face Trainer"
+    file_names = (_NAME,)
+
+    def matches(self, start: FileStart) -> bool:
+        """True for any JSON; comes after JSON lines."""
+        return start.text.lstrip().startswith(("{", "["))
+
+    def open(self, path: Path, step_column: str | None) -> Source:
+        """Load the file; its steps have a fixed name."""
+        try:
+            state = json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:  # not JSON, or not in UTF-8
+            raise ConfigurationError(
+                f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
+            ) from error
+        history = state.get("log_history") if isinstance(state, dict) else None
+        if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
+            raise ConfigurationError(
+                f"{path} is JSON, but has no log_history, as the trainer_state.json of the Hugging "
+                "Face Trainer has; other JSON must have one object on each line"
+            )
+        reader = partial(_points, history=history)
+        source = Source(path, "Hugging Face trainer_state.json", reader, losses_are_means=True)
+        total = state.get("max_steps")
+        source.total_steps = total if isinstance(total, int) and total > 0 else None
+        taken = state.get("global_step")
+        source.steps_taken = taken if isinstance(taken, int) and taken >= 0 else 0
+        return source
+
+    def find_in(self, folder: Path) -> Path | None:
+        """The state in the folder, else that of its latest checkpoint."""
+        checkpoints = sorted(
+            folder.glob(f"checkpoint-*/{_NAME}"),
+            key=lambda path: int("0" + re.sub(r"\D", "", path.parent.name)),
+        )
+        return super().find_in(folder) or (checkpoints[-1] if checkpoints else None)
+
+    def find_below(self, folder: Path) -> list[str]:
+        """None: the checkpoints of one run would fill the list."""
+        return []
+
+
+def _points(source: Source, wanted: Wanted, *, history: Iterable[Mapping[str, Any]]) -> Points:
+    for number, row in enumerate(history, 1):
+        where = f"{source.path}, row {number} of log_history"
+        step = step_in(row.get("step"), where, "step")
+        if step is None:
+            continue
+        for name, cell in row.items():
+            if name in ("step", "epoch"):
+                continue
+            source.columns[name] = step
+            value = value_in(cell, where, name) if wanted(name) else None
+            if value is not None:
+                yield name, step, value

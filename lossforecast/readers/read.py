@@ -1,0 +1,199 @@
+"""`read_log`: the losses and learning rates of a run, from the log that its tracker wrote."""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lossforecast.errors import ConfigurationError, NothingLoggedError
+from lossforecast.readers.columns import is_loss, is_rate, metric_of, run_of, words
+from lossforecast.readers.find import logs_below, open_log
+from lossforecast.readers.log import Log
+from lossforecast.readers.series import Series
+from lossforecast.readers.source import Source
+from lossforecast.readers.steps import Numbering
+from lossforecast.runs import History
+
+__all__ = ["read_log"]
+
+_PREFERRED_LOSSES = (
+    "loss",
+    "train/loss",
+    "train_loss",
+    "train_loss_step",
+    "training_loss",
+    "total_loss",
+    "train/total_loss",
+    "train_total_loss",
+    "loss/total",
+)
+"""Names of the loss to forecast, the preferred one first."""
+
+_MAX_LISTED_COLUMNS, _MAX_LISTED_RUNS, _MAX_LISTED_LOGS = 12, 6, 5  # in an error
+
+
+def read_log(
+    path: str | os.PathLike[str],
+    *,
+    column: str | None = None,
+    metric: str | None = None,
+    step_column: str | None = None,
+    rate_column: str | None = None,
+    total_steps: int | None = None,
+) -> Log:
+    r"""Read a log of any known format: TensorBoard events, CSV, JSON lines, trainer_state.json.
+
+    Memory does not grow with the log. A step lower than the one before is a restart: earlier
+    losses from that step on are dropped.
+
+    Args:
+        path: a file, or the folder of one run.
+        column: the column of the loss; by default the first named like one, a training loss if
+            there is any.
+        metric: "train" or "val"; by default judged by the name of the column.
+        step_column: the column of optimizer steps in a table, if its name is not a usual one.
+        rate_column: the column of the learning rate; by default the one named like it.
+        total_steps: planned length of the run; shows whether its steps are numbered from 0 or 1.
+
+    Raises:
+        ConfigurationError: the log is missing, empty, damaged or in no known format, or it lacks
+            a column asked for. The message says what the log has.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/log.csv"
+        >>> with open(path, "w") as file:
+        ...     _ = file.write("step,train_loss,lr\n0,4.0,0.1\n1,3.5,0.1\n2,3.2,0.05\n")
+        >>> log = read_log(path)
+        >>> log.column, log.metric, log.history.n_observed, log.rate_column
+        ('train_loss', 'train', 3, 'lr')
+    """
+    source = open_log(path, step_column)
+    asked = {name for name in (column, rate_column) if name is not None}
+    series = _read(source, lambda n: n in asked or is_loss(n) or is_rate(n), rate_column)
+    _check_columns(source, asked, series)
+    losses = [name for name in series if is_loss(name)]
+    chosen = column or _loss_column(source, losses, metric)
+    loss, loss_metric = series[chosen], metric or metric_of(chosen)
+    loss.check(source, chosen)
+    notes = [*source.notes, *loss.notes()]
+    total = source.total_steps if total_steps is None else total_steps
+    numbering = Numbering.of(source, chosen, total, loss.history.last_step)
+    true_step = numbering.true_step(chosen, loss_metric)
+    if true_step is not None:  # read again: only the end of the log shows how steps are numbered
+        loss = _read(source, lambda name: name == chosen, None, true_step)[chosen]
+    notes += [numbering.note] if numbering.note else []
+    rate = rate_column or _rate_column(series, chosen, notes)
+    bins = series[rate].history.bins() if rate is not None else History().bins()
+    steps = np.rint(bins.step).astype(np.int64)
+    valid = np.isfinite(bins.mean) & (bins.mean >= 0)
+    return Log(
+        path=source.path,
+        format=source.format,
+        column=chosen,
+        metric=loss_metric,
+        history=loss.history,
+        rate_column=rate,
+        rate_steps=steps[valid],
+        rates=bins.mean[valid],
+        total_steps=source.total_steps,
+        steps_taken=numbering.steps_taken,
+        others=tuple(name for name in losses if name != chosen),
+        notes=tuple(notes),
+    )
+
+
+def _read(
+    source: Source,
+    wanted: Callable[[str], bool],
+    rate_column: str | None,
+    true_step: Callable[[int], int] | None = None,
+) -> dict[str, Series]:
+    """The wanted columns, without learning rates that are not finite."""
+    series: dict[str, Series] = {}
+    for name, step, value in source.points(wanted):
+        if not math.isfinite(value) and (name == rate_column or is_rate(name)):
+            continue
+        if name not in series:
+            series[name] = Series()
+        series[name].add(step if true_step is None else true_step(step), value)
+    for column in series.values():
+        column.flush()
+    return series
+
+
+def _check_columns(source: Source, asked: set[str], series: Mapping[str, Series]) -> None:
+    """Check that every column asked for has values."""
+    for name in asked - set(series):
+        empty = source.columns.get(name) == -1
+        raise (NothingLoggedError if empty else ConfigurationError)(
+            f"{source.path} ({source.format}) has no values of {name!r}; it has {_columns(source)}"
+        )
+
+
+def _loss_column(source: Source, losses: Sequence[str], metric: str | None) -> str:
+    """The loss to forecast: a training loss if there is one, by the commonest name.
+
+    Raises:
+        ConfigurationError: there is none, or the log holds several runs.
+    """
+    fitting = [name for name in losses if metric in (None, metric_of(name))]
+    if not fitting:
+        raise _no_loss(source, losses, metric)
+    runs = {run_of(name) for name in fitting if " - " in name}
+    if len(runs) > 1:
+        raise ConfigurationError(
+            f"{source.path} ({source.format}) holds {len(runs)} runs: name one with --column, "
+            f"{', '.join(map(repr, fitting[:_MAX_LISTED_RUNS]))}"
+        )
+
+    def rank(name: str) -> tuple[bool, int, int]:
+        word = words(name.rpartition(" - ")[2])
+        common = word in _PREFERRED_LOSSES
+        place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES)
+        return metric_of(name) == "val", place, losses.index(name)
+
+    return min(fitting, key=rank)
+
+
+def _no_loss(source: Source, losses: Sequence[str], metric: str | None) -> ConfigurationError:
+    """The error for a log without a loss, or without one yet."""
+    log = f"{source.path} ({source.format})"
+    if not any(step >= 0 for step in source.columns.values()):
+        return NothingLoggedError(f"no column of {log} has values yet; it has {_columns(source)}")
+    empty = [name for name, step in source.columns.items() if is_loss(name) and step < 0]
+    if empty and not losses:
+        return NothingLoggedError(f"{empty[0]!r} of {log} has no values yet")
+    loss = {None: "loss", "train": "training loss"}.get(metric, "validation loss")
+    below = logs_below(source.path) if source.path.is_dir() else []
+    hint = f", or give a log below: {', '.join(below[:_MAX_LISTED_LOGS])}" if below else ""
+    return ConfigurationError(
+        f"no column of {log} is named like a {loss}; it has {_columns(source)}. Name one with "
+        f"--column{hint}"
+    )
+
+
+def _rate_column(series: Mapping[str, Series], loss: str, notes: list[str]) -> str | None:
+    """The learning rate of the run of a loss: among several, the first with the highest peak."""
+    rates = [name for name in series if is_rate(name) and run_of(name) in ("", run_of(loss))]
+    if not rates:
+        return None
+    values = [series[name].history.bins().mean for name in rates]
+    peaks = [float(np.max(rate, initial=0.0, where=np.isfinite(rate))) for rate in values]
+    chosen = rates[peaks.index(max(peaks))]
+    if len(rates) > 1:
+        others = ", ".join(repr(name) for name in rates if name != chosen)
+        notes.append(
+            f"using {chosen!r} as the learning rate, the largest of {len(rates)}; name another "
+            f"with --lr-column: {others}"
+        )
+    return chosen
+
+
+def _columns(source: Source) -> str:
+    """The columns of a log, for an error."""
+    names = list(source.columns)
+    n_more = len(names) - _MAX_LISTED_COLUMNS
+    more = f" and {n_more} more" if n_more > 0 else ""
+    return (", ".join(names[:_MAX_LISTED_COLUMNS]) or "no columns") + more

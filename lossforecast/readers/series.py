@@ -1,0 +1,71 @@
+"""`Series`: the values of one column, in bins so that memory does not grow with the log."""
+
+import math
+
+from lossforecast.errors import ConfigurationError
+from lossforecast.readers.source import Source
+from lossforecast.runs import History
+
+__all__ = ["Series"]
+
+_MAX_BINS = 16_384
+_CHUNK_POINTS = 4096  # points that enter the history at once
+_ALLOWED_REWINDS = 3
+_ALLOWED_REWIND_SHARE = 0.02  # of the points; more rewinds mean that several runs are mixed up
+
+
+class Series:
+    """The values of one column.
+
+    Attributes:
+        history: the points so far; complete after `flush`.
+        points: number of points.
+        rewinds: how often a step was lower than the one before.
+    """
+
+    def __init__(self) -> None:
+        self.history = History(_MAX_BINS)
+        self.points = self.rewinds = 0
+        self._last_step, self._last_is_finite = -1, False
+        self._steps: list[int] = []
+        self._values: list[float] = []
+
+    def add(self, step: int, value: float) -> None:
+        """Add a point. At a step that already has a finite value, nan means a missing cell."""
+        finite = math.isfinite(value)
+        if step == self._last_step and self._last_is_finite and not finite:
+            return
+        self.points += 1
+        self.rewinds += step < self._last_step
+        self._last_step, self._last_is_finite = step, finite
+        self._steps.append(step)
+        self._values.append(value)
+        if len(self._steps) >= _CHUNK_POINTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put the buffered points into the history."""
+        self.history.observe_many(self._steps, self._values)
+        self._steps, self._values = [], []
+
+    def check(self, source: Source, name: str) -> None:
+        """Check that the points can be those of one run, restarts included.
+
+        Raises:
+            ConfigurationError: the steps go back too often.
+        """
+        if self.rewinds > max(_ALLOWED_REWINDS, _ALLOWED_REWIND_SHARE * self.points):
+            raise ConfigurationError(
+                f"{source.path}: the steps of {name!r} go back {self.rewinds} times in "
+                f"{self.points} points, so several runs are mixed up in it: give the log of one"
+            )
+
+    def notes(self) -> list[str]:
+        """Remarks for people: restarts and losses that are not finite."""
+        notes = []
+        if self.rewinds:
+            times = "once" if self.rewinds == 1 else f"{self.rewinds} times"
+            notes.append(f"the steps go back {times}: assuming restarts, the later losses count")
+        if self.history.n_non_finite:
+            notes.append(f"{self.history.n_non_finite} losses are nan or infinite")
+        return notes

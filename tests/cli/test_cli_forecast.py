@@ -1,0 +1,212 @@
+"""`forecast`: a run in progress, followed to its end."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command_line import (
+    SPEC,
+    TOTAL,
+    losses_at,
+    result_of,
+    run,
+    write_broken_log,
+    write_log,
+)
+
+
+def test_a_run_in_progress_is_forecast(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 800, rates=False)
+    options = ("--total-steps", TOTAL, "--schedule", SPEC, "--target", 2.6)
+    done = run("forecast", log, *options)
+    assert done.returncode == 0, done.stderr
+    for text in ("loss at step 2,000", "80% interval", "chance to end below 2.6", "prior_driven"):
+        assert text in done.stdout
+    found = result_of("forecast", log, *options)
+    truth = losses_at(np.arange(1_960, 2_001, 10)).mean()
+    assert found["lower95"] < truth < found["upper95"]
+    assert (found["last_step"], found["total_steps"]) == (800, TOTAL)
+    assert 0 <= found["prob_below_target"] <= 1
+    picture = run("forecast", log, *options, "--plot", tmp_path / "f.svg")
+    assert picture.returncode == 0, picture.stderr
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+
+
+def test_a_run_in_progress_that_broke_is_stopped(tmp_path: Path) -> None:
+    log = write_broken_log(tmp_path / "log.csv", 1_010, 1_490)
+    found = result_of("forecast", log, "--total-steps", TOTAL, "--schedule", SPEC)
+    assert (found["action"], found["reason"]) == ("stop", "non_finite")
+    assert "non_finite" in found["caveats"]
+
+
+def test_a_length_that_is_assumed_is_said(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv")
+    said = "length of the run unknown; assuming it ends with its log, at step 2,000"
+    assert said in run("replay", log).stderr
+    assert said not in run("replay", log, "--total-steps", TOTAL).stderr
+    for wrong in (0, -5):
+        done = run("replay", log, "--total-steps", wrong)
+        assert done.returncode == 2
+        assert "--total-steps" in done.stderr
+
+
+def test_a_schedule_that_the_log_contradicts_is_said(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    options = ("forecast", log, "--total-steps", TOTAL, "--schedule")
+    done = run(*options, "wsd:peak=2e-3,warmup=100")
+    assert "contradict --schedule" in done.stderr
+    assert "lr_off_plan" in done.stdout
+    assert "contradict" not in run(*options, SPEC).stderr
+
+
+def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
+    """The mean of the last window belongs to a step long before the last."""
+    rows = [
+        {"step": s, "loss": 2 + 9 / s, "learning_rate": 1e-3 * (1 - s / 400)}
+        for s in range(40, 401, 40)
+    ]
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": rows, "max_steps": 400, "global_step": 400}))
+    assert run("forecast", path, "--follow", "--every", 0.1).returncode == 0
+    found = result_of("replay", path)
+    assert found["outcome"] == pytest.approx(2 + 9 / 360, rel=1e-3)
+    (tmp_path / "part").mkdir()
+    part = tmp_path / "part" / "trainer_state.json"
+    part.write_text(json.dumps({"log_history": rows[:6], "max_steps": 400, "global_step": 240}))
+    assert result_of("replay", part)["outcome"] is None
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    bare = write_log(tmp_path / "bare.csv", 800, rates=False)
+    log = write_log(tmp_path / "log.csv", 800)
+    for arguments, why in (
+        (("forecast", log), "does not say how long the run is: give --total-steps"),
+        (("forecast", bare, "--total-steps", TOTAL), "is named like a learning rate"),
+        (
+            ("forecast", log, "--total-steps", 500),
+            "the log goes on to step 800, beyond",
+        ),
+        (("forecast", log, "--total-steps", TOTAL, "--metric", "test"), "must be train or val"),
+        (("forecast", log, "--total-steps", TOTAL, "--schedule", "sine"), "'sine' is no schedule"),
+        (
+            ("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine:peek=1"),
+            "peek is no setting; there are peak, end, warmup",
+        ),
+        (("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine"), "needs peak"),
+        (
+            ("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine:peak=1,peak=2"),
+            "peak is given twice",
+        ),
+        *(
+            (("what-if", log, "--total-steps", TOTAL, "--try", text), why)
+            for text, why in (
+                ("constant:peak=nan", "peak is 'nan', no finite number"),
+                ("constant:peak=1e400", "peak is '1e400', no finite number"),
+                ("extend:to=inf", "to is 'inf', no finite number"),
+                ("extend:to=4000.7", "to is 4000.7, no whole number"),
+                ("scale:from=1000", "needs by"),
+                ("scale:of=1000", "of is no setting; there are from, by"),
+            )
+        ),
+        (("forecast", log, "--total-steps", TOTAL, "--store", "x.db"), "needs --project"),
+        (("forecast", tmp_path / "no.csv"), "cannot read"),
+        (("replay", log, "--at", "x"), "give percentages"),
+        (("what-if", log, "--total-steps", TOTAL), "give --try"),
+        (("what-if", "--try", "cosine:peak=1"), "without a log, --schedule and --total-steps"),
+        (("runs", "show", "abc", "--store", tmp_path / "s.db"), "there is no store"),
+        (("forecast", log, "--total-steps", TOTAL, "--follow", "--json", "-"), "give --json"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        assert any(part in last for part in why.split("|")), last
+        assert done.stdout == ""
+
+
+def test_an_unknown_future_rate_is_said_to_be_held(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 800)
+    done = run("forecast", log, "--total-steps", TOTAL)
+    assert done.returncode == 0
+    assert "learning rate after step 800 unknown" in done.stderr
+    assert "lr_assumed" in done.stdout
+
+
+def follow(log: Path, json_: Path) -> list[str]:
+    words: list[object] = ["forecast", log, "--total-steps", TOTAL, "--follow", "--every", 0.2]
+    return list(map(str, [*words, "--json", json_]))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.05)
+
+
+def test_a_log_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
+    whole = write_log(tmp_path / "whole.csv").read_text().splitlines(keepends=True)
+    log, now = tmp_path / "log.csv", tmp_path / "now.json"
+    log.write_text("".join(whole[:60]))
+
+    def grow() -> None:
+        wait_for(now.exists)
+        for text in (whole[:100], [*whole[:150], "half,written,\n"], whole):
+            time.sleep(0.5)
+            log.write_text("".join(text))
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    done = run(*follow(log, now), "--schedule", SPEC)
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert "step 2,000" in done.stdout.splitlines()[-1]
+    assert json.loads(now.read_text())["last_step"] == TOTAL
+
+
+def test_checkpoints_of_a_run_are_followed(tmp_path: Path) -> None:
+    now = tmp_path / "now.json"
+
+    def save(upto: int) -> None:
+        folder = tmp_path / "run" / f"checkpoint-{upto}"
+        folder.mkdir(parents=True)
+        history = [{"step": s, "loss": 2 + 9 / s, "learning_rate": 1e-3} for s in range(5, upto, 5)]
+        state = {"log_history": history, "max_steps": 400}
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        (tmp_path / "state.json").rename(folder / "trainer_state.json")
+
+    def go_on() -> None:
+        wait_for(now.exists)
+        first = now.read_text()
+        save(300)
+        wait_for(lambda: now.read_text() not in ("", first))
+        save(401)
+
+    save(200)
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    done = run("forecast", tmp_path / "run", "--follow", "--every", 0.2, "--json", now)
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    first, *later = done.stdout.splitlines()
+    assert "trainer_state.json" in first
+    assert any("step 29" in line for line in later)
+    assert "step 400" in later[-1]
+
+
+@pytest.mark.parametrize("content", [None, "", "step,val_loss,lr\n"])
+def test_a_log_is_awaited(tmp_path: Path, content: str | None) -> None:
+    log = tmp_path / "log.csv"
+    if content is not None:
+        log.write_text(content)
+    refused = run("forecast", log, "--total-steps", TOTAL)
+    assert refused.returncode == 2
+    writer = threading.Timer(1.0, lambda: write_log(tmp_path / "new.csv").rename(log))
+    writer.start()
+    done = run(*follow(log, tmp_path / "now.json"))
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("waiting for the first loss") == 1
+    assert json.loads((tmp_path / "now.json").read_text())["last_step"] == TOTAL

@@ -1,0 +1,87 @@
+"""`replay`: a finished run looked back on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command_line import (
+    SPEC,
+    TOTAL,
+    losses_at,
+    result_of,
+    run,
+    write_broken_log,
+    write_log,
+)
+
+
+def test_a_run_is_looked_back_on(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv")
+    picture = tmp_path / "then.png"
+    done = run("replay", log, "--target", 2.4, "--at", "25,50%", "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "25%, step 500" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = result_of("replay", log, "--target", 2.4)
+    assert f"It ended at {found['outcome']:.4g}" in done.stdout
+    assert (found["column"], found["metric"], found["lr_column"]) == ("val_loss", "val", "lr")
+    assert found["outcome"] == pytest.approx(
+        losses_at(np.arange(1_960, 2_001, 10)).mean(), rel=5e-3
+    )
+    assert len(found["moments"]) == 100
+    half = found["moments"][49]
+    assert (half["share"], half["made_at"]) == (0.5, 1_000)
+    assert half["error"] == pytest.approx(half["mean"] / found["outcome"] - 1)
+    assert half["lower95"] < half["lower80"] < half["mean"] < half["upper80"] < half["upper95"]
+    # a forecast knows nothing of what came after it
+    part = write_log(tmp_path / "part.csv", 990)
+    early = result_of("replay", part, "--schedule", SPEC, "--total-steps", TOTAL)
+    assert early["outcome"] is None
+    assert early["moments"][49]["mean"] == pytest.approx(half["mean"], rel=5e-3)
+    assert (
+        "there is no outcome to compare with"
+        in run("replay", part, "--schedule", SPEC, "--total-steps", TOTAL).stdout
+    )
+
+
+def test_would_it_have_saved_compute(tmp_path: Path) -> None:
+    bad = write_log(tmp_path / "bad.csv", level=4.0)
+    found = result_of("replay", bad, "--target", 2.6)
+    assert found["stopped_at"] is not None
+    assert found["saved"] == pytest.approx(1 - found["stopped_at"] / TOTAL)
+    assert found["rightly"] is True
+    text = run("replay", bad, "--target", 2.6).stdout
+    assert "It would have been stopped at step" in text
+    assert "Rightly." in text
+    good = result_of("replay", write_log(tmp_path / "good.csv"), "--target", 4.0)
+    assert (good["stopped_at"], good["saved"], good["rightly"]) == (None, 0.0, None)
+
+
+@pytest.mark.parametrize(("first", "last"), [(1_010, 1_490), (1_010, TOTAL), (1_980, TOTAL)])
+def test_a_run_that_broke_is_seen_to_break(tmp_path: Path, first: int, last: int) -> None:
+    log = write_broken_log(tmp_path / "log.csv", first, last)
+    options = (log, "--total-steps", TOTAL, "--schedule", SPEC, "--target", 4.0)
+    found = result_of("replay", *options)
+    assert (found["outcome"], found["broke_after"]) == (None, first - 10)
+    assert found["rightly"] is None
+    assert any("nan or infinite" in note for note in found["notes"])
+    if first == 1_010:
+        assert found["moments"][-1]["reason"] == "non_finite"
+        assert 1_000 < found["stopped_at"] <= 1_500
+    done = run("replay", *options)
+    assert f"It broke after step {first - 10:,}" in done.stdout
+    assert "It ended at" not in done.stdout
+
+
+def test_several_logs_are_replayed_in_turn(tmp_path: Path) -> None:
+    logs = [write_log(tmp_path / f"{i}.csv", level=2.5 + i) for i in range(2)]
+    found = result_of("replay", *logs)
+    assert [Path(each["log"]).name for each in found] == ["0.csv", "1.csv"]
+
+
+def test_tables_are_whole_and_plain_on_a_pipe(tmp_path: Path) -> None:
+    done = run("replay", write_log(tmp_path / "log.csv"), environment={"COLUMNS": "40"})
+    assert "\x1b" not in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if "25%, step 500" in line)
+    assert row.rstrip().endswith("continue")
