@@ -1,4 +1,4 @@
-"""Checks of what users hand in: each returns the clean value or raises an error that helps."""
+"""Checks of arguments: each returns the clean value or raises an error that says what is wrong."""
 
 import math
 from typing import Any
@@ -24,7 +24,7 @@ _REAL = (int, float, np.integer, np.floating)
 
 
 def instance(name: str, value: object, kind: type, error: ErrorType) -> None:
-    """Refuse what is neither None nor of a kind."""
+    """Raise unless `value` is None or an instance of `kind`."""
     if value is not None and not isinstance(value, kind):
         raise error(f"{name} must be of {kind.__name__}, not {value!r:.60}")
 
@@ -50,7 +50,7 @@ def non_negative(name: str, value: object, error: ErrorType) -> float:
 
 
 def whole(name: str, value: object, error: ErrorType, *, least: int) -> int:
-    """A whole number of at least `least`; 3.0 will do, 3.5 will not."""
+    """A whole number of at least `least`; 3.0 is accepted, 3.5 is not."""
     clean = number(name, value, error)
     if not math.isfinite(clean):
         raise error(f"{name} is {clean}; it must be a whole number")
@@ -90,7 +90,7 @@ def non_negatives(name: str, values: ArrayLike, error: ErrorType) -> NDArray[np.
 
 
 def reals(name: str, values: ArrayLike, error: ErrorType) -> NDArray[Any]:
-    """Numbers of any shape, not bools, strings, complex ones or lists of unequal length."""
+    """Real numbers of any shape; bools, strings, complex numbers and ragged lists are refused."""
     try:
         given = np.asarray(values)
     except ValueError as problem:
@@ -101,7 +101,7 @@ def reals(name: str, values: ArrayLike, error: ErrorType) -> NDArray[Any]:
 
 
 def probability(name: str, value: object, error: ErrorType, *, say: float) -> float:
-    """A number between 0 and 1, neither of them; `say` is one that makes sense."""
+    """A number above 0 and below 1; `say` is the example in the error message."""
     given = number(name, value, error)
     if not 0 < given < 1:
         raise error(f"{name} is {value}; it must be between 0 and 1, say {say}")

@@ -1,11 +1,11 @@
 """Every exception this package raises on purpose.
 
     LossForecastError
-    ├── ScheduleError        a learning-rate schedule that cannot be
+    ├── ScheduleError        an impossible learning-rate schedule
     ├── ObservationError     a step or a loss of the wrong kind (nan and inf are counted)
-    ├── ConfigurationError   an argument that makes no sense, or a missing optional dependency
-    │   └── NothingLoggedError    a log without a loss yet
-    ├── StateError           a state_dict that is not ours, or is damaged
+    ├── ConfigurationError   an invalid argument, or a missing optional dependency
+    │   └── NothingLoggedError    a log that has no loss yet
+    ├── StateError           a state_dict that is damaged or of another kind
     └── StoreError           a store of runs that cannot be opened, read or written
 
 Each is a ``ValueError`` as well, and its message says what was given, why it cannot be used and
@@ -28,7 +28,7 @@ class LossForecastError(ValueError):
 
 
 class ScheduleError(LossForecastError):
-    """A learning-rate schedule that cannot be."""
+    """An impossible learning-rate schedule."""
 
 
 class ObservationError(LossForecastError):
@@ -36,15 +36,15 @@ class ObservationError(LossForecastError):
 
 
 class ConfigurationError(LossForecastError):
-    """An argument that makes no sense, or an optional dependency that is missing."""
+    """An invalid argument, or a missing optional dependency."""
 
 
 class NothingLoggedError(ConfigurationError):
-    """A log without a loss yet: its run may be about to begin."""
+    """A log that has no loss yet: its run may be about to begin."""
 
 
 class StateError(LossForecastError):
-    """A saved state that is not ours, or is damaged."""
+    """A saved state that is damaged or of another kind."""
 
 
 class StoreError(LossForecastError):

@@ -1,4 +1,4 @@
-"""Whether a validation loss has risen for long since its minimum."""
+"""The rise of a validation loss since its minimum."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,12 @@ __all__ = ["overfit_rise"]
 
 
 def overfit_rise(losses: NDArray[np.float64]) -> tuple[int, float]:
-    """Where the smoothed loss was lowest, and how far it has risen since, if for long; or 0."""
+    """Index of the minimum of the smoothed losses (n,), and the rise since; (0, 0.0) if none.
+
+    The losses are averaged over three. The rise counts if the minimum is at least 4 values and 10%
+    of the run ago, and if the mean of the last three exceeds it by 3 standard deviations of the
+    noise; else it is 0.
+    """
     if losses.size < 8:
         return 0, 0.0
     smooth = np.convolve(losses, np.ones(3) / 3, mode="valid")

@@ -1,4 +1,4 @@
-"""What is known of a run: `RunInfo`."""
+"""`RunInfo`: the description of a run."""
 
 import re
 from dataclasses import dataclass
@@ -8,26 +8,28 @@ from lossforecast.errors import ConfigurationError
 
 __all__ = ["RunInfo"]
 
-_PLAIN = re.compile("(train|training|val|valid|validation|eval)?loss(step|epoch)?|")
+_PLAIN_LOSS = re.compile("(train|training|val|valid|validation|eval)?loss(step|epoch)?|")
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run. All of it is optional; an unknown word means a wide prior.
+    """The description of a run. Everything is optional; an unknown word means a wide prior.
+
+    Whatever is left out is assumed equal when runs are compared.
 
     Attributes:
-        metric: "train" (every step, noisy) or "val" (sparse, clean): which loss is observed.
+        metric: the observed loss, "train" (every step, noisy) or "val" (sparse, clean).
         optimizer: its name, such as "adamw" or "sgd".
-        project: what the run belongs to.
-        task: what is learnt, such as "language modelling". Tell it if it is something else: the
-            rule of the drop for optimizers of the Adam family was learnt from language models.
+        project: name of the project that the run belongs to.
+        task: what the model is trained for, such as "language modelling". Set it for any other
+            task: the default drop rule of Adam-like optimizers was learnt from language models.
         model: the architecture.
         dataset: the data.
         n_params: number of parameters.
         batch_size: samples or tokens per optimizer step.
-        monitor: the name under which the loss is logged, such as "eval_loss". Losses of different
-            names are never compared; those of every common way to write "loss" or "validation loss"
-            are one name, and so is None.
+        monitor: name under which the loss is logged, such as "eval_loss". Losses with different
+            names are never compared; None and all common spellings of "loss" and "validation loss"
+            count as one name.
     """
 
     metric: str = "train"
@@ -59,6 +61,6 @@ class RunInfo:
 
     @property
     def loss_word(self) -> str:
-        """The name of the loss in lower case letters and digits; nothing if it is a plain loss."""
+        """Name of the loss in lower-case letters and digits; empty for a plain loss."""
         letters = re.sub("[^a-z0-9]", "", (self.monitor or "").lower())
-        return "" if _PLAIN.fullmatch(letters) else letters
+        return "" if _PLAIN_LOSS.fullmatch(letters) else letters

@@ -1,4 +1,4 @@
-"""Where to cut a learning-rate schedule so that it is nearly straight between the cuts."""
+"""Knots of a learning-rate schedule: between two of them it is nearly straight."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from lossforecast.schedule.pieces import Shape
 __all__ = ["trace"]
 
 
-_SEGMENTS = 128  # of equal change of the learning rate
-_PLAIN = 512  # the steps of a short schedule are knots themselves
-_DENSE = 2**17  # steps looked at in a piece given as an array
+_N_SEGMENTS = 128  # of equal change of the learning rate
+_MAX_STEPS_ALL_KNOTS = 512  # every step of a shorter schedule is a knot
+_MAX_ARRAY_STEPS = 2**17  # steps sampled from a piece given as an array
 
 
 def trace(
@@ -27,7 +27,7 @@ def trace(
     jumps, and the (up to 512) largest turning points are kept.
     """
     total = int(pieces["stop"][-1])
-    if total <= _PLAIN:
+    if total <= _MAX_STEPS_ALL_KNOTS:
         return np.arange(1, total + 1)
     steps = _candidates(pieces, starts)
     rates = lr(steps)
@@ -39,15 +39,15 @@ def trace(
     change = np.abs(np.diff(rates, prepend=rates[0]))
     variation = np.cumsum(change)
     if variation[-1] > 0:
-        level = np.floor(variation / variation[-1] * _SEGMENTS * (1 - 1e-12))
+        level = np.floor(variation / variation[-1] * _N_SEGMENTS * (1 - 1e-12))
         new_level = np.diff(level, prepend=0) > 0
         keep |= new_level
         keep[:-1] |= new_level[1:]  # the step before a jump
         direction = np.sign(np.diff(rates))
         turning = np.flatnonzero(direction[1:] != direction[:-1]) + 1
-        keep[turning[np.argsort(-change[turning], kind="stable")[:_PLAIN]]] = True
+        keep[turning[np.argsort(-change[turning], kind="stable")[:_MAX_STEPS_ALL_KNOTS]]] = True
     keep[[0, -1]] = True
-    even = np.rint(np.linspace(1, total, _SEGMENTS + 1)).astype(np.int64)
+    even = np.rint(np.linspace(1, total, _N_SEGMENTS + 1)).astype(np.int64)
     return np.unique(np.concatenate([steps[keep], even]))
 
 
@@ -57,14 +57,14 @@ def _candidates(pieces: NDArray[np.void], starts: IntArray) -> IntArray:
     flat = (pieces["shape"] == Shape.LINEAR) & (pieces["y0"] == pieces["y1"])
     moving = np.flatnonzero(~flat)
     longest = np.argsort(starts[moving] - pieces["stop"][moving], kind="stable")
-    moving = moving[longest[: 4 * _SEGMENTS]]  # of more pieces, the others are short
+    moving = moving[longest[: 4 * _N_SEGMENTS]]  # of more pieces, the others are short
     # crowded at both ends, where a cosine and a square root bend
-    points = min(4 * _SEGMENTS, 128 * _SEGMENTS // max(moving.size, 1))
+    points = min(4 * _N_SEGMENTS, 128 * _N_SEGMENTS // max(moving.size, 1))
     crowded = (1 - np.cos(np.linspace(0, np.pi, points + 1))) / 2
     for piece, start in zip(pieces[moving], starts[moving], strict=True):
         length = int(piece["stop"] - start)
         if piece["shape"] == Shape.ARRAY:
-            stride = -(-length // _DENSE)
+            stride = -(-length // _MAX_ARRAY_STEPS)
             found.append(np.arange(start + 1, piece["stop"] + 1, stride))
         else:
             found.append(np.rint(start + 1 + crowded * (length - 1)).astype(np.int64))
@@ -74,6 +74,6 @@ def _candidates(pieces: NDArray[np.void], starts: IntArray) -> IntArray:
 def _inside_jumps(steps: IntArray, rates: NDArray[np.float64]) -> IntArray:
     """Steps between those neighbours, at most 128 pairs, between which the rate changes a lot."""
     gap, change = np.diff(steps), np.abs(np.diff(rates))
-    sharp = np.flatnonzero((gap > 1) & (change > 0) & (change * _SEGMENTS >= change.sum()))
-    inside = [np.arange(steps[j], steps[j + 1], -(-gap[j] // _PLAIN)) for j in sharp]
+    sharp = np.flatnonzero((gap > 1) & (change > 0) & (change * _N_SEGMENTS >= change.sum()))
+    inside = [np.arange(steps[j], steps[j + 1], -(-gap[j] // _MAX_STEPS_ALL_KNOTS)) for j in sharp]
     return np.concatenate([np.zeros(0, dtype=np.int64), *inside])

@@ -1,4 +1,4 @@
-"""What a learning-rate schedule shows to be wrong before the first step is taken."""
+"""`lint`: flaws of a learning-rate schedule, found before the first step is taken."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,22 +9,23 @@ from lossforecast.schedule.lr_schedule import LRSchedule
 
 __all__ = ["Finding", "Flaw", "averages", "climbs_again", "falls_once", "lint"]
 
-_TURN = 0.02  # of the peak: smaller ups and downs are no turns
-_LOW = 0.35  # of the peak: a rate low enough to say nothing of it; 3 linear epochs end at 1/3
-_LEFT = 0.05  # of the peak: a fall left undone that is worth a word
-_SEEN = 0.75  # of the way beyond the run: a decay that is over by then is not one without end
-_LATE = 0.9  # of the run: a rate that rises after it does not anneal any more
-_NOTHING = 1e-5  # of the peak: a rate that trains nothing
-_IDLE = 0.05  # of the run at such a rate; the final rates of schedules in use last shorter
-_HELD = 0.25  # of the run at a lowest rate above that, say 10% of the peak
-_HELD_AFTER_DROP = 0.75  # the same where the rate dropped, as step decays rest for long
-_DROP = 1 / 3  # of its value that a rate loses within a hundredth of a run, in a step decay
-_MANY, _SHORT = 25, 1_000  # cycles, and steps of each: a number of epochs taken for one of steps
-_SAME = 1e-9  # of the peak
+# rates are shares of the peak, lengths shares of the run
+_MIN_TURN = 0.02  # smaller ups and downs of the rate are no turns
+_MAX_ANNEALED_RATE = 0.35  # a final rate that needs no finding: 3 linear epochs end at 1/3
+_MIN_FALL_AHEAD = 0.05  # part of a decay that the run cuts off
+_MAX_DECAY_END = 0.75  # of the way beyond the run: a later end may be a decay without any
+_LATE_RISE_SHARE = 0.9  # a rate that rises after it does not anneal any more
+_NEGLIGIBLE_RATE = 1e-5  # a rate that trains nothing
+_MAX_IDLE_SHARE = 0.05  # time at such a rate; final rates of schedules in use last shorter
+_MAX_HELD_SHARE = 0.25  # time at a lowest rate above that, say 10% of the peak
+_MAX_HELD_SHARE_AFTER_DROP = 0.75  # the same after a drop: the last step of a step decay is long
+_MIN_DROP = 1 / 3  # relative fall of the rate within a hundredth of the run, in a step decay
+_MIN_CYCLES, _MAX_CYCLE_STEPS = 25, 1_000  # epochs taken for steps: many cycles, each short
+_SAME_RATE_TOLERANCE = 1e-9
 
 
 class Flaw(StrEnum):
-    """What can be wrong with a schedule, or with the way it is stepped."""
+    """A flaw of a schedule, or of the way it is stepped."""
 
     HORIZON_SHORT = "horizon_short"
     """The decay ends long before the run does."""
@@ -50,11 +51,11 @@ class Flaw(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a schedule that its user should know.
+    """A flaw of a schedule.
 
     Attributes:
-        flaw: what kind of thing it is.
-        message: what was found, in numbers, and what to do.
+        flaw: its kind.
+        message: the flaw in numbers, and what to do.
     """
 
     flaw: Flaw
@@ -64,12 +65,13 @@ class Finding:
 def lint(
     schedule: LRSchedule, *, optimizer: str | None = None, beyond: LRSchedule | None = None
 ) -> tuple[Finding, ...]:
-    """What is wrong with a planned schedule; nothing for one that people use on purpose.
+    """Find the flaw of a planned schedule; nothing for a schedule that people use on purpose.
 
-    One finding at most, the one that explains the others. Silent are constant rates, warm-ups,
-    decays to 35% of the peak or lower that end with the run or are held for up to a quarter of it
-    (three quarters after a drop, 5% at a rate of nothing), and restarts whose last cycle ends with
-    the run. Of 873 schedules of recorded runs that were completed, seven have a finding.
+    There is at most one finding, the one that explains the others. There is none for constant
+    rates, warm-ups, decays to 35% of the peak or lower that end with the run or are held for up to
+    a quarter of it (three quarters after a drop, 5% at a negligible rate), and restarts whose last
+    cycle ends with the run. Of 873 schedules of recorded runs that were completed, seven have a
+    finding.
 
     Args:
         schedule: the learning rate of every step of the run.
@@ -116,7 +118,7 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
         return None
     rises = [leg for leg in legs if not leg[2]]
     cycles, spent = len(rises), total - legs[0][0]
-    if cycles >= _MANY and spent <= cycles * _SHORT:
+    if cycles >= _MIN_CYCLES and spent <= cycles * _MAX_CYCLE_STEPS:
         return Finding(
             Flaw.MANY_CYCLES,
             f"the learning rate falls and rises again {cycles:,} times in {total:,} steps, every "
@@ -125,11 +127,13 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
         )
     after, until, falls = legs[-1]
     last, peak = float(schedule.lr(total)), schedule.peak
-    if not falls and until < _LATE * total:
+    if not falls and until < _LATE_RISE_SHARE * total:
         return None  # held since then, which some do on purpose
     # a rate that is stepped once an epoch would be due to fall with the next step
     following = last if beyond is None else min(last, float(beyond.lr(total + 1)))
-    if not falls or (rises and after >= _LATE * total and following > _LOW * peak):
+    if not falls or (
+        rises and after >= _LATE_RISE_SHARE * total and following > _MAX_ANNEALED_RATE * peak
+    ):
         turn = rises[-1][0]
         return Finding(
             Flaw.RISES_AT_END,
@@ -138,14 +142,14 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
             f"the schedule, or its last cycle, end with the run, at step {total:,}.",
         )
     end = None if beyond is None else _rest(beyond, total, following)
-    if end is not None and (following > _LOW * peak or not rises):
+    if end is not None and (following > _MAX_ANNEALED_RATE * peak or not rises):
         return Finding(
             Flaw.HORIZON_LONG,
             f"the run ends after {total:,} steps at a learning rate of {last:.3g}, "
             f"{last / peak:.0%} of its peak, but its schedule falls until about step "
             f"{_rounded(end):,}: make it for {total:,}.",
         )
-    if following > _LOW * peak:
+    if following > _MAX_ANNEALED_RATE * peak:
         return Finding(
             Flaw.NEVER_LOW,
             f"the learning rate decays, but the run of {total:,} steps ends at {last:.3g}, "
@@ -156,13 +160,13 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
 
 
 def _legs(schedule: LRSchedule) -> list[tuple[int, int, bool]]:
-    """The ups and downs: first step, last step, whether it falls; of `_TURN` of the peak or more.
+    """Rises and falls by `_MIN_TURN` of the peak or more: first step, last step, whether it falls.
 
     A leg ends where the rate is furthest, not where it turns: a rate that is held belongs to the
     leg before.
     """
     steps, rates = schedule.knots
-    enough, legs = _TURN * schedule.peak, list[tuple[int, int, bool]]()
+    enough, legs = _MIN_TURN * schedule.peak, list[tuple[int, int, bool]]()
     if not enough:
         return legs
     low = high = start = 0
@@ -188,16 +192,16 @@ def _legs(schedule: LRSchedule) -> list[tuple[int, int, bool]]:
 
 
 def _rest(beyond: LRSchedule, total: int, following: float) -> int | None:
-    """The step at which a decay that the run cuts off would have been over; None if it does not."""
+    """The step at which a decay would end that the run cuts off; None if it cuts off none."""
     steps, rates = beyond.knots
     ahead, peak = rates[steps > total], beyond.peak
-    if not ahead.size or following - ahead.min() < _LEFT * peak:
+    if not ahead.size or following - ahead.min() < _MIN_FALL_AHEAD * peak:
         return None
-    fall = _first(beyond, total, following - _SAME * peak)
+    fall = _first(beyond, total, following - _SAME_RATE_TOLERANCE * peak)
     if _drops(beyond, fall - 1, min(fall - 1 + _moment(total), beyond.total_steps)):
         return None  # the next of many stairs
-    end = _first(beyond, total, float(ahead.min()) + _SAME * peak)
-    return end if end <= total + _SEEN * (beyond.total_steps - total) else None
+    end = _first(beyond, total, float(ahead.min()) + _SAME_RATE_TOLERANCE * peak)
+    return end if end <= total + _MAX_DECAY_END * (beyond.total_steps - total) else None
 
 
 def _rounded(step: int) -> int:
@@ -208,15 +212,17 @@ def _rounded(step: int) -> int:
 def _idle(schedule: LRSchedule, after: int, last: float) -> Finding | None:
     """A finding if the rate has been at its lowest for long when the run ends."""
     total, peak = schedule.total_steps, schedule.peak
-    nothing = last <= _NOTHING * peak
-    lowest = _first(schedule, after, _NOTHING * peak if nothing else last + _SAME * peak)
+    nothing = last <= _NEGLIGIBLE_RATE * peak
+    lowest = _first(
+        schedule, after, _NEGLIGIBLE_RATE * peak if nothing else last + _SAME_RATE_TOLERANCE * peak
+    )
     dropped = _drops(schedule, max(lowest - _moment(total), 1), lowest)
-    allowed = _HELD_AFTER_DROP if dropped else _HELD
+    allowed = _MAX_HELD_SHARE_AFTER_DROP if dropped else _MAX_HELD_SHARE
     # a rate that is stepped once an epoch may well be at its lowest for the last one
-    before = float(schedule.lr(lowest - 1)) + _SAME * peak
+    before = float(schedule.lr(lowest - 1)) + _SAME_RATE_TOLERANCE * peak
     an_epoch = lowest - _first(schedule, after, before)
     idle = (total - lowest - an_epoch) / total
-    if idle <= (_IDLE if nothing else allowed):
+    if idle <= (_MAX_IDLE_SHARE if nothing else allowed):
         return None
     return Finding(
         Flaw.HORIZON_SHORT,
@@ -227,7 +233,7 @@ def _idle(schedule: LRSchedule, after: int, last: float) -> Finding | None:
 
 
 def _first(schedule: LRSchedule, after: int, level: float) -> int:
-    """The first step after `after` with a rate of `level` or less, which there is."""
+    """The first step after `after` with a rate of `level` or less; there must be one."""
     steps, rates = schedule.knots
     found = int(np.flatnonzero((steps > after) & (rates <= level))[0])
     before = max(int(steps[found - 1]) if found else 0, after)
@@ -238,7 +244,7 @@ def _first(schedule: LRSchedule, after: int, level: float) -> int:
 def _drops(schedule: LRSchedule, start: int, stop: int) -> bool:
     """Whether the rate loses much of its value between two steps, and next to nothing before."""
     before, high, low = schedule.lr([max(2 * start - stop, 1), start, stop]).tolist()
-    return bool(low < (1 - _DROP) * high and before - high <= 0.1 * (high - low))
+    return bool(low < (1 - _MIN_DROP) * high and before - high <= 0.1 * (high - low))
 
 
 def _moment(total: int) -> int:

@@ -18,18 +18,18 @@ __all__ = ["MIGRATIONS", "NUMBERS", "WORDS", "Database", "Tables", "address", "c
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
 NUMBERS = ("n_params", "batch_size")
-"""What of a `RunInfo` has a column, besides its metric."""
-_WAIT = 60.0  # seconds for a locked SQLite file
-_ANSWER = 10.0  # seconds for PostgreSQL to answer
-_LOCK = 7_264_310_881  # of PostgreSQL, while the schema is brought up to date
+"""Attributes of `RunInfo` with a column of their own, besides its metric."""
+_SQLITE_LOCK_TIMEOUT_S = 60.0
+_POSTGRES_TIMEOUT_S = 10.0
+_MIGRATION_LOCK = 7_264_310_881  # PostgreSQL advisory lock held while the schema is migrated
 
 
 class Database:
-    """The database of a store: its tables, and transactions whose errors are ours.
+    """The database of a store: its tables, and transactions that raise only `StoreError`.
 
     Args:
-        where: as of `lossforecast.RunStore`.
-        make: whether it is made if it is not there.
+        where: as in `lossforecast.RunStore`.
+        make: whether to create the database if it does not exist.
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
@@ -48,7 +48,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Of the database; a password is not shown."""
+        """URL of the database, without a password."""
         return _shown(self._address)
 
     @cached_property
@@ -58,7 +58,7 @@ class Database:
 
     @cached_property
     def engine(self) -> "sa.Engine":
-        """Of the connections of this process."""
+        """The engine of this process."""
         return connect(self._address)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,11 +67,11 @@ class Database:
 
     @contextmanager
     def transaction(self, what: str, *, writes: bool = True) -> Iterator["sa.Connection"]:
-        """A transaction.
+        """Open a transaction.
 
         Args:
-            what: is done to the store, for the message of an error.
-            writes: whether a writer has to take its turn.
+            what: past participle for error messages: the store cannot be "opened", "written".
+            writes: whether it writes, and so waits for other writers.
 
         Raises:
             StoreError: any error of the database.
@@ -90,7 +90,7 @@ class Database:
 
 
 def default_path() -> str | Path:
-    """Where the store of this user is: $LOSSFORECAST_STORE, or a file among the user's data."""
+    """Location of this user's store: $LOSSFORECAST_STORE, or a file in the user data folder."""
     if given := os.environ.get("LOSSFORECAST_STORE"):
         return given if "://" in given else Path(given)
     if sys.platform == "win32":
@@ -106,7 +106,8 @@ def address(where: str | os.PathLike[str] | None) -> "sa.URL":
     """The URL of a database, of a path or of the store of this user.
 
     Raises:
-        ConfigurationError: SQLAlchemy is not installed, or this is no URL of a database that lasts.
+        ConfigurationError: SQLAlchemy is not installed, or `where` is not the URL of a persistent
+            database.
     """
     try:
         import sqlalchemy as sa
@@ -122,7 +123,7 @@ def address(where: str | os.PathLike[str] | None) -> "sa.URL":
         sound = "@" not in (url.host or "")
     except (sa.exc.ArgumentError, ValueError):
         sound = False
-    if not sound:  # the text may show a password, and what it was read as, too
+    if not sound:  # neither the text nor its parts are shown: they may contain a password
         raise ConfigurationError(
             f"the address of the store, {text.split(':')[0]}://..., is no database URL, such as "
             "postgresql+psycopg://user@host/name; a password in it is written with "
@@ -145,17 +146,17 @@ def _in_memory(url: "sa.URL") -> bool:
 
 
 def _is_missing(url: "sa.URL") -> bool:
-    """Whether the file of a SQLite database is not there."""
+    """Whether a SQLite file does not exist."""
     if url.get_backend_name() != "sqlite" or "uri" in url.query:
         return False
     return not Path(url.database or "").exists()
 
 
 def _make_folder(url: "sa.URL") -> None:
-    """The folder of a SQLite file, if it is not there.
+    """Create the folder of a SQLite file.
 
     Raises:
-        StoreError: it cannot be made.
+        StoreError: the folder cannot be created.
     """
     if url.get_backend_name() != "sqlite":
         return
@@ -167,7 +168,7 @@ def _make_folder(url: "sa.URL") -> None:
 
 @dataclass(frozen=True)
 class Tables:
-    """The schema."""
+    """The tables of the schema."""
 
     metadata: "sa.MetaData"
     version: "sa.Table"
@@ -230,31 +231,31 @@ class Tables:
 
 
 def _add_owner(connection: "sa.Connection") -> None:
-    """To version 2: who writes a run."""
+    """Migrate to version 2: the owner of a run."""
     connection.exec_driver_sql(
         "ALTER TABLE lossforecast_runs ADD COLUMN owner VARCHAR(32) DEFAULT '' NOT NULL"
     )
 
 
 MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner]
-"""What brings a store from each version, from 1 on, to the next; never changed, only added to."""
+"""Migrations from each version, beginning with 1, to the next; append only."""
 
 
 def _newest() -> int:
-    """The version of a store that this release makes."""
+    """Version of the schema of this release."""
     return 1 + len(MIGRATIONS)
 
 
 def _bring_up_to_date(connection: "sa.Connection", url: str) -> None:
-    """Make the schema, or bring that of an older release up to date, in one transaction.
+    """Create the schema, or migrate that of an older release, in one transaction.
 
     Raises:
-        StoreError: the schema is of a newer release.
+        StoreError: the schema was made by a newer release.
     """
     import sqlalchemy as sa
 
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
     tables, found = Tables.make(), _version_of(connection)
     if found > _newest():
         raise StoreError(
@@ -271,7 +272,7 @@ def _bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
 
 def _version_of(connection: "sa.Connection") -> int:
-    """Of the schema; 0 where there is none."""
+    """Version of the schema; 0 if there is none."""
     import sqlalchemy as sa
 
     version = Tables.make().version
@@ -282,18 +283,18 @@ def _version_of(connection: "sa.Connection") -> int:
 
 
 def connect(url: "sa.URL") -> "sa.Engine":
-    """An engine whose every transaction has a connection of its own.
+    """An engine that opens a connection for each transaction.
 
     Raises:
-        ConfigurationError: the driver is not installed, or there is none for such a URL.
+        ConfigurationError: the driver is not installed, or no driver supports the URL.
     """
     import sqlalchemy as sa
 
     options: dict[str, Any] = {"poolclass": sa.NullPool}  # a connection for each transaction
     if url.get_backend_name() == "sqlite":
-        options["connect_args"] = {"timeout": _WAIT}
+        options["connect_args"] = {"timeout": _SQLITE_LOCK_TIMEOUT_S}
     elif url.get_backend_name() == "postgresql":
-        options["connect_args"] = _patience(url)
+        options["connect_args"] = _postgres_timeouts(url)
     try:
         engine = sa.create_engine(url, **options)
     except ImportError as error:
@@ -312,14 +313,18 @@ def connect(url: "sa.URL") -> "sa.Engine":
     return engine
 
 
-def _patience(url: "sa.URL") -> dict[str, Any]:
-    """How long libpq and the server wait, unless the URL says so."""
-    given, wait = url.query, round(1e3 * _ANSWER)
+def _postgres_timeouts(url: "sa.URL") -> dict[str, Any]:
+    """Timeouts of libpq and the server, except those that the URL sets."""
+    given, wait = url.query, round(1e3 * _POSTGRES_TIMEOUT_S)
     text = given.get("options", "")
     ours = f"-c lock_timeout={wait} -c statement_timeout={wait}"
     return {
         "options": f"{ours} {text if isinstance(text, str) else ' '.join(text)}".strip(),
-        **({} if "connect_timeout" in given else {"connect_timeout": max(round(_ANSWER), 2)}),
+        **(
+            {}
+            if "connect_timeout" in given
+            else {"connect_timeout": max(round(_POSTGRES_TIMEOUT_S), 2)}
+        ),
         **({} if "tcp_user_timeout" in given else {"tcp_user_timeout": wait}),
     }
 
@@ -327,17 +332,17 @@ def _patience(url: "sa.URL") -> dict[str, Any]:
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     connection.text_factory = _readable
-    connection.execute(f"PRAGMA busy_timeout = {round(1e3 * _WAIT)}")
+    connection.execute(f"PRAGMA busy_timeout = {round(1e3 * _SQLITE_LOCK_TIMEOUT_S)}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _readable(text: bytes) -> str:
-    """What is damaged in one row must not keep the others from being read."""
+    """Decode damaged text too, so that one damaged row does not hide the others."""
     return text.decode("utf-8", "replace")
 
 
 def _begin_sqlite(connection: "sa.Connection") -> None:
-    """A writer takes its turn at once: one that became it later would fail instead of waiting."""
+    """Take the write lock at once: SQLite fails, instead of waiting, if it is upgraded later."""
     writes = connection.get_execution_options().get("writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -31,15 +31,15 @@ class StoreReader:
 
     @property
     def url(self) -> str:
-        """Of the database; a password is not shown."""
+        """URL of the database, without a password."""
         return self._database.url
 
     def runs(self, **words: str) -> list[StoredRun]:
-        """The runs, newest first; those whose records are damaged are left out, with a warning.
+        """The runs, newest first; damaged ones are left out, with a warning.
 
         Args:
-            **words: what they must be: project, task, model, dataset, optimizer, metric, state or
-                name, as written.
+            **words: values that the runs must have: project, task, model, dataset, optimizer,
+                metric, state or name, spelled as stored.
         """
         columns = self._database.tables.runs.c
         unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
@@ -53,11 +53,11 @@ class StoreReader:
         return [run for run, _ in self._sound(rows)]
 
     def run(self, key: str) -> StoredRun:
-        """One run, by its key or the beginning of it, if only one begins so."""
+        """One run, by its key or an unambiguous beginning of it."""
         return self._stored(self._row(key))
 
     def find(self, key: str) -> tuple[str, str]:
-        """The key and the name of one run, by the beginning of its key; it may be damaged."""
+        """Key and name of one run, even a damaged one, by an unambiguous beginning of its key."""
         row = self._row(key)
         return row["key"], row["name"]
 
@@ -69,16 +69,16 @@ class StoreReader:
         return curve_of(found.curve)
 
     def owner(self, key: str) -> str | None:
-        """Who writes a run, or did to its end; None where there is no such run."""
+        """The last owner of a run; None if there is no such run."""
         found = self._cells(key, "owner")
         return None if found is None else str(found.owner)
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
-        """The forecasts of a run, in the order of the steps at which they were made."""
+        """The forecasts of a run, ordered by the step at which they were made."""
         return self._of_run(self._database.tables.forecasts, key, "made_at")
 
     def decisions(self, key: str) -> list[dict[str, Any]]:
-        """What was recommended or done, in the order of the steps."""
+        """The recommendations and actions of a run, ordered by step."""
         return self._of_run(self._database.tables.decisions, key, "step")
 
     # ------------------------------------------------------------------ queries
@@ -90,7 +90,7 @@ class StoreReader:
         return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
 
     def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
-        """Some columns of a run; None where there is no such run."""
+        """Columns of a run; None if there is no such run."""
         import sqlalchemy as sa
 
         columns = self._database.tables.runs.c
@@ -107,7 +107,7 @@ class StoreReader:
         return [{name: value for name, value in row.items() if name != "run"} for row in rows]
 
     def _row(self, key: str) -> "sa.RowMapping":
-        """Of the one run whose key begins so."""
+        """The row of the one run whose key begins with `key`."""
         columns = self._database.tables.runs.c
         query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
         with self._database.transaction("read", writes=False) as connection:
@@ -120,7 +120,7 @@ class StoreReader:
     def _sound(
         self, rows: Iterable["sa.RowMapping"]
     ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
-        """The runs that rows tell of, but the damaged ones."""
+        """The runs in `rows`, without the damaged ones, each with its row."""
         for row in rows:
             try:
                 yield self._stored(row), row
@@ -130,5 +130,5 @@ class StoreReader:
     def _stored(self, row: "sa.RowMapping") -> StoredRun:
         try:
             return StoredRun.of_row({str(name): value for name, value in row.items()})
-        except Exception as error:  # a damaged text may be anything
+        except Exception as error:  # damaged text can raise anything
             raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""What a store keeps of a run, as rows of its tables."""
+"""`StoredRun` and the rows of the tables of a store."""
 
 import json
 import math
@@ -27,20 +27,20 @@ STATES = ("running", "finished", "stopped", "failed")
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One run of a store.
+    """The record of a run in a store, without its losses.
 
     Attributes:
         key: its identity, 32 hexadecimal digits.
-        name: what people call it.
-        run: what is known of it.
+        name: its name for people.
+        run: its description.
         schedule: the learning rate of every step, past and planned.
         state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
-        step: the last one observed, -1 before the first.
-        outcome: the loss that it ended with; nan while it runs, where it did not get to its planned
-            end and where none is known.
-        excluded: whether nothing is learnt from it.
-        started: in UTC.
-        updated: in UTC.
+        step: last observed step, -1 before the first.
+        outcome: the loss that it ended with; nan while it runs, if it stopped before its planned
+            end, or if the outcome is unknown.
+        excluded: whether it is excluded from the priors of new runs.
+        started: time of the start, in UTC.
+        updated: time of the last update, in UTC.
     """
 
     key: str
@@ -56,7 +56,7 @@ class StoredRun:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self:
-        """The run that a row tells of.
+        """The run in a row.
 
         Raises:
             ValueError, TypeError: the row is damaged.
@@ -77,12 +77,12 @@ class StoredRun:
 
 
 def storable(text: str) -> str:
-    """Without what no database takes: lone surrogates, as names of files may have, and nul."""
+    """Text without characters that databases refuse: lone surrogates (from file names) and nul."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
 def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
-    """A row of what was recommended or done."""
+    """The row of a recommendation or action."""
     return {
         "run": key,
         "step": step,
@@ -93,15 +93,15 @@ def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
 
 
 def distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
-    """The last of those of one step."""
+    """The last row of each step."""
     return list({row[at]: row for row in rows}.values())
 
 
 def curve_of(text: str | None) -> History:
-    """The losses that were written."""
+    """The history in a row; empty before the first was saved."""
     return History() if text is None else History.from_state_dict(json.loads(text))
 
 
 def as_json(value: Any) -> str:
-    """Plain values as short text."""
+    """Plain values as compact JSON."""
     return json.dumps(value, separators=(",", ":"))

@@ -1,11 +1,12 @@
-"""`RunStore`: finished and running runs in a database, and what they teach the next one.
+"""`RunStore`: finished and running runs in a database, and what new runs learn from them.
 
-A SQLite file by default, or any database that SQLAlchemy knows by its URL, such as PostgreSQL for a
-team (``postgresql+psycopg://user@host/name``). Needs SQLAlchemy (extra `store`).
+The database is a SQLite file by default, or any database that SQLAlchemy supports by its URL, such
+as PostgreSQL for a team (``postgresql+psycopg://user@host/name``). Needs SQLAlchemy (extra
+`store`).
 
-Every write is one transaction, so a record is there whole or not at all; many processes may write
-at once. The schema has a version: a store of an older release is brought up to date when it is
-opened, one of a newer release is refused.
+Every write is one transaction, so a record is complete or absent; many processes may write at once.
+The schema has a version: a store of an older release is migrated when it is opened, one of a newer
+release is refused.
 """
 
 import math
@@ -42,23 +43,25 @@ if TYPE_CHECKING:
 __all__ = ["BINS", "RunStore", "StoredRun"]
 
 BINS = 512
-"""The most that is kept of a curve."""
-_ADDED = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")  # of runs that are told by their log
-_NEWEST = 500  # runs that are looked through for some that are alike
+"""Largest number of bins that are stored of a curve."""
+_IMPORTED_RUNS = uuid.UUID(
+    "4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11"
+)  # namespace of keys derived from logs
+_MAX_CANDIDATES = 500  # newest finished runs among which similar ones are searched
 
 
 class RunStore(StoreReader):
     """Runs in a database.
 
     Args:
-        where: a path to a SQLite file, which is made if it is not there; a database URL; or None
-            for the file of this user, `default_path`.
-        make: whether it is made if it is not there.
+        where: a path to a SQLite file, a database URL, or None for the file of this user,
+            `default_path`.
+        make: whether to create the store if it does not exist.
 
     Raises:
         ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
-            no URL of a database that lasts.
-        StoreError: the store cannot be opened, is not there, or is of a newer release.
+            not the URL of a persistent database.
+        StoreError: the store cannot be opened, does not exist, or was made by a newer release.
 
     Example:
         >>> import tempfile
@@ -84,16 +87,16 @@ class RunStore(StoreReader):
         key: str | None = None,
         owner: str = "",
     ) -> str:
-        """A run begins, or one goes on that was not finished; answers its key.
+        """Register a run that begins, or one that is resumed, and return its key.
 
         Args:
-            name: what people call it.
-            run: what is known of it.
+            name: its name for people.
+            run: its description.
             schedule: the learning rate of every step.
-            key: of a run that is resumed. It goes on if it is running, stopped or failed; one that
-                is finished stays as it is, and what is resumed from it is a run of its own.
-            owner: who writes the run from now on, 32 characters at most. Who wrote it before can
-                no more, so that two that go on from one checkpoint do not write into one record.
+            key: the key of the run to resume. A running, stopped or failed run continues its
+                record; a finished one is left unchanged, and a new run is registered.
+            owner: identity of the writer, at most 32 characters. The previous owner can no longer
+                write, so two processes resumed from one checkpoint never share a record.
         """
         now = datetime.now(UTC).isoformat()
         words = {word: getattr(run, word) for word in WORDS}
@@ -130,19 +133,19 @@ class RunStore(StoreReader):
         decisions: Sequence[tuple[int, Recommendation]] = (),
         owner: str = "",
     ) -> None:
-        """Bring a run up to date, all at once.
+        """Update a run in one transaction.
 
         Args:
-            key: of the run.
-            history: all of its losses so far; thinned to 512 bins.
-            schedule: past and planned.
-            forecasts: made since the last time, or their `Forecast.summary`; earlier ones made at
-                or after the first of them are of a future that was rewound, and are dropped.
-            decisions: what was recommended or done since, with its step.
-            owner: as it was begun.
+            key: the run.
+            history: all of its losses so far; stored in at most 512 bins.
+            schedule: the learning rate of every step, past and planned.
+            forecasts: the new forecasts, or their `Forecast.summary`. Stored forecasts made at or
+                after the first of them belong to steps that were rewound, and are deleted.
+            decisions: the new recommendations and actions with their steps.
+            owner: as given to `begin`.
 
         Raises:
-            StoreError: there is no such run, it has ended or has another owner, or the store cannot
+            StoreError: the run does not exist, has ended or has another owner, or the store cannot
                 be written.
         """
         tables = self._database.tables
@@ -168,17 +171,17 @@ class RunStore(StoreReader):
                     connection.execute(table.insert(), distinct(rows, at))
 
     def end(self, key: str, state: str, outcome: float | None = None, owner: str = "") -> None:
-        """A run has ended.
+        """Record the end of a run.
 
         Args:
-            key: of the run.
+            key: the run.
             state: "finished", "stopped" or "failed".
             outcome: its final loss; by default, unless it was stopped, that of
                 `lossforecast.runs.ending`.
-            owner: as it was begun.
+            owner: as given to `begin`.
 
         Raises:
-            StoreError: as `save`.
+            StoreError: as in `save`.
         """
         if state not in STATES[1:]:
             raise ConfigurationError(f"a run ends {', '.join(STATES[1:])}, not {state!r}")
@@ -204,8 +207,8 @@ class RunStore(StoreReader):
         The same run, of the same name, is added once.
 
         Args:
-            name: what people call it.
-            run: what is known of it.
+            name: its name for people.
+            run: its description.
             schedule: the learning rate of every step.
             steps: (n,).
             losses: (n,).
@@ -214,8 +217,8 @@ class RunStore(StoreReader):
         """
         history = History()
         history.observe_many(steps, losses, lrs)
-        told = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
-        key = uuid.uuid5(_ADDED, told).hex
+        identity = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
+        key = uuid.uuid5(_IMPORTED_RUNS, identity).hex
         found = self._cells(key, "state")
         if found is not None and found.state != "running":
             return key
@@ -229,7 +232,7 @@ class RunStore(StoreReader):
         return key
 
     def forget(self, key: str) -> None:
-        """Delete a run and all that was recorded of it."""
+        """Delete a run with its forecasts and decisions."""
         tables = self._database.tables
         with self._database.transaction("written") as connection:
             for table in (tables.forecasts, tables.decisions):
@@ -239,13 +242,13 @@ class RunStore(StoreReader):
                 raise StoreError(f"{self.url} has no run {key!r}")
 
     def exclude(self, key: str, excluded: bool = True) -> None:
-        """Learn nothing from a run, or do so again."""
+        """Exclude a run from the priors of new runs, or include it again."""
         self._change(key, {"excluded": bool(excluded)})
 
     # ------------------------------------------------------------------ learning
 
     def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
-        """The finished runs that a run is compared with, most alike first."""
+        """The finished runs to learn from, most similar first."""
         found, short = [], []
         for stored, curve in self._finished(run, curves=True):
             try:
@@ -264,21 +267,21 @@ class RunStore(StoreReader):
         return [each for each, _ in most_similar(found, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
-        """What is believed of a run: a prior that knows the past runs that are like it.
+        """The prior of a new run: a general prior with the similar past runs of this store.
 
         Args:
-            run: what is known of it; runs are compared that have the same metric and project, or
-                the same metric and dataset.
-            schedule: its plan.
-            prior: what is believed besides; by default the packaged one.
+            run: its description; runs with the same metric and the same project or dataset are
+                compared.
+            schedule: its planned schedule.
+            prior: the general prior; by default the packaged one.
         """
         return replace(prior or Prior(), past=tuple(self.past(run, schedule)))
 
     def best(self, run: RunInfo, schedule: LRSchedule) -> float | None:
-        """The lowest outcome of the finished runs that had no more to get there, if there are any.
+        """The lowest outcome of finished runs on at most the budget of a new run; None without any.
 
-        These are comparable, of the same model, at most 10% larger, and took at most 10% more steps
-        or, where both sizes of batches are known, data.
+        Such runs are comparable and of the same model, with at most 10% more parameters and at most
+        10% more steps (more samples, where both batch sizes are known).
         """
         ends = [
             past.outcome
@@ -308,7 +311,7 @@ class RunStore(StoreReader):
             .where(columns.state == "finished", columns.metric == run.metric, sa.or_(*same))
             .where(columns.excluded.is_(False))
             .order_by(columns.started.desc())
-            .limit(_NEWEST)
+            .limit(_MAX_CANDIDATES)
         )
         with self._database.transaction("read", writes=False) as connection:
             rows = connection.execute(query).mappings().all()
@@ -317,14 +320,16 @@ class RunStore(StoreReader):
     def _update(
         self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
     ) -> None:
-        """Change a run that its owner still writes."""
+        """Update a running run, if `owner` owns it."""
         runs = self._database.tables.runs
         mine = (runs.c.key == key) & (runs.c.owner == owner) & (runs.c.state == "running")
         if connection.execute(runs.update().where(mine), dict(values)).rowcount:
             return
         if connection.execute(runs.select().where(runs.c.key == key)).first() is None:
-            raise StoreError(f"{self.url} has no run {key!r}: it was forgotten, or never begun")
-        raise StoreError(f"run {key} of {self.url} has ended, or goes on elsewhere")
+            raise StoreError(f"{self.url} has no run {key!r}: it was deleted, or never begun")
+        raise StoreError(
+            f"cannot update run {key} in {self.url}: it has ended, or another process resumed it"
+        )
 
     def _outcome(self, key: str) -> float:
         end = ending(self.history(key), self.run(key).schedule.total_steps)

@@ -103,9 +103,9 @@ def test_who_goes_on_with_a_run_is_its_only_writer(where: str) -> None:
         assert RunStore(where).begin("run", INFO, PLAN, key, owner="second") == key
         assert store.owner(key) == "second"
         for other in ("first", ""):
-            with pytest.raises(StoreError, match="goes on elsewhere"):
+            with pytest.raises(StoreError, match="another process resumed it"):
                 store.save(key, History(), PLAN, owner=other)
-            with pytest.raises(StoreError, match="goes on elsewhere"):
+            with pytest.raises(StoreError, match="another process resumed it"):
                 store.end(key, "finished", 1.0, owner=other)
         assert store.run(key).state == "running"
     store.end(key, "finished", 2.0, owner="second")
