@@ -55,7 +55,7 @@ def test_only_taking_reads_and_then_once_for_each_kind(tensor_rate: bool) -> Non
             steps, losses, _ = capture.take()
             assert steps.tolist() == list(range(50 * block, 50 * block + 50))
             assert losses.tolist() == [0.75 * (10.0 * block + i) for i in range(50)]
-            assert reads.seen.count("cpu") == 2 if tensor_rate else 1
+            assert reads.seen.count("cpu") == (2 if tensor_rate else 1)
             assert len(reads.seen) <= 6
             reads.seen.clear()
 
