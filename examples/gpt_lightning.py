@@ -27,7 +27,7 @@ from lossforecast import Forecast, Forecaster, History
 from lossforecast.callbacks import LightningLossForecast
 from lossforecast.callbacks.monitor import Update
 from lossforecast.plot import plot
-from lossforecast.runs import ending
+from lossforecast.runs import outcome_of
 
 SCHEDULES = {"cosine": cosine_factor, "wsd": wsd_factor}
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -146,7 +146,7 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     trainer.fit(ByteModel(name, steps), train, torch.utils.data.DataLoader([windows], None))
     forecaster = watcher.forecaster
     assert forecaster is not None
-    end = ending(forecaster.history, forecaster.total_steps)
+    end = outcome_of(forecaster.history, forecaster.total_steps)
     assert end is not None
     rows = []
     for fraction, then in recorder.forecasters.items():

@@ -16,7 +16,7 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import Prior
-from lossforecast.runs import History, RunInfo, ending
+from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
 from lossforecast.store import BINS, RunStore, address, connect, default_path
 
@@ -186,7 +186,7 @@ class RunRecorder:
         if self._closed or self._thread is None:
             return
         total = forecaster.total_steps
-        whole = watched and ending(forecaster.history, total, steps) is not None
+        whole = watched and outcome_of(forecaster.history, total, steps) is not None
         end = "failed" if failed else "finished" if whole else "stopped"
         self._closed = True
         self._enqueue(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))

@@ -11,7 +11,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Action, Policy, Recommendation
 from lossforecast.prior import Prior
-from lossforecast.runs import Ending, History, RunInfo, ending, observed, points
+from lossforecast.runs import History, Outcome, RunInfo, observed, outcome_of, points
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
@@ -66,7 +66,7 @@ class LookBack:
 
     history: History = field(repr=False)
     moments: list[Moment] = field(repr=False)
-    outcome: Ending | None
+    outcome: Outcome | None
     total_steps: int
     target: float | None
     broke_after: int | None = None
@@ -132,7 +132,7 @@ def look_back(
         raise ConfigurationError(f"the log has {steps.size} finite losses; at least 2 are needed")
     total, run = plan.total_steps, run or RunInfo()
     broke_after = int(steps[-1]) if history.non_finite_run else None
-    end = ending(history, total, steps_taken)
+    end = outcome_of(history, total, steps_taken)
     if end is not None and end.loss == 0:  # there is no error relative to it
         end = None
     steps, losses = observed(history)

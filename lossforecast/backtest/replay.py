@@ -1,9 +1,10 @@
 """`replay`: the forecasts of one recorded run at some fractions of it, with the outcome.
 
-The truth is the outcome of the run (`lossforecast.runs.ending`): the mean of the losses of the last
-2% of the planned steps or, if there are fewer than three, the last one. The forecast is of the loss
-at the mean step of these losses. The forecaster is given the losses up to a fraction of the planned
-steps, the whole planned schedule, and of the run's description only its metric and optimizer.
+The truth is the outcome of the run (`lossforecast.runs.outcome_of`): the mean of the losses of the
+last 2% of the planned steps or, if there are fewer than three, the last one. The forecast is of the
+loss at the mean step of these losses. The forecaster is given the losses up to a fraction of the
+planned steps, the whole planned schedule, and of the run's description only its metric and
+optimizer.
 """
 
 import time
@@ -20,7 +21,7 @@ from lossforecast.backtest.scores import CRPS_LEVELS, crps
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
-from lossforecast.runs import Ending, RunInfo, ending_of_curve
+from lossforecast.runs import Outcome, RunInfo, outcome_of_curve
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Record", "naming", "outcome", "replay"]
@@ -73,9 +74,9 @@ class Record:
     baselines: Mapping[str, float] = field(default_factory=dict)
 
 
-def outcome(run: RecordedRun) -> Ending | None:
+def outcome(run: RecordedRun) -> Outcome | None:
     """The end of a run; None if its outcome is unknown, or 0, which has no relative error."""
-    end = ending_of_curve(run.step, run.loss, run.total_steps) if run.completed else None
+    end = outcome_of_curve(run.step, run.loss, run.total_steps) if run.completed else None
     return None if end is None or end.loss == 0 else end
 
 
@@ -122,7 +123,7 @@ def _forecast_at(
     fraction: float,
     run: RecordedRun,
     plan: LRSchedule,
-    end: Ending,
+    end: Outcome,
     *,
     baselines: bool,
     prior: Prior | None,

@@ -19,7 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.runs.history import History
 
-__all__ = ["END_SHARE", "Ending", "EndingRule", "at_end", "ending", "ending_of_curve", "overran"]
+__all__ = [
+    "END_SHARE",
+    "Outcome",
+    "OutcomeRule",
+    "at_end",
+    "outcome_of",
+    "outcome_of_curve",
+    "overran",
+]
 
 END_SHARE = 0.98
 """Share of the planned steps after which a loss counts as one of the end of the run."""
@@ -29,7 +37,7 @@ _MIN_LOSSES_FOR_MEAN = 3
 _OVERRUN = 1.02  # times the planned steps
 
 
-class EndingRule(StrEnum):
+class OutcomeRule(StrEnum):
     """The rule by which the outcome of a run was read off its losses."""
 
     MEAN = "mean of the last 2%"
@@ -37,7 +45,7 @@ class EndingRule(StrEnum):
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """The end of a run.
 
     Attributes:
@@ -50,11 +58,11 @@ class Ending:
     loss: float
     step: int
     first_step: int
-    rule: EndingRule
+    rule: OutcomeRule
 
     def __str__(self) -> str:
         """The rule in words, such as "last value, at step 950"."""
-        where = f", at step {self.step:,}" if self.rule is EndingRule.LAST else ""
+        where = f", at step {self.step:,}" if self.rule is OutcomeRule.LAST else ""
         return f"{self.rule}{where}"
 
 
@@ -68,7 +76,9 @@ def overran(history: History, total_steps: int) -> bool:
     return history.last_step > _OVERRUN * total_steps
 
 
-def ending(history: History, total_steps: int, steps_taken: int | None = None) -> Ending | None:
+def outcome_of(
+    history: History, total_steps: int, steps_taken: int | None = None
+) -> Outcome | None:
     """The end of a run, from its history; None if the outcome is unknown.
 
     Args:
@@ -80,7 +90,7 @@ def ending(history: History, total_steps: int, steps_taken: int | None = None) -
     Example:
         >>> history = History()
         >>> history.observe_many(range(50, 1_001, 50), [2 + 50 / t for t in range(50, 1_001, 50)])
-        >>> end = ending(history, 1_000)
+        >>> end = outcome_of(history, 1_000)
         >>> end.loss, str(end)
         (2.05, 'last value, at step 1,000')
     """
@@ -89,11 +99,11 @@ def ending(history: History, total_steps: int, steps_taken: int | None = None) -
     if steps_taken is not None and max(steps_taken, history.last_step) < at_end(total_steps):
         return None
     bins = history.bins()
-    return _ending(bins.first, bins.last, bins.step, bins.mean, bins.count, total_steps)
+    return _outcome_of_bins(bins.first, bins.last, bins.step, bins.mean, bins.count, total_steps)
 
 
-def ending_of_curve(steps: ArrayLike, losses: ArrayLike, total_steps: int) -> Ending | None:
-    """The end of a recorded run: `ending` of a curve given as arrays.
+def outcome_of_curve(steps: ArrayLike, losses: ArrayLike, total_steps: int) -> Outcome | None:
+    """The end of a recorded run: `outcome_of` of a curve given as arrays.
 
     Args:
         steps: increasing, shape (n,).
@@ -105,29 +115,29 @@ def ending_of_curve(steps: ArrayLike, losses: ArrayLike, total_steps: int) -> En
     if not finite.size or not finite[-1]:
         return None
     at, values = at[finite], values[finite]
-    return _ending(at, at, at, values, np.ones(at.size, np.int64), total_steps)
+    return _outcome_of_bins(at, at, at, values, np.ones(at.size, np.int64), total_steps)
 
 
-def _ending(
+def _outcome_of_bins(
     first: IntArray,
     last: IntArray,
     step: NDArray[np.int64] | FloatArray,
     loss: FloatArray,
     count: IntArray,
     total_steps: int,
-) -> Ending | None:
+) -> Outcome | None:
     """The end of a run with `count` finite losses in each of n >= 1 bins, arrays of shape (n,)."""
     end = int(last[-1]) if last[-1] > _OVERRUN * total_steps else total_steps
-    used, rule = last >= at_end(end), EndingRule.MEAN
+    used, rule = last >= at_end(end), OutcomeRule.MEAN
     if count[used].sum() < _MIN_LOSSES_FOR_MEAN:
         if not used.any() and not _is_last_before(end, last):
             return None
-        used, rule = np.arange(last.size) == last.size - 1, EndingRule.LAST
+        used, rule = np.arange(last.size) == last.size - 1, OutcomeRule.LAST
     weights = count[used]
     outcome = float(np.average(loss[used], weights=weights))
     if not np.isfinite(outcome):  # finite losses whose sum overflows
         return None
-    return Ending(
+    return Outcome(
         loss=outcome,
         step=int(np.rint(np.average(step[used], weights=weights))),
         first_step=int(first[used][0]),

@@ -23,7 +23,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
-from lossforecast.runs import History, RunInfo, ending
+from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
 from lossforecast.store.database import NUMBERS, WORDS
 from lossforecast.store.reader import StoreReader
@@ -177,7 +177,7 @@ class RunStore(StoreReader):
             key: the run.
             state: "finished", "stopped" or "failed".
             outcome: its final loss; by default, unless it was stopped, that of
-                `lossforecast.runs.ending`.
+                `lossforecast.runs.outcome_of`.
             owner: as given to `begin`.
 
         Raises:
@@ -224,7 +224,7 @@ class RunStore(StoreReader):
             return key
         self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
-        end = ending(history, schedule.total_steps, steps_taken)
+        end = outcome_of(history, schedule.total_steps, steps_taken)
         if end is None:
             self.end(key, "stopped")
         else:
@@ -332,7 +332,7 @@ class RunStore(StoreReader):
         )
 
     def _outcome(self, key: str) -> float:
-        end = ending(self.history(key), self.run(key).schedule.total_steps)
+        end = outcome_of(self.history(key), self.run(key).schedule.total_steps)
         return math.nan if end is None else end.loss
 
     def _change(self, key: str, values: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from lossforecast import History, LRSchedule, RunStore
 from lossforecast.backtest.lookback import look_back
 from lossforecast.callbacks.tensorboard.plugin.hindsight import outcome as shown
 from lossforecast.cli.app import main
-from lossforecast.runs import END_SHARE, Ending, EndingRule, ending, ending_of_curve
+from lossforecast.runs import END_SHARE, Outcome, OutcomeRule, outcome_of, outcome_of_curve
 
 TOTAL = 1_000
 NAN = math.nan
@@ -57,14 +57,14 @@ CURVES = {
 def test_the_outcome_is_read_off_the_last_losses(
     losses: tuple[np.ndarray, np.ndarray], used: Iterable[int] | None
 ) -> None:
-    found = ending(history(*losses), TOTAL)
-    recorded = ending_of_curve(*losses, TOTAL)
+    found = outcome_of(history(*losses), TOTAL)
+    recorded = outcome_of_curve(*losses, TOTAL)
     if used is None:
         assert found is recorded is None
         return
     assert found is not None
     steps = sorted(used)
-    rule = EndingRule.MEAN if len(steps) > 1 else EndingRule.LAST
+    rule = OutcomeRule.MEAN if len(steps) > 1 else OutcomeRule.LAST
     mean = float(np.mean([loss_at(step) for step in steps]))
     assert found.loss == pytest.approx(mean, rel=1e-12)
     assert (found.step, found.first_step) == (round(np.mean(steps)), steps[0])
@@ -79,34 +79,34 @@ def test_bins_are_weighted_by_the_losses_in_them() -> None:
     found = History(max_bins=4_096)
     found.observe_many(steps, losses)
     assert found.bins().count.max() > 1
-    end = ending(found, 10_000)
+    end = outcome_of(found, 10_000)
     assert end is not None
     assert end.loss == pytest.approx(losses[9_800:].mean(), rel=1e-12)
 
 
 def test_the_end_of_a_short_run_is_its_last_step() -> None:
-    assert ending(history(*curve(range(10))), 10) == Ending(loss_at(9), 9, 9, EndingRule.LAST)
+    assert outcome_of(history(*curve(range(10))), 10) == Outcome(loss_at(9), 9, 9, OutcomeRule.LAST)
 
 
 def test_there_was_room_for_another_validation() -> None:
     sparse = history(*curve(range(100, 901, 100)))
-    assert ending(sparse, 1_000) == Ending(loss_at(900), 900, 900, EndingRule.LAST)
-    assert ending(sparse, 1_010) is None
+    assert outcome_of(sparse, 1_000) == Outcome(loss_at(900), 900, 900, OutcomeRule.LAST)
+    assert outcome_of(sparse, 1_010) is None
 
 
 def test_a_run_that_is_known_to_have_stopped_has_no_outcome() -> None:
     sparse = history(*curve(range(100, 901, 100)))
-    assert ending(sparse, TOTAL, steps_taken=950) is None
-    assert ending(sparse, TOTAL, steps_taken=1_000) == ending(sparse, TOTAL)
-    assert ending(sparse, TOTAL) is not None
+    assert outcome_of(sparse, TOTAL, steps_taken=950) is None
+    assert outcome_of(sparse, TOTAL, steps_taken=1_000) == outcome_of(sparse, TOTAL)
+    assert outcome_of(sparse, TOTAL) is not None
 
 
 @pytest.mark.parametrize(
     ("rule", "text"),
-    [(EndingRule.MEAN, "mean of the last 2%"), (EndingRule.LAST, "last value, at step 1,980")],
+    [(OutcomeRule.MEAN, "mean of the last 2%"), (OutcomeRule.LAST, "last value, at step 1,980")],
 )
-def test_the_rule_is_told_in_words(rule: EndingRule, text: str) -> None:
-    assert str(Ending(1.5, 1_980, 1_960, rule)) == text
+def test_the_rule_is_told_in_words(rule: OutcomeRule, text: str) -> None:
+    assert str(Outcome(1.5, 1_980, 1_960, rule)) == text
     assert f"{1 - END_SHARE:.0%}" == "2%"
 
 

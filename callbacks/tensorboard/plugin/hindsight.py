@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.runs import History, ending, overran
+from lossforecast.runs import History, outcome_of, overran
 
 __all__ = ["broke", "fared", "outcome", "stopped"]
 
@@ -22,7 +22,7 @@ def outcome(history: History, step: int, total_steps: int) -> float | None:
         step: optimizer steps taken.
         total_steps: planned.
     """
-    end = None if step < total_steps else ending(history, total_steps)
+    end = None if step < total_steps else outcome_of(history, total_steps)
     return None if end is None else end.loss
 
 
