@@ -125,9 +125,8 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     print(f"{name}: a GPT on the bytes of Python's standard library, {steps} steps", flush=True)
     pl.seed_everything(0, verbose=False)
     narrator = Narrator(name, steps)
-    watcher = LightningLossForecast(monitor="val_loss", sinks=[narrator])
     recorder = Recorder(FRACTIONS, steps)
-    watcher.sinks.append(partial(recorder, watcher))
+    watcher = LightningLossForecast(monitor="val_loss", sinks=[narrator, recorder])
     trainer = pl.Trainer(
         max_steps=steps,
         callbacks=[watcher],
@@ -175,12 +174,11 @@ class Recorder:
         self.due = {fraction: round(fraction * steps) for fraction in fractions}
         self.forecasters: dict[float, Forecaster] = {}
 
-    def __call__(self, watcher: LightningLossForecast, update: Update) -> None:
-        """Copy once a fraction is reached."""
+    def __call__(self, update: Update) -> None:
+        """Keep the copy in an update that is the first at or after one of the fractions."""
         for fraction, step in self.due.items():
-            if update.step >= step and fraction not in self.forecasters and watcher.forecaster:
-                state = watcher.forecaster.state_dict()
-                self.forecasters[fraction] = Forecaster.from_state_dict(state)
+            if update.step >= step and fraction not in self.forecasters:
+                self.forecasters[fraction] = update.forecaster
 
 
 def picture(forecast: Forecast, then: History, in_the_end: History, name: str, out: Path) -> None:
