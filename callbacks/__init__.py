@@ -1,6 +1,6 @@
 """Adapters to training loops and tools.
 
-Accessing one imports it and its framework, and no other framework.
+Accessing an adapter imports its framework, and no other framework.
 """
 
 from importlib import import_module
