@@ -11,7 +11,7 @@ from lossforecast.errors import ConfigurationError
 __all__ = ["Positions", "every", "steps_per_call", "unwrapped"]
 
 Positions = Callable[[IntArray], IntArray]
-"""Function from optimizer steps, (n,), to the scheduler steps between now and each of them, (n,)."""
+"""Function from optimizer steps, (n,), to the scheduler steps from now to each of them, (n,)."""
 
 
 def every(n_steps: int, *, step: int = 0, times: int = 1) -> Positions:
