@@ -79,7 +79,7 @@ class RunMonitor:
         return self._aim
 
     def check(self, step: int) -> Update:
-        """Forecast and recommend after `step` optimizer steps; log the action if it is a new one."""
+        """Forecast and recommend after `step` optimizer steps; log the action if it is new."""
         before = self.recommendation
         self.forecast = self.forecaster.forecast()
         self.recommendation = self.forecaster.recommend(self.target, self.policies)
