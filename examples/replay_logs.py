@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="length of the trained runs")
     parser.add_argument("--optimizer", default="adamw", help="optimizer of the runs")
     parser.add_argument(
-        "--share", type=float, default=0.25, help="of each run at which to forecast"
+        "--share", type=float, default=0.25, help="share of each run at which to forecast"
     )
     args = parser.parse_args()
     folder = args.folder
