@@ -98,9 +98,7 @@ def main() -> None:
     print(f"\nBoth runs took {time.perf_counter() - began:.0f} s. Written to {args.out}/:")
     print("  cosine.png, wsd.png: the forecast made at half of the run, and the losses after it")
     print("  summary.json: the table above")
-    print(
-        "\nTo see all forecasts and try other schedules, open the tab *Loss forecast* of TensorBoard:"
-    )
+    print("\nTo see all forecasts and try other schedules, open the tab *Loss forecast*:")
     print(f"  {tensorboard} --logdir {shlex.quote(str(args.out / 'logs'))}")
     print("  http://localhost:6006/#lossforecast")
 
