@@ -50,7 +50,7 @@ _NEEDS = {
     "TransformersLossForecast": 'Transformers: pip install "lossforecast[huggingface]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
 }
-"""What to install for each adapter."""
+"""Framework of each adapter, and how to install it."""
 
 
 def __getattr__(name: str) -> Any:

@@ -138,7 +138,7 @@ class Member:
         self.decay_at: int | None = None
         """Number of optimizer calls after which every process begins it, once agreed."""
         self.agreeing = False
-        """Whether an agreement is under way, during which the next poll must not move."""
+        """True while an agreement is under way, during which the next poll must not move."""
         self._next_poll = 0
         self._rank, self._size, self._capacity = rank, size, capacity
         self._from = start

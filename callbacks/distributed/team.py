@@ -78,7 +78,7 @@ class Team:
         self.lock = threading.RLock()  # a signal handler may save a state during another save
         """Held while a message is delivered."""
         self.over = False
-        """Whether the exchange has ended: nothing more is delivered."""
+        """True once the exchange has ended: nothing more is delivered."""
         self._rank, self._size = processes()
         self._member = Member(
             rank=self._rank,
@@ -360,8 +360,8 @@ def _never_free(*objects: object) -> None:
     The destructors of a gloo group and of a pending collective wait for the other processes, which
     may never come; and gloo may still write into the array of a pending collective.
     """
-    for each in objects:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+    for kept in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 def _own_store() -> Any:
