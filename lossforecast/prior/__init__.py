@@ -3,7 +3,7 @@
 from lossforecast.prior.drops import DropComponent, DropPrior, DropRule, drop_prior
 from lossforecast.prior.past_runs import STD_OF_EQUAL_SETUPS, PastRun, fits_budget, most_similar
 from lossforecast.prior.prior import Beliefs, Prior, Regime
-from lossforecast.prior.probe_gaps import Gap, MeasuredDrop
+from lossforecast.prior.probe_gaps import Gap, GapRule, MeasuredDrop
 
 __all__ = [
     "STD_OF_EQUAL_SETUPS",
@@ -12,6 +12,7 @@ __all__ = [
     "DropPrior",
     "DropRule",
     "Gap",
+    "GapRule",
     "MeasuredDrop",
     "PastRun",
     "Prior",
