@@ -24,9 +24,8 @@ from gpt import GPT, Batches, cosine_factor, standard_library, wsd_factor
 from lightning.pytorch.loggers import TensorBoardLogger
 from narrator import FRACTIONS, Narrator
 
-from lossforecast import Forecast, Forecaster, History
+from lossforecast import Forecast, History
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.callbacks.monitor import Update
 from lossforecast.plot import plot
 from lossforecast.runs import outcome_of
 
@@ -114,8 +113,7 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     print(f"{name}: a GPT on the bytes of Python's standard library, {steps} steps", flush=True)
     pl.seed_everything(0, verbose=False)
     narrator = DemoNarrator(name, steps)
-    recorder = Recorder(FRACTIONS, steps)
-    watcher = LightningLossForecast(monitor="val_loss", sinks=[narrator, recorder])
+    watcher = LightningLossForecast(monitor="val_loss", sinks=[narrator])
     trainer = pl.Trainer(
         max_steps=steps,
         callbacks=[watcher],
@@ -137,7 +135,9 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     end = outcome_of(forecaster.history, forecaster.total_steps)
     assert end is not None
     rows = []
-    for fraction, then in recorder.forecasters.items():
+    for fraction in FRACTIONS:
+        due = round(fraction * steps)
+        then = next(update.forecaster for update in narrator.trail if update.step >= due)
         forecast = then.forecast(step=end.step)
         low80, high80 = forecast.interval(0.8)
         low95, high95 = forecast.interval(0.95)
@@ -154,20 +154,6 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
         if fraction == 0.5:
             picture(forecast, then.history, forecaster.history, name, out)
     return {"name": name, "actual": end.loss, "forecasts": rows}
-
-
-class Recorder:
-    """Keeps copies of the forecaster at some fractions of the run."""
-
-    def __init__(self, fractions: tuple[float, ...], steps: int) -> None:
-        self.due = {fraction: round(fraction * steps) for fraction in fractions}
-        self.forecasters: dict[float, Forecaster] = {}
-
-    def __call__(self, update: Update) -> None:
-        """Keep the copy in an update that is the first at or after one of the fractions."""
-        for fraction, step in self.due.items():
-            if update.step >= step and fraction not in self.forecasters:
-                self.forecasters[fraction] = update.forecaster
 
 
 def picture(forecast: Forecast, then: History, in_the_end: History, name: str, out: Path) -> None:

@@ -11,7 +11,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import non_negatives, reals, wholes
 from lossforecast.errors import ScheduleError
 from lossforecast.schedule.knots import trace
-from lossforecast.schedule.pieces import PIECE, Shape, piece_sums, piece_values, sound
+from lossforecast.schedule.pieces import PIECE, Shape, are_valid, piece_sums, piece_values
 from lossforecast.status import Caveat
 
 __all__ = ["PiecewiseSchedule", "pieces_of", "window"]
@@ -132,7 +132,7 @@ class PiecewiseSchedule:
             raise ScheduleError("the saved schedule is damaged: its columns have different lengths")
         for name in names:
             pieces[name] = columns[name]
-        if not sound(pieces, values):
+        if not are_valid(pieces, values):
             raise ScheduleError("the saved schedule is damaged: steps or rates are impossible")
         return cls(pieces, values, caveats)
 

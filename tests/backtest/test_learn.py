@@ -96,9 +96,9 @@ def test_a_table_is_a_prior_again(lessons: Lessons, tmp_path: Path) -> None:
     assert prior.known.size == pytest.approx(lessons.all.known.size, rel=1e-3)
     assert prior.provenance["sources"] == ["a", "b"]
     path.write_text("[1, 2]")
-    with pytest.raises(ConfigurationError, match="no table of a prior"):
+    with pytest.raises(ConfigurationError, match="not a table of a prior"):
         Prior.from_table(path)
-    with pytest.raises(ConfigurationError, match="no table of a prior"):
+    with pytest.raises(ConfigurationError, match="not a table of a prior"):
         Prior.from_table(tmp_path / "absent.json")
 
 

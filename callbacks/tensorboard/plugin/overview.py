@@ -7,8 +7,13 @@ import numpy as np
 
 from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import short
-from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
-from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
+from lossforecast.callbacks.tensorboard.plugin.hindsight import (
+    broken_at,
+    coverage_counts,
+    outcome,
+    was_stopped,
+)
+from lossforecast.callbacks.tensorboard.plugin.what_if import schedule_points
 from lossforecast.errors import ScheduleError, StateError
 from lossforecast.policies import Outlook, prob_among_best
 from lossforecast.runs import History, RunInfo, effective_schedule
@@ -98,11 +103,11 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
-        "schedule": drawn(used),
+        "schedule": schedule_points(used),
         "peak": plan.peak,
         "shapes": SHAPES,
         **_end(record, history),
-        "fared": fared(record["trail"], history, record["step"], record["total_steps"]),
+        "fared": coverage_counts(record["trail"], history, record["step"], record["total_steps"]),
     }
 
 
@@ -112,8 +117,8 @@ def _end(record: Mapping[str, Any], history: History) -> dict[str, Any]:
     return {
         "over": record["step"] >= record["total_steps"],
         "outcome": outcome(history, *now),
-        "broke": broke(history, *now),
-        "stopped": stopped(record["trail"]),
+        "broke": broken_at(history, *now),
+        "stopped": was_stopped(record["trail"]),
     }
 
 
