@@ -1,4 +1,4 @@
-"""Forecasts, while a training run is young, where its loss will end, with an interval.
+"""Forecasts of the final loss of a training run, with intervals, while the run is young.
 
     from lossforecast import Forecaster, LRSchedule
 

@@ -1,4 +1,4 @@
-"""The decay of the learning rate that ends lowest, and what more or fewer steps would bring."""
+"""The decay of the learning rate that ends lowest, and the loss after more or fewer steps."""
 
 import math
 from collections.abc import Sequence
@@ -19,30 +19,19 @@ __all__ = ["SHAPES", "Ending", "Option", "decays", "endings", "known_shapes", "o
 SHAPES = tuple(DECAY_SHAPES)
 """Shapes of a decay, as in `LRSchedule.with_decay`."""
 
-_START_SHARES = (
-    0.0,
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    0.95,
-)  # shares of the steps left, for the start of a decay
-_FINER_SHIFTS = (-0.05, -0.025, 0.025, 0.05)  # of that share, around the best of them
+# starts of a decay that are tried, as shares of the steps left
+_START_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_FINER_SHIFTS = (-0.05, -0.025, 0.025, 0.05)  # tried next, around the best of these shares
 _ENDING_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the steps left
-_ENDING_DECAY_SHARES = (0.0, 0.25, 0.5, 0.75)  # of the steps to an ending, before its decay
-_N_SEGMENTS = 12  # straight ones, in an optimised schedule
-_DIFFERENCE = 1e-4  # step of the numerical gradient
-_MAX_ITERATIONS = 60  # of the search
+_ENDING_START_SHARES = (0.0, 0.25, 0.5, 0.75)  # starts of its decay, of the steps to an ending
+_N_SEGMENTS = 12  # straight segments of an optimised schedule
+_GRADIENT_STEP = 1e-4  # of the finite differences, in the square roots of the falls
+_MAX_ITERATIONS = 60  # of L-BFGS-B
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to spend the steps left: the present rate is held, then it decays until the end.
+    """A schedule for the steps left: the present rate is held, then it decays until the end.
 
     Attributes:
         schedule: the learning rate of every step.
@@ -57,7 +46,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Ending:
-    """The run ended after some more steps, with the best linear decay up to there.
+    """The end of the run after some more steps, with the best linear decay up to it.
 
     Attributes:
         steps: number of further steps, 0 or more.
@@ -75,10 +64,10 @@ class Ending:
 def decays(
     forecast: Forecast, shapes: Sequence[str] = SHAPES, total_steps: int | None = None
 ) -> tuple[Option, ...]:
-    """The best start of a decay of each shape, the best shape first.
+    """The best decay of each shape, sorted by gain, the largest first.
 
-    The best one has the largest median gain over the plan. Rates end at 0, those of "exp" at a
-    hundredth of the present one. Empty without data, during a warm-up and at a rate of 0.
+    Its start is the one with the largest median gain over the plan. Rates end at 0, those of "exp"
+    at a hundredth of the present one. Empty without data, during a warm-up and at a rate of 0.
 
     Args:
         forecast: the forecast of the end of the plan.
@@ -86,7 +75,7 @@ def decays(
         total_steps: length of the run in optimizer steps; by default that of the plan.
 
     Raises:
-        ConfigurationError: an unknown shape, or a run that is over by now.
+        ConfigurationError: a shape is unknown, or the run is past `total_steps`.
 
     Example:
         >>> from lossforecast import Forecaster, LRSchedule, RunInfo
@@ -116,7 +105,7 @@ def decays(
 
 
 def endings(forecast: Forecast, more: Sequence[int] | None = None) -> tuple[Ending, ...]:
-    """The loss if the run ended now or after more steps, and the gain of each further step.
+    """The final loss if the run ended now or after more steps, and the gain per further step.
 
     Empty without data.
 
@@ -125,7 +114,7 @@ def endings(forecast: Forecast, more: Sequence[int] | None = None) -> tuple[Endi
         more: numbers of further steps, 0 or more; by default eight, from 0 to the end of the plan.
 
     Raises:
-        ConfigurationError: a number of steps that is negative or not whole.
+        ConfigurationError: a number of steps is negative or not whole.
     """
     if forecast.made_at < 0:
         return ()
@@ -140,7 +129,7 @@ def endings(forecast: Forecast, more: Sequence[int] | None = None) -> tuple[Endi
         schedule = plan.truncated_to(max(min(end, plan.total_steps), 1))
         held = _held(forecast, end) if steps else None
         if held is not None:
-            start = _best(forecast, held, _starts(now, steps, _ENDING_DECAY_SHARES), "linear")
+            start = _best(forecast, held, _starts(now, steps, _ENDING_START_SHARES), "linear")
             schedule = held.with_decay(start=start)
         loss = forecast.under(schedule)
         before = results[-1] if results else None
@@ -161,7 +150,7 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
         total_steps: length of the run in optimizer steps; by default that of the plan.
 
     Raises:
-        ConfigurationError: the run is over by now.
+        ConfigurationError: the run is past `total_steps`.
     """
     held = _held(forecast, total_steps)
     now = max(forecast.made_at, 0)
@@ -171,7 +160,7 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
     knots = np.unique(np.rint(np.linspace(now, end, _N_SEGMENTS + 1)).astype(np.int64))
 
     def schedule_of(x: NDArray[np.float64]) -> LRSchedule:
-        # share of the rate that falls in each segment; the last one is what is kept
+        # share of the rate lost in each segment; the last share is never lost
         falls = x**2 / max(float(x @ x), 1e-12)
         rates = rate * (1 - np.concatenate([[0.0], np.cumsum(falls[:-1])]))
         ahead = LRSchedule.from_points(knots, np.maximum(rates, 0.0), total_steps=end)
@@ -180,9 +169,9 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
     unit = max(abs(forecast.mean), 1e-300)
 
     def cost(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        moved = [x, *(x + _DIFFERENCE * np.eye(x.size))]
+        moved = [x, *(x + _GRADIENT_STEP * np.eye(x.size))]
         gains = forecast.gains(schedule_of(point) for point in moved) / unit
-        return -float(gains[0]), (gains[0] - gains[1:]) / _DIFFERENCE
+        return -float(gains[0]), (gains[0] - gains[1:]) / _GRADIENT_STEP
 
     begin: NDArray[np.float64] = np.append(np.ones(_N_SEGMENTS), 0.1)
     result: Any = minimize(
@@ -196,11 +185,11 @@ def known_shapes(shapes: Sequence[str]) -> Sequence[str]:
     """Return the shapes after checking that they are some of `SHAPES`.
 
     Raises:
-        ConfigurationError: an unknown shape, or none.
+        ConfigurationError: a shape is unknown, or there is none.
     """
     unknown = [shape for shape in shapes if shape not in SHAPES]
     if unknown or not shapes:
-        raise ConfigurationError(f"unknown shapes {unknown}: some of {', '.join(SHAPES)}")
+        raise ConfigurationError(f"unknown shapes {unknown}: give some of {', '.join(SHAPES)}")
     return shapes
 
 

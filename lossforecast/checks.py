@@ -100,9 +100,9 @@ def reals(name: str, values: ArrayLike, error: ErrorType) -> NDArray[Any]:
     return given
 
 
-def probability(name: str, value: object, error: ErrorType, *, say: float) -> float:
-    """A number above 0 and below 1; `say` is the example in the error message."""
+def probability(name: str, value: object, error: ErrorType, *, example: float) -> float:
+    """A number above 0 and below 1; `example` is a value that the error message suggests."""
     given = number(name, value, error)
     if not 0 < given < 1:
-        raise error(f"{name} is {value}; it must be between 0 and 1, say {say}")
+        raise error(f"{name} is {value}; it must be between 0 and 1, such as {example}")
     return given

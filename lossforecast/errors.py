@@ -2,7 +2,7 @@
 
     LossForecastError
     ├── ScheduleError        an impossible learning-rate schedule
-    ├── ObservationError     a step or a loss of the wrong kind (nan and inf are counted)
+    ├── ObservationError     a step or loss that is no valid number (nan and inf are counted)
     ├── ConfigurationError   an invalid argument, or a missing optional dependency
     │   └── NothingLoggedError    a log that has no loss yet
     ├── StateError           a state_dict that is damaged or of another kind
@@ -32,7 +32,7 @@ class ScheduleError(LossForecastError):
 
 
 class ObservationError(LossForecastError):
-    """A step or a loss of the wrong kind."""
+    """A step that is not a whole number from 0 on, or a loss that is not a number."""
 
 
 class ConfigurationError(LossForecastError):

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-_CURVE_STEPS = 101
+_CURVE_STEPS = 101  # of a curve whose steps are not given
 
 QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
 """Probabilities that describe a distribution: the normal cdf at -3.5, -3.25, ..., 3.5, (29,)."""
@@ -84,7 +84,7 @@ class AnnealGain:
 
 @dataclass(frozen=True)
 class Curve:
-    """The forecast loss at many steps; every array is (n,)."""
+    """The forecast at many steps: mean and interval of the loss; every array is (n,)."""
 
     steps: NDArray[np.int64]
     mean: FloatArray
@@ -94,7 +94,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Where the expected loss will be at `step`, as seen at step `made_at`.
+    """Distribution of the expected loss at `step`, forecast at step `made_at`.
 
     The distribution is that of the *expected* loss: the noise of single batches is averaged out,
     unless ``noise=True`` asks for it. A training loss is forecast as the mean over 2% of the run's
@@ -149,7 +149,7 @@ class Forecast:
         Raises:
             ConfigurationError: q is not between 0 and 1.
         """
-        level = probability("q", q, ConfigurationError, say=0.8)
+        level = probability("q", q, ConfigurationError, example=0.8)
         if self._mixture is None:
             return math.nan
         return float(self._noisy(noise).quantiles(np.array([level]))[0, 0])
@@ -178,7 +178,7 @@ class Forecast:
         Raises:
             ConfigurationError: the level is not between 0 and 1.
         """
-        tail = (1 - probability("level", level, ConfigurationError, say=0.8)) / 2
+        tail = (1 - probability("level", level, ConfigurationError, example=0.8)) / 2
         if self._mixture is None:
             return math.nan, math.nan
         lower, upper = self._noisy(noise).quantiles(np.array([tail, 1 - tail]))[:, 0]
@@ -204,7 +204,8 @@ class Forecast:
     ) -> list[Curve]:
         """One `curve` for each level, computed together."""
         tails = [
-            (1 - probability("level", level, ConfigurationError, say=0.8)) / 2 for level in levels
+            (1 - probability("level", level, ConfigurationError, example=0.8)) / 2
+            for level in levels
         ]
         if steps is None:
             start = max(min(self.made_at, self.step - 1), 0)
@@ -223,7 +224,7 @@ class Forecast:
         return [Curve(at, mean, *ends[i : i + 2]) for i in range(0, len(ends), 2)]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the forecast, flat and JSON-able; None where a number is not known."""
+        """The numbers of the forecast, flat and JSON-able; None for numbers that are nan."""
         (lower80, upper80), (lower95, upper95) = (self.interval(level) for level in (0.8, 0.95))
         gain = self.anneal_gain
         numbers = {
@@ -246,12 +247,12 @@ class Forecast:
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The loss at `step` as one number with its 80% interval beside it."""
+        """The loss at `step` as one number with its 80% interval as attributes."""
         return Estimate.of(self._mixture)
 
     @cached_property
     def gain_to_come(self) -> Estimate:
-        """How much lower the loss at `step` will be than the expected loss now: the median."""
+        """Fall from the expected loss now to the loss at `step`: the median and its interval."""
         return Estimate.of(self._gains(None), median=True)
 
     def under(self, schedule: LRSchedule) -> Estimate:
@@ -266,7 +267,7 @@ class Forecast:
         return Estimate.of(self._posterior.ahead(followed, followed.total_steps)[0])
 
     def gain(self, schedule: LRSchedule) -> Estimate:
-        """How much lower than forecast the loss would end under another schedule: the median.
+        """Reduction of the final loss by another schedule, relative to this forecast: the median.
 
         Its interval is narrower than that of the difference of two forecasts, because most of
         their uncertainty is common to both. A forecast of a past step counts as one of the present.

@@ -1,4 +1,4 @@
-"""The logger of the package, and how its warnings look where logging is not configured."""
+"""The logger of the package, and the handler of its warnings if logging is not configured."""
 
 import logging
 import sys
@@ -14,8 +14,8 @@ logger: Final = logging.getLogger(_NAME)
 class _ConsoleHandler(logging.Handler):
     """Prints warnings with the name of the package, where no other handler would handle them.
 
-    There Python's `logging.lastResort` prints the bare message, and nobody knows who speaks. As
-    soon as a handler is attached to this logger or to one above it, only that handler is used.
+    Python's `logging.lastResort` would print the bare message, without its source. As soon as a
+    handler is attached to this logger or to one above it, only that handler is used.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -26,9 +26,9 @@ _OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW = (
 )
 """Colours."""
 _SOURCES = {"data": "learnt from the run", "probe": "measured by the probe", "prior": "assumed"}
-"""Names of the sources of the drop still to come, for people."""
+"""Sources of the drop still to come, in words."""
 _MAX_POINTS = 400  # of a drawn line of losses
-_START_SHARE = 20  # the axis leaves room for the losses after the first 1/20 of the bins
+_START_DIVISOR = 20  # the first 1/20 of the bins may lie above the loss axis: the steep start
 
 
 def plot(
@@ -139,7 +139,7 @@ def _limits(
     outcome: History | None,
     target: float | None,
 ) -> None:
-    """Limit the loss axis to the intervals and the losses after their first steep fall."""
+    """Set the limits of the loss axis: target, 95% interval, and losses after the steep start."""
     values = [] if target is None else [target]
     if not np.isnan(forecast.mean):
         values += [*forecast.interval(0.95)]
@@ -149,7 +149,7 @@ def _limits(
         if mean.size:
             values += [
                 float(np.quantile(mean, 0.005)),
-                float(np.quantile(mean[mean.size // _START_SHARE :], 0.95)),
+                float(np.quantile(mean[mean.size // _START_DIVISOR :], 0.95)),
             ]
     if values:
         low, high = min(values), max(values)

@@ -1,4 +1,4 @@
-"""What a forecast says about itself: one `Status`, any number of `Caveat`."""
+"""`Status` and `Caveat`: how far a forecast can be trusted, and why not further."""
 
 from enum import StrEnum
 
@@ -11,7 +11,7 @@ class Status(StrEnum):
     NO_DATA = "no_data"
     """No finite loss was observed: there is nothing to forecast from."""
     TOO_SHORT = "too_short"
-    """Too little was seen: a wide answer, mostly from the prior."""
+    """Too few losses were observed: a wide forecast, mostly from the prior."""
     PRIOR_DRIVEN = "prior_driven"
     """The drop still to come from the learning-rate decay is assumed, not learnt from this run."""
     IDENTIFIED = "identified"
@@ -24,9 +24,9 @@ class Caveat(StrEnum):
     """Something the reader of a forecast should know; several may hold."""
 
     LR_ASSUMED = "lr_assumed"
-    """The future learning rate is unknown; the present one was held."""
+    """The future learning rate is unknown; the present one is assumed to be held."""
     LR_OFF_PLAN = "lr_off_plan"
-    """The observed learning rate differs from the plan; the future plan stands as given."""
+    """The observed learning rate differs from the plan; the rest of the plan is still assumed."""
     NON_FINITE = "non_finite"
     """Some losses were nan or infinite and were left out."""
     OVERFITTING = "overfitting"
@@ -34,4 +34,4 @@ class Caveat(StrEnum):
     LR_RISES_AHEAD = "lr_rises_ahead"
     """The plan raises the learning rate again (a restart): forecasts beyond it are poor."""
     SCHEDULE_APPROXIMATED = "schedule_approximated"
-    """The future learning rate was evaluated at some steps and interpolated between."""
+    """The future learning rate was evaluated at some steps and interpolated between them."""

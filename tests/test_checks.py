@@ -137,8 +137,8 @@ def test_non_negatives_are_a_copy_in_one_dimension() -> None:
 @pytest.mark.parametrize("given", [0, 1, -0.1, 1.5, float("nan"), float("inf")])
 def test_a_probability_is_between_0_and_1_and_neither(given: float) -> None:
     with pytest.raises(E, match=r"^risk is .*; it must be between 0 and 1, say 0.05$"):
-        probability("risk", given, E, say=0.05)
-    assert probability("risk", np.float32(0.25), E, say=0.05) == 0.25
+        probability("risk", given, E, example=0.05)
+    assert probability("risk", np.float32(0.25), E, example=0.05) == 0.25
 
 
 def test_a_long_argument_is_shown_in_short() -> None:

@@ -227,12 +227,12 @@ def _measure(run: RecordedRun) -> _Drop | None:
     share, depth = full_anneal(plan)
     if depth < _MIN_DECAY_DEPTH:
         return None
-    drop, spread, _ = _posterior(run, plan, vague, 1.0, _BURN_IN_SHARE).full_drop()
+    drop, spread, _ = _posterior(run, plan, vague, 1.0, burn_in=_BURN_IN_SHARE).full_drop()
     if drop <= 0 or spread > _MAX_RELATIVE_ERROR * drop:
         return None
     slope_ratio = jitter_ratio = np.nan
     if run.enough_seen(_YOUNG_SHARE):
-        young = _posterior(run, plan, vague, _YOUNG_SHARE, _BURN_IN_SHARE)
+        young = _posterior(run, plan, vague, _YOUNG_SHARE, burn_in=_BURN_IN_SHARE)
         slope_ratio = drop / young.slope if young.slope > _MIN_YOUNG_SLOPE else np.nan
         if run.metric == "val":
             unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).moments(0.0, young.noise)

@@ -2,7 +2,7 @@
 
 Results go to standard output; notes, progress and errors go to standard error. ``-`` in place of a
 path is standard output, and tables then go to standard error. Exit codes of every command: 0 done;
-2 impossible as asked, with one line that says why; 130 interrupted; 1 a bug, with a traceback.
+2 invalid request, with one line that says why; 130 interrupted; 1 a bug, with a traceback.
 
 A command is one module with a function ``add_COMMAND(app)``, listed in `app`.
 """
@@ -39,7 +39,7 @@ def app() -> "typer.Typer":
     import typer
 
     program = typer.Typer(
-        help="Forecasts, while a training run is young, where its loss will end.",
+        help="Forecast the final loss of a training run while the run is young.",
         epilog=EXIT_CODES,
         add_completion=False,
         no_args_is_help=True,

@@ -42,7 +42,9 @@ def add_forecast(app: "typer.Typer") -> None:
         target: Annotated[float | None, typer.Option(help=TARGET_HELP)] = None,
         follow: Annotated[
             bool,
-            typer.Option("--follow", help="Forecast again whenever the log grows, to its end."),
+            typer.Option(
+                "--follow", help="Forecast again whenever the log grows, until the run ends."
+            ),
         ] = False,
         every: Annotated[
             float, typer.Option(help="With --follow: seconds between two readings.", min=0.1)

@@ -38,8 +38,8 @@ class LiveForecast:
     """The forecast of a run in progress.
 
     Attributes:
-        log: what has been logged so far.
-        forecaster: has observed these losses.
+        log: the log so far.
+        forecaster: the forecaster that has observed its losses.
         forecast: forecast of the final loss.
         advice: the recommendation for it.
         target: the final loss to reach, if one was given.
@@ -74,7 +74,13 @@ class LiveForecast:
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
         forecaster.observe_many(*observed(log.history))
         forecast = forecaster.forecast()
-        return cls(log, forecaster, forecast, forecaster.recommend(target), target)
+        return cls(
+            log=log,
+            forecaster=forecaster,
+            forecast=forecast,
+            advice=forecaster.recommend(target),
+            target=target,
+        )
 
     @property
     def over(self) -> bool:

@@ -35,7 +35,7 @@ LOG_HELP = (
     "Log of a run: a file, or the folder of one run. Known formats: "
     f"{', '.join(log_format.description for log_format in FORMATS)}."
 )
-TARGET_HELP = "Final loss to reach: a run that will miss it is stopped, not only a broken one."
+TARGET_HELP = "Final loss to reach. With it, the advice is also to stop a run that will miss it."
 JSON_HELP = "Write the whole result to this file as JSON; - for stdout."
 CURVES_HELP = "Folder of recorded runs: NAME.npz with its description NAME.json."
 JOBS_HELP = "Number of processes that share the runs."
@@ -137,7 +137,9 @@ class LogOptions:
         if self.store is None:
             return None
         if run.project is None:
-            raise ConfigurationError("--store needs --project: which past runs to learn from")
+            raise ConfigurationError(
+                "--store needs --project, which names the past runs to learn from"
+            )
         prior = RunStore(self.store, make=False).prior(run, plan)
         print_note(f"learning from {len(prior.past)} finished runs of project {run.project!r}")
         return prior
@@ -145,7 +147,7 @@ class LogOptions:
 
 STORE_OPTIONS = ("model", "project", "store")
 """Options of commands that learn from past runs."""
-LOG_OPTIONS = tuple(each.name for each in fields(LogOptions) if each.name not in STORE_OPTIONS)
+LOG_OPTIONS = tuple(opt.name for opt in fields(LogOptions) if opt.name not in STORE_OPTIONS)
 """Options of every command that reads logs."""
 
 
@@ -177,7 +179,9 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         ]
         parameters = [*own, *added]
         expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        expanded.__annotations__ = {each.name: each.annotation for each in parameters}
+        expanded.__annotations__ = {
+            parameter.name: parameter.annotation for parameter in parameters
+        }
         return expanded
 
     return decorate

@@ -1,4 +1,4 @@
-"""Parts that all commands share: exit codes, errors, files, pictures, progress."""
+"""Helpers of all commands: exit codes, errors, files, pictures, progress."""
 
 import importlib.util
 import json
@@ -34,9 +34,7 @@ __all__ = [
 ]
 
 EXIT_MISUSE = 2
-EXIT_CODES = (
-    "Exit codes: 0 done, 2 impossible as asked (one line says why), 130 interrupted, 1 a bug."
-)
+EXIT_CODES = "Exit codes: 0 done, 2 invalid request (one line says why), 130 interrupted, 1 a bug."
 PIPE_WIDTH = 200
 """Width in characters of output that is not shown on a terminal: room for the longest row."""
 STANDARD_OUTPUT = Path("-")
@@ -153,9 +151,9 @@ def write(path: Path | None, text: str) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Any]:
-    """A function of (done, total) that draws a bar on standard error.
+    """Yield a function of (done, total) that draws a bar on standard error.
 
-    Where that is not a terminal it prints a line for every tenth.
+    If that is not a terminal, the function prints a line for every tenth.
     """
     from rich.console import Console
     from rich.progress import (
@@ -167,8 +165,8 @@ def progress(label: str) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    stderr = Console(stderr=True)
+    if not stderr.is_terminal:
 
         def line(done: int, total: int) -> None:
             if done * 10 // total > (done - 1) * 10 // total:
@@ -183,6 +181,6 @@ def progress(label: str) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with Progress(*columns, console=stderr) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

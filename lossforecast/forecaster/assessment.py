@@ -1,4 +1,4 @@
-"""How far a forecast can be trusted: its status, its caveats and the source of its gain."""
+"""Assessment of a forecast: its status, its caveats and the source of its annealing gain."""
 
 import numpy as np
 
@@ -12,15 +12,15 @@ from lossforecast.status import Caveat, Status
 __all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
 
 _MIN_POINTS_FOR_FORECAST = 10  # of evidence
-_MAX_YOUTH = 0.5  # of `Posterior.youth`: 50 steps after the warm-up, a fortieth of the run's S1
+_MAX_YOUTH = 0.5  # reached 50 steps after the warm-up or at 1/40 of the run's S1, if later
 _MIN_MISFIT_PROBABILITY = 0.5
 _MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it the data decided
 _MIN_DROP_SHARE_OF_STD = 0.3  # of the std of the forecast: below it the drop hardly matters
 _NEGLIGIBLE_DROP = 1e-9  # of the unit of the loss
 _OFF_PLAN_OBSERVATIONS = 3  # the latest ones, which all have to be off the plan
-_START_SHARE = 0.2  # of the run so far: a minimum there is none of an overfitting run
-_RISEN_LR = 1.01  # ratio of two learning rates
-_MIN_RISE_SHARE = 0.01  # of the rise so far, that is expected still to come
+_START_SHARE = 0.2  # of the run so far: a minimum within it is no sign of overfitting
+_RISEN_LR_RATIO = 1.01  # of the present rate to that at the minimum of the loss
+_MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of the rise so far
 
 
 def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
@@ -66,21 +66,21 @@ def caveats_of(
 def overfitting_rise(history: History, schedule: LRSchedule) -> float:
     """Expected further rise of a validation loss by the end of the run; 0 if it does not rise.
 
-    ``rise so far * clip(steps left / steps since the minimum, 0.01, 1)``. A rise of the learning
-    rate since the minimum explains one of the loss, so it counts as none.
+    ``rise so far * clip(steps left / steps since the minimum, 0.01, 1)``. 0 as well if
+    the learning rate rose since the minimum, because that explains the rise of the loss.
     """
     bins = history.bins()
     late = np.isfinite(bins.mean) & (bins.first >= _START_SHARE * max(history.last_step, 0))
     steps = np.maximum(bins.last[late], 1)
     lowest, rise = overfit_rise(bins.mean[late])
-    if not rise or schedule.lr(steps[-1]) > _RISEN_LR * schedule.lr(steps[lowest]):
+    if not rise or schedule.lr(steps[-1]) > _RISEN_LR_RATIO * schedule.lr(steps[lowest]):
         return 0.0
     left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
     return rise * float(np.clip(left / since, _MIN_RISE_SHARE, 1.0))
 
 
 def anneal_gain_of(posterior: Posterior, drop: Mixture) -> AnnealGain:
-    """Mean and standard deviation of the drop to come, and whether data, probe or prior know it."""
+    """Mean, standard deviation and source (data, probe or prior) of the drop still to come."""
     mean, std = (float(moment[0]) for moment in drop.moments())
     if not np.any(np.abs(drop.mean) > _NEGLIGIBLE_DROP * posterior.transform.unit):
         return AnnealGain(0.0, 0.0, "none")

@@ -1,4 +1,4 @@
-"""One fit of a run: its beliefs, its evidence, the measured drop and its past runs put together."""
+"""`fit_run`: the fit of a run from its losses, its prior, its measured drop and its past runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from lossforecast.schedule import LRSchedule
 
 __all__ = ["fit_run", "known_laws", "transfer_from_past"]
 
-_TRANSFER_START_SHARE = 0.1  # of a run without losses: before it, past runs are no guide
+_TRANSFER_START_SHARE = 0.1  # of a run without losses: past runs predict it only from there on
 
 
 def fit_run(
@@ -43,7 +43,7 @@ def fit_run(
     now = max(history.last_step, 0)
     if past_runs is not None and not len(evidence):
         now = max(round(_TRANSFER_START_SHARE * planned.total_steps), 1)
-        evidence = Evidence.nothing(now, past_runs.level)
+        evidence = Evidence.placeholder(now, past_runs.level)
     measured = prior.gaps.drop(
         gaps,
         planned,
@@ -69,7 +69,7 @@ def fit_run(
 def transfer_from_past(
     prior: Prior, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]
 ) -> PastRunTransfer | None:
-    """What the past runs of the prior that are most like a new one predict about it."""
+    """The prediction of a new run from the past runs of the prior that are most similar to it."""
     posteriors = []
     for past, difference_std in most_similar(prior.past, run, schedule):
         beliefs = prior.for_run(past.run, past.schedule, laws)
@@ -82,7 +82,7 @@ def known_laws(laws: str | Iterable[str]) -> tuple[str, ...]:
     """The names of laws; "auto" for all.
 
     Raises:
-        ConfigurationError: an unknown name, or none.
+        ConfigurationError: a name is unknown, or there is none.
     """
     names = tuple(LAWS) if laws == "auto" else (laws,) if isinstance(laws, str) else tuple(laws)
     unknown = [name for name in names if name not in LAWS]

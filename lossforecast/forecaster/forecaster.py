@@ -43,7 +43,7 @@ _FORECASTS_PER_RUN = 100
 
 
 class Forecaster:
-    """Observes the losses of a run and forecasts where they end.
+    """Observes the losses of a run and forecasts the final one.
 
     Steps: the loss at step t is the loss after t optimizer steps, so the training loss of the
     (t+1)-th batch is step t, and a validation loss after the last step is step `total_steps`.
@@ -57,7 +57,7 @@ class Forecaster:
         every_n_steps: steps between forecasts; by default about a hundredth of the run.
 
     Raises:
-        ConfigurationError: an argument that is not of these types, or an unknown law.
+        ConfigurationError: an argument has another type, or a law is unknown.
 
     Example:
         >>> from lossforecast import Forecaster, LRSchedule
@@ -148,7 +148,8 @@ class Forecaster:
             horizon: EMA horizon in optimizer steps (decay ``1 - 1 / horizon``).
 
         Raises:
-            ObservationError: a value that is not a number, or negative where it cannot be.
+            ObservationError: a value is not a number, or `step`, `stderr` or `horizon` is
+                impossible.
         """
         value = number("gap", gap, ObservationError)
         error = non_negative("stderr", stderr, ObservationError)
@@ -175,9 +176,9 @@ class Forecaster:
         self._forget_fit()
 
     def follow_rate(self, step: int, present_rate: float) -> None:
-        """Hold the present rate from `step` on, where the plan only assumes the rate it holds.
+        """Correct a plan that only assumes a constant rate: hold the present rate from `step` on.
 
-        A plan without `Caveat.LR_ASSUMED`, or one whose rates still change after `step`, stays.
+        A plan without `Caveat.LR_ASSUMED`, or whose rates change after `step`, stays unchanged.
 
         Args:
             step: optimizer steps taken.
@@ -194,7 +195,7 @@ class Forecaster:
     def adopt_plan(self, planned: LRSchedule, step: int) -> bool:
         """Take over the plan of a resumed run from `step` on; return whether it differs.
 
-        The new plan need not know the rates before `step`: those of the present plan stay. Rates
+        The new plan need not hold the rates before `step`: those of the present plan stay. Rates
         that agree to 1e-6 of the peak, and two rates that are only assumed, count as the same.
 
         Args:
@@ -248,7 +249,7 @@ class Forecaster:
         policy: Policy | Iterable[Policy] | None = None,
         rivals: Sequence[Outlook] = (),
     ) -> Recommendation:
-        """Recommend what to do with the run as planned. Each new step it is called at is a check.
+        """Recommend what to do with the run as planned. A call at a new step counts as a check.
 
         Args:
             target: the final loss to reach; without one only broken runs are stopped.
@@ -256,7 +257,7 @@ class Forecaster:
             rivals: the other runs of a sweep, for policies that compare.
 
         Raises:
-            ConfigurationError: a target that is not a finite number, or a policy that is none.
+            ConfigurationError: the target is not a finite number, or a policy cannot be called.
         """
         target, policies = checked_target(target), policy_list(policy)
         forecast = self.forecast()
@@ -297,7 +298,7 @@ class Forecaster:
         """Restore a forecaster from its `state_dict`.
 
         Raises:
-            StateError: the state is no forecaster's, is damaged or has another version.
+            StateError: the state is not that of a forecaster, is damaged or has another version.
         """
         if not isinstance(state, Mapping) or "version" not in state:
             raise StateError(f"not a saved forecaster: {state!r:.80}")

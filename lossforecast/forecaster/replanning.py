@@ -1,4 +1,4 @@
-"""Comparison of the plans before and after a resume, and of the rates that a plan still holds."""
+"""Comparison of two plans from a step on, such as those before and after a run is resumed."""
 
 import numpy as np
 

@@ -18,8 +18,9 @@ The sum is taken over the knots of a schedule instead of its steps, and divided 
 
     arrived(t) = sum_{k<=t} (eta_{k-1} - eta_k) G_k(t) / eta_peak
 
-It is 0 before any decay, and 1 when the rate has gone from the peak to 0 and all of that has
-arrived. Its factor ``D = B * eta_peak`` is the drop of a full anneal, in units of the loss.
+It is 0 before any decay, and 1 once the rate has gone from the peak to 0 and the effect of all its
+changes has arrived. Its factor ``D = B * eta_peak`` is the drop of a full anneal, in units of the
+loss.
 
 Units: losses in the user's unit, learning rates absolute, time in optimizer steps.
 """
@@ -32,16 +33,17 @@ from numpy.typing import NDArray
 from lossforecast.arrays import FloatArray
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["LAWS", "Relaxation", "arrived", "decaying", "full_anneal"]
+__all__ = ["LAWS", "MIN_DECAY_DEPTH", "Relaxation", "arrived", "decaying", "full_anneal"]
 
 
 LAWS = ("annealing", "multi-power", "memoryless", "power")
 """The name of every law."""
 
-_MIN_RATE = 1e-6  # of the peak, in the multi-power law
+_MIN_RATE = 1e-6  # of the peak: smaller rates count as this in the multi-power law
 _AT_PEAK = 0.999  # of the peak: a rate above it has not left the peak
-_MIN_DEPTH = 0.01  # of the peak: a schedule that falls by less has no decay
 _ASSUMED_DECAY_SHARE = 0.2  # of a run without a decay
+MIN_DECAY_DEPTH = 0.01
+"""Share of the peak by which a schedule must fall to have a decay."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ class Relaxation:
         lag: the scale of the relaxation as a share of the run: of its steps for the annealing law
             (lambda = exp(-1/(lag * total_steps))), of its S1 for the multi-power law.
         beta: multi-power only.
-        gamma: multi-power only; the learning rate is in units of the peak, and 1e-6 where below.
-        concavity: 0 for the published laws; above 0 the last of the decay brings more of the drop:
-            where the law has a share x of it, ``1 - log(1 + c (1 - x)) / log(1 + c)`` has arrived
+        gamma: multi-power only; the learning rate is in units of the peak, and at least 1e-6.
+        concavity: 0 for the published laws. With c above 0 the end of a decay brings more of the
+            drop: a share x of the published law becomes ``1 - log(1 + c (1 - x)) / log(1 + c)``
             (measured on recorded runs: the drop grows less than in proportion to the rate).
     """
 
@@ -67,7 +69,9 @@ class Relaxation:
     concavity: float = 0.0
 
     def share(self, age: FloatArray, distance: FloatArray, rate: FloatArray) -> FloatArray:
-        """G, any shape, of changes of the learning rate.
+        """G of changes of the learning rate: the share of their effect that has arrived.
+
+        All arrays have the same shape, any.
 
         Args:
             age: steps since the change, as a share of the run's steps.
@@ -100,7 +104,7 @@ def arrived(
         schedule: the learning rates.
         steps: shape (n,), each in 0..schedule.total_steps.
         relaxations: the members G, m of them.
-        total_steps: length of the run that lags are shares of; a what-if keeps that of its plan.
+        total_steps: length of the run, of which lags are shares; for a what-if, that of the plan.
         total_s1: S1 at the end of that run.
 
     Returns:
@@ -118,9 +122,10 @@ def arrived(
     at = np.clip(steps, knots[0], None)
     s1_first, s1_at = sums[:-1][moving], schedule.s1(at)
     s1_step = (sums[1:][moving] - s1_first) / length
-    # one entry for each pair of a step t and a segment that begins before it. Of its changes
-    # k = first + 1, ..., `done` have happened by t. G needs the age t - k + 1 of a change,
-    # S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a single change
+    # one entry for each pair of a step t and a segment that begins before it. `done` changes of the
+    # segment, k = first + 1, first + 2, ..., have happened by t. G needs the age t - k + 1 of a
+    # change, S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a single
+    # change
     row, segment = np.nonzero(first < at[:, np.newaxis])
     passed = at[row] - first[segment]
     done = np.minimum(passed, length[segment])
@@ -144,7 +149,7 @@ def arrived(
 
 
 def full_anneal(schedule: LRSchedule) -> tuple[float, float]:
-    """Share of the run after its rate first leaves the peak, and the depth of the decay.
+    """Share of the run after its rate first leaves the peak, and depth of its decay.
 
     The depth is ``1 - eta_T / eta_peak``: 1 for a decay to 0, 0 for a run that ends at its peak.
     """
@@ -163,7 +168,7 @@ def decaying(schedule: LRSchedule) -> LRSchedule:
 
     The prior is about the drop that a decay brings; for a run without a decay it is about this one.
     """
-    if full_anneal(schedule)[1] > _MIN_DEPTH or schedule.peak == 0:
+    if full_anneal(schedule)[1] > MIN_DECAY_DEPTH or schedule.peak == 0:
         return schedule
     decay = max(1, round(_ASSUMED_DECAY_SHARE * schedule.total_steps))
     return schedule.with_decay(start=schedule.total_steps - decay)

@@ -1,10 +1,11 @@
-"""Arrays in, arrays out: Gaussian mixtures, linear solves and the random-walk filter."""
+"""Pure functions of arrays: Gaussian mixtures, linear solves and the random-walk filter."""
 
-from lossforecast.numerics.gaussian import inverse, solve
+from lossforecast.numerics.gaussian import MAD_TO_STD, inverse, solve
 from lossforecast.numerics.kalman import Filter, filtered, whiten
 from lossforecast.numerics.mixture import NO_CALIBRATION, Calibration, Mixture, tail_density
 
 __all__ = [
+    "MAD_TO_STD",
     "NO_CALIBRATION",
     "Calibration",
     "Filter",

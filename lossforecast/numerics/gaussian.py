@@ -5,8 +5,10 @@ from scipy.special import log_ndtr
 
 from lossforecast.arrays import FloatArray, IntArray
 
-__all__ = ["inverse", "solve"]
+__all__ = ["MAD_TO_STD", "inverse", "solve"]
 
+MAD_TO_STD = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 _MIN_PIVOT_SHARE = 1e-15  # of a diagonal entry: rounding may leave less, or a negative pivot
 
@@ -25,14 +27,14 @@ def solve(
         V = (X^T X + P)^-1,    beta = V (X^T z + P m),
         log evidence = -(z^T z + m^T P m - beta^T V^-1 beta - log |V| - log |P|) / 2 + log p
 
-    where p is the posterior over the prior probability that a > 0 and D > 0.
+    where p is the posterior probability that a > 0 and D > 0 over the prior one.
 
     Args:
         gram: Gram matrix of basis and z, whitened, for each of w walks, (w, n, n); z comes last.
         columns: the columns of the basis that each node uses, (k, 3).
         drop_scale: D of each node over the drop of the prior, (k,).
         drops: prior means and standard deviations of c components of the drop, (c, 2).
-        spreads: prior standard deviations of the level and of what is still to lose.
+        spreads: prior standard deviations of the level and of a.
     """
     mean, std = drops[:, :1], drops[:, 1:]
     shape = (len(gram), len(drops), len(columns))
@@ -51,7 +53,7 @@ def solve(
     misfit = gram[:, -1, -1, np.newaxis, np.newaxis] + precision[..., 2] * drop_centre**2
     misfit = misfit - (centre * target).sum(axis=-1)
     volume = log_det - np.log(precision).sum(axis=-1)
-    # a and D are positive: nodes whose posterior says otherwise count less
+    # a and D are positive: nodes whose posterior contradicts that get less weight
     spread = np.sqrt(covariance[..., [1, 2], [1, 2]])
     positive = log_ndtr(centre[..., 1] / spread[..., 0]) + log_ndtr(
         -centre[..., 2] / spread[..., 1]
@@ -63,7 +65,8 @@ def solve(
 def inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Inverses (..., 3, 3) and log determinants (...,) of positive definite A, (..., 3, 3).
 
-    The Cholesky factors are written out: LAPACK, called matrix by matrix, takes thrice as long.
+    The Cholesky factors are written out: LAPACK, called matrix by matrix, takes three times as
+    long.
     """
     A11, A21, A22 = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
     A31, A32, A33 = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]

@@ -1,8 +1,8 @@
 """The Kalman filter of a random walk observed through noise: it whitens the observations.
 
 The result equals that of the Cholesky factor of the covariance of walk plus noise, in O(n) instead
-of O(n^3) time, and without the threads of a BLAS, which on a machine whose cores are all busy may
-take a thousand times as long as the solution itself.
+of O(n^3) time, and without the threads of a BLAS: on a machine whose cores are all busy, they may
+take a thousand times as long as the computation itself.
 """
 
 from dataclasses import dataclass

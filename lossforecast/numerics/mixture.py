@@ -1,4 +1,4 @@
-"""`Mixture`: the Gaussian mixture that a forecast is."""
+"""`Mixture`: a Gaussian mixture, the distribution of a forecast."""
 
 import math
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Mixture:
         return centre, unit * np.sqrt(variance)
 
     def cdf(self, values: FloatArray) -> FloatArray:
-        """Probability below each value; values (q, m), answer (q, m)."""
+        """Probability below each value: (q, m) for values (q, m)."""
         if self.logarithmic:
             with np.errstate(divide="ignore"):
                 values = np.log(np.maximum(values, 0.0))
@@ -82,10 +82,10 @@ class Mixture:
             step = excess / np.maximum(density, 1e-300)
             bend = step * slope / np.maximum(2 * density, 1e-300)
             step = here - step / np.clip(1 - bend, 0.5, 2.0)
-            # bisect where the step leaves the bracket, or creeps, as through a narrow peak
-            creeps = np.abs(excess) > before[left] / 2
+            # bisect where the step leaves the bracket or converges slowly, as near a narrow peak
+            slow = np.abs(excess) > before[left] / 2
             away = np.abs(step - here) > close[left]
-            halve = away & (creeps | (step <= low[left]) | (step >= high[left]))
+            halve = away & (slow | (step <= low[left]) | (step >= high[left]))
             at[left] = np.where(halve, (low[left] + high[left]) / 2, step)
             before[left] = np.abs(excess)
             left = left[away]
@@ -95,7 +95,7 @@ class Mixture:
         return np.exp(quantiles) if self.logarithmic else quantiles
 
     def _around(self, at: FloatArray, place: IntArray) -> FloatArray:
-        """Cdf, density and slope of the density at points (n,) of places (n,), (3, n)."""
+        """Cdf, density and slope of the density at points (n,), each of the place given, (3, n)."""
         values = np.empty((3, at.size))
         rows = max(_BLOCK_SIZE // self.weight.size, 1)
         for part in (slice(i, i + rows) for i in range(0, at.size, rows)):
@@ -115,7 +115,7 @@ class Mixture:
     def calibrated(self, scale: float, tail: float) -> "Mixture":
         """The mixture stretched about its centre by `scale`, and by `tail` with weight 0.2.
 
-        ``calibrated(1, 1)`` changes nothing but the limits of a logarithm.
+        ``calibrated(1, 1)`` only clips a logarithmic mixture to its limits.
         """
         centre = self.weight @ self.mean
         away = self.mean - centre
@@ -129,10 +129,10 @@ class Mixture:
         return Mixture(weight, mean, std, self.logarithmic)
 
     def _cdf(self, values: FloatArray) -> FloatArray:
-        with np.errstate(over="ignore"):  # infinitely many standard deviations away will do
+        with np.errstate(over="ignore"):  # the cdf is 0 or 1 that far away
             z = (values[:, np.newaxis] - self.mean) / self.std
         below: FloatArray = np.einsum("k,qkm->qm", self.weight, ndtr(z))
-        return np.clip(below, 0.0, 1.0)  # sums of weights may be off by a rounding
+        return np.clip(below, 0.0, 1.0)  # the weights sum to 1 up to rounding
 
 
 def tail_density(z: FloatArray, scale: float, tail: float) -> FloatArray:

@@ -32,10 +32,10 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
         risk: probability of stopping a run that would have ended among the best.
 
     Raises:
-        ConfigurationError: `best` is no whole number above 0, or `risk` is outside 0..1.
+        ConfigurationError: `best` is not a whole number above 0, or `risk` is outside 0..1.
     """
     fixed = None if best is None else whole("best", best, ConfigurationError, least=1)
-    risk_of_run = probability("risk", risk, ConfigurationError, say=0.01)
+    risk_of_run = probability("risk", risk, ConfigurationError, example=0.01)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast

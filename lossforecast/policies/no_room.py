@@ -26,7 +26,7 @@ def no_room(min_gain: float, risk: float = _DEFAULT_RISK) -> Policy:
         ConfigurationError: `min_gain` is negative, or `risk` is outside 0..1.
     """
     threshold = non_negative("min_gain", min_gain, ConfigurationError)
-    risk_of_run = probability("risk", risk, ConfigurationError, say=0.05)
+    risk_of_run = probability("risk", risk, ConfigurationError, example=0.05)
 
     def policy(situation: Situation) -> Recommendation | None:
         forecast = situation.forecast

@@ -28,7 +28,7 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
         min_delta: smallest fall of the loss that counts as an improvement, in units of the loss.
 
     Raises:
-        ConfigurationError: `steps` is no whole number above 0, or `min_delta` is negative.
+        ConfigurationError: `steps` is not a whole number above 0, or `min_delta` is negative.
     """
     max_steps = whole("steps", steps, ConfigurationError, least=1)
     delta = non_negative("min_delta", min_delta, ConfigurationError)

@@ -1,4 +1,4 @@
-"""`Outlook` and `prob_among_best`: the rank of each run of a sweep at its end."""
+"""`Outlook` and `prob_among_best`: the probability that a run ends among the best of a sweep."""
 
 import math
 from collections.abc import Sequence
@@ -97,8 +97,8 @@ def prob_among_best(
             by default those of the packaged prior.
 
     Raises:
-        ConfigurationError: `best` is no whole number above 0, or `alike` is not two shares that
-            add up to at most 1.
+        ConfigurationError: `best` is not a whole number above 0, or `alike` is not two shares
+            that add up to at most 1.
 
     Example:
         >>> prob_among_best([Outlook.ended(2.5), Outlook.ended(2.7)]).tolist()

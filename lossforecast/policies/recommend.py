@@ -1,4 +1,4 @@
-"""`recommend`: apply the policies to a situation, the first answer counts."""
+"""`recommend`: the first answer that the policies give to a situation."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,9 +21,10 @@ __all__ = ["checked_target", "policy_list", "recommend"]
 
 
 def recommend(situation: Situation, policies: Sequence[Policy] | None = None) -> Recommendation:
-    """The first answer of: `non_finite`, `diverged`, ABSTAIN without data, the policies.
+    """Ask `non_finite`, `diverged` and the policies in turn, and return the first answer.
 
-    If none of them answers: ABSTAIN where the forecast is `Status.TOO_SHORT`, else CONTINUE.
+    Without data the answer is ABSTAIN before any policy is asked. If none of them answers, it is
+    ABSTAIN for a forecast that is `Status.TOO_SHORT`, else CONTINUE.
 
     Args:
         situation: history, forecast, target and rivals of a run.
@@ -38,7 +39,7 @@ def recommend(situation: Situation, policies: Sequence[Policy] | None = None) ->
 
 
 def policy_list(policy: Policy | Iterable[Policy] | None) -> list[Policy] | None:
-    """A list of the given policy or policies; None if there is none.
+    """The policy or policies given, as a list; None for None.
 
     Raises:
         ConfigurationError: one of them cannot be called.

@@ -21,7 +21,7 @@ _RISK_SHARE_PER_CHECK = 0.4
 
 
 def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
-    """STOP when the target is out of reach at several checks in a row.
+    """STOP when the target is very likely out of reach at several checks in a row.
 
     Out of reach means that the probability of ending below the target is under 0.4 `risk`. With
     that share, `risk` holds for a whole run however often it is checked. Measured on 501 recorded
@@ -35,7 +35,7 @@ def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
     Raises:
         ConfigurationError: `risk` is outside 0..1, or `checks` outside 1..10.
     """
-    risk_of_run = probability("risk", risk, ConfigurationError, say=0.05)
+    risk_of_run = probability("risk", risk, ConfigurationError, example=0.05)
     needed = whole("checks", checks, ConfigurationError, least=1)
     if needed > MAX_EARLIER_CHECKS + 1:
         raise ConfigurationError(f"checks is {checks}; at most {MAX_EARLIER_CHECKS + 1} are kept")

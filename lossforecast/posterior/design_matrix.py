@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
-from lossforecast.laws import arrived, full_anneal
+from lossforecast.laws import MIN_DECAY_DEPTH, arrived, full_anneal
 from lossforecast.prior import Beliefs, Regime
 from lossforecast.schedule import LRSchedule
 
@@ -28,10 +28,10 @@ PastRunOffsets = Callable[[LRSchedule, IntArray], FloatArray]
 
 _CLOCK_POWER = 0.3  # of S1(T) / S1(t) in the clock of the discrepancy: fitted to recorded curves
 _MIN_S1_SHARE = 1e-6  # of the present S1: powers of less carry no information, and may overflow
-_DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the drop: likewise
-_MIN_DEPTH = 0.01  # of the peak: less is no decay
-_MIN_SHARE_ARRIVED = 0.01
-_MAX_DROP_SCALE = 1 / 0.3
+_DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the drop: fitted too
+_MIN_SHARE_ARRIVED = 0.01  # of the drop, in the denominator of a drop scale
+_MIN_DROP_SCALE = 0.3
+_MAX_DROP_SCALE = 1 / _MIN_DROP_SCALE
 _TINY = 1e-300  # keeps divisions finite
 
 
@@ -66,7 +66,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class QueryPoints:
-    """The m steps at which a posterior is evaluated, and all that it needs to know of them."""
+    """The m steps at which a posterior is evaluated: basis, clock terms and offsets there."""
 
     basis: FloatArray
     """Columns from `columns_at`, (m, columns)."""
@@ -89,7 +89,8 @@ def columns_at(
 
         1,  s^-alpha for every alpha,  u^-alpha for every alpha,  arrived(t) for every member,  0
 
-    The clock terms are ``S1(T) / S1(t)`` and the travel of the rate since the warm-up, in peaks.
+    The clock terms are ``S1(T) / S1(t)`` and the distance that the rate has travelled since the
+    warm-up, in units of the peak.
 
     Args:
         beliefs: the prior, with exponents and relaxations.
@@ -126,7 +127,7 @@ def columns_at(
 
 
 def clock_terms(schedule: LRSchedule, total_s1: float, steps: IntArray) -> FloatArray:
-    """Clock terms at some steps of a schedule, (2, m), for a run whose S1 is `total_s1` in all."""
+    """Clock terms at some steps of a schedule, (2, m), for a run whose S1 ends at `total_s1`."""
     at = np.maximum(steps, 1)
     s1 = np.maximum(schedule.s1(at), _MIN_S1_SHARE * total_s1)
     inverse = total_s1 / s1 if total_s1 > 0 else schedule.total_steps / at
@@ -145,7 +146,7 @@ def walk_time(terms: FloatArray, origin: tuple[float, float], lr_travel: float) 
 
 
 def walk_time_between(one: FloatArray, other: FloatArray, lr_travel: float) -> float:
-    """Time of the walk that two futures do not share, from the clock terms of their ends, (2,)."""
+    """Walk time not shared by two futures, from the clock terms at their ends, (2,) each."""
     progress = abs(one[0] ** _CLOCK_POWER - other[0] ** _CLOCK_POWER) / _CLOCK_POWER
     return float(progress + lr_travel * abs(one[1] - other[1]))
 
@@ -163,14 +164,15 @@ def drop_scales(beliefs: Beliefs, schedule: LRSchedule, at_end: FloatArray) -> F
     """D of each member over the drop of a decay to 0, (members,).
 
     The prior is about the drop realised by the end of the plan, whatever share of the schedule's
-    effect the member's relaxation lets arrive by then. `at_end` is the row of `columns_at` there.
+    effect has arrived by then under the member's relaxation. `at_end` is the row of `columns_at`
+    there.
     """
     _, depth = full_anneal(schedule)
     scales = np.ones(len(beliefs.members))
-    if depth > _MIN_DEPTH:
+    if depth > MIN_DECAY_DEPTH:
         share = at_end[1 + 2 * len(beliefs.alphas) : -1]
         ratio = depth**_DEPTH_POWER / np.maximum(share, _MIN_SHARE_ARRIVED)
-        scales[np.array(beliefs.uses_lr)] = np.clip(ratio, 0.3, _MAX_DROP_SCALE)
+        scales[np.array(beliefs.uses_lr)] = np.clip(ratio, _MIN_DROP_SCALE, _MAX_DROP_SCALE)
     return scales
 
 

@@ -24,7 +24,7 @@ and p nodes of past runs:
     beta             mean        (k, 3)             posterior mean of (level, a, -D)
     V                covariance  (k, 3, 3)          posterior covariance of (level, a, -D)
     log p(z, node)   log_weight  (k,)               log weight of a node, up to a constant
-    slope            slope       scalar             -dz / d log(S1) of late
+    slope            slope       scalar             -dz / d log(S1), later half of the losses
 """
 
 import math
@@ -57,20 +57,20 @@ __all__ = ["fit"]
 
 
 _LEVEL_STD = 2.0  # of the level around the present loss, as z: hardly a constraint
-# what the power law has still to lose is about slope / alpha: this many slopes are added to its
-# prior standard deviation, so that a steep loss may go on falling
+# the reducible loss a is about slope / alpha: this many slopes are added to its prior standard
+# deviation, so that a loss that falls steeply may go on falling
 _SLOPES_IN_REDUCIBLE = 2.0
 _VARIANCE_FLOOR = 1e-14  # of an observation of z
 _MAX_NOISE = 1.0  # of one observation, as z
 
 # between two runs that differ as little as expected: size of the discrepancy, time of its walk
-# while the rate goes to 0, and what early losses differ by for no lasting reason
+# while the rate goes to 0, and standard deviation of early differences that do not last
 _TRANSFER_WALK, _TRANSFER_LR_TRAVEL, _TRANSFER_NOISE = 0.003, 0.2, 0.004
 _MAX_TRANSFER_STD = 0.1
 _PROB_ROUGHER = 0.9  # that a run which differs more also follows its laws less closely
 
-_START_STEPS = 100  # after the warm-up, when the start of a run is over: measured on small runs
-_START_S1_SHARE = 0.05  # of the run's S1, likewise: measured on recorded curves
+_START_STEPS = 100  # length of the start of a run, after the warm-up: measured on small runs
+_START_S1_SHARE = 0.05  # the same as a share of the run's S1: measured on recorded curves
 _MIN_NODE_WEIGHT = 1e-6  # posterior weight below which a node is dropped
 _MIN_SLOPE_POINTS = 6
 _MIN_AVERAGED = 3.0  # observations in the mean that a forecast reports
@@ -80,7 +80,7 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class _Problem:
-    """What all nodes share: the observations, the basis at them, and the clock."""
+    """The data common to all nodes: the observations, the basis at them, and the clock."""
 
     beliefs: Beliefs
     transform: LossTransform
@@ -132,7 +132,7 @@ def fit(
             problem, past_runs, schedule, now, first_walk=len(walks)
         )
         walks += transfer_walks
-        sets = with_past_runs([] if evidence.says_nothing else sets, transfer_sets, trust)
+        sets = with_past_runs([] if evidence.is_empty else sets, transfer_sets, trust)
     nodes, weight = _normalised(NodeSet.joined(sets))
     averaged_share = beliefs.window * schedule.total_steps / max(now, 1)
     return Posterior(
@@ -264,8 +264,8 @@ def _past_run_nodes(
 ) -> tuple[list[Walk], list[NodeSet], FloatArray]:
     """The nodes of past runs: walks, node sets and the trust in each set, one per scale and walk.
 
-    A run that differs s times as much as expected follows the laws of its past as closely as any,
-    or with a discrepancy and a noise s times as large.
+    A run that differs s times as much as expected either follows the laws of its past as closely
+    as other runs do, or with a discrepancy and a noise s times as large.
     """
     expected = past_runs.expected(schedule, now, problem.transform.level, problem.drop_scale)
     design = np.column_stack([problem.design, problem.offsets])
@@ -326,8 +326,8 @@ def _added_variance(
 ) -> float:
     """Extra variance of z: noise left in the reported mean, and the square of the expected rise.
 
-    The reported mean is that of a share of the observations so far, at least 3; a share of 0 asks
-    for the expected loss, without noise.
+    The reported mean is that of a share of the observations so far, at least 3; with a share of 0
+    the expected loss is reported, which has no noise.
     """
     noise = evidence.noise**2 / max(share * evidence.n_observed, _MIN_AVERAGED) if share else 0.0
     variance = np.array([noise + min(rise, _MAX_RISE) ** 2])

@@ -52,11 +52,11 @@ class Posterior:
     slope: float
     """``-dz / d log(S1)`` over the later half of the evidence."""
     youth: float
-    """From 1 to 0: how far the start of the run, which follows no law, may still go on."""
+    """1 at the start of a run, which follows no law, falling to 0 when the start is over."""
     noise: float
     """Standard deviation of one observation, as z."""
     added_variance: float
-    """Variance of z that no node has: noise left in the reported mean, and an expected rise."""
+    """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
 
     @property
     def n_columns(self) -> int:
@@ -87,17 +87,18 @@ class Posterior:
     ) -> Mixture:
         """Distribution of how much lower the loss ends under each of `others` than under this one.
 
-        Both start at the present step. What two futures have in common cancels: the parameters,
-        and the discrepancy as far as both clocks run alike. With rows x of the basis,
+        Both start at the present step. The uncertainty that two futures share cancels: that of the
+        parameters, and that of the discrepancy while both clocks run alike. With rows x of the
+        basis,
 
             mean = (x - x') beta + offset - offset',    variance = (x - x') V (x - x')^T + size^2 dt
 
         where dt is the time of the walk that the two futures do not share.
 
         Args:
-            schedule: the learning rates up to the end compared with.
-            stop: its step, the present one or later.
-            others: m schedules and the step of each at which it ends.
+            schedule: the learning rates of the future to compare with.
+            stop: its last step, the present one or later.
+            others: m schedules, each with its last step.
         """
         base = self._query(schedule, np.array([stop], np.int64))
         ends = [self._query(plan, np.array([step], np.int64)) for plan, step in others]
@@ -129,7 +130,7 @@ class Posterior:
         return QueryPoints(basis, terms, self.past_run_offsets(schedule, steps))
 
     def _loss(self, query: QueryPoints) -> Mixture:
-        """Distribution of the loss at m points: z of every node, the start, calibration, noise."""
+        """Distribution of the loss at m points, calibrated, with the added variances."""
         mean, variance = self._z(query)
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
         mean[of_laws] -= self.transform.logarithmic * start / 2  # keeps the mean of the loss
@@ -148,7 +149,7 @@ class Posterior:
     def _z(self, query: QueryPoints) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of z at every node and point, (k, m) each.
 
-        With x the row of the basis and hats for what the walk is expected to have of each column,
+        With x the row of the basis, and hats for the state of the walk that a column would imply,
 
             mean = z^ + (x - x^) beta + offset - offset^,    variance = (x - x^) V (x - x^)^T + var
         """
@@ -177,9 +178,9 @@ class Posterior:
     def _start_std(self, terms: FloatArray) -> FloatArray:
         """Standard deviation of z due to a start that may go on, at m points, (m,).
 
-        ``youth * slope * log(S1 / S1(now))``, at most 0.5: all that a power law without a limit
-        would bring at the present slope. Before it follows a law a loss hesitates, and then falls
-        faster than any that began like it.
+        ``youth * slope * log(S1 / S1(now))``, at most 0.5: the fall of a power law without a floor
+        at the present slope. Before a loss follows a law, it may stall and then fall faster than
+        other losses that began alike.
         """
         # a plan of rate 0 has clock terms of 0, infinitely far from those of any other
         ratios = np.maximum([self.now_and_end.terms[0, 0], *terms[0]], np.finfo(float).tiny)
@@ -188,7 +189,7 @@ class Posterior:
         return np.minimum(fall, _MAX_START_STD)
 
     def _calibrated(self, mixture: Mixture) -> Mixture:
-        """Scale and tail from the errors of past forecasts made after the same share of a run."""
+        """The mixture stretched by the scale and tail learnt for this share of a run."""
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)
@@ -208,7 +209,7 @@ class Posterior:
             mean, std = -np.expm1(-mean), np.exp(-mean) * std
         return Mixture(self.weight, unit * mean[:, np.newaxis], unit * std[:, np.newaxis])
 
-    # ------------------------------------------------------------------ how the drop is known
+    # ------------------------------------------------------------------ knowledge of the drop
 
     def drop_arrived(self) -> FloatArray:
         """Share of the full drop that has arrived at the present step, at each node, (k,)."""
@@ -218,8 +219,8 @@ class Posterior:
     def drop_shrinkage(self) -> float:
         """Posterior over prior standard deviation of the full drop.
 
-        Taken within each component of the prior, so that preferring one is not mistaken for
-        having measured the drop. 0 if no law has a drop.
+        Both are taken within each component of the prior, so that a preference for one component
+        is not mistaken for a measurement of the drop. 0 if no law has a drop.
         """
         aware, weight, drop, std = self._full_drops()
         if not aware.any():

@@ -1,15 +1,15 @@
-"""`PastRunTransfer`: what finished runs of the same family predict about a new one.
+"""`PastRunTransfer`: the prediction of a new run from finished runs of the same family.
 
-Under its own schedule a new run would follow the laws of a past one, and its discrepancy from them
-at the same place of the clock, but for a difference of the parameters beta = (level, a, -D):
+A new run is expected to follow, under its own schedule, the laws of a past one, with that run's
+discrepancy from them at the same time of the clock. Only beta = (level, a, -D) differs:
 
     beta_new  ~  N(beta_past, V + s^2 G)
 
 where V is the posterior covariance of the past run and ``G = diag(g^2)`` the covariance of the
-difference between the two runs, g from `lossforecast.prior.PastRun`. How much two runs of a family
-really differ is not known beforehand: s takes several values, and the losses, of the past runs and
-the new one, decide between them. Several past runs are averaged by generalised least squares.
-Between peak rates, S1 is rescaled and the drop grows as recorded runs show.
+difference between the two runs, g from `lossforecast.prior.PastRun`. The actual difference is not
+known beforehand: s takes several values, weighted by the evidence that the losses of the past runs
+and of the new one give for each. Several past runs are averaged by generalised least squares.
+Between runs with different peak rates, S1 and the drop are rescaled by powers of their ratio.
 """
 
 import math
@@ -39,8 +39,8 @@ class DifferenceScale(NamedTuple):
     """One value of s: how much larger than expected the difference between two runs may be.
 
     Attributes:
-        multiplier: of the standard deviations g.
-        probability: of this multiplier, before any loss.
+        multiplier: factor on the standard deviations g.
+        probability: probability of this multiplier before any loss.
         trust: weight that past runs then get against the general prior, 0 to 1.
     """
 
@@ -61,10 +61,10 @@ _DROP_PEAK_POWER = 0.36
 _DROP_SHARE_POWER = 0.15
 _MIN_DECAY_SHARE = 1e-3  # of a run
 
-_COMMON_SHARE = 0.5  # of the variance between runs: shared by all past runs against the new one
-_SCALE_POWER = 0.8  # of s in the differences of a and D; 1 in that of the level
+_COMMON_SHARE = 0.5  # of the variance between runs: common to all differences from the new run
+_SCALE_POWER = 0.8  # the differences of a and D grow with s^0.8, that of the level with s
 _MAX_DIFFERENCE_STD = 1.0  # of the logarithm of a loss, between any two runs
-_MIN_RELATIVE_WEIGHT = 0.005  # of the heaviest node, for a node of a past run to count
+_MIN_RELATIVE_WEIGHT = 0.005  # of the heaviest pair: lighter pairs of a past run are dropped
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class ExpectedParameters:
     Attributes:
         member: index of the member, (p,).
         alpha: index of the exponent, (p,).
-        log_weight: of scales and nodes, (s, p).
-        mean: of beta, (s, p, 3).
-        covariance: of beta, (s, p, 3, 3).
+        log_weight: log weight of each scale and node, (s, p).
+        mean: mean of beta, (s, p, 3).
+        covariance: covariance of beta, (s, p, 3, 3).
     """
 
     member: IntArray
@@ -102,18 +102,18 @@ class _PastPosterior:
     mean: FloatArray
     covariance: FloatArray
     residuals: tuple[tuple[int, FloatArray], ...]
-    """Index of a walk, and (columns + 1, q): weights of the columns of its expected state that add
-    up to the discrepancy of each pair."""
+    """Pairs of a walk index and weights, (columns + 1, q): the expected state of the walk times the
+    weights is its part of the discrepancy of each pair."""
 
     @classmethod
     def of(cls, posterior: Posterior, difference_std: FloatArray) -> Self:
-        """Moments of the mixture over the nodes of each pair; negligible pairs are dropped."""
+        """Merge the nodes of each pair into one with the same moments; drop negligible pairs."""
         nodes = posterior.nodes
         pairs, pair = np.unique(
             np.column_stack([nodes.member, nodes.alpha]), axis=0, return_inverse=True
         )
         weight = np.bincount(pair, posterior.weight)
-        counts = weight >= _MIN_RELATIVE_WEIGHT * weight.max()
+        kept_pairs = weight >= _MIN_RELATIVE_WEIGHT * weight.max()
         share = posterior.weight / weight[pair]
         mean = np.zeros((weight.size, 3))
         np.add.at(mean, pair, share[:, np.newaxis] * nodes.mean)
@@ -127,27 +127,27 @@ class _PastPosterior:
             posterior=posterior,
             difference_std=difference_std,
             decay_share=full_anneal(decaying(posterior.schedule))[0],
-            drop_scale=drop_scale[counts],
-            pairs=[(int(m), int(a)) for m, a in pairs[counts]],
-            weight=weight[counts] / weight[counts].sum(),
-            mean=mean[counts],
-            covariance=covariance[counts],
-            residuals=cls._residuals(posterior, pair, share, counts),
+            drop_scale=drop_scale[kept_pairs],
+            pairs=[(int(m), int(a)) for m, a in pairs[kept_pairs]],
+            weight=weight[kept_pairs] / weight[kept_pairs].sum(),
+            mean=mean[kept_pairs],
+            covariance=covariance[kept_pairs],
+            residuals=cls._residuals(posterior, pair, share, kept_pairs),
         )
 
     @staticmethod
     def _residuals(
-        posterior: Posterior, pair: IntArray, share: FloatArray, counts: NDArray[np.bool_]
+        posterior: Posterior, pair: IntArray, share: FloatArray, kept_pairs: NDArray[np.bool_]
     ) -> tuple[tuple[int, FloatArray], ...]:
         """Weights of z (1) and of the basis (-beta), averaged over the nodes of each pair."""
-        nodes, kept = posterior.nodes, counts[pair]
+        nodes, kept = posterior.nodes, kept_pairs[pair]
         residuals = []
         for index in np.unique(nodes.walk[kept]):
-            weights = np.zeros((posterior.n_columns + 1, counts.size))
+            weights = np.zeros((posterior.n_columns + 1, kept_pairs.size))
             for i in np.flatnonzero(kept & (nodes.walk == index)):
                 weights[-1, pair[i]] += share[i]
                 np.subtract.at(weights[:, pair[i]], nodes.columns[i], share[i] * nodes.mean[i])
-            residuals.append((int(index), weights[:, counts]))
+            residuals.append((int(index), weights[:, kept_pairs]))
         return tuple(residuals)
 
     def parameters_for(
@@ -160,10 +160,10 @@ class _PastPosterior:
     ) -> tuple[FloatArray, FloatArray]:
         """Means (q, 3) and covariances (q, 3, 3) of beta in the units of a new run.
 
-        For equal runs: the difference between the two is added by `PastRunTransfer.expected`.
+        The difference between the two runs is not in them: `PastRunTransfer.expected` adds it.
 
         Args:
-            schedule: of the new run.
+            schedule: the learning rates of the new run.
             now: its present step.
             level: the loss at which its z is 0.
             decay_share: share of the new run after its rate leaves the peak.
@@ -186,7 +186,8 @@ class _PastPosterior:
         longer = shares**_DROP_SHARE_POWER
         stretch[:, 2] = growth * longer * drop_scale[member] / self.drop_scale
         mean = stretch * self.mean
-        # annealed to 0, runs of two peaks are alike: at the peak the drop is still to come
+        # runs with different peaks end alike once annealed to 0; before that, the higher the peak,
+        # the larger the drop still to come
         drop = -self.mean[:, 2] / self.drop_scale
         mean[:, 0] += math.log(past.transform.level / level) + drop * (growth - 1)
         covariance = stretch[:, :, np.newaxis] * self.covariance * stretch[:, np.newaxis]
@@ -213,7 +214,7 @@ class _PastPosterior:
 
 @dataclass(frozen=True)
 class PastRunTransfer:
-    """What some past runs predict about a new one, over p pairs (member, exponent)."""
+    """The prediction of a new run from some past runs, over p pairs (member, exponent)."""
 
     past_runs: tuple[_PastPosterior, ...]
     pairs: list[tuple[int, int]]
@@ -235,7 +236,7 @@ class PastRunTransfer:
 
     @property
     def level(self) -> float:
-        """About where their losses ended."""
+        """Approximate final loss of the past runs."""
         return self.past_runs[0].posterior.transform.level
 
     def expected(
@@ -248,10 +249,11 @@ class PastRunTransfer:
 
             covariance = (sum_r P_r)^-1,    mean = covariance * sum_r P_r beta_r
 
-        and adds the common part of G, and the difference between runs alike in all that is known.
+        To this covariance the common part of s^2 G and the variance between two runs with equal
+        setups are added.
 
         Args:
-            schedule: of the new run.
+            schedule: the learning rates of the new run.
             now: its present step.
             level: the loss at which its z is 0.
             drop_scale: D over the drop of a decay to 0, (members,).
@@ -289,7 +291,11 @@ class PastRunTransfer:
     def _in_units_of(
         self, schedule: LRSchedule, now: int, level: float, drop_scale: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Weights (p,), means (r, p, 3) and covariances of r past runs, and which have a pair."""
+        """The parameters of r past runs in the units of a new one.
+
+        Weights (p,), means (r, p, 3), covariances (r, p, 3, 3), and 1.0 where a run has a pair,
+        else 0.0, (r, p, 1, 1).
+        """
         decay_share = full_anneal(decaying(schedule))[0]
         n, runs = len(self.pairs), len(self.past_runs)
         weight = np.zeros(n)
@@ -323,7 +329,7 @@ class PastRunTransfer:
 def _scaled_std(multiplier: float, difference_std: FloatArray) -> FloatArray:
     """Standard deviations of beta between runs that differ `multiplier` times as much, (..., 3).
 
-    What is still to lose and the drop are shares of what is left of a loss, its level is not.
+    ``multiplier * g`` for the level, ``multiplier^0.8 * g`` for a and D, and at most 1.
     """
     factors = multiplier ** np.array([1.0, _SCALE_POWER, _SCALE_POWER])
     return np.minimum(factors * difference_std, _MAX_DIFFERENCE_STD)

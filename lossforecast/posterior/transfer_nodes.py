@@ -91,10 +91,10 @@ def with_past_runs(
 ) -> list[NodeSet]:
     """Both kinds of node sets, weighted against each other.
 
-    Set i of past runs gets the weight ``trust_i * evidence_i / sum_j evidence_j``, the laws alone
-    what is left to 1. So the difference from the past decides how far past runs are trusted, and
-    not how well either kind predicted the losses so far: what a run does early is weak evidence
-    of which of them knows better how it ends.
+    Set i of past runs gets the weight ``trust_i * evidence_i / sum_j evidence_j``, and the laws
+    alone get the rest, so that all weights sum to 1. Past runs are thus trusted by how little the
+    run differs from them, not by which kind predicted the losses so far better: the early losses
+    of a run are weak evidence for which kind predicts its end better.
     """
     evidence = np.array([np.logaddexp.reduce(nodes.log_weight) for nodes in transfer_sets])
     share = evidence - np.logaddexp.reduce(evidence)

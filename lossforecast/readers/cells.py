@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
+from lossforecast.readers.columns import listed
 
 __all__ = ["NO_VALUE", "known_step_column", "number_in", "step_column_of", "step_in", "value_in"]
 
@@ -24,16 +25,14 @@ _EMPTY = ("", "none", "null", "na", "n/a")
 NO_VALUE = (*_EMPTY, "nan")
 """Cells, in lower case, that hold no finite value."""
 
-_MAX_LISTED = 12  # columns that an error names
-
 
 def step_column_of(path: Path, header: list[str], given: str | None) -> str:
     """The column of optimizer steps.
 
     Raises:
-        ConfigurationError: no name is known, or there is no column of the name given.
+        ConfigurationError: no column has a usual name, or there is none of the name given.
     """
-    names = ", ".join(header[:_MAX_LISTED])
+    names = listed(header)
     if given is not None:
         if given not in header:
             raise ConfigurationError(f"{path} has no column {given!r}: it has {names}")
@@ -47,7 +46,7 @@ def step_column_of(path: Path, header: list[str], given: str | None) -> str:
 
 
 def known_step_column(header: list[str]) -> str | None:
-    """The column of optimizer steps by its name; None if no name is known."""
+    """The column of optimizer steps, by its name; None if no column has a usual name."""
     by_word = {name.lower(): name for name in reversed(header)}
     return next((by_word[word] for word in _STEP_COLUMNS if word in by_word), None)
 

@@ -1,8 +1,11 @@
 """Columns recognised by their names: losses of training and validation, and learning rates."""
 
 import re
+from collections.abc import Iterable
 
-__all__ = ["is_loss", "is_rate", "metric_of", "run_of", "words"]
+__all__ = ["is_loss", "is_rate", "listed", "metric_of", "run_of", "words"]
+
+_MAX_LISTED = 12  # columns that an error names
 
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
 _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
@@ -29,6 +32,14 @@ def run_of(name: str) -> str:
 def words(name: str) -> str:
     """The name in lower case, its words separated: train_loss for trainLoss."""
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names of the columns of a log, for an error: the first 12, and the number of the rest."""
+    columns = list(names)
+    n_more = len(columns) - _MAX_LISTED
+    more = f" and {n_more} more" if n_more > 0 else ""
+    return (", ".join(columns[:_MAX_LISTED]) or "no columns") + more
 
 
 def is_loss(name: str) -> bool:

@@ -8,11 +8,12 @@ from lossforecast.readers.formats import FORMATS
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import check_text
 
-__all__ = ["find_log", "logs_below", "open_log"]
+__all__ = ["MAX_LISTED_LOGS", "find_log", "logs_below", "open_log"]
 
 _START_BYTES = 4096  # of a file, by which its format is recognised
-_MAX_FIRST_LINE_BYTES = 1_000_000  # read in addition if the first line is longer than that
-_MAX_LISTED = 5  # logs below a folder that an error names
+_MAX_FIRST_LINE_BYTES = 1_000_000  # read in addition if the first line is longer
+MAX_LISTED_LOGS = 5
+"""Number of logs below a folder that an error names."""
 
 
 def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> Source:
@@ -23,7 +24,7 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
         step_column: the column of optimizer steps in a table, if its name is not a usual one.
 
     Raises:
-        ConfigurationError: there is no such log, or its format is not known.
+        ConfigurationError: there is no such log, or its format is unknown.
     """
     place = Path(path)
     try:
@@ -62,7 +63,9 @@ def _find(folder: Path) -> tuple[LogFormat, Path]:
         if (path := log_format.find_in(folder)) is not None:
             return log_format, path
     below = logs_below(folder)
-    hint = f"; there are logs below, name one: {', '.join(below[:_MAX_LISTED])}" if below else ""
+    hint = (
+        f"; there are logs below, name one: {', '.join(below[:MAX_LISTED_LOGS])}" if below else ""
+    )
     *names, last = (name for log_format in FORMATS for name in log_format.file_names)
     raise (ConfigurationError if below else NothingLoggedError)(
         f"{folder} holds no log: no {', '.join(names)} or {last}{hint}"
@@ -81,7 +84,7 @@ def _recognised(start: FileStart) -> LogFormat:
     """The format of a file.
 
     Raises:
-        ConfigurationError: it is not a known one.
+        ConfigurationError: the format is unknown.
     """
     for log_format in FORMATS:
         if not log_format.is_text and log_format.matches(start):

@@ -1,4 +1,4 @@
-"""`Log`: the losses and learning rates of a run that were read from its log."""
+"""`Log`: the losses and learning rates of a run, as read from its log."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from lossforecast.status import Caveat
 
 __all__ = ["Log"]
 
-_CONTRADICTING_SHARE = 0.2  # of the logged rates: a plan that more of them are off is wrong
+_CONTRADICTING_SHARE = 0.2  # of the logged rates: if more differ from a plan, the plan is wrong
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,6 @@ class Log:
 
 
 def _of_length(planned: LRSchedule, total: int) -> LRSchedule:
+    """A plan extended or truncated to `total` steps."""
     longer = total > planned.total_steps
     return planned.extended_to(total) if longer else planned.truncated_to(total)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
-from lossforecast.readers.columns import is_loss, is_rate, metric_of, run_of, words
-from lossforecast.readers.find import logs_below, open_log
+from lossforecast.readers.columns import is_loss, is_rate, listed, metric_of, run_of, words
+from lossforecast.readers.find import MAX_LISTED_LOGS, logs_below, open_log
 from lossforecast.readers.log import Log
 from lossforecast.readers.series import Series
 from lossforecast.readers.source import Source
@@ -30,7 +30,7 @@ _PREFERRED_LOSSES = (
 )
 """Names of the loss to forecast, the preferred one first."""
 
-_MAX_LISTED_COLUMNS, _MAX_LISTED_RUNS, _MAX_LISTED_LOGS = 12, 6, 5  # in an error
+_MAX_LISTED_RUNS = 6  # runs that an error names
 
 
 def read_log(
@@ -128,7 +128,8 @@ def _check_columns(source: Source, asked: set[str], series: Mapping[str, Series]
     for name in asked - set(series):
         empty = source.columns.get(name) == -1
         raise (NothingLoggedError if empty else ConfigurationError)(
-            f"{source.path} ({source.format}) has no values of {name!r}; it has {_columns(source)}"
+            f"{source.path} ({source.format}) has no values of {name!r}; it has "
+            f"{listed(source.columns)}"
         )
 
 
@@ -161,16 +162,18 @@ def _no_loss(source: Source, losses: Sequence[str], metric: str | None) -> Confi
     """The error for a log without a loss, or without one yet."""
     log = f"{source.path} ({source.format})"
     if not any(step >= 0 for step in source.columns.values()):
-        return NothingLoggedError(f"no column of {log} has values yet; it has {_columns(source)}")
+        return NothingLoggedError(
+            f"no column of {log} has values yet; it has {listed(source.columns)}"
+        )
     empty = [name for name, step in source.columns.items() if is_loss(name) and step < 0]
     if empty and not losses:
         return NothingLoggedError(f"{empty[0]!r} of {log} has no values yet")
     loss = {None: "loss", "train": "training loss"}.get(metric, "validation loss")
     below = logs_below(source.path) if source.path.is_dir() else []
-    hint = f", or give a log below: {', '.join(below[:_MAX_LISTED_LOGS])}" if below else ""
+    hint = f", or give a log below: {', '.join(below[:MAX_LISTED_LOGS])}" if below else ""
     return ConfigurationError(
-        f"no column of {log} is named like a {loss}; it has {_columns(source)}. Name one with "
-        f"--column{hint}"
+        f"no column of {log} is named like a {loss}; it has {listed(source.columns)}. Name one "
+        f"with --column{hint}"
     )
 
 
@@ -189,11 +192,3 @@ def _rate_column(series: Mapping[str, Series], loss: str, notes: list[str]) -> s
             f"with --lr-column: {others}"
         )
     return chosen
-
-
-def _columns(source: Source) -> str:
-    """The columns of a log, for an error."""
-    names = list(source.columns)
-    n_more = len(names) - _MAX_LISTED_COLUMNS
-    more = f" and {n_more} more" if n_more > 0 else ""
-    return (", ".join(names[:_MAX_LISTED_COLUMNS]) or "no columns") + more

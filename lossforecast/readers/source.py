@@ -1,4 +1,4 @@
-"""`LogFormat`, the interface of a log format, and `Source`, a log that was opened."""
+"""`LogFormat`, the interface of a log format, and `Source`, an opened log."""
 
 import io
 from abc import ABC, abstractmethod

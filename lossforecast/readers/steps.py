@@ -1,4 +1,4 @@
-"""`Numbering`: the optimizer step that a logged value belongs to. Trackers number them differently.
+"""`Numbering`: the optimizer step of each logged value. Trackers number steps differently.
 
 In this package the training loss of the first batch belongs to step 0, and a validation loss after
 the last step to step T = `total_steps`. Loops that log after the step number training losses from

@@ -1,4 +1,4 @@
-"""Text files of logs: UTF-8, perhaps still being written."""
+"""Log files that are UTF-8 text, and may still be written to."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def whole_lines(source: Source, file: TextIO) -> Iterator[str]:
-    """The lines without an incomplete last one, which is still being written or was cut off.
+    """The complete lines: the last one may still be being written, or may be cut off.
 
     A last line without a line end is complete only if it is a JSON object.
     """

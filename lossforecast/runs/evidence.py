@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
 from lossforecast.arrays import FloatArray
+from lossforecast.numerics import MAD_TO_STD
 from lossforecast.runs.history import Bins
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Evidence", "gather"]
 
 
-_MAX_POINTS = 128  # more do not sharpen a forecast
+_MAX_POINTS = 128  # of evidence: more do not sharpen a forecast
 _MIN_POINTS_AFTER_BURN_IN = 8  # with fewer, the start of the run is used too
 _MAX_LOSS = 1e100  # losses are clipped there: their squares stay finite
-_OUTLIER_STDS = 5.0  # robust standard deviations from the neighbours
-_RELATIVE_NOISE_FLOOR = 1e-5
-_MAD_TO_STD = 1.4826  # of normal noise
+_OUTLIER_STDS = 5.0  # distance of an outlier from its neighbours, in robust standard deviations
+_RELATIVE_NOISE_FLOOR = 1e-5  # of one observation, relative to the loss
 _windows = np.lib.stride_tricks.sliding_window_view
 
 
@@ -39,14 +39,20 @@ class Evidence:
         return self.step.size
 
     @property
-    def says_nothing(self) -> bool:
-        """Whether nothing was observed."""
+    def is_empty(self) -> bool:
+        """True if no loss was observed."""
         return self.n_observed == 0
 
     @classmethod
-    def nothing(cls, step: int, loss: float) -> Self:
+    def placeholder(cls, step: int, loss: float) -> Self:
         """One loss with a huge variance, for a fit before the first observation."""
-        return cls(np.array([step]), np.array([loss]), np.array([(1e3 * loss) ** 2]), 0.0, 0)
+        return cls(
+            step=np.array([step]),
+            loss=np.array([loss]),
+            variance=np.array([(1e3 * loss) ** 2]),
+            noise=0.0,
+            n_observed=0,
+        )
 
 
 def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
@@ -61,8 +67,10 @@ def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
     """
     used = _after_burn_in(bins, schedule, burn_in)
     if not used.any():
-        none = np.empty(0)
-        return Evidence(np.empty(0, dtype=np.int64), none, none, 0.0, 0)
+        empty = np.empty(0)
+        return Evidence(
+            step=np.empty(0, dtype=np.int64), loss=empty, variance=empty, noise=0.0, n_observed=0
+        )
     step, count = bins.step[used], bins.count[used].astype(float)
     loss = np.clip(bins.mean[used], -_MAX_LOSS, _MAX_LOSS)
     relative = bool(loss.min() > 0)
@@ -78,7 +86,13 @@ def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
     comparable = np.log(pooled) if relative else pooled
     variance = variance * _inflation(comparable, np.sqrt(variance) / scale)
     recent = float(np.median(scale[-max(1, scale.size // 4) :]))
-    return Evidence(at, pooled, variance, noise * recent, int(bins.count.sum()))
+    return Evidence(
+        step=at,
+        loss=pooled,
+        variance=variance,
+        noise=noise * recent,
+        n_observed=int(bins.count.sum()),
+    )
 
 
 def _after_burn_in(bins: Bins, schedule: LRSchedule, burn_in: float) -> NDArray[np.bool_]:
@@ -95,7 +109,7 @@ def _after_burn_in(bins: Bins, schedule: LRSchedule, burn_in: float) -> NDArray[
 def _pooled(
     step: FloatArray, loss: FloatArray, count: FloatArray
 ) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-    """Means of groups that are even in the square root of time: steps, losses and counts."""
+    """Means over groups of equal width in the square root of time: steps, losses and counts."""
     elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
     even = np.minimum(np.sqrt(elapsed) * _MAX_POINTS, _MAX_POINTS - 1).astype(int)
     group = np.unique(even, return_inverse=True)[1]
@@ -116,35 +130,35 @@ def _noise(loss: FloatArray, count: FloatArray, spread: FloatArray, unit: float)
         spread: standard deviation inside each bin, in the units of `loss`, (n,).
         unit: typical size of the losses; 0 where `loss` is logarithmic.
     """
-    least = _RELATIVE_NOISE_FLOOR * max(unit, 1.0 if unit == 0 else 0.0) + 1e-12
+    floor = _RELATIVE_NOISE_FLOOR * max(unit, 1.0 if unit == 0 else 0.0) + 1e-12
     several = count > 1
     if several.mean() > 0.5:
         # median of the sample variance of normal noise, relative to the true variance
         freedom = count[several] - 1
         median_ratio = 2 * gammaincinv(freedom / 2, 0.5) / freedom
-        return max(float(np.median(spread[several] / np.sqrt(median_ratio))), least)
+        return max(float(np.median(spread[several] / np.sqrt(median_ratio))), floor)
     late = loss[loss.size // 3 :] if loss.size >= 2 * _MIN_POINTS_AFTER_BURN_IN else loss
     if late.size < 3:
-        return max(0.01 * (abs(float(late[-1])) if unit else 1.0), least)
+        return max(0.01 * (abs(float(late[-1])) if unit else 1.0), floor)
     bend = late[1:-1] - (late[:-2] + late[2:]) / 2  # of white noise: variance 1.5
     median_bend = float(np.median(np.abs(bend)))
-    single: float = _MAD_TO_STD * median_bend * np.sqrt(np.median(count) / 1.5)
-    return max(single, least)
+    single: float = MAD_TO_STD * median_bend * np.sqrt(np.median(count) / 1.5)
+    return max(single, floor)
 
 
 def _inflation(loss: FloatArray, noise: FloatArray) -> FloatArray:
     """Factor on the variance of outliers: (distance / 5 robust standard deviations)^2, at least 1.
 
-    Losses spike upwards. A low loss is an outlier only if the losses after it are high again: where
-    the loss falls at last, the newest points say more than those before.
+    Losses spike upwards. A low loss is an outlier only if the losses after it are high again: if
+    the loss has begun to fall, its newest points are not outliers.
     """
     if loss.size < 7:
         return np.ones(loss.size)
     around = np.median(_windows(np.pad(loss, 3, mode="reflect"), 7), axis=-1)
     after = np.median(_windows(np.pad(loss, (0, 3), mode="edge"), 4), axis=-1)
     away = np.abs(loss - around)
-    typical = _MAD_TO_STD * np.median(away[away.size // 4 :])
+    typical = MAD_TO_STD * np.median(away[away.size // 4 :])
     away = np.where(loss < around, np.minimum(away, np.abs(loss - after)), away)
-    usual = np.maximum(np.maximum(typical, noise), 1e-300)  # all may be alike
+    usual = np.maximum(np.maximum(typical, noise), 1e-300)  # 0 if all losses are equal
     excess: FloatArray = np.clip(away / (_OUTLIER_STDS * usual), 1.0, 1e6)
     return excess**2

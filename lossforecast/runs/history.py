@@ -29,9 +29,9 @@ _MAX_DIFFERENCE = 1e120  # differences of losses are clipped there: sums of squa
 
 _NEW_BIN: list[float] = []
 _Before = list[float] | None
-"""The last bin as it was before the latest observation, so that this can be undone: the values of
-its columns, `_NEW_BIN` if the observation opened the bin, None if it cannot be undone (the bin was
-merged since) or need not be (it was not finite)."""
+"""Values of the columns of the last bin before the latest observation, to undo that observation:
+`_NEW_BIN` if it opened the bin, None if it cannot be undone (the bin was merged since) or need not
+be (the loss was not finite)."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,15 @@ class History:
             variance = (c["square"] - c["total"] ** 2 / count) / (c["count"] - 1)
             variance = np.where(c["count"] > 1, np.maximum(variance, 0.0), np.nan)
         step = c["step_sum"] / count
-        return Bins(c["first"], c["last"], c["count"], step, mean, variance, c["lr"])
+        return Bins(
+            first=c["first"],
+            last=c["last"],
+            count=c["count"],
+            step=step,
+            mean=mean,
+            variance=variance,
+            lr=c["lr"],
+        )
 
     def thinned(self, max_bins: int) -> "History":
         """A copy with at most `max_bins` bins."""
@@ -192,7 +200,7 @@ class History:
     # ------------------------------------------------------------------ inside
 
     def _sound(self) -> bool:
-        """Whether the bins are consistent: False if the saved state is damaged."""
+        """Return whether the bins are consistent; they are not if the saved state is damaged."""
         c, size = self._columns, self._size
         if size > self.max_bins or any(column.shape != (size,) for column in c.values()):
             return False
@@ -256,7 +264,7 @@ class History:
             before = self._last_key() if self._size else -1
             new = np.cumsum(np.diff(keys, prepend=before) != 0)
             fit = int(np.searchsorted(new, self.max_bins - self._size, side="right"))
-            fit = min(fit, steps.size - 1)  # the very last one goes in alone, so it can be undone
+            fit = min(fit, steps.size - 1)  # the last one is added alone, so it can be undone
             if fit == 0:
                 if new[0] + self._size > self.max_bins:
                     self._coarsen()
@@ -280,7 +288,7 @@ class History:
         c["first"][old:size] = steps[begins]
         c["origin"][old:size] = losses[begins]
         difference = _difference(losses, c["origin"][where])
-        # add.at adds one after the other, so the sums are those of single observations
+        # add.at adds in order, so the sums equal those of observations added one by one
         np.add.at(c["total"], where, difference)
         np.add.at(c["square"], where, difference * difference)
         np.add.at(c["step_sum"], where, steps.astype(float))

@@ -7,7 +7,7 @@ from lossforecast.runs.history import History
 
 __all__ = ["observed", "points"]
 
-_MAX_BROKEN_STEPS_SHOWN = 1_000  # nan losses at the end of a run that `observed` returns
+_MAX_BROKEN_STEPS = 1_000  # steps with a nan loss that `observed` adds at the end
 
 
 def points(history: History) -> tuple[IntArray, FloatArray]:
@@ -27,7 +27,7 @@ def observed(history: History) -> tuple[IntArray, FloatArray]:
 
 def _broken_end(history: History, last: int) -> IntArray:
     """Steps after the last finite loss, if the losses observed there were nan or infinite."""
-    n_steps = min(history.non_finite_run, history.last_step - last, _MAX_BROKEN_STEPS_SHOWN)
+    n_steps = min(history.non_finite_run, history.last_step - last, _MAX_BROKEN_STEPS)
     steps = np.linspace(last + 1, history.last_step, n_steps).astype(np.int64)
     broken: IntArray = np.unique(steps)
     return broken

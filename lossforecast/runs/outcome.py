@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 END_SHARE = 0.98
-"""Share of the planned steps after which a loss counts as one of the end of the run."""
+"""Share of the planned steps from which on a loss counts as one of the end of the run."""
 
-_SPARSE_END_SHARE = 0.9  # the same where no validation falls into the last 2%
+_SPARSE_END_SHARE = 0.9  # the same if no validation falls into the last 2%
 _MIN_LOSSES_FOR_MEAN = 3
 _OVERRUN = 1.02  # times the planned steps
 
@@ -50,8 +50,8 @@ class Outcome:
 
     Attributes:
         loss: the outcome.
-        step: mean step of the losses it was read off, rounded.
-        first_step: the first of their steps.
+        step: mean step of the losses that the outcome was read off, rounded.
+        first_step: the first of these steps.
         rule: mean of the last 2%, or last value.
     """
 
@@ -67,12 +67,12 @@ class Outcome:
 
 
 def at_end(total_steps: int) -> float:
-    """The step, counted from 0, from which on losses are losses of the end of a run."""
+    """Lowest step, counted from 0, whose loss counts as one of the end of a run."""
     return min(END_SHARE * total_steps, total_steps - 1)
 
 
 def overran(history: History, total_steps: int) -> bool:
-    """Whether a run took over 2% more steps than planned."""
+    """Return whether a run took over 2% more steps than planned."""
     return history.last_step > _OVERRUN * total_steps
 
 
@@ -99,7 +99,14 @@ def outcome_of(
     if steps_taken is not None and max(steps_taken, history.last_step) < at_end(total_steps):
         return None
     bins = history.bins()
-    return _outcome_of_bins(bins.first, bins.last, bins.step, bins.mean, bins.count, total_steps)
+    return _outcome_of_bins(
+        first=bins.first,
+        last=bins.last,
+        step=bins.step,
+        loss=bins.mean,
+        count=bins.count,
+        total_steps=total_steps,
+    )
 
 
 def outcome_of_curve(steps: ArrayLike, losses: ArrayLike, total_steps: int) -> Outcome | None:
@@ -115,10 +122,18 @@ def outcome_of_curve(steps: ArrayLike, losses: ArrayLike, total_steps: int) -> O
     if not finite.size or not finite[-1]:
         return None
     at, values = at[finite], values[finite]
-    return _outcome_of_bins(at, at, at, values, np.ones(at.size, np.int64), total_steps)
+    return _outcome_of_bins(
+        first=at,
+        last=at,
+        step=at,
+        loss=values,
+        count=np.ones(at.size, np.int64),
+        total_steps=total_steps,
+    )
 
 
 def _outcome_of_bins(
+    *,
     first: IntArray,
     last: IntArray,
     step: NDArray[np.int64] | FloatArray,
@@ -146,6 +161,6 @@ def _outcome_of_bins(
 
 
 def _is_last_before(end: int, steps: IntArray) -> bool:
-    """Whether the last step is near the end, with no room for one more at the usual spacing."""
+    """Return whether the last step is near the end, less than the usual spacing before it."""
     spacing = np.median(np.diff(steps, prepend=steps[0]))
     return bool(steps[-1] >= _SPARSE_END_SHARE * end and end - steps[-1] <= spacing)

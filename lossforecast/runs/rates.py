@@ -1,4 +1,4 @@
-"""The learning rates of a run: those observed so far, then those planned."""
+"""The learning rates of a run, observed and planned."""
 
 import numpy as np
 

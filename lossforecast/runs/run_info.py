@@ -13,7 +13,7 @@ _PLAIN_LOSS = re.compile("(train|training|val|valid|validation|eval)?loss(step|e
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The description of a run. Everything is optional; an unknown word means a wide prior.
+    """The description of a run. Every attribute is optional; an unknown name means a wide prior.
 
     Whatever is left out is assumed equal when runs are compared.
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the plan of a run, edits of it, its text form and its lint."""
+"""Learning-rate schedules: plans of a run and edits of them, their text form, and `lint`."""
 
 from lossforecast.schedule.code import code_of
 from lossforecast.schedule.lint import Finding, Flaw, averages, climbs_again, falls_once, lint

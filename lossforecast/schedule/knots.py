@@ -11,7 +11,7 @@ from lossforecast.schedule.pieces import Shape
 __all__ = ["trace"]
 
 
-_N_SEGMENTS = 128  # of equal change of the learning rate
+_N_SEGMENTS = 128  # between knots, with equal changes of the learning rate
 _MAX_STEPS_ALL_KNOTS = 512  # every step of a shorter schedule is a knot
 _MAX_ARRAY_STEPS = 2**17  # steps sampled from a piece given as an array
 
@@ -21,7 +21,7 @@ def trace(
     starts: IntArray,
     lr: Callable[[IntArray], NDArray[np.float64]],
 ) -> IntArray:
-    """Steps, increasing, from 1 to the last, shape (n,) with n at most about 1,400.
+    """Knots: increasing steps from 1 to the last, shape (n,) with n at most about 1,400.
 
     Between neighbours the rate changes by at most about 1/128 of its whole variation, jumps stay
     jumps, and the (up to 512) largest turning points are kept.
@@ -53,22 +53,22 @@ def trace(
 
 def _candidates(pieces: NDArray[np.void], starts: IntArray) -> IntArray:
     """First and last step of every piece, and steps inside those that are not constant."""
-    found = [starts + 1, pieces["stop"]]
+    candidates = [starts + 1, pieces["stop"]]
     flat = (pieces["shape"] == Shape.LINEAR) & (pieces["y0"] == pieces["y1"])
     moving = np.flatnonzero(~flat)
     longest = np.argsort(starts[moving] - pieces["stop"][moving], kind="stable")
-    moving = moving[longest[: 4 * _N_SEGMENTS]]  # of more pieces, the others are short
-    # crowded at both ends, where a cosine and a square root bend
+    moving = moving[longest[: 4 * _N_SEGMENTS]]  # if there are more pieces, the rest are short
+    # steps are dense at both ends of a piece, where a cosine and a square root bend
     points = min(4 * _N_SEGMENTS, 128 * _N_SEGMENTS // max(moving.size, 1))
     crowded = (1 - np.cos(np.linspace(0, np.pi, points + 1))) / 2
     for piece, start in zip(pieces[moving], starts[moving], strict=True):
         length = int(piece["stop"] - start)
         if piece["shape"] == Shape.ARRAY:
             stride = -(-length // _MAX_ARRAY_STEPS)
-            found.append(np.arange(start + 1, piece["stop"] + 1, stride))
+            candidates.append(np.arange(start + 1, piece["stop"] + 1, stride))
         else:
-            found.append(np.rint(start + 1 + crowded * (length - 1)).astype(np.int64))
-    return np.unique(np.concatenate(found))
+            candidates.append(np.rint(start + 1 + crowded * (length - 1)).astype(np.int64))
+    return np.unique(np.concatenate(candidates))
 
 
 def _inside_jumps(steps: IntArray, rates: NDArray[np.float64]) -> IntArray:

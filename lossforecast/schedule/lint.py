@@ -1,4 +1,4 @@
-"""`lint`: flaws of a learning-rate schedule, found before the first step is taken."""
+"""`lint`: flaws of a learning-rate schedule, reported before the first step is taken."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,17 +10,17 @@ from lossforecast.schedule.lr_schedule import LRSchedule
 __all__ = ["Finding", "Flaw", "averages", "climbs_again", "falls_once", "lint"]
 
 # rates are shares of the peak, lengths shares of the run
-_MIN_TURN = 0.02  # smaller ups and downs of the rate are no turns
-_MAX_ANNEALED_RATE = 0.35  # a final rate that needs no finding: 3 linear epochs end at 1/3
-_MIN_FALL_AHEAD = 0.05  # part of a decay that the run cuts off
-_MAX_DECAY_END = 0.75  # of the way beyond the run: a later end may be a decay without any
-_LATE_RISE_SHARE = 0.9  # a rate that rises after it does not anneal any more
+_MIN_TURN = 0.02  # change of the rate: smaller ups and downs are not turns
+_MAX_ANNEALED_RATE = 0.35  # highest final rate without a finding: 3 linear epochs end at 1/3
+_MIN_FALL_AHEAD = 0.05  # further fall of the rate in the part of a decay that the run cuts off
+_MAX_DECAY_END = 0.75  # of the length of `beyond` after the run: a later decay may have no end
+_LATE_RISE_SHARE = 0.9  # a rate that rises after this share of the run does not anneal again
 _NEGLIGIBLE_RATE = 1e-5  # a rate that trains nothing
-_MAX_IDLE_SHARE = 0.05  # time at such a rate; final rates of schedules in use last shorter
-_MAX_HELD_SHARE = 0.25  # time at a lowest rate above that, say 10% of the peak
+_MAX_IDLE_SHARE = 0.05  # time at such a rate; in schedules that people use it is shorter
+_MAX_HELD_SHARE = 0.25  # time at a lowest rate above that, such as 10% of the peak
 _MAX_HELD_SHARE_AFTER_DROP = 0.75  # the same after a drop: the last step of a step decay is long
 _MIN_DROP = 1 / 3  # relative fall of the rate within a hundredth of the run, in a step decay
-_MIN_CYCLES, _MAX_CYCLE_STEPS = 25, 1_000  # epochs taken for steps: many cycles, each short
+_MIN_CYCLES, _MAX_CYCLE_STEPS = 25, 1_000  # many short cycles: lengths were given in epochs
 _SAME_RATE_TOLERANCE = 1e-9
 
 
@@ -36,13 +36,13 @@ class Flaw(StrEnum):
     RISES_AT_END = "rises_at_end"
     """The learning rate has just risen again when the run ends."""
     MANY_CYCLES = "many_cycles"
-    """The learning rate goes up and down so often that epochs were taken for steps."""
+    """The learning rate goes up and down so often that its lengths must be epochs, not steps."""
     OVERRUN = "overrun"
-    """The scheduler refuses to be stepped as often as it will be, which ends the run."""
+    """The scheduler will be stepped more often than it allows, which ends the run."""
     STEPPED_TOO_OFTEN = "stepped_too_often"
-    """The scheduler is stepped more often than it is made for, say each step, not each epoch."""
+    """The scheduler is stepped more often than it was made for: each step, not each epoch."""
     STEPPED_TOO_SELDOM = "stepped_too_seldom"
-    """The scheduler is stepped less often than it is made for, say each epoch, not each step."""
+    """The scheduler is stepped less often than it was made for: each epoch, not each step."""
     STEPPED_PER_PROCESS = "stepped_per_process"
     """The scheduler is stepped once for each process of the run."""
     SCHEDULE_FREE = "schedule_free"
@@ -65,7 +65,7 @@ class Finding:
 def lint(
     schedule: LRSchedule, *, optimizer: str | None = None, beyond: LRSchedule | None = None
 ) -> tuple[Finding, ...]:
-    """Find the flaw of a planned schedule; nothing for a schedule that people use on purpose.
+    """Find the flaw of a planned schedule; none in schedules that people use on purpose.
 
     There is at most one finding, the one that explains the others. There is none for constant
     rates, warm-ups, decays to 35% of the peak or lower that end with the run or are held for up to
@@ -75,11 +75,10 @@ def lint(
 
     Args:
         schedule: the learning rate of every step of the run.
-        optimizer: its name; one with "schedule-free" in it, however written, is told about and
-            its schedule is not judged.
-        beyond: the same schedule if the run went on, where that is known: with it a decay that the
-            run cuts off is told from one that is meant to end there. It should go on well after
-            that decay.
+        optimizer: its name. A name with "schedule-free" in it, however written, is itself the
+            finding, and the schedule is not checked.
+        beyond: the schedule as it would continue after the run, if known, until well after its
+            decay. It distinguishes a decay that the run cuts off from one meant to end there.
 
     Example:
         >>> cut = LRSchedule.cosine(total_steps=10_000, peak=1e-3)
@@ -97,12 +96,12 @@ def lint(
 
 
 def falls_once(schedule: LRSchedule) -> bool:
-    """Whether the rate falls from its peak once and does not rise again."""
+    """Return whether the rate falls from its peak once and does not rise again."""
     return [fall for _, _, fall in _legs(schedule)] in ([True], [False, True])
 
 
 def climbs_again(schedule: LRSchedule) -> bool:
-    """Whether the rate rises again after a fall, and not in one jump as a warm restart does."""
+    """Return whether the rate rises again after a fall, other than in the jump of a restart."""
     rises = [schedule.lr([a, b - 1, b]) for a, b, fall in _legs(schedule)[1:] if not fall]
     return any(before - low > 0.1 * (high - low) for low, before, high in rises)
 
@@ -128,8 +127,8 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
     after, until, falls = legs[-1]
     last, peak = float(schedule.lr(total)), schedule.peak
     if not falls and until < _LATE_RISE_SHARE * total:
-        return None  # held since then, which some do on purpose
-    # a rate that is stepped once an epoch would be due to fall with the next step
+        return None  # held since then, which some people do on purpose
+    # the rate after the run: a rate that changes once an epoch may be about to fall
     following = last if beyond is None else min(last, float(beyond.lr(total + 1)))
     if not falls or (
         rises and after >= _LATE_RISE_SHARE * total and following > _MAX_ANNEALED_RATE * peak
@@ -160,7 +159,7 @@ def _shape(schedule: LRSchedule, beyond: LRSchedule | None) -> Finding | None:
 
 
 def _legs(schedule: LRSchedule) -> list[tuple[int, int, bool]]:
-    """Rises and falls by `_MIN_TURN` of the peak or more: first step, last step, whether it falls.
+    """Rises and falls by `_MIN_TURN` of the peak or more: first step, last step, True for a fall.
 
     A leg ends where the rate is furthest, not where it turns: a rate that is held belongs to the
     leg before.
@@ -176,7 +175,7 @@ def _legs(schedule: LRSchedule) -> list[tuple[int, int, bool]]:
             high = i
         if rate < rates[low]:
             low = i
-        if rates[high] - rate >= enough and not falling:  # the top is behind
+        if rates[high] - rate >= enough and not falling:  # a fall began at the top
             legs.append((high, i, True))
             low = i
         elif rate - rates[low] >= enough and (falling or not legs):
@@ -192,37 +191,36 @@ def _legs(schedule: LRSchedule) -> list[tuple[int, int, bool]]:
 
 
 def _rest(beyond: LRSchedule, total: int, following: float) -> int | None:
-    """The step at which a decay would end that the run cuts off; None if it cuts off none."""
+    """Last step of a decay that the run cuts off; None if it cuts off none."""
     steps, rates = beyond.knots
     ahead, peak = rates[steps > total], beyond.peak
     if not ahead.size or following - ahead.min() < _MIN_FALL_AHEAD * peak:
         return None
     fall = _first(beyond, total, following - _SAME_RATE_TOLERANCE * peak)
     if _drops(beyond, fall - 1, min(fall - 1 + _moment(total), beyond.total_steps)):
-        return None  # the next of many stairs
+        return None  # the next drop of a step decay
     end = _first(beyond, total, float(ahead.min()) + _SAME_RATE_TOLERANCE * peak)
     return end if end <= total + _MAX_DECAY_END * (beyond.total_steps - total) else None
 
 
 def _rounded(step: int) -> int:
-    """To three digits: torch's schedulers are done one step later than they are told."""
+    """Round to three digits: torch's schedulers end one step after the length they are given."""
     return int(float(f"{step:.3g}"))
 
 
 def _idle(schedule: LRSchedule, after: int, last: float) -> Finding | None:
     """A finding if the rate has been at its lowest for long when the run ends."""
     total, peak = schedule.total_steps, schedule.peak
-    nothing = last <= _NEGLIGIBLE_RATE * peak
-    lowest = _first(
-        schedule, after, _NEGLIGIBLE_RATE * peak if nothing else last + _SAME_RATE_TOLERANCE * peak
-    )
+    negligible = last <= _NEGLIGIBLE_RATE * peak
+    level = _NEGLIGIBLE_RATE * peak if negligible else last + _SAME_RATE_TOLERANCE * peak
+    lowest = _first(schedule, after, level)
     dropped = _drops(schedule, max(lowest - _moment(total), 1), lowest)
     allowed = _MAX_HELD_SHARE_AFTER_DROP if dropped else _MAX_HELD_SHARE
-    # a rate that is stepped once an epoch may well be at its lowest for the last one
+    # a rate that changes once an epoch may well be at its lowest for the whole last epoch
     before = float(schedule.lr(lowest - 1)) + _SAME_RATE_TOLERANCE * peak
     an_epoch = lowest - _first(schedule, after, before)
     idle = (total - lowest - an_epoch) / total
-    if idle <= (_MAX_IDLE_SHARE if nothing else allowed):
+    if idle <= (_MAX_IDLE_SHARE if negligible else allowed):
         return None
     return Finding(
         Flaw.HORIZON_SHORT,
@@ -235,20 +233,20 @@ def _idle(schedule: LRSchedule, after: int, last: float) -> Finding | None:
 def _first(schedule: LRSchedule, after: int, level: float) -> int:
     """The first step after `after` with a rate of `level` or less; there must be one."""
     steps, rates = schedule.knots
-    found = int(np.flatnonzero((steps > after) & (rates <= level))[0])
-    before = max(int(steps[found - 1]) if found else 0, after)
-    between = np.arange(before + 1, steps[found] + 1)
+    knot = int(np.flatnonzero((steps > after) & (rates <= level))[0])
+    before = max(int(steps[knot - 1]) if knot else 0, after)
+    between = np.arange(before + 1, steps[knot] + 1)
     return int(between[schedule.lr(between) <= level][0])
 
 
 def _drops(schedule: LRSchedule, start: int, stop: int) -> bool:
-    """Whether the rate loses much of its value between two steps, and next to nothing before."""
+    """Return whether the rate loses a third between two steps, and next to nothing before."""
     before, high, low = schedule.lr([max(2 * start - stop, 1), start, stop]).tolist()
     return bool(low < (1 - _MIN_DROP) * high and before - high <= 0.1 * (high - low))
 
 
 def _moment(total: int) -> int:
-    """Steps within which a drop was meant as one, even if it was logged between two points."""
+    """Longest fall, in steps, that counts as one drop: a log may show a drop as a short slope."""
     return max(total // 100, 1)
 
 
@@ -256,7 +254,7 @@ def _moment(total: int) -> int:
 
 
 def averages(name: str) -> bool:
-    """Whether an optimizer of this name is a schedule-free one, however that is written."""
+    """Return whether a name is that of a schedule-free optimizer, however written."""
     return "schedulefree" in "".join(filter(str.isalnum, name.lower()))
 
 

@@ -32,18 +32,17 @@ DECAY_SHAPES = {
     "sqrt": Shape.SQRT,
     "exp": Shape.EXP,
 }
-_EXP_END_RATIO = (
-    0.01  # an exponential decay cannot reach 0; the customary end relative to its start
-)
+# last rate of an exponential decay relative to its first, by custom: it cannot reach 0
+_EXP_END_RATIO = 0.01
 
 
 @dataclass(frozen=True)
 class Decay:
-    """A decay to 0, or for "exp" to a hundredth.
+    """A decay of the learning rate to 0, or for "exp" to a hundredth.
 
     Attributes:
-        start: last step before it.
-        steps: its length in optimizer steps.
+        start: last step before the decay.
+        steps: length of the decay in optimizer steps.
         shape: "linear", "cosine", "sqrt" or "exp".
     """
 
@@ -55,9 +54,9 @@ class Decay:
 class LRSchedule(PiecewiseSchedule):
     """The learning rate ``eta_i`` of the optimizer steps i = 1..`total_steps`.
 
-    Made by the class methods, never changed: edits return a new schedule. Learning rates are
-    absolute, time is in optimizer steps. Evaluation is exact at every step. A schedule holds its
-    shapes, not its steps: ten million steps of a cosine cost no more than ten.
+    Immutable: class methods make a schedule, and edits return a new one. Learning rates are
+    absolute, time is in optimizer steps. Evaluation is exact at every step. A schedule stores its
+    shapes, not its steps: ten million steps of a cosine take no more memory than ten.
 
     Example:
         >>> plan = LRSchedule.wsd(total_steps=10_000, peak=1e-3, warmup=500, decay_fraction=0.2)
@@ -174,7 +173,7 @@ class LRSchedule(PiecewiseSchedule):
         end = non_negative("end_factor", end_factor, ScheduleError) * peak
         if not 0 < number("warmup_fraction", warmup_fraction, ScheduleError) < 1:
             raise ScheduleError(f"warmup_fraction is {warmup_fraction!r}; it must be in (0, 1)")
-        top = warmup_fraction * total_steps  # not always a whole step, as in torch
+        top = warmup_fraction * total_steps  # may lie between two steps, as in torch
         rows: list[tuple[float, ...]] = [(total_steps, Shape.COSINE, top, total_steps, peak, end)]
         if top > 1:
             rows.insert(0, (math.floor(top), Shape.COSINE, 1, top, start, peak))
@@ -182,7 +181,7 @@ class LRSchedule(PiecewiseSchedule):
 
     @classmethod
     def from_array(cls, lrs: ArrayLike, *, caveats: Iterable[Caveat] = ()) -> Self:
-        """The learning rate of each step 1..n, given one by one, shape (n,)."""
+        """The schedule with the given learning rate of each step 1..n, shape (n,)."""
         values = non_negatives("lrs", lrs, ScheduleError)
         if values.size == 0:
             raise ScheduleError("lrs is empty; give the learning rate of each step 1..total_steps")
@@ -201,7 +200,7 @@ class LRSchedule(PiecewiseSchedule):
         """Straight lines between points; the first and last value hold outside of them.
 
         Args:
-            steps: increasing whole steps, shape (n,); a point at step 0 is welcome.
+            steps: increasing whole steps from 0 on, shape (n,).
             lrs: learning rates, shape (n,).
             total_steps: length of the run; points beyond it only shape the lines.
             caveats: what is uncertain about the points.
@@ -311,7 +310,7 @@ class LRSchedule(PiecewiseSchedule):
             tail["y1"] *= factor
         if not math.isfinite(self.peak * factor + tail["y0"].max() + tail["y1"].max()):
             raise ScheduleError(f"factor is {factor}: no learning rate is that large")
-        # an exponential cannot be 0
+        # rates that underflow to 0 cannot be exponential
         vanished = (tail["shape"] == Shape.EXP) & (np.minimum(tail["y0"], tail["y1"]) == 0)
         tail["shape"][vanished] = Shape.LINEAR
         return self._replaced(np.concatenate([self._cut(step), tail]))
@@ -339,7 +338,7 @@ class LRSchedule(PiecewiseSchedule):
     def replanned_from(self, step: int, plan: "LRSchedule") -> "LRSchedule":
         """This schedule up to the present step, `plan` and its caveats after it.
 
-        `plan` itself if nothing of it is left then, or if it alone reaches `step`.
+        The result is `plan` itself if it ends at `step`, or if this schedule ends before `step`.
 
         Raises:
             ScheduleError: `plan` ends before `step`.

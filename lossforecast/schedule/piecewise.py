@@ -18,9 +18,9 @@ __all__ = ["PiecewiseSchedule", "pieces_of", "window"]
 
 
 class PiecewiseSchedule:
-    """The learning rates of a run in pieces: how they are read, compared and saved.
+    """The learning rates of a run in pieces: evaluation, comparison and saved form.
 
-    `LRSchedule` adds the ways to make and to edit them.
+    `LRSchedule` adds the methods that make and edit schedules.
 
     Args:
         pieces: rows of dtype `PIECE`, in the order of the steps.
@@ -82,7 +82,7 @@ class PiecewiseSchedule:
 
     @cached_property
     def warmup_steps(self) -> int:
-        """Steps until the rate first stands as high as before its first fall; 0 without a rise."""
+        """Step at which the rate first peaks before a fall; 0 if it does not rise before."""
         steps, rates = self.knots
         falls = np.flatnonzero(np.diff(rates) < 0)
         rates = rates[: falls[0] + 1] if falls.size else rates
@@ -174,8 +174,8 @@ class PiecewiseSchedule:
     def _sums(self) -> FloatArray:
         """S1 at the start of every piece."""
         stops = self._pieces["stop"].astype(float)
-        each, starts = np.arange(stops.size), self._starts.astype(float)
-        sums = piece_sums(self._pieces, each, starts, stops, self._running)
+        indices, starts = np.arange(stops.size), self._starts.astype(float)
+        sums = piece_sums(self._pieces, indices, starts, stops, self._running)
         return np.concatenate([[0.0], np.cumsum(sums)[:-1]])
 
     def _checked(self, steps: ArrayLike, least: int) -> IntArray:

@@ -42,7 +42,7 @@ def schedule_from_text(text: str, total_steps: int) -> LRSchedule:
     if name not in NAMED_SCHEDULES:
         known = ", ".join(NAMED_SCHEDULES)
         raise ScheduleError(
-            f"{text!r} is no schedule: begin with one of {known}, such as "
+            f"{text!r} is not a schedule: begin with one of {known}, such as "
             "cosine:peak=3e-4,warmup=2000"
         )
     schedule: LRSchedule = _called(
@@ -73,7 +73,7 @@ def edited_by_text(text: str, plan: LRSchedule) -> LRSchedule:
     if name in ("extend", "truncate"):
         total = _called(_only_to, text, settings, {})
         if not isinstance(total, int):
-            raise ScheduleError(f"{text!r}: to is {total}, no whole number of steps")
+            raise ScheduleError(f"{text!r}: to is {total}, not a whole number of steps")
         return plan.extended_to(total) if name == "extend" else plan.truncated_to(total)
     if name == "scale":
         edited = _called(plan.scaled_from, text, settings, {}, {"step": "from", "factor": "by"})
@@ -88,7 +88,7 @@ def _only_to(to: int) -> int:
 def _split(text: str) -> tuple[str, dict[str, Any]]:
     name, _, rest = text.partition(":")
     settings = {}
-    for part in filter(None, (each.strip() for each in rest.split(","))):
+    for part in filter(None, (setting.strip() for setting in rest.split(","))):
         key, equals, value = part.partition("=")
         if not equals:
             raise ScheduleError(
@@ -110,12 +110,12 @@ def _value(text: str, key: str, value: str) -> Any:
 
 def _number(text: str, key: str, value: str) -> int | float:
     try:
-        found = float(value)
+        number = float(value)
     except ValueError:
-        raise ScheduleError(f"{text!r}: {key} is {value!r}, no number") from None
-    if not math.isfinite(found):
-        raise ScheduleError(f"{text!r}: {key} is {value!r}, no finite number")
-    return int(found) if found == int(found) and abs(found) >= 1 else found
+        raise ScheduleError(f"{text!r}: {key} is {value!r}, not a number") from None
+    if not math.isfinite(number):
+        raise ScheduleError(f"{text!r}: {key} is {value!r}, not a finite number")
+    return int(number) if number == int(number) and abs(number) >= 1 else number
 
 
 def _called(
@@ -135,7 +135,9 @@ def _called(
     known = list(written)
     for name in settings:
         if name not in known:
-            raise ScheduleError(f"{text!r}: {name} is no setting; there are {', '.join(known)}")
+            raise ScheduleError(
+                f"{text!r}: {name} is not a setting of it; its settings are {', '.join(known)}"
+            )
     try:
         return make(**given, **{written[name]: value for name, value in settings.items()})
     except TypeError as error:

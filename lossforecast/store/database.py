@@ -1,4 +1,4 @@
-"""`Database`: where runs are stored, with its schema, migrations and connections."""
+"""`Database`: the database of a run store, with its schema, migrations and connections."""
 
 import os
 import sys
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["MIGRATIONS", "NUMBERS", "WORDS", "Database", "Tables", "address", "connect"]
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
+"""Attributes of `RunInfo` that are words; each has a column of its own."""
 NUMBERS = ("n_params", "batch_size")
-"""Attributes of `RunInfo` with a column of their own, besides its metric."""
+"""Attributes of `RunInfo` that are numbers; each has a column of its own."""
 _SQLITE_LOCK_TIMEOUT_S = 60.0
 _POSTGRES_TIMEOUT_S = 10.0
 _MIGRATION_LOCK = 7_264_310_881  # PostgreSQL advisory lock held while the schema is migrated
@@ -42,7 +43,7 @@ class Database:
             version = _version_of(connection)
         if version == 0 and not make:
             raise StoreError(f"there is no store {self.url}: the database has no runs in it")
-        if version != _newest():  # only then a writer may have to be waited for
+        if version != _newest():  # only a migration has to wait for other writers
             with self.transaction("opened") as connection:
                 _bring_up_to_date(connection, self.url)
 
@@ -62,7 +63,7 @@ class Database:
         return connect(self._address)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Connections stay in their process."""
+        """The address alone: connections cannot move to another process."""
         return {"_address": self._address}
 
     @contextmanager
@@ -103,7 +104,7 @@ def default_path() -> str | Path:
 
 
 def address(where: str | os.PathLike[str] | None) -> "sa.URL":
-    """The URL of a database, of a path or of the store of this user.
+    """The URL of a store, given by its URL or path; None for the store of this user.
 
     Raises:
         ConfigurationError: SQLAlchemy is not installed, or `where` is not the URL of a persistent
@@ -125,7 +126,7 @@ def address(where: str | os.PathLike[str] | None) -> "sa.URL":
         sound = False
     if not sound:  # neither the text nor its parts are shown: they may contain a password
         raise ConfigurationError(
-            f"the address of the store, {text.split(':')[0]}://..., is no database URL, such as "
+            f"the address of the store, {text.split(':')[0]}://..., is not a database URL, such as "
             "postgresql+psycopg://user@host/name; a password in it is written with "
             "urllib.parse.quote_plus"
         )
@@ -146,7 +147,7 @@ def _in_memory(url: "sa.URL") -> bool:
 
 
 def _is_missing(url: "sa.URL") -> bool:
-    """Whether a SQLite file does not exist."""
+    """Return whether a URL is that of a SQLite file that does not exist."""
     if url.get_backend_name() != "sqlite" or "uri" in url.query:
         return False
     return not Path(url.database or "").exists()
@@ -227,7 +228,9 @@ class Tables:
             sa.Column("reason", sa.String(64), nullable=False),
             sa.Column("message", sa.Text, nullable=False),
         )
-        return cls(metadata, version, runs, forecasts, decisions)
+        return cls(
+            metadata=metadata, version=version, runs=runs, forecasts=forecasts, decisions=decisions
+        )
 
 
 def _add_owner(connection: "sa.Connection") -> None:
@@ -256,17 +259,17 @@ def _bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-    tables, found = Tables.make(), _version_of(connection)
-    if found > _newest():
+    tables, version = Tables.make(), _version_of(connection)
+    if version > _newest():
         raise StoreError(
-            f"the store {url} has version {found}, this release reads up to {_newest()}: "
+            f"the store {url} has version {version}, this release reads up to {_newest()}: "
             "update lossforecast"
         )
-    if found == 0:
+    if version == 0:
         tables.metadata.create_all(connection)
         connection.execute(tables.version.insert().values(version=_newest()))
-    elif found < _newest():
-        for migrate in MIGRATIONS[found - 1 :]:
+    elif version < _newest():
+        for migrate in MIGRATIONS[version - 1 :]:
             migrate(connection)
         connection.execute(tables.version.update().values(version=_newest()))
 
@@ -275,11 +278,11 @@ def _version_of(connection: "sa.Connection") -> int:
     """Version of the schema; 0 if there is none."""
     import sqlalchemy as sa
 
-    version = Tables.make().version
-    if not sa.inspect(connection).has_table(version.name):
+    table = Tables.make().version
+    if not sa.inspect(connection).has_table(table.name):
         return 0
-    found: int = connection.execute(sa.select(version.c.version)).scalar_one()
-    return found
+    version: int = connection.execute(sa.select(table.c.version)).scalar_one()
+    return version
 
 
 def connect(url: "sa.URL") -> "sa.Engine":
@@ -304,7 +307,7 @@ def connect(url: "sa.URL") -> "sa.Engine":
         ) from error
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ConfigurationError(
-            f"{_shown(url)!r} is no path and no database URL, such as "
+            f"{_shown(url)!r} is neither a path nor a database URL, such as "
             "postgresql+psycopg://user@host/name"
         ) from error
     if url.get_backend_name() == "sqlite":
@@ -330,7 +333,7 @@ def _postgres_timeouts(url: "sa.URL") -> dict[str, Any]:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     connection.text_factory = _readable
     connection.execute(f"PRAGMA busy_timeout = {round(1e3 * _SQLITE_LOCK_TIMEOUT_S)}")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -343,6 +346,6 @@ def _readable(text: bytes) -> str:
 
 
 def _begin_sqlite(connection: "sa.Connection") -> None:
-    """Take the write lock at once: SQLite fails, instead of waiting, if it is upgraded later."""
+    """Take the write lock at once: SQLite fails, instead of waiting, if it is taken later."""
     writes = connection.get_execution_options().get("writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

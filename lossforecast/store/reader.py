@@ -1,11 +1,11 @@
 """`StoreReader`: the queries of a run store."""
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.errors import ConfigurationError, StoreError
+from lossforecast.log import logger
 from lossforecast.runs import History
 from lossforecast.store.database import WORDS, Database
 from lossforecast.store.rows import StoredRun, curve_of, storable
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreReader"]
 
-logger = logging.getLogger("lossforecast")
+_FILTERS = (*WORDS, "metric", "state", "name")
 
 
 class StoreReader:
-    """The runs of a database, to be read.
+    """The queries of a run store; `RunStore` adds the methods that write.
 
     Args:
         where: as in `RunStore`.
@@ -39,12 +39,14 @@ class StoreReader:
 
         Args:
             **words: values that the runs must have: project, task, model, dataset, optimizer,
-                metric, state or name, spelled as stored.
+                monitor, metric, state or name, spelled as stored.
         """
         columns = self._database.tables.runs.c
-        unknown = [word for word in words if word not in (*WORDS, "metric", "state", "name")]
+        unknown = [word for word in words if word not in _FILTERS]
         if unknown:
-            raise ConfigurationError(f"runs have no {unknown[0]!r}: ask for {', '.join(WORDS)}")
+            raise ConfigurationError(
+                f"runs have no {unknown[0]!r}: select them by {', '.join(_FILTERS)}"
+            )
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
             query = query.where(columns[word] == storable(value))
@@ -62,16 +64,16 @@ class StoreReader:
         return row["key"], row["name"]
 
     def history(self, key: str) -> History:
-        """The losses of a run, thinned."""
-        found = self._cells(key, "curve")
-        if found is None:
+        """The losses of a run, in at most 512 bins."""
+        row = self._cells(key, "curve")
+        if row is None:
             raise StoreError(f"{self.url} has no run {key!r}")
-        return curve_of(found.curve)
+        return curve_of(row.curve)
 
     def owner(self, key: str) -> str | None:
         """The last owner of a run; None if there is no such run."""
-        found = self._cells(key, "owner")
-        return None if found is None else str(found.owner)
+        row = self._cells(key, "owner")
+        return None if row is None else str(row.owner)
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
         """The forecasts of a run, ordered by the step at which they were made."""
@@ -84,6 +86,7 @@ class StoreReader:
     # ------------------------------------------------------------------ queries
 
     def _select(self, *without: Any) -> "sa.Select[Any]":
+        """A query for runs with all their columns but those in `without`."""
         import sqlalchemy as sa
 
         names = {column.name for column in without}
@@ -99,6 +102,7 @@ class StoreReader:
             return connection.execute(query).first()
 
     def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
+        """The rows of a run in a table, ordered by a column, without the key of the run."""
         import sqlalchemy as sa
 
         query = sa.select(table).where(table.c.run == key).order_by(table.c[order])

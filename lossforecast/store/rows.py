@@ -36,8 +36,8 @@ class StoredRun:
         schedule: the learning rate of every step, past and planned.
         state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
         step: last observed step, -1 before the first.
-        outcome: the loss that it ended with; nan while it runs, if it stopped before its planned
-            end, or if the outcome is unknown.
+        outcome: the loss that it ended with; nan while the run goes on, if it stopped before its
+            planned end, or if the outcome is unknown.
         excluded: whether it is excluded from the priors of new runs.
         started: time of the start, in UTC.
         updated: time of the last update, in UTC.
@@ -77,7 +77,7 @@ class StoredRun:
 
 
 def storable(text: str) -> str:
-    """Text without characters that databases refuse: lone surrogates (from file names) and nul."""
+    """Text without characters that databases reject: lone surrogates (from file names) and nul."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
@@ -93,12 +93,12 @@ def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
 
 
 def distinct(rows: Sequence[dict[str, Any]], at: str) -> list[dict[str, Any]]:
-    """The last row of each step."""
+    """The rows without those that a later row of the same step replaces; `at` names the step."""
     return list({row[at]: row for row in rows}.values())
 
 
 def curve_of(text: str | None) -> History:
-    """The history in a row; empty before the first was saved."""
+    """The history saved in a row; empty if none has been saved."""
     return History() if text is None else History.from_state_dict(json.loads(text))
 
 

@@ -44,10 +44,9 @@ __all__ = ["BINS", "RunStore", "StoredRun"]
 
 BINS = 512
 """Largest number of bins that are stored of a curve."""
-_IMPORTED_RUNS = uuid.UUID(
-    "4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11"
-)  # namespace of keys derived from logs
-_MAX_CANDIDATES = 500  # newest finished runs among which similar ones are searched
+# namespace of the keys of added runs, which are derived from their data
+_IMPORTED_RUNS = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")
+_MAX_CANDIDATES = 500  # newest finished runs, among which similar ones are searched
 
 
 class RunStore(StoreReader):
@@ -149,23 +148,25 @@ class RunStore(StoreReader):
                 be written.
         """
         tables = self._database.tables
-        row = {
+        values = {
             "step": history.last_step,
             "schedule": as_json(schedule.to_dict()),
             "curve": as_json(history.thinned(BINS).state_dict()),
             "updated": datetime.now(UTC).isoformat(),
         }
-        told = [each.summary() if isinstance(each, Forecast) else each for each in forecasts]
-        made = [{"run": key, **each} for each in told if each["made_at"] >= 0]
-        done = [decision_row(key, *each) for each in decisions]
+        summaries = [item.summary() if isinstance(item, Forecast) else item for item in forecasts]
+        forecast_rows = [
+            {"run": key, **summary} for summary in summaries if summary["made_at"] >= 0
+        ]
+        decision_rows = [decision_row(key, step, advice) for step, advice in decisions]
         with self._database.transaction("written") as connection:
-            self._update(connection, key, owner, row)
+            self._update(connection, key, owner, values)
             for table, rows, at in (
-                (tables.forecasts, made, "made_at"),
-                (tables.decisions, done, "step"),
+                (tables.forecasts, forecast_rows, "made_at"),
+                (tables.decisions, decision_rows, "step"),
             ):
                 if rows:
-                    first = min(each[at] for each in rows)
+                    first = min(row[at] for row in rows)
                     old = (table.c.run == key) & (table.c[at] >= first)
                     connection.execute(table.delete().where(old))
                     connection.execute(table.insert(), distinct(rows, at))
@@ -176,8 +177,8 @@ class RunStore(StoreReader):
         Args:
             key: the run.
             state: "finished", "stopped" or "failed".
-            outcome: its final loss; by default, unless it was stopped, that of
-                `lossforecast.runs.outcome_of`.
+            outcome: its final loss; by default that of `lossforecast.runs.outcome_of`, and nan if
+                the run was stopped.
             owner: as given to `begin`.
 
         Raises:
@@ -202,25 +203,25 @@ class RunStore(StoreReader):
         *,
         steps_taken: int | None = None,
     ) -> str:
-        """Add a run that is over, from its log; "finished" if that reaches the planned end.
+        """Add a run that is over; its state is "finished" if it reached its planned end.
 
-        The same run, of the same name, is added once.
+        A run with the same name and data is added only once.
 
         Args:
             name: its name for people.
             run: its description.
             schedule: the learning rate of every step.
-            steps: (n,).
-            losses: (n,).
-            lrs: learning rates, if the log has them, (n,).
+            steps: steps of the losses, (n,).
+            losses: the losses, (n,).
+            lrs: learning rates at these steps, if the log has them, (n,).
             steps_taken: optimizer steps that the run took, if known.
         """
         history = History()
         history.observe_many(steps, losses, lrs)
         identity = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
         key = uuid.uuid5(_IMPORTED_RUNS, identity).hex
-        found = self._cells(key, "state")
-        if found is not None and found.state != "running":
+        stored = self._cells(key, "state")
+        if stored is not None and stored.state != "running":
             return key
         self.begin(name, run, schedule, key)
         self.save(key, history, schedule)
@@ -237,34 +238,38 @@ class RunStore(StoreReader):
         with self._database.transaction("written") as connection:
             for table in (tables.forecasts, tables.decisions):
                 connection.execute(table.delete().where(table.c.run == key))
-            found = connection.execute(tables.runs.delete().where(tables.runs.c.key == key))
-            if found.rowcount == 0:
+            deleted = connection.execute(tables.runs.delete().where(tables.runs.c.key == key))
+            if deleted.rowcount == 0:
                 raise StoreError(f"{self.url} has no run {key!r}")
 
     def exclude(self, key: str, excluded: bool = True) -> None:
         """Exclude a run from the priors of new runs, or include it again."""
-        self._change(key, {"excluded": bool(excluded)})
+        runs = self._database.tables.runs
+        change = runs.update().where(runs.c.key == key)
+        with self._database.transaction("written") as connection:
+            if connection.execute(change, {"excluded": bool(excluded)}).rowcount == 0:
+                raise StoreError(f"{self.url} has no run {key!r}")
 
     # ------------------------------------------------------------------ learning
 
     def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
         """The finished runs to learn from, most similar first."""
-        found, short = [], []
+        candidates, short = [], []
         for stored, curve in self._finished(run, curves=True):
             try:
                 history = curve_of(curve)
             except Exception as error:
                 logger.warning("left out: the losses of run %s are damaged: %s", stored.key, error)
                 continue
-            kept = PastRun.of(stored.key, stored.run, stored.schedule, history)
-            if kept is not None:
-                found.append(kept)
+            past = PastRun.of(stored.key, stored.run, stored.schedule, history)
+            if past is not None:
+                candidates.append(past)
             elif history.last_step <= stored.schedule.total_steps:
                 short.append(stored.name)
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
-        return [each for each, _ in most_similar(found, run, schedule)]
+        return [past for past, _ in most_similar(candidates, run, schedule)]
 
     def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
         """The prior of a new run: a general prior with the similar past runs of this store.
@@ -278,7 +283,7 @@ class RunStore(StoreReader):
         return replace(prior or Prior(), past=tuple(self.past(run, schedule)))
 
     def best(self, run: RunInfo, schedule: LRSchedule) -> float | None:
-        """The lowest outcome of finished runs on at most the budget of a new run; None without any.
+        """The lowest outcome of the finished runs within the budget of a new run; None without any.
 
         Such runs are comparable and of the same model, with at most 10% more parameters and at most
         10% more steps (more samples, where both batch sizes are known).
@@ -297,13 +302,12 @@ class RunStore(StoreReader):
         import sqlalchemy as sa
 
         columns = self._database.tables.runs.c
-        same = [
-            condition
-            for name in ("project", "dataset")
-            if (given := getattr(run, name)) is not None
-            for word in (storable(given),)
-            for condition in (columns[name] == word, sa.func.lower(columns[name]) == word.lower())
-        ]
+        same = []
+        for name in ("project", "dataset"):
+            given = getattr(run, name)
+            if given is not None:
+                word = storable(given)
+                same += [columns[name] == word, sa.func.lower(columns[name]) == word.lower()]
         if not same:
             return []
         query = (
@@ -334,10 +338,3 @@ class RunStore(StoreReader):
     def _outcome(self, key: str) -> float:
         end = outcome_of(self.history(key), self.run(key).schedule.total_steps)
         return math.nan if end is None else end.loss
-
-    def _change(self, key: str, values: Mapping[str, Any]) -> None:
-        runs = self._database.tables.runs
-        with self._database.transaction("written") as connection:
-            found = connection.execute(runs.update().where(runs.c.key == key), dict(values))
-            if found.rowcount == 0:
-                raise StoreError(f"{self.url} has no run {key!r}")

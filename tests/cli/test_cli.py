@@ -16,7 +16,7 @@ def test_wrong_usage_is_exit_code_2_and_help_is_0() -> None:
     for arguments in (("--help",), ("backtest", "--help")):
         done = run(*arguments)
         assert done.returncode == 0
-        assert "Exit codes: 0 done, 2 impossible as asked" in " ".join(done.stdout.split())
+        assert "Exit codes: 0 done, 2 invalid request" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])

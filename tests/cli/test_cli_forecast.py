@@ -91,10 +91,13 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
             "the log goes on to step 800, beyond",
         ),
         (("forecast", log, "--total-steps", TOTAL, "--metric", "test"), "must be train or val"),
-        (("forecast", log, "--total-steps", TOTAL, "--schedule", "sine"), "'sine' is no schedule"),
+        (
+            ("forecast", log, "--total-steps", TOTAL, "--schedule", "sine"),
+            "'sine' is not a schedule",
+        ),
         (
             ("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine:peek=1"),
-            "peek is no setting; there are peak, end, warmup",
+            "peek is not a setting of it; its settings are peak, end, warmup",
         ),
         (("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine"), "needs peak"),
         (
@@ -104,12 +107,12 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         *(
             (("what-if", log, "--total-steps", TOTAL, "--try", text), why)
             for text, why in (
-                ("constant:peak=nan", "peak is 'nan', no finite number"),
-                ("constant:peak=1e400", "peak is '1e400', no finite number"),
-                ("extend:to=inf", "to is 'inf', no finite number"),
-                ("extend:to=4000.7", "to is 4000.7, no whole number"),
+                ("constant:peak=nan", "peak is 'nan', not a finite number"),
+                ("constant:peak=1e400", "peak is '1e400', not a finite number"),
+                ("extend:to=inf", "to is 'inf', not a finite number"),
+                ("extend:to=4000.7", "to is 4000.7, not a whole number"),
                 ("scale:from=1000", "needs by"),
-                ("scale:of=1000", "of is no setting; there are from, by"),
+                ("scale:of=1000", "of is not a setting of it; its settings are from, by"),
             )
         ),
         (("forecast", log, "--total-steps", TOTAL, "--store", "x.db"), "needs --project"),

@@ -9,4 +9,4 @@ from lossforecast.readers.source import LogFormat
 __all__ = ["FORMATS"]
 
 FORMATS: tuple[LogFormat, ...] = (TensorBoardEvents(), Table(), JsonLines(), TrainerState())
-"""In the order in which they are looked for in a folder and tried on a file."""
+"""All formats, in the order in which folders are searched and files are tried for them."""

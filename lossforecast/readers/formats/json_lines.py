@@ -15,7 +15,7 @@ __all__ = ["JsonLines"]
 
 
 class JsonLines(LogFormat):
-    """Objects on lines of their own; columns may differ from line to line."""
+    """One object on each line; its columns may differ from line to line."""
 
     description = "JSON lines"
 
@@ -29,7 +29,7 @@ class JsonLines(LogFormat):
         )
 
     def open(self, path: Path, step_column: str | None) -> Source:
-        """Open the file; its columns show only as it is read."""
+        """Open the file; its columns become known only while it is read."""
         return Source(path, "JSON lines", partial(_points, step_column=step_column))
 
 
@@ -54,7 +54,7 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
             if value is not None:
                 yield name, step, value
     if column is None or not any_step:
-        step_column_of(source.path, list(source.columns), step_column)  # raises, with the columns
+        step_column_of(source.path, list(source.columns), step_column)  # raises: names the columns
 
 
 def _objects(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:

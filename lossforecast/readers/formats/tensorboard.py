@@ -12,8 +12,8 @@ __all__ = ["TensorBoardEvents"]
 
 _FILES = "*tfevents*"
 _FIRST_EVENT = b"brain.Event:"  # in the first bytes: the version of the format
-_FRAME_BYTES = 16  # of a record beside its content: the length and two checksums
-_MAX_CHECKED_BYTES = 512  # content of a record up to which its checksum is compared
+_FRAME_BYTES = 16  # of a record, in addition to its content: the length and two checksums
+_MAX_CHECKED_BYTES = 512  # largest content of a record whose checksum is compared
 
 
 class TensorBoardEvents(LogFormat):
@@ -24,7 +24,7 @@ class TensorBoardEvents(LogFormat):
     is_text = False
 
     def matches(self, start: FileStart) -> bool:
-        """True by the name or by the first event."""
+        """True if the name or the first event is that of an event file."""
         return "tfevents" in start.path.name or _FIRST_EVENT in start.data[:64]
 
     def open(self, path: Path, step_column: str | None) -> Source:

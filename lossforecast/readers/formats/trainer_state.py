@@ -17,13 +17,13 @@ _NAME = "trainer_state.json"
 
 
 class TrainerState(LogFormat):
-    """One JSON object with a `log_history`; small, so it is loaded whole."""
+    """One JSON object with a `log_history`; it is small, so it is loaded at once."""
 
     description = "the trainer_state.json of the Hugging Face Trainer"
     file_names = (_NAME,)
 
     def matches(self, start: FileStart) -> bool:
-        """True for any JSON; comes after JSON lines."""
+        """True for any JSON: this format is tried after JSON lines."""
         return start.text.lstrip().startswith(("{", "["))
 
     def open(self, path: Path, step_column: str | None) -> Source:
@@ -57,7 +57,7 @@ class TrainerState(LogFormat):
         return super().find_in(folder) or (checkpoints[-1] if checkpoints else None)
 
     def find_below(self, folder: Path) -> list[str]:
-        """None: the checkpoints of one run would fill the list."""
+        """An empty list, which the checkpoints of one run would fill otherwise."""
         return []
 
 
