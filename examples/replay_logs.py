@@ -31,7 +31,7 @@ class Row:
 
     log: Log
     alone: LookBack
-    learnt: LookBack
+    learned: LookBack
 
 
 def main() -> None:
@@ -104,11 +104,11 @@ def looked_back(log: Log, store: RunStore, optimizer: str) -> Row:
     plan = log.plan()
     alone = look_back(log.history, plan, run, steps_taken=log.steps_taken)
     prior, best = store.prior(run, plan), store.best(run, plan)
-    learnt = look_back(
+    learned = look_back(
         log.history, plan, run, prior=prior, target=best, steps_taken=log.steps_taken
     )
     store.add(log.name, run, plan, *observed(log.history), steps_taken=log.steps_taken)
-    return Row(log, alone, learnt)
+    return Row(log, alone, learned)
 
 
 def report(rows: list[Row], share: float) -> None:
@@ -120,17 +120,17 @@ def report(rows: list[Row], share: float) -> None:
             print(f"{row.log.name:32}{'-':>8}  no outcome: ended early, or in nan")
             continue
         truth = row.alone.outcome.loss
-        both = [back.at(share).forecast for back in (row.alone, row.learnt)]
+        both = [back.at(share).forecast for back in (row.alone, row.learned)]
         errors.append((abs(both[0].mean / truth - 1), abs(both[1].mean / truth - 1)))
         texts = [f"{f.mean:.3f} ({f.interval()[0]:.3f} to {f.interval()[1]:.3f})" for f in both]
-        stop = row.learnt.stop
+        stop = row.learned.stop
         end = "" if stop is None else f"stopped at {stop.share:.0%}"
         print(f"{row.log.name:32}{truth:8.4f}  {texts[0]:26}{texts[1]:26}{end}")
     if errors:
-        alone, learnt = np.median(errors, axis=0)
-        print(f"\nmedian error {alone:.2%}, with the runs before {learnt:.2%}")
-        saved = np.mean([row.learnt.saved for row in rows])
-        wrong = sum(row.learnt.rightly is False for row in rows)
+        alone, learned = np.median(errors, axis=0)
+        print(f"\nmedian error {alone:.2%}, with the runs before {learned:.2%}")
+        saved = np.mean([row.learned.saved for row in rows])
+        wrong = sum(row.learned.rightly is False for row in rows)
         print(f"stopping runs that cannot beat the best saves {saved:.0%} of all steps; ", end="")
         print(f"{wrong} stopped wrongly")
 

@@ -73,7 +73,7 @@ class AnnealGain:
     Attributes:
         mean: expected drop, in units of the loss.
         std: its standard deviation.
-        source: "data" (learnt from this run), "probe" (measured on its weights), "prior" (assumed)
+        source: "data" (learned from this run), "probe" (measured on its weights), "prior" (assumed)
             or "none" (the learning rate changes nothing from here on).
     """
 

@@ -25,7 +25,7 @@ _OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW = (
     "#99a3ad",
 )
 """Colours."""
-_SOURCES = {"data": "learnt from the run", "probe": "measured by the probe", "prior": "assumed"}
+_SOURCES = {"data": "learned from the run", "probe": "measured by the probe", "prior": "assumed"}
 """Sources of the drop still to come, in words."""
 _MAX_POINTS = 400  # of a drawn line of losses
 _START_DIVISOR = 20  # the first 1/20 of the bins may lie above the loss axis: the steep start

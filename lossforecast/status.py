@@ -13,9 +13,9 @@ class Status(StrEnum):
     TOO_SHORT = "too_short"
     """Too few losses were observed: a wide forecast, mostly from the prior."""
     PRIOR_DRIVEN = "prior_driven"
-    """The drop still to come from the learning-rate decay is assumed, not learnt from this run."""
+    """The drop still to come from the learning-rate decay is assumed, not learned from this run."""
     IDENTIFIED = "identified"
-    """The drop still to come was learnt from this run, was measured, or is negligible."""
+    """The drop still to come was learned from this run, was measured, or is negligible."""
     MISFIT = "misfit"
     """No law describes this run: a wide fallback around the present level."""
 

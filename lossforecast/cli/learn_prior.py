@@ -57,7 +57,7 @@ def _print_lessons(lessons: Lessons, *, to_stderr: bool) -> None:
         "x slope",
     ]
     table = empty_table(
-        "the prior learnt from all runs, and without those of each fold", "without", columns
+        "the prior learned from all runs, and without those of each fold", "without", columns
     )
     for fold, prior in {"(none)": lessons.all, **lessons.without}.items():
         rule, elsewhere = prior.known, prior.unknown_drops[0]

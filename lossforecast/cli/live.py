@@ -28,7 +28,7 @@ _MEANING = {
     Status.NO_DATA: "no losses yet",
     Status.TOO_SHORT: "few losses yet, mostly from the prior",
     Status.PRIOR_DRIVEN: "the drop from annealing is assumed",
-    Status.IDENTIFIED: "learnt from this run",
+    Status.IDENTIFIED: "learned from this run",
     Status.MISFIT: "no law describes this run",
 }
 

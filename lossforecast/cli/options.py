@@ -133,7 +133,7 @@ class LogOptions:
         )
 
     def prior(self, run: RunInfo, plan: LRSchedule) -> Prior | None:
-        """The prior learnt from past runs of the project; None without a store."""
+        """The prior learned from past runs of the project; None without a store."""
         if self.store is None:
             return None
         if run.project is None:

@@ -189,7 +189,7 @@ class Posterior:
         return np.minimum(fall, _MAX_START_STD)
 
     def _calibrated(self, mixture: Mixture) -> Mixture:
-        """The mixture stretched by the scale and tail learnt for this share of a run."""
+        """The mixture stretched by the scale and tail learned for this share of a run."""
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)

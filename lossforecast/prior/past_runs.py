@@ -131,11 +131,11 @@ class PastRun:
         try:
             seen = state["evidence"]
             evidence = Evidence(
-                np.array(seen["step"], np.int64),
-                np.array(seen["loss"], np.float64),
-                np.array(seen["variance"], np.float64),
-                float(seen["noise"]),
-                int(seen["n_observed"]),
+                step=np.array(seen["step"], np.int64),
+                loss=np.array(seen["loss"], np.float64),
+                variance=np.array(seen["variance"], np.float64),
+                noise=float(seen["noise"]),
+                n_observed=int(seen["n_observed"]),
             )
             schedule = LRSchedule.from_dict(state["schedule"])
             return cls(str(state["name"]), RunInfo(**state["run"]), schedule, evidence)

@@ -22,7 +22,7 @@ class RunInfo:
         optimizer: its name, such as "adamw" or "sgd".
         project: name of the project that the run belongs to.
         task: what the model is trained for, such as "language modelling". Set it for any other
-            task: the default drop rule of Adam-like optimizers was learnt from language models.
+            task: the default drop rule of Adam-like optimizers was learned from language models.
         model: the architecture.
         dataset: the data.
         n_params: number of parameters.

@@ -1,4 +1,4 @@
-"""The prior learnt from runs whose drops are known, because the tests made them."""
+"""The prior learned from runs whose drops are known, because the tests made them."""
 
 import json
 from collections.abc import Sequence

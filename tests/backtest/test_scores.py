@@ -139,6 +139,6 @@ def test_a_conformal_interval_never_learns_from_its_own_fold() -> None:
     assert found.level == 1.0
     assert found.stretch > 10
     assert np.isnan(conformal_last_value(last, truth, np.repeat("a", 20), 0.8).width)
-    # what is learnt from may be more than what is scored
+    # what is learned from may be more than what is scored
     same = conformal_last_value(last[:10], truth[:10], folds[:10], 0.8, truth - 1, folds)
     assert same.stretch > 10

@@ -29,12 +29,12 @@ def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> Non
     options = ("--total-steps", TOTAL, "--schedule", SPEC, "--optimizer", "adamw")
     past = ("--project", "small", "--store", store)
     early = write_log(tmp_path / "early.csv", 300)
-    blind, learnt = (
+    blind, learned = (
         result_of("forecast", early, *options),
         result_of("forecast", early, *options, *past),
     )
-    width = {id(each): each["upper80"] - each["lower80"] for each in (blind, learnt)}
-    assert width[id(learnt)] < 0.6 * width[id(blind)]
+    width = {id(each): each["upper80"] - each["lower80"] for each in (blind, learned)}
+    assert width[id(learned)] < 0.6 * width[id(blind)]
     planned = result_of("what-if", "--metric", "val", *options, *past, "--try", "cosine:peak=1e-3")
     truth = losses_at(np.arange(1_960, 2_001, 10)).mean()
     assert planned[0]["mean"] == pytest.approx(truth, rel=0.02)  # before the first step
