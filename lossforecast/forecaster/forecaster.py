@@ -148,7 +148,7 @@ class Forecaster:
             horizon: EMA horizon in optimizer steps (decay ``1 - 1 / horizon``).
 
         Raises:
-            ObservationError: a value is not a number, or `step`, `stderr` or `horizon` is impossible.
+            ObservationError: an argument is not a number, or negative where it cannot be.
         """
         value = number("gap", gap, ObservationError)
         error = non_negative("stderr", stderr, ObservationError)

@@ -19,7 +19,8 @@ The sum is taken over the knots of a schedule instead of its steps, and divided 
     arrived(t) = sum_{k<=t} (eta_{k-1} - eta_k) G_k(t) / eta_peak
 
 It is 0 before any decay, and 1 once the rate has gone from the peak to 0 and the effect of all its
-changes has arrived. Its factor ``D = B * eta_peak`` is the drop of a full anneal, in units of the loss.
+changes has arrived. Its factor ``D = B * eta_peak`` is the drop of a full anneal, in units of the
+loss.
 
 Units: losses in the user's unit, learning rates absolute, time in optimizer steps.
 """
@@ -122,8 +123,9 @@ def arrived(
     s1_first, s1_at = sums[:-1][moving], schedule.s1(at)
     s1_step = (sums[1:][moving] - s1_first) / length
     # one entry for each pair of a step t and a segment that begins before it. `done` changes of
-    # the segment, k = first + 1, first + 2, ..., have happened by t. G needs the age t - k + 1 of a change,
-    # S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a single change
+    # the segment, k = first + 1, first + 2, ..., have happened by t. G needs the age t - k + 1 of
+    # a change, S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a
+    # single change
     row, segment = np.nonzero(first < at[:, np.newaxis])
     passed = at[row] - first[segment]
     done = np.minimum(passed, length[segment])

@@ -20,8 +20,8 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
     The gain is the final loss of the plan minus that of the best decay; the 10% quantile of the
     gain must exceed `min_gain`. Before a run has decayed the size of the drop comes from the prior,
     and the interval of the gain is accordingly wide. `Recommendation.schedule` is the schedule of
-    the whole run, `decay` the decay that it adds to the plan, `expected` the gain. A check takes about a tenth
-    of a second.
+    the whole run, `decay` the decay that it adds to the plan, `expected` the gain. A check takes
+    about a tenth of a second.
 
     Gives no advice where no law describes the run, where the loss overfits, and for schedule-free
     optimizers, which average their weights instead of annealing.

@@ -128,7 +128,8 @@ def _check_columns(source: Source, asked: set[str], series: Mapping[str, Series]
     for name in asked - set(series):
         empty = source.columns.get(name) == -1
         raise (NothingLoggedError if empty else ConfigurationError)(
-            f"{source.path} ({source.format}) has no values of {name!r}; it has {listed(source.columns)}"
+            f"{source.path} ({source.format}) has no values of {name!r}; it has "
+            f"{listed(source.columns)}"
         )
 
 
@@ -171,8 +172,8 @@ def _no_loss(source: Source, losses: Sequence[str], metric: str | None) -> Confi
     below = logs_below(source.path) if source.path.is_dir() else []
     hint = f", or give a log below: {', '.join(below[:MAX_LISTED_LOGS])}" if below else ""
     return ConfigurationError(
-        f"no column of {log} is named like a {loss}; it has {listed(source.columns)}. Name one with "
-        f"--column{hint}"
+        f"no column of {log} is named like a {loss}; it has {listed(source.columns)}. Name one "
+        f"with --column{hint}"
     )
 
 

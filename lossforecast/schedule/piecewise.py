@@ -82,7 +82,7 @@ class PiecewiseSchedule:
 
     @cached_property
     def warmup_steps(self) -> int:
-        """Step at which the rate first reaches its highest value before a fall; 0 without a rise."""
+        """Step at which the rate first reaches its maximum before a fall; 0 without a rise."""
         steps, rates = self.knots
         falls = np.flatnonzero(np.diff(rates) < 0)
         rates = rates[: falls[0] + 1] if falls.size else rates
