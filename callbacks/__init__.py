@@ -1,6 +1,6 @@
 """Adapters to training loops and tools.
 
-Accessing one imports it and its framework, and no other framework.
+Accessing an adapter imports its framework, and no other framework.
 """
 
 from importlib import import_module
@@ -50,7 +50,7 @@ _NEEDS = {
     "TransformersLossForecast": 'Transformers: pip install "lossforecast[huggingface]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
 }
-"""What to install for each adapter."""
+"""Framework of each adapter, and how to install it."""
 
 
 def __getattr__(name: str) -> Any:

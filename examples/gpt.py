@@ -11,7 +11,7 @@ __all__ = ["GPT", "Batches", "cosine_factor", "standard_library", "wsd_factor"]
 
 
 def standard_library(limit: int = 8_000_000) -> Tensor:
-    """The sources of the standard library as one tensor of bytes, without tests and packages."""
+    """Return the sources of the standard library, without its tests, as one tensor of bytes."""
     root = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"test", "tests", "site-packages", "dist-packages", "idlelib", "__pycache__"}
     files = sorted(
@@ -29,7 +29,7 @@ class Batches:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """The next batch."""
+        """Return the next batch."""
         last = self.text.numel() - self.length - 1
         starts = torch.randint(last, (self.batch, 1), generator=self.generator)
         window = self.text[starts + torch.arange(self.length + 1)].long()
@@ -47,7 +47,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (batch, length, width) in and out."""
+        """Map (batch, length, width) to the same shape."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
@@ -70,7 +70,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of the next byte, in nats."""
+        """Return the mean cross-entropy of the next byte, in nats."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         hidden = self.blocks(self.token(tokens) + self.place(places))
         logits = self.head(self.norm(hidden))
@@ -78,7 +78,7 @@ class GPT(nn.Module):
 
 
 def cosine_factor(step: int, total: int, warmup: int) -> float:
-    """Share of the peak learning rate in the optimizer step after `step`: warm-up and cosine."""
+    """Return the learning rate after `step` steps as a share of the peak: warm-up and cosine."""
     if step < warmup:
         return (step + 1) / warmup
     turn = torch.tensor((step - warmup) / max(total - warmup, 1) * torch.pi)
@@ -86,6 +86,6 @@ def cosine_factor(step: int, total: int, warmup: int) -> float:
 
 
 def wsd_factor(step: int, total: int, warmup: int, decay: float = 0.2) -> float:
-    """The same for warm-up, stable, decay: constant until the last fifth, then linear to 0."""
+    """Return the same for warm-up, stable phase and decay (WSD): linear to 0 in the last fifth."""
     start = total - round(decay * total)
     return min((step + 1) / warmup, 1.0, (total - step) / (total - start))

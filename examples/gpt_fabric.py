@@ -1,7 +1,7 @@
 """A Lightning Fabric loop with a forecast: a small GPT on the bytes of Python's own sources.
 
 python examples/gpt_fabric.py                 # about a minute on two CPU cores
-python examples/gpt_fabric.py --resume        # goes on from the checkpoint at half of the run
+python examples/gpt_fabric.py --resume        # continues from the checkpoint at half of the run
 """
 
 import argparse
@@ -11,40 +11,18 @@ from pathlib import Path
 import torch
 from gpt import GPT, Batches, standard_library, wsd_factor
 from lightning.fabric import Fabric, seed_everything
+from narrator import Narrator, report
 
 from lossforecast.callbacks import TorchLossForecast
-from lossforecast.callbacks.monitor import Update
-
-FRACTIONS = (0.25, 0.5, 0.75)
-
-
-class Narrator:
-    """Prints a line every tenth of the run and keeps every forecast."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.trail: list[Update] = []
-
-    def __call__(self, update: Update) -> None:
-        """Take a new forecast."""
-        before = self.trail[-1].step if self.trail else 0
-        self.trail.append(update)
-        if 10 * update.step // self.steps > 10 * before // self.steps:
-            low, high = update.forecast.interval(0.8)
-            print(
-                f"step {update.step}: heading for {update.forecast.mean:.3f} "
-                f"(80%: {low:.3f} to {high:.3f}), {update.forecast.status.value.replace('_', ' ')}",
-                flush=True,
-            )
 
 
 def main() -> None:
-    """Train, say on the way where the loss is heading, compare with what came."""
+    """Train, print forecasts on the way, and compare them with the outcome."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches a step")
-    parser.add_argument("--precision", default="32-true", help="as Fabric has it: bf16-mixed, ...")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--precision", default="32-true", help="as in Fabric: bf16-mixed, ...")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--out", type=Path, default=Path("runs/fabric"), help="for checkpoints")
     args = parser.parse_args()
     half = args.out / "half.ckpt"
@@ -72,7 +50,7 @@ def main() -> None:
             "model": model,
             "optimizer": optimizer,
             "scheduler": scheduler,
-            "monitor": monitor,  # so that a resumed run forecasts as if never stopped
+            "monitor": monitor,  # so that a resumed run makes the same forecasts
             "batches": batches.generator.get_state(),
             "step": 0,
         }
@@ -99,24 +77,8 @@ def main() -> None:
 
 @torch.no_grad()
 def validated(model: torch.nn.Module, windows: list[torch.Tensor]) -> float:
-    """The loss on the held-out windows."""
+    """Return the loss on the held-out windows."""
     return float(model(*windows))
-
-
-def report(narrator: Narrator, actual: float) -> None:
-    """A table of forecasts against the outcome."""
-    print(f"\nthe loss in the end: {actual:.4f}")
-    print("made at   forecast   80% interval      error")
-    for fraction in FRACTIONS:
-        due = round(fraction * narrator.steps)
-        if narrator.trail[0].step > due:
-            continue  # before this run was resumed
-        forecast = next(each.forecast for each in narrator.trail if each.step >= due)
-        low, high = forecast.interval(0.8)
-        print(
-            f"{fraction:>7.0%}   {forecast.mean:>8.4f}   {low:.4f}..{high:.4f}   "
-            f"{forecast.mean / actual - 1:+.2%}"
-        )
 
 
 if __name__ == "__main__":

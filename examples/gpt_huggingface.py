@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from gpt import standard_library
+from narrator import Narrator, report
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -19,14 +20,12 @@ from transformers import (
 )
 
 from lossforecast.callbacks import TransformersLossForecast
-from lossforecast.callbacks.monitor import Update
 
-LENGTH = 64
-FRACTIONS = (0.25, 0.5, 0.75)
+LENGTH = 64  # bytes of a window
 
 
 class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """The text cut into windows, as the Trainer wants them; the model shifts the labels itself."""
+    """The text cut into windows, as the Trainer expects it; the model shifts the labels itself."""
 
     def __init__(self, text: torch.Tensor) -> None:
         self.rows = text[: len(text) // LENGTH * LENGTH].view(-1, LENGTH)
@@ -39,32 +38,8 @@ class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": row, "labels": row}
 
 
-class Narrator:
-    """Prints a line every tenth of the run and keeps every forecast."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.trail: list[Update] = []
-
-    def __call__(self, update: Update) -> None:
-        """Take a new forecast."""
-        before = self.trail[-1].step if self.trail else 0
-        self.trail.append(update)
-        if 10 * update.step // self.steps > 10 * before // self.steps:
-            low, high = update.forecast.interval(0.8)
-            print(
-                f"step {update.step}: heading for {update.forecast.mean:.3f} "
-                f"(80%: {low:.3f} to {high:.3f}), {update.forecast.status.value.replace('_', ' ')}",
-                flush=True,
-            )
-
-    def at(self, fraction: float) -> Update:
-        """The first forecast made when that much of the run was over."""
-        return next(each for each in self.trail if each.step >= fraction * self.steps)
-
-
 def main() -> None:
-    """Train, say on the way where the loss is heading, compare with what came."""
+    """Train, print forecasts on the way, and compare them with the outcome."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--out", type=Path, default=Path("runs/huggingface"))
@@ -79,7 +54,7 @@ def main() -> None:
         n_embd=96,
         n_layer=2,
         n_head=3,
-        activation_function="gelu_pytorch_tanh",  # the quicker way to the same
+        activation_function="gelu_pytorch_tanh",  # faster than the default, with the same values
         resid_pdrop=0,
         embd_pdrop=0,
         attn_pdrop=0,
@@ -113,16 +88,7 @@ def main() -> None:
     trainer.remove_callback(PrinterCallback)  # leave the screen to the forecasts
     trainer.train()
 
-    actual = trainer.evaluate()["eval_loss"]
-    print(f"\nthe loss in the end: {actual:.4f}")
-    print("made at   forecast   80% interval      error")
-    for fraction in FRACTIONS:
-        forecast = narrator.at(fraction).forecast
-        low, high = forecast.interval(0.8)
-        print(
-            f"{fraction:>7.0%}   {forecast.mean:>8.4f}   {low:.4f}..{high:.4f}   "
-            f"{forecast.mean / actual - 1:+.2%}"
-        )
+    report(narrator, trainer.evaluate()["eval_loss"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The demo: train a small GPT with Lightning, forecast its final loss on the way, compare.
 
-Two runs, one with a cosine schedule and one with warm-up, stable phase and decay (WSD), where the
-whole decay is still to come when the forecasts of the first half are made.
+There are two runs: one with a cosine schedule, and one with warm-up, stable phase and decay (WSD),
+whose decay begins after the forecasts that are compared.
 
     python examples/gpt_lightning.py                 # about two minutes on two CPU cores
     python examples/gpt_lightning.py --steps 300     # a quick look
@@ -22,20 +22,19 @@ import lightning.pytorch as pl
 import torch
 from gpt import GPT, Batches, cosine_factor, standard_library, wsd_factor
 from lightning.pytorch.loggers import TensorBoardLogger
+from narrator import FRACTIONS, Narrator
 
-from lossforecast import Forecast, Forecaster, History
+from lossforecast import Forecast, History
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.callbacks.monitor import Update
 from lossforecast.plot import plot
 from lossforecast.runs import outcome_of
 
 SCHEDULES = {"cosine": cosine_factor, "wsd": wsd_factor}
-FRACTIONS = (0.25, 0.5, 0.75)
-PEAK = 3e-3
+PEAK = 3e-3  # learning rate
 
 
 class ByteModel(pl.LightningModule):
-    """The GPT with AdamW and a schedule per step; nothing in it is about forecasts."""
+    """The GPT with AdamW and a scheduler; nothing in it concerns forecasts."""
 
     def __init__(self, schedule: str, steps: int) -> None:
         super().__init__()
@@ -43,15 +42,15 @@ class ByteModel(pl.LightningModule):
         self.factor = partial(SCHEDULES[schedule], total=steps, warmup=max(steps // 20, 1))
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Next-byte cross-entropy."""
+        """Return the cross-entropy of the next bytes."""
         return self.gpt(*batch)
 
     def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
-        """The same on held-out windows."""
+        """Log the same for held-out windows."""
         self.log("val_loss", self.gpt(*batch))
 
     def configure_optimizers(self) -> Any:
-        """AdamW, stepped scheduler."""
+        """Return AdamW and a scheduler that is stepped after each optimizer step."""
         optimizer = torch.optim.AdamW(self.gpt.parameters(), lr=PEAK, weight_decay=0.1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
@@ -68,27 +67,16 @@ class Windows(torch.utils.data.IterableDataset[tuple[torch.Tensor, ...]]):
             yield self.batches()
 
 
-class Narrator:
-    """Prints a line every tenth of the run and keeps every forecast."""
+class DemoNarrator(Narrator):
+    """Prints the name of the run and its fraction before each forecast."""
 
     def __init__(self, name: str, steps: int) -> None:
-        self.name, self.steps = name, steps
-        self.trail: list[Update] = []
+        super().__init__(steps)
+        self.name = name
 
-    def __call__(self, update: Update) -> None:
-        """Take a new forecast."""
-        tenth = self.steps / 10
-        before = self.trail[-1].step if self.trail else 0
-        self.trail.append(update)
-        if update.step // tenth > before // tenth:
-            forecast = update.forecast
-            low, high = forecast.interval(0.8)
-            print(
-                f"  {self.name:>6} {update.step / self.steps:4.0%}  "
-                f"heading for {forecast.mean:.3f} (80%: {low:.3f} to {high:.3f}), "
-                f"{forecast.status.value.replace('_', ' ')}",
-                flush=True,
-            )
+    def label(self, step: int) -> str:
+        """Return the beginning of a line."""
+        return f"  {self.name:>6} {step / self.steps:4.0%} "
 
 
 def main() -> None:
@@ -107,15 +95,15 @@ def main() -> None:
     report(summaries)
     tensorboard = shlex.quote(relative(Path(sys.executable).parent / "tensorboard"))
     print(f"\nBoth runs took {time.perf_counter() - began:.0f} s. Written to {args.out}/:")
-    print("  cosine.png, wsd.png: the forecast made at half of the run, and what came")
+    print("  cosine.png, wsd.png: the forecast made at half of the run, and the losses after it")
     print("  summary.json: the table above")
-    print("\nTo look back at every forecast and try other schedules, open the tab *Loss forecast*:")
+    print("\nTo see all forecasts and try other schedules, open the tab *Loss forecast*:")
     print(f"  {tensorboard} --logdir {shlex.quote(str(args.out / 'logs'))}")
     print("  http://localhost:6006/#lossforecast")
 
 
 def relative(path: Path) -> str:
-    """The path from the working directory if it is below it."""
+    """Return the path relative to the working directory, if it is inside."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -124,10 +112,8 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     """Train once; return the outcome and the forecasts made at 25, 50 and 75% of the run."""
     print(f"{name}: a GPT on the bytes of Python's standard library, {steps} steps", flush=True)
     pl.seed_everything(0, verbose=False)
-    narrator = Narrator(name, steps)
+    narrator = DemoNarrator(name, steps)
     watcher = LightningLossForecast(monitor="val_loss", sinks=[narrator])
-    recorder = Recorder(FRACTIONS, steps)
-    watcher.sinks.append(partial(recorder, watcher))
     trainer = pl.Trainer(
         max_steps=steps,
         callbacks=[watcher],
@@ -149,7 +135,9 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     end = outcome_of(forecaster.history, forecaster.total_steps)
     assert end is not None
     rows = []
-    for fraction, then in recorder.forecasters.items():
+    for fraction in FRACTIONS:
+        due = round(fraction * steps)
+        then = next(update.forecaster for update in narrator.trail if update.step >= due)
         forecast = then.forecast(step=end.step)
         low80, high80 = forecast.interval(0.8)
         low95, high95 = forecast.interval(0.95)
@@ -168,21 +156,6 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
     return {"name": name, "actual": end.loss, "forecasts": rows}
 
 
-class Recorder:
-    """Keeps copies of the forecaster at some fractions of the run."""
-
-    def __init__(self, fractions: tuple[float, ...], steps: int) -> None:
-        self.due = {fraction: round(fraction * steps) for fraction in fractions}
-        self.forecasters: dict[float, Forecaster] = {}
-
-    def __call__(self, watcher: LightningLossForecast, update: Update) -> None:
-        """Copy once a fraction is reached."""
-        for fraction, step in self.due.items():
-            if update.step >= step and fraction not in self.forecasters and watcher.forecaster:
-                state = watcher.forecaster.state_dict()
-                self.forecasters[fraction] = Forecaster.from_state_dict(state)
-
-
 def picture(forecast: Forecast, then: History, in_the_end: History, name: str, out: Path) -> None:
     """Draw the forecast made at half of the run and the losses that followed."""
     out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +164,7 @@ def picture(forecast: Forecast, then: History, in_the_end: History, name: str, o
 
 
 def report(summaries: list[dict[str, Any]]) -> None:
-    """A table of forecasts against outcomes."""
+    """Print a table of forecasts against outcomes."""
     print("\n  run     made at   forecast   80% interval      95% interval      outcome   error")
     for run in summaries:
         for row in run["forecasts"]:

@@ -15,7 +15,7 @@ from lossforecast.plot import plot
 
 
 def main() -> None:
-    """Train, say every tenth of the run where the loss is heading, draw a picture."""
+    """Train, print a forecast every tenth of the run, and draw the last one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--schedule", choices=["cosine", "wsd"], default="wsd")

@@ -1,4 +1,4 @@
-"""What the annealing probe adds: one run forecast twice, with it and without.
+"""One run, forecast with the annealing probe and without it.
 
 python examples/probe.py
 """
@@ -16,14 +16,14 @@ from lossforecast.plot import plot
 
 
 def loss_of(model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The loss of a batch."""
+    """Return the loss of a batch."""
     device = next(model.parameters()).device
     loss: Tensor = model(*(part.to(device) for part in batch))
     return loss
 
 
 def main() -> None:
-    """Train at a held rate that decays in the last fifth; forecast the end before it does."""
+    """Train at a constant rate until the decay in the last fifth; forecast the end before it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
     parser.add_argument("--rate", type=float, default=5e-3, help="peak learning rate")
@@ -43,13 +43,13 @@ def main() -> None:
         with torch.no_grad():
             return float(loss_of(model, held_out))
 
-    # in so short a run it takes more than the usual 1% to see enough
+    # a run as short as this gets too few measurements for the usual cost of 1%
     probe = AnnealingProbe(loss_of, model, cost=0.05)
     watch = partial(TorchLossForecast, optimizer, scheduler, args.steps, metric="val")
-    with watch() as without, watch(probe=probe) as told:
+    with watch() as without, watch(probe=probe) as probed:
         for step, batch in enumerate(probe.watch(train() for _ in range(args.steps)), 1):
             loss = loss_of(model, batch)
-            for monitor in (without, told):
+            for monitor in (without, probed):
                 monitor.step(loss)
             loss.backward()
             optimizer.step()
@@ -57,10 +57,10 @@ def main() -> None:
             optimizer.zero_grad()
             if step % max(args.steps // 50, 1) == 0:
                 value = measured()
-                for monitor in (without, told):
+                for monitor in (without, probed):
                     monitor.validation(value)
             if step in [round(share * args.steps) for share in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)]:
-                for name, monitor in (("without", without), ("with the probe", told)):
+                for name, monitor in (("without", without), ("with the probe", probed)):
                     forecast = monitor.forecaster.forecast()
                     low, high = forecast.interval(0.8)
                     gain = forecast.anneal_gain
@@ -72,7 +72,7 @@ def main() -> None:
                         args.out.mkdir(parents=True, exist_ok=True)
                         path = args.out / f"{name.split()[0]}.png"
                         plot(forecast, monitor.forecaster.history).savefig(path)
-    print(f"came: {measured():.3f}; pictures of the forecasts at half: {args.out}")
+    print(f"outcome: {measured():.3f}; pictures of the forecasts at half of the run: {args.out}")
 
 
 if __name__ == "__main__":

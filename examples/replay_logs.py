@@ -1,10 +1,11 @@
-"""Looks back on a folder of logs: what would have been forecast, and what would it have saved?
+"""Replays a folder of logs: what would have been forecast, and what would that have saved?
 
 python examples/replay_logs.py FOLDER
 
-The runs are taken in the order in which they ended. Each is forecast as if it were running, once
-knowing nothing of the others and once with those before it in a store; it would have been stopped
-when it could no longer beat the best of them. Without a folder, four small runs are trained first.
+The runs are replayed in the order in which they ended. Each is forecast as if it were running, once
+by itself and once with the runs before it as past runs in a store. With them, it would have been
+stopped when it could no longer beat the best of them. Without a folder, four small runs are trained
+first.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from lossforecast.backtest import LookBack, look_back
 from lossforecast.readers import Log, read_log
 from lossforecast.runs import observed
 
-RATES = (1e-3, 4e-3, 2e-4, 2e-3)
+RATES = (1e-3, 4e-3, 2e-4, 2e-3)  # peak learning rates of the runs that are trained
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run looked back on, without the runs before it and with them."""
+    """A replayed run, without the runs before it and with them."""
 
     log: Log
     alone: LookBack
@@ -34,12 +35,14 @@ class Row:
 
 
 def main() -> None:
-    """Find the logs, look back on each, and add up."""
+    """Find the logs, replay each, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="where the logs are")
-    parser.add_argument("--steps", type=int, default=400, help="of the runs that are trained")
-    parser.add_argument("--optimizer", default="adamw", help="of the runs")
-    parser.add_argument("--share", type=float, default=0.25, help="when to forecast, 0 to 1")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of the logs")
+    parser.add_argument("--steps", type=int, default=400, help="length of the trained runs")
+    parser.add_argument("--optimizer", default="adamw", help="optimizer of the runs")
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="share of each run at which to forecast"
+    )
     args = parser.parse_args()
     folder = args.folder
     if folder is None:
@@ -57,7 +60,7 @@ def main() -> None:
 
 
 def logs(folder: Path) -> Iterator[Log]:
-    """One log of every run below a folder, in the order in which the runs ended."""
+    """Yield one log of every run below a folder, in the order in which the runs ended."""
     seen = set()
     for path in sorted(found_below(folder), key=ended):
         try:
@@ -73,11 +76,11 @@ def logs(folder: Path) -> Iterator[Log]:
 
 
 def found_below(folder: Path) -> set[Path]:
-    """Logs: of the Trainer the newest state of each of its folders, else one of each folder."""
+    """Return the newest state of each output folder of the Trainer, event folders, and tables."""
     states: dict[Path, Path] = {}
     for path in sorted(folder.rglob("trainer_state.json"), key=ended):
-        of_checkpoint = path.parent.name.startswith("checkpoint-")
-        states[path.parents[1] if of_checkpoint else path.parent] = path
+        in_checkpoint = path.parent.name.startswith("checkpoint-")
+        states[path.parents[1] if in_checkpoint else path.parent] = path
     events = {path.parent for path in folder.rglob("*tfevents*")}
     events = {path for path in events if states.keys().isdisjoint([path, *path.parents])}
     tables = {path for kind in ("*.csv", "*.jsonl") for path in folder.rglob(kind)}
@@ -85,18 +88,18 @@ def found_below(folder: Path) -> set[Path]:
 
 
 def ended(path: Path) -> float:
-    """When a log was written last."""
+    """Return the time at which a log was last written."""
     files = path.iterdir() if path.is_dir() else [path]
-    return max(each.stat().st_mtime for each in files)
+    return max(file.stat().st_mtime for file in files)
 
 
 def fingerprint(log: Log) -> tuple[str, ...]:
-    """The same for one run in two logs."""
+    """Return a value that two logs of the same run have in common."""
     return tuple(f"{loss:.4g}" for loss in log.history.bins().mean[:10])
 
 
 def looked_back(log: Log, store: RunStore, optimizer: str) -> Row:
-    """Look back on a run, then keep it for those after it."""
+    """Replay a run, then add it to the store for the runs after it."""
     run = RunInfo(log.metric, optimizer, project="these logs", monitor=log.column)
     plan = log.plan()
     alone = look_back(log.history, plan, run, steps_taken=log.steps_taken)
@@ -109,12 +112,12 @@ def looked_back(log: Log, store: RunStore, optimizer: str) -> Row:
 
 
 def report(rows: list[Row], share: float) -> None:
-    """What was forecast at a share of each run, and what stopping would have saved."""
+    """Print the forecasts made at a share of each run, and the steps that stopping saves."""
     errors: list[tuple[float, float]] = []
     print(f"\n{'run':32}{'ended':>8}  {f'forecast at {share:.0%}':26}{'with those before it':26}")
     for row in rows:
         if row.alone.outcome is None:
-            print(f"{row.log.name:32}{'-':>8}  ended early, or broke")
+            print(f"{row.log.name:32}{'-':>8}  no outcome: ended early, or in nan")
             continue
         truth = row.alone.outcome.loss
         both = [back.at(share).forecast for back in (row.alone, row.learnt)]
@@ -128,11 +131,12 @@ def report(rows: list[Row], share: float) -> None:
         print(f"\nmedian error {alone:.2%}, with the runs before {learnt:.2%}")
         saved = np.mean([row.learnt.saved for row in rows])
         wrong = sum(row.learnt.rightly is False for row in rows)
-        print(f"stopping what cannot beat the best saves {saved:.0%} of all steps, {wrong} wrongly")
+        print(f"stopping runs that cannot beat the best saves {saved:.0%} of all steps; ", end="")
+        print(f"{wrong} stopped wrongly")
 
 
 def train(folder: Path, steps: int) -> None:
-    """A few runs of a small GPT at several rates, logged for TensorBoard."""
+    """Train a small GPT at several rates, with logs for TensorBoard."""
     import torch
     from gpt import GPT, Batches, standard_library, wsd_factor
     from torch.utils.tensorboard import SummaryWriter

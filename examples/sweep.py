@@ -12,12 +12,12 @@ __all__ = ["plan_of", "train"]
 
 
 def plan_of(config: Mapping[str, float], steps: int) -> LRSchedule:
-    """The learning rates of a trial."""
+    """Return the learning rates of a trial."""
     return LRSchedule.wsd(steps, config["lr"], warmup=steps // 20, decay_fraction=config["decay"])
 
 
 def train(config: Mapping[str, float], steps: int, text: Tensor) -> Iterator[tuple[int, float]]:
-    """Train with the same seeds always; every now and then steps taken and validation loss."""
+    """Train with fixed seeds; yield steps taken and validation loss 25 times."""
     rates = plan_of(config, steps).to_array()
     torch.manual_seed(0)
     model = GPT(width=48)

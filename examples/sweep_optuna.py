@@ -1,4 +1,4 @@
-"""A sweep with Optuna, without pruning and with it: the same trials, what was saved and lost.
+"""The same sweep with Optuna without pruning and with several pruners: steps used and best loss.
 
 python examples/sweep_optuna.py --trials 30
 """
@@ -17,7 +17,7 @@ from lossforecast.callbacks import ForecastPruner
 
 
 def objective(trial: optuna.Trial, steps: int, text: Tensor) -> float:
-    """Train a trial; the validation loss at its end."""
+    """Train a trial; return the validation loss at its end."""
     trial.suggest_float("lr", 1e-4, 3e-2, log=True)
     trial.suggest_float("decay", 0.1, 0.9)
     trial.suggest_float("weight_decay", 1e-3, 1.0, log=True)

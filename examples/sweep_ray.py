@@ -1,4 +1,4 @@
-"""A sweep with Ray Tune, without stopping and with it: the same trials, what was saved and lost.
+"""The same sweep with Ray Tune under several schedulers: steps used and best loss.
 
 python examples/sweep_ray.py --trials 32
 """
@@ -36,14 +36,14 @@ def trainable(config: dict[str, Any], steps: int, text: Tensor) -> None:
 
 
 def schedulers(steps: int) -> dict[str, TrialScheduler]:
-    """No stopping, and those to compare with it."""
+    """Return the schedulers to compare by name."""
     plan, run = partial(plan_of, steps=steps), RunInfo(metric="val", optimizer="adamw")
 
     def asha() -> ASHAScheduler:
         return ASHAScheduler("step", max_t=steps, grace_period=steps // 9, reduction_factor=3)
 
     def median() -> MedianStoppingRule:
-        # a pause would start the trial anew: it keeps no checkpoints
+        # a paused trial would start from the beginning, because it has no checkpoints
         return MedianStoppingRule("step", grace_period=steps // 9, min_time_slice=steps)
 
     forecast = partial(ForecastScheduler, plan, run, time_attr="step")
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the schedulers")
     args = parser.parse_args()
 
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AIR_NEW_OUTPUT="0")  # report to nobody
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AIR_NEW_OUTPUT="0")  # no telemetry
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     measured = tune.with_parameters(trainable, steps=args.steps, text=standard_library())
     print(f"{args.trials} trials of {args.steps} steps, two at a time")
@@ -91,8 +91,8 @@ def main() -> None:
         if results.errors:
             raise results.errors[0]
         last = [result.metrics for result in results]
-        used = sum(each["step"] for each in last) / (args.trials * args.steps)
-        stopped = sum(each["step"] < args.steps for each in last)
+        used = sum(metrics["step"] for metrics in last) / (args.trials * args.steps)
+        stopped = sum(metrics["step"] < args.steps for metrics in last)
         best = min(range(args.trials), key=lambda i: last[i]["val_loss"])
         print(
             f"  {name:20}  {used:12.0%}  {stopped:7}  {last[best]['val_loss']:9.4f}  "

@@ -150,7 +150,7 @@ def test_the_sweep_with_ray_stops_and_reports_what_that_saved(tmp_path: Path) ->
 def test_the_probe_example_forecasts_with_it_and_without(tmp_path: Path) -> None:
     printed = run("probe.py", "--steps", "120", "--out", "probe", cwd=tmp_path)
     assert printed.count("without:") == printed.count("with the probe:") == 6
-    assert "came: " in printed
+    assert "outcome: " in printed
     for name in ("with", "without"):
         assert (tmp_path / "probe" / f"{name}.png").stat().st_size > 10_000
 

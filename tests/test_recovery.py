@@ -73,7 +73,7 @@ def draw(
     kind = regime.drops[choose(np.array([d.weight for d in regime.drops]))]
     assert kind.noises is not None
     noise = kind.noises[0] * np.exp(kind.noises[1] * rng.normal())
-    mean, std = kind.belief(0.0, noise)
+    mean, std = kind.moments(0.0, noise)
     end = np.array([schedule.total_steps])
     at_end, _ = columns_at(beliefs, schedule, schedule, schedule.total_steps, end)
     scale = drop_scales(beliefs, schedule, at_end[0])[which]

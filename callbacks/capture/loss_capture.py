@@ -18,8 +18,8 @@ __all__ = [
     "innermost",
 ]
 
-_MAX_LOSSES_ON_DEVICE = 1024  # after which a block is sent
-_MAX_WRAPPERS = 6  # of an optimizer
+_MAX_LOSSES_ON_DEVICE = 1024  # so many are sent as a block at once, to bound memory
+_MAX_WRAPPERS = 6  # around an optimizer; bounds the search where wrappers form a circle
 
 
 @dataclass
@@ -31,20 +31,20 @@ class _Block:
         rates_from: step of the first rate.
         losses: the losses, (n,).
         rates: the rate of each optimizer step from `rates_from` on, (m,).
-        perhaps: indices into `rates` of the steps that the device may have skipped.
-        skipped: above 0 where it did, in the order of `perhaps`.
+        skippable: indices into `rates` of the steps that the device may have skipped.
+        skipped: above 0 for the steps that it skipped, in the order of `skippable`.
     """
 
     at: NDArray[np.int64]
     rates_from: int
     losses: Transfer
     rates: Transfer
-    perhaps: list[int]
+    skippable: list[int]
     skipped: Transfer
 
     @property
     def pending(self) -> bool:
-        """Whether a part is not on the host yet."""
+        """True if a part may not be on the host yet."""
         return self.losses.pending or self.rates.pending or self.skipped.pending
 
 
@@ -115,20 +115,20 @@ class LossCapture:
     record = uncompiled(keep)
 
     def send(self) -> bool:
-        """Start copying the recorded losses to the host; returns whether all are there already.
+        """Start copying the recorded losses to the host; return whether all are there already.
 
-        Raises the exception of a hook of the optimizer, if there was one.
+        If a hook of the optimizer failed before, its exception is raised here.
         """
         if self._failure is not None:
             raise self._failure
         if self._at or self._rates:
             block = _Block(
-                np.array(self._at, dtype=np.int64),
-                self._rates_from,
-                Transfer(self._losses),
-                Transfer(self._rates),
-                list(self._skipped),
-                Transfer(list(self._skipped.values())),
+                at=np.array(self._at, dtype=np.int64),
+                rates_from=self._rates_from,
+                losses=Transfer(self._losses),
+                rates=Transfer(self._rates),
+                skippable=list(self._skipped),
+                skipped=Transfer(list(self._skipped.values())),
             )
             self._sent.append(block)
             self._at, self._losses, self._rates, self._skipped = [], [], [], {}
@@ -136,11 +136,11 @@ class LossCapture:
         return not any(block.pending for block in self._sent)
 
     def take(self, before: int | None = None) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-        """Steps, losses and learning rates (nan where unknown) of finished steps, (n,) each.
+        """Take the losses of finished steps: steps, losses, learning rates (nan if unknown), (n,).
 
         Args:
-            before: take only losses before this step, all of which have been sent; default: all but
-                those of the present step, which may get more.
+            before: take only losses before this step, all of which have been sent. Default: all
+                losses but those of the present step, to which more may be added.
         """
         if before is None:
             self.send()
@@ -150,28 +150,28 @@ class LossCapture:
         return self._read(int(late[0]) if late.size else self._host_at.size)
 
     def take_all(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-        """As `take`, including the losses of the present step."""
+        """Take all losses, as `take` does, including those of the present step."""
         self.send()
         self._receive()
         return self._read(self._host_at.size)
 
     def present_rate(self) -> float:
-        """Learning rate of the next step; after `close`, of the step that would have been next."""
+        """Return the learning rate of the next step, after `close` too."""
         return max(float(self._present()), 0.0)
 
     def ask_rate(self) -> Callable[[], float]:
-        """As `present_rate`, copied to the host meanwhile; call the result later to read it."""
+        """Start copying the `present_rate` to the host; return a function that reads it."""
         transfer = Transfer([self._present()])
         return lambda: max(float(transfer.read()[0]), 0.0)
 
     def last_rate(self) -> float | None:
-        """Learning rate of the last step; None before the first."""
+        """Return the learning rate of the last step; None before the first."""
         self.send()
         self._receive()
         return float(self._host_rates[-1]) if self._host_rates.size else self._last_rate
 
     def forget(self) -> None:
-        """Drop all losses and rates that were not taken; counting goes on."""
+        """Drop all losses and rates that were not taken; steps are still counted."""
         self._at, self._losses, self._rates, self._skipped = [], [], [], {}
         self._host_at, self._host_losses = self._host_at[:0], self._host_losses[:0]
         self._host_rates = self._host_rates[:0]
@@ -187,7 +187,7 @@ class LossCapture:
             self._rate, self._optimizer = self._present(), None
 
     def state_dict(self) -> dict[str, Any]:
-        """The count and the last learning rate; call `take` first."""
+        """Return the count and the last learning rate; call `take` first."""
         last = self.last_rate()
         return {"steps": self.steps, "last_rate": last}
 
@@ -216,7 +216,7 @@ class LossCapture:
     @uncompiled
     def _count(self, optimizer: Any, *_: Any) -> None:
         if self._rate is None:
-            return  # counted already, by the hooks of the parent class's step
+            return  # counted already, in a step() that called the step() of its base class
         skipped = vars(optimizer).get("found_inf")  # set by a gradient scaler for this step
         try:
             if skipped is not None:
@@ -231,7 +231,8 @@ class LossCapture:
     def _receive(self, before: int | None = None) -> int | None:
         """Read the sent blocks in order, up to the first that begins at step `before` or later.
 
-        Returns `before`, reduced by the number of steps that turn out to have been skipped.
+        Returns:
+            `before`, reduced by the number of steps that turn out to have been skipped.
         """
         while self._sent:
             block = self._sent[0]
@@ -240,7 +241,7 @@ class LossCapture:
             del self._sent[0]
             at, rates = block.at, np.maximum(block.rates.read(), 0.0)  # some schedules end below 0
             losses, skipped = block.losses.read(), np.zeros(rates.size, dtype=bool)
-            skipped[block.perhaps] = block.skipped.read() > 0
+            skipped[block.skippable] = block.skipped.read() > 0
             if skipped.any():
                 n_skipped = np.concatenate([[0], np.cumsum(skipped)])  # before each step
                 at = at - n_skipped[np.clip(at - block.rates_from + 1, 0, None)]
@@ -272,7 +273,7 @@ class LossCapture:
         index = steps - (self._host_from - 1)
         inside = (index >= 0) & (index < known.size)
         used = np.where(inside, known[np.clip(index, 0, known.size - 1)], np.nan)
-        # the remaining losses may belong to the last step with a rate, or to later ones
+        # the remaining losses may belong to the last step with a rate or to later steps
         last = self._host_from + self._host_rates.size - 1
         left = int(self._host_at.min(initial=last))
         dropped = max(left - self._host_from + 1, 0)
@@ -284,10 +285,10 @@ class LossCapture:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The torch optimizer inside wrappers (of accelerate, Fabric, Lightning).
+    """Return the torch optimizer inside wrappers (of accelerate, Fabric, Lightning).
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no torch optimizer is inside.
     """
     given, inner = optimizer, None
     for _ in range(_MAX_WRAPPERS):

@@ -16,9 +16,9 @@ R = TypeVar("R")
 
 
 def uncompiled(method: Callable[P, R]) -> Callable[P, R]:
-    """A method that runs as plain Python inside code compiled by ``torch.compile``.
+    """Decorate a method to run as plain Python inside code compiled by ``torch.compile``.
 
-    Traced by the compiler, a growing list would recompile the user's code at every step.
+    If the compiler traced it, a growing list would recompile the user's code at every step.
     """
     plain: Callable[P, R] = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
     return plain
@@ -69,11 +69,11 @@ class Transfer:
 
     @property
     def pending(self) -> bool:
-        """Whether a copy to pinned memory has been started, so that `read` waits for it."""
+        """True if `read` has to wait for a copy to pinned memory."""
         return any(event is not None for _, _, event in self._parts)
 
     def read(self) -> FloatArray:
-        """The values, (n,); waits for the copies."""
+        """Wait for the copies and return the values, (n,)."""
         out = np.empty(self._size)
         for where, block, event in self._parts:
             if event is not None:
@@ -85,5 +85,5 @@ class Transfer:
 
 
 def copied(value: Any) -> Any:
-    """A copy of a tensor on its device; any other value itself."""
+    """Return a copy of a tensor on its device; any other value as it is."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value

@@ -1,4 +1,4 @@
-"""Exchange of losses between the processes that train one model, and agreement on a stop."""
+"""Processes that train one model: they average losses and agree on stops and decays."""
 
 from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import processes

@@ -16,7 +16,7 @@ _SHAPES = tuple(sorted(DECAY_SHAPES))
 
 @dataclass(frozen=True)
 class Request:
-    """What rank 0 asks all processes to do.
+    """A request of rank 0 to all processes.
 
     Attributes:
         stop: end the training loop.
@@ -61,23 +61,33 @@ class Header:
 
     @classmethod
     def of(cls, step: int, request: Request, *, leaving: bool) -> Self:
-        """The header of one process after `step` optimizer steps."""
+        """Return the header of one process after `step` optimizer steps."""
         high, low = divmod(step, _DIGIT_BASE)
         decay = request.decay
-        asked = () if decay is None else (1, decay.start, decay.steps, _SHAPES.index(decay.shape))
-        return cls(int(leaving), int(request.stop), low, low**2, high, high**2, *asked)
+        return cls(
+            leaving=int(leaving),
+            stop=int(request.stop),
+            step_low=low,
+            step_low_squared=low**2,
+            step_high=high,
+            step_high_squared=high**2,
+            decay=0 if decay is None else 1,
+            decay_start=0 if decay is None else decay.start,
+            decay_steps=0 if decay is None else decay.steps,
+            decay_shape=0 if decay is None else _SHAPES.index(decay.shape),
+        )
 
     def encode(self) -> FloatArray:
-        """The numbers to be summed over all processes, (HEADER_SIZE,)."""
+        """Return the numbers to be summed over all processes, (HEADER_SIZE,)."""
         return np.array(astuple(self), dtype=np.float64)
 
     @classmethod
     def decode(cls, summed: FloatArray) -> Self:
-        """The sums as a header; `summed` is of shape (HEADER_SIZE,)."""
+        """Return the header whose numbers are these sums, (HEADER_SIZE,)."""
         return cls(*map(int, summed.tolist()))
 
     def same_step(self, n_processes: int) -> bool:
-        """Whether all processes sent the same step."""
+        """Return whether all processes sent the same step."""
         return all_equal(n_processes, self.step_low, self.step_low_squared) and all_equal(
             n_processes, self.step_high, self.step_high_squared
         )
@@ -92,10 +102,11 @@ class Header:
 
 
 HEADER_SIZE = len(fields(Header))
+"""Length of an encoded header."""
 
 
 def all_equal(n: int, total: int, total_of_squares: int) -> bool:
-    """Whether n whole numbers x_i are equal, given ``sum(x_i)`` and ``sum(x_i**2)``.
+    """Return whether n whole numbers x_i are equal, given ``sum(x_i)`` and ``sum(x_i**2)``.
 
     They are if and only if ``n sum(x_i**2) = sum(x_i)**2``, because the difference of the two sides
     is ``sum((x_i - x_j)**2)`` over all pairs i < j.

@@ -10,7 +10,7 @@ dist: Any = torch.distributed  # mostly untyped
 
 
 def processes() -> tuple[int, int]:
-    """Rank of this process and world size of torch.distributed; (0, 1) if it is not in use."""
+    """Return this process's rank and the world size; (0, 1) if torch.distributed is not in use."""
     if not dist.is_available() or not dist.is_initialized():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

@@ -1,4 +1,4 @@
-"""How the processes of a run average their losses and agree on when to stop. No torch here."""
+"""The protocol by which processes average losses and agree on stops and decays; without torch."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class GapBatch:
 
     @classmethod
     def empty(cls, n_horizons: int = 0) -> Self:
-        """No measurements of a probe with `n_horizons` horizons."""
+        """Return zero measurements of a probe with `n_horizons` horizons."""
         return cls(np.empty(0, np.int64), np.empty((0, n_horizons)))
 
 
@@ -92,7 +92,7 @@ Message = Block | Logged | Change
 
 
 class Need(Enum):
-    """What an exchange waits for, other than the sum of an array over all processes."""
+    """Something an exchange waits for, other than the sum of an array over all processes."""
 
     MESSAGE = "the next message of the training loop"
     NEXT_POLL = "the maximum over all processes of the next poll of their loops"
@@ -105,11 +105,11 @@ class Member:
     one sum over all processes: a `Header`, and the losses and counts of every step. All processes
     see the same sums, so all draw the same conclusions:
 
-    - If a process leaves, or is at another step than the others, this was the last exchange.
-    - If rank 0 requests a stop, every loop stops at the agreed step: the latest number of optimizer
-      calls at which any loop polls next. A loop that gets there before the answer waits for it. The
-      answer needs no loop to go on, so it always comes. The same holds for one decay of the
-      learning rate.
+    - If a process leaves, or is at another step than the others, this exchange is the last.
+    - If rank 0 requests a stop, the processes agree on the number of optimizer calls after which
+      every loop stops: the largest of those at which the loops poll next. A loop that gets there
+      before the answer waits for it. The answer does not depend on any loop, so there is no
+      deadlock. A decay of the learning rate is agreed on in the same way, once.
 
     Args:
         rank: rank of this process; rank 0 decides.
@@ -138,7 +138,7 @@ class Member:
         self.decay_at: int | None = None
         """Number of optimizer calls after which every process begins it, once agreed."""
         self.agreeing = False
-        """Whether an agreement is under way, during which the next poll must not move."""
+        """True while an agreement is under way, during which the next poll must not move."""
         self._next_poll = 0
         self._rank, self._size, self._capacity = rank, size, capacity
         self._from = start
@@ -149,9 +149,9 @@ class Member:
         self._request = Request()
 
     def schedule_poll(self, calls: int) -> int | None:
-        """Number of optimizer calls after which the training loop polls next, at most `calls`.
+        """Return the optimizer calls after which the training loop polls next, at most `calls`.
 
-        None while an agreement is under way: the loop waits for it if it has reached its poll.
+        None while an agreement is under way, for which the loop has to wait.
         """
         if self.agreeing:
             return None
@@ -161,12 +161,12 @@ class Member:
         return calls
 
     def freeze_poll(self) -> int:
-        """Begin an agreement; returns when the training loop polls next, which now stands."""
+        """Begin an agreement; return the next poll of the loop, in optimizer calls, now fixed."""
         self.agreeing = True
         return self._next_poll
 
     def exchange(self) -> Generator[Need | FloatArray, Any, str]:
-        """Yield what is needed next and receive it; return the reason why the exchange ended."""
+        """Yield each `Need` or array to be summed, and receive the answer; return why it ended."""
         while True:
             message = yield Need.MESSAGE
             if not isinstance(message, Block):
@@ -200,9 +200,10 @@ class Member:
             self.failure, self._request = error, Request()
 
     def _packed(self, block: Block) -> FloatArray:
-        """Array to be summed: header, losses and counts by step, gaps and counts by measurement.
+        """Return the array to be summed: header, losses and counts by step, gaps and counts.
 
-        The place of a step is its number modulo the capacity, the same in every process.
+        The index of a step is its number modulo the capacity, the same in every process. That of a
+        measurement is its number modulo the maximum number in a block.
         """
         request = self._request if self._rank == 0 else Request()
         leaving = block.leaves or self.failure is not None
@@ -219,7 +220,7 @@ class Member:
         return np.concatenate([header.encode(), losses.ravel(), gaps.ravel()])
 
     def _averaged(self, block: Block, total: FloatArray) -> Block:
-        """The block with, at each step, the mean over the processes that have a loss there."""
+        """Return the block with each loss averaged over the processes that have one at its step."""
         end_of_losses = HEADER_SIZE + 2 * self._capacity
         sums, counts = total[HEADER_SIZE:end_of_losses].reshape(2, self._capacity)
         steps = np.arange(self._from, self._from + self._capacity)
@@ -244,7 +245,7 @@ class Member:
         )
 
     def _averaged_gaps(self, total: FloatArray) -> GapBatch:
-        """The mean of each gap over the processes that have measured it."""
+        """Return each gap averaged over the processes that have measured it."""
         sums, counts = total.reshape(2, self._max_gaps, self._n_horizons)
         first = self._from // self._probe_every
         steps = self._probe_every * np.arange(first, first + self._max_gaps)

@@ -31,11 +31,11 @@ class Timeouts:
     """How long a team waits for the other processes, in seconds.
 
     Attributes:
-        rendezvous: for all processes to start a callback, once the first block is there.
-        connection: for an answer; after that the other process is gone without the network
-            reporting it.
-        drain: for the others' messages before a state is saved, and at the end of the run.
-        exit: the same when an exception ends the run, and for the thread to end.
+        rendezvous: for all processes to start a callback, from the first block of rank 0 on.
+        connection: for an answer of another process, which is then assumed to be gone although the
+            network has not reported that.
+        drain: for the messages of the others before a state is saved and at the end of the run.
+        exit: for the messages of the others if an exception ends the run; also for the thread.
     """
 
     rendezvous: float = 30.0
@@ -78,9 +78,16 @@ class Team:
         self.lock = threading.RLock()  # a signal handler may save a state during another save
         """Held while a message is delivered."""
         self.over = False
-        """Whether the exchange has ended: nothing more is delivered."""
+        """True once the exchange has ended: nothing more is delivered."""
         self._rank, self._size = processes()
-        self._member = Member(self._rank, self._size, start, capacity, self._deliver_locked, probe)
+        self._member = Member(
+            rank=self._rank,
+            size=self._size,
+            start=start,
+            capacity=capacity,
+            deliver=self._deliver_locked,
+            probe=probe,
+        )
         self._deliver = deliver
         self.kind = kind
         same_kind = [team for team in _active if team.kind == kind]
@@ -123,9 +130,9 @@ class Team:
                 self._changed.notify_all()
 
     def schedule_poll(self, calls: int) -> int:
-        """Number of optimizer calls after which to poll again or to stop, at most `calls`.
+        """Return the optimizer calls after which to poll again or to stop, at most `calls`.
 
-        As `Member.schedule_poll`, but waits while an agreement is under way.
+        It waits while an agreement is under way.
         """
         with self._changed:
             self._changed.wait_for(
@@ -139,7 +146,7 @@ class Team:
             if not self._changed.wait_for(
                 lambda: self.over or not self.undelivered, self._drain_timeout
             ):
-                self._drain_timeout = 0.0  # do not wait again for a process that did not come once
+                self._drain_timeout = 0.0  # never wait again for a process that was too late once
 
     def end(self, wait: bool = False) -> list[Message]:
         """End the exchange and return the messages that were not delivered.
@@ -156,7 +163,7 @@ class Team:
             self._changed.notify_all()
         _active.discard(self)
         self._thread.join(self.timeouts.exit)
-        with self.lock:  # after a delivery that is under way
+        with self.lock:  # waits for a delivery that is under way
             return self.undelivered
 
     @property
@@ -196,7 +203,7 @@ class Team:
             self._changed.notify_all()
 
     def _exchange(self, namespace: Any) -> str:
-        """Supply what `Member.exchange` needs until it ends; returns the reason for the end."""
+        """Supply what `Member.exchange` needs until it ends; return the reason for the end."""
         exchange, channel = self._member.exchange(), None
         answer: Any = None
         while True:
@@ -214,7 +221,13 @@ class Team:
                 if reason:
                     return reason
                 timeout = timedelta(seconds=self.timeouts.connection)
-                channel = _Channel(namespace, self._rank, self._size, timeout, lambda: self.over)
+                channel = _Channel(
+                    namespace,
+                    rank=self._rank,
+                    size=self._size,
+                    timeout=timeout,
+                    over=lambda: self.over,
+                )
             if need is Need.NEXT_POLL:
                 with self._changed:
                     next_poll = self._member.freeze_poll()
@@ -223,7 +236,7 @@ class Team:
                 answer = channel.sum(need)
 
     def _open_rendezvous(self) -> Any:
-        """On rank 0: a new namespace of torch's key-value store where the processes meet."""
+        """On rank 0, open a namespace of torch's key-value store where the processes meet."""
         store = _own_store()
         namespace = dist.PrefixStore(str(store.add("rendezvous", 1)), store)
         namespace.set("open", self._name)
@@ -231,10 +244,10 @@ class Team:
         return namespace
 
     def _find_rendezvous(self) -> Any:
-        """On other ranks: the namespace where the processes meet; None if rank 0 opens none.
+        """On other ranks, find the namespace where the processes meet; None if rank 0 opens none.
 
-        It is the first open one of this name that this process has not joined yet, so a process
-        that missed one rendezvous finds the next.
+        It is the first open namespace of a team of this name that this process has not joined yet,
+        so a process that missed one rendezvous finds the next.
         """
         store, key = _own_store(), f"process {self._rank}"
         for _ in self._poll_until(self.timeouts.connection):
@@ -250,9 +263,9 @@ class Team:
         return None
 
     def _barrier(self, namespace: Any) -> str:
-        """Wait for all processes; returns why they cannot exchange, "" if they can.
+        """Wait for all processes; return why they cannot exchange, "" if they can.
 
-        Rank 0 checks that all begin at the same step with the same plan and publishes the verdict.
+        Rank 0 checks that all begin at the same step with the same plan, and publishes the result.
         """
         if self._rank:
             for _ in self._poll_until(self.timeouts.connection):
@@ -319,7 +332,7 @@ class _Channel:
         return int(self._all_reduce(np.array([value]), dist.ReduceOp.MAX)[0])
 
     def _all_reduce(self, values: NDArray[Any], operation: Any) -> NDArray[Any]:
-        """The reduction of `values` over all processes, in place.
+        """Reduce `values` over all processes, in place.
 
         Polls for completion, because gloo's own wait cannot be interrupted and would abort a
         process that exits.
@@ -347,12 +360,12 @@ def _never_free(*objects: object) -> None:
     The destructors of a gloo group and of a pending collective wait for the other processes, which
     may never come; and gloo may still write into the array of a pending collective.
     """
-    for each in objects:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+    for kept in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 def _own_store() -> Any:
-    """A connection of this thread to torch's key-value store, under a prefix of our own."""
+    """Return a connection of this thread to torch's key-value store, under a prefix of our own."""
     store: Any = dist.distributed_c10d._get_default_store()
     store = store.clone() if hasattr(store, "clone") else store
     return dist.PrefixStore("lossforecast", store)

@@ -148,13 +148,13 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Record the monitored metric; after training, evaluations may be of other data."""
+        """Record the monitored metric, during training only: later ones may be of other data."""
         if self._training and self._losses is not None and self.settings.monitor is not None:
             self._read_metric(metrics or {})
             self._poll_if_due(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forecast and maybe stop when that is due; if the loss is logged next, after that."""
+        """Forecast and stop if due; before a log of the loss, `on_log` does so instead."""
         if self.settings.monitor is not None or not is_logged_next(args, state, control):
             self._poll_if_due(control)
 

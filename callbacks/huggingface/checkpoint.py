@@ -34,7 +34,7 @@ def callback_index(state: Any, name: str, monitor: str | None) -> int:
         name: name of the callback's class.
         monitor: the metric it monitors.
     """
-    asked = vars(state).setdefault("_lossforecast_asked", [])  # saved with nothing
+    asked = vars(state).setdefault("_lossforecast_asked", [])  # never saved
     asked.append((name, monitor))
     return int(asked.count((name, monitor))) - 1
 

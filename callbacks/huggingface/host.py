@@ -8,8 +8,8 @@ from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.huggingface.checkpoint import checkpoint_state
 from lossforecast.callbacks.huggingface.logs import higher_is_better
 from lossforecast.callbacks.huggingface.schedule import planned
-from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like, widest_group
+from lossforecast.callbacks.lr_schedulers import Steering, widest_group
+from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like
 from lossforecast.log import logger
 from lossforecast.runs import RunInfo
 
@@ -31,7 +31,7 @@ def host_run(
     Args:
         args: arguments of the Trainer.
         state: state of the Trainer.
-        given: what the Trainer passes to callbacks: optimizer, lr_scheduler, model.
+        given: the objects that the Trainer passes to callbacks: optimizer, lr_scheduler, model.
         settings: arguments of the callback.
         name: name of the callback's class.
         place: index of the callback among those of the same class and monitor.
@@ -42,7 +42,7 @@ def host_run(
     saved = None
     if taken:
         saved = checkpoint_state(state, name, settings.monitor, place) or created
-    group = widest_group(optimizer) if saved is None else int(saved["group"])
+    group = widest_group(optimizer.param_groups) if saved is None else int(saved["group"])
     plan = planned(settings.schedule, scheduler, total, taken=taken, group=group)
     run = settings.run
     if created is not None and saved is not None and run is None:

@@ -15,7 +15,7 @@ __all__ = [
     "warn_if_few",
 ]
 
-_MIN_LOSSES_PER_RUN = 20  # with fewer there is little to forecast from before the end
+_MIN_LOSSES_PER_RUN = 20  # fewer are too few to forecast from before the run ends
 
 
 def is_training_loss(logs: Mapping[str, Any] | None) -> bool:

@@ -48,7 +48,7 @@ class LossReader:
             return
         step = self._pipeline.capture.steps
         if any(self._seen.get(name, step) < step for name in metrics):
-            self.warn_if_missing()  # only now: each of several datasets is evaluated by itself
+            self.warn_if_missing()  # not earlier: several datasets are evaluated one by one
         self._seen = {**dict.fromkeys(metrics, step), **self._seen}
 
     def warn_if_missing(self) -> None:

@@ -41,15 +41,15 @@ class TrainerProbe:
         self._run = uuid.uuid4().hex
         self.probe.begin(optimizer, steps, total_steps, model=model, loss=_model_loss)
         if any(hasattr(p, "to_local") for p in model.parameters()):
-            return  # sharded: its weights are gathered already when the hook is called
+            return  # sharded: the weights are already gathered when such a hook is called
 
-        def look(module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
+        def measure(module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
             if module.training and torch.is_grad_enabled():
                 # without the number of items, by which the model would divide its loss
                 batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
                 self.probe.measure_if_due(batch)
 
-        self._hook = model.register_forward_pre_hook(look, with_kwargs=True)
+        self._hook = model.register_forward_pre_hook(measure, with_kwargs=True)
 
     def close(self) -> None:
         """Remove the hooks from the model and the optimizer."""
@@ -85,7 +85,7 @@ class TrainerProbe:
         elif processes()[0] == 0:
             logger.warning(
                 "the averages of the annealing probe are not resumed: %s %s. It measures nothing "
-                "until new ones have settled",
+                "until its new averages have forgotten the weights they begin with",
                 path,
                 "belongs to another run" if saved else "is missing",
             )

@@ -149,7 +149,7 @@ class LightningLossForecast(LoopCallback, Callback):
         if self.settings.probe is not None and not self.switched_off:
             self.settings.probe.measure_if_due(batch)
         if self.settings.monitor is not None and batch_idx == 0 and self._losses.batch_step > 0:
-            # only now: what a module logs in its own on_train_epoch_end comes after ours
+            # not earlier: the on_train_epoch_end of the module logs after that of callbacks
             self._read_and_stop(trainer)
             if self._losses.validated or not trainer.enable_validation:
                 self._losses.warn_if_missing(trainer)
@@ -162,7 +162,7 @@ class LightningLossForecast(LoopCallback, Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Record the loss; forecast and maybe stop when that is due."""
+        """Record the loss; forecast and stop if that is due."""
         if self._pipeline is None:
             return
         if self.switched_off:
@@ -256,7 +256,7 @@ class LightningLossForecast(LoopCallback, Callback):
             trainer.should_stop = True
 
     def _read_and_stop(self, trainer: "Trainer") -> None:
-        """Read the monitored metric, forecast and maybe stop."""
+        """Read the monitored metric, forecast, and stop if that is due."""
         if self.settings.monitor is not None and self._pipeline is not None:
             self._read_metric(trainer, trainer.callback_metrics)  # on every rank: it may reduce
             if not self.switched_off:
@@ -273,7 +273,7 @@ class LightningLossForecast(LoopCallback, Callback):
 
     @guarded
     def _show(self, pl_module: "LightningModule") -> None:
-        """Show a new forecast in the progress bar, if there is one: logging takes time."""
+        """Show a new forecast in the progress bar; without a bar, save the time of logging."""
         forecast, has_bar = self.forecast, pl_module.trainer.progress_bar_callback is not None
         if has_bar and forecast is not None and forecast is not self._shown:
             self._shown = forecast

@@ -7,7 +7,8 @@ from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.lightning.loggers import logger_sinks, run_name
 from lossforecast.callbacks.lightning.schedule import planned_schedule, run_length, steerable
-from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like, widest_group
+from lossforecast.callbacks.lr_schedulers import widest_group
+from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like
 from lossforecast.errors import ConfigurationError
 from lossforecast.log import logger
 
@@ -39,7 +40,8 @@ def host_run(
     """
     optimizer = _optimizer(trainer, optimizer_index)
     if saved is None:  # a new run, or a checkpoint without a state of this callback
-        taken, group = trainer.global_step // len(trainer.optimizers), widest_group(optimizer)
+        taken = trainer.global_step // len(trainer.optimizers)
+        group = widest_group(optimizer.param_groups)
     else:
         taken, group = int(saved["capture"]["steps"]), int(saved["group"])
     plan = settings.schedule
@@ -94,7 +96,7 @@ def _optimizer(trainer: "Trainer", index: int) -> Any:
 
 
 def _may_act(trainer: "Trainer", settings: Settings) -> bool:
-    """Return whether to stop or change the run, as far as the user wants it; warn if not."""
+    """Return whether the run may be stopped or changed; warn if it is requested in vain."""
     acts = settings.stop or settings.apply
     if not is_loss_like(settings.monitor, acts=acts) or not acts:
         return False

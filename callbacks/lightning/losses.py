@@ -1,4 +1,4 @@
-"""Reads losses from a Lightning ``Trainer``: of training batches, or a monitored metric."""
+"""Reads training losses, or a monitored metric, from a Lightning ``Trainer``."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ class LossReader:
         self.batch_step = 0
         """Optimizer steps taken before the present batch."""
         self.validated = False
-        """Whether there was a validation, which may have logged the metric."""
+        """True after a validation, which may have logged the metric."""
         self._pipeline = pipeline
         self._monitor = monitor
         self._latest: Any = None  # the metric as last read
@@ -34,9 +34,9 @@ class LossReader:
         """Record the loss that ``training_step`` returned.
 
         Args:
-            outputs: as Lightning hands them to callbacks.
-            accumulated: batches of one optimizer step. Lightning has divided the loss by it, so
-                that the gradients add up to those of the mean.
+            outputs: outputs of ``training_step``, as Lightning passes them to callbacks.
+            accumulated: batches per optimizer step. Lightning has divided the loss by it, so that
+                the gradients add up to those of the mean.
         """
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
@@ -46,7 +46,7 @@ class LossReader:
     def read_metric(self, metrics: Mapping[str, Any]) -> None:
         """Pass on the monitored metric if it was logged since the last call."""
         value, before = metrics.get(str(self._monitor)), self._latest
-        # a metric stays among the others until it is logged again, as another tensor
+        # an old value stays in `metrics` until the metric is logged again, as another tensor
         if value is not None and (before is None or value.data_ptr() != before.data_ptr()):
             self._latest, self._found = value, True
             self._pipeline.validate(float(value))

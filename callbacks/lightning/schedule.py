@@ -122,7 +122,7 @@ def lint_trainer(
 
 
 def _alternatives(trainer: Any, config: Any, stepping: Stepping) -> list[Alternative]:
-    """Return the other interval, for which the lengths of a scheduler may be meant."""
+    """Return the other interval, if the lengths of the scheduler may have been given for it."""
     an_epoch, total = _steps_of_epoch(trainer), stepping.total_steps
     if an_epoch is None or an_epoch < 2 or not trainer.lightning_module.automatic_optimization:
         return []
@@ -158,7 +158,7 @@ def _steps_of_epoch(trainer: Any) -> int | None:
 
 
 def _scheduler_steps(trainer: Any, config: Any, taken: int) -> Positions:
-    """Return how often Lightning steps a scheduler between now and a given optimizer step."""
+    """Return `scheduler_steps` of `schedule_from_torch` for a scheduler that Lightning steps."""
     if not trainer.lightning_module.automatic_optimization:
         return every(1, step=taken)  # assumed: most modules step it after each optimizer step
     batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches

@@ -1,6 +1,7 @@
 """Torch learning-rate schedulers: future rates, lint, and a scheduler that can be steered."""
 
 from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
+from lossforecast.callbacks.lr_schedulers.groups import parameter_group, widest_group
 from lossforecast.callbacks.lr_schedulers.lint import (
     Alternative,
     LoopLint,
@@ -31,9 +32,11 @@ __all__ = [
     "harmless",
     "inspect",
     "is_schedule_free",
+    "parameter_group",
     "per_process",
     "schedule_from_torch",
     "steps_per_call",
     "unwrapped",
     "warn",
+    "widest_group",
 ]

@@ -14,13 +14,14 @@ import torch
 __all__ = ["Rate", "clone_of", "read_rate", "stepped"]
 
 Rate = Callable[[int], float]
-"""The rate after k >= 0 further scheduler steps; raises where there is none."""
+"""Function that returns the rate after k >= 0 further scheduler steps, or raises without one."""
 
 
 def clone_of(scheduler: Any) -> Any:
-    """A copy of the scheduler in its present state.
+    """Return a copy of the scheduler in its present state.
 
-    Its stand-in optimizer has the user's groups, with one number each in place of the parameters.
+    It drives a stand-in optimizer with the groups of the user's, each with one number in place of
+    the parameters.
     """
     optimizer = scheduler.optimizer
     stand_in = torch.optim.SGD([torch.zeros(1, device="cpu")], lr=0.0)
@@ -61,7 +62,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
-    """The rate after each of the next `ahead` steps of a clone, nan from where it raises."""
+    """Return the rates of the next `ahead` steps of a clone; nan from a step that raises on."""
     groups, rates = scheduler.optimizer.param_groups, np.full(ahead + 1, np.nan)
     rates[0] = float(groups[group]["lr"])
     with suppress(Exception):
@@ -72,7 +73,7 @@ def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
 
 
 def read_rate(rate: Rate, k: int) -> float:
-    """The rate after k further scheduler steps, nan if the scheduler raises or yields no number."""
+    """Return the rate after k further scheduler steps; nan if it raises or returns no number."""
     try:
         lr = float(rate(k))
     except Exception:  # the scheduler will raise in the run, too

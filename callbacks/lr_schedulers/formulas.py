@@ -1,6 +1,7 @@
 """Formulas of torch's schedulers: the rate after any number of further steps, and its corners.
 
-All functions take a clone `s`, a torch scheduler whose state they may change.
+All functions take a clone `s` of a torch scheduler, whose state they may change. A corner is a step
+at which the formula of the rate changes.
 """
 
 import math
@@ -18,12 +19,12 @@ from lossforecast.callbacks.lr_schedulers.steerable import SteerableLR
 
 __all__ = ["corners_of", "rate_formula"]
 
-_MAX_WARMUP_STEPS = 100_000  # of a chain, as they are taken one by one
-_MAX_CORNERS = 1_000  # of one scheduler
+_MAX_WARMUP_STEPS = 100_000  # of a chain, because they are taken one by one
+_MAX_CORNERS_PER_SCHEDULER = 1_000
 
 
 def rate_formula(s: Any, group: int, ahead: int) -> Rate | None:
-    """The rate of a clone `s` as a formula in the number of further steps; None if none is known.
+    """Return the rate as a function of the number of further steps; None without a formula.
 
     Classes are compared exactly, because a subclass may do anything.
     """
@@ -58,7 +59,7 @@ def rate_formula(s: Any, group: int, ahead: int) -> Rate | None:
 
 
 def _factor(s: Any, group: int, ahead: int) -> Rate | None:
-    """The factor of the next k steps, if `s` only multiplies the rate; else None."""
+    """Return the factor of the next k steps, if `s` only multiplies the rate; else None."""
     now = getattr(s, "last_epoch", 0)
     match type(s):
         case torch_lr.ChainedScheduler:
@@ -90,6 +91,7 @@ def _factor(s: Any, group: int, ahead: int) -> Rate | None:
 
 
 def _relative(level: Rate, now: int) -> Rate:
+    """Return the factor of the next k steps, ``level(now + k) / level(now)``."""
     begin = level(now)
     return lambda k: level(now + k) / begin if begin else 1.0
 
@@ -106,7 +108,7 @@ def _running_product(function: Callable[[int], float], now: int) -> Rate:
 
 
 def _cosine(s: Any, group: int, present: float) -> Rate:
-    """The solution of torch's recursion for ``CosineAnnealingLR``.
+    """Return the solution of torch's recursion for ``CosineAnnealingLR``.
 
     ``eta(t) = eta_min + (eta(s) - eta_min) (1 + cos(pi t / T)) / (1 + cos(pi s / T))``, with
     ``T = T_max`` and any earlier step s since the last trough. One step after a trough torch starts
@@ -143,9 +145,9 @@ def _restarting(s: Any, group: int, present: float) -> Rate:
 
 
 def _chained(s: Any, group: int, ahead: int) -> Rate | None:
-    """The rate of a chain in which one child goes on after the others, mostly warm-ups, have ended.
+    """Return the rate of a chain in which one child goes on after the others (warm-ups) have ended.
 
-    The steps until then are taken one by one.
+    Steps before the end of the others are taken one by one.
     """
     resting = (torch_lr.ConstantLR, torch_lr.LinearLR, torch_lr.PolynomialLR)
     lasting = [child for child in s._schedulers if type(child) not in resting]
@@ -159,7 +161,7 @@ def _chained(s: Any, group: int, ahead: int) -> Rate | None:
 
 
 def _sequential(s: Any, group: int, ahead: int) -> Rate | None:
-    """The rate of the child in charge; the clone itself takes the step onto each milestone."""
+    """Return the rate of the child in charge; the clone is stepped onto each milestone."""
     now, options, marks = s.last_epoch, s.optimizer.param_groups[group], s._milestones
     part = rate_formula(s._schedulers[bisect_right(marks, now)], group, ahead)
     starts, parts = [0], [part]
@@ -174,7 +176,7 @@ def _sequential(s: Any, group: int, ahead: int) -> Rate | None:
         try:
             s.step()
             part = rate_formula(s._schedulers[bisect_right(marks, mark)], group, ahead)
-        except Exception:  # it will in the run, too: torch cannot start some nested schedulers
+        except Exception:  # in the run, too: torch cannot start some nested schedulers
             part = _ended
         starts.append(mark - now)
         parts.append(part)
@@ -192,12 +194,13 @@ def _ended(k: int) -> float:
 
 
 def corners_of(s: Any, ahead: int, counter: int | None = None) -> list[int]:
-    """Further steps at which the formula of the rate changes, up to 1,000 of each scheduler."""
+    """Return further steps at which the formula of the rate changes, up to 1,000 per scheduler."""
     if type(s) is torch_lr.ChainedScheduler:
         return [k for child in s._schedulers for k in corners_of(child, ahead)]
     now = getattr(s, "last_epoch", 0) if counter is None else counter
     if type(s) is not torch_lr.SequentialLR:
-        return [math.floor(at) - now for at in islice(_formula_changes(s, now), _MAX_CORNERS)]
+        changes = islice(_formula_changes(s, now), _MAX_CORNERS_PER_SCHEDULER)
+        return [math.floor(at) - now for at in changes]
     corners = corners_of(s._schedulers[bisect_right(s._milestones, now)], ahead)
     for mark, child in zip(s._milestones, s._schedulers[1:], strict=True):
         if 0 < mark - now <= ahead:
@@ -206,7 +209,7 @@ def corners_of(s: Any, ahead: int, counter: int | None = None) -> list[int]:
 
 
 def _formula_changes(s: Any, now: int) -> Iterator[float]:
-    """Values of the scheduler's counter, from `now` on, at which its formula changes."""
+    """Yield the values of the scheduler's counter, from `now` on, at which its formula changes."""
     match type(s):
         case torch_lr.StepLR:
             yield from count(now // s.step_size * s.step_size, s.step_size)

@@ -1,7 +1,7 @@
-"""The future learning rate of any torch scheduler, read off a clone that has no parameters.
+"""The future learning rate of any torch scheduler, read from a clone without parameters.
 
 The user's scheduler and optimizer are only read. A clone of the scheduler drives a stand-in
-optimizer with the same groups and one number for the parameters of each. A short future is stepped
+optimizer with the same groups, each with one number as its parameters. A short future is stepped
 through, so it is exact to the bit. A long one is evaluated by formulas at some thousand steps,
 placed where the rate bends.
 """
@@ -17,6 +17,7 @@ import torch
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.callbacks.lr_schedulers.clone import clone_of, read_rate, stepped
 from lossforecast.callbacks.lr_schedulers.formulas import corners_of, rate_formula
+from lossforecast.callbacks.lr_schedulers.groups import parameter_group
 from lossforecast.callbacks.lr_schedulers.sampling import first_steps, sampled
 from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, unwrapped
 from lossforecast.checks import whole, wholes
@@ -26,8 +27,8 @@ from lossforecast.status import Caveat
 
 __all__ = ["schedule_from_torch"]
 
-_MAX_EXACT_STEPS = 100_000  # scheduler steps that are taken one by one, so exact to the bit
-_MAX_STEPPED = 1_000_000  # taken one by one where no formula is known; some seconds
+_MAX_EXACT_STEPS = 100_000  # scheduler steps taken one by one, so that rates are exact to the bit
+_MAX_STEPS_WITHOUT_FORMULA = 1_000_000  # scheduler steps taken one by one, in some seconds
 
 
 def schedule_from_torch(
@@ -38,27 +39,28 @@ def schedule_from_torch(
     group: int | None = None,
     scheduler_steps: Positions | None = None,
 ) -> LRSchedule:
-    """The learning rates that a scheduler will set, as a schedule; the scheduler is only read.
+    """Return the learning rates that a scheduler will set; the scheduler is only read.
 
     The rate eta_i of optimizer step i > `step` is that of the scheduler after
     ``scheduler_steps(i)`` further calls of its ``step()``. A scheduler does not record its past:
     for i <= `step` the present rate is held, and observed rates replace it.
 
-    Up to 100,000 scheduler steps ahead the result equals stepping, bit by bit. Beyond, it carries
-    `SCHEDULE_APPROXIMATED` and has a relative error of at most 1e-6 (relative to the peak where the
-    rate is below 1e-6 of it), with corners at their exact step. Three limits: at most 12,000 points
-    are kept, so many restarts or stairs are approximated more coarsely (a thousand cosines to about
-    1% of the peak); a user's function is called at some arguments only, so a feature shorter than
-    1/2,500 of the way ahead may be missed, except with ``MultiplicativeLR``, which calls it for
-    every step; and the rounding that torch accumulates in a float32 tensor rate is ignored.
+    Up to 100,000 scheduler steps ahead the result equals stepping, bit by bit. Beyond, it has the
+    caveat `SCHEDULE_APPROXIMATED` and a relative error of at most 1e-6 (relative to the peak where
+    the rate is below 1e-6 of it), with corners at their exact step. There are three limits. At most
+    12,000 points are kept, so many restarts or stairs are approximated more coarsely (a thousand
+    cosines to about 1% of the peak). A user's function is called at some arguments only, so a
+    feature shorter than 1/2,500 of the steps ahead may be missed, except with ``MultiplicativeLR``,
+    whose function is called for every step. The rounding errors that torch accumulates in a float32
+    tensor rate are not reproduced.
 
-    The present rate is held, with `LR_ASSUMED`, where the future is unknown: for
+    The present rate is held, with the caveat `LR_ASSUMED`, where the future is unknown: for
     ``ReduceLROnPlateau``, for a scheduler that cannot be cloned or stepped, for classes other than
     torch's beyond 1,000,000 steps, and from the step at which the scheduler raises (``OneCycleLR``
     past its end) or yields nan. A negative rate counts as 0.
 
     A callable object given as ``lr_lambda`` is copied, because torch counts it as state. Functions,
-    methods and partials of them are called as they are: one that counts its calls or draws random
+    methods and partials of them are called themselves: one that counts its calls or draws random
     numbers is affected.
 
     Args:
@@ -90,14 +92,16 @@ def schedule_from_torch(
     step = whole("step", step, ScheduleError, least=0)
     if step > total_steps:
         raise ScheduleError(f"step {step} is beyond total_steps, {total_steps}: give a longer run")
-    chosen = _chosen(groups, group)
+    chosen = parameter_group(groups, group)
     now = max(float(groups[chosen]["lr"]), 0.0)
     positions = _checked(every(1, step=step) if scheduler_steps is None else scheduler_steps)
     before = [(options["lr"], float(options["lr"])) for options in groups]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch misses optimizer steps between the clone's
-            steps, lrs, caveats = _future(scheduler, chosen, positions, step, total_steps)
+            steps, lrs, caveats = _future(
+                scheduler, chosen, positions, step=step, total_steps=total_steps
+            )
     finally:
         touched = _restore(groups, before)
     if touched:  # through a closure the clone stepped the original, so its rates are worthless
@@ -116,18 +120,6 @@ def schedule_from_torch(
     )
 
 
-def _chosen(groups: list[dict[str, Any]], group: int | None) -> int:
-    if group is None:
-        largest = [max(float(o["lr"]), float(o.get("initial_lr", o["lr"]))) for o in groups]
-        return largest.index(max(largest))
-    index = whole("group", group, ConfigurationError, least=0)
-    if index >= len(groups):
-        raise ConfigurationError(
-            f"group is {index}, but the optimizer has {len(groups)}: give 0..{len(groups) - 1}"
-        )
-    return index
-
-
 def _checked(scheduler_steps: Positions) -> Positions:
     def positions(steps: IntArray) -> IntArray:
         at = wholes("scheduler_steps(i)", scheduler_steps(steps), ConfigurationError)
@@ -143,7 +135,7 @@ def _checked(scheduler_steps: Positions) -> Positions:
 
 
 def _restore(groups: list[dict[str, Any]], before: list[tuple[Any, float]]) -> bool:
-    """Restore the rates of the user's optimizer; returns whether any had been changed."""
+    """Restore the rates of the user's optimizer; return whether any had been changed."""
     changed = False
     for options, (lr, value) in zip(groups, before, strict=True):
         if options["lr"] is not lr or float(lr) != value:
@@ -154,9 +146,9 @@ def _restore(groups: list[dict[str, Any]], before: list[tuple[Any, float]]) -> b
 
 
 def _future(
-    scheduler: Any, group: int, positions: Positions, step: int, total_steps: int
+    scheduler: Any, group: int, positions: Positions, *, step: int, total_steps: int
 ) -> tuple[IntArray, FloatArray, set[Caveat]]:
-    """Points of the rate after `step`: steps (n,), rates (n,), nan where unknown, and caveats."""
+    """Return points of the rate after `step`: steps (n,), rates (n,; nan if unknown), caveats."""
     first = step + 1
     if first > total_steps:
         return np.zeros(0, dtype=np.int64), np.zeros(0), set()
@@ -166,7 +158,7 @@ def _future(
         with suppress(Exception):
             corners = corners_of(scheduler, ahead)
             rate = rate_formula(clone_of(scheduler), group, ahead)
-    if rate is None and ahead <= _MAX_STEPPED:
+    if rate is None and ahead <= _MAX_STEPS_WITHOUT_FORMULA:
         with suppress(Exception):
             rate = stepped(clone_of(scheduler), group, ahead)
     if rate is None or math.isnan(read_rate(rate, min(ahead, 1))):

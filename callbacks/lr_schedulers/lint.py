@@ -1,4 +1,4 @@
-"""Lint of the user's scheduler and of how often it is stepped: checked early in a run, once."""
+"""Lint of the user's scheduler and of how often it is stepped, once, early in a run."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -32,23 +32,22 @@ __all__ = [
     "warn",
 ]
 
-_LOOKAHEAD_RUNS = 4  # lengths of the run a scheduler is followed, to see where its decay would end
-_HARDLY_DECAYED = 0.8  # share of the peak at the end of a run above which a decay has hardly begun
-_LOW_END = 0.05  # share of the peak: a rate that ends lower leaves no decay to look for
-_MIN_OPTIMIZER_STEPS = 10  # to measure the pace of a scheduler
-_MIN_SCHEDULER_STEPS = 3  # planned within them
-_FAST_PACE = 1.8  # times the planned pace; skipped steps of a gradient scaler explain less
-_SLOW_PACE = 0.5
-# findings that go away if the scheduler is stepped less often
+_LOOKAHEAD_RUNS = 4  # lengths of the run for which a scheduler is followed to its decay's end
+_HARDLY_DECAYED = 0.8  # of the peak: with a higher rate at the end, a decay has hardly begun
+_LOW_END = 0.05  # of the peak: with a lower rate at the end, the decay is over
+_MIN_OPTIMIZER_STEPS = 10  # in which the pace of a scheduler is measured
+_MIN_SCHEDULER_STEPS = 3  # planned for these optimizer steps
+_FAST_PACE = 1.8  # of the planned pace; the steps that a gradient scaler skips explain less
+_SLOW_PACE = 0.5  # of the planned pace
 _STEPPED_TOO_OFTEN_FLAWS = (Flaw.HORIZON_SHORT, Flaw.MANY_CYCLES, Flaw.RISES_AT_END, Flaw.OVERRUN)
-
-_MAX_WRAPPERS = 6  # of an optimizer
+"""Flaws that go away if the scheduler is stepped less often."""
+_MAX_WRAPPERS = 6  # around an optimizer; bounds the search where wrappers form a circle
 
 P = ParamSpec("P")
 
 
 def harmless(function: Callable[P, None]) -> Callable[P, None]:
-    """Log exceptions of a check instead of raising them; training and forecasts go on."""
+    """Decorate a check to log its exceptions instead of raising them."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -67,7 +66,7 @@ def warn(findings: Iterable[Finding]) -> None:
 
 
 def is_schedule_free(optimizer: Any) -> bool:
-    """Whether an optimizer, or one that it wraps, averages weights instead of annealing.
+    """Return whether an optimizer, or one that it wraps, averages weights instead of annealing.
 
     Recognised by a class name such as ``AdamWScheduleFree``, by its package, or by the keys
     ``weight_sum`` and ``lr_max`` in its parameter groups.
@@ -104,7 +103,12 @@ class Stepping:
     group: int
 
     def plan(self, positions: Positions | None = None, ahead: int = 1) -> LRSchedule:
-        """The rates of the run, or of one `ahead` times as long, with these positions."""
+        """Return the rates of the run.
+
+        Args:
+            positions: replaces the positions of this object.
+            ahead: the result is for a run `ahead` times as long.
+        """
         return schedule_from_torch(
             self.scheduler,
             total_steps=ahead * self.total_steps,
@@ -120,11 +124,11 @@ class Stepping:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another way to step a scheduler, presumably the intended one if it gives a usual schedule.
+    """Another way to step a scheduler: presumably the intended one, if it yields a usual schedule.
 
     Attributes:
-        positions: `scheduler_steps` of this way.
-        finding: the finding to report if it was intended.
+        positions: `scheduler_steps` of `schedule_from_torch`.
+        finding: reported if this way was presumably intended.
     """
 
     positions: Positions
@@ -138,17 +142,17 @@ def inspect(
     alternatives: Sequence[Alternative] = (),
     hint: str = "",
 ) -> tuple[Finding, ...]:
-    """Flaws of the planned learning rates of a run that begins now, and of how they are stepped.
+    """Find flaws in the plan of a run that begins now, and in the stepping of its scheduler.
 
-    Assumed rates are not checked, nor is a scheduler that has been stepped before, because its past
-    is unknown. The scheduler is only read.
+    Assumed rates are not checked. Neither is a scheduler that has been stepped before, because its
+    past is unknown. The scheduler is only read.
 
     Args:
         plan: the learning rate of every step.
         optimizer: the torch optimizer.
         stepping: the scheduler that the plan was read from, if any.
         alternatives: ways to step it that are often confused with this one.
-        hint: added to findings that go away if the scheduler is stepped less often.
+        hint: appended to the findings that go away if the scheduler is stepped less often.
     """
     return tuple(
         replace(finding, message=finding.message + hint)
@@ -191,14 +195,14 @@ def _findings(
 
 
 def _is_suspicious(plan: LRSchedule, findings: Sequence[Finding], alternative: Alternative) -> bool:
-    """Whether the plan suggests that the scheduler should be stepped in another way."""
+    """Return whether the plan suggests that the scheduler should be stepped in another way."""
     if alternative.finding.flaw is Flaw.STEPPED_TOO_SELDOM:
         return bool(plan.lr(plan.total_steps) >= _HARDLY_DECAYED * plan.peak)
     return bool(findings) or climbs_again(plan)
 
 
 def _is_usual(plan: LRSchedule) -> bool:
-    """Whether the rate falls once, to a low value, as in most schedules."""
+    """Return whether the rate falls once, to a low value, as in most schedules."""
     return Caveat.LR_ASSUMED not in plan.caveats and falls_once(plan) and not lint(plan)
 
 
@@ -240,7 +244,7 @@ class LoopLint:
     def check(self, steps: int) -> None:
         """Check the plan before the first optimizer step, and the pace after `steps` of them."""
         given, stepping = self._given, self._stepping
-        self.close()  # unless there is more to check
+        self.close()  # undone below if there is more to check
         if given is not None and steps == 0 and processes()[0] == 0:
             warn(self._at_start(*given, stepping))
             self._stepping = stepping
@@ -277,10 +281,11 @@ class LoopLint:
             "per epoch, set steps_per_scheduler_step.)"
         )
         every_step = times == self._pace == 1
-        return inspect(plan, optimizer, stepping, alternatives, hint if every_step else "")
+        hint = hint if every_step else ""
+        return inspect(plan, optimizer, stepping, alternatives, hint=hint)
 
     def _pace_is_open(self, stepping: Stepping, steps: int) -> bool:
-        """Compare the pace of the scheduler with the plan; returns whether to measure on."""
+        """Compare the pace of the scheduler with the plan; return whether to continue measuring."""
         position = _position(unwrapped(stepping.scheduler)[0])
         if position is None:
             return False
@@ -312,7 +317,7 @@ class LoopLint:
 
 
 def per_process(name: str, times: int, pace: int, total: int) -> Alternative:
-    """The finding for a scheduler that accelerate steps once for each process against intention."""
+    """Return the alternative to accelerate stepping a scheduler once for each process."""
     return Alternative(
         every(pace),
         Finding(
@@ -329,7 +334,7 @@ def per_process(name: str, times: int, pace: int, total: int) -> Alternative:
 
 
 def _position(scheduler: Any) -> int | None:
-    """Steps that a scheduler has counted; None if it keeps no count or steps on losses."""
+    """Return the steps that a scheduler has counted; None if it has no count or uses losses."""
     if isinstance(scheduler, torch_lr.ReduceLROnPlateau):
         return None
     if isinstance(scheduler, torch_lr.ChainedScheduler):
@@ -339,7 +344,7 @@ def _position(scheduler: Any) -> int | None:
 
 
 def _overrun(scheduler: Any, calls: int) -> tuple[int, int] | None:
-    """Steps that a ``OneCycleLR`` inside allows and the steps it will get, if those are more."""
+    """Return the steps that a ``OneCycleLR`` inside allows and those it will take, if more."""
     if isinstance(scheduler, torch_lr.OneCycleLR):
         return (scheduler.total_steps, calls) if calls > scheduler.total_steps else None
     parts: list[tuple[Any, int]] = []
@@ -357,7 +362,7 @@ def _overrun(scheduler: Any, calls: int) -> tuple[int, int] | None:
 
 
 def _stops_by_itself(scheduler: Any) -> bool:
-    """Whether this is accelerate's wrapper, which does not step a ``OneCycleLR`` past its end."""
+    """Return whether this is accelerate's wrapper, which steps no ``OneCycleLR`` past its end."""
     with_optimizer = getattr(scheduler, "step_with_optimizer", False)
     inner = getattr(scheduler, "scheduler", None)
     return bool(with_optimizer and not scheduler.split_batches and hasattr(inner, "total_steps"))

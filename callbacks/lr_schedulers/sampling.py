@@ -12,9 +12,9 @@ from lossforecast.callbacks.lr_schedulers.stepping import Positions
 __all__ = ["first_steps", "sampled"]
 
 _MAX_POINTS = 12_000  # half a megabyte
-_GRID_INTERVALS = 1_000  # equal parts of the way ahead in which the search for bends begins
+_GRID_INTERVALS = 1_000  # equal intervals in which the search for bends begins
 _PROBE_FRACTIONS = (0.31, 0.63)  # uneven, so that no regular staircase passes through both
-_PROBE_TOLERANCE = 0.7e-6  # relative error at the probes; in between it may be 1.43 times as large
+_PROBE_TOLERANCE = 0.7e-6  # relative error at the probes; elsewhere it may be 1.43 times as large
 _SMALL_RATE = 1e-6  # share of the peak below which errors are relative to the peak
 _UNKNOWN_RATE = -1.0  # stands for nan, so that the end of the known rates is a jump like any other
 
@@ -54,7 +54,7 @@ class _Intervals:
         lr_left: FloatArray,
         lr_right: FloatArray,
     ) -> Self:
-        """The intervals that have steps inside, probed there."""
+        """Return the intervals that have steps inside, with their probes."""
         longer = right - left > 1
         left, right, lr_left, lr_right = (x[longer] for x in (left, right, lr_left, lr_right))
         probes = left + np.rint(np.outer(_PROBE_FRACTIONS, right - left)).clip(min=1)
@@ -68,21 +68,21 @@ class _Intervals:
         return cls(left, right, lr_left, lr_right, probes=probes, lr_probes=values, error=error)
 
     def select(self, which: IntArray) -> Self:
-        """Some of the intervals, by their indices."""
+        """Return the intervals with these indices."""
         return type(self)(*(getattr(self, field.name)[..., which] for field in fields(self)))
 
     def without(self, which: IntArray) -> Self:
-        """All intervals but some."""
+        """Return the intervals without those with these indices."""
         return self.select(np.delete(np.arange(self.left.size), which))
 
     def joined(self, other: Self) -> Self:
-        """These intervals and others."""
+        """Return these intervals followed by others."""
         names = [field.name for field in fields(self)]
         pairs = ((getattr(self, name), getattr(other, name)) for name in names)
         return type(self)(*(np.concatenate(pair, axis=-1) for pair in pairs))
 
     def split(self, rates: Rates, peak: float) -> Self:
-        """The three parts between ends and probes of each, those with steps inside."""
+        """Return the parts into which the probes cut each interval, if they have steps inside."""
         (first, second), (lr_first, lr_second) = self.probes, self.lr_probes
         return self.probed(
             rates,
@@ -97,11 +97,11 @@ class _Intervals:
 def sampled(
     rates: Callable[[IntArray], FloatArray], seeds: IntArray, first: int, last: int
 ) -> tuple[IntArray, FloatArray]:
-    """Points between which the rate is straight to a relative error of 1e-6.
+    """Return points whose linear interpolation has a relative error of at most 1e-6.
 
     Intervals are probed at two places and cut there if the rate is off the chord. Those with the
-    largest errors come first, so that a rate that needs more than `_MAX_POINTS` points is
-    approximated evenly.
+    largest errors come first, so that a rate that needs more than 12,000 points is approximated
+    evenly.
 
     Args:
         rates: the rate at increasing steps, (n,) to (n,); nan where unknown.
@@ -123,7 +123,14 @@ def sampled(
     peak = max(lrs.max(), np.finfo(float).tiny)
     room = _MAX_POINTS - steps.size
     points = [(steps, lrs)]
-    intervals = _Intervals.probed(known, peak, steps[:-1], steps[1:], lrs[:-1], lrs[1:])
+    intervals = _Intervals.probed(
+        known,
+        peak,
+        left=steps[:-1],
+        right=steps[1:],
+        lr_left=lrs[:-1],
+        lr_right=lrs[1:],
+    )
     while room > 1 and intervals.error.any():
         bent = np.flatnonzero(intervals.error > 0.1 * intervals.error.max())
         bent = bent[np.argsort(-intervals.error[bent], kind="stable")][: room // 2]
@@ -137,11 +144,11 @@ def sampled(
 
 
 def first_steps(positions: Positions, at: IntArray, first: int, last: int) -> IntArray:
-    """The first optimizer step at each position of the scheduler, by bisection, (n,).
+    """Return the first optimizer step at each position of the scheduler, by bisection, (n,).
 
     Args:
-        positions: position of the scheduler at optimizer steps; never decreasing.
-        at: positions, increasing, each reached by step `last`, (n,).
+        positions: function from optimizer steps to positions of the scheduler; never decreasing.
+        at: positions, increasing, all of them reached by step `last`, (n,).
         first: lowest step.
         last: highest step.
     """

@@ -68,7 +68,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         self.schedule = LRSchedule.constant(total, 1.0, warmup=warmup)
         """Rates of all steps as shares of the stable rate."""
         self.steered = False
-        """Whether `begin_decay` has been called."""
+        """True once `begin_decay` has been called."""
         self.changed_at = 0
         """The last step before the latest change."""
         self._warmup = warmup
@@ -88,7 +88,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
 
     @property
     def begun(self) -> bool:
-        """Whether `begin_decay` has been called, or the planned decay has begun."""
+        """True once the planned decay has begun or `begin_decay` has been called."""
         if self._planned is None:
             return self.steered
         return self.last_epoch >= self.total_steps - self._planned[0]
@@ -112,7 +112,7 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
                 next step is set already.
 
         Raises:
-            ScheduleError: an argument is impossible, or the schedule is over by then.
+            ScheduleError: an argument is impossible, or the run ends before the decay would begin.
         """
         wait = whole("after", after, ScheduleError, least=1)
         start = self.last_epoch + wait
@@ -153,16 +153,16 @@ class SteerableLR(torch.optim.lr_scheduler.LRScheduler):
         self.schedule, self.changed_at = held, self.last_epoch + 1
 
     def get_lr(self) -> list[Any]:
-        """Rates of the next optimizer step, one per group."""
+        """Return the rates of the next optimizer step, one per group."""
         share = self.share(self.last_epoch + 1)
         return [base * share for base in self.base_lrs]
 
     def share(self, step: int) -> float:
-        """Rate of an optimizer step as a share of the stable rate."""
+        """Return the rate of an optimizer step as a share of the stable rate."""
         return float(self.schedule.lr(min(max(step, 1), self.total_steps)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state without the optimizer, as plain values."""
+        """Return the state without the optimizer, as plain values."""
         return {**super().state_dict(), "schedule": self.schedule.to_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -26,15 +26,15 @@ class Steering:
         self, scheduler: SteerableLR, group: int, total_steps: int | None, apply: bool
     ) -> None:
         self.apply = apply
-        """Whether a recommended decay is begun; False once an attempt has failed."""
+        """True if a recommended decay will be begun; False once an attempt has failed."""
         self._scheduler, self._group, self._total = scheduler, group, total_steps
         self._last_plan = scheduler.schedule
 
     @classmethod
     def of(cls, scheduler: Any, group: int, total_steps: int | None, apply: bool) -> Self | None:
-        """The steering of a `SteerableLR`, which may be wrapped; None for any other scheduler.
+        """Return the steering of a `SteerableLR`, which may be wrapped; None for other schedulers.
 
-        Also None if its wrapper steps it once for each process.
+        Also None if a wrapper steps it once for each process.
         """
         if scheduler is None or steps_per_call(scheduler) != 1:
             return None
@@ -42,7 +42,7 @@ class Steering:
         return cls(inner, group, total_steps, apply) if isinstance(inner, SteerableLR) else None
 
     def changed(self) -> Change | None:
-        """The present plan, if it has changed since the last call; else None."""
+        """Return the present plan, if it has changed since the last call; else None."""
         schedule = self._scheduler.schedule
         if schedule is self._last_plan:
             return None
@@ -54,9 +54,12 @@ class Steering:
         return Change(self._scheduler.changed_at, plan)
 
     def due(self, recommendation: Recommendation | None, step: int, soon: int) -> Decay | None:
-        """The recommended decay if it begins by step `soon` and is not over at `step`; else None.
+        """Return the recommended decay if it is due; None if not, or once `begin_decay` was called.
 
-        None once a decay has begun, whoever began it.
+        Args:
+            recommendation: the latest recommendation, if any.
+            step: optimizer steps taken; a decay that would be over by the next step is not due.
+            soon: last step at which a decay that is due begins.
         """
         if not self.apply or self._scheduler.steered or recommendation is None:
             return None
@@ -66,17 +69,17 @@ class Steering:
         return decay if decay.start <= soon and step + 1 < decay.start + decay.steps else None
 
     def begin(self, decay: Decay, *, log: bool) -> bool:
-        """Hold the present rate, then decay as recommended, unless a decay has begun already.
+        """Hold the present rate, then decay as recommended, unless `begin_decay` was called before.
 
-        Steps are those of the scheduler, which are the same in all processes. After an error,
-        which is logged, no decay is begun any more.
+        Steps are those of the scheduler, which are the same in all processes. An error is logged,
+        and after it no decay is begun.
 
         Args:
             decay: the recommended decay; if it begins late, it still ends at the same step.
             log: whether this process logs the beginning.
 
         Returns:
-            Whether it was begun.
+            True if the decay was begun.
         """
         if not self.apply or self._scheduler.steered:
             return False

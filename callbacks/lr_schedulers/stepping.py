@@ -11,14 +11,13 @@ from lossforecast.errors import ConfigurationError
 __all__ = ["Positions", "every", "steps_per_call", "unwrapped"]
 
 Positions = Callable[[IntArray], IntArray]
-"""Scheduler steps from now to the beginning of optimizer steps i, (n,); see `every`."""
+"""Function from optimizer steps, (n,), to the scheduler steps from now to each of them, (n,)."""
 
 
 def every(n_steps: int, *, step: int = 0, times: int = 1) -> Positions:
-    """`scheduler_steps` of a scheduler that is stepped after every `n_steps` optimizer steps.
+    """Return `scheduler_steps` for a scheduler stepped after every `n_steps` optimizer steps.
 
-    ``times * ((i - 1) // n_steps - step // n_steps)`` for optimizer step i, after `step` optimizer
-    steps.
+    ``scheduler_steps(i) = times * ((i - 1) // n_steps - step // n_steps)`` for optimizer step i.
 
     Args:
         n_steps: optimizer steps between two scheduler steps, such as those of an epoch; at least 1.
@@ -40,7 +39,7 @@ def every(n_steps: int, *, step: int = 0, times: int = 1) -> Positions:
 
 
 def steps_per_call(scheduler: Any) -> int:
-    """Number of steps of the wrapped scheduler for each ``step()`` of its wrapper.
+    """Return the number of steps of the wrapped scheduler for each ``step()`` of its wrapper.
 
     It is 1 except for accelerate's ``AcceleratedScheduler``, which steps once for each process,
     unless it splits batches among the processes or does not step with the optimizer.
@@ -50,7 +49,7 @@ def steps_per_call(scheduler: Any) -> int:
 
 
 def unwrapped(scheduler: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """The scheduler inside wrappers such as accelerate's, and the groups of its optimizer.
+    """Return the scheduler inside wrappers such as accelerate's, and its optimizer's groups.
 
     Raises:
         ConfigurationError: the scheduler has no optimizer.

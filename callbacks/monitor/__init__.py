@@ -1,4 +1,4 @@
-"""A forecaster inside a training run: forecasts, recommendations, sinks."""
+"""A forecaster inside a training run: forecasts, recommendations, sinks, errors kept out."""
 
 from lossforecast.callbacks.monitor.guard import clean_up, guarded, switch_off
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan

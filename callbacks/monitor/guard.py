@@ -1,4 +1,4 @@
-"""Keeps errors of the package out of the training run."""
+"""Decorators and helpers that keep errors of the package out of the training run."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 
 def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
-    """Decorate a method that must not raise: log its first exception and switch off.
+    """Decorate a method that must not raise: log its first exception and switch forecasting off.
 
     The object's `switched_off` becomes True; from then on its guarded methods return None at once.
-    KeyboardInterrupt and SystemExit pass.
+    KeyboardInterrupt and SystemExit are not caught.
     """
 
     @wraps(method)

@@ -40,14 +40,14 @@ class Recorder(Protocol):
 
 
 class RunMonitor:
-    """Forecasts, recommends and notifies sinks.
+    """Forecasts, recommends, records and notifies sinks.
 
     Args:
         forecaster: the forecaster.
         target: the final loss to reach.
-        policy: one or more policies instead of the default.
-        sinks: called with every `Update`; a sink that raises is logged and called no more.
-        recorder: records forecasts in a store, whose best comparable run is the default target.
+        policy: one or more policies; default: those of `Forecaster.recommend`.
+        sinks: functions called with every `Update`.
+        recorder: records the run in a store; the best comparable run there is the default target.
 
     Raises:
         ConfigurationError: the target is not finite, or a policy cannot be called.
@@ -78,14 +78,8 @@ class RunMonitor:
             return self.recorder.target
         return self._aim
 
-    def check(self, step: int, present_rate: float) -> Update:
-        """Forecast, recommend, and log a recommendation whose action is new.
-
-        Args:
-            step: optimizer steps taken.
-            present_rate: learning rate of the next step; a plan that assumes another one follows.
-        """
-        self.forecaster.follow_rate(step, present_rate)
+    def check(self, step: int) -> Update:
+        """Forecast and recommend after `step` optimizer steps; log the action if it is new."""
         before = self.recommendation
         self.forecast = self.forecaster.forecast()
         self.recommendation = self.forecaster.recommend(self.target, self.policies)
@@ -107,7 +101,7 @@ class RunMonitor:
         )
 
     def notify_sinks(self, update: Update) -> None:
-        """Call every sink with a new forecast."""
+        """Call every sink with an update; drop a sink that raises, and log its exception."""
         for sink in list(self.sinks):
             try:
                 sink(update)

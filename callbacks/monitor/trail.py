@@ -1,6 +1,6 @@
 """`Trail`: the forecasts and recommendations of a run so far, each as a few plain values.
 
-Early forecasts are what hindsight judges, so they are kept as long as the run.
+The panel compares early forecasts with the outcome, so the trail covers the whole run.
 """
 
 import math
@@ -20,20 +20,20 @@ Row = dict[str, Any]
 FAN = ("mean", "lower80", "upper80", "lower95", "upper95")
 """The lines of a fan: mean and bounds of the 80% and 95% intervals."""
 _MAX_ROWS = 256
-_FAN_STEPS = 9  # steps of the fan of each forecast
+_FAN_STEPS = 9  # steps at which the fan of each forecast is kept
 
 
 class Trail:
     """The forecasts of a run so far, at most 256.
 
-    Beyond that, the forecast whose neighbours are closest is dropped first; forecasts with a new
-    recommendation or an action are kept while there are others. Each is a row of plain values:
+    Beyond that, the forecast whose neighbours are closest is dropped, if possible one without a new
+    recommendation and without an action. A forecast is a row of plain values:
 
     * ``step``: optimizer steps taken when it was made;
     * ``steps``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan, lists of up
       to 9 values from that step to the end;
     * ``status``, ``gain``: as in `Forecast`, the gain as mean, standard deviation and source;
-    * ``action``, ``reason``, ``message``: the recommendation; no message if it repeats the last;
+    * ``action``, ``reason``, ``message``: the recommendation; no message if it is the previous one;
     * ``done``: action taken at or after that forecast, if any: "stop" or "change_schedule".
     """
 
@@ -41,7 +41,7 @@ class Trail:
         self.rows = list(rows)
 
     def add(self, step: int, forecast: Forecast, advice: Recommendation) -> None:
-        """Append a forecast; rows at the same or a later step, of a rewound run, are dropped.
+        """Append a forecast; drop rows of the same or later steps, from before a rewind.
 
         Args:
             step: optimizer steps taken when the forecast was made.
@@ -102,7 +102,7 @@ class Trail:
 
 
 def fan(forecast: Forecast, n_steps: int) -> dict[str, list[Any]]:
-    """Return the forecast loss at up to `n_steps` steps from now to the end, with intervals."""
+    """Return the forecast loss and its intervals at up to `n_steps` steps from now to the end."""
     start = max(min(forecast.made_at, forecast.step - 1), 0)
     steps = np.unique(np.rint(np.linspace(start, forecast.step, n_steps)).astype(np.int64))
     inner, outer = forecast.curves(steps, (0.8, 0.95))

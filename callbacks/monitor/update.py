@@ -19,7 +19,7 @@ class Update:
     Attributes:
         step: optimizer steps taken when the forecast was made.
         forecast: forecast of the final loss.
-        recommendation: what to do.
+        recommendation: recommended action.
         target: final loss to reach; None if there is no target.
         forecaster: copy of the forecaster at that step, its losses averaged into bins.
         trail: all forecasts so far, the latest last, as rows of a `Trail`.

@@ -1,6 +1,5 @@
-"""From captured losses to forecasts, in one process or several; shared by all loop callbacks."""
+"""The way from captured losses to forecasts, shared by the callbacks of all training loops."""
 
-from lossforecast.callbacks.pipeline.describe import widest_group
 from lossforecast.callbacks.pipeline.loop_callback import LoopCallback
 from lossforecast.callbacks.pipeline.metric_direction import is_loss_like
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
@@ -17,5 +16,4 @@ __all__ = [
     "StoreLike",
     "is_loss_like",
     "start",
-    "widest_group",
 ]

@@ -1,4 +1,4 @@
-"""`Actions`: stops a training loop and begins a decay, when that is due."""
+"""`Actions`: stops a training loop and begins a decay."""
 
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor
@@ -15,34 +15,34 @@ class Actions:
     optimizer that they agreed on.
 
     Args:
-        monitor: its trail records what was done.
-        steering: begins a decay; None if there is no scheduler that can.
+        monitor: records the actions in its trail.
+        steering: begins a decay; None without a steerable scheduler.
     """
 
     def __init__(self, monitor: RunMonitor, steering: Steering | None) -> None:
         self.should_stop = False
-        """Whether the loop is to end now."""
+        """True when the loop is to end now."""
         self.may_stop = True
-        """Whether the run is long enough to be stopped."""
+        """True if the run is long enough to be stopped."""
         self.stop_at: int | None = None
         """Calls of the optimizer after which all processes stop, once agreed."""
         self.decay_at: tuple[int, Decay] | None = None
         """Calls of the optimizer after which all processes begin a decay, once agreed."""
         self.logs = True
-        """Whether this process logs the beginning of a decay."""
+        """True if this process logs the beginning of a decay."""
         self._monitor = monitor
         self._steering = steering
 
     def run_due(self, calls: int, poll_at: int, ahead: int) -> int:
-        """Do what was agreed for now.
+        """Carry out the agreed actions that are due.
 
         Args:
             calls: calls of the optimizer so far.
-            poll_at: calls of the optimizer after which to poll, if nothing is agreed.
-            ahead: calls until the poll after a stop.
+            poll_at: calls of the optimizer after which to poll, if no action comes before.
+            ahead: further calls until the poll if the loop goes on after a stop.
 
         Returns:
-            Calls of the optimizer after which to poll; not later than the next agreed action.
+            Calls of the optimizer after which to poll: `poll_at`, or those of the next action.
         """
         if self.decay_at is not None and self._steering is not None:
             at, decay = self.decay_at
@@ -59,7 +59,7 @@ class Actions:
         return calls + ahead
 
     def stop(self) -> None:
-        """Let the loop end."""
+        """Ask the loop to end."""
         if not self.should_stop:
             self._monitor.trail.note(Action.STOP)
         self.should_stop = True
@@ -70,5 +70,5 @@ class Actions:
             self._monitor.trail.note(Action.CHANGE_SCHEDULE)
 
     def reset(self) -> None:
-        """Forget what was agreed and done, for a run that is resumed."""
+        """Forget all agreed actions and the stop, for a run that is resumed."""
         self.should_stop, self.stop_at, self.decay_at, self.logs = False, None, None, True

@@ -10,16 +10,7 @@ from lossforecast.runs import RunInfo
 from lossforecast.schedule import averages
 from lossforecast.store import storable
 
-__all__ = ["describe", "identified", "project_name", "widest_group"]
-
-
-def widest_group(optimizer: Any) -> int:
-    """Return the index of the first parameter group with the largest rate, initial or present."""
-    rates = [
-        max(float(group["lr"]), float(group.get("initial_lr", group["lr"])))
-        for group in optimizer.param_groups
-    ]
-    return rates.index(max(rates))
+__all__ = ["describe", "identified", "project_name"]
 
 
 def describe(

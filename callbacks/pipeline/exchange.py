@@ -1,4 +1,4 @@
-"""`Exchange`: the way of messages to the listener, directly or through the other processes."""
+"""`Exchange`: brings messages to the listener, directly or through the other processes."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,21 +23,21 @@ class Exchange:
         self._listener = listener
         self._actions = actions
         self._team: Team | None = None
-        self._size = 1  # processes of the latest team
+        self._size = 1  # number of processes in the latest team
 
     @property
     def is_connected(self) -> bool:
-        """Whether messages go through other processes now."""
+        """True while messages are exchanged with other processes."""
         return self._team is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether all processes there are have met, or this one is alone."""
+        """True if the team has all processes that there are now, or this process is alone."""
         return self._size >= processes()[1]
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
-        """A context in which no message is delivered by a thread."""
+        """Context manager during which no thread delivers a message."""
         return nullcontext() if self._team is None else self._team.lock
 
     @property
@@ -63,7 +63,7 @@ class Exchange:
         self._listener.notify_sinks()
 
     def apply_request(self) -> None:
-        """Do what the listener requests, unless other processes have to agree."""
+        """Carry out the request of the listener, unless other processes have to agree."""
         if not self._size == 1 == processes()[1]:
             return
         request = self._listener.request(self._actions.may_stop)
@@ -73,18 +73,18 @@ class Exchange:
             self._actions.begin_decay(request.decay)
 
     def poll(self) -> None:
-        """Notify sinks of what a thread forecast; go on alone if the exchange has ended."""
+        """Notify sinks of forecasts made in a thread; go on alone if the exchange has ended."""
         if self._team is not None:
             self._listener.notify_sinks()
             if self._team.over:
                 self.disconnect(wait=False)
 
     def next_poll(self, calls: int, ahead: int) -> int:
-        """Do what is due and return the calls of the optimizer after which to poll again.
+        """Carry out due actions; return the calls of the optimizer after which to poll again.
 
         Args:
             calls: calls of the optimizer so far.
-            ahead: calls until the next poll, if nothing was agreed for an earlier one.
+            ahead: further calls until the next poll, if no agreed action comes before.
         """
         poll_at = calls + ahead
         if self._team is not None:
@@ -93,12 +93,12 @@ class Exchange:
         return self._actions.run_due(calls, poll_at, ahead)
 
     def drain(self) -> None:
-        """Wait a limited time until no message is undelivered."""
+        """Wait for a limited time until all messages are delivered."""
         if self._team is not None:
             self._team.drain()
 
     def disconnect(self, *, wait: bool) -> None:
-        """End the exchange and deliver what was not exchanged.
+        """End the exchange and deliver the messages that were not exchanged.
 
         Args:
             wait: whether to wait a while for the other processes.
@@ -115,18 +115,18 @@ class Exchange:
         self._listener.notify_sinks()
 
     def announce_leaving(self, step: int) -> None:
-        """Tell the other processes that no more comes from this one; agreed actions stay due."""
+        """Post the last block of this process; agreed actions stay due."""
         if self._team is not None:
             self._team.post(Block(*no_losses(), step=step, leaves=True))
 
     def abort(self) -> None:
-        """End the exchange without delivering what is left."""
+        """End the exchange without delivering the remaining messages."""
         if self._team is not None:
             self._team.end()
             self._team = None
 
     def reset(self) -> None:
-        """Return to a process on its own, for a run that is resumed."""
+        """Return to the state of a process on its own, for a run that is resumed."""
         if self._team is not None:
             self._team.end()
         self._team, self._size, self._listener.first = None, 1, True

@@ -27,7 +27,7 @@ class GapMeter:
     def __init__(self, horizons: tuple[int, ...]) -> None:
         self.horizons = horizons
         self.pending: list[tuple[int, list[float]]] = []
-        """Step and gaps, one for each horizon, that are in no measurement yet."""
+        """Step and gaps (one per horizon) of each batch that is in no measurement yet."""
 
     def add(self, batch: GapBatch, forecasters: dict[str, Forecaster]) -> None:
         """Add gaps, and pass complete measurements to the forecasters."""

@@ -1,4 +1,4 @@
-"""`Listener`: makes forecasts and requests of the messages of a training loop."""
+"""`Listener`: turns the messages of a training loop into forecasts and requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,8 @@ class Listener:
     Among several processes it is called in the thread of the `Team`, under its lock.
 
     Args:
-        forecasters: by metric: "train", "val" or both.
-        monitor: of the forecaster that counts.
+        forecasters: forecasters by metric: "train", "val" or both.
+        monitor: monitor of one of the forecasters, whose recommendations count.
         stop: whether a recommendation to stop becomes a request.
         steering: decides which decay is due; None if none may begin.
         horizons: horizons of the annealing probe, in optimizer steps.
@@ -39,18 +39,18 @@ class Listener:
         self.forecasters = forecasters
         self.monitor = monitor
         self.first = True
-        """Whether this process is the first one, which forecasts."""
+        """True in process 0, which forecasts."""
         self.has_news = False
-        """Whether anything was observed since the latest forecast."""
+        """True if a loss was observed since the latest forecast."""
         self._stop = stop
         self._steering = steering
         self._meter = GapMeter(horizons)
-        # optimizer steps: at the latest recommendation, and between it and the one before
+        # optimizer steps at the latest recommendation, and since the one before it
         self._advised_at = self._between = 0
         self._updates: list[Update] = []  # not passed to the sinks yet
 
     def deliver(self, message: Message) -> Request:
-        """Observe a message and forecast if that is due; return what is requested then."""
+        """Observe a message, forecast if that is due, and return the resulting request."""
         _observe(self.forecasters, self._meter, message)
         if isinstance(message, Change):
             return Request()
@@ -60,7 +60,7 @@ class Listener:
         return self.request(message.may_stop)
 
     def request(self, may_stop: bool) -> Request:
-        """Return what the latest recommendation asks for, as far as it is allowed.
+        """Return the latest recommendation as a request, as far as it is allowed.
 
         Args:
             may_stop: whether the run is long enough to be stopped.
@@ -68,13 +68,15 @@ class Listener:
         stop = self._stop and may_stop and self.monitor.wants_stop
         if self._steering is None:
             return Request(stop)
-        # request it early: the next check, or the answer of the other processes, may be too late
+        # request a decay early: the next check, or the agreement of all processes, may be too late
         every_n = self.monitor.forecaster.every_n_steps
         step, soon = self._advised_at, self._advised_at + 2 * max(every_n, self._between)
         return Request(stop, self._steering.due(self.monitor.recommendation, step, soon))
 
     def check(self, step: int, rate: float) -> None:
-        """Forecast, if any loss was observed.
+        """Update assumed plans to the present rate and, in process 0, forecast.
+
+        Without any loss, do nothing.
 
         Args:
             step: optimizer steps taken.
@@ -85,7 +87,7 @@ class Listener:
         for forecaster in self.forecasters.values():
             forecaster.follow_rate(step, rate)
         if self.first:
-            self._updates.append(self.monitor.check(step, rate))
+            self._updates.append(self.monitor.check(step))
             self._between = step - self._advised_at if self._advised_at else 0
             self._advised_at = step
             self.has_news = False
@@ -119,10 +121,10 @@ class Listener:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called.
+        """Continue from a saved state.
 
         Raises:
-            KeyError, TypeError, ValueError: the state is not of a run, or is damaged.
+            KeyError, TypeError, ValueError: the state is not that of a run, or is damaged.
         """
         forecasters = {
             name: Forecaster.from_state_dict(state["forecasters"][name])
@@ -143,7 +145,7 @@ class Listener:
 
 
 def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
-    """Pass a message to the forecasters it is for."""
+    """Pass the losses, gaps or schedule change of a message to the forecasters."""
     if isinstance(message, Logged):
         forecasters[message.metric].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):

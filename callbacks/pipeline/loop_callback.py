@@ -1,4 +1,4 @@
-"""`LoopCallback`: what users of any training loop's callback can read, and how a run ends."""
+"""`LoopCallback`: the base class of the callbacks of training loops."""
 
 from functools import partial
 
@@ -13,12 +13,12 @@ __all__ = ["LoopCallback"]
 
 
 class LoopCallback:
-    """Base of the callbacks: reads forecasts from the pipeline of the present run."""
+    """Gives access to the forecasts of the present run's pipeline, and ends the run."""
 
     settings: Settings
     """The arguments of the callback."""
     switched_off = False
-    """Whether an error of the package has ended forecasting in this run."""
+    """True if an internal error has ended forecasting in this run."""
     _pipeline: Pipeline | None = None
 
     @property

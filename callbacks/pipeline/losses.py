@@ -14,7 +14,7 @@ Losses = tuple[IntArray, FloatArray, FloatArray]
 
 
 def no_losses() -> Losses:
-    """Return zero losses."""
+    """Return an empty sequence of losses."""
     return np.empty(0, np.int64), np.empty(0), np.empty(0)
 
 

@@ -1,4 +1,4 @@
-"""Metrics that are better when higher: no run is stopped or changed for those."""
+"""Recognises metrics that are better when higher, for which no run is stopped or changed."""
 
 import re
 
@@ -7,11 +7,11 @@ from lossforecast.log import logger
 
 __all__ = ["is_better_when_higher", "is_loss_like"]
 
-_RISING = re.compile(
+_RISING_WORDS = re.compile(
     r"(acc(uracy)?|f1|(sacre)?bleu|rouge(l|lsum)?|meteor|chrf|(pr|roc)?auc|auroc|auprc|precision"
     r"|recall|m?iou|dice|psnr|ssim|mcc|kappa|mrr|ndcg|r2|reward)\d*"
 )
-_FALLING = {"loss", "error", "err", "nll", "perplexity", "ppl"}
+_FALLING_WORDS = {"loss", "error", "err", "nll", "perplexity", "ppl"}
 
 
 def is_better_when_higher(monitor: str) -> bool:
@@ -24,7 +24,7 @@ def is_better_when_higher(monitor: str) -> bool:
     False
     """
     words = re.findall(r"[a-z0-9]+", monitor.lower())
-    return not _FALLING & set(words) and any(map(_RISING.fullmatch, words))
+    return not _FALLING_WORDS & set(words) and any(map(_RISING_WORDS.fullmatch, words))
 
 
 def is_loss_like(
@@ -34,8 +34,8 @@ def is_loss_like(
 
     Args:
         monitor: name of the metric; None is the training loss.
-        higher_is_better: what the host says; None if it says nothing, then the name decides.
-        acts: whether the user wants runs to be stopped or changed.
+        higher_is_better: as the host's settings say; None if they do not: the name decides.
+        acts: whether the user asked for runs to be stopped or changed.
     """
     if higher_is_better is None:
         higher_is_better = monitor is not None and is_better_when_higher(monitor)

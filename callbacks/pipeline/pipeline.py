@@ -1,4 +1,4 @@
-"""`Pipeline`: from the losses that a capture keeps to forecasts, on a grid of steps."""
+"""`Pipeline`: turns captured losses into forecasts on a grid of optimizer steps."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,23 +31,24 @@ _MAX_UNREAD_STEPS = 8192  # losses are read from the device at least this often,
 
 
 class Pipeline:
-    """Passes captured losses to the forecasters, in this process or in the first of several.
+    """Passes captured losses to the forecasters, in this process or in process 0 of several.
 
-    Forecasts fall on a grid of optimizer steps. The losses before such a step get a quarter of the
-    time to the next one to arrive from the device, so the forecast comes late but is the same.
+    Forecasts are made for a grid of optimizer steps. The losses before such a step have a quarter
+    of the grid spacing to arrive from the device, so a forecast is made late, but from the same
+    losses on every device.
 
-    Several processes average their losses by step, and only the first one forecasts, in a thread
-    (`Team`). What it requests, a stop or a decay, is done after the same call of the optimizer in
-    all of them.
+    Several processes average their losses by step, and only process 0 forecasts, in a thread
+    (`Team`). A stop or a decay that it requests is carried out after the same call of the optimizer
+    in all of them.
 
     Args:
         capture: keeps the losses and counts the steps.
-        forecasters: by metric: "train", "val" or both.
-        monitor: of the forecaster that counts.
+        forecasters: forecasters by metric: "train", "val" or both.
+        monitor: monitor of one of the forecasters, whose recommendations count.
         stop: whether `should_stop` may become True.
         at_validations: whether to forecast at validation losses instead of at steps of the grid.
         steering: reports changes of a steerable scheduler, and may begin a decay.
-        probe: measures gaps, and has begun.
+        probe: an annealing probe that has begun.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Pipeline:
         self._exchange = Exchange(self._listener, self.actions)
         # step of a forecast that waits for earlier losses, and the learning rate of that step
         self._pending: tuple[int, Callable[[], float]] | None = None
-        self._sent = 0  # losses before this step are on their way from the device
+        self._sent = 0  # losses before this step were sent from the device
         self._posted = 0  # losses before this step were posted
         self._kept = no_losses()  # read, but not posted yet
 
     def skip_to(self, steps: int) -> None:
-        """Begin after optimizer steps that were not watched."""
+        """Begin after optimizer steps that were taken before."""
         self.capture.load_state_dict({"steps": steps, "last_rate": None})
         self.checked = self._posted = steps
 
@@ -92,12 +93,12 @@ class Pipeline:
 
     @property
     def is_due(self) -> bool:
-        """Whether the optimizer was called often enough to poll."""
+        """True when the optimizer has been called often enough to poll."""
         return self.capture.calls >= self.poll_at
 
     @property
     def should_stop(self) -> bool:
-        """Whether the training loop is to end now."""
+        """True when the training loop is to end now."""
         return self.actions.should_stop
 
     def poll(self) -> None:
@@ -131,16 +132,16 @@ class Pipeline:
         self._connect()
         self._post_schedule_change()
         self._complete_forecast()
-        rate = self.capture.last_rate()  # also settles which steps the device skipped
+        rate = self.capture.last_rate()  # this also corrects `steps` by those the device skipped
         step, check = self.capture.steps, None
         if self._at_validations and step // self._every_n > self.checked // self._every_n:
             self.checked, check = step, self.capture.present_rate()
         if not self._exchange.is_connected:
             self._post_losses(*self._take())
-        self._exchange.post(Logged(step, loss, rate, check, self.actions.may_stop))
+        self._exchange.post(Logged(step, loss, rate, check=check, may_stop=self.actions.may_stop))
 
     def log(self, step: int, loss: float) -> None:
-        """Post a training loss of an earlier step, which is the same in all processes."""
+        """Post a training loss of an earlier step, already reduced over all processes."""
         self._connect()
         self._post_schedule_change()
         self._complete_forecast()
@@ -153,11 +154,11 @@ class Pipeline:
         )
 
     def apply_request(self) -> None:
-        """Do what the latest recommendation requests, unless other processes have to agree."""
+        """Carry out the latest recommendation, unless other processes have to agree."""
         self._exchange.apply_request()
 
     def withdraw(self) -> None:
-        """Post no more to the other processes, but still stop where it was agreed."""
+        """Post the last block to the other processes; agreed actions stay due."""
         self._exchange.announce_leaving(self.capture.steps)
         self._schedule_poll(1)
 
@@ -184,7 +185,7 @@ class Pipeline:
             self._exchange.abort()
 
     def close(self) -> None:
-        """Remove the hooks from the optimizer and the averages of the probe from memory."""
+        """Remove all hooks from the optimizer and drop the averages of the probe."""
         self.capture.close()
         if self._probe is not None:
             self._probe.close()
@@ -194,7 +195,7 @@ class Pipeline:
 
         Args:
             error: the exception that ended the run, if any.
-            watched: whether the run was forecast to its end, and not switched off.
+            watched: whether forecasting was still on at the end of the run.
         """
         if self.monitor.recorder is not None:
             failed = isinstance(error, Exception)  # KeyboardInterrupt is a person's decision
@@ -204,7 +205,7 @@ class Pipeline:
             )
 
     def finalize(self) -> None:
-        """Record the end of a run that was never closed; errors are dropped.
+        """Record the end of a run that was never closed; ignore errors.
 
         Losses that were not exchanged are left out: the other processes may be gone.
         """
@@ -218,12 +219,12 @@ class Pipeline:
 
     @property
     def has_losses(self) -> bool:
-        """Whether any loss of the monitor's metric was observed."""
+        """True if any loss of the monitor's metric was observed."""
         return self.monitor.forecaster.history.last_step >= 0
 
     @property
     def forecasters(self) -> dict[str, Forecaster]:
-        """The forecasters by metric, not to be read while a thread works with them."""
+        """The forecasters by metric; not safe to read while a thread works with them."""
         return self._listener.forecasters
 
     def forecaster(self, metric: str | None = None) -> Forecaster:
@@ -244,8 +245,8 @@ class Pipeline:
         """Read the losses of all finished steps, so that they are in the state.
 
         Args:
-            together: whether all processes call this now. Then their states are the same; else
-                each state has the losses of its own process since the last exchange.
+            together: whether all processes call this at the same step. If so, their states are the
+                same; if not, each state has the losses of its own process since the last exchange.
         """
         self._post_schedule_change()
         self._complete_forecast()
@@ -258,9 +259,9 @@ class Pipeline:
         self._exchange.drain()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that was flushed, as plain values."""
+        """Return the state after `flush`, as plain values."""
         with self._exchange.lock:
-            # if other processes are slow to answer, the losses of this one stand for the mean
+            # for undelivered messages, the losses of this process stand for the mean over all
             return {
                 **self._listener.state_dict(self._exchange.undelivered),
                 "capture": self.capture.state_dict(),
@@ -270,10 +271,10 @@ class Pipeline:
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called.
+        """Continue from a saved state.
 
         Raises:
-            StateError: the state is not of a run, or is damaged.
+            StateError: the state is not that of a run, or is damaged.
         """
         self._exchange.reset()
         try:
@@ -304,20 +305,20 @@ class Pipeline:
         return min(following, total) if self.checked < total else following
 
     def _schedule_poll(self, ahead: int) -> None:
-        """Poll after `ahead` more calls of the optimizer, or at an earlier agreed action."""
+        """Poll after `ahead` more calls of the optimizer, or earlier for an agreed action."""
         self.poll_at = self._exchange.next_poll(self.capture.calls, ahead)
 
     def _take(self, cut: int | None = None) -> tuple[Losses, int]:
         """Return the losses of finished steps before `cut`, and the corrected cut.
 
-        The device may report now that it skipped steps before the cut.
+        The cut is reduced by the steps before it that the device turns out to have skipped.
         """
         counted = self.capture.steps
         losses = self.capture.take(cut)
         return losses, (counted if cut is None else cut) - (counted - self.capture.steps)
 
     def _complete_forecast(self) -> None:
-        """Make the pending forecast, if any, from the losses before its step alone."""
+        """Make the pending forecast, if any, only from the losses before its step."""
         if self._pending is None:
             return
         (cut, rate), self._pending = self._pending, None
@@ -337,7 +338,7 @@ class Pipeline:
         """Post losses as a block; keep them between two blocks of several processes.
 
         Args:
-            losses: of steps before `cut`.
+            losses: losses of steps before `cut`.
             cut: optimizer steps.
             check: learning rate of the next step if a forecast is due, else None.
             at_once: whether to post even between two blocks.
@@ -371,7 +372,7 @@ class Pipeline:
             self._exchange.post(change)
 
     def _connect(self) -> None:
-        """Connect with the other processes, once there are any."""
+        """Connect with the other processes as soon as there are any."""
         if self._exchange.is_complete:
             return
         forecaster, probe = self.monitor.forecaster, self._probe

@@ -1,4 +1,4 @@
-"""`RunRecorder`: writes a run into a store, in a thread that never disturbs training."""
+"""`RunRecorder`: writes a run into a store, in a thread beside the training."""
 
 import os
 import sys
@@ -23,23 +23,23 @@ from lossforecast.store import BINS, RunStore, address, connect, default_path
 __all__ = ["Place", "RunRecorder", "StoreLike", "resolve_store"]
 
 StoreLike = bool | str | os.PathLike[str] | RunStore | None
-"""True is the store of this user; a path, a URL or a `RunStore`; None or False is no store."""
+"""True for the store of this user; a path, a URL or a `RunStore`; None or False for no store."""
 Place = str | os.PathLike[str] | RunStore
-"""Where a store is, or the store itself."""
+"""Path or URL of a store, or the store itself."""
 
-_LAST_WRITE_TIMEOUT_S = 10.0
-_FAILED_RUN_TIMEOUT_S = 1.0  # the same if an exception ended the run: the user waits for it
-_MAX_WAITING_FORECASTS = 1_000  # in memory while the store is unreachable
+_LAST_WRITE_TIMEOUT_S = 10.0  # for the last write of a run
+_FAILED_RUN_TIMEOUT_S = 1.0  # the same after an exception, whose traceback the user waits for
+_MAX_WAITING_FORECASTS = 1_000  # kept in memory while the store is unreachable
 
 
 @dataclass
 class _Flush:
-    """Everything to be written next."""
+    """The data to be written next."""
 
     history: History
     schedule: LRSchedule
     step: int = sys.maxsize
-    """Optimizer steps taken when it was enqueued; all its losses come from earlier steps."""
+    """Optimizer steps taken when this was enqueued; all losses come from earlier steps."""
     forecasts: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[tuple[int, Recommendation]] = field(default_factory=list)
     end: str | None = None
@@ -67,18 +67,19 @@ class RunRecorder:
     """Writes a run into a store, from a thread of its own.
 
     The training loop enqueues copies and goes on. If the store is down, full or locked, up to
-    1,000 forecasts are kept in memory for the next write and one warning is logged. A run that is
-    killed loses what was not written yet.
+    1,000 forecasts are kept in memory for the next write and one warning is logged. If the process
+    is killed, data that were not written yet are lost.
 
     If another run resumes from a checkpoint of this one and continues its record, the rest of this
-    run goes into a new record, with all losses. A run deleted from the store is written no more.
+    run goes into a new record, with all losses. A run that is deleted from the store is no longer
+    written.
 
     Args:
-        store: where the store is.
+        store: the store, or its path or URL.
         name: name of the run for people.
         run: facts about the run.
         schedule: planned learning rates.
-        rival: the run as past runs are compared with it for the target, if not `run`.
+        rival: facts about the run used to find the best past run, the target; default: `run`.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class RunRecorder:
         """Return a recorder, or None if there is no store.
 
         Args:
-            store: where the store is, if any.
+            store: the store, or its path or URL; None for no store.
             name: name of the run for people; None is the present time.
             run: facts given by the user.
             plan: planned learning rates.
@@ -119,7 +120,7 @@ class RunRecorder:
             return None
         name = name or f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         known = identified(run, trained)
-        # runs of a project that is only guessed may train on other data, down to other losses
+        # runs of a project that is only guessed may train on other data, with other final losses
         return cls(store, name, known, plan, rival=replace(known, project=run.project))
 
     # ------------------------------------------------------------------ before training
@@ -127,7 +128,7 @@ class RunRecorder:
     def prior(self, prior: Prior | None) -> Prior | None:
         """Return the prior with past runs from the store, unless it has past runs already.
 
-        Only process 0 forecasts and asks the store. Errors are logged.
+        Only process 0 reads the store, because only it forecasts. Errors are logged.
         """
         if processes()[0] != 0 or (prior is not None and prior.past):
             return prior
@@ -181,13 +182,13 @@ class RunRecorder:
             forecaster: the forecaster with all losses.
             steps: optimizer steps taken.
             failed: whether an exception ended the run.
-            watched: whether the run was forecast to its end, and not switched off.
+            watched: whether forecasting was still on at the end of the run.
         """
         if self._closed or self._thread is None:
             return
         total = forecaster.total_steps
-        whole = watched and outcome_of(forecaster.history, total, steps) is not None
-        end = "failed" if failed else "finished" if whole else "stopped"
+        is_finished = watched and outcome_of(forecaster.history, total, steps) is not None
+        end = "failed" if failed else "finished" if is_finished else "stopped"
         self._closed = True
         self._enqueue(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))
         self._thread.join(_FAILED_RUN_TIMEOUT_S if failed else _LAST_WRITE_TIMEOUT_S)
@@ -223,7 +224,7 @@ class RunRecorder:
             self._enqueued.notify()
 
     def _write_all(self) -> None:
-        left: _Flush | None = None  # failed to be written; merged with the next flush
+        left: _Flush | None = None  # could not be written; merged with the next flush
         while True:
             flush = self._dequeue().after(left)
             try:
@@ -287,10 +288,10 @@ class RunRecorder:
 
 
 def resolve_store(store: StoreLike) -> Place | None:
-    """Return where a store is, None if there is none.
+    """Return the place of a store; None for no store.
 
     Raises:
-        ConfigurationError: the argument is no store, or a library for it is not installed.
+        ConfigurationError: the argument names no store, or a library for it is not installed.
     """
     if store is None or store is False:
         return None

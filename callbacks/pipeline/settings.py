@@ -41,9 +41,9 @@ class Settings:
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
         every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
         probe: measures on the weights how much annealing will lower the loss.
-        store: where runs are recorded and past runs are found: True is the store of this user; or
+        store: where runs are recorded and past runs are found: True for the store of this user, or
             a path, a database URL or a `lossforecast.RunStore`. Runs of the same `run.project` are
-            compared, by default runs of the same script.
+            compared; by default, runs of the same script.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:
@@ -68,7 +68,7 @@ class Settings:
     policies: list[Policy] | None = field(init=False)
     """The policies of `policy`, or the default ones."""
     place: Place | None = field(init=False)
-    """Where the store is; None if there is no store."""
+    """Path or URL of the store, or the store itself; None for no store."""
 
     def __post_init__(self) -> None:
         if self.metric not in ("train", "val"):
@@ -88,14 +88,20 @@ class Settings:
         self._set("sinks", listed_sinks(self.sinks))
         self._set("place", resolve_store(self.store))
         plan = self._checked_plan()
-        forecaster = Forecaster(plan, self.run, self.laws, self.prior, self.every_n_steps)
+        forecaster = Forecaster(  # checks its arguments
+            plan,
+            run=self.run,
+            laws=self.laws,
+            prior=self.prior,
+            every_n_steps=self.every_n_steps,
+        )
         policy = self.policy
         if policy is None and self.apply:
             policy = [target_miss(), reschedule()]
         self._set("policies", RunMonitor(forecaster, target=self.target, policy=policy).policies)
 
     def _checked_plan(self) -> LRSchedule:
-        """Return the given plan, or any of the given length."""
+        """Return the given plan; without one, any plan of the given length."""
         if self.total_steps is not None:
             steps = whole("total_steps", self.total_steps, ConfigurationError, least=1)
             self._set("total_steps", steps)

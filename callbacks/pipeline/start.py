@@ -1,4 +1,4 @@
-"""Start of a run: what every callback does between its arguments and the first step."""
+"""The start of a run, between the arguments of a callback and the first step."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ class HostRun:
         optimizer: the torch optimizer, without wrappers.
         group: index of the parameter group whose learning rate counts.
         plan: planned learning rate of every step.
-        trained: the model, or the optimizer where the model is unknown; identifies the run.
+        trained: the model, or the optimizer where the model is unknown; gives the model's size.
         name: name of the run for people; None is the present time.
-        metrics: losses that each get a forecaster; the metric of the settings is among them.
+        metrics: kinds of loss that get a forecaster each, with the metric of the settings.
         run: facts about the run, instead of those of the settings.
         sinks: sinks of the host, called before those of the settings.
-        may_act: whether the run may be stopped or changed at all.
+        may_act: whether the run may be stopped or changed, if the settings ask for it.
         steering: reports changes of a steerable scheduler, and may begin a decay.
         begin_probe: starts the probe; called with the optimizer, a function that returns the
             optimizer steps taken, and the length of the run.
-        steps_taken: optimizer steps taken before.
+        steps_taken: optimizer steps taken before this start.
         saved: state of the pipeline in the checkpoint that is resumed, if any.
     """
 
@@ -56,9 +56,9 @@ class HostRun:
 
 
 def start(settings: Settings, host: HostRun) -> Pipeline:
-    """Wire capture, forecasters, monitor, store and probe, and resume a saved run.
+    """Create the capture, forecasters, monitor, recorder and pipeline; resume a saved run.
 
-    On failure the hooks on the optimizer are removed again.
+    On failure the hooks are removed from the optimizer again.
 
     Args:
         settings: arguments of the callback.

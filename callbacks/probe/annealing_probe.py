@@ -20,15 +20,16 @@ from lossforecast.log import logger
 __all__ = ["AnnealingProbe"]
 
 _DEFAULT_HORIZON_DIVISORS = (80, 20)  # a horizon is the length of the run divided by one of these
-_UPDATES_PER_HORIZON = 10  # of an average, within the shortest horizon
+_UPDATES_PER_HORIZON = 10  # updates of every average within the shortest horizon
 _MIN_HORIZON_STEPS = 5
 _MAX_HORIZON_SHARE = 0.1  # of the run
-_BURN_IN_HORIZONS = 3  # after which an average has forgotten its initial value
-_NOT_STARTED = 2**63  # as the step of the next measurement
+_BURN_IN_HORIZONS = 3  # horizons after which an average has forgotten its initial value
+_NOT_STARTED = 2**63  # step of the next measurement before the first step
 _FORWARD_COST = 0.5  # share of the time of a training step that the loss of a batch takes
 
 T = TypeVar("T")
 Samples = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Steps of measurements, (n,), and their gaps, (n, n_horizons)."""
 
 
 class AnnealingProbe:
@@ -87,7 +88,9 @@ class AnnealingProbe:
         """Horizons of the averages in optimizer steps, once the probe has begun."""
         share = number("cost", cost, ConfigurationError)
         if not 0 < share <= 1:
-            raise ConfigurationError(f"cost is {cost}; it must be above 0 and at most 1, say 0.01")
+            raise ConfigurationError(
+                f"cost is {cost}; it must be above 0 and at most 1, such as 0.01"
+            )
         self.loss, self._model, self._batches = loss, model, batches
         self._cost, self._offload = share, offload
         self.switched_off = False
@@ -105,7 +108,7 @@ class AnnealingProbe:
     # ------------------------------------------------------------------ in the loop
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; before some of them are yielded, the gaps are measured on them."""
+        """Yield the batches; on some of them, measure the gaps before they are yielded."""
         for batch in batches:
             self.measure_if_due(batch)
             yield batch
@@ -136,7 +139,7 @@ class AnnealingProbe:
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         loss: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        """Begin to average.
+        """Begin to average the weights and to measure.
 
         Args:
             optimizer: the averages are updated after its steps.
@@ -213,7 +216,7 @@ class AnnealingProbe:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages and open measurements; empty before the beginning and for sharded weights.
+        """Return the averages and pending measurements; empty before the first step and if sharded.
 
         Without them a resumed run measures nothing until its averages have forgotten the weights
         that they start from.
@@ -231,9 +234,9 @@ class AnnealingProbe:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state; call it before training goes on.
+        """Restore a saved state before training continues.
 
-        The state is checked when training goes on: if it is damaged, or belongs to another model or
+        The state is checked at the next step: if it is damaged, or belongs to another model or
         other horizons, the error is logged and the probe switched off.
         """
         self._saved = state or None
@@ -247,7 +250,7 @@ class AnnealingProbe:
         if self._averages is None or saved is None:
             return
         try:
-            began, n_measured, following = (
+            began, n_measured, next_step = (
                 whole(name, saved[name], StateError, least=0) for name in ("began", "looks", "next")
             )
             self._averages.load(saved["averages"])
@@ -258,7 +261,7 @@ class AnnealingProbe:
             self._fail(error)
         else:
             self._began, self._n_measured = began, n_measured
-            self._next, self._waiting = following, waiting
+            self._next, self._waiting = next_step, waiting
 
     @uncompiled
     def _after_step(self, *_: Any) -> None:
@@ -292,7 +295,7 @@ class AnnealingProbe:
             self._fail(error)
 
     def _losses(self, batch: Any) -> list[Tensor]:
-        """The loss with the present weights and with their average over each horizon."""
+        """Return the losses with the present weights and with their average over each horizon."""
         assert self._averages is not None
         assert self._model is not None
         assert self.loss is not None
@@ -331,7 +334,7 @@ def _known_horizons(horizons: Iterable[int] | None) -> tuple[int, ...] | None:
 
 
 def _inner(model: nn.Module) -> Any:
-    """The module inside wrappers that communicate with other processes or compile."""
+    """Return the module inside wrappers that communicate with other processes or compile."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module

@@ -35,7 +35,7 @@ class WeightAverages:
         self.every = every
         trained = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
         self.sharded = any(hasattr(p, "to_local") for p in trained)
-        """Whether the weights are sharded."""
+        """True if the weights are sharded."""
         self._weights = [_local(p) for p in trained]
         self._device = device
         self.averages = {h: [self._average(w) for w in self._weights] for h in sorted({*horizons})}
@@ -44,8 +44,8 @@ class WeightAverages:
     @torch.no_grad()
     def update(self) -> None:
         """Add the present weights; call it every `every` optimizer steps."""
-        likes = next(iter(self.averages.values()))
-        present = [w.to(like) for w, like in zip(self._weights, likes, strict=True)]
+        first = next(iter(self.averages.values()))
+        present = [weight.to(like) for weight, like in zip(self._weights, first, strict=True)]
         for horizon, averages in self.averages.items():
             torch._foreach_lerp_(averages, present, 1 - (1 - 1 / horizon) ** self.every)
 
@@ -64,7 +64,8 @@ class WeightAverages:
     @property
     def device(self) -> str:
         """Device of the averages."""
-        return ", ".join(sorted({str(a.device) for each in self.averages.values() for a in each}))
+        tensors = [tensor for averages in self.averages.values() for tensor in averages]
+        return ", ".join(sorted({str(tensor.device) for tensor in tensors}))
 
     def load(self, averages: Mapping[int, Sequence[Tensor]]) -> None:
         """Replace the averages by saved ones.
@@ -72,12 +73,12 @@ class WeightAverages:
         Raises:
             StateError: they belong to other weights or other horizons.
         """
-        mine = {h: [a.shape for a in each] for h, each in self.averages.items()}
-        theirs = {h: [a.shape for a in each] for h, each in averages.items()}
-        if mine != theirs:
+        shapes = {h: [a.shape for a in tensors] for h, tensors in self.averages.items()}
+        saved_shapes = {h: [a.shape for a in tensors] for h, tensors in averages.items()}
+        if shapes != saved_shapes:
             raise StateError(
                 "the saved averages belong to another model or other horizons: "
-                f"{sorted(theirs)}, here {sorted(mine)}"
+                f"{sorted(saved_shapes)}, here {sorted(shapes)}"
             )
         with torch.no_grad():
             for horizon, saved in averages.items():
@@ -87,7 +88,7 @@ class WeightAverages:
     @contextmanager
     @torch.no_grad()
     def exposed(self) -> Iterator["Exposed"]:
-        """Context in which the model can be given averaged weights.
+        """Provide a context in which the model can be given averaged weights.
 
         At its end the weights are restored bit by bit, even after an exception.
         """
@@ -125,7 +126,7 @@ class Exposed:
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """The values of a parameter, or this process's shard of them, without autograd."""
+    """Return the values of a parameter, or this process's shard of them, without autograd."""
     values = parameter.data
     local: Tensor = values.to_local() if hasattr(values, "to_local") else values
     return local

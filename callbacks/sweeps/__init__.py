@@ -1,4 +1,4 @@
-"""Adapters for Optuna and Ray Tune. Importing one does not load the other's framework."""
+"""Adapters for Optuna and Ray Tune; importing one does not load the framework of the other."""
 
 from lossforecast.callbacks.sweeps.plans import Plans
 

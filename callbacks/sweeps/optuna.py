@@ -31,14 +31,14 @@ class ForecastPruner(BasePruner):
     negatives are forecast. The reported steps must be those of the schedule:
     ``trial.report(val_loss, optimizer_steps_taken)``.
 
-    An internal error is logged once, with its traceback; after it no trial is pruned.
+    An internal error is logged once, with its traceback; from then on no trial is pruned.
 
     Args:
         schedule: the planned learning rates of a trial, or a function of the trial that returns
             them (``lambda trial: LRSchedule.cosine(2_000, trial.params["lr"])``).
-        run: description of a trial, or a function of the trial that returns one; default: a
-            validation loss. Forecasts of trials with the same ``optimizer`` are assumed to have
-            correlated errors.
+        run: facts about a trial, or a function of the trial that returns them; default: its values
+            are validation losses. The forecast errors of trials with the same ``optimizer`` are
+            assumed to be correlated.
         policy: one or more policies; default: `lossforecast.policies.dominated`. Broken and
             diverged trials are always pruned.
         stock: an Optuna pruner that decides instead. It sees the forecasts of the final value made
@@ -67,11 +67,11 @@ class ForecastPruner(BasePruner):
         self._watched: dict[tuple[str, int], _Watched] = {}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether to prune the trial; called by ``trial.should_prune()``."""
+        """Return whether to prune the trial; called by ``trial.should_prune()``."""
         return bool(self._judged(study, trial))
 
     def forecast(self, study: Study, trial: FrozenTrial) -> Forecast | None:
-        """The latest forecast of a trial's final value, negated if values are maximised.
+        """Return the latest forecast of a trial's final value, negated if values are maximised.
 
         None if the trial has reported no value.
 
@@ -105,11 +105,11 @@ class ForecastPruner(BasePruner):
             elif other.intermediate_values:
                 running.add((study.study_name, other.number))
                 rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
-        self._watched = {key: each for key, each in self._watched.items() if key in running}
+        self._watched = {key: one for key, one in self._watched.items() if key in running}
         return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
 
     def _watch(self, study: Study, trial: FrozenTrial) -> Forecaster:
-        """The forecaster of a trial, which has observed all reported values."""
+        """Return the forecaster of a trial, which has observed all reported values."""
         return self._watched_trial(study, trial).forecaster
 
     def _watched_trial(self, study: Study, trial: FrozenTrial) -> "_Watched":
@@ -122,7 +122,7 @@ class ForecastPruner(BasePruner):
         return watched
 
     def _foreseen(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
-        """A copy of the trial with forecasts of the final value in place of the reported values."""
+        """Return a copy of the trial with forecasts in place of the reported values."""
         seen = copy(trial)
         seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
         return seen
@@ -133,14 +133,14 @@ class ForecastPruner(BasePruner):
 
 @dataclass
 class _Watched:
-    """A trial, the steps read so far and the forecasts of its final value made at them."""
+    """A trial: its forecaster, the steps read so far, and the final values forecast at them."""
 
     forecaster: Forecaster
     steps: list[int] = field(default_factory=list)
     finals: dict[int, float] = field(default_factory=dict)
 
     def continues(self, values: dict[int, float]) -> bool:
-        """Whether all new steps come after those read so far."""
+        """Return whether all new steps come after those read so far."""
         return sorted(values)[: len(self.steps)] == self.steps
 
     def catch_up(self, values: dict[int, float], sign: int, *, at_each: bool) -> None:

@@ -1,4 +1,4 @@
-"""`Plans`: the schedule and the description of every trial of a sweep."""
+"""`Plans`: the schedule and the `RunInfo` of every trial of a sweep."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class Plans(Generic[T]):
-    """The schedule and the description of every trial.
+    """The schedule and the `RunInfo` of every trial.
 
     Args:
         schedule: the planned learning rates of all trials, or a function of a trial that returns
             them.
-        run: description of all trials, or a function of a trial that returns one; default: a
-            validation loss.
-        subject: name of the functions' argument, for messages.
+        run: facts about all trials, or a function of a trial that returns them; default: the values
+            are validation losses.
+        subject: name of the argument of these functions, for messages.
 
     Raises:
         ConfigurationError: `schedule` or `run` has another type.
@@ -46,15 +46,15 @@ class Plans(Generic[T]):
         self._schedule, self._run = schedule, run or RunInfo(metric="val")
 
     def forecaster(self, trial: T) -> Forecaster:
-        """A new forecaster for a trial.
+        """Return a new forecaster for a trial.
 
         Raises:
-            LossForecastError: the schedule or the description is impossible.
+            LossForecastError: the schedule or the facts are impossible.
         """
         schedule = self._schedule
         planned = schedule if isinstance(schedule, LRSchedule) else schedule(trial)
         return Forecaster(planned, self.run(trial))
 
     def run(self, trial: T) -> RunInfo:
-        """The description of a trial."""
+        """Return the facts about a trial."""
         return self._run if isinstance(self._run, RunInfo) else self._run(trial)

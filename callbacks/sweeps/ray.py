@@ -29,9 +29,9 @@ __all__ = ["ForecastScheduler", "ForecastStopper"]
 class ForecastStopper(Stopper):
     """Stops a trial when its forecast says that it will not end among the best of the trials.
 
-    For use beside another Ray scheduler; without one, use `ForecastScheduler`. Ray does not report
-    to a Stopper that a trial failed or was stopped by others, so such a trial is still compared
-    with, by its latest forecast.
+    Use it beside another Ray scheduler; without one, use `ForecastScheduler`. Ray does not report
+    to a Stopper that a trial failed or was stopped by others, so other trials are still compared
+    with its latest forecast.
 
     Trials are compared by forecasts of their final values, so schedules, horizons and progress may
     differ, and a trial that has not annealed yet is not at a disadvantage. A trial that ended
@@ -42,17 +42,17 @@ class ForecastStopper(Stopper):
     ``tune.report({"val_loss": loss, "step": optimizer_steps_taken})`` and set ``time_attr="step"``.
     Results without the value or the step are ignored; the first is logged as an error.
 
-    An internal error is logged once, with its traceback; after it no trial is stopped.
+    An internal error is logged once, with its traceback; from then on no trial is stopped.
 
     Args:
         schedule: the planned learning rates of a trial, or a function of its config that returns
             them (``lambda config: LRSchedule.cosine(2_000, config["lr"])``).
-        run: description of a trial, or a function of its config that returns one; default: a
-            validation loss. Forecasts of trials with the same ``optimizer`` are assumed to have
-            correlated errors.
+        run: facts about a trial, or a function of its config that returns them; default: its values
+            are validation losses. The forecast errors of trials with the same ``optimizer`` are
+            assumed to be correlated.
         metric: name of the value in the results; ``"eval/loss"`` if it is nested.
         mode: "min" or "max".
-        time_attr: name of the number of steps taken in the results.
+        time_attr: name of the result that counts the steps taken.
         policy: one or more policies; default: `lossforecast.policies.dominated`, and with a target
             `lossforecast.policies.target_miss`. Broken and diverged trials are always stopped.
         target: the final value to reach.
@@ -81,11 +81,11 @@ class ForecastStopper(Stopper):
         self._trials.measure(named("metric", metric), mode)
 
     def __call__(self, trial_id: str, result: Result) -> bool:
-        """Whether the trial should be stopped; Ray asks at every result."""
+        """Return whether to stop the trial; Ray calls this with every result."""
         return bool(self._judged(trial_id, result))
 
     def stop_all(self) -> bool:
-        """False: trials are judged one by one."""
+        """Return False: trials are stopped one by one."""
         return False
 
     @guarded
@@ -101,21 +101,21 @@ class ForecastStopper(Stopper):
 class ForecastScheduler(TrialScheduler):
     """Stops a trial when its forecast says that it will not end among the best of the trials.
 
-    The recommended choice with Ray Tune. It compares trials as `ForecastStopper` does, and also
-    knows which trials have failed or were stopped by others: they do not count. Trials start in the
-    order in which they were created.
+    This is the recommended choice with Ray Tune. It compares trials as `ForecastStopper` does, and
+    leaves out trials that failed or were stopped by others. Trials start in the order in which they
+    were created.
 
-    Ray restores an interrupted sweep with a new scheduler. It counts the trials that had reached
-    the end of their schedules; of the others it sees what they report from then on.
+    Ray restores an interrupted sweep with a new scheduler. Trials that had reached the end of their
+    schedules count with their last value. Of other trials, it has only the results from then on.
 
     Args:
         schedule: the planned learning rates of a trial, or a function of its config that returns
             them.
-        run: description of a trial, or a function of its config that returns one; default: a
-            validation loss.
+        run: facts about a trial, or a function of its config that returns them; default: its values
+            are validation losses.
         metric: name of the value in the results, unless ``tune.TuneConfig`` sets it.
         mode: "min" or "max", unless ``tune.TuneConfig`` sets it.
-        time_attr: name of the number of steps taken in the results, counted as in the schedule.
+        time_attr: name of the result that counts the steps taken, as in the schedule.
         policy: one or more policies; default: `lossforecast.policies.dominated`, and with a target
             `lossforecast.policies.target_miss`.
         target: the final value to reach.
@@ -166,7 +166,7 @@ class ForecastScheduler(TrialScheduler):
 
     @property
     def supports_buffered_results(self) -> bool:
-        """Whether Ray may deliver several results at once."""
+        """True if Ray may deliver several results at once."""
         return bool(self._base.supports_buffered_results)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -178,7 +178,7 @@ class ForecastScheduler(TrialScheduler):
         return self._base.set_search_properties(trials.metric, trials.mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Called for a new trial, a retry, and a trial that was over when the sweep was restored.
+        """Add a trial: a new one, a retry, or one that was over when the sweep was restored.
 
         Raises:
             ConfigurationError: metric or mode is not set.
@@ -192,30 +192,30 @@ class ForecastScheduler(TrialScheduler):
         self._readmitted(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Result) -> str:
-        """CONTINUE or STOP, or the decision of the stock scheduler."""
+        """Return CONTINUE or STOP, or the decision of the stock scheduler."""
         return self._decided(tune_controller, trial, result) or TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Result) -> None:
-        """Called when a trial is over: at its end, or stopped by this scheduler or others."""
+        """Close a trial that is over, at its end or because it was stopped."""
         self._closed(tune_controller, trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Called when a trial fails: it does not count unless Ray retries it."""
+        """Leave out a trial that failed, unless Ray retries it."""
         self._trials.set_counts(trial.trial_id, False)
         self._base.on_trial_error(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """Called when a waiting trial is removed."""
+        """Remove a waiting trial."""
         self._trials.set_counts(trial.trial_id, False)
         self._trials.close(trial.trial_id)
         self._base.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The next trial to start or to resume."""
+        """Return the next trial to start or to resume."""
         return self._base.choose_trial_to_run(tune_controller)
 
     def debug_string(self) -> str:
-        """Description that Ray prints."""
+        """Return the description that Ray prints."""
         stock = "" if self._stock is None else f" with forecasts for {self._stock.debug_string()}"
         return f"Using {type(self).__name__}{stock}"
 
@@ -235,19 +235,19 @@ class ForecastScheduler(TrialScheduler):
         if self._stock is None:
             decision = TrialScheduler.STOP if trials.hopeless(name) else TrialScheduler.CONTINUE
         else:
-            shown = trials.foreseen(name, result)
-            decision = self._stock.on_trial_result(tune_controller, trial, shown)
+            foreseen = trials.foreseen(name, result)
+            decision = self._stock.on_trial_result(tune_controller, trial, foreseen)
             if decision == TrialScheduler.STOP and not trials.stop(name):
                 return decision
         return TrialScheduler.CONTINUE if trials.shadow else decision
 
     @guarded
     def _closed(self, tune_controller: Any, trial: Trial, result: Result) -> None:
-        # Ray reports the last result of a trial that others stop only here
+        # if others stop a trial, this is the only report of its last result
         self._trials.observe(trial.trial_id, trial.config, result, last=True)
         if self._stock is not None:
-            shown = self._trials.foreseen(trial.trial_id, result)
-            self._stock.on_trial_complete(tune_controller, trial, shown)
+            foreseen = self._trials.foreseen(trial.trial_id, result)
+            self._stock.on_trial_complete(tune_controller, trial, foreseen)
         self._trials.close(trial.trial_id)
 
     @guarded

@@ -1,4 +1,4 @@
-"""The trials of a Ray Tune sweep as `ForecastStopper` and `ForecastScheduler` see them."""
+"""The trials of a Ray Tune sweep, for `ForecastStopper` and `ForecastScheduler`."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ __all__ = ["Config", "Result", "SweepTrials", "named"]
 Config = dict[str, Any]
 Result = dict[str, Any]
 
-_MAX_LENGTH_RATIO = 2.0  # of steps reported to steps planned: beyond, they hardly count the same
+_MAX_LENGTH_RATIO = 2.0  # between steps reported and planned; beyond, their units may differ
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Trial:
 
     Attributes:
         forecaster: has observed the reported values, negated if they are maximised.
-        last: the latest value, nan and inf included.
+        last: the latest value, negated likewise; may be nan or infinite.
         counts: whether other trials are compared with it; False once it was stopped or has failed.
     """
 
@@ -46,7 +46,7 @@ class Trial:
     counts: bool = True
 
     def observe(self, step: int, value: float) -> None:
-        """Observe a value, negated if it is maximised."""
+        """Observe a value, negated if values are maximised."""
         self.forecaster.observe(step, value)
         self.last = value
 
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def at_its_end(self) -> bool:
-        """Whether the trial has taken all steps of its schedule."""
+        """True if the trial has taken all steps of its schedule."""
         return self.step >= self.forecaster.total_steps
 
     @property
@@ -68,7 +68,7 @@ class Trial:
         return Outlook.of(self.forecaster.forecast(), self.forecaster.run.optimizer or "")
 
     def ended(self) -> Outlook:
-        """The outlook if the trial ends now."""
+        """Return the outlook of a trial that ends now."""
         return Outlook.ended(self.last, self.forecaster.run.optimizer or "")
 
     def __reduce__(self) -> tuple[Callable[..., "Trial"], tuple[Any, ...]]:
@@ -83,8 +83,7 @@ def _restored_trial(state: Mapping[str, Any], last: float, counts: bool) -> Tria
 class SweepTrials:
     """The running trials of a sweep, and the outcomes of those that ended.
 
-    Args:
-        schedule: as in `ForecastScheduler`, like the other arguments.
+    The arguments are those of `ForecastScheduler`.
     """
 
     def __init__(
@@ -109,10 +108,10 @@ class SweepTrials:
         self._logged: set[str] = set()
 
     def measure(self, metric: str | None, mode: str | None) -> None:
-        """Set the name of the value and its mode; None where unknown.
+        """Set the name of the value and its mode; None if not known yet.
 
         Raises:
-            ConfigurationError: the metric is no name, or the mode neither "min" nor "max".
+            ConfigurationError: the metric is not a name, or the mode neither "min" nor "max".
         """
         if mode not in ("min", "max", None):
             raise ConfigurationError(f'mode is {mode!r}; it must be "min" or "max"')
@@ -120,7 +119,7 @@ class SweepTrials:
         self.mode = mode
 
     def observe(self, trial_id: str, config: Config, result: Result, *, last: bool = False) -> bool:
-        """Observe a flat result; returns whether the trial can be judged by it.
+        """Observe a flat result; return whether the trial can be judged by it.
 
         Args:
             trial_id: Ray's id of the trial.
@@ -149,7 +148,7 @@ class SweepTrials:
         return trial.counts
 
     def hopeless(self, trial_id: str) -> bool:
-        """Whether to stop an observed trial; if so, it no longer counts."""
+        """Return whether to stop an observed trial; if so, it no longer counts."""
         trial = self._running[trial_id]
         rivals = [
             *self._ended.values(),
@@ -164,14 +163,14 @@ class SweepTrials:
         return advice.action is Action.STOP and self.stop(trial_id, f": {advice.message}")
 
     def foreseen(self, trial_id: str, result: Result) -> Result:
-        """A copy of the result in which the value is the present forecast of the final value."""
+        """Return a copy of the result with the present forecast in place of the value."""
         if trial_id not in self._running or self.metric not in result:
             return result
         forecast = self._running[trial_id].forecaster.forecast()
         return {**result, self.metric: self._sign * forecast.mean}
 
     def stop(self, trial_id: str, why: str = "") -> bool:
-        """Log that the trial is stopped, and why; it no longer counts. False at its end."""
+        """Log that a trial is stopped, and why; it no longer counts. At its end, return False."""
         trial = self._running[trial_id]
         if trial.at_its_end:
             return False
@@ -219,10 +218,10 @@ class SweepTrials:
 
 
 def named(argument: str, value: object) -> str:
-    """The value, if it is a name.
+    """Return the value of an argument that must be a name.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is not a string, or empty.
     """
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{argument} must be the name of a reported value, not {value!r}")

@@ -1,4 +1,4 @@
-"""`TensorBoardSink`: forecasts for the tab "Loss forecast" and TensorBoard's own tabs."""
+"""`TensorBoardSink`: writes forecasts for the tab "Loss forecast" and TensorBoard's own tabs."""
 
 import importlib.util
 from typing import Any
@@ -28,13 +28,13 @@ LAYOUT: dict[str, Any] = {
         _TARGET: ["Multiline", ["^forecast/prob_target$"]],
     },
 }
-"""Layout of the custom-scalars tab; written once per run, because only the last one counts."""
+"""Layout of the tab *Custom Scalars*; written once per run, because only the last one counts."""
 
 
 def scalars(update: Update) -> dict[str, float]:
-    """The numbers of a forecast by tag; empty if there was no loss to forecast from.
+    """Return the numbers of a forecast by tag; none if there was no loss to forecast from.
 
-    `forecast/final_loss` with the 80% interval `forecast/lower` and `forecast/upper`,
+    The tags are `forecast/final_loss` with the 80% interval `forecast/lower` and `forecast/upper`,
     `forecast/anneal_gain`, and `forecast/prob_target` if there is a target.
     """
     forecast = update.forecast
@@ -53,7 +53,7 @@ def scalars(update: Update) -> dict[str, float]:
 
 
 def summary(update: Update) -> Any:
-    """The data of the tab "Loss forecast" as a ``Summary`` of TensorBoard.
+    """Return the data of the tab "Loss forecast" as a ``Summary`` of TensorBoard.
 
     It is one tensor of one string, which holds the present forecast and all earlier ones.
     """
@@ -74,7 +74,7 @@ def summary(update: Update) -> Any:
 
 
 def picture(update: Update) -> NDArray[np.uint8]:
-    """The forecast as `lossforecast.plot` draws it, (height, width, 3)."""
+    """Draw the forecast with `lossforecast.plot`; return the pixels, (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(plot(update.forecast, update.forecaster.history, target=update.target))
@@ -88,7 +88,7 @@ class TensorBoardSink:
 
     Args:
         writer: the writer. Any other object with `add_scalar` and `add_custom_scalars` works, too,
-            but without the tab.
+            but then the tab "Loss forecast" has no data.
         pictures: whether to add a picture after every tenth of the run, for viewers without the
             tab; each takes a few tenths of a second. Needs matplotlib.
     """

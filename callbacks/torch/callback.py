@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 
 from lossforecast.callbacks.capture import innermost, uncompiled
-from lossforecast.callbacks.lr_schedulers import LoopLint
+from lossforecast.callbacks.lr_schedulers import LoopLint, parameter_group
 from lossforecast.callbacks.monitor import Sink, adopt_plan, guarded, switch_off
 from lossforecast.callbacks.pipeline import (
     HostRun,
@@ -20,7 +20,7 @@ from lossforecast.callbacks.pipeline import (
 )
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.tensorboard import TensorBoardSink
-from lossforecast.callbacks.torch.schedule import parameter_group, planner_of, steering_of
+from lossforecast.callbacks.torch.schedule import planner_of, steering_of
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Policy
@@ -130,7 +130,7 @@ class TorchLossForecast(LoopCallback):
             sinks=sinks,
         )
         pace, optimizer = steps_per_scheduler_step, innermost(optimizer)
-        group = parameter_group(optimizer, group)
+        group = parameter_group(optimizer.param_groups, group)
         planner = planner_of(optimizer, scheduler, self.settings, pace=pace, group=group)
         plan = planner(0)
         self._resumed = False
@@ -151,9 +151,9 @@ class TorchLossForecast(LoopCallback):
         self._capture = self._pipeline.capture
         followed = scheduler if schedule is None else None
         self._lint = LoopLint(optimizer, plan, followed, pace=pace, group=group)
-        # without `with` or `close`, the end is recorded when the last reference or Python goes
-        recorded = self._pipeline.monitor.recorder is not None
-        self._finalizer = weakref.finalize(self, self._pipeline.finalize) if recorded else None
+        # without `with` or `close`, the end is recorded when this object is deleted or Python ends
+        is_recorded = self._pipeline.monitor.recorder is not None
+        self._finalizer = weakref.finalize(self, self._pipeline.finalize) if is_recorded else None
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +188,7 @@ class TorchLossForecast(LoopCallback):
 
     @property
     def should_stop(self) -> bool:
-        """Whether to leave the loop; False unless ``stop=True``."""
+        """True when the training loop is to end; always False without ``stop=True``."""
         if self._pipeline.stop:
             self._poll_if_due()
         return self._pipeline.should_stop
@@ -217,7 +217,7 @@ class TorchLossForecast(LoopCallback):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken, as far as the host knows without waiting for the device."""
+        """Optimizer steps taken; includes steps that the device may turn out to have skipped."""
         return self._capture.steps
 
     # ------------------------------------------------------------------ state
@@ -232,7 +232,7 @@ class TorchLossForecast(LoopCallback):
         return self._pipeline.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called; a changed schedule is adopted with a warning.
+        """Continue from a saved state; a changed schedule is adopted with a warning.
 
         Raises:
             StateError: the state is not of a run, or is damaged.
@@ -283,7 +283,7 @@ class TorchLossForecast(LoopCallback):
             self._planner = None
 
     def _adopt_plan(self) -> None:
-        """Compare the plan of a resumed run with the saved one, at its first step.
+        """Adopt the plan of a resumed run, at its first step, with a warning if it has changed.
 
         By then the user has restored the scheduler, too.
         """

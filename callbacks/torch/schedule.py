@@ -1,4 +1,4 @@
-"""The plan of a plain PyTorch loop: its parameter group, its learning rates, who steers them."""
+"""The plan of a plain PyTorch loop: its learning rates, and the scheduler that steers them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,29 +9,21 @@ from lossforecast.callbacks.lr_schedulers import (
     schedule_from_torch,
     steps_per_call,
 )
-from lossforecast.callbacks.pipeline import Settings, widest_group
+from lossforecast.callbacks.pipeline import Settings
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["parameter_group", "planner_of", "steering_of"]
-
-
-def parameter_group(optimizer: Any, group: int | None) -> int:
-    """Return the index of the parameter group whose learning rate counts."""
-    if group is None:
-        return widest_group(optimizer)
-    index, groups = whole("group", group, ConfigurationError, least=0), optimizer.param_groups
-    if index >= len(groups):
-        raise ConfigurationError(
-            f"group is {group}, but the optimizer has {len(groups)}: give 0..{len(groups) - 1}"
-        )
-    return index
+__all__ = ["planner_of", "steering_of"]
 
 
 def steering_of(scheduler: Any, settings: Settings, pace: int, group: int) -> Steering | None:
-    """Return the steering of a steerable scheduler; without one `apply=True` is refused."""
+    """Return the steering of a steerable scheduler; None for any other scheduler.
+
+    Raises:
+        ConfigurationError: there is none, but ``apply=True`` needs one.
+    """
     steering = None
     if settings.schedule is None and pace == 1:
         steering = Steering.of(scheduler, group, settings.total_steps, settings.apply)

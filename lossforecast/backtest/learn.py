@@ -235,12 +235,12 @@ def _measure(run: RecordedRun) -> _Drop | None:
         young = _posterior(run, plan, vague, _YOUNG_SHARE, burn_in=_BURN_IN_SHARE)
         slope_ratio = drop / young.slope if young.slope > _MIN_YOUNG_SLOPE else np.nan
         if run.metric == "val":
-            unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).belief(0.0, young.noise)
+            unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).moments(0.0, young.noise)
             jitter_ratio = drop / unit
     return _Drop(
         fold=run.fold,
         cluster=run.cluster,
-        known=Prior().knows(RunInfo(run.metric, run.optimizer), plan),
+        known=Prior().rule_applies(RunInfo(run.metric, run.optimizer), plan),
         peak=plan.peak,
         share=share,
         size=drop,
@@ -326,7 +326,7 @@ def _replay_errors(task: tuple[RecordedRun, Prior]) -> list[StandardizedError]:
     if end is None:
         return []
     plan = run.plan
-    known = prior.knows(RunInfo(run.metric, run.optimizer), plan)
+    known = prior.rule_applies(RunInfo(run.metric, run.optimizer), plan)
     errors = []
     for fraction in FRACTIONS:
         if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):

@@ -81,9 +81,9 @@ def add_backtest(app: "typer.Typer") -> None:
         unseen: Annotated[
             str,
             typer.Option(
-                help="Runs left out when the prior of a run is learnt: fold, those of its fold (uses "
-                "the packaged tables), or peak, those of its fold with its peak learning rate "
-                "(learns from the folder)."
+                help="Runs left out when the prior of a run is learned: fold, those of its fold "
+                "(uses the packaged tables), or peak, those of its fold with its peak learning "
+                "rate (learns from the folder)."
             ),
         ] = "fold",
         by: Annotated[

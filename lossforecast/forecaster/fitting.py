@@ -44,7 +44,14 @@ def fit_run(
     if past_runs is not None and not len(evidence):
         now = max(round(_TRANSFER_START_SHARE * planned.total_steps), 1)
         evidence = Evidence.placeholder(now, past_runs.level)
-    measured = prior.gaps.drop(gaps, planned, now, evidence.step, evidence.loss, evidence.variance)
+    measured = prior.gaps.drop(
+        gaps,
+        planned,
+        now,
+        step=evidence.step,
+        loss=evidence.loss,
+        variance=evidence.variance,
+    )
     if measured is not None:
         beliefs = replace(beliefs, calibration=prior.gaps.calibration)
     posterior = fit(

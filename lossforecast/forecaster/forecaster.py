@@ -148,7 +148,8 @@ class Forecaster:
             horizon: EMA horizon in optimizer steps (decay ``1 - 1 / horizon``).
 
         Raises:
-            ObservationError: an argument is not a number, or negative where it cannot be.
+            ObservationError: a value is not a number, or `step`, `stderr` or `horizon` is
+                impossible.
         """
         value = number("gap", gap, ObservationError)
         error = non_negative("stderr", stderr, ObservationError)

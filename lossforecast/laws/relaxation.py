@@ -122,10 +122,10 @@ def arrived(
     at = np.clip(steps, knots[0], None)
     s1_first, s1_at = sums[:-1][moving], schedule.s1(at)
     s1_step = (sums[1:][moving] - s1_first) / length
-    # one entry for each pair of a step t and a segment that begins before it. `done` changes of
-    # the segment, k = first + 1, first + 2, ..., have happened by t. G needs the age t - k + 1 of
-    # a change, S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a
-    # single change
+    # one entry for each pair of a step t and a segment that begins before it. `done` changes of the
+    # segment, k = first + 1, first + 2, ..., have happened by t. G needs the age t - k + 1 of a
+    # change, S1(t) - S1(k - 1) and the rate after it: here their means over k, exact for a single
+    # change
     row, segment = np.nonzero(first < at[:, np.newaxis])
     passed = at[row] - first[segment]
     done = np.minimum(passed, length[segment])

@@ -65,7 +65,8 @@ def solve(
 def inverse(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Inverses (..., 3, 3) and log determinants (...,) of positive definite A, (..., 3, 3).
 
-    The Cholesky factors are written out: LAPACK, matrix by matrix, takes three times as long.
+    The Cholesky factors are written out: LAPACK, called matrix by matrix, takes three times as
+    long.
     """
     A11, A21, A22 = matrices[..., 0, 0], matrices[..., 1, 0], matrices[..., 1, 1]
     A31, A32, A33 = matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2]

@@ -51,10 +51,10 @@ class Grid:
         """Members in the outer order, exponents in the inner one; columns as in `columns_at`."""
         n_alphas = len(beliefs.alphas)
         first_drop = 1 + 2 * n_alphas
-        zero_column = first_drop + sum(beliefs.aware)
+        zero_column = first_drop + sum(beliefs.uses_lr)
         rows = []
         next_drop = first_drop
-        for member, aware in enumerate(beliefs.aware):
+        for member, aware in enumerate(beliefs.uses_lr):
             first_power = 1 if aware else 1 + n_alphas
             drop_column = next_drop if aware else zero_column
             next_drop += aware
@@ -172,7 +172,7 @@ def drop_scales(beliefs: Beliefs, schedule: LRSchedule, at_end: FloatArray) -> F
     if depth > MIN_DECAY_DEPTH:
         share = at_end[1 + 2 * len(beliefs.alphas) : -1]
         ratio = depth**_DEPTH_POWER / np.maximum(share, _MIN_SHARE_ARRIVED)
-        scales[np.array(beliefs.aware)] = np.clip(ratio, _MIN_DROP_SCALE, _MAX_DROP_SCALE)
+        scales[np.array(beliefs.uses_lr)] = np.clip(ratio, _MIN_DROP_SCALE, _MAX_DROP_SCALE)
     return scales
 
 

@@ -49,7 +49,7 @@ from lossforecast.posterior.posterior import Posterior
 from lossforecast.posterior.transfer import DIFFERENCE_SCALES, PastRunTransfer
 from lossforecast.posterior.transfer_nodes import nodes_at_scale, with_past_runs
 from lossforecast.posterior.walk import Walk, walks_of
-from lossforecast.prior import Beliefs, BelievedDrops, MeasuredDrop, Regime, believed_drops
+from lossforecast.prior import Beliefs, DropPrior, MeasuredDrop, Regime, drop_prior
 from lossforecast.runs import Evidence
 from lossforecast.schedule import LRSchedule
 
@@ -202,7 +202,7 @@ def _law_nodes(problem: _Problem) -> tuple[list[Walk], list[NodeSet]]:
             lawful=index == 0,
             last=index == len(regimes) - 1,
         )
-        drops = believed_drops(regime.drops, problem.slope, problem.noise, problem.measured)
+        drops = drop_prior(regime.drops, problem.slope, problem.noise, problem.measured)
         nodes = _nodes_of_regime(problem, regime, regime_walks, drops)
         sets.append(replace(nodes, walk=nodes.walk + len(walks)))
         walks += regime_walks
@@ -210,7 +210,7 @@ def _law_nodes(problem: _Problem) -> tuple[list[Walk], list[NodeSet]]:
 
 
 def _nodes_of_regime(
-    problem: _Problem, regime: Regime, walks: list[Walk], drops: BelievedDrops
+    problem: _Problem, regime: Regime, walks: list[Walk], drops: DropPrior
 ) -> NodeSet:
     """Every walk, component of the drop prior and pair of the grid.
 
@@ -232,10 +232,11 @@ def _nodes_of_regime(
     )
     log_weight += np.log([m.weight for m in beliefs.members])[grid.member]
     log_weight += log_alpha_weights(beliefs, regime)[grid.alpha]
-    log_weight += drops.weight[:, np.newaxis]
+    log_weight += drops.log_weight[:, np.newaxis]
     log_weight += np.array([walk.log_evidence for walk in walks])[:, np.newaxis, np.newaxis]
     evidence_of_regime = np.logaddexp.reduce(log_weight, axis=None)
-    log_weight += np.log(regime.weight) + drops.of_noise + (beliefs.temper - 1) * evidence_of_regime
+    log_prior = np.log(regime.weight) + drops.log_noise_likelihood
+    log_weight += log_prior + (beliefs.temper - 1) * evidence_of_regime
     walk, drop, pair = (index.ravel() for index in np.indices(log_weight.shape))
     return NodeSet(
         log_weight=log_weight.ravel(),
@@ -248,7 +249,7 @@ def _nodes_of_regime(
         walk=walk,
         group=walk * drops.std.size + drop,
         prior_std=drops.std[drop],
-        measured_share=drops.told[drop],
+        measured_share=drops.measured_share[drop],
         offset_column=np.full(pair.size, -1),
     )
 

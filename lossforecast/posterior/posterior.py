@@ -251,7 +251,7 @@ class Posterior:
     def _full_drops(self) -> tuple[NDArray[np.bool_], FloatArray, FloatArray, FloatArray]:
         """Mask of the nodes that depend on the learning rate; their weights, drops and stds."""
         nodes = self.nodes
-        aware = np.array(self.beliefs.aware)[nodes.member]
+        aware = np.array(self.beliefs.uses_lr)[nodes.member]
         scale = nodes.drop_scale[aware]
         std = np.sqrt(nodes.covariance[aware, 2, 2]) / scale
         return aware, self.weight[aware], -nodes.mean[aware, 2] / scale, std

@@ -172,7 +172,7 @@ class _PastPosterior:
         past = self.posterior
         ratio = self._peak_ratio(schedule)
         member, alpha = np.array(self.pairs).T
-        aware = np.array(past.beliefs.aware)[member]
+        aware = np.array(past.beliefs.uses_lr)[member]
         alphas = np.array(past.beliefs.alphas)[alpha]
         # a warm-up may begin at 0, where S1 is 0 after the first step
         present_s1 = max(float(schedule.s1(max(now, 1))), schedule.peak / schedule.total_steps)

@@ -1,22 +1,23 @@
-"""What is believed of a run before it is observed."""
+"""The prior of a run: the laws' parameters and the annealing drop before its losses."""
 
-from lossforecast.prior.drops import BelievedDrops, DropComponent, DropRule, believed_drops
+from lossforecast.prior.drops import DropComponent, DropPrior, DropRule, drop_prior
 from lossforecast.prior.past_runs import STD_OF_EQUAL_SETUPS, PastRun, fits_budget, most_similar
 from lossforecast.prior.prior import Beliefs, Prior, Regime
-from lossforecast.prior.probe_gaps import Gap, MeasuredDrop
+from lossforecast.prior.probe_gaps import Gap, GapRule, MeasuredDrop
 
 __all__ = [
     "STD_OF_EQUAL_SETUPS",
     "Beliefs",
-    "BelievedDrops",
     "DropComponent",
+    "DropPrior",
     "DropRule",
     "Gap",
+    "GapRule",
     "MeasuredDrop",
     "PastRun",
     "Prior",
     "Regime",
-    "believed_drops",
+    "drop_prior",
     "fits_budget",
     "most_similar",
 ]

@@ -1,4 +1,4 @@
-"""What is believed of a run before it starts, given what is known of it: `Prior`."""
+"""`Prior`: the distribution of the laws' parameters before a run, given its description."""
 
 import json
 import re
@@ -23,14 +23,18 @@ __all__ = [
     "Member",
     "Prior",
     "Regime",
-    "RunInfo",
-    "lessons",
 ]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member of the model average: a law's relaxation, or the power law in steps (None)."""
+    """One member of the model average.
+
+    Attributes:
+        law: name of the law.
+        relaxation: its relaxation G; None for the power law in steps, which ignores the rate.
+        weight: prior weight.
+    """
 
     law: str
     relaxation: Relaxation | None
@@ -39,16 +43,16 @@ class Member:
 
 @dataclass(frozen=True)
 class Regime:
-    """How closely a run follows a law, and what then is believed of its parameters.
+    """How closely a run follows a law, and the prior of the law's parameters in that case.
 
     Attributes:
         alpha: centre and spread of the exponent.
-        reducible: standard deviation of what the power law has still to lose, share of the loss.
-        walks: sizes of the discrepancy between run and law, with weights.
+        reducible: standard deviation of what the power law can still lose, as a share of the loss.
+        walks: pairs (size, weight) of the discrepancy between run and law.
         lr_travel: how much the discrepancy moves while the rate goes from the peak to 0, in the
             units of its clock (`lossforecast.posterior.fit`).
-        weight: of the regime.
-        drops: what is believed of the drop.
+        weight: prior probability of the regime.
+        drops: components of the prior of the annealing drop.
     """
 
     alpha: tuple[float, float]
@@ -61,62 +65,67 @@ class Regime:
 
 @dataclass(frozen=True)
 class Beliefs:
-    """The prior of one run, in numbers. Shares are of the present level of the loss."""
+    """The prior of one run under one schedule; sizes are shares of the present loss."""
 
     alphas: tuple[float, ...]
     """Grid of exponents."""
     members: tuple[Member, ...]
+    """Laws and relaxations to average."""
     regimes: tuple[Regime, ...]
+    """The lawful regime and the loose one."""
     temper: float
     """Power of the evidence that decides between the regimes."""
     calibration: Calibration
-    """Share of the run seen; scale and tail of a forecast made then, from past ones."""
+    """Scale and tail of the intervals by the share of the run seen."""
     burn_in: float
-    """Share of the run so far that is left out: the start follows no law."""
+    """Share of the steps so far that is left out, because the start of a run follows no law."""
     window: float
-    """Share of the run over whose noisy observations the loss reported is a mean."""
+    """Share of the run over which the loss in a forecast is averaged; 0 for the expected loss."""
 
     @property
     def relaxations(self) -> tuple[Relaxation, ...]:
-        """Those of the members that know the learning rate, in their order."""
+        """Relaxations of the members whose law depends on the learning rate, in their order."""
         return tuple(m.relaxation for m in self.members if m.relaxation is not None)
 
     @property
-    def aware(self) -> tuple[bool, ...]:
-        """Which members know the learning rate."""
+    def uses_lr(self) -> tuple[bool, ...]:
+        """For each member, whether its law depends on the learning rate."""
         return tuple(m.relaxation is not None for m in self.members)
 
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
-_LANGUAGE = {"language", "lm", "llm", "text", "pretraining"}  # words in the name of a task
-_USUAL_RATES = (1e-5, 2e-2)  # peaks to which the rule of the Adam family applies
-# share by which validation losses jump about, and the spread of its logarithm: in language models,
-# whose validation sets are large and fixed, and elsewhere
-_QUIET, _RESTLESS = (0.0015, 1.0), (0.008, 1.2)
-# share of lawful runs whose drop is not by the rule, where it is known and where not; the noise of
-# a validation loss tells them apart, so that more of them can be allowed for
-_FOREIGN = {"train": (0.03, 0.1), "val": (0.15, 0.35)}
-_LAWFUL_IF_TOLD = 0.98  # share of lawful runs among those said to be language models
-_FOREIGN_DROP = DropComponent(1.0, 0.2, 0.8)
-_ALPHAS = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
+_LANGUAGE_WORDS = {"language", "lm", "llm", "text", "pretraining"}  # in the name of a task
+_USUAL_PEAKS = (1e-5, 2e-2)  # range of peak learning rates to which the rule `known` applies
+# noise of validation losses, as a share of the loss: median and standard deviation of its
+# logarithm. Language models have large, fixed validation sets
+_VAL_NOISE_OF_LANGUAGE = (0.0015, 1.0)
+_VAL_NOISE_OF_OTHERS = (0.008, 1.2)
+# probability that the drop of a lawful run differs from its prior, where `known` applies and
+# elsewhere. The noise of a validation loss shows such runs, so more of them can be allowed for
+_PROB_OTHER_DROP = {"train": (0.03, 0.1), "val": (0.15, 0.35)}
+_OTHER_DROP = DropComponent(1.0, 0.2, 0.8)  # in training losses, whose noise shows nothing
+_LAWFUL_SHARE_OF_LANGUAGE = 0.98  # of runs that are described as language models
+_ALPHA_GRID = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
+_MIN_DECAY_SHARE = 1e-3  # of a run
+_BURN_IN_SHARE = {"train": 0.12, "val": 0.2}  # noisy losses need more of a run to show their slope
+_WINDOW_SHARE = {"train": 0.02, "val": 0.0}
 
 
-def _annealing(lag: float, concavity: float, weight: float) -> Member:
-    return Member("annealing", Relaxation("annealing", lag, concavity=concavity), weight)
+def _members(relaxation: Relaxation, concavities: Iterable[float], weight: float) -> list[Member]:
+    """One member for each concavity of a relaxation, each of the same weight."""
+    return [
+        Member(relaxation.law, replace(relaxation, concavity=concavity), weight)
+        for concavity in concavities
+    ]
 
 
-def _multi_power(lag: float, beta: float, gamma: float, concavity: float, weight: float) -> Member:
-    relaxation = Relaxation("multi-power", lag, beta, gamma, concavity)
-    return Member("multi-power", relaxation, weight)
-
-
-# the law that ignores the learning rate is kept for runs that ignore it: with 5% of the weight it
-# made forecasts before a decay worse, with none of the drop in its share of them
+# the power law is kept for runs that ignore the learning rate. It predicts no drop: with 5% of the
+# weight it made forecasts before a decay worse
 _MEMBERS = (
-    *(_annealing(0.005, c, 0.05) for c in (0.0, 2.0, 8.0)),
-    *(_annealing(0.03, c, 0.05) for c in (0.0, 2.0, 8.0)),
-    *(_multi_power(0.002, 1.0, 0.5, c, 0.1) for c in (0.0, 1.0, 4.0)),
-    *(_multi_power(0.005, 0.3, 0.0, c, 0.117) for c in (0.0, 1.0, 4.0)),
+    *_members(Relaxation("annealing", lag=0.005), (0.0, 2.0, 8.0), 0.05),
+    *_members(Relaxation("annealing", lag=0.03), (0.0, 2.0, 8.0), 0.05),
+    *_members(Relaxation("multi-power", lag=0.002, beta=1.0, gamma=0.5), (0.0, 1.0, 4.0), 0.1),
+    *_members(Relaxation("multi-power", lag=0.005, beta=0.3, gamma=0.0), (0.0, 1.0, 4.0), 0.117),
     Member("memoryless", Relaxation("memoryless"), 0.05),
     Member("power", None, 0.005),
 )
@@ -135,77 +144,86 @@ _LOOSE = Regime(
 
 
 @cache
-def _table() -> dict[str, Any]:
-    """What was learnt from recorded runs, with its provenance; `lossforecast learn-prior`."""
-    found: dict[str, Any] = json.loads(
+def _packaged_table() -> dict[str, Any]:
+    """The numbers that `lossforecast learn-prior` learned from recorded runs: `prior.json`."""
+    table: dict[str, Any] = json.loads(
         files("lossforecast.prior").joinpath("prior.json").read_text()
     )
-    return found
+    return table
 
 
-def _learnt(name: str) -> Any:
-    return _table()["all"][name]
+def _packaged(name: str) -> Any:
+    return _packaged_table()["all"][name]
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed of the laws' parameters before a run; the default is the packaged one.
+    """Distribution of the laws' parameters before a run; the default is the packaged one.
 
-    The size of the annealing drop is the hard part: before the learning rate decays a run says
-    nothing about it. A run is in one of two regimes. A *lawful* run follows a law closely; its drop
-    is what `known` says (optimizers of the Adam family at usual rates) or `unknown_drops` (all
-    others). A *loose* run does not, and its drop goes with how its loss jumps about and slopes. The
-    evidence decides between the two, tempered, because a young run can look more lawful than it is.
+    The size of the annealing drop is the hard part: before the learning rate decays, the losses do
+    not show it. A run is in one of two regimes. A *lawful* run follows a law closely; the prior of
+    its drop is `known` for optimizers of the Adam family at usual rates, `unknown_drops` for
+    others. A *loose* run does not; its drop grows with the noise and the slope of its loss. The
+    evidence decides between the two, raised to the power `temper`, because a young run can look
+    more lawful than it is.
 
     Attributes:
-        known: rule of the drop where optimizer and peak rate are in usual units.
-        unknown_drops: the drop of a lawful run elsewhere.
-        lawful_share: probability of the lawful regime under `known` and elsewhere.
-        loose_drops: the drop in the loose regime.
-        calibration: of forecasts where `known` applies and elsewhere, as in `Beliefs`.
+        known: rule of the drop for optimizers of the Adam family at usual peak rates.
+        unknown_drops: prior of the drop of other lawful runs.
+        lawful_share: probability of the lawful regime where `known` applies, and elsewhere.
+        loose_drops: prior of the drop in the loose regime.
+        calibration: calibration of forecasts where `known` applies, and elsewhere.
         lawful: the lawful regime.
         loose: the loose regime.
-        members: the laws and relaxations averaged.
+        members: the laws and relaxations that are averaged.
         temper: power of the evidence that decides between the regimes.
-        alike: of the variance of forecast errors in a sweep, the share that is common to its runs
-            and the share common to those of one optimizer.
-        gaps: how the gaps of the annealing probe tell of the drop.
-        past: finished runs, of which those that are like a new one say more than all the above.
-        provenance: where the learnt numbers come from.
+        alike: shares of the error variance common to all runs of a sweep, and to its runs with one
+            optimizer.
+        gaps: rule that predicts the drop from gaps of the annealing probe.
+        past: finished runs; similar ones outweigh all of the above.
+        provenance: sources of the learned numbers.
     """
 
-    known: DropRule = field(default_factory=lambda: DropRule(**_learnt("known")))
+    known: DropRule = field(default_factory=lambda: DropRule(**_packaged("known")))
     unknown_drops: tuple[DropComponent, ...] = field(
-        default_factory=lambda: _components(_learnt("unknown_drops"))
+        default_factory=lambda: _components(_packaged("unknown_drops"))
     )
     lawful_share: tuple[float, float] = (0.9, 0.3)
     loose_drops: tuple[DropComponent, ...] = field(
-        default_factory=lambda: _components(_learnt("loose_drops"))
+        default_factory=lambda: _components(_packaged("loose_drops"))
     )
     calibration: tuple[Calibration, Calibration] = field(
-        default_factory=lambda: _calibrations(_learnt("calibration"))
+        default_factory=lambda: _calibrations(_packaged("calibration"))
     )
     lawful: Regime = _LAWFUL
     loose: Regime = _LOOSE
     members: tuple[Member, ...] = _MEMBERS
     temper: float = 0.3
-    alike: tuple[float, float] = field(default_factory=lambda: _shares(_learnt("alike")))
+    alike: tuple[float, float] = field(default_factory=lambda: _shares(_packaged("alike")))
     gaps: GapRule = field(default_factory=GapRule.packaged)
     past: tuple[PastRun, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=lambda: dict(_table()["provenance"]))
+    provenance: Mapping[str, Any] = field(
+        default_factory=lambda: dict(_packaged_table()["provenance"])
+    )
 
     def for_run(self, run: RunInfo, schedule: LRSchedule, laws: tuple[str, ...]) -> Beliefs:
-        """The beliefs of one run under a schedule, restricted to some laws."""
+        """The prior of one run under a schedule, restricted to some laws.
+
+        Raises:
+            ConfigurationError: the prior has a member of none of the laws.
+        """
         members = tuple(m for m in self.members if m.law in laws)
         if not members:
-            raise ConfigurationError(f"no law left of {laws}; choose from {', '.join(LAWS)}")
-        known, told = self.knows(run, schedule), _is_language(run.task)
+            raise ConfigurationError(
+                f"none of the laws {laws} is in the prior; choose from {', '.join(LAWS)}"
+            )
+        known, language = self.rule_applies(run, schedule), _is_language(run.task)
         lawful_share = self.lawful_share[0 if known else 1]
-        if known and told:
-            lawful_share = _LAWFUL_IF_TOLD
-        lawful, loose = self._drops(run.metric, schedule, known, told)
+        if known and language:
+            lawful_share = _LAWFUL_SHARE_OF_LANGUAGE
+        lawful, loose = self._drops(run.metric, schedule, known=known, language=language)
         return Beliefs(
-            alphas=_ALPHAS,
+            alphas=_ALPHA_GRID,
             members=members,
             regimes=(
                 replace(self.lawful, weight=lawful_share, drops=lawful),
@@ -213,61 +231,71 @@ class Prior:
             ),
             temper=self.temper,
             calibration=self.calibration[0 if known else 1],
-            # noisy losses need more of the run than clean ones to show their slope
-            burn_in=0.12 if run.metric == "train" else 0.2,
-            window=0.02 if run.metric == "train" else 0.0,
+            burn_in=_BURN_IN_SHARE[run.metric],
+            window=_WINDOW_SHARE[run.metric],
         )
 
     def _drops(
-        self, metric: str, schedule: LRSchedule, known: bool, told: bool
+        self, metric: str, schedule: LRSchedule, *, known: bool, language: bool
     ) -> tuple[tuple[DropComponent, ...], tuple[DropComponent, ...]]:
-        """What is believed of the drop in the lawful regime and in the loose one."""
+        """Priors of the drop in the lawful regime and in the loose one.
+
+        Args:
+            metric: "train" or "val".
+            schedule: learning rate of every step.
+            known: whether the rule `known` applies.
+            language: whether the run is described as a language model.
+        """
         share, _ = full_anneal(decaying(schedule))
-        rule = self.known.component(schedule.peak, max(share, 1e-3))
+        rule = self.known.component(schedule.peak, max(share, _MIN_DECAY_SHARE))
         usual = (rule,) if known else self.unknown_drops
         if metric == "val":
-            # between validations weights jump about as far as annealing will bring them
-            usual = tuple(replace(d, noises=_QUIET) for d in usual)
-            loose = tuple(replace(d, noises=_RESTLESS) for d in self.loose_drops)
-            foreign = tuple(d for d in loose if d.jitters)
-        else:  # the noise of training batches says nothing about that
+            # between validations, weights move about as far as annealing will move them: the
+            # noise of the loss predicts the drop
+            usual = tuple(replace(d, noises=_VAL_NOISE_OF_LANGUAGE) for d in usual)
+            loose = tuple(replace(d, noises=_VAL_NOISE_OF_OTHERS) for d in self.loose_drops)
+            other = tuple(d for d in loose if d.jitters)
+        else:  # the noise of training batches does not
             loose = tuple(d for d in self.loose_drops if not d.jitters)
-            foreign = (_FOREIGN_DROP,)
-        stray = _FOREIGN["train" if told else metric][0 if known else 1]
-        return (*_weighted(usual, 1 - stray), *_weighted(foreign, stray)), loose
+            other = (_OTHER_DROP,)
+        prob_other = _PROB_OTHER_DROP["train" if language else metric][0 if known else 1]
+        return (*_weighted(usual, 1 - prob_other), *_weighted(other, prob_other)), loose
 
     @classmethod
     def from_table(cls, path: str | Path) -> Self:
-        """The prior in a table written by ``lossforecast learn-prior --json PATH``.
+        """Read the table that ``lossforecast learn-prior --json PATH`` wrote.
 
         Raises:
-            ConfigurationError: the file cannot be read or is no such table.
+            ConfigurationError: the file cannot be read or is not such a table.
         """
         try:
             table = json.loads(Path(path).read_text(encoding="utf-8"))
-            return replace(cls(), **lessons(table["all"]), provenance=dict(table["provenance"]))
+            learned = _learned_fields(table["all"])
+            return replace(cls(), **learned, provenance=dict(table["provenance"]))
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"{path} is no table of a prior: {error!r}") from error
+            raise ConfigurationError(f"{path} is not a table of a prior: {error!r}") from error
 
-    def knows(self, run: RunInfo, schedule: LRSchedule) -> bool:
-        """Whether the rule `known` applies: an optimizer of the Adam family at a usual rate.
+    def rule_applies(self, run: RunInfo, schedule: LRSchedule) -> bool:
+        """Whether the rule `known` holds: an optimizer of the Adam family at a usual peak rate.
 
-        And a language model, if the task is told: from others nothing was learnt of that rule.
+        If the task of the run is given, it must be a language model: the rule was not learned from
+        others.
         """
-        low, high = _USUAL_RATES
+        low, high = _USUAL_PEAKS
         language = run.task is None or _is_language(run.task)
         return language and run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
 
     @classmethod
     def without(cls, fold: str) -> Self:
-        """The packaged prior as learnt without some of the recorded runs, to be scored on them.
+        """The packaged prior as learned without some of the recorded runs, to be scored on them.
 
         Args:
-            fold: a fold of recorded runs or a task of recorded gaps. A fold from which nothing was
-                learnt gives the packaged prior.
+            fold: a fold of recorded runs, or a task of recorded gaps. Any other name gives the
+                packaged prior.
         """
-        learnt = _table()["without"].get(fold, _table()["all"])
-        return replace(cls(), **lessons(learnt), gaps=GapRule.packaged(without=fold))
+        table = _packaged_table()
+        learned = _learned_fields(table["without"].get(fold, table["all"]))
+        return replace(cls(), **learned, gaps=GapRule.packaged(without=fold))
 
     def to_dict(self) -> dict[str, Any]:
         """The prior as plain JSON-able values."""
@@ -276,7 +304,11 @@ class Prior:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The prior that `to_dict` wrote."""
+        """Restore the prior that `to_dict` saved.
+
+        Raises:
+            ConfigurationError: the state is damaged, or not that of a prior.
+        """
         try:
             values = dict(state)
             values["members"] = tuple(
@@ -285,9 +317,9 @@ class Prior:
             )
             for name in ("lawful", "loose"):
                 values[name] = _regime(state[name])
-            values |= lessons(state)
+            values |= _learned_fields(state)
             values["lawful_share"] = tuple(state["lawful_share"])
-            values["past"] = tuple(PastRun.from_dict(each) for each in state.get("past", ()))
+            values["past"] = tuple(PastRun.from_dict(run) for run in state.get("past", ()))
             if "gaps" in state:
                 values["gaps"] = GapRule.from_dict(state["gaps"])
             return cls(**values)
@@ -296,7 +328,7 @@ class Prior:
 
 
 def _is_language(task: str | None) -> bool:
-    return task is not None and bool(_LANGUAGE & set(re.findall("[a-z]+", task.lower())))
+    return task is not None and bool(_LANGUAGE_WORDS & set(re.findall("[a-z]+", task.lower())))
 
 
 def _weighted(drops: Iterable[DropComponent], weight: float) -> Iterator[DropComponent]:
@@ -313,25 +345,25 @@ def _components(states: Iterable[Mapping[str, Any]]) -> tuple[DropComponent, ...
     )
 
 
-def lessons(learnt: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a `Prior` from a table of plain values."""
+def _learned_fields(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The learned fields of a `Prior` from plain values; older tables lack "alike"."""
     return {
-        "known": DropRule(**learnt["known"]),
-        "unknown_drops": _components(learnt["unknown_drops"]),
-        "loose_drops": _components(learnt["loose_drops"]),
-        "calibration": _calibrations(learnt["calibration"]),
-        "alike": _shares(learnt.get("alike", _table()["all"]["alike"])),  # older ones have none
+        "known": DropRule(**table["known"]),
+        "unknown_drops": _components(table["unknown_drops"]),
+        "loose_drops": _components(table["loose_drops"]),
+        "calibration": _calibrations(table["calibration"]),
+        "alike": _shares(table["alike"] if "alike" in table else _packaged("alike")),
     }
 
 
 def _calibrations(states: Iterable[Any]) -> tuple[Calibration, Calibration]:
-    known, unknown = (tuple((a, b, c) for a, b, c in rows) for rows in states)
+    known, unknown = (tuple((seen, scale, tail) for seen, scale, tail in rows) for rows in states)
     return known, unknown
 
 
 def _shares(state: Iterable[float]) -> tuple[float, float]:
-    sweep, kind = state
-    return float(sweep), float(kind)
+    sweep, optimizer = state
+    return float(sweep), float(optimizer)
 
 
 def _regime(state: Mapping[str, Any]) -> Regime:

@@ -1,17 +1,17 @@
-"""What the annealing probe measures, and the drop that it tells of.
+"""Prediction of the annealing drop from the gaps that the annealing probe measures.
 
-Averaging the last weights of a run at a held learning rate takes out most of the noise that
-annealing takes out. The gap g between the loss of the weights and that of their average over h
-steps is smaller by what the average lags behind:
+Averaging the last weights of a run at a constant learning rate removes most of the noise that
+annealing removes. The gap g is the loss of the weights minus that of their average over a horizon
+of h steps. The average lags behind, so the gap without the lag is
 
     c(h, t) = g(h, t) + L(t - h) - L(t)
 
-and grows with h, and with the learning rate. A decay of n steps from the peak to 0 that begins at
-step b brings
+It grows with the horizon h, the step t and the learning rate eta. A decay of n steps from the peak
+to 0 that begins at step b brings the drop
 
     D = ratio * c(n / 4, b) * (n / (b / 4))^d,    c(h, t) ~ h^p t^k eta^q
 
-The form and its numbers were learnt from recorded runs, see `probe.json`.
+The form and its numbers were learned from recorded runs, see `probe.json`.
 """
 
 import json
@@ -23,9 +23,8 @@ from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lossforecast.arrays import FloatArray
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.laws import decaying, full_anneal
 from lossforecast.numerics import NO_CALIBRATION, Calibration
 from lossforecast.schedule import LRSchedule
@@ -33,15 +32,20 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["Gap", "GapRule", "MeasuredDrop", "Trend"]
 
 
-_LATE = 0.5  # share of the run so far from which on gaps count
-_LONGEST = 6  # horizons have to have passed
-_ALPHA = 0.42  # of the power law ahead: that of lawful runs
-_ENOUGH = 10  # losses to tell a parabola
-_STEADY = 0.3  # share of S1 so far from which on the loss is a parabola of its logarithm
-_FAST = 0.3  # of the peak: at a lower rate a gap says little of a full anneal
-_RESOLUTION = 1e-6  # of a loss in single precision, with room
-_ROUNDS, _FREEDOM = 5, 4  # of the fit, and of its Student t
-_QUARTER = 0.25  # of a decay: horizon of the average that comes nearest; of a run: usual decay
+_MIN_GAP_STEP_SHARE = 0.5  # of the steps so far: earlier gaps are not used
+_MIN_STEPS_IN_HORIZONS = 6  # before that many, the average still contains the initial weights
+_MIN_RATE_SHARE = 0.3  # of the peak: at a lower rate a gap says little about a full anneal
+_REFERENCE_HORIZON_SHARE = 0.25  # of the decay: the average over it comes closest to annealing
+_REFERENCE_DECAY_SHARE = 0.25  # of the steps before the decay: a decay over the last fifth
+_TREND_ALPHA = 0.42  # exponent of the power law ahead: the mean of lawful runs
+_TREND_START_SHARE = 0.3  # of S1 so far, after which the loss is a parabola in log(S1)
+_MAX_POINTS_OF_LINE = 10  # with losses at more values of S1, the trend is a parabola
+_LOSS_RESOLUTION = 1e-6  # relative, of a loss in single precision, with a margin
+_N_ITERATIONS = 5  # of the robust regression of the gaps
+_STUDENT_DOF = 4  # degrees of freedom of its Student t residuals
+_MAD_TO_STD = 1.4826  # standard deviation of a normal over its median absolute deviation
+_MIN_LOSS_VARIANCE = 1e-30
+_MIN_STD = 1e-12  # keeps divisions finite
 
 
 class Gap(NamedTuple):
@@ -51,7 +55,7 @@ class Gap(NamedTuple):
         step: optimizer steps taken.
         value: the gap, in units of the loss.
         stderr: its standard error.
-        horizon: of the average, in optimizer steps (decay ``1 - 1 / horizon``).
+        horizon: horizon h of the average in optimizer steps; its decay is ``1 - 1 / h``.
     """
 
     step: int
@@ -61,12 +65,12 @@ class Gap(NamedTuple):
 
 
 class MeasuredDrop(NamedTuple):
-    """What the gaps tell of the drop of a full anneal.
+    """The drop of a full anneal, predicted from gaps.
 
     Attributes:
-        mean: of the drop, in units of the loss.
+        mean: mean of the drop, in units of the loss.
         std: its standard deviation.
-        level: the loss that it starts from, when all of it has come.
+        level: the loss at the end of the run without the drop.
     """
 
     mean: float
@@ -76,56 +80,68 @@ class MeasuredDrop(NamedTuple):
 
 @dataclass(frozen=True)
 class Trend:
-    """The loss of late as a parabola of the logarithm of S1."""
+    """The recent loss as a polynomial of log(S1 / S1(now)), of degree 2 or less.
+
+    Attributes:
+        curve: the polynomial.
+        s1: S1(now).
+    """
 
     curve: np.polynomial.Polynomial
-    s1: float  # at present
+    s1: float
 
     @classmethod
     def of(cls, s1: FloatArray, loss: FloatArray, variance: FloatArray) -> Self:
-        """Of n losses."""
-        late = s1 >= _STEADY * s1[-1]
-        x = np.log(s1[late] / s1[-1])
-        places = np.unique(x).size
-        degree = 2 if places > _ENOUGH else min(places, 2) - 1
-        weight = np.maximum(variance[late], 1e-30) ** -0.5
-        fitted = np.polynomial.Polynomial.fit(x, loss[late], degree, w=weight)
-        return cls(fitted.convert(), float(s1[-1]))
+        """Weighted least squares over n losses; all arguments have shape (n,)."""
+        recent = s1 >= _TREND_START_SHARE * s1[-1]
+        x = np.log(s1[recent] / s1[-1])
+        n_distinct = np.unique(x).size
+        degree = 2 if n_distinct > _MAX_POINTS_OF_LINE else min(n_distinct, 2) - 1
+        weight = np.maximum(variance[recent], _MIN_LOSS_VARIANCE) ** -0.5
+        polynomial = np.polynomial.Polynomial.fit(x, loss[recent], degree, w=weight)
+        return cls(polynomial.convert(), float(s1[-1]))
 
-    def fell(self, ago: FloatArray, s1: FloatArray) -> FloatArray:
-        """How far the loss fell from earlier S1, (m,), to later ones, (m,)."""
-        fell: FloatArray = self.curve(np.log(ago / self.s1)) - self.curve(np.log(s1 / self.s1))
-        return np.maximum(fell, 0.0)
+    def fall(self, earlier: FloatArray, later: FloatArray) -> FloatArray:
+        """Fall of the loss, at least 0, from earlier values of S1 to later ones, each (m,)."""
+        fall: FloatArray = self.curve(np.log(earlier / self.s1)) - self.curve(
+            np.log(later / self.s1)
+        )
+        return np.maximum(fall, 0.0)
 
-    def ahead(self, s1: float) -> float:
-        """The loss later on, if it goes on falling as a power law."""
+    def loss_at(self, s1: float) -> float:
+        """Loss at a later S1 if it goes on falling as a power law.
+
+        With the present loss L and slope m = -dL / d log(S1), at least 0:
+        ``L - m (1 - (s1 / S1(now))^-alpha) / alpha``.
+        """
         present, slope = float(self.curve(0.0)), max(-float(self.curve.deriv()(0.0)), 0.0)
-        return present - slope * -math.expm1(-_ALPHA * math.log(s1 / self.s1)) / _ALPHA
+        decay = -math.expm1(-_TREND_ALPHA * math.log(s1 / self.s1))
+        return present - slope * decay / _TREND_ALPHA
 
 
 @cache
-def _table() -> dict[str, Any]:
-    """What was learnt from recorded runs, with its provenance."""
-    found: dict[str, Any] = json.loads(
+def _packaged_table() -> dict[str, Any]:
+    """The rules learned from recorded runs, with their provenance: `probe.json`."""
+    table: dict[str, Any] = json.loads(
         files("lossforecast.prior").joinpath("probe.json").read_text()
     )
-    return found
+    return table
 
 
 @dataclass(frozen=True)
 class GapRule:
-    """How a gap tells of a drop.
+    """The rule that predicts the drop of a decay from gaps; symbols as in the module docstring.
 
     Attributes:
-        ratio: drop over gap at a quarter of the decay.
-        spread: of the logarithm of the ratio, between runs.
+        ratio: drop over gap, the gap at a quarter of the decay.
+        spread: standard deviation of log(ratio) between runs.
         horizon_power: p.
         growth: k.
         rate_power: q.
         decay_power: d.
-        apart: what one unit of the logarithm of h, t or eta adds to the spread, (3,).
+        apart: standard deviations of p, k and q between runs, (3,).
         lag: relative error of the lag.
-        calibration: of forecasts that were told the drop.
+        calibration: calibration of forecasts that use a measured drop.
     """
 
     ratio: float
@@ -140,12 +156,13 @@ class GapRule:
 
     @classmethod
     def packaged(cls, without: str | None = None) -> Self:
-        """The rule learnt from all recorded runs, or from those of all tasks but one."""
-        return cls.from_dict(_table()["without"].get(without, _table()["all"]))
+        """The rule learned from all recorded runs, or from those of all tasks but one."""
+        table = _packaged_table()
+        return cls.from_dict(table["without"].get(without, table["all"]))
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The rule of plain values, as of `dataclasses.asdict`."""
+        """Restore the rule from the plain values of `dataclasses.asdict`."""
         rows = tuple(tuple(row) for row in state["calibration"])
         return cls(**{**state, "apart": tuple(state["apart"]), "calibration": rows})
 
@@ -154,77 +171,134 @@ class GapRule:
         gaps: Sequence[Gap],
         schedule: LRSchedule,
         now: int,
-        step: NDArray[np.int64],
+        *,
+        step: IntArray,
         loss: FloatArray,
         variance: FloatArray,
     ) -> MeasuredDrop | None:
-        """The drop of the planned decay; None if no gap tells of it.
+        """Predict the drop of the planned decay; None if no gap is of use.
 
         Args:
-            gaps: as measured so far.
-            schedule: the learning rates, past and planned. Without a decay, one over its last fifth
-                is meant.
+            gaps: the measurements so far.
+            schedule: learning rate of every step, past and planned. If it has no decay, one over
+                its last fifth is assumed.
             now: the present step.
-            step: of the losses so far, (n,).
+            step: steps of the losses so far, (n,).
             loss: the losses, (n,).
-            variance: theirs, (n,).
+            variance: variances of the losses, (n,).
         """
-        told = [gap for gap in gaps if self._tells(gap, schedule, now)]
-        if not told:
+        used = [gap for gap in gaps if _is_informative(gap, schedule, now)]
+        if not used:
             return None
-        share, _ = full_anneal(decaying(schedule))
-        decay = max(share * schedule.total_steps, 1.0)
+        decay_share, _ = full_anneal(decaying(schedule))
+        decay = max(decay_share * schedule.total_steps, 1.0)
         begin = max(schedule.total_steps - decay, 1.0)
-        at, value, stderr, horizon = np.array(told, dtype=float).T
-        s1, ago = (schedule.s1(np.maximum(x.astype(np.int64), 1)) for x in (at, at - horizon))
         trend = Trend.of(schedule.s1(np.maximum(step, 1)), loss, variance)
-        lag = trend.fell(ago, s1)
-        rate = schedule.lr(at.astype(np.int64)) / schedule.peak
-        far = np.log([horizon / (_QUARTER * decay), at / begin, rate])
-        powers = np.array([self.horizon_power, self.growth, self.rate_power])
-        # the horizons of one measurement share its noise
-        shared = math.sqrt(np.unique(horizon).size)
-        # no difference of two losses is known better than that
-        least = _RESOLUTION * float(np.median(np.abs(loss)) + np.abs(value).max()) or 1e-12
-        noise = np.maximum(stderr * shared, least)
-        gap, error = self._at_reference(value + lag, np.exp(powers @ far), lag, far, noise, shared)
-        ratio = self.ratio * (decay / (_QUARTER * begin)) ** self.decay_power
+        resolution = _LOSS_RESOLUTION * float(
+            np.median(np.abs(loss)) + np.abs([gap.value for gap in used]).max()
+        )
+        gap, error = self._reference_gap(
+            used,
+            schedule,
+            trend,
+            decay=decay,
+            begin=begin,
+            resolution=resolution or _MIN_STD,
+        )
+        ratio = self.ratio * (decay / (_REFERENCE_DECAY_SHARE * begin)) ** self.decay_power
         std = ratio * math.hypot(error, self.spread * gap)
-        level = trend.ahead(float(schedule.s1(schedule.total_steps)))
-        return MeasuredDrop(ratio * max(gap, 0.0), max(std, 1e-12), level)
+        level = trend.loss_at(float(schedule.s1(schedule.total_steps)))
+        return MeasuredDrop(ratio * max(gap, 0.0), max(std, _MIN_STD), level)
 
-    def _tells(self, gap: Gap, schedule: LRSchedule, now: int) -> bool:
-        if schedule.peak == 0:
-            return False
-        late = max(_LATE * now, schedule.warmup_steps + gap.horizon, _LONGEST * gap.horizon)
-        return late <= gap.step <= now and float(schedule.lr(gap.step)) >= _FAST * schedule.peak
+    def _reference_gap(
+        self,
+        gaps: Sequence[Gap],
+        schedule: LRSchedule,
+        trend: Trend,
+        *,
+        decay: float,
+        begin: float,
+        resolution: float,
+    ) -> tuple[float, float]:
+        """The gap c(n / 4, b) at the peak rate, and its standard error.
 
-    def _at_reference(
+        Args:
+            gaps: m measurements.
+            schedule: learning rate of every step.
+            trend: trend of the loss, which gives the lag.
+            decay: length n of the decay in steps.
+            begin: its first step b.
+            resolution: standard error below which no difference of two losses is known.
+        """
+        at, value, stderr, horizon = np.array(gaps, dtype=float).T
+        s1, earlier_s1 = (
+            schedule.s1(np.maximum(x.astype(np.int64), 1)) for x in (at, at - horizon)
+        )
+        lag = trend.fall(earlier_s1, s1)
+        rate = schedule.lr(at.astype(np.int64)) / schedule.peak
+        log_ratios = np.log([horizon / (_REFERENCE_HORIZON_SHARE * decay), at / begin, rate])
+        # the gaps of one measurement, one for each horizon, share its noise
+        inflation = math.sqrt(np.unique(horizon).size)
+        return self._regression(
+            value + lag,
+            lag,
+            log_ratios,
+            noise=np.maximum(stderr * inflation, resolution),
+            inflation=inflation,
+        )
+
+    def _regression(
         self,
         value: FloatArray,
-        unit: FloatArray,
         lag: FloatArray,
-        far: FloatArray,
+        log_ratios: FloatArray,
+        *,
         noise: FloatArray,
-        share: float,
+        inflation: float,
     ) -> tuple[float, float]:
-        """The gap where `far` is 0, with its standard error, from n gaps without lag.
+        """Robust regression of m gaps without lag; returns c at the reference, and its error.
 
-        Linear in that gap, in the error of the lag and in those of the powers, of which the last
-        ones are known beforehand. Gaps that fit badly count less (Student t), and all of them if
-        none fits well.
+        With ``u = exp((p, k, q) . x)``, x the log ratios of (h, t, eta) to the reference,
+
+            value = c u + e lag + (dp, dk, dq) . x c u + noise
+
+        is linear in c, in the relative error e of the lag and in the errors of the three powers,
+        all but c with Gaussian priors. Gaps that fit badly get less weight (Student t residuals);
+        if none fits well, the scatter of the residuals is added to the noise.
+
+        Args:
+            value: gaps without lag, (m,).
+            lag: the lags, (m,).
+            log_ratios: x, (3, m).
+            noise: standard errors of the gaps, (m,).
+            inflation: factor of the scatter, for gaps that share their noise.
         """
+        powers = np.array([self.horizon_power, self.growth, self.rate_power])
+        unit = np.exp(powers @ log_ratios)
         precision = np.array([0.0, self.lag**-2, *(np.array(self.apart) ** -2)])
         gap, scatter, weight = float(np.median(value / unit)), 0.0, np.ones(value.size)
-        for _ in range(_ROUNDS):
-            design = np.vstack([unit, lag, abs(gap) * unit * far]).T
+        for _ in range(_N_ITERATIONS):
+            design = np.vstack([unit, lag, abs(gap) * unit * log_ratios]).T
             variance = noise**2 + scatter**2
-            certain = weight / variance
-            gram = design.T @ (certain[:, np.newaxis] * design) + np.diag(precision)
+            row_precision = weight / variance
+            gram = design.T @ (row_precision[:, np.newaxis] * design) + np.diag(precision)
             covariance = np.linalg.inv(gram)
-            solution = covariance @ (design.T @ (certain * value))
-            miss = value - design @ solution
-            scatter = 1.4826 * float(np.median(np.abs(miss))) * share
-            weight = (_FREEDOM + 1) / (_FREEDOM + miss**2 / variance)
+            solution = covariance @ (design.T @ (row_precision * value))
+            residual = value - design @ solution
+            scatter = _MAD_TO_STD * float(np.median(np.abs(residual))) * inflation
+            weight = (_STUDENT_DOF + 1) / (_STUDENT_DOF + residual**2 / variance)
             gap = float(solution[0])
         return gap, math.sqrt(covariance[0, 0])
+
+
+def _is_informative(gap: Gap, schedule: LRSchedule, now: int) -> bool:
+    """Whether a gap is recent, late in the run for its horizon, and measured near the peak rate."""
+    if schedule.peak == 0:
+        return False
+    first_step = max(
+        _MIN_GAP_STEP_SHARE * now,
+        schedule.warmup_steps + gap.horizon,
+        _MIN_STEPS_IN_HORIZONS * gap.horizon,
+    )
+    near_peak = float(schedule.lr(gap.step)) >= _MIN_RATE_SHARE * schedule.peak
+    return first_step <= gap.step <= now and near_peak

@@ -1,22 +1,22 @@
-"""`code_of`: a schedule as a line of Python, to be copied into a training script."""
+"""`code_of`: a schedule as a Python expression, to be copied into a training script."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.schedule.lr_schedule import DECAY_SHAPES, LRSchedule
 
 __all__ = ["code_of"]
 
-_NEAR = 0.002  # of the peak: how far straight lines between points may be off
-_LOOKED_AT = 2049  # steps
+_MAX_ERROR = 0.002  # of straight lines between points, as a share of the peak
+_MAX_SAMPLED_STEPS = 2049  # beside the knots
 
-_SHAPES = {shape: name for name, shape in DECAY_SHAPES.items()}
+_SHAPE_NAMES = {shape: name for name, shape in DECAY_SHAPES.items()}
 
 
 def code_of(schedule: LRSchedule) -> str:
-    """An expression that makes a schedule again, to 0.2% of its peak.
+    """An expression that reproduces a schedule to within 0.2% of its peak.
 
-    A last decay is made by its shape, what is before it by straight lines.
+    A final decay is written with its shape, everything before it as straight lines.
 
     Example:
         >>> plan = LRSchedule.constant(1_000, 1e-3, warmup=100)
@@ -27,38 +27,47 @@ def code_of(schedule: LRSchedule) -> str:
     columns = schedule.to_dict()["pieces"]
     last = {name: column[-1] for name, column in columns.items()}
     start = columns["stop"][-2] if len(columns["stop"]) > 1 else 0
-    whole = (last["x0"], last["x1"]) == (start, last["stop"])
-    if start == 0 or not whole or last["shape"] not in _SHAPES:
+    uncut = (last["x0"], last["x1"]) == (start, last["stop"])
+    if start == 0 or not uncut or last["shape"] not in _SHAPE_NAMES:
         return _lines(schedule)
-    steps, shape = last["stop"] - start, _SHAPES[last["shape"]]
+    steps, shape = last["stop"] - start, _SHAPE_NAMES[last["shape"]]
     decay = f'.with_decay(start={start}, steps={steps}, shape="{shape}", end={last["y1"]:.6g})'
     return _lines(schedule.truncated_to(start)) + decay
 
 
 def _lines(schedule: LRSchedule) -> str:
+    """A schedule as straight lines between a few of its points."""
     total = schedule.total_steps
-    even = np.rint(np.linspace(1, total, min(_LOOKED_AT, total))).astype(np.int64)
-    bends = schedule.knots[0]
-    at = np.unique(np.concatenate([even, bends[bends >= 1]]))
+    even = np.rint(np.linspace(1, total, min(_MAX_SAMPLED_STEPS, total))).astype(np.int64)
+    knots = schedule.knots[0]
+    at = np.unique(np.concatenate([even, knots[knots >= 1]]))
     rates = schedule.lr(at)
-    kept = _bends(at, rates, _NEAR * schedule.peak)
+    kept = _simplified(at, rates, _MAX_ERROR * schedule.peak)
     steps = at[kept].tolist()
     values = ", ".join(f"{rate:.6g}" for rate in rates[kept].tolist())
     return f"LRSchedule.from_points({steps}, [{values}], total_steps={total})"
 
 
-def _bends(steps: NDArray[np.int64], rates: NDArray[np.float64], near: float) -> list[int]:
-    """Which points straight lines need to come near to all of them (Douglas and Peucker 1973)."""
-    kept, open_ = {0, steps.size - 1}, [(0, steps.size - 1)]
-    while open_:
-        first, last = open_.pop()
+def _simplified(steps: IntArray, rates: FloatArray, max_error: float) -> list[int]:
+    """Indices of points whose connecting lines are within `max_error` of all n points.
+
+    The algorithm of Douglas and Peucker (1973): a line is split at the point farthest from it.
+
+    Args:
+        steps: increasing, (n,).
+        rates: learning rates there, (n,).
+        max_error: largest difference between a rate and the line at its step.
+    """
+    kept, pending = {0, steps.size - 1}, [(0, steps.size - 1)]
+    while pending:
+        first, last = pending.pop()
         if last - first < 2:
             continue
         inside = slice(first + 1, last)
         ends = [first, last]
-        off = np.abs(rates[inside] - np.interp(steps[inside], steps[ends], rates[ends]))
-        farthest = first + 1 + int(np.argmax(off))
-        if off[farthest - first - 1] > near:
+        error = np.abs(rates[inside] - np.interp(steps[inside], steps[ends], rates[ends]))
+        farthest = first + 1 + int(np.argmax(error))
+        if error[farthest - first - 1] > max_error:
             kept.add(farthest)
-            open_ += [(first, farthest), (farthest, last)]
+            pending += [(first, farthest), (farthest, last)]
     return sorted(kept)

@@ -1,9 +1,9 @@
 """Pieces of a learning-rate schedule: closed formulas for their values and their sums.
 
-A schedule is an array of pieces, `PIECE`. Piece j is seen on the steps ``stop[j-1] < i <= stop[j]``
-and is a window on a curve drawn over its own frame: position ``u = (i - x0) / (x1 - x0)`` runs from
-0 (value y0) to 1 (value y1). Cutting a piece moves its window and leaves the frame, so a cosine cut
-in half is still exactly that cosine.
+A schedule is an array of pieces, `PIECE`. Piece j holds on the steps ``stop[j-1] < i <= stop[j]``,
+its window. Its curve is defined over a frame of its own, from step x0 to x1: the position
+``u = (i - x0) / (x1 - x0)`` runs from 0 (value y0) to 1 (value y1). Cutting a piece changes its
+window but not its frame, so a cosine cut in half is still exactly that cosine.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
 
-__all__ = ["PIECE", "Shape", "piece_sums", "piece_values", "sound"]
+__all__ = ["PIECE", "Shape", "are_valid", "piece_sums", "piece_values"]
 
 
 class Shape(IntEnum):
@@ -27,6 +27,11 @@ class Shape(IntEnum):
     INVERSE_SQRT = 4  # y0 sqrt(x0 / i)
     ARRAY = 5  # y0 * values[i - x0 - 1]
 
+
+_N_TABULATED = 128  # terms of a power sum; beyond, the neglected ones are below double precision
+_MAX_FRAME_STEP = 2**62  # steps are 64-bit integers
+_MIN_FRAME_LENGTH = 1e-18  # in steps: keeps positions finite
+_MAX_SUM = 1e300  # of the learning rates of a schedule
 
 PIECE = np.dtype(
     [
@@ -43,13 +48,13 @@ PIECE = np.dtype(
 def piece_values(
     pieces: NDArray[np.void], which: NDArray[np.intp], steps: FloatArray, values: FloatArray
 ) -> FloatArray:
-    """Learning rate at each step, each read off its own piece.
+    """Learning rate at each step, shape (n,).
 
     Args:
         pieces: `PIECE` of shape (m,).
-        which: for each step, the index of its piece, shape (n,).
-        steps: steps of shape (n,), inside the window of their piece.
-        values: the numbers that pieces of shape ARRAY look into.
+        which: index of the piece of each step, shape (n,).
+        steps: steps, each in the window of its piece, shape (n,).
+        values: the numbers that pieces of shape ARRAY index, as multiples of y0.
     """
     out = np.empty(steps.shape)
     for shape, where, piece in _by_shape(pieces, which):
@@ -78,20 +83,20 @@ def piece_sums(
     last: FloatArray,
     running: FloatArray,
 ) -> FloatArray:
-    """Sum of the learning rate over the steps ``first < i <= last``, each inside one piece.
+    """Sums of the learning rate over the steps ``first < i <= last`` of one piece each, shape (n,).
 
     Args:
         pieces: `PIECE` of shape (m,).
-        which: the piece of each sum, shape (n,).
-        first: shape (n,), at least the start of the piece.
-        last: shape (n,), at most its stop.
-        running: the sums 0, v1, v1+v2, ... of the numbers that ARRAY pieces look into.
+        which: index of the piece of each sum, shape (n,).
+        first: at least the start of the piece, shape (n,).
+        last: at most the stop of the piece, shape (n,).
+        running: running sums 0, v1, v1+v2, ... of the numbers that ARRAY pieces index.
     """
     out = np.empty(first.shape)
     for shape, where, piece in _by_shape(pieces, which):
         a, b, x0, y0, y1 = first[where], last[where], piece("x0"), piece("y0"), piece("y1")
         length, n = piece("x1") - x0, b - a
-        middle = (a + b + 1) / 2 - x0  # of the steps a+1..b, counted from the frame's origin
+        middle = (a + b + 1) / 2 - x0  # mean of the steps a+1..b, counted from x0
         match shape:
             case Shape.LINEAR:
                 out[where] = n * (y0 + (y1 - y0) * middle / length)
@@ -116,21 +121,22 @@ def piece_sums(
     return out
 
 
-def sound(pieces: NDArray[np.void], values: FloatArray) -> bool:
-    """Whether every piece has a finite rate of 0 or more on each of its steps.
+def are_valid(pieces: NDArray[np.void], values: FloatArray) -> bool:
+    """Whether every piece has a finite rate of 0 or more on each step, and sums stay finite.
 
     Args:
         pieces: `PIECE` of shape (m,), perhaps read from a damaged file.
-        values: the numbers that pieces of shape ARRAY look into, finite and 0 or more.
+        values: the numbers that pieces of shape ARRAY index, finite and 0 or more.
     """
     x0, x1, y0, y1 = (pieces[name] for name in ("x0", "x1", "y0", "y1"))
     stop, shape = pieces["stop"].astype(float), pieces["shape"]
     start = np.concatenate([[0.0], stop[:-1]])
     if pieces.size == 0 or not np.all(stop > start):
         return False
-    if not np.all((np.abs([x0, x1]) < 2**62) & (np.array([y0, y1]) >= 0)):
-        return False  # also where any is nan
-    if not np.all(x1 - x0 > 1e-18):
+    # both comparisons are false for nan
+    if not np.all((np.abs([x0, x1]) < _MAX_FRAME_STEP) & (np.array([y0, y1]) >= 0)):
+        return False
+    if not np.all(x1 - x0 > _MIN_FRAME_LENGTH):
         return False
     with np.errstate(all="ignore"):
         ratio_exists = np.isfinite(np.log(y1 / y0))
@@ -144,14 +150,14 @@ def sound(pieces: NDArray[np.void], values: FloatArray) -> bool:
         Shape.INVERSE_SQRT: (x0 >= 1) & (x0 <= start),
         Shape.ARRAY: whole & (x0 <= start) & (stop - x0 <= values.size),
     }
-    drawable = np.select([shape == each for each in fits], list(fits.values()), default=False)
-    return bool(drawable.all() and largest < 1e300 / stop[-1])  # so that sums are finite
+    valid = np.select([shape == kind for kind in fits], list(fits.values()), default=False)
+    return bool(valid.all() and largest < _MAX_SUM / stop[-1])
 
 
 def _by_shape(
     pieces: NDArray[np.void], which: NDArray[np.intp]
 ) -> Iterator[tuple[int, NDArray[np.intp], Callable[[str], FloatArray]]]:
-    """For each shape in use: the shape, where it is used, and its fields there."""
+    """For each shape in use: the shape, the indices (k,) into `which`, and its fields there."""
     shapes = pieces["shape"][which]
     for shape in np.unique(pieces["shape"]):
         where = np.flatnonzero(shapes == shape)
@@ -160,12 +166,15 @@ def _by_shape(
             yield shape, where, lambda name, rows=rows: pieces[name][rows]  # type: ignore[misc]
 
 
-_EXACT = 128
-
-
 def _power_sum(n: FloatArray, p: float) -> FloatArray:
-    """1^p + ... + n^p for p = 1/2 or -1/2: a table at first, then Euler-Maclaurin from its end."""
-    table = np.concatenate([[0.0], np.cumsum(np.arange(1, _EXACT + 1) ** p)])
+    """``1^p + ... + n^p`` for p = 1/2 or -1/2, any shape.
+
+    Up to m = 128 the sum is tabulated. Beyond, by the formula of Euler and Maclaurin, it is the
+    tabulated sum plus ``P(n) - P(m)`` with
+
+        P(x) = x^(p+1) / (p+1) + x^p / 2 + p x^(p-1) / 12 - p (p-1) (p-2) x^(p-3) / 720
+    """
+    table = np.concatenate([[0.0], np.cumsum(np.arange(1, _N_TABULATED + 1) ** p)])
 
     def primitive(x: FloatArray) -> FloatArray:
         third = p * (p - 1) * (p - 2)
@@ -173,6 +182,6 @@ def _power_sum(n: FloatArray, p: float) -> FloatArray:
             x ** (p + 1) / (p + 1) + x**p / 2 + p * x ** (p - 1) / 12 - third * x ** (p - 3) / 720
         )
 
-    start = np.float64(_EXACT)
-    far = table[_EXACT] + primitive(np.maximum(n, start)) - primitive(np.asarray(start))
-    return np.where(n <= _EXACT, table[np.minimum(n, _EXACT).astype(np.int64)], far)
+    start = np.float64(_N_TABULATED)
+    far = table[_N_TABULATED] + primitive(np.maximum(n, start)) - primitive(np.asarray(start))
+    return np.where(n <= _N_TABULATED, table[np.minimum(n, _N_TABULATED).astype(np.int64)], far)

@@ -11,7 +11,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import non_negatives, reals, wholes
 from lossforecast.errors import ScheduleError
 from lossforecast.schedule.knots import trace
-from lossforecast.schedule.pieces import PIECE, Shape, piece_sums, piece_values, sound
+from lossforecast.schedule.pieces import PIECE, Shape, are_valid, piece_sums, piece_values
 from lossforecast.status import Caveat
 
 __all__ = ["PiecewiseSchedule", "pieces_of", "window"]
@@ -82,7 +82,7 @@ class PiecewiseSchedule:
 
     @cached_property
     def warmup_steps(self) -> int:
-        """Step at which the rate first reaches its maximum before a fall; 0 without a rise."""
+        """Step at which the rate first peaks before a fall; 0 if it does not rise before."""
         steps, rates = self.knots
         falls = np.flatnonzero(np.diff(rates) < 0)
         rates = rates[: falls[0] + 1] if falls.size else rates
@@ -132,7 +132,7 @@ class PiecewiseSchedule:
             raise ScheduleError("the saved schedule is damaged: its columns have different lengths")
         for name in names:
             pieces[name] = columns[name]
-        if not sound(pieces, values):
+        if not are_valid(pieces, values):
             raise ScheduleError("the saved schedule is damaged: steps or rates are impossible")
         return cls(pieces, values, caveats)
 

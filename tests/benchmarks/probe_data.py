@@ -77,7 +77,7 @@ class Recorded:
         gaps = [gap for gap in main.gaps if gap.step <= now]
         variance = np.full(int(seen.sum()), 1.0)
         steps, losses = main.step[seen], main.loss[seen]
-        drop = rule.drop(gaps, self.plan(pair), now, steps, losses, variance)
+        drop = rule.drop(gaps, self.plan(pair), now, step=steps, loss=losses, variance=variance)
         return None if drop is None else (drop.mean, drop.std)
 
 

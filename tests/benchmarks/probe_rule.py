@@ -173,7 +173,7 @@ def lag_of(run: Recorded, horizon: int, step: int) -> float:
     s1 = run.wsd.s1(main.step[seen])
     trend = Trend.of(s1, main.loss[seen], np.ones(int(seen.sum())))
     at = run.wsd.s1(np.array([step - horizon, step]))
-    return float(trend.fell(at[:1], at[1:])[0])
+    return float(trend.fall(at[:1], at[1:])[0])
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

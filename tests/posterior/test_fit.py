@@ -76,7 +76,7 @@ def test_posterior_equals_the_joint_gaussian_of_every_node(
         of_noise.append(shares.sum())
         for size, walk_weight in regime.walks:
             for component, share in zip(regime.drops, shares / shares.sum(), strict=True):
-                size_of_drop, std = component.belief(slope, noise)
+                size_of_drop, std = component.moments(slope, noise)
                 for member, scale in zip(beliefs.members, scales, strict=True):
                     for alpha, alpha_weight in zip(alphas, alpha_weights, strict=True):
                         if member.relaxation is None:

@@ -53,7 +53,7 @@ def test_an_unknown_optimizer_means_a_wide_prior_never_an_error() -> None:
 )
 def test_the_rule_is_for_language_models_if_the_task_is_told(task: str | None, known: bool) -> None:
     plan = LRSchedule.wsd(10_000, 1e-3)
-    assert Prior().knows(RunInfo(optimizer="adamw", task=task), plan) is known
+    assert Prior().rule_applies(RunInfo(optimizer="adamw", task=task), plan) is known
 
 
 @pytest.mark.parametrize("metric", ["train", "val"])
@@ -64,7 +64,7 @@ def test_some_lawful_runs_may_drop_otherwise(metric: str, optimizer: str | None)
     assert 0 < sum(d.weight for d in foreign) < 0.5
     noise = 0.02
     for component in foreign:
-        assert component.belief(0.0, noise)[0] > usual.belief(0.0, noise)[0]
+        assert component.moments(0.0, noise)[0] > usual.moments(0.0, noise)[0]
         if metric == "val":
             assert component.log_likelihood(noise) > usual.log_likelihood(noise)
             assert component.log_likelihood(0.001) < usual.log_likelihood(0.001)
@@ -85,9 +85,9 @@ def test_only_validation_losses_say_something_by_their_jitter() -> None:
 
 def test_a_component_follows_slope_and_noise() -> None:
     component = DropComponent(1.0, 0.01, 0.5, slopes=2.0, jitters=0.3)
-    assert component.belief(0.0, 0.0) == pytest.approx((0.01, 0.005))
-    assert component.belief(0.1, 0.0) == pytest.approx((0.21, 0.105))
-    assert component.belief(0.0, 0.01) == pytest.approx((0.31, 0.155))
+    assert component.moments(0.0, 0.0) == pytest.approx((0.01, 0.005))
+    assert component.moments(0.1, 0.0) == pytest.approx((0.21, 0.105))
+    assert component.moments(0.0, 0.01) == pytest.approx((0.31, 0.155))
 
 
 def test_weights_are_positive_and_laws_can_be_chosen() -> None:

@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
-from lossforecast.prior.drops import DropComponent, believed_drops
+from lossforecast.prior.drops import DropComponent, drop_prior
 from lossforecast.prior.prior import Prior
 from lossforecast.prior.probe_gaps import Gap, GapRule, Trend
 
 TOTAL = 10_000
 WSD = LRSchedule.wsd(TOTAL, 1e-3, warmup=500)
-RULE = GapRule(1.2, 0.1, 0.1, 0.0, 1.0, 0.1, (0.05, 0.2, 0.4), 0.25)
+RULE = GapRule(
+    ratio=1.2,
+    spread=0.1,
+    horizon_power=0.1,
+    growth=0.0,
+    rate_power=1.0,
+    decay_power=0.1,
+    apart=(0.05, 0.2, 0.4),
+    lag=0.25,
+)
 STEPS = np.arange(100, 8_001, 100)
 RNG = np.random.default_rng(0)
 
@@ -41,7 +50,8 @@ def measured(
 
 def drop_of(gaps: list[Gap], plan: LRSchedule = WSD, now: int = 8_000, rule: GapRule = RULE) -> Any:
     seen = STEPS[: np.searchsorted(STEPS, now, side="right")]
-    return rule.drop(gaps, plan, now, seen, held(seen), np.full(seen.size, 1e-6))
+    variance = np.full(seen.size, 1e-6)
+    return rule.drop(gaps, plan, now, step=seen, loss=held(seen), variance=variance)
 
 
 def test_a_gap_without_its_lag_times_the_ratio_is_the_drop() -> None:
@@ -118,11 +128,14 @@ def test_a_rate_of_0_tells_nothing() -> None:
 
 def test_no_noise_no_lag_no_drop_are_no_trouble() -> None:
     flat = [Gap(step, 0.0, 0.0, 125) for step in range(4_500, 8_001, 500)]
-    found = RULE.drop(flat, WSD, 8_000, STEPS, np.full(STEPS.size, 2.0), np.zeros(STEPS.size))
+    losses, variance = np.full(STEPS.size, 2.0), np.zeros(STEPS.size)
+    found = RULE.drop(flat, WSD, 8_000, step=STEPS, loss=losses, variance=variance)
     assert found is not None
     assert found.mean == 0.0
     assert 0 < found.std < 1e-3
-    single = RULE.drop(flat[-1:], WSD, 8_000, STEPS[-1:], np.array([2.0]), np.array([1.0]))
+    single = RULE.drop(
+        flat[-1:], WSD, 8_000, step=STEPS[-1:], loss=np.array([2.0]), variance=np.array([1.0])
+    )
     assert single is not None
     assert np.isfinite(single).all()
 
@@ -132,8 +145,8 @@ def test_the_trend_goes_on_as_a_power_law() -> None:
     trend = Trend.of(s1, held(STEPS), np.ones(STEPS.size))
     ago, at = WSD.s1(np.array([4_000, 7_000])), WSD.s1(np.array([5_000, 8_000]))
     fell = held([4_000, 7_000]) - held([5_000, 8_000])
-    np.testing.assert_allclose(trend.fell(ago, at), fell, rtol=0.05)
-    assert trend.ahead(float(s1[-1])) == pytest.approx(float(held(8_000)), rel=1e-3)
+    np.testing.assert_allclose(trend.fall(ago, at), fell, rtol=0.05)
+    assert trend.loss_at(float(s1[-1])) == pytest.approx(float(held(8_000)), rel=1e-3)
 
 
 # ---------------------------------------------------------------------- in the model
@@ -142,11 +155,11 @@ def test_the_trend_goes_on_as_a_power_law() -> None:
 def test_a_measurement_that_contradicts_leaves_both_possible_and_widens() -> None:
     """Ten standard deviations apart: the answer is neither of the two, and wide."""
     prior = (DropComponent(1.0, 0.05, 0.1),)
-    agreed = believed_drops(prior, 0.1, 0.01, (0.05, 0.005))
-    torn = believed_drops(prior, 0.1, 0.01, (0.12, 0.005))
+    agreed = drop_prior(prior, 0.1, 0.01, (0.05, 0.005))
+    torn = drop_prior(prior, 0.1, 0.01, (0.12, 0.005))
 
     def moments(found: Any) -> tuple[float, float]:
-        weight = np.exp(found.weight - found.weight.max())
+        weight = np.exp(found.log_weight - found.log_weight.max())
         weight /= weight.sum()
         mean = weight @ found.mean
         return mean, float(np.sqrt(weight @ (found.std**2 + (found.mean - mean) ** 2)))

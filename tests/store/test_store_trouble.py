@@ -38,7 +38,7 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made"):
         RunStore(tmp_path / "file" / "runs.db")
-    with pytest.raises(ConfigurationError, match="a database URL"):
+    with pytest.raises(ConfigurationError, match="nor a database URL"):
         RunStore("nonsense://somewhere")
     with pytest.raises(ConfigurationError, match=r"oracle://me:\*\*\*@host"):
         RunStore("oracle://me:secret@host/name")
@@ -76,7 +76,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
     postgres: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another session holds the runs; options of the URL stand beside the time limits."""
-    monkeypatch.setattr(database_room, "_ANSWER", 1.0)
+    monkeypatch.setattr(database_room, "_POSTGRES_TIMEOUT_S", 1.0)
     url = f"{postgres}&options=-c%20application_name%3Dmine"
     store = RunStore(url)
     with store._database.transaction("read", writes=False) as connection:

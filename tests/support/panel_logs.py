@@ -37,7 +37,7 @@ def updates(
     for step in range(every, upto + 1, every):
         seen = slice(step - every, step)
         forecaster.observe_many(steps[seen], losses[seen])
-        yield monitor.check(step, float(plan.lr(min(step + 1, total))))
+        yield monitor.check(step)
 
 
 def write(folder: Path, **options: Any) -> list[Update]:

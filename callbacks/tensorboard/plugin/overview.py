@@ -7,8 +7,13 @@ import numpy as np
 
 from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import short
-from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
-from lossforecast.callbacks.tensorboard.plugin.what_if import drawn
+from lossforecast.callbacks.tensorboard.plugin.hindsight import (
+    broken_at,
+    coverage_counts,
+    outcome,
+    was_stopped,
+)
+from lossforecast.callbacks.tensorboard.plugin.what_if import schedule_points
 from lossforecast.errors import ScheduleError, StateError
 from lossforecast.policies import Outlook, prob_among_best
 from lossforecast.runs import History, RunInfo, effective_schedule
@@ -31,7 +36,7 @@ _RUN_FIELDS = ("metric", "monitor", "project", "model", "optimizer", "task", "da
 
 
 def overview(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the table: where a run is, where it will end and the advice.
+    """Return the row of a run in the table: its progress, its forecast and the advice.
 
     Raises:
         StateError: the losses of the record are damaged.
@@ -51,18 +56,18 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows from best to worst, each with the probability of ending best.
+    """Return the rows from best to worst, each with the probability of ending best.
 
-    Runs with different losses are not compared, and broken runs come last. The probability is None
-    if there is no other run to compare with.
+    Only runs with the same loss are compared, and broken runs come last. The probability is None
+    without another run to compare with.
     """
     ranking = [dict(row) for row in rows]
     losses = [(row["metric"], row["loss"]) for row in ranking]
     for loss in dict.fromkeys(losses):
         comparable = [
             row
-            for row, its_loss in zip(ranking, losses, strict=True)
-            if its_loss == loss and row["broke"] is None
+            for row, loss_of_row in zip(ranking, losses, strict=True)
+            if loss_of_row == loss and row["broke"] is None
         ]
         if len(comparable) > 1:
             probabilities = prob_among_best([_outlook(row) for row in comparable])
@@ -75,7 +80,7 @@ def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def shown(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The details of a run that the page draws.
+    """Return the details of a run that the page draws.
 
     Raises:
         StateError: the losses or the schedule of the record are damaged.
@@ -98,22 +103,22 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
-        "schedule": drawn(used),
+        "schedule": schedule_points(used),
         "peak": plan.peak,
         "shapes": SHAPES,
         **_end(record, history),
-        "fared": fared(record["trail"], history, record["step"], record["total_steps"]),
+        "fared": coverage_counts(record["trail"], history, record["step"], record["total_steps"]),
     }
 
 
 def _end(record: Mapping[str, Any], history: History) -> dict[str, Any]:
-    """Whether and how a run has ended."""
+    """Return how a run has ended, if it has."""
     now = record["step"], record["total_steps"]
     return {
         "over": record["step"] >= record["total_steps"],
         "outcome": outcome(history, *now),
-        "broke": broke(history, *now),
-        "stopped": stopped(record["trail"]),
+        "broke": broken_at(history, *now),
+        "stopped": was_stopped(record["trail"]),
     }
 
 
@@ -135,7 +140,7 @@ def _outlook(row: Mapping[str, Any]) -> Outlook:
     if row["outcome"] is not None:
         return Outlook.ended(row["outcome"], row["optimizer"] or "")
     levels = [np.nan if x is None else x for x in row["levels"]]
-    rising = np.maximum.accumulate(levels)  # rounded to six digits, they may not be
+    rising = np.maximum.accumulate(levels)  # rounding to six digits may have changed their order
     described = row["status"] != Status.MISFIT
     return Outlook(tuple(rising.tolist()), row["optimizer"] or "", described)
 

@@ -1,35 +1,41 @@
-"""The record of a run in a summary of the panel: its present state and all its forecasts.
+"""The record of a run in a summary of the panel: its present state and all of its forecasts.
 
-TensorBoard keeps few of the tensors of a tag, but always the latest, so each record is complete. A
-record is compressed JSON; `write` creates it and `read` checks it, because a log is not trusted.
+TensorBoard keeps only some of the tensors of a tag, but always the latest, so each record is
+complete. A record is compressed JSON. `write` creates it; `read` checks it, because a log may come
+from anyone.
 """
 
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from lossforecast.callbacks.monitor import FAN, Update, fan, short
 from lossforecast.errors import StateError
 from lossforecast.forecast import QUANTILE_LEVELS
 
-__all__ = ["PLUGIN", "TAG", "read", "write"]
+__all__ = ["FAN_STEPS", "PLUGIN", "TAG", "read", "write"]
 
 PLUGIN = "lossforecast"
+"""Name of the plugin in TensorBoard."""
 TAG = "forecast/panel"
-_VERSION = 1
-T = TypeVar("T")
+"""Tag of the summary that holds the record."""
+FAN_STEPS = 33
+"""Number of steps at which the latest forecast is drawn."""
 
-_STOPS = 33  # steps of the fan
+_VERSION = 1
 _MAX_BYTES = 1 << 24  # of a decompressed record
+_MAX_WHOLE = 2**53  # JavaScript cannot represent all whole numbers above
+
+T = TypeVar("T")
 
 
 def write(update: Update) -> bytes:
-    """The record of a run at a forecast."""
+    """The record of a run after a forecast."""
     forecast, advice = update.forecast, update.recommendation
-    chance = None if update.target is None else short(forecast.prob_below(update.target))
-    known = {
+    prob = None if update.target is None else short(forecast.prob_below(update.target))
+    record = {
         "version": _VERSION,
         "step": update.step,
         "total_steps": forecast.schedule.total_steps,
@@ -38,28 +44,28 @@ def write(update: Update) -> bytes:
             **forecast.to_dict(),
             "levels": [short(x) for x in forecast.at_levels],
             "parameters": forecast.parameters,
-            "prob_target": chance,
+            "prob_target": prob,
         },
-        "fan": fan(forecast, _STOPS),
+        "fan": fan(forecast, FAN_STEPS),
         "decision": advice.to_dict(),
         "trail": update.trail,
         "state": update.forecaster.state_dict(),
     }
-    return zlib.compress(json.dumps(known, separators=(",", ":")).encode(), level=3)
+    return zlib.compress(json.dumps(record, separators=(",", ":")).encode(), level=3)
 
 
 def read(packed: bytes) -> dict[str, Any]:
-    """The record that `write` packed.
+    """Decompress and check a record.
 
     Raises:
         StateError: it is not a record, is damaged or comes from a newer release.
     """
     try:
-        unpacking = zlib.decompressobj()
-        text = unpacking.decompress(packed, _MAX_BYTES)
-        if not unpacking.eof:
+        decompressor = zlib.decompressobj()
+        text = decompressor.decompress(packed, _MAX_BYTES)
+        if not decompressor.eof:
             raise StateError("it is truncated or too large for a forecast")
-        record = json.loads(text, parse_constant=_refuse)
+        record = json.loads(text, parse_constant=_refuse_constant)
     except (zlib.error, ValueError, RecursionError) as error:
         raise StateError(f"it is not a forecast: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("version"), int):
@@ -74,49 +80,56 @@ def read(packed: bytes) -> dict[str, Any]:
 
 
 def _check(record: Mapping[str, Any]) -> None:
-    """Raise StateError unless all parts that are read later are there and have their types."""
+    """Raise StateError if a part that is read later is missing or has the wrong type."""
     step, total = (_whole(record, name) for name in ("step", "total_steps"))
     if not step >= 0 or total < 1:
         raise StateError(f"step {step} of {total} is impossible")
     _number(record, "target")
-    forecast = _object(record, "forecast")
+    _check_forecast(_object(record, "forecast"))
+    _check_fan(_object(record, "fan"))
+    for name in ("action", "reason", "message"):
+        _text(_object(record, "decision"), name)
+    _check_trail(_list(record, "trail"))
+    _object(record, "state")
+
+
+def _check_forecast(forecast: Mapping[str, Any]) -> None:
     for name in ("mean", "std", "lower80", "upper80", "lower95", "upper95", "prob_target"):
         _number(forecast, name)
     for name in ("gain_mean", "gain_std"):
         _number(forecast, name)
     for name in ("status", "gain_source"):
-        _word(forecast, name)
+        _text(forecast, name)
     if len(_numbers(forecast, "levels")) != len(QUANTILE_LEVELS):
         raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
-    if not all(isinstance(each, str) for each in _list(forecast, "caveats")):
+    if not all(isinstance(caveat, str) for caveat in _list(forecast, "caveats")):
         raise StateError("caveats are not text")
     for law, values in _object(forecast, "parameters").items():
         for name in values if isinstance(values, dict) else (law,):
             _number(values if isinstance(values, dict) else {}, name)
-    _fan(_object(record, "fan"))
-    for name in ("action", "reason", "message"):
-        _word(_object(record, "decision"), name)
+
+
+def _check_trail(trail: Sequence[Any]) -> None:
     before = -1
-    for row in _list(record, "trail"):
+    for row in trail:
         if not isinstance(row, dict):
             raise StateError("a row of the trail is not an object")
         if _whole(row, "step") <= before:
             raise StateError("the steps of the trail do not increase")
         before = row["step"]
-        _fan(row)
+        _check_fan(row)
         for name in ("status", "action", "reason"):
-            _word(row, name)
+            _text(row, name)
         for name in ("message", "done"):
             if name in row:
-                _word(row, name)
+                _text(row, name)
         mean, std, source = (*_list(row, "gain"), None, None, None)[:3]
         _number({"gain": mean}, "gain")
         _number({"gain": std}, "gain")
-        _word({"gain": source}, "gain")
-    _object(record, "state")
+        _text({"gain": source}, "gain")
 
 
-def _fan(row: Mapping[str, Any]) -> None:
+def _check_fan(row: Mapping[str, Any]) -> None:
     steps = _list(row, "steps")
     if not steps or not all(type(x) is int and x >= 0 for x in steps):
         raise StateError("the steps of a fan are not whole numbers")
@@ -126,25 +139,25 @@ def _fan(row: Mapping[str, Any]) -> None:
 
 
 def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return _of(dict, record, name)
+    return _typed(dict, record, name)
 
 
 def _list(record: Mapping[str, Any], name: str) -> list[Any]:
-    return _of(list, record, name)
+    return _typed(list, record, name)
 
 
-def _word(record: Mapping[str, Any], name: str) -> str:
-    return _of(str, record, name)
+def _text(record: Mapping[str, Any], name: str) -> str:
+    return _typed(str, record, name)
 
 
 def _whole(record: Mapping[str, Any], name: str) -> int:
-    value = _of(int, record, name)
-    if type(value) is not int or abs(value) > 2**53:
+    value = _typed(int, record, name)
+    if type(value) is not int or abs(value) > _MAX_WHOLE:
         raise StateError(f"{name} is not a possible whole number: {value!r:.40}")
     return value
 
 
-def _of(kind: type[T], record: Mapping[str, Any], name: str) -> T:
+def _typed(kind: type[T], record: Mapping[str, Any], name: str) -> T:
     value = record.get(name)
     if not isinstance(value, kind):
         raise StateError(f"{name} is {value!r:.40}, not {kind.__name__}")
@@ -152,7 +165,7 @@ def _of(kind: type[T], record: Mapping[str, Any], name: str) -> T:
 
 
 def _number(record: Mapping[str, Any], name: str) -> None:
-    """Raise StateError unless the value is a finite number, or None where unknown."""
+    """Raise StateError unless the value is a finite number or None."""
     value = record.get(name)
     if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
         raise StateError(f"{name} is not a number: {value!r:.40}")
@@ -165,5 +178,5 @@ def _numbers(record: Mapping[str, Any], name: str) -> list[Any]:
     return values
 
 
-def _refuse(constant: str) -> float:
+def _refuse_constant(constant: str) -> float:
     raise ValueError(f"{constant} is not a number")

@@ -32,11 +32,11 @@ Series = tuple[str, str, Any]
 
 _SCRIPTS = ("index", "panel", "charts", "dom", "runs", "story", "theme", "what_if", "words", "zoom")
 _PAGE = {**{f"{name}.js": "text/javascript" for name in _SCRIPTS}, "panel.css": "text/css"}
-_REGISTERS = re.compile(rb"(\w+)\.register\(\[(?:\w+\(\),){20,}\w+\(\)\]\);(?=\w+\.exports=\1)")
-_DAY = 86_400  # seconds
+_REGISTRATION = re.compile(rb"(\w+)\.register\(\[(?:\w+\(\),){20,}\w+\(\)\]\);(?=\w+\.exports=\1)")
+_DAY_SECONDS = 86_400
 _MAX_QUESTION_BYTES = 4096
-_MAX_WAIT_SECONDS = 5.0  # of a what-if for others
-_CACHED_ROWS = 4096  # of the table
+_MAX_WAIT_SECONDS = 5.0  # of a what-if for the one before it
+_CACHED_ROWS = 4096  # of the table of runs
 _CACHED_RUNS = 16
 
 
@@ -65,22 +65,22 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         self._asking = threading.Lock()
 
     def get_plugin_apps(self) -> dict[str, Any]:
-        """The routes."""
+        """Return the routes by path."""
         page = {f"/{name}": _file(_static(name), kind) for name, kind in _PAGE.items()}
         return {
             **page,
-            "/plotly.min.js": _file(_plotly, "text/javascript", keep=_DAY, packed="gzip"),
+            "/plotly.min.js": _file(_plotly, "text/javascript", keep=_DAY_SECONDS, packed="gzip"),
             "/runs": self._answering(self._serve_runs),
             "/run": self._answering(self._serve_run),
             "/what_if": self._answering(self._serve_what_if, "POST"),
         }
 
     def is_active(self) -> bool:
-        """False: TensorBoard activates the tab if its data has summaries of this plugin."""
+        """Return False: TensorBoard shows the tab if the logs have summaries of this plugin."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """The name of the tab."""
+        """Return the script and the name of the tab."""
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="Loss forecast")
 
     # ------------------------------------------------------------------ routes
@@ -140,7 +140,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _latest(
         self, request: wrappers.Request, series: list[Series]
     ) -> list[tuple[Series, bytes]]:
-        """The latest record of each series, packed; empty where its tensor is not a string."""
+        """Return the latest packed record of each series; empty if its tensor is not a string."""
         if not series:
             return []
         tensors = self._provider.read_tensors(
@@ -187,7 +187,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _answering(
         self, answer_to: Callable[[wrappers.Request], dict[str, Any]], method: str = "GET"
     ) -> Any:
-        """A route that answers in JSON, also to impossible requests."""
+        """Return a route that answers every request in JSON, also those it refuses."""
 
         @wrappers.Request.application
         def application(request: wrappers.Request) -> wrappers.Response:
@@ -213,7 +213,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
 
 class _RefusedError(Exception):
-    """A request that is refused, with its HTTP status code."""
+    """Raised to refuse a request with an HTTP status code."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -221,7 +221,7 @@ class _RefusedError(Exception):
 
 
 class _Cache(Generic[T]):
-    """The values that were used last, a limited number of them."""
+    """A limited number of values; the least recently used is dropped first."""
 
     def __init__(self, size: int) -> None:
         self._size, self._values = size, OrderedDict[Hashable, T]()
@@ -241,7 +241,7 @@ class _Cache(Generic[T]):
 
 
 def _key(series: Series) -> Hashable:
-    """The key under which the latest summary of a series is cached."""
+    """Return the key under which the latest summary of a series is cached."""
     run, tag, about = series
     return run, tag, about.max_step, about.max_wall_time
 
@@ -257,16 +257,16 @@ def _plotly() -> bytes:
 
 
 def lighter(bundle: bytes) -> bytes:
-    """Plotly.js without the registration of chart types other than lines, which is slow to load.
+    """Return plotly.js without the chart types other than lines, whose registration is slow.
 
     They are registered in one call at its end; a bundle built in another way is left unchanged.
     """
-    lighter_bundle, calls = _REGISTERS.subn(b"", bundle)
+    lighter_bundle, calls = _REGISTRATION.subn(b"", bundle)
     return lighter_bundle if calls == 1 else bundle
 
 
 def _file(content: Callable[[], bytes], kind: str, keep: int = 0, packed: str | None = None) -> Any:
-    """A route that serves a file of the package."""
+    """Return a route that serves a file of the package."""
 
     @wrappers.Request.application
     def application(request: wrappers.Request) -> wrappers.Response:

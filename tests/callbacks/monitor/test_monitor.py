@@ -107,7 +107,8 @@ def test_who_wants_to_leave_may_leave(
 
 
 def check(monitor: RunMonitor, step: int, present_rate: float) -> Update:
-    update = monitor.check(step, present_rate)
+    monitor.forecaster.follow_rate(step, present_rate)
+    update = monitor.check(step)
     monitor.notify_sinks(update)
     return update
 

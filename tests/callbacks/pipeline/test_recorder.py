@@ -304,7 +304,7 @@ def test_a_run_that_fails_is_marked(tmp_path: Path) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     for wrong, why in (
         (3, "must be True, a path"),
-        ("nonsense://somewhere", "a database URL"),
+        ("nonsense://somewhere", "nor a database URL"),
     ):
         with pytest.raises(ConfigurationError, match=why):
             train(wrong)
@@ -332,7 +332,7 @@ def test_what_a_locked_store_could_not_take_comes_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the file for half of the run."""
-    monkeypatch.setattr("lossforecast.store.database._WAIT", 0.1)
+    monkeypatch.setattr("lossforecast.store.database._SQLITE_LOCK_TIMEOUT_S", 0.1)
     RunStore(tmp_path / "runs.db")
     raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None, check_same_thread=False)
     raw.execute("BEGIN IMMEDIATE")
@@ -353,7 +353,7 @@ def test_no_decision_is_lost_while_the_store_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decisions come later than the validation losses that they are made from."""
-    monkeypatch.setattr("lossforecast.store.database._WAIT", 0.1)
+    monkeypatch.setattr("lossforecast.store.database._SQLITE_LOCK_TIMEOUT_S", 0.1)
     RunStore(tmp_path / "runs.db")
     raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
     raw.execute("BEGIN IMMEDIATE")

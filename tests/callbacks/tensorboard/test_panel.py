@@ -26,7 +26,12 @@ from lossforecast import ConfigurationError, Forecaster, LRSchedule, ScheduleErr
 from lossforecast.callbacks.monitor.trail import FAN, Trail
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.callbacks.tensorboard.plugin import record
-from lossforecast.callbacks.tensorboard.plugin.hindsight import broke, fared, outcome, stopped
+from lossforecast.callbacks.tensorboard.plugin.hindsight import (
+    broken_at,
+    coverage_counts,
+    outcome,
+    was_stopped,
+)
 from lossforecast.callbacks.tensorboard.plugin.overview import overview, ranked, shown
 from lossforecast.callbacks.tensorboard.plugin.server import lighter
 from lossforecast.callbacks.tensorboard.plugin.what_if import answer
@@ -97,13 +102,13 @@ def test_what_was_done_is_kept_with_the_forecast(run_updates: list[Update]) -> N
             trail.note(Action.STOP)
     assert [row["step"] for row in trail.rows if row.get("done") == "stop"] == [500]
     trail.add(501, last.forecast, last.recommendation)
-    assert stopped(trail.rows)
+    assert was_stopped(trail.rows)
     trail.add(501, last.forecast, last.recommendation)
     trail.add(502, last.forecast, last.recommendation)
-    assert not stopped(trail.rows), "it went on after all"
+    assert not was_stopped(trail.rows), "it went on after all"
     trail.note(Action.STOP)
     trail.add(502, last.forecast, last.recommendation)
-    assert stopped(trail.rows[-1:])
+    assert was_stopped(trail.rows[-1:])
 
 
 def test_a_future_that_was_rewound_is_dropped(run_updates: list[Update]) -> None:
@@ -218,9 +223,10 @@ def test_forecasts_are_judged_by_the_outcome() -> None:
     end = outcome(history(100), 100, 100)
     assert end == 1 - 99 / 200  # two losses of the last 2%: the last one
     trail = [row(10, 0.4, 0.6), row(20, 0.6, 0.7), row(30, 0.2, 0.5), row(40, 0, 1, "no_data")]
-    assert fared(trail, history(100), 100, 100)["80"] == {"judged": 3, "held": 1}
+    counts = coverage_counts(trail, history(100), 100, 100)
+    assert counts["80"] == {"judged": 3, "held": 1}
     longer = {**row(50, 0.4, 0.6), "steps": [50, 200]}  # as was planned then
-    assert fared([*trail, longer], history(100), 100, 100) == fared(trail, history(100), 100, 100)
+    assert coverage_counts([*trail, longer], history(100), 100, 100) == counts
 
 
 def test_before_the_end_forecasts_are_judged_by_what_came() -> None:
@@ -228,7 +234,7 @@ def test_before_the_end_forecasts_are_judged_by_what_came() -> None:
     seen = {**row(10, 0.7, 0.8), "steps": [10, 50]}
     wrong = {**row(20, 0.8, 0.9), "steps": [20, 50]}
     ahead = row(30, 0.4, 0.6)  # speaks of step 100 alone
-    found = fared([seen, wrong, ahead], history(60), 60, 100)
+    found = coverage_counts([seen, wrong, ahead], history(60), 60, 100)
     assert found == {"80": {"judged": 2, "held": 1}, "95": {"judged": 2, "held": 1}}
 
 
@@ -237,12 +243,12 @@ def test_a_run_that_broke_has_no_outcome() -> None:
         broken = History()
         broken.observe_many(range(100), [1.0] * sound + [math.nan] * (100 - sound))
         assert outcome(broken, 100, 100) is None
-        assert broke(broken, 100, 100) == sound
-        assert broke(broken, 99, 100) is None  # it goes on
-        assert fared([row(10, 0.4, 0.6)], broken, 100, 100)["80"]["judged"] == 0
+        assert broken_at(broken, 100, 100) == sound
+        assert broken_at(broken, 99, 100) is None  # it goes on
+        assert coverage_counts([row(10, 0.4, 0.6)], broken, 100, 100)["80"]["judged"] == 0
     thin = History()  # validated long ago
     thin.observe_many([0, 50], [1.0, 0.9])
-    assert broke(thin, 100, 100) is None
+    assert broken_at(thin, 100, 100) is None
     assert outcome(thin, 100, 100) is None  # nor is it known where it ended
 
 
@@ -252,7 +258,7 @@ def test_a_run_that_went_on_beyond_its_plan_is_judged_where_that_ended() -> None
     assert end == pytest.approx(np.mean([1 - t / 200 for t in (147, 148, 149)]))
     sees_it, sees_what_came_later = row(10, 0.49, 0.51), row(20, 0.25, 0.27)
     trail = [sees_it, sees_what_came_later]
-    assert fared(trail, found, 150, 100)["80"] == {"judged": 2, "held": 1}
+    assert coverage_counts(trail, found, 150, 100)["80"] == {"judged": 2, "held": 1}
 
 
 def test_runs_are_ranked_with_others_of_the_same_loss(run_updates: list[Update]) -> None:
@@ -343,7 +349,7 @@ def test_a_decay_cannot_start_in_the_past(run_updates: list[Update]) -> None:
         ({"end_lr": -1e-3}, "end_lr is -0.001"),
         ({"end_lr": "0"}, "end_lr is '0'"),
         ({"end_lr": math.nan}, "end_lr is nan"),
-        ({"end_lr": 1}, "ten times the peak"),
+        ({"end_lr": 1}, "10 times the peak"),
         ({"shape": "wavy"}, "one of linear, cosine, sqrt, exp"),
         ({"shape": ["linear"]}, "shape is"),
         ({"shape": "exp"}, "rates above 0"),
