@@ -104,5 +104,5 @@ def probability(name: str, value: object, error: ErrorType, *, example: float) -
     """A number above 0 and below 1; `example` is a value that the error message suggests."""
     given = number(name, value, error)
     if not 0 < given < 1:
-        raise error(f"{name} is {value}; it must be between 0 and 1, such as {example}")
+        raise error(f"{name} is {value}; it must be between 0 and 1, say {example}")
     return given

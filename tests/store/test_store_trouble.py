@@ -38,7 +38,7 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made"):
         RunStore(tmp_path / "file" / "runs.db")
-    with pytest.raises(ConfigurationError, match="no database URL"):
+    with pytest.raises(ConfigurationError, match="nor a database URL"):
         RunStore("nonsense://somewhere")
     with pytest.raises(ConfigurationError, match=r"oracle://me:\*\*\*@host"):
         RunStore("oracle://me:secret@host/name")

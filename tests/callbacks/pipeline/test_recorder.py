@@ -304,7 +304,7 @@ def test_a_run_that_fails_is_marked(tmp_path: Path) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     for wrong, why in (
         (3, "must be True, a path"),
-        ("nonsense://somewhere", "no database URL"),
+        ("nonsense://somewhere", "nor a database URL"),
     ):
         with pytest.raises(ConfigurationError, match=why):
             train(wrong)
