@@ -148,8 +148,7 @@ class Forecaster:
             horizon: EMA horizon in optimizer steps (decay ``1 - 1 / horizon``).
 
         Raises:
-            ObservationError: a value is not a number, or `step`, `stderr` or `horizon` is
-                impossible.
+            ObservationError: a value is not a number, or is impossible.
         """
         value = number("gap", gap, ObservationError)
         error = non_negative("stderr", stderr, ObservationError)

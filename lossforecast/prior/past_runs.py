@@ -68,11 +68,11 @@ class PastRun:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended at over twice its lowest loss."""
+        """True if the run ended at over twice its lowest loss."""
         return self.final_loss > _DIVERGED_RATIO * abs(float(self.evidence.loss.min()))
 
     def duplicates(self, other: Self) -> bool:
-        """Whether the two are the same run, stored twice."""
+        """True if the two are the same run, stored twice."""
         mine, its = self.evidence, other.evidence
         return bool(
             np.array_equal(mine.step, its.step)
@@ -144,7 +144,7 @@ class PastRun:
 
 
 def comparable(one: RunInfo, other: RunInfo) -> bool:
-    """Whether the losses of two runs are in the same units, by their descriptions.
+    """Return whether the losses of two runs are in the same units, by their descriptions.
 
     Metric and name of the loss are equal, task and dataset do not differ where both runs name
     them, and the dataset or the project is known to be the same.
@@ -161,7 +161,7 @@ def comparable(one: RunInfo, other: RunInfo) -> bool:
 
 
 def fits_budget(past: RunInfo, steps: int, run: RunInfo, schedule: LRSchedule) -> bool:
-    """Whether a past run of `steps` steps used at most the budget of a new run.
+    """Return whether a past run of `steps` steps used at most the budget of a new run.
 
     The two are comparable and of the same model; the past run had at most 10% more parameters and
     at most 10% more steps (more samples, where both batch sizes are known).

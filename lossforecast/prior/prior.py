@@ -276,7 +276,7 @@ class Prior:
             raise ConfigurationError(f"{path} is not a table of a prior: {error!r}") from error
 
     def rule_applies(self, run: RunInfo, schedule: LRSchedule) -> bool:
-        """Whether the rule `known` holds: an optimizer of the Adam family at a usual peak rate.
+        """Return whether the rule `known` holds: an Adam-like optimizer at a usual peak rate.
 
         If the task of the run is given, it must be a language model: the rule was not learned from
         others.

@@ -37,7 +37,7 @@ class PiecewiseSchedule:
         self._pieces = np.asarray(pieces, dtype=PIECE)
         self._values = np.asarray(values, dtype=np.float64)
         self.caveats = _caveats(caveats)
-        """What is uncertain about this schedule itself (`LR_ASSUMED`, `SCHEDULE_APPROXIMATED`)."""
+        """Caveats of this schedule itself (`LR_ASSUMED`, `SCHEDULE_APPROXIMATED`)."""
 
     # ------------------------------------------------------------------ reading
 

@@ -37,7 +37,7 @@ def broken_at(history: History, step: int, total_steps: int) -> int | None:
 
 
 def was_stopped(trail: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a run was stopped; after the stop there is at most one more forecast."""
+    """Return whether a run was stopped; after the stop there is at most one more forecast."""
     return any(row.get("done") == "stop" for row in trail[-2:])
 
 

@@ -73,7 +73,7 @@ def test_a_window_is_seen_where_the_loss_is_its_mean(tmp_path: Path) -> None:
 def test_forecasts_of_windows_are_nearer_to_those_of_every_loss_than_of_their_middles(
     tmp_path: Path,
 ) -> None:
-    """Of a run that is logged ten times."""
+    """The log of a run that is logged ten times."""
     total, width = 600, 60
     updates: list[Update] = []
     callback = TransformersLossForecast(every_n_steps=width, sinks=[updates.append])

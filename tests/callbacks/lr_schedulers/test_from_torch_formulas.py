@@ -82,7 +82,8 @@ def test_formulas_from_every_turn(
     name: str, tensor: bool, by_hand: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_EXACT_STEPS", 20)
-    monkeypatch.setattr(module, "_MAX_STEPS_WITHOUT_FORMULA", HORIZON if name in WITHOUT_FORMULA else 0)
+    by_steps = HORIZON if name in WITHOUT_FORMULA else 0
+    monkeypatch.setattr(module, "_MAX_STEPS_WITHOUT_FORMULA", by_steps)
 
     def make(taken: int) -> Any:
         scheduler = quietly(ALL[name], optimizer_of(1, tensor))
@@ -141,7 +142,8 @@ LONG_SCHEDULERS: dict[str, Factory] = {
 @pytest.mark.parametrize("name", LONG_SCHEDULERS)
 def test_far_future_agrees_with_stepping(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_EXACT_STEPS", 10_000)
-    monkeypatch.setattr(module, "_MAX_STEPS_WITHOUT_FORMULA", LONG if name == "SWALR" else 0)  # by formulas
+    by_steps = LONG if name == "SWALR" else 0  # the others by formulas
+    monkeypatch.setattr(module, "_MAX_STEPS_WITHOUT_FORMULA", by_steps)
     scheduler = LONG_SCHEDULERS[name](optimizer_of())
     schedule = schedule_from_torch(scheduler, total_steps=LONG)
     assert Caveat.SCHEDULE_APPROXIMATED in schedule.caveats
