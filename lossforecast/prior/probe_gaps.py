@@ -26,7 +26,7 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.laws import decaying, full_anneal
-from lossforecast.numerics import NO_CALIBRATION, Calibration
+from lossforecast.numerics import MAD_TO_STD, NO_CALIBRATION, Calibration
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Gap", "GapRule", "MeasuredDrop", "Trend"]
@@ -43,7 +43,6 @@ _MAX_POINTS_OF_LINE = 10  # with losses at more values of S1, the trend is a par
 _LOSS_RESOLUTION = 1e-6  # relative, of a loss in single precision, with a margin
 _N_ITERATIONS = 5  # of the robust regression of the gaps
 _STUDENT_DOF = 4  # degrees of freedom of its Student t residuals
-_MAD_TO_STD = 1.4826  # standard deviation of a normal over its median absolute deviation
 _MIN_LOSS_VARIANCE = 1e-30
 _MIN_STD = 1e-12  # keeps divisions finite
 
@@ -285,14 +284,14 @@ class GapRule:
             covariance = np.linalg.inv(gram)
             solution = covariance @ (design.T @ (row_precision * value))
             residual = value - design @ solution
-            scatter = _MAD_TO_STD * float(np.median(np.abs(residual))) * inflation
+            scatter = MAD_TO_STD * float(np.median(np.abs(residual))) * inflation
             weight = (_STUDENT_DOF + 1) / (_STUDENT_DOF + residual**2 / variance)
             gap = float(solution[0])
         return gap, math.sqrt(covariance[0, 0])
 
 
 def _is_informative(gap: Gap, schedule: LRSchedule, now: int) -> bool:
-    """Whether a gap is recent, late in the run for its horizon, and measured near the peak rate."""
+    """Return whether a gap is recent, late enough for its horizon, and measured near the peak."""
     if schedule.peak == 0:
         return False
     first_step = max(

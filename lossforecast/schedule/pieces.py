@@ -122,7 +122,7 @@ def piece_sums(
 
 
 def are_valid(pieces: NDArray[np.void], values: FloatArray) -> bool:
-    """Whether every piece has a finite rate of 0 or more on each step, and sums stay finite.
+    """Return whether all pieces have finite rates of 0 or more on each step, and finite sums.
 
     Args:
         pieces: `PIECE` of shape (m,), perhaps read from a damaged file.
