@@ -299,5 +299,6 @@ def _is_informative(gap: Gap, schedule: LRSchedule, now: int) -> bool:
         schedule.warmup_steps + gap.horizon,
         _MIN_STEPS_IN_HORIZONS * gap.horizon,
     )
-    near_peak = float(schedule.lr(gap.step)) >= _MIN_RATE_SHARE * schedule.peak
-    return first_step <= gap.step <= now and near_peak
+    if not max(first_step, 1) <= gap.step <= now:
+        return False
+    return float(schedule.lr(gap.step)) >= _MIN_RATE_SHARE * schedule.peak

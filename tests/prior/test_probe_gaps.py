@@ -115,6 +115,7 @@ def test_what_a_short_decay_brings_is_less() -> None:
         [Gap(9_000, 0.1, 0.01, 50)],  # to come
         [Gap(2_000, 0.1, 0.01, 50)],  # long ago
         [Gap(5_000, 0.1, 0.01, 2_000)],  # an average that has hardly forgotten its beginning
+        [Gap(0, 0.1, 0.01, 50)],  # before the first step, which has no rate
     ],
 )
 def test_gaps_that_tell_nothing(gaps: list[Gap]) -> None:
