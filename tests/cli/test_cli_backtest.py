@@ -136,7 +136,7 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
             "policy", "sweep", "runs", "arrival",
             "compute_used", "regret", "false_kills", "before_decay",
         }  # fmt: skip
-        assert (each["sweep"], each["runs"]) == ("made, s", 4)
+        assert (each["sweep"], each["runs"]) == ("s", 4)
         assert 0 < each["compute_used"] <= 1
     assert scores[0]["compute_used"] < 1
     assert scores[0]["regret"] == 0
