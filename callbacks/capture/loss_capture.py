@@ -1,5 +1,6 @@
 """`LossCapture`: counts optimizer steps and brings losses and rates to the host in blocks."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
+from lossforecast.callbacks.capture.optimizers import innermost
 from lossforecast.callbacks.capture.transfer import Transfer, copied, uncompiled
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
+from lossforecast.log import logger
 
-__all__ = [
-    "LossCapture",
-    "innermost",
-]
+__all__ = ["LossCapture"]
 
 _MAX_LOSSES_ON_DEVICE = 1024  # so many are sent as a block at once, to bound memory
-_MAX_WRAPPERS = 6  # around an optimizer; bounds the search where wrappers form a circle
+_MAX_RATES_ON_DEVICE = 16_384  # the same for learning rates that nobody reads
+_MAX_LOSSES_BETWEEN_STEPS = 100  # or four times as many as between any two steps before
 
 
 @dataclass
@@ -59,7 +60,14 @@ class LossCapture:
     A hook before each step of the optimizer reads the learning rate in use, and a hook after it
     counts the step, so a loss computed by a closure comes before the step. A step that a gradient
     scaler skips calls neither hook. A step that a fused optimizer skips on the device is detected
-    by the next read and no longer counted.
+    by the next read and no longer counted. Of the losses that the closure of one step computes, the
+    first counts: it belongs to the weights before the step.
+
+    The hooks hold no reference to this object, and go with it.
+
+    Args:
+        optimizer: the optimizer, or a wrapper of it.
+        group: index of the parameter group whose learning rate is kept.
     """
 
     def __init__(self, optimizer: Any, group: int = 0) -> None:
@@ -67,7 +75,8 @@ class LossCapture:
         """Optimizer steps taken, including those that the device has skipped since `take`."""
         self.calls = 0
         """Calls of the optimizer, including all steps skipped on the device."""
-        self._group = group
+        self.accumulated = 1
+        """Losses between two optimizer steps, as far as the host knows."""
         self._failure: Exception | None = None  # in a hook, where raising would end the training
         # recorded and not sent yet
         self._at: list[int] = []
@@ -83,11 +92,26 @@ class LossCapture:
         self._host_from = 1
         self._last_rate: float | None = None
         self._rate: Any = None  # of the present step; None between steps
-        self._optimizer = innermost(optimizer)
-        self._hooks = [
-            self._optimizer.register_step_pre_hook(self._note_rate),
-            self._optimizer.register_step_post_hook(self._count),
+        self._evaluated = False  # whether a closure has computed a loss in the present step
+        self._since_step = 0  # losses since the latest step
+        self._warned = False
+        self._hooks: list[Any] = []
+        self.watch(optimizer, group)
+
+    def watch(self, optimizer: Any, group: int = 0) -> None:
+        """Count the steps of this optimizer from now on, in place of the previous one.
+
+        Args:
+            optimizer: the optimizer, or a wrapper of it.
+            group: index of the parameter group whose learning rate is kept.
+        """
+        _remove(self._hooks)
+        self._optimizer, self._group = innermost(optimizer), group
+        self._hooks += [
+            self._optimizer.register_step_pre_hook(_weak_hook(self._note_rate)),
+            self._optimizer.register_step_post_hook(_weak_hook(self._count)),
         ]
+        weakref.finalize(self, _remove, self._hooks).atexit = False
 
     def keep(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
         """Record a loss: a tensor of one element on any device, or a number.
@@ -107,12 +131,33 @@ class LossCapture:
             loss = loss.detach().clone() if scale == 1.0 else loss.detach() * scale
         else:
             loss = float(loss) * scale
+        if self._rate is not None:  # in a closure that the optimizer calls
+            if self._evaluated:
+                return
+            self._evaluated = True
+        self._since_step += 1
+        if self._since_step > _MAX_LOSSES_BETWEEN_STEPS:
+            self.warn_if_not_stepped(4 * self.accumulated)
         self._at.append(self.steps if step is None else step)
         self._losses.append(loss)
         if len(self._losses) >= _MAX_LOSSES_ON_DEVICE:
             self.send()
 
     record = uncompiled(keep)
+
+    def warn_if_not_stepped(self, n_losses: int) -> None:
+        """Warn once if more than `n_losses` losses were recorded since the latest step."""
+        if self._since_step <= n_losses or self._warned or self._optimizer is None:
+            return
+        self._warned = True
+        logger.warning(
+            "%d losses were recorded since the last step of the optimizer, %s (%d steps in all). "
+            "If another optimizer trains the model now, create the callback anew with that one, "
+            "and load the state of this callback",
+            self._since_step,
+            type(self._optimizer).__name__,
+            self.steps,
+        )
 
     def send(self) -> bool:
         """Start copying the recorded losses to the host; return whether all are there already.
@@ -182,8 +227,7 @@ class LossCapture:
     def close(self) -> None:
         """Remove the hooks from the optimizer and drop the reference to it."""
         if self._optimizer is not None:
-            for hook in self._hooks:
-                hook.remove()
+            _remove(self._hooks)
             self._rate, self._optimizer = self._present(), None
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,14 +250,13 @@ class LossCapture:
             return self._rate
         return self._optimizer.param_groups[self._group]["lr"]
 
-    @uncompiled
     def _note_rate(self, *_: Any) -> None:
+        self._evaluated = self._evaluated and self._rate is not None
         try:
             self._rate = copied(self._present())
         except Exception as error:
             self._rate, self._failure = np.nan, error  # the step is still counted
 
-    @uncompiled
     def _count(self, optimizer: Any, *_: Any) -> None:
         if self._rate is None:
             return  # counted already, in a step() that called the step() of its base class
@@ -227,14 +270,36 @@ class LossCapture:
         self._rate = None
         self.steps += 1
         self.calls += 1
+        self.accumulated = max(self.accumulated, self._since_step)
+        self._since_step = 0
+        if len(self._rates) >= _MAX_RATES_ON_DEVICE:
+            self._bound_memory()
 
-    def _receive(self, before: int | None = None) -> int | None:
+    def _bound_memory(self) -> None:
+        """Drop the rates of steps without a loss where nobody reads losses, but not the last.
+
+        The block just sent stays, because its skipped steps may not have arrived.
+        """
+        try:
+            self.send()
+            self._receive(n_left=1)
+        except Exception as error:
+            self.forget()
+            self._failure = error
+        if self._host_rates.size and not self._host_at.size:
+            self._drop_rates(self._host_rates.size)
+
+    def _receive(self, before: int | None = None, n_left: int = 0) -> int | None:
         """Read the sent blocks in order, up to the first that begins at step `before` or later.
+
+        Args:
+            before: a step; None for all blocks.
+            n_left: number of blocks that are left.
 
         Returns:
             `before`, reduced by the number of steps that turn out to have been skipped.
         """
-        while self._sent:
+        while len(self._sent) > n_left:
             block = self._sent[0]
             if before is not None and block.at.size and block.at[0] >= before:
                 break
@@ -278,25 +343,30 @@ class LossCapture:
         left = int(self._host_at.min(initial=last))
         dropped = max(left - self._host_from + 1, 0)
         if dropped:
-            self._last_rate = float(self._host_rates[dropped - 1])
-            self._host_rates = self._host_rates[dropped:]
-            self._host_from += dropped
+            self._drop_rates(dropped)
         return steps, means, used
 
+    def _drop_rates(self, count: int) -> None:
+        """Drop the first rates on the host, of which the last is remembered."""
+        self._last_rate = float(self._host_rates[count - 1])
+        self._host_rates = self._host_rates[count:]
+        self._host_from += count
 
-def innermost(optimizer: Any) -> Any:
-    """Return the torch optimizer inside wrappers (of accelerate, Fabric, Lightning).
 
-    Raises:
-        ConfigurationError: no torch optimizer is inside.
-    """
-    given, inner = optimizer, None
-    for _ in range(_MAX_WRAPPERS):
-        if hasattr(optimizer, "register_step_pre_hook"):
-            inner = optimizer  # a wrapper may inherit the method without the state it needs
-        optimizer = getattr(optimizer, "optimizer", None)
-    if inner is None:
-        raise ConfigurationError(
-            f"cannot count the steps of {type(given).__name__}: give a torch.optim.Optimizer"
-        )
-    return inner
+def _remove(hooks: list[Any]) -> None:
+    """Remove hooks from their optimizer, and from the list."""
+    while hooks:
+        hooks.pop().remove()
+
+
+def _weak_hook(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that calls a method as long as its object exists."""
+    known = weakref.WeakMethod(method)
+
+    @uncompiled
+    def hook(optimizer: Any, *_: Any) -> None:
+        alive = known()
+        if alive is not None:
+            alive(optimizer)
+
+    return hook

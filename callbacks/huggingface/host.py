@@ -9,7 +9,7 @@ from lossforecast.callbacks.huggingface.checkpoint import checkpoint_state
 from lossforecast.callbacks.huggingface.logs import higher_is_better
 from lossforecast.callbacks.huggingface.schedule import planned
 from lossforecast.callbacks.lr_schedulers import Steering, widest_group
-from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like
+from lossforecast.callbacks.pipeline import HostRun, PlanSource, Settings, is_loss_like
 from lossforecast.log import logger
 from lossforecast.runs import RunInfo
 
@@ -61,6 +61,14 @@ def host_run(
         metrics=(settings.metric,),
         run=run,
         may_act=may_act,
+        source=PlanSource(
+            read=lambda steps: planned(
+                settings.schedule, scheduler, int(state.max_steps), taken=steps, group=group
+            ),
+            scheduler=lambda steps: scheduler,
+            length=lambda steps: int(state.max_steps),
+            fixed_rates=settings.schedule is not None,
+        ),
         steering=_steering(scheduler, settings, group, total_steps=total, may_act=may_act),
         steps_taken=taken,
         saved=saved,

@@ -25,8 +25,9 @@ class LossReader:
         """Optimizer steps at the latest log."""
         self._pipeline = pipeline
         self._monitor = monitor
+        self._start = steps
         self._seen: dict[str, int] = {}  # metrics, and optimizer steps at their first evaluation
-        self._warned = False
+        self._warned = self._warned_of_steps = False
 
     def record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
         """Record the mean loss of the steps since the last log, at the step whose loss it equals.
@@ -36,6 +37,7 @@ class LossReader:
             args: arguments of the Trainer.
             step: optimizer steps taken.
         """
+        self._warn_if_not_stepped(step)
         loss = logged_loss(logs, args, self._was_positive)
         self._pipeline.log(int(mean_step(self.logged, max(step - 1, 0))), loss)
         self.logged = step
@@ -65,6 +67,17 @@ class LossReader:
         else:
             logger.warning(
                 "nothing was forecast: the Trainer logged no %s", self._monitor or "training loss"
+            )
+
+    def _warn_if_not_stepped(self, step: int) -> None:
+        """Warn once if the Trainer has taken steps, but not its optimizer."""
+        counted = self._pipeline.capture.steps
+        if counted == self._start and step > self._start + 1 and not self._warned_of_steps:
+            self._warned_of_steps = True
+            logger.warning(
+                "nothing is forecast: the Trainer has taken %d steps, but none of its optimizer "
+                "was seen. Another object takes them",
+                step - self._start,
             )
 
     def _was_positive(self) -> bool:

@@ -13,6 +13,7 @@ from lossforecast.callbacks.lr_schedulers import (
     steps_per_call,
     unwrapped,
     warn,
+    warn_if_assumed,
 )
 from lossforecast.log import logger
 from lossforecast.schedule import LRSchedule
@@ -66,6 +67,7 @@ def lint_run(plan: LRSchedule, optimizer: Any, scheduler: Any, group: int) -> No
     if scheduler is None:
         warn(inspect(plan, optimizer))
         return
+    warn_if_assumed(scheduler, plan)
     times, total = steps_per_call(scheduler), plan.total_steps
     stepping = Stepping(scheduler, every(1, times=times), total, group)
     name = type(unwrapped(scheduler)[0]).__name__

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.lightning.host import host_run, is_long_enough
+from lossforecast.callbacks.lightning.lint import TrainerLint
 from lossforecast.callbacks.lightning.losses import LossReader
-from lossforecast.callbacks.lightning.schedule import lint_trainer
+from lossforecast.callbacks.lightning.plan import TrainerPlan
 from lossforecast.callbacks.monitor import Sink, guarded
 from lossforecast.callbacks.pipeline import LoopCallback, Settings, StoreLike, start
 from lossforecast.callbacks.probe import AnnealingProbe
@@ -120,7 +121,8 @@ class LightningLossForecast(LoopCallback, Callback):
         self.switched_off = False
         self._pipeline = None
         self._losses: LossReader | None = None
-        self._group = 0
+        self._plan: TrainerPlan | None = None
+        self._lint: TrainerLint | None = None
         self._shown: Forecast | None = None  # in the progress bar
         self._between_epochs: Trainer | None = None
 
@@ -143,9 +145,11 @@ class LightningLossForecast(LoopCallback, Callback):
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Remember the step of the batch, and measure with the probe."""
-        if self._pipeline is None or self._losses is None:
+        if self._pipeline is None or self._losses is None or self._plan is None:
             return
-        self._losses.batch_step, self._between_epochs = self._pipeline.capture.steps, None
+        self._follow(batch_idx)
+        self._losses.begin_batch(self._pipeline.capture.steps)
+        self._between_epochs = None
         if self.settings.probe is not None and not self.switched_off:
             self.settings.probe.measure_if_due(batch)
         if self.settings.monitor is not None and batch_idx == 0 and self._losses.batch_step > 0:
@@ -153,6 +157,13 @@ class LightningLossForecast(LoopCallback, Callback):
             self._read_and_stop(trainer)
             if self._losses.validated or not trainer.enable_validation:
                 self._losses.warn_if_missing(trainer)
+
+    def on_before_backward(
+        self, trainer: "Trainer", pl_module: "LightningModule", loss: Any
+    ) -> None:
+        """Remember the first loss of a batch; LBFGS computes many in one step."""
+        if self._losses is not None and pl_module.automatic_optimization:
+            self._losses.note_evaluation(loss)
 
     def on_train_batch_end(
         self,
@@ -163,8 +174,11 @@ class LightningLossForecast(LoopCallback, Callback):
         batch_idx: int,
     ) -> None:
         """Record the loss; forecast and stop if that is due."""
-        if self._pipeline is None:
+        if self._pipeline is None or self._plan is None:
             return
+        if not self._plan.progress.is_training:
+            return
+        self._plan.progress.end_batch(batch_idx)
         if self.switched_off:
             self._pipeline.capture.forget()
         if self.settings.monitor is None:
@@ -214,19 +228,38 @@ class LightningLossForecast(LoopCallback, Callback):
     @guarded
     def _start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         saved, probe = self._saved, self.settings.probe
-        host = host_run(
-            trainer, pl_module, self.settings, optimizer_index=self.optimizer_index, saved=saved
-        )
+        plan = TrainerPlan(trainer, self.settings, self.optimizer_index)
+        host = host_run(trainer, pl_module, self.settings, plan, saved=saved)
         if host is None:
             self.switched_off = True
             return
-        self._pipeline, self._group, self._saved = start(self.settings, host), host.group, None
+        self._pipeline, self._plan, self._saved = start(self.settings, host), plan, None
         self._losses = LossReader(self._pipeline, self.settings.monitor)
         if probe is not None and saved is not None:
             probe.load_state_dict(saved.get("probe", {}))
         if host.steps_taken == 0:
             given = self.settings.schedule is not None
-            lint_trainer(trainer, host.optimizer, host.plan, host.group, given=given)
+            self._lint = TrainerLint(trainer, host.optimizer, host.plan, host.group, given=given)
+
+    @guarded
+    def _follow(self, batch_idx: int) -> None:
+        """Note the begin of a batch, and watch the optimizer that the Trainer has now."""
+        assert self._pipeline is not None
+        assert self._plan is not None
+        if self._plan.optimizer_changed():
+            self._pipeline.capture.watch(self._plan.optimizer, self._plan.group)
+        if self._plan.progress.is_training:
+            self._plan.progress.begin_batch(batch_idx, self._pipeline.capture.steps)
+
+    def _check_schedule(self, *, at_end: bool = False) -> None:
+        """Check the schedule of a new run once, as soon as the pace of its steps is known."""
+        if self._lint is None or self._plan is None or self._pipeline is None:
+            return
+        if self._lint.is_open and (at_end or self._plan.progress.is_settled):
+            positions = self._plan.positions_from_start(self._pipeline.capture.steps)
+            if positions is not None or self._lint.needs_no_pace or at_end:
+                total = self._pipeline.forecasters[self.settings.metric].total_steps
+                self._lint.check(total, positions)
 
     @guarded
     def _record(self, trainer: "Trainer", outputs: Any) -> None:
@@ -248,6 +281,7 @@ class LightningLossForecast(LoopCallback, Callback):
         before = self._pipeline.checked
         self._pipeline.actions.may_stop = is_long_enough(trainer)
         self._pipeline.poll()
+        self._check_schedule()
         if self._pipeline.checked > before:
             self._losses.warn_if_missing(trainer)
 
@@ -288,7 +322,8 @@ class LightningLossForecast(LoopCallback, Callback):
         if trainer is not None and monitor is not None:
             self._read_metric(trainer, trainer.callback_metrics)
         self._pipeline.flush(together=monitor is None)
-        state = {**self._pipeline.state_dict(), "group": self._group}
+        group = 0 if self._plan is None else self._plan.group
+        state = {**self._pipeline.state_dict(), "group": group}
         return state if probe is None else {**state, "probe": probe.state_dict()}
 
     @guarded
@@ -299,3 +334,6 @@ class LightningLossForecast(LoopCallback, Callback):
             self._read_metric(trainer, trainer.callback_metrics)
         self._losses.warn_if_missing(trainer)
         self._pipeline.finish()
+        self._check_schedule(at_end=True)
+        if not trainer.should_stop:
+            self._pipeline.warn_at_end()

@@ -3,13 +3,12 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.lightning.loggers import logger_sinks, run_name
-from lossforecast.callbacks.lightning.schedule import planned_schedule, run_length, steerable
+from lossforecast.callbacks.lightning.plan import TrainerPlan
+from lossforecast.callbacks.lightning.schedule import steerable
 from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like
-from lossforecast.errors import ConfigurationError
 from lossforecast.log import logger
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ def host_run(
     trainer: "Trainer",
     module: "LightningModule",
     settings: Settings,
+    plan_of_trainer: TrainerPlan,
     *,
-    optimizer_index: int,
     saved: dict[str, Any] | None,
 ) -> HostRun | None:
     """Describe the run, or warn and return None if its length is unknown.
@@ -32,28 +31,23 @@ def host_run(
         trainer: the Trainer, at the start of training.
         module: the module that is trained.
         settings: arguments of the callback.
-        optimizer_index: index of the optimizer whose steps count.
+        plan_of_trainer: reads the plan of the run from the Trainer.
         saved: state of the callback in the checkpoint that is resumed, if any.
-
-    Raises:
-        ConfigurationError: the module has no such optimizer.
     """
-    optimizer = _optimizer(trainer, optimizer_index)
+    optimizer = plan_of_trainer.optimizer
     if saved is None:  # a new run, or a checkpoint without a state of this callback
         taken = trainer.global_step // len(trainer.optimizers)
         group = widest_group(optimizer.param_groups)
     else:
         taken, group = int(saved["capture"]["steps"]), int(saved["group"])
-    plan = settings.schedule
+    plan_of_trainer.group = group
+    plan = plan_of_trainer.at_start(taken)
     if plan is None:
-        length = settings.total_steps or run_length(trainer)
-        if length is None:
-            logger.warning(
-                "no forecasts: the length of this run is unknown. Give "
-                "Trainer(max_steps=...) or LightningLossForecast(total_steps=...)"
-            )
-            return None
-        plan = planned_schedule(trainer, optimizer, length, taken=taken, group=group)
+        logger.warning(
+            "no forecasts: the length of this run is unknown. Give "
+            "Trainer(max_steps=...) or LightningLossForecast(total_steps=...)"
+        )
+        return None
     may_act = _may_act(trainer, settings)
     begin_probe = None
     if settings.probe is not None:
@@ -72,6 +66,7 @@ def host_run(
         metrics=(settings.metric,),
         sinks=logger_sinks(trainer),
         may_act=may_act,
+        source=plan_of_trainer.source(plan),
         steering=steering,
         begin_probe=begin_probe,
         steps_taken=taken,
@@ -84,15 +79,6 @@ def is_long_enough(trainer: "Trainer") -> bool:
     epochs: Any = trainer.fit_loop.epoch_progress.current
     enough = epochs.processed >= (trainer.min_epochs or 0)
     return enough and trainer.global_step >= (trainer.min_steps or 0)
-
-
-def _optimizer(trainer: "Trainer", index: int) -> Any:
-    """Return the optimizer without wrappers."""
-    if index >= len(trainer.optimizers):
-        raise ConfigurationError(
-            f"optimizer_index is {index}, but the module has {len(trainer.optimizers)} optimizers"
-        )
-    return innermost(trainer.optimizers[index])
 
 
 def _may_act(trainer: "Trainer", settings: Settings) -> bool:

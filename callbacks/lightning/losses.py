@@ -27,11 +27,23 @@ class LossReader:
         """True after a validation, which may have logged the metric."""
         self._pipeline = pipeline
         self._monitor = monitor
+        self._evaluations = 0  # of the loss in the present batch
+        self._first: Any = None  # the loss that was computed first
         self._latest: Any = None  # the metric as last read
         self._found = self._warned = False
 
+    def begin_batch(self, step: int) -> None:
+        """Note the optimizer steps taken before a batch."""
+        self.batch_step, self._evaluations, self._first = step, 0, None
+
+    def note_evaluation(self, loss: Any) -> None:
+        """Remember the first loss of a batch, for optimizers that evaluate it several times."""
+        self._evaluations += 1
+        if self._evaluations == 1:
+            self._first = loss.detach()
+
     def record(self, outputs: Any, accumulated: int) -> None:
-        """Record the loss that ``training_step`` returned.
+        """Record the loss that ``training_step`` returned, at its first evaluation.
 
         Args:
             outputs: outputs of ``training_step``, as Lightning passes them to callbacks.
@@ -39,6 +51,8 @@ class LossReader:
                 the gradients add up to those of the mean.
         """
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if self._evaluations > 1:
+            loss = self._first
         if loss is not None:
             self._pipeline.capture.record(loss, self.batch_step, float(accumulated))
             self._found = True

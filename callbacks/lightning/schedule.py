@@ -1,27 +1,34 @@
 """Reads the length of a run and its learning rates from a Lightning ``Trainer``."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossforecast.callbacks.capture import innermost
+from lossforecast.callbacks.lightning.progress import trained_epochs
 from lossforecast.callbacks.lr_schedulers import (
-    Alternative,
     Positions,
     Steering,
-    Stepping,
     every,
-    harmless,
-    inspect,
     schedule_from_torch,
-    warn,
 )
+from lossforecast.errors import ConfigurationError
 from lossforecast.log import logger
-from lossforecast.schedule import Finding, Flaw, LRSchedule
+from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["lint_trainer", "planned_schedule", "run_length", "steerable"]
+__all__ = [
+    "declared_positions",
+    "measured_positions",
+    "planned_schedule",
+    "run_length",
+    "scheduler_configs",
+    "steerable",
+    "steps_of_epoch",
+]
 
 _NEVER_STEPS = 2**61  # between two calls of a scheduler that is never stepped
 
@@ -35,13 +42,21 @@ def run_length(trainer: Any) -> int | None:
     if any(hasattr(callback, "get_accumulate_grad_batches") for callback in trainer.callbacks):
         return None
     steps = trainer.estimated_stepping_batches
+    an_epoch, epochs = steps_of_epoch(trainer), trained_epochs(trainer)
+    if an_epoch is not None and epochs > 0:
+        steps = min(steps, an_epoch * epochs)
     if trainer.max_steps > 0:  # the limit counts the steps of all optimizers
         steps = min(steps, math.ceil(trainer.max_steps / len(trainer.optimizers)))
     return int(steps) if math.isfinite(steps) and steps >= 1 else None
 
 
 def planned_schedule(
-    trainer: Any, optimizer: Any, total_steps: int, taken: int, group: int
+    trainer: Any,
+    optimizer: Any,
+    total_steps: int,
+    taken: int,
+    group: int,
+    positions: Positions | None = None,
 ) -> LRSchedule:
     """Return the plan of an optimizer, from the scheduler that Lightning steps.
 
@@ -50,23 +65,28 @@ def planned_schedule(
     have no known length.
 
     Args:
-        trainer: the Trainer, at the start of training.
+        trainer: the Trainer, during training.
         optimizer: one of its optimizers.
         total_steps: length of the run in steps of the optimizer.
         taken: steps of the optimizer already taken.
         group: index of the parameter group.
+        positions: `scheduler_steps` of `schedule_from_torch`; default: those that the settings of
+            the Trainer declare.
     """
     by_hand = not trainer.lightning_module.automatic_optimization
     taken = min(taken, total_steps)
-    configs = _configs(trainer, optimizer)
+    configs = scheduler_configs(trainer, optimizer)
     if not configs:
         constant = LRSchedule.constant(total_steps, float(optimizer.param_groups[group]["lr"]))
         return constant.with_caveats(Caveat.LR_ASSUMED) if by_hand else constant
     config = configs[0]
-    stepped = _scheduler_steps(trainer, config, taken)
     known = by_hand or config.interval == "step" or math.isfinite(trainer.num_training_batches)
     schedule = schedule_from_torch(
-        config.scheduler, total_steps=total_steps, step=taken, group=group, scheduler_steps=stepped
+        config.scheduler,
+        total_steps=total_steps,
+        step=taken,
+        group=group,
+        scheduler_steps=positions or declared_positions(trainer, config, taken),
     )
     certain = known and len(configs) == 1
     return schedule if certain else schedule.with_caveats(Caveat.LR_ASSUMED)
@@ -76,7 +96,7 @@ def steerable(
     trainer: Any, optimizer: Any, group: int, total_steps: int, apply: bool
 ) -> Steering | None:
     """Return the steering of an optimizer's steerable scheduler; warn if `apply` lacks one."""
-    for config in _configs(trainer, optimizer):
+    for config in scheduler_configs(trainer, optimizer):
         steering = Steering.of(config.scheduler, group, total_steps, apply)
         if steering is not None and (config.interval, config.frequency) == ("step", 1):
             return steering
@@ -88,94 +108,91 @@ def steerable(
     return None
 
 
-@harmless
-def lint_trainer(
-    trainer: Any, optimizer: Any, plan: LRSchedule, group: int, *, given: bool = False
-) -> None:
-    """Warn, in the first process, of mistakes in the schedule of a new run.
-
-    Args:
-        trainer: the Trainer, at the start of training.
-        optimizer: one of its optimizers.
-        plan: planned learning rate of every step of the optimizer.
-        group: index of the parameter group.
-        given: whether the user gave the plan, so that it was not read from the scheduler.
-    """
-    if not trainer.is_global_zero:
-        return
-    configs = _configs(trainer, optimizer)
-    if given or not configs:
-        warn(inspect(plan, optimizer))
-        return
-    config = configs[0]
-    stepping = Stepping(
-        config.scheduler, _scheduler_steps(trainer, config, 0), plan.total_steps, group
-    )
-    hint = ""
-    if not trainer.lightning_module.automatic_optimization:
-        hint = (
-            " (It is assumed to be stepped after every optimizer step; if it is not, give "
-            "LightningLossForecast(schedule=...).)"
-        )
-    alternatives = _alternatives(trainer, config, stepping)
-    warn(inspect(plan, optimizer, stepping, alternatives, hint=hint))
-
-
-def _alternatives(trainer: Any, config: Any, stepping: Stepping) -> list[Alternative]:
-    """Return the other interval, if the lengths of the scheduler may have been given for it."""
-    an_epoch, total = _steps_of_epoch(trainer), stepping.total_steps
-    if an_epoch is None or an_epoch < 2 or not trainer.lightning_module.automatic_optimization:
-        return []
-    name, epochs = type(config.scheduler).__name__, math.ceil(total / an_epoch)
-    if config.interval == "epoch":
-        message = (
-            f"{name} seems made for {total:,} optimizer steps, but is stepped once an epoch, "
-            f"{stepping.calls:,} times in the run: return it from configure_optimizers as "
-            '{"scheduler": ..., "interval": "step"}, or give its lengths in epochs.'
-        )
-        return [Alternative(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))]
-    message = (
-        f'{name} seems made for {epochs:,} epochs, but with "interval": "step" it is stepped '
-        f"{stepping.calls:,} times in the run: leave the interval at its default, "
-        '"epoch", or give its lengths in optimizer steps (trainer.estimated_stepping_batches).'
-    )
-    return [Alternative(every(an_epoch), Finding(Flaw.STEPPED_TOO_OFTEN, message))]
-
-
-def _configs(trainer: Any, optimizer: Any) -> list[Any]:
+def scheduler_configs(trainer: Any, optimizer: Any) -> list[Any]:
     """Return Lightning's configurations of the schedulers of an optimizer."""
     return [
         config
         for config in trainer.lr_scheduler_configs
-        if getattr(config.scheduler, "optimizer", None) is optimizer
+        if _optimizer_of(config.scheduler) is optimizer
     ]
 
 
-def _steps_of_epoch(trainer: Any) -> int | None:
+def steps_of_epoch(trainer: Any) -> int | None:
     """Return the optimizer steps of an epoch; None if the dataset has no length."""
     batches, accumulate = float(trainer.num_training_batches), int(trainer.accumulate_grad_batches)
     return max(math.ceil(batches / accumulate), 1) if math.isfinite(batches) else None
 
 
-def _scheduler_steps(trainer: Any, config: Any, taken: int) -> Positions:
-    """Return `scheduler_steps` of `schedule_from_torch` for a scheduler that Lightning steps."""
+def declared_positions(trainer: Any, config: Any, taken: int, batches: int = -1) -> Positions:
+    """Return `scheduler_steps` of `schedule_from_torch` for a scheduler that Lightning steps.
+
+    Args:
+        trainer: the Trainer.
+        config: Lightning's configuration of the scheduler.
+        taken: steps of the optimizer already taken.
+        batches: batches of the present epoch already seen; default: as many as `taken` steps take.
+    """
     if not trainer.lightning_module.automatic_optimization:
         return every(1, step=taken)  # assumed: most modules step it after each optimizer step
-    batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-    frequency, an_epoch = config.frequency, _steps_of_epoch(trainer)
+    total, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+    frequency, an_epoch = config.frequency, steps_of_epoch(trainer)
     if an_epoch is None:
         pace = frequency // math.gcd(frequency, accumulate)
         return every(pace if config.interval == "step" else _NEVER_STEPS, step=taken)
+    # optimizer steps are counted from the begin of an epoch
+    epoch = taken // an_epoch if batches < 0 else trainer.current_epoch
+    inside = taken % an_epoch if batches < 0 else batches // accumulate
+    if batches >= total:
+        inside = an_epoch
+    before = taken - inside
     if config.interval == "epoch":
-        return every(an_epoch * frequency, step=taken)
+        earlier = epoch % frequency * an_epoch  # steps of epochs since the scheduler was stepped
+        # after the last batch of an epoch, the scheduler is still to be stepped
+        stepped = every(an_epoch * frequency, step=earlier + min(inside, an_epoch - 1))
+        return lambda steps: stepped(steps - before + earlier)
     # stepped after an optimizer step if `frequency` divides the batches so far in the epoch
-    ends = np.minimum(np.arange(1, an_epoch + 1) * accumulate, batches)
+    ends = np.minimum(np.arange(1, an_epoch + 1) * accumulate, total)
     within = np.concatenate([[0], np.cumsum(ends % frequency == 0)])
 
-    def stepped(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        epochs, rest = np.divmod(np.append(steps - 1, taken), an_epoch)
-        total = epochs * within[-1] + within[rest]
-        further: NDArray[np.int64] = total[:-1] - total[-1]
+    def positions(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        epochs, rest = np.divmod(np.append(steps - 1, taken) - before, an_epoch)
+        count = epochs * within[-1] + within[rest]
+        further: NDArray[np.int64] = count[:-1] - count[-1]
         return further
 
-    return stepped
+    return positions
+
+
+def measured_positions(
+    trainer: Any, config: Any, taken: int, *, pace: Fraction, epoch: int, batches: int
+) -> Positions:
+    """Return `scheduler_steps` for an optimizer that steps at a measured pace.
+
+    Args:
+        trainer: the Trainer, with automatic optimization and epochs of a known length.
+        config: Lightning's configuration of the scheduler, which counts batches or epochs.
+        taken: steps of the optimizer already taken.
+        pace: optimizer steps per batch.
+        epoch: index of the present epoch.
+        batches: its batches already seen.
+    """
+    unit, stepped_at = config.frequency, batches
+    if config.interval == "epoch":
+        an_epoch = int(trainer.num_training_batches)
+        batches += epoch % unit * an_epoch
+        unit, stepped_at = unit * an_epoch, batches - 1  # still to be stepped after an epoch
+
+    def positions(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        further = ((steps - 1 - taken) * pace.denominator) // max(pace.numerator, 1)
+        count: NDArray[np.int64] = (batches + further) // unit - stepped_at // unit
+        return count
+
+    return positions
+
+
+def _optimizer_of(scheduler: Any) -> Any:
+    """Return the optimizer of a scheduler without wrappers; None if it has none."""
+    try:
+        return innermost(scheduler.optimizer)
+    except (AttributeError, ConfigurationError):
+        return None

@@ -1,5 +1,6 @@
 """Torch learning-rate schedulers: future rates, lint, and a scheduler that can be steered."""
 
+from lossforecast.callbacks.lr_schedulers.clone import clone_of
 from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
 from lossforecast.callbacks.lr_schedulers.groups import parameter_group, widest_group
 from lossforecast.callbacks.lr_schedulers.lint import (
@@ -11,10 +12,12 @@ from lossforecast.callbacks.lr_schedulers.lint import (
     is_schedule_free,
     per_process,
     warn,
+    warn_if_assumed,
 )
 from lossforecast.callbacks.lr_schedulers.steerable import SteerableLR
 from lossforecast.callbacks.lr_schedulers.steering import Steering
 from lossforecast.callbacks.lr_schedulers.stepping import (
+    PaceMeter,
     Positions,
     every,
     steps_per_call,
@@ -24,10 +27,12 @@ from lossforecast.callbacks.lr_schedulers.stepping import (
 __all__ = [
     "Alternative",
     "LoopLint",
+    "PaceMeter",
     "Positions",
     "SteerableLR",
     "Steering",
     "Stepping",
+    "clone_of",
     "every",
     "harmless",
     "inspect",
@@ -38,5 +43,6 @@ __all__ = [
     "steps_per_call",
     "unwrapped",
     "warn",
+    "warn_if_assumed",
     "widest_group",
 ]

@@ -18,6 +18,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.callbacks.lr_schedulers.clone import clone_of, read_rate, stepped
 from lossforecast.callbacks.lr_schedulers.formulas import corners_of, rate_formula
 from lossforecast.callbacks.lr_schedulers.groups import parameter_group
+from lossforecast.callbacks.lr_schedulers.own_rates import own_rates
 from lossforecast.callbacks.lr_schedulers.sampling import first_steps, sampled
 from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, unwrapped
 from lossforecast.checks import whole, wholes
@@ -54,8 +55,10 @@ def schedule_from_torch(
     whose function is called for every step. The rounding errors that torch accumulates in a float32
     tensor rate are not reproduced.
 
-    The present rate is held, with the caveat `LR_ASSUMED`, where the future is unknown: for
-    ``ReduceLROnPlateau``, for a scheduler that cannot be cloned or stepped, for classes other than
+    A scheduler whose ``step()`` needs an argument, such as timm's, is sampled by its own function
+    of the time, ``_get_lr(t)``. The present rate is held, with the caveat `LR_ASSUMED`, where the
+    future is unknown: for ``ReduceLROnPlateau``, for a scheduler that cannot be cloned or stepped
+    and has no such function, for classes other than
     torch's beyond 1,000,000 steps, and from the step at which the scheduler raises (``OneCycleLR``
     past its end) or yields nan. A negative rate counts as 0.
 
@@ -162,6 +165,9 @@ def _future(
         with suppress(Exception):
             rate = stepped(clone_of(scheduler), group, ahead)
     if rate is None or math.isnan(read_rate(rate, min(ahead, 1))):
+        taken = round(ahead * step / (total_steps - step))  # at the pace of the steps ahead
+        rate = own_rates(scheduler, group, taken)
+    if rate is None:
         return np.array([first]), np.full(1, np.nan), set()
 
     def rates(steps: IntArray) -> FloatArray:

@@ -1,6 +1,5 @@
 """Lint of the user's scheduler and of how often it is stepped, once, early in a run."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -14,6 +13,7 @@ from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
 from lossforecast.callbacks.lr_schedulers.stepping import (
     Positions,
     every,
+    position_of,
     steps_per_call,
     unwrapped,
 )
@@ -30,6 +30,7 @@ __all__ = [
     "is_schedule_free",
     "per_process",
     "warn",
+    "warn_if_assumed",
 ]
 
 _LOOKAHEAD_RUNS = 4  # lengths of the run for which a scheduler is followed to its decay's end
@@ -63,6 +64,25 @@ def warn(findings: Iterable[Finding]) -> None:
     """Log each finding as a warning, with the name of its flaw."""
     for finding in findings:
         logger.warning("schedule lint, %s: %s", finding.flaw, finding.message)
+
+
+def warn_if_assumed(scheduler: Any, plan: LRSchedule) -> None:
+    """Warn if nothing of a scheduler's future could be read, unless it follows a metric.
+
+    Args:
+        scheduler: the scheduler, or a wrapper of it.
+        plan: the plan that was read from it.
+    """
+    inner, rates = unwrapped(scheduler)[0], plan.knots[1]
+    if Caveat.LR_ASSUMED not in plan.caveats or (rates != rates[0]).any():
+        return
+    if not isinstance(inner, torch_lr.ReduceLROnPlateau):
+        logger.warning(
+            "the future learning rates of %s cannot be read: the present rate, %.4g, is assumed to "
+            "be held. Give the planned rates as schedule=",
+            type(inner).__name__,
+            rates[0],
+        )
 
 
 def is_schedule_free(optimizer: Any) -> bool:
@@ -171,7 +191,7 @@ def _findings(
     known = Caveat.LR_ASSUMED not in plan.caveats
     if stepping is not None:
         scheduler, _ = unwrapped(stepping.scheduler)
-        if (_position(scheduler) or 0) > 0:
+        if (position_of(scheduler) or 0) > 0:
             return ()
         overrun = _overrun(scheduler, stepping.calls)
         if overrun is not None and _stops_by_itself(stepping.scheduler):
@@ -260,6 +280,7 @@ class LoopLint:
     ) -> tuple[Finding, ...]:
         if stepping is None:
             return inspect(plan, optimizer)
+        warn_if_assumed(stepping.scheduler, plan)
         alternatives, times = list[Alternative](), steps_per_call(stepping.scheduler)
         name, total = type(unwrapped(stepping.scheduler)[0]).__name__, plan.total_steps
         if times > 1:
@@ -286,7 +307,7 @@ class LoopLint:
 
     def _pace_is_open(self, stepping: Stepping, steps: int) -> bool:
         """Compare the pace of the scheduler with the plan; return whether to continue measuring."""
-        position = _position(unwrapped(stepping.scheduler)[0])
+        position = position_of(unwrapped(stepping.scheduler)[0])
         if position is None:
             return False
         if self._pace_start is None:
@@ -331,16 +352,6 @@ def per_process(name: str, times: int, pace: int, total: int) -> Alternative:
 
 
 # ---------------------------------------------------------------------- torch's schedulers
-
-
-def _position(scheduler: Any) -> int | None:
-    """Return the steps that a scheduler has counted; None if it has no count or uses losses."""
-    if isinstance(scheduler, torch_lr.ReduceLROnPlateau):
-        return None
-    if isinstance(scheduler, torch_lr.ChainedScheduler):
-        scheduler = scheduler._schedulers[0]
-    counted = getattr(scheduler, "last_epoch", None)
-    return math.floor(counted) if isinstance(counted, int | float) else None
 
 
 def _overrun(scheduler: Any, calls: int) -> tuple[int, int] | None:

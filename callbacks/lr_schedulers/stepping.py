@@ -1,14 +1,23 @@
 """How often a scheduler is stepped in a run, also inside wrappers such as accelerate's."""
 
+import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast.arrays import IntArray
 from lossforecast.callbacks.distributed import processes
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 
-__all__ = ["Positions", "every", "steps_per_call", "unwrapped"]
+__all__ = ["PaceMeter", "Positions", "every", "position_of", "steps_per_call", "unwrapped"]
+
+_CHECKS = 4  # the latest ones, between which the pace of a scheduler is measured
+_MIN_SCHEDULER_STEPS = 3  # planned between them, for a scheduler that stands still to be abandoned
+_PACE_TOLERANCE = 0.1  # of the planned pace; steps that a gradient scaler skips explain less
 
 Positions = Callable[[IntArray], IntArray]
 """Function from optimizer steps, (n,), to the scheduler steps from now to each of them, (n,)."""
@@ -64,3 +73,64 @@ def unwrapped(scheduler: Any) -> tuple[Any, list[dict[str, Any]]]:
             "optimizer as .optimizer, or describe the schedule with LRSchedule"
         )
     return scheduler, groups
+
+
+def position_of(scheduler: Any) -> int | None:
+    """Return the steps that a scheduler has counted; None if it has no count or uses losses."""
+    if isinstance(scheduler, torch_lr.ReduceLROnPlateau):
+        return None
+    if isinstance(scheduler, torch_lr.ChainedScheduler):
+        scheduler = scheduler._schedulers[0]
+    counted = getattr(scheduler, "last_epoch", None)
+    return math.floor(counted) if isinstance(counted, int | float) else None
+
+
+class PaceMeter:
+    """Measures how often a scheduler is stepped where a loop does so by hand.
+
+    Args:
+        scheduler: a torch scheduler, or a wrapper of one.
+        pace: optimizer steps between two scheduler steps, as declared.
+    """
+
+    def __init__(self, scheduler: Any, pace: int = 1) -> None:
+        self.scheduler = scheduler
+        self._pace, self._times = pace, steps_per_call(scheduler)
+        self._first: tuple[int, int] | None = None  # optimizer and scheduler steps at the start
+        self._latest: deque[tuple[int, int]] = deque(maxlen=_CHECKS)
+
+    def check(self, steps: int) -> None:
+        """Note the position of the scheduler after `steps` optimizer steps."""
+        position = position_of(unwrapped(self.scheduler)[0])
+        if position is None:
+            return
+        if self._first is None or steps < self._first[0]:
+            self._first = steps, position
+            self._latest.clear()
+        if not self._latest or steps > self._latest[-1][0]:
+            self._latest.append((steps, position))
+
+    def pace(self, steps: int) -> tuple[int, int] | None:
+        """Return how often the scheduler is stepped, as seen after `steps` optimizer steps.
+
+        Returns:
+            Optimizer steps between two times at which it is stepped, and its steps at each time:
+            as declared, unless it has moved at another pace. None while it stands still.
+        """
+        self.check(steps)
+        if self._first is None:
+            return self._pace, self._times
+        planned, moved, taken = self._moved_since(self._first, steps)
+        lately_planned, lately_moved, lately_taken = self._moved_since(self._latest[0], steps)
+        expected = lately_taken * moved / taken if moved > 0 else lately_planned
+        if lately_moved <= 0 and expected >= _MIN_SCHEDULER_STEPS:
+            return None
+        if moved <= 0 or abs(moved - planned) <= 1 + _PACE_TOLERANCE * planned:
+            return self._pace, self._times
+        return (round(taken / moved), 1) if taken >= moved else (1, round(moved / taken))
+
+    def _moved_since(self, start: tuple[int, int], steps: int) -> tuple[int, int, int]:
+        """Return the scheduler steps planned and taken since then, and the optimizer steps."""
+        declared = every(self._pace, step=start[0], times=self._times)
+        planned = int(declared(np.array([steps + 1]))[0])
+        return planned, self._latest[-1][1] - start[1], steps - start[0]

@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Request
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
+from lossforecast.callbacks.pipeline.plan_watch import Streak
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
+from lossforecast.schedule import OFF_PLAN_TOLERANCE
+from lossforecast.status import Caveat
 
 __all__ = ["Listener"]
 
@@ -42,9 +47,12 @@ class Listener:
         """True in process 0, which forecasts."""
         self.has_news = False
         """True if a loss was observed since the latest forecast."""
+        self.streak = Streak()
+        """The latest checks of the learning rate against the plan."""
         self._stop = stop
         self._steering = steering
         self._meter = GapMeter(horizons)
+        self._used: tuple[int, float] | None = None  # latest step with a known rate, and the rate
         # optimizer steps at the latest recommendation, and since the one before it
         self._advised_at = self._between = 0
         self._updates: list[Update] = []  # not passed to the sinks yet
@@ -53,7 +61,9 @@ class Listener:
         """Observe a message, forecast if that is due, and return the resulting request."""
         _observe(self.forecasters, self._meter, message)
         if isinstance(message, Change):
+            self.streak, self._used = Streak(), None
             return Request()
+        self._used = _rate_used(message) or self._used
         self.has_news = self.has_news or not isinstance(message, Block) or message.steps.size > 0
         if message.check is not None:
             self.check(message.step, message.check)
@@ -86,6 +96,7 @@ class Listener:
             return
         for forecaster in self.forecasters.values():
             forecaster.follow_rate(step, rate)
+        self.streak = self.streak.after(self._is_off_plan())
         if self.first:
             self._updates.append(self.monitor.check(step))
             self._between = step - self._advised_at if self._advised_at else 0
@@ -96,6 +107,16 @@ class Listener:
         """Pass new forecasts to the sinks."""
         while self._updates:
             self.monitor.notify_sinks(self._updates.pop(0))
+
+    def _is_off_plan(self) -> bool:
+        """Return whether the latest rate in use was off a plan that is not only assumed."""
+        plan = self.monitor.forecaster.schedule
+        if self._used is None or Caveat.LR_ASSUMED in plan.caveats:
+            return False
+        if not 1 <= self._used[0] <= plan.total_steps:
+            return False
+        step, rate = self._used
+        return abs(float(plan.lr(step)) - rate) > OFF_PLAN_TOLERANCE * plan.peak
 
     # ------------------------------------------------------------------ state
 
@@ -142,6 +163,16 @@ class Listener:
         monitor.trail, monitor.recommendation = trail, None
         self._meter, self._advised_at, self._between = meter, advised_at, between
         self.first = True
+
+
+def _rate_used(message: Block | Logged) -> tuple[int, float] | None:
+    """Return the last step of a message whose learning rate is known, and the rate."""
+    if isinstance(message, Logged):
+        return None if message.rate is None else (message.step, message.rate)
+    known = np.flatnonzero(np.isfinite(message.rates))
+    if known.size == 0:
+        return None
+    return int(message.steps[known[-1]]), float(message.rates[known[-1]])
 
 
 def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:

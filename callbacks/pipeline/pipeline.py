@@ -20,10 +20,12 @@ from lossforecast.callbacks.pipeline.losses import (
     losses_state,
     no_losses,
 )
+from lossforecast.callbacks.pipeline.plan_watch import PlanSource, PlanWatch
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
+from lossforecast.schedule import LRSchedule
 
 __all__ = ["Pipeline"]
 
@@ -72,6 +74,7 @@ class Pipeline:
         self.actions = Actions(monitor, steering)
         self._at_validations = at_validations
         self._steering = steering
+        self._plan_watch: PlanWatch | None = None
         self._probe = probe
         horizons = () if probe is None else probe.horizons
         self._listener = Listener(
@@ -83,6 +86,10 @@ class Pipeline:
         self._sent = 0  # losses before this step were sent from the device
         self._posted = 0  # losses before this step were posted
         self._kept = no_losses()  # read, but not posted yet
+
+    def watch_plan(self, source: PlanSource, plan: LRSchedule) -> None:
+        """Watch a plan that was read from `source` after the optimizer steps taken so far."""
+        self._plan_watch = PlanWatch(source, plan, self.capture.steps)
 
     def skip_to(self, steps: int) -> None:
         """Begin after optimizer steps that were taken before."""
@@ -178,6 +185,13 @@ class Pipeline:
             self._listener.check(self.capture.steps, self.capture.present_rate())
             self._listener.notify_sinks()
 
+    def warn_at_end(self) -> None:
+        """Warn if no step was counted, or if the run has ended early although nobody stopped it."""
+        if self.capture.calls == 0:
+            self.capture.warn_if_not_stepped(1)
+        elif self._plan_watch is not None and not self.should_stop:
+            self._plan_watch.finish(self.capture.steps)
+
     def leave(self) -> None:
         """Leave the other processes for good."""
         if self._exchange.is_connected:
@@ -186,6 +200,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Remove all hooks from the optimizer and drop the averages of the probe."""
+        self._plan_watch = None  # it knows the optimizer and the scheduler
         self.capture.close()
         if self._probe is not None:
             self._probe.close()
@@ -205,15 +220,18 @@ class Pipeline:
             )
 
     def finalize(self) -> None:
-        """Record the end of a run that was never closed; ignore errors.
+        """End a run that was never closed: record it, remove all hooks; ignore errors.
 
         Losses that were not exchanged are left out: the other processes may be gone.
         """
         with suppress(Exception):
-            if not self._exchange.is_connected:
+            if self.monitor.recorder is not None and not self._exchange.is_connected:
                 self.finish(wait=False)
         with suppress(Exception), self._exchange.lock:
             self.record_end()
+        for end in (self.leave, self.close):
+            with suppress(Exception):
+                end()
 
     # ------------------------------------------------------------------ reading
 
@@ -368,6 +386,9 @@ class Pipeline:
     def _post_schedule_change(self) -> None:
         """Post a changed schedule before the losses that were reached with it."""
         change = self._steering.changed() if self._steering is not None else None
+        if change is None and self._plan_watch is not None:
+            capture, streak = self.capture, self._listener.streak
+            change = self._plan_watch.changed(capture.steps, streak, capture.present_rate)
         if change is not None:
             self._exchange.post(change)
 

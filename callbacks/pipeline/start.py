@@ -9,6 +9,7 @@ from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt_plan, clean_up
 from lossforecast.callbacks.pipeline.describe import describe
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
+from lossforecast.callbacks.pipeline.plan_watch import PlanSource
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
 from lossforecast.callbacks.pipeline.settings import Settings
 from lossforecast.forecaster import Forecaster
@@ -33,6 +34,7 @@ class HostRun:
         run: facts about the run, instead of those of the settings.
         sinks: sinks of the host, called before those of the settings.
         may_act: whether the run may be stopped or changed, if the settings ask for it.
+        source: what the plan was read from, if it can change.
         steering: reports changes of a steerable scheduler, and may begin a decay.
         begin_probe: starts the probe; called with the optimizer, a function that returns the
             optimizer steps taken, and the length of the run.
@@ -49,6 +51,7 @@ class HostRun:
     run: RunInfo | None = None
     sinks: Iterable[Sink] = ()
     may_act: bool = True
+    source: PlanSource | None = None
     steering: Steering | None = None
     begin_probe: Callable[[Any, Callable[[], int], int], object] | None = None
     steps_taken: int = 0
@@ -94,6 +97,8 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         else:
             pipeline.load_state_dict(host.saved)
             adopt_plan(monitor.forecaster, host.plan, host.steps_taken)
+        if host.source is not None:
+            pipeline.watch_plan(host.source, host.plan)
     except Exception:
         clean_up(capture.close, *([probe.close] if probe is not None else []))
         raise

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,13 +15,14 @@ from lossforecast.callbacks.pipeline import (
     HostRun,
     LoopCallback,
     Pipeline,
+    PlanSource,
     Settings,
     StoreLike,
     start,
 )
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.tensorboard import TensorBoardSink
-from lossforecast.callbacks.torch.schedule import planner_of, steering_of
+from lossforecast.callbacks.torch.schedule import plan_source, steering_of
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Policy
@@ -131,10 +133,13 @@ class TorchLossForecast(LoopCallback):
         )
         pace, optimizer = steps_per_scheduler_step, innermost(optimizer)
         group = parameter_group(optimizer.param_groups, group)
-        planner = planner_of(optimizer, scheduler, self.settings, pace=pace, group=group)
-        plan = planner(0)
+        new_source = partial(
+            plan_source, optimizer, scheduler, self.settings, pace=pace, group=group
+        )
+        source = new_source()
+        plan = source.read(0)
         self._resumed = False
-        self._planner: Callable[[int], LRSchedule] | None = planner
+        self._new_source: Callable[[], PlanSource] | None = new_source
         self._pipeline = start(
             self.settings,
             HostRun(
@@ -144,6 +149,7 @@ class TorchLossForecast(LoopCallback):
                 trained=optimizer,
                 metrics=("train", "val"),
                 sinks=[TensorBoardSink(writer)] if writer is not None else [],
+                source=source,
                 steering=steering_of(scheduler, self.settings, pace=pace, group=group),
                 begin_probe=None if probe is None else probe.begin,
             ),
@@ -151,9 +157,8 @@ class TorchLossForecast(LoopCallback):
         self._capture = self._pipeline.capture
         followed = scheduler if schedule is None else None
         self._lint = LoopLint(optimizer, plan, followed, pace=pace, group=group)
-        # without `with` or `close`, the end is recorded when this object is deleted or Python ends
-        is_recorded = self._pipeline.monitor.recorder is not None
-        self._finalizer = weakref.finalize(self, self._pipeline.finalize) if is_recorded else None
+        # without `with` or `close`, the run ends when this object is deleted or Python ends
+        self._finalizer = weakref.finalize(self, self._pipeline.finalize)
 
     def __enter__(self) -> Self:
         return self
@@ -269,6 +274,8 @@ class TorchLossForecast(LoopCallback):
     def _finish(self, wait: bool) -> None:
         self._adopt_plan()
         self._pipeline.finish(wait=wait)
+        if wait:
+            self._pipeline.warn_at_end()
 
     def _close(self, wait: bool, error: BaseException | None = None) -> None:
         try:
@@ -276,21 +283,21 @@ class TorchLossForecast(LoopCallback):
             self._pipeline.leave()
             self._pipeline.record_end(error, watched=not self.switched_off)
         finally:  # also after Ctrl-C during the last forecast
-            if self._finalizer is not None:
-                self._finalizer.detach()
+            self._finalizer.detach()
             self._pipeline.close()
             self._lint.close()
-            self._planner = None
+            self._new_source = None
 
     def _adopt_plan(self) -> None:
         """Adopt the plan of a resumed run, at its first step, with a warning if it has changed.
 
         By then the user has restored the scheduler, too.
         """
-        if not self._resumed or self._planner is None:
+        if not self._resumed or self._new_source is None:
             return
-        self._resumed = False
-        plan = self._planner(self._capture.steps)
+        self._resumed, source = False, self._new_source()
+        plan = source.read(self._capture.steps)
+        self._pipeline.watch_plan(source, plan)
         for name, forecaster in self._pipeline.forecasters.items():
             if name == self.metric:
                 adopt_plan(forecaster, plan, self._capture.steps)

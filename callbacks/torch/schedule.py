@@ -1,21 +1,15 @@
 """The plan of a plain PyTorch loop: its learning rates, and the scheduler that steers them."""
 
-from collections.abc import Callable
 from typing import Any
 
-from lossforecast.callbacks.lr_schedulers import (
-    Steering,
-    every,
-    schedule_from_torch,
-    steps_per_call,
-)
-from lossforecast.callbacks.pipeline import Settings
+from lossforecast.callbacks.lr_schedulers import PaceMeter, Steering, every, schedule_from_torch
+from lossforecast.callbacks.pipeline import PlanSource, Settings
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["planner_of", "steering_of"]
+__all__ = ["plan_source", "steering_of"]
 
 
 def steering_of(scheduler: Any, settings: Settings, pace: int, group: int) -> Steering | None:
@@ -36,10 +30,10 @@ def steering_of(scheduler: Any, settings: Settings, pace: int, group: int) -> St
     return steering
 
 
-def planner_of(
+def plan_source(
     optimizer: Any, scheduler: Any, settings: Settings, pace: int, group: int
-) -> Callable[[int], LRSchedule]:
-    """Return a function from the optimizer steps taken to the plan of the run.
+) -> PlanSource:
+    """Return where the plan of the run comes from.
 
     Args:
         optimizer: the torch optimizer.
@@ -47,31 +41,47 @@ def planner_of(
         settings: arguments of the callback.
         pace: optimizer steps between two steps of the scheduler.
         group: index of the parameter group.
+
+    Raises:
+        ConfigurationError: the length of the run is unknown, or `pace` is not a number of steps.
     """
     schedule, total_steps = settings.schedule, settings.total_steps
     if schedule is not None:
-        return lambda step: schedule
+        return PlanSource(read=lambda step: schedule, fixed_length=True, fixed_rates=True)
     pace = whole("steps_per_scheduler_step", pace, ConfigurationError, least=1)
     if total_steps is None and getattr(scheduler, "total_steps", None) is None:
         raise ConfigurationError(
             "the length of the run is unknown; give total_steps= (optimizer steps)"
         )
 
-    def planned(step: int) -> LRSchedule:
+    def length() -> int:
         if total_steps is not None:
-            steps = total_steps
-        else:  # a steered scheduler may have changed it
-            theirs = scheduler.total_steps
-            steps = pace * whole("scheduler.total_steps", theirs, ConfigurationError, least=1)
-        if scheduler is None:
-            rate = float(optimizer.param_groups[group]["lr"])
-            return LRSchedule.constant(steps, rate).with_caveats(Caveat.LR_ASSUMED)
+            return total_steps
+        theirs = scheduler.total_steps  # a steered scheduler may have changed it
+        return pace * whole("scheduler.total_steps", theirs, ConfigurationError, least=1)
+
+    def constant(step: int) -> LRSchedule:
+        rate = float(optimizer.param_groups[group]["lr"])
+        return LRSchedule.constant(length(), rate).with_caveats(Caveat.LR_ASSUMED)
+
+    if scheduler is None:
+        return PlanSource(read=constant, fixed_length=True)
+    meter = PaceMeter(scheduler, pace)
+
+    def read(step: int) -> LRSchedule:
+        stepped, steps = meter.pace(step), length()
+        if stepped is None:
+            return constant(step)
         return schedule_from_torch(
             scheduler,
             total_steps=steps,
             step=min(step, steps),
             group=group,
-            scheduler_steps=every(pace, step=step, times=steps_per_call(scheduler)),
+            scheduler_steps=every(stepped[0], step=step, times=stepped[1]),
         )
 
-    return planned
+    return PlanSource(
+        read=read,
+        scheduler=lambda step: None if meter.pace(step) is None else scheduler,
+        fixed_length=True,
+    )

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lossforecast.callbacks.capture.loss_capture import LossCapture, innermost
+from lossforecast.callbacks.capture.loss_capture import LossCapture
+from lossforecast.callbacks.capture.optimizers import innermost
 
 Array = NDArray[np.float64]
 Block = tuple[NDArray[np.int64], Array, Array]

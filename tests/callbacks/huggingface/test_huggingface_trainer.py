@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from lossforecast import LRSchedule, RunStore
 from lossforecast.callbacks import TransformersLossForecast
-from lossforecast.callbacks.capture.loss_capture import innermost
+from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.policies import Reason
 from lossforecast.runs.windows import mean_step

@@ -34,10 +34,14 @@ pytestmark = [
 
 
 class Tiny(pl.LightningModule):
-    """One weight; the scheduler is stepped by hand if `by_hand`."""
+    """One weight; if `by_hand`, the scheduler is stepped after every `pace` optimizer steps."""
 
-    def __init__(self, make: Make | None, by_hand: bool = False, **config: Any) -> None:
+    def __init__(
+        self, make: Make | None, by_hand: bool = False, pace: int = 1, **config: Any
+    ) -> None:
         super().__init__()
+        self.n_taken = 0
+        self.stepped_every = pace
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.make, self.config = make, config
         self.automatic_optimization = not by_hand
@@ -48,6 +52,10 @@ class Tiny(pl.LightningModule):
             optimizer: Any = self.optimizers()
             self.manual_backward(loss)
             optimizer.step()
+            self.n_taken += 1
+            scheduler: Any = self.lr_schedulers()
+            if scheduler is not None and self.n_taken % self.stepped_every == 0:
+                scheduler.step()
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -193,22 +201,31 @@ def test_a_scheduler_of_steps_with_the_interval_of_epochs(
     assert '"interval": "step"' in message
 
 
-def test_a_module_that_optimises_by_hand_is_told_what_is_assumed(
+def test_a_scheduler_that_is_stepped_by_hand_is_checked_at_its_own_pace(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fit(Tiny(faulty(N)["polynomial for half of the run"][0], by_hand=True))
     (message,) = warnings_without_error(caplog)
     assert "schedule lint, horizon_short: " in message
-    assert "give LightningLossForecast(schedule=...)" in message
+    caplog.clear()
+    fit(Tiny(of_length(EPOCHS)["cosine"], by_hand=True, pace=BATCHES))
+    assert warnings_without_error(caplog) == []
+
+
+def test_a_scheduler_that_is_never_stepped_is_told_about(caplog: pytest.LogCaptureFixture) -> None:
+    fit(Tiny(of_length(N)["cosine"], by_hand=True, pace=10**6))
+    (message,) = warnings_without_error(caplog)
+    assert "CosineAnnealingLR is never stepped" in message
 
 
 def test_a_schedule_given_to_the_callback_is_checked(caplog: pytest.LogCaptureFixture) -> None:
     fit(Tiny(None), LightningLossForecast(schedule=LRSchedule.cosine(N, 0.1), every_n_steps=20))
-    assert warnings_without_error(caplog) == []
+    (message,) = warnings_without_error(caplog)
+    assert "the learning rate is not that of the schedule given" in message
+    caplog.clear()
     plan = LRSchedule.cosine(100, 0.1).extended_to(N)
     fit(Tiny(None), LightningLossForecast(schedule=plan, every_n_steps=20))
-    (message,) = warnings_without_error(caplog)
-    assert "schedule lint, horizon_short: " in message
+    assert "schedule lint, horizon_short: " in " ".join(warnings_without_error(caplog))
 
 
 def test_a_resumed_trainer_is_not_told_again(

@@ -1,0 +1,162 @@
+"""`TrainerPlan`: the optimizer, the length and the learning rates of a run, as they are now."""
+
+import math
+from typing import Any
+
+from lossforecast.callbacks.capture import innermost
+from lossforecast.callbacks.lightning.progress import TrainerProgress
+from lossforecast.callbacks.lightning.schedule import (
+    declared_positions,
+    measured_positions,
+    planned_schedule,
+    run_length,
+    scheduler_configs,
+)
+from lossforecast.callbacks.lr_schedulers import PaceMeter, Positions, every, widest_group
+from lossforecast.callbacks.pipeline import PlanSource, Settings
+from lossforecast.errors import ConfigurationError
+from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
+
+__all__ = ["TrainerPlan"]
+
+
+class TrainerPlan:
+    """Reads the plan of a run from the Trainer, at its start and whenever it changes.
+
+    Args:
+        trainer: the Trainer, at the start of training.
+        settings: arguments of the callback.
+        optimizer_index: index of the optimizer whose steps count.
+
+    Raises:
+        ConfigurationError: the module has no such optimizer.
+    """
+
+    def __init__(self, trainer: Any, settings: Settings, optimizer_index: int) -> None:
+        if optimizer_index >= len(trainer.optimizers):
+            raise ConfigurationError(
+                f"optimizer_index is {optimizer_index}, but the module has "
+                f"{len(trainer.optimizers)} optimizers"
+            )
+        self.progress = TrainerProgress(trainer)
+        self.group = 0
+        """Index of the parameter group whose learning rate counts."""
+        self._trainer, self._settings, self._index = trainer, settings, optimizer_index
+        self._given = trainer.optimizers[optimizer_index]
+        self.optimizer = innermost(self._given)
+        """The optimizer without wrappers."""
+        self._total = 0
+        self._meter: PaceMeter | None = None  # of a scheduler that the module steps by hand
+
+    def at_start(self, taken: int) -> LRSchedule | None:
+        """Return the plan at the start of training; None if the length of the run is unknown.
+
+        Args:
+            taken: steps of the optimizer already taken.
+        """
+        if self._settings.schedule is not None:
+            return self._settings.schedule
+        length = self._settings.total_steps or run_length(self._trainer)
+        if length is None:
+            return None
+        self._scheduler(taken)
+        return planned_schedule(
+            self._trainer, self.optimizer, length, taken=taken, group=self.group
+        )
+
+    def source(self, plan: LRSchedule) -> PlanSource:
+        """Return what the plan is read from.
+
+        Args:
+            plan: the plan at the start.
+        """
+        self._total = plan.total_steps
+        given = self._settings.schedule is not None
+        return PlanSource(
+            read=self._read,
+            scheduler=self._scheduler,
+            length=self.progress.length,
+            fixed_length=given or self._settings.total_steps is not None,
+            fixed_rates=given,
+        )
+
+    def optimizer_changed(self) -> bool:
+        """Return whether the Trainer has another optimizer now; follow it."""
+        optimizers = self._trainer.optimizers
+        if self._index >= len(optimizers) or optimizers[self._index] is self._given:
+            return False
+        self._given = optimizers[self._index]
+        before, self.optimizer = self.optimizer, innermost(self._given)
+        if self.optimizer is before:
+            return False
+        self.group = widest_group(self.optimizer.param_groups)
+        return True
+
+    def positions_from_start(self, taken: int) -> Positions | None:
+        """Return `scheduler_steps` of the whole run, as seen after some steps of the optimizer.
+
+        None without a scheduler, and for one that the module has not stepped.
+        """
+        return self._positions(taken, from_start=True)
+
+    # ------------------------------------------------------------------ inside
+
+    def _scheduler(self, taken: int) -> Any:
+        """Return the scheduler of the optimizer, or the optimizer while none is stepped."""
+        configs = scheduler_configs(self._trainer, self.optimizer)
+        if not configs:
+            self._meter = None
+            return self.optimizer
+        scheduler = configs[0].scheduler
+        if not self._trainer.lightning_module.automatic_optimization:
+            if self._meter is None or self._meter.scheduler is not scheduler:
+                self._meter = PaceMeter(scheduler)
+            if self._meter.pace(taken) is None:
+                return self.optimizer
+        return scheduler
+
+    def _read(self, taken: int) -> LRSchedule:
+        """Return the plan after some steps of the optimizer."""
+        total = self._total
+        if self._settings.total_steps is None:
+            self._total = total = self.progress.length(taken) or total
+        total = max(total, taken + 1)
+        positions = self._positions(taken)
+        if positions is None and self._meter is not None:
+            rate = float(self.optimizer.param_groups[self.group]["lr"])
+            return LRSchedule.constant(total, rate).with_caveats(Caveat.LR_ASSUMED)
+        return planned_schedule(
+            self._trainer,
+            self.optimizer,
+            total,
+            taken=taken,
+            group=self.group,
+            positions=positions,
+        )
+
+    def _positions(self, taken: int, *, from_start: bool = False) -> Positions | None:
+        """Return when the scheduler is stepped, by the declared or the measured pace.
+
+        Args:
+            taken: steps of the optimizer so far.
+            from_start: whether to count from the start of the run instead of from now.
+
+        Returns:
+            `scheduler_steps` of `schedule_from_torch`; None without a scheduler, and for one that
+            the module does not step.
+        """
+        trainer, now = self._trainer, 0 if from_start else taken
+        if self._meter is not None:
+            by_hand = self._meter.pace(taken)
+            return None if by_hand is None else every(by_hand[0], step=now, times=by_hand[1])
+        configs = scheduler_configs(trainer, self.optimizer)
+        if not configs:
+            return None
+        pace, batches = self.progress.pace(taken), 0 if from_start else self.progress.batches
+        if pace is None or not math.isfinite(trainer.num_training_batches):
+            return declared_positions(
+                trainer, configs[0], now, batches=-1 if from_start else batches
+            )
+        epoch = 0 if from_start else int(trainer.current_epoch)
+        return measured_positions(trainer, configs[0], now, pace=pace, epoch=epoch, batches=batches)

@@ -1,0 +1,60 @@
+"""Rates of schedulers that compute them from a time and cannot be stepped alone, as timm's."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from lossforecast.callbacks.lr_schedulers.clone import Rate, clone_of
+
+__all__ = ["own_rates"]
+
+_NAMES = ("_get_lr", "get_epoch_values", "get_update_values")  # functions of a time, in timm
+_MAX_DISTANCE = 2  # scheduler steps between the present time and the one expected
+_SAME_RATE_TOLERANCE = 1e-6
+
+
+def own_rates(scheduler: Any, group: int, expected: int) -> Rate | None:
+    """Return the rate after k further steps by a function of the scheduler; None without one.
+
+    Such a scheduler does not count its steps, so the present time is the one near the expected at
+    which the function gives the present rate.
+
+    Args:
+        scheduler: the scheduler; only a copy of it is called.
+        group: index of the parameter group.
+        expected: scheduler steps that were presumably taken so far.
+    """
+    groups = scheduler.optimizer.param_groups
+    present = float(groups[group]["lr"])
+    for name in _NAMES:
+        with suppress(Exception):
+            at = _rate_at(getattr(clone_of(scheduler), name), group, len(groups))
+            for now in _nearest(expected):
+                if math.isclose(at(now), present, rel_tol=_SAME_RATE_TOLERANCE):
+                    return partial(_later, at, now)
+    return None
+
+
+def _nearest(expected: int) -> list[int]:
+    """Return the times near the expected one, the nearest first."""
+    around = range(max(expected - _MAX_DISTANCE, 0), expected + _MAX_DISTANCE + 1)
+    return sorted(around, key=lambda time: abs(time - expected))
+
+
+def _later(at: Callable[[int], float], now: int, k: int) -> float:
+    """Return the rate k steps after the present time."""
+    return at(now + k)
+
+
+def _rate_at(function: Callable[[int], Any], group: int, n_groups: int) -> Callable[[int], float]:
+    """Return the rate of a group as a function of the time."""
+
+    def at(time: int) -> float:
+        rates = list(function(time))
+        if len(rates) != n_groups:
+            raise ValueError(f"{len(rates)} rates for {n_groups} groups")
+        return float(rates[group])
+
+    return at
