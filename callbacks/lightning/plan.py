@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.lightning.progress import TrainerProgress
 from lossforecast.callbacks.lightning.schedule import (
@@ -12,7 +14,14 @@ from lossforecast.callbacks.lightning.schedule import (
     run_length,
     scheduler_configs,
 )
-from lossforecast.callbacks.lr_schedulers import PaceMeter, Positions, every, widest_group
+from lossforecast.callbacks.lr_schedulers import (
+    PaceMeter,
+    Positions,
+    every,
+    is_near,
+    measured_pace,
+    widest_group,
+)
 from lossforecast.callbacks.pipeline import PlanSource, Settings
 from lossforecast.errors import ConfigurationError
 from lossforecast.schedule import LRSchedule
@@ -47,7 +56,8 @@ class TrainerPlan:
         self.optimizer = innermost(self._given)
         """The optimizer without wrappers."""
         self._total = 0
-        self._meter: PaceMeter | None = None  # of a scheduler that the module steps by hand
+        self._meter: PaceMeter | None = None  # of the scheduler
+        self._by_hand = not trainer.lightning_module.automatic_optimization
 
     def at_start(self, taken: int) -> LRSchedule | None:
         """Return the plan at the start of training; None if the length of the run is unknown.
@@ -109,12 +119,11 @@ class TrainerPlan:
             self._meter = None
             return self.optimizer
         scheduler = configs[0].scheduler
-        if not self._trainer.lightning_module.automatic_optimization:
-            if self._meter is None or self._meter.scheduler is not scheduler:
-                self._meter = PaceMeter(scheduler)
-            if self._meter.pace(taken) is None:
-                return self.optimizer
-        return scheduler
+        if self._meter is None or self._meter.scheduler is not scheduler:
+            self._meter = PaceMeter(scheduler)
+        self._meter.check(taken)
+        is_still = self._by_hand and self._meter.pace(taken) is None
+        return self.optimizer if is_still else scheduler
 
     def _read(self, taken: int) -> LRSchedule:
         """Return the plan after some steps of the optimizer."""
@@ -123,7 +132,7 @@ class TrainerPlan:
             self._total = total = self.progress.length(taken) or total
         total = max(total, taken + 1)
         positions = self._positions(taken)
-        if positions is None and self._meter is not None:
+        if positions is None and self._by_hand and self._meter is not None:
             rate = float(self.optimizer.param_groups[self.group]["lr"])
             return LRSchedule.constant(total, rate).with_caveats(Caveat.LR_ASSUMED)
         return planned_schedule(
@@ -146,17 +155,31 @@ class TrainerPlan:
             `scheduler_steps` of `schedule_from_torch`; None without a scheduler, and for one that
             the module does not step.
         """
-        trainer, now = self._trainer, 0 if from_start else taken
-        if self._meter is not None:
+        now = 0 if from_start else taken
+        if self._meter is not None and self._by_hand:
             by_hand = self._meter.pace(taken)
             return None if by_hand is None else every(by_hand[0], step=now, times=by_hand[1])
-        configs = scheduler_configs(trainer, self.optimizer)
-        if not configs:
+        configs = scheduler_configs(self._trainer, self.optimizer)
+        if not configs or self._meter is None:
             return None
-        pace, batches = self.progress.pace(taken), 0 if from_start else self.progress.batches
+        expected = self._positions_of_trainer(configs[0], taken, from_start=True)
+        seen = self._meter.seen(taken)
+        if seen is not None and seen[1] > 0:
+            first, since, moved = seen
+            before, after = expected(np.array([first, taken]) + 1).tolist()
+            if moved > 0 and not is_near(moved, after - before):
+                pace, times = measured_pace(since, moved)
+                return every(pace, step=now, times=times)
+        return expected if from_start else self._positions_of_trainer(configs[0], taken)
+
+    def _positions_of_trainer(
+        self, config: Any, taken: int, *, from_start: bool = False
+    ) -> Positions:
+        """Return when Lightning steps a scheduler; the arguments are those of `_positions`."""
+        trainer, pace = self._trainer, self.progress.pace(taken)
+        epoch, batches = int(trainer.current_epoch), self.progress.batches
+        if from_start:
+            taken, epoch, batches = 0, 0, 0
         if pace is None or not math.isfinite(trainer.num_training_batches):
-            return declared_positions(
-                trainer, configs[0], now, batches=-1 if from_start else batches
-            )
-        epoch = 0 if from_start else int(trainer.current_epoch)
-        return measured_positions(trainer, configs[0], now, pace=pace, epoch=epoch, batches=batches)
+            return declared_positions(trainer, config, taken, batches=-1 if from_start else batches)
+        return measured_positions(trainer, config, taken, pace=pace, epoch=epoch, batches=batches)

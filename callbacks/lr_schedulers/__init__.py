@@ -20,6 +20,8 @@ from lossforecast.callbacks.lr_schedulers.stepping import (
     PaceMeter,
     Positions,
     every,
+    is_near,
+    measured_pace,
     steps_per_call,
     unwrapped,
 )
@@ -36,7 +38,9 @@ __all__ = [
     "every",
     "harmless",
     "inspect",
+    "is_near",
     "is_schedule_free",
+    "measured_pace",
     "parameter_group",
     "per_process",
     "schedule_from_torch",

@@ -13,7 +13,16 @@ from lossforecast.callbacks.distributed import processes
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 
-__all__ = ["PaceMeter", "Positions", "every", "position_of", "steps_per_call", "unwrapped"]
+__all__ = [
+    "PaceMeter",
+    "Positions",
+    "every",
+    "is_near",
+    "measured_pace",
+    "position_of",
+    "steps_per_call",
+    "unwrapped",
+]
 
 _CHECKS = 4  # the latest ones, between which the pace of a scheduler is measured
 _MIN_SCHEDULER_STEPS = 3  # planned between them, for a scheduler that stands still to be abandoned
@@ -85,6 +94,16 @@ def position_of(scheduler: Any) -> int | None:
     return math.floor(counted) if isinstance(counted, int | float) else None
 
 
+def is_near(moved: int, planned: int) -> bool:
+    """Return whether a scheduler has moved as planned, but for skipped steps."""
+    return abs(moved - planned) <= 1 + _PACE_TOLERANCE * planned
+
+
+def measured_pace(taken: int, moved: int) -> tuple[int, int]:
+    """Return the pace, as `PaceMeter.pace` does, of a scheduler that moved `moved` steps."""
+    return (round(taken / moved), 1) if taken >= moved else (1, round(moved / max(taken, 1)))
+
+
 class PaceMeter:
     """Measures how often a scheduler is stepped where a loop does so by hand.
 
@@ -110,6 +129,16 @@ class PaceMeter:
         if not self._latest or steps > self._latest[-1][0]:
             self._latest.append((steps, position))
 
+    def seen(self, steps: int) -> tuple[int, int, int] | None:
+        """Return the optimizer steps at the first check, and those of both since; None if unknown.
+
+        The second and third are the optimizer steps and the scheduler steps taken since then.
+        """
+        self.check(steps)
+        if self._first is None:
+            return None
+        return self._first[0], steps - self._first[0], self._latest[-1][1] - self._first[1]
+
     def pace(self, steps: int) -> tuple[int, int] | None:
         """Return how often the scheduler is stepped, as seen after `steps` optimizer steps.
 
@@ -125,9 +154,9 @@ class PaceMeter:
         expected = lately_taken * moved / taken if moved > 0 else lately_planned
         if lately_moved <= 0 and expected >= _MIN_SCHEDULER_STEPS:
             return None
-        if moved <= 0 or abs(moved - planned) <= 1 + _PACE_TOLERANCE * planned:
+        if moved <= 0 or is_near(moved, planned):
             return self._pace, self._times
-        return (round(taken / moved), 1) if taken >= moved else (1, round(moved / taken))
+        return measured_pace(taken, moved)
 
     def _moved_since(self, start: tuple[int, int], steps: int) -> tuple[int, int, int]:
         """Return the scheduler steps planned and taken since then, and the optimizer steps."""

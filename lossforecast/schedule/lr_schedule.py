@@ -16,7 +16,7 @@ from lossforecast.checks import (
     wholes,
 )
 from lossforecast.errors import ScheduleError
-from lossforecast.schedule.pieces import PIECE, Shape
+from lossforecast.schedule.pieces import PIECE, Shape, pruned
 from lossforecast.schedule.piecewise import PiecewiseSchedule, pieces_of, window
 from lossforecast.status import Caveat
 
@@ -329,7 +329,7 @@ class LRSchedule(PiecewiseSchedule):
         tail["x0"][tail["shape"] == Shape.ARRAY] -= self._values.size
         pieces = np.concatenate([self._cut(step), tail])
         values = np.concatenate([self._values, other._values])
-        return type(self)(pieces, values, other.caveats)
+        return type(self)(*pruned(pieces, values), other.caveats)
 
     def with_caveats(self, *caveats: Caveat) -> Self:
         """The same schedule with these caveats added to its own."""

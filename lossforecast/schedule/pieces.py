@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
 
-__all__ = ["PIECE", "Shape", "are_valid", "piece_sums", "piece_values"]
+__all__ = ["PIECE", "Shape", "are_valid", "piece_sums", "piece_values", "pruned"]
 
 
 class Shape(IntEnum):
@@ -152,6 +152,26 @@ def are_valid(pieces: NDArray[np.void], values: FloatArray) -> bool:
     }
     valid = np.select([shape == kind for kind in fits], list(fits.values()), default=False)
     return bool(valid.all() and largest < _MAX_SUM / stop[-1])
+
+
+def pruned(pieces: NDArray[np.void], values: FloatArray) -> tuple[NDArray[np.void], FloatArray]:
+    """Return pieces and values without the values that no piece uses, if those are the most.
+
+    Args:
+        pieces: `PIECE` of shape (m,).
+        values: the numbers that pieces of shape ARRAY index, shape (n,).
+    """
+    rows = np.flatnonzero(pieces["shape"] == Shape.ARRAY)
+    starts = np.concatenate([[0], pieces["stop"][:-1]])[rows]
+    lengths = pieces["stop"][rows] - starts
+    if values.size <= 2 * lengths.sum():
+        return pieces, values
+    pieces, first = pieces.copy(), starts - pieces["x0"][rows].astype(np.int64)
+    used = [values[i : i + n] for i, n in zip(first, lengths, strict=True)]
+    shift = first - (np.cumsum(lengths) - lengths)
+    pieces["x0"][rows] += shift
+    pieces["x1"][rows] += shift
+    return pieces, np.concatenate([np.zeros(0), *used])
 
 
 def _by_shape(

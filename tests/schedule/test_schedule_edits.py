@@ -63,6 +63,20 @@ def test_a_rate_scaled_to_0_is_0(shape: str) -> None:
     assert stopped.s1(20) == stopped.s1(12) > 0
 
 
+def test_joined_again_and_again_keeps_the_rates_and_no_more() -> None:
+    rng = np.random.default_rng(0)
+    plan = LRSchedule.from_array(rng.uniform(0.1, 1.0, 200))
+    rates = plan.to_array()
+    for step in range(5, 200, 5):
+        fresh = rng.uniform(0.1, 1.0, 200)
+        rates[step:] = fresh[step:]
+        plan = plan.joined(step, plan.joined(step, LRSchedule.from_array(fresh)))
+    np.testing.assert_array_equal(plan.to_array(), rates)
+    steps = np.arange(1, 201)
+    np.testing.assert_allclose(plan.s1(steps), np.cumsum(rates), rtol=1e-12)
+    assert plan._values.size <= 2 * 200
+
+
 def test_joined_takes_over_after_the_step() -> None:
     first, second = LRSchedule.constant(10, 1.0), LRSchedule.from_array(np.arange(20.0))
     joined = first.joined(5, second)
