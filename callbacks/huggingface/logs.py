@@ -23,24 +23,31 @@ def is_training_loss(logs: Mapping[str, Any] | None) -> bool:
     return logs is not None and "loss" in logs and "learning_rate" in logs
 
 
-def logged_loss(logs: Mapping[str, Any], args: Any, was_positive: Callable[[], bool]) -> float:
+def logged_loss(logs: Mapping[str, Any], args: Any, was_large: Callable[[], bool]) -> float:
     """Return the mean training loss in the logs; nan if the Trainer hides that it is not finite.
 
     With ``logging_nan_inf_filter``, the default, the Trainer leaves out losses that are not finite
-    and logs 0 if all are. It logs the gradient norm of the last step unfiltered; with fp16 the
-    gradient scaler makes it infinite now and then, so it proves nothing.
+    and logs 0 if all are. It logs the gradient norm of the last step unfiltered:
+
+    * A 0 is nan if the norm is not finite. A loss that has reached 0 has a finite one.
+    * Any other loss is nan, too, if the norm is not finite, except with fp16, whose gradient scaler
+      makes the norm of a sound loss infinite now and then.
+    * Where no norm is logged (``max_grad_norm=0`` before transformers 5, or a ``log`` that drops
+      it), a 0 is nan if all losses before were large: a loss that falls to 0 passes through small
+      values, one that breaks does not.
 
     Args:
         logs: logs of the Trainer.
         args: arguments of the Trainer.
-        was_positive: returns whether any earlier loss was above 0.
+        was_large: returns whether there were losses before, none of them near 0.
     """
     loss, norm = float(logs["loss"]), logs.get("grad_norm")
     if not args.logging_nan_inf_filter:
         return loss
-    if norm is not None and not args.fp16 and not math.isfinite(float(norm)):
-        return math.nan
-    return math.nan if loss == 0 and was_positive() else loss
+    if norm is None:
+        return math.nan if loss == 0 and was_large() else loss
+    proves = loss == 0 or not args.fp16
+    return math.nan if proves and not math.isfinite(float(norm)) else loss
 
 
 def is_logged_next(args: Any, state: Any, control: Any) -> bool:

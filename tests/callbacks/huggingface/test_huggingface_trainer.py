@@ -1,7 +1,6 @@
 """What the Trainer logs, hides and reports to `TransformersLossForecast`."""
 
 import gc
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from support.hf_processes import (
     TOTAL,
-    Scripted,
     Watch,
     noisy,
     train,
@@ -23,45 +21,7 @@ from lossforecast import LRSchedule, RunStore
 from lossforecast.callbacks import TransformersLossForecast
 from lossforecast.callbacks.capture.loss_capture import innermost
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies import Reason
 from lossforecast.runs.windows import mean_step
-from lossforecast.status import Caveat
-
-
-class Breaks(Scripted):
-    """Its loss is nan from a step on, and so are its gradients."""
-
-    def forward(self, x: torch.Tensor, labels: Any = None) -> dict[str, torch.Tensor]:
-        out = super().forward(x, labels)
-        return {**out, "loss": out["loss"] * (float("nan") if self.calls > 60 else 1.0)}
-
-
-@pytest.mark.parametrize("clipped", [1.0, 0.0], ids=["norm", "no norm"])
-def test_a_loss_that_the_trainer_hides_is_nan_and_a_reason_to_stop(
-    tmp_path: Path, clipped: float
-) -> None:
-    """With the Trainer's default filter, which logs 0."""
-    callback = TransformersLossForecast(stop=True, every_n_steps=2, store=tmp_path / "runs.db")
-    trainer, watch = train(tmp_path, [callback], model=Breaks(), max_grad_norm=clipped)
-    assert watch.losses[64] == 0.0
-    assert 70 <= trainer.state.global_step < 100
-    assert callback.recommendation is not None
-    assert callback.recommendation.reason is Reason.NON_FINITE
-    assert callback.forecast is not None
-    assert Caveat.NON_FINITE in callback.forecast.caveats
-    assert callback.forecaster is not None
-    assert callback.forecaster.history.bins().mean.min() > 1
-    assert not callback.switched_off
-    (run,) = RunStore(tmp_path / "runs.db").runs()
-    assert math.isnan(run.outcome)  # and not the 0 that the Trainer told
-
-
-def test_losses_that_are_0_are_taken_as_they_are_without_the_filter(tmp_path: Path) -> None:
-    callback = TransformersLossForecast(every_n_steps=12)
-    model = Scripted(lambda step: float(step < 60))
-    train(tmp_path, [callback], model=model, logging_nan_inf_filter=False, max_grad_norm=0.0)
-    assert callback.forecaster is not None
-    assert callback.forecaster.history.bins().mean[-1] == 0.0
 
 
 def test_a_loss_that_the_user_logs_is_no_window(tmp_path: Path) -> None:
