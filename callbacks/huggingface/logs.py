@@ -74,21 +74,56 @@ def warn_if_few(args: Any, state: Any, monitor: str | None) -> None:
         state: state of the Trainer.
         monitor: name of a metric of evaluation; None is the training loss.
     """
-    kind = "logging" if monitor is None else "eval"
-    strategy, every = getattr(args, f"{kind}_strategy"), getattr(state, f"{kind}_steps")
-    total, count = int(state.max_steps), 0
-    if strategy == "epoch":
-        count = int(state.num_train_epochs)
-    elif strategy == "steps":
-        count = total // max(int(every), 1)
-    if count < _MIN_LOSSES_PER_RUN and processes()[0] == 0:
+    if processes()[0] != 0:
+        return
+    kind, total = "logging" if monitor is None else "eval", int(state.max_steps)
+    count, at = _losses_of_run(args, state, kind)
+    every = max(total // 100, 1)
+    advice = f'Give TrainingArguments({kind}_strategy="steps", {kind}_steps={every})'
+    if count is None:
         logger.warning(
-            "%s to forecast from: the Trainer will log %d losses in %d steps. "
-            'Give TrainingArguments(%s_strategy="steps", %s_steps=%d)',
+            "the Trainer will log one loss per epoch, and an epoch of this dataset has no known "
+            "length: with fewer than %d epochs in %d steps there is little to forecast from. %s",
+            _MIN_LOSSES_PER_RUN,
+            total,
+            advice,
+        )
+    elif count < _MIN_LOSSES_PER_RUN:
+        logger.warning(
+            "%s to forecast from: the Trainer will log %d %s in %d steps%s. %s",
             "little" if count else "nothing",
             count,
+            "loss" if count == 1 else "losses",
             total,
-            kind,
-            kind,
-            max(total // 100, 1),
+            at if count else "",
+            advice if count < total // every else "Train for more steps",
         )
+
+
+def _losses_of_run(args: Any, state: Any, kind: str) -> tuple[int | None, str]:
+    """Return how many losses will be logged, None if that is not known, and when, in words.
+
+    Args:
+        args: arguments of the Trainer.
+        state: state of the Trainer.
+        kind: "logging" for training losses, "eval" for those of an evaluation.
+    """
+    evaluates, total = kind == "eval", int(state.max_steps)
+    strategy = getattr(args, f"{kind}_strategy")
+    late = max(math.ceil(args.eval_delay or 0) - 1, 0) if evaluates else 0
+    extra = int(bool(args.eval_on_start) if evaluates else args.logging_first_step)
+    if strategy == "epoch":
+        epochs = int(state.num_train_epochs)
+        if epochs > total:  # the Trainer takes a dataset without a length for endless epochs
+            return None, ""
+        return max(epochs - late, 0) + extra, ", one per epoch"
+    if strategy != "steps":
+        return extra, ""
+    every = max(int(getattr(state, f"{kind}_steps")), 1)  # in steps, also where given as a share
+    count = max(total // every - late // every, 0)
+    if evaluates and total % every and total > late:
+        count += 1  # the end of the run is evaluated, too
+    elif not evaluates and every == 1:
+        extra = 0  # the first step is logged anyway
+    at = "" if every > total else ", one every step" if every == 1 else f", one every {every} steps"
+    return count + extra, at

@@ -249,7 +249,7 @@ class LightningLossForecast(LoopCallback, Callback):
         self._pipeline.actions.may_stop = is_long_enough(trainer)
         self._pipeline.poll()
         if self._pipeline.checked > before:
-            self._losses.warn_if_missing(trainer)
+            self._losses.warn_if_still_missing(trainer)
 
     def _stop_if_due(self, trainer: "Trainer") -> None:
         if self._pipeline is not None and self._pipeline.should_stop:

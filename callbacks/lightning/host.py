@@ -26,7 +26,7 @@ def host_run(
     optimizer_index: int,
     saved: dict[str, Any] | None,
 ) -> HostRun | None:
-    """Describe the run, or warn and return None if its length is unknown.
+    """Describe the run, or warn and return None without an optimizer or a known length.
 
     Args:
         trainer: the Trainer, at the start of training.
@@ -38,6 +38,11 @@ def host_run(
     Raises:
         ConfigurationError: the module has no such optimizer.
     """
+    if not any(optimizer.param_groups for optimizer in trainer.optimizers):
+        logger.warning(
+            "no forecasts: configure_optimizers returned no optimizer, so no step can be counted"
+        )
+        return None
     optimizer = _optimizer(trainer, optimizer_index)
     if saved is None:  # a new run, or a checkpoint without a state of this callback
         taken = trainer.global_step // len(trainer.optimizers)

@@ -1,6 +1,7 @@
 """What the Trainer logs, hides and reports to `TransformersLossForecast`."""
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_an_error_of_ours_at_any_place_does_not_end_the_training(
         (
             None,
             {"logging_steps": 10},
-            ["12 losses in 120 steps. Give TrainingArguments(logging_st"],
+            ["12 losses in 120 steps, one every 10 steps. Give TrainingA"],
         ),
         ("eval_loss", {}, ["0 losses in 120 steps", "logged no eval_loss"]),
         ("eval_loss", EVALUATE, []),
@@ -139,6 +140,65 @@ def test_too_little_to_forecast_from_is_told_at_the_start_and_nothing_at_the_end
     lines = warnings_in(caplog)
     assert len(lines) == len(said)
     assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+EPOCHS: dict[str, Any] = {"num_train_epochs": 2.5}  # of 6 steps
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options", "said"),
+    [
+        (None, EPOCHS | {"logging_strategy": "epoch"}, "3 losses in 15 steps, one per epoch. Give"),
+        (None, EPOCHS | {"logging_steps": 0.3}, "3 losses in 15 steps, one every 5 steps. Give"),
+        (None, EPOCHS | {"logging_steps": 1}, "15 losses in 15 steps, one every step. Train for"),
+        (None, {"logging_steps": 0.1, "logging_first_step": True}, "11 losses in 120 steps, one"),
+        (None, {"logging_steps": 500, "logging_first_step": True}, "1 loss in 120 steps. Give"),
+        ("eval_loss", EPOCHS | {"eval_strategy": "epoch"}, "3 losses in 15 steps, one per epoch"),
+        ("eval_loss", EVALUATE | {"eval_steps": 0.3}, "4 losses in 120 steps, one every 36 steps"),
+        ("eval_loss", EVALUATE | {"eval_delay": 61}, "15 losses in 120 steps, one every 4 steps"),
+        ("eval_loss", {"eval_strategy": "epoch", "eval_delay": 15}, "6 losses in 120 steps, one"),
+        ("eval_loss", {"eval_on_start": True}, "1 loss in 120 steps. Give TrainingArguments(eval_"),
+    ],
+)
+def test_few_losses_are_counted_right_and_said_in_one_sentence(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monitor: str | None,
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    trainer, _ = train(tmp_path, [TransformersLossForecast(monitor)], **options)
+    (line,) = warnings_in(caplog)
+    assert line.startswith(f"little to forecast from: the Trainer will log {said}")
+    logged = [row for row in trainer.state.log_history if (monitor or "loss") in row]
+    assert said.startswith(f"{len(logged)} loss")
+
+
+class Stream(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    """Rows for 5 steps, without a length."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return iter([{"x": torch.ones(1), "labels": torch.ones(1)}] * 40)
+
+
+@pytest.mark.parametrize("monitor", [None, "eval_loss"])
+def test_a_stream_that_is_logged_once_an_epoch_is_told_in_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monitor: str | None
+) -> None:
+    kind = "logging" if monitor is None else "eval"
+    options: dict[str, Any] = {f"{kind}_strategy": "epoch", "max_steps": 20}
+    callback = TransformersLossForecast(monitor)
+    trainer, _ = train(tmp_path, [callback], go=False, **options)
+    trainer.train_dataset = Stream()
+    trainer.train()
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.n_observed == 4
+    (line,) = warnings_in(caplog)
+    assert line == (
+        "the Trainer will log one loss per epoch, and an epoch of this dataset has no known "
+        "length: with fewer than 20 epochs in 20 steps there is little to forecast from. "
+        f'Give TrainingArguments({kind}_strategy="steps", {kind}_steps=1)'
+    )
 
 
 def test_the_schedule_is_checked_once_when_a_run_begins(
