@@ -170,7 +170,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         """
         try:
             yield
-        except (LossForecastError, _RefusedError):
+        except (LossForecastError, tb_errors.NotFoundError):
             raise
         except Exception as error:
             if type(error) not in self._logged:
