@@ -41,8 +41,9 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
     to means over those steps; let ``logging_steps`` be a hundredth of the run or less. Forecasts go
     to the logger of the package and to `sinks`. By default it only advises.
 
-    With ``logging_nan_inf_filter`` the Trainer hides losses that are not finite. A loss of 0 after
-    others, or one logged with a gradient norm that is not finite, is therefore taken for nan.
+    With ``logging_nan_inf_filter`` the Trainer hides losses that are not finite, and logs 0 if all
+    are. A loss logged with a gradient norm that is not finite is therefore taken for nan; where no
+    norm is logged, a 0 is if all losses before it were large.
 
     The state is in the checkpoints: a resumed run makes the same forecasts as one that was never
     stopped if ``save_steps`` is a multiple of ``logging_steps``. Between two logs the Trainer

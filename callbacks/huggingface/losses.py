@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lossforecast.callbacks.huggingface.logs import logged_loss
 from lossforecast.callbacks.pipeline import Pipeline
 from lossforecast.log import logger
 from lossforecast.runs import mean_step
 
 __all__ = ["LossReader"]
+
+_NEAR_ZERO = 0.1  # of the largest loss so far
 
 
 class LossReader:
@@ -38,7 +42,7 @@ class LossReader:
             step: optimizer steps taken.
         """
         self._warn_if_not_stepped(step)
-        loss = logged_loss(logs, args, self._was_positive)
+        loss = logged_loss(logs, args, self._was_large)
         self._pipeline.log(int(mean_step(self.logged, max(step - 1, 0))), loss)
         self.logged = step
 
@@ -80,7 +84,7 @@ class LossReader:
                 step - self._start,
             )
 
-    def _was_positive(self) -> bool:
-        """Return whether any earlier loss was above 0."""
-        means = self._pipeline.forecaster().history.bins().mean
-        return bool((means > 0).any())
+    def _was_large(self) -> bool:
+        """Return whether there were losses before, none of them near 0."""
+        losses = np.abs(self._pipeline.forecaster().history.bins().mean)
+        return bool(losses.size and losses.min() > _NEAR_ZERO * losses.max())

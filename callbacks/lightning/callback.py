@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lossforecast.callbacks.lightning.host import host_run, is_long_enough
+from lossforecast.callbacks.lightning.host import has_optimizer, host_run, is_long_enough
 from lossforecast.callbacks.lightning.lint import TrainerLint
 from lossforecast.callbacks.lightning.losses import LossReader
 from lossforecast.callbacks.lightning.plan import TrainerPlan
@@ -228,6 +228,9 @@ class LightningLossForecast(LoopCallback, Callback):
     @guarded
     def _start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         saved, probe = self._saved, self.settings.probe
+        if not has_optimizer(trainer):
+            self.switched_off = True
+            return
         plan = TrainerPlan(trainer, self.settings, self.optimizer_index)
         host = host_run(trainer, pl_module, self.settings, plan, saved=saved)
         if host is None:
@@ -283,7 +286,7 @@ class LightningLossForecast(LoopCallback, Callback):
         self._pipeline.poll()
         self._check_schedule()
         if self._pipeline.checked > before:
-            self._losses.warn_if_missing(trainer)
+            self._losses.warn_if_still_missing(trainer)
 
     def _stop_if_due(self, trainer: "Trainer") -> None:
         if self._pipeline is not None and self._pipeline.should_stop:

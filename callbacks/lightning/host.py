@@ -14,7 +14,7 @@ from lossforecast.log import logger
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["host_run", "is_long_enough"]
+__all__ = ["has_optimizer", "host_run", "is_long_enough"]
 
 
 def host_run(
@@ -72,6 +72,16 @@ def host_run(
         steps_taken=taken,
         saved=saved,
     )
+
+
+def has_optimizer(trainer: "Trainer") -> bool:
+    """Return whether the module has an optimizer; warn if not."""
+    if any(optimizer.param_groups for optimizer in trainer.optimizers):
+        return True
+    logger.warning(
+        "no forecasts: configure_optimizers returned no optimizer, so no step can be counted"
+    )
+    return False
 
 
 def is_long_enough(trainer: "Trainer") -> bool:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LossReader"]
 
+_MIN_BATCHES_WITHOUT_LOSS = 20  # before a warning: a module may skip the first ones
+_SHARE_WITHOUT_LOSS = 0.1  # of the run, likewise
+
 
 class LossReader:
     """Passes the losses of one run to its pipeline, and warns once if there are none.
@@ -31,6 +34,7 @@ class LossReader:
         self._first: Any = None  # the loss that was computed first
         self._latest: Any = None  # the metric as last read
         self._found = self._warned = False
+        self._skipped = 0  # batches without a loss, until the first with one
 
     def begin_batch(self, step: int) -> None:
         """Note the optimizer steps taken before a batch."""
@@ -56,6 +60,8 @@ class LossReader:
         if loss is not None:
             self._pipeline.capture.record(loss, self.batch_step, float(accumulated))
             self._found = True
+        elif not self._found:
+            self._skipped += 1
 
     def read_metric(self, metrics: Mapping[str, Any]) -> None:
         """Pass on the monitored metric if it was logged since the last call."""
@@ -65,12 +71,19 @@ class LossReader:
             self._latest, self._found = value, True
             self._pipeline.validate(float(value))
 
+    def warn_if_still_missing(self, trainer: "Trainer") -> None:
+        """Warn once if no loss was found for a while: a module may skip its first batches."""
+        a_while = _SHARE_WITHOUT_LOSS * self._pipeline.forecaster().total_steps
+        if self._monitor is None and self._skipped < max(a_while, _MIN_BATCHES_WITHOUT_LOSS):
+            return
+        self.warn_if_missing(trainer)
+
     def warn_if_missing(self, trainer: "Trainer") -> None:
         """Warn once if no loss was found so far."""
         if self._warned or self._found or self._pipeline.has_losses:
             return
         self._warned = True
-        missing = "training_step returned no loss"
+        missing = f"training_step returned no loss in {self._skipped:,} batches"
         if self._monitor is not None:
             logged = ", ".join(map(str, trainer.callback_metrics)) or "none"
             missing = f"{self._monitor!r} is not logged (logged: {logged})"

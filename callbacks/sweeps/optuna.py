@@ -10,7 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lossforecast.callbacks.monitor import guarded
-from lossforecast.callbacks.sweeps.plans import Plans
+from lossforecast.callbacks.sweeps.plans import MAX_LENGTH_RATIO, Plans
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -29,7 +29,8 @@ class ForecastPruner(BasePruner):
     differ, and a trial that has not annealed yet is not at a disadvantage. Everything is read from
     the study, so all processes that share its storage decide alike. If values are maximised, their
     negatives are forecast. The reported steps must be those of the schedule:
-    ``trial.report(val_loss, optimizer_steps_taken)``.
+    ``trial.report(val_loss, optimizer_steps_taken)``. If the first trial ends far from the end of
+    its schedule, as when epochs are reported, a warning says so.
 
     An internal error is logged once, with its traceback; from then on no trial is pruned.
 
@@ -65,6 +66,7 @@ class ForecastPruner(BasePruner):
         self._policies = policy_list(policy) or [dominated()]
         self._stock, self._shadow = stock, shadow
         self._watched: dict[tuple[str, int], _Watched] = {}
+        self._length_checked = False
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return whether to prune the trial; called by ``trial.should_prune()``."""
@@ -101,6 +103,7 @@ class ForecastPruner(BasePruner):
             if other.number == trial.number:
                 continue
             if other.state is TrialState.COMPLETE:
+                self._check_length(other)
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
                 running.add((study.study_name, other.number))
@@ -126,6 +129,22 @@ class ForecastPruner(BasePruner):
         seen = copy(trial)
         seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
         return seen
+
+    def _check_length(self, trial: FrozenTrial) -> None:
+        """Warn if the first trial that is over ended far from the end of its schedule."""
+        if self._length_checked or trial.last_step is None:
+            return
+        self._length_checked = True
+        planned = self._plans.forecaster(trial).total_steps
+        if not planned / MAX_LENGTH_RATIO <= trial.last_step <= planned * MAX_LENGTH_RATIO:
+            logger.warning(
+                "trial %d ended at step %d, its schedule at %d: report optimizer steps, "
+                "trial.report(value, optimizer_steps_taken), or give a schedule in the unit that "
+                "is reported",
+                trial.number,
+                trial.last_step,
+                planned,
+            )
 
     def _kind(self, trial: FrozenTrial) -> str:
         return self._plans.run(trial).optimizer or ""

@@ -8,7 +8,10 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Plans"]
+__all__ = ["MAX_LENGTH_RATIO", "Plans"]
+
+MAX_LENGTH_RATIO = 2.0
+"""Between the steps reported and planned; beyond, their units may differ."""
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lossforecast.callbacks.sweeps.plans import Plans
+from lossforecast.callbacks.sweeps.plans import MAX_LENGTH_RATIO, Plans
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
@@ -27,8 +27,6 @@ __all__ = ["Config", "Result", "SweepTrials", "named"]
 
 Config = dict[str, Any]
 Result = dict[str, Any]
-
-_MAX_LENGTH_RATIO = 2.0  # between steps reported and planned; beyond, their units may differ
 
 
 @dataclass
@@ -191,7 +189,7 @@ class SweepTrials:
             return
         self._ended[trial_id] = trial.ended()
         planned = trial.forecaster.total_steps
-        if not planned / _MAX_LENGTH_RATIO <= trial.step <= planned * _MAX_LENGTH_RATIO:
+        if not planned / MAX_LENGTH_RATIO <= trial.step <= planned * MAX_LENGTH_RATIO:
             self._log_once(
                 logging.WARNING,
                 "trial %s ended at step %d, its schedule at %d: does %r count the same steps?",

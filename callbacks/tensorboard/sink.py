@@ -102,7 +102,11 @@ class TensorBoardSink:
         self._tab = writes_summaries and importlib.util.find_spec("tensorboard") is not None
 
     def __call__(self, update: Update) -> None:
-        """Write one forecast at its optimizer step."""
+        """Write one forecast at its optimizer step.
+
+        A forecast without numbers, of a run that had no finite loss yet, is written for the tab
+        "Loss forecast" alone: the run is listed there, also if its losses are nan from the first.
+        """
         values = scalars(update)
         if values and not self._laid_out:
             self._laid_out = True
@@ -112,7 +116,7 @@ class TensorBoardSink:
             self._writer.add_custom_scalars({**LAYOUT, _DETAILS: details})
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, update.step)
-        if values and self._tab:
+        if self._tab:
             self._add(summary(update), update.step)
         tenth = 10 * update.step // update.forecast.schedule.total_steps
         if values and self._pictures and tenth > self._tenth:

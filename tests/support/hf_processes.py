@@ -122,6 +122,7 @@ def train(
     resume: bool | str | None = None,
     go: bool = True,
     first: Iterable[TrainerCallback] = (),
+    kind: type[Trainer] = Trainer,
     **options: Any,
 ) -> tuple[Trainer, Watch]:
     """A Trainer that has trained, or is to, and what was seen in it."""
@@ -148,7 +149,7 @@ def train(
         **options,
     }
     data: Any = rows(model)
-    trainer = Trainer(
+    trainer = kind(
         model=model,
         args=TrainingArguments(output_dir=str(folder), **settings),
         train_dataset=data,

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+    summary_pb2,
+    tensor_pb2,
+    types_pb2,
+)
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor
 from lossforecast.callbacks.monitor.update import Update
+from lossforecast.callbacks.tensorboard.plugin import PLUGIN, TAG
 from lossforecast.callbacks.tensorboard.sink import TensorBoardSink
 
 TOTAL = 4_000
@@ -48,3 +54,27 @@ def write(folder: Path, **options: Any) -> list[Update]:
         for update in sent:
             sink(update)
     return sent
+
+
+def tensor_of(content: bytes | float) -> Any:
+    """A tensor with one string, as our summaries have, or with one number."""
+    if isinstance(content, bytes):
+        return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[content])
+    return tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[content])
+
+
+def shaped(tensor: Any, *shape: int) -> Any:
+    """The tensor, said to be of a shape."""
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return tensor
+
+
+def summary_with(tensor: Any, tag: str = TAG, plugin: str = PLUGIN) -> Any:
+    """A summary of ours, or of another plugin, with any tensor."""
+    about = summary_pb2.SummaryMetadata(
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=plugin),
+        data_class=summary_pb2.DATA_CLASS_TENSOR,
+    )
+    value = summary_pb2.Summary.Value(tag=tag, metadata=about, tensor=tensor)
+    return summary_pb2.Summary(value=[value])

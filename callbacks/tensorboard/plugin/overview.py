@@ -1,5 +1,6 @@
 """The data of the page: a row of the table for each run, and the details of one run."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
         StateError: the losses of the record are damaged.
     """
     history, info = _history(record), _info(record)
-    return {
+    row = {
         "step": record["step"],
         "total_steps": record["total_steps"],
         "target": record["target"],
@@ -53,6 +54,8 @@ def overview(record: Mapping[str, Any]) -> dict[str, Any]:
         "loss": info.loss_word,
         "optimizer": info.optimizer,
     }
+    _outlook(row)  # raises here, not where all rows are ranked
+    return _finite(row)
 
 
 def ranked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -94,7 +97,7 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     except (ScheduleError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"its schedule is damaged: {error}") from error
     copied = ("step", "total_steps", "target", "forecast", "fan", "decision", "trail")
-    return {
+    details = {
         **{name: record[name] for name in copied},
         "run_info": {name: getattr(info, name) for name in _RUN_FIELDS},
         "losses": {
@@ -109,6 +112,16 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         **_end(record, history),
         "fared": coverage_counts(record["trail"], history, record["step"], record["total_steps"]),
     }
+    return _finite(details)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values, or raise StateError where JSON, which has no nan, cannot hold them."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError as error:
+        raise StateError(f"its numbers are not finite: {error}") from error
+    return values
 
 
 def _end(record: Mapping[str, Any], history: History) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from anyone.
 """
 
 import json
-import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -104,9 +104,11 @@ def _check_forecast(forecast: Mapping[str, Any]) -> None:
         raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
     if not all(isinstance(caveat, str) for caveat in _list(forecast, "caveats")):
         raise StateError("caveats are not text")
-    for law, values in _object(forecast, "parameters").items():
-        for name in values if isinstance(values, dict) else (law,):
-            _number(values if isinstance(values, dict) else {}, name)
+    parameters = _object(forecast, "parameters")
+    for law in parameters:
+        values = _object(parameters, law)
+        for name in values:
+            _number(values, name)
 
 
 def _check_trail(trail: Sequence[Any]) -> None:
@@ -131,7 +133,7 @@ def _check_trail(trail: Sequence[Any]) -> None:
 
 def _check_fan(row: Mapping[str, Any]) -> None:
     steps = _list(row, "steps")
-    if not steps or not all(type(x) is int and x >= 0 for x in steps):
+    if not steps or not all(type(x) is int and 0 <= x <= _MAX_WHOLE for x in steps):
         raise StateError("the steps of a fan are not whole numbers")
     for name in FAN:
         if len(_numbers(row, name)) != len(steps):
@@ -165,9 +167,13 @@ def _typed(kind: type[T], record: Mapping[str, Any], name: str) -> T:
 
 
 def _number(record: Mapping[str, Any], name: str) -> None:
-    """Raise StateError unless the value is a finite number or None."""
-    value = record.get(name)
-    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+    """Raise StateError unless there is a value, a finite number or None."""
+    if name not in record:
+        raise StateError(f"{name} is missing")
+    value = record[name]
+    # not math.isfinite, which raises for whole numbers beyond the floats
+    finite = type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if value is not None and not finite:
         raise StateError(f"{name} is not a number: {value!r:.40}")
 
 

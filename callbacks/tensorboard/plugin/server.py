@@ -3,10 +3,12 @@
 import functools
 import gzip
 import json
+import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +25,7 @@ from lossforecast.callbacks.tensorboard.plugin.overview import overview, ranked,
 from lossforecast.callbacks.tensorboard.plugin.what_if import answer
 from lossforecast.errors import LossForecastError, StateError
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 
 __all__ = ["ForecastPlugin", "lighter"]
 
@@ -63,6 +66,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         self._records: _Cache[dict[str, Any]] = _Cache(_CACHED_RUNS)
         self._forecasters: _Cache[Forecaster] = _Cache(_CACHED_RUNS)
         self._asking = threading.Lock()
+        self._logged = set[type]()  # exceptions
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Return the routes by path."""
@@ -89,23 +93,16 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         rows: list[dict[str, Any]] = []
         skipped: list[dict[str, Any]] = []
         series = self._series(request)
-        unknown = [one for one in series if self._rows.get(_key(one)) is None]
-        for (run, tag, about), packed in self._latest(request, unknown):
-            try:
-                self._rows.put(_key((run, tag, about)), overview(record.read(packed)))
-            except LossForecastError as error:
-                self._rows.put(_key((run, tag, about)), {"why": str(error)})
-        for run, tag, about in series:
-            row = self._rows.get(_key((run, tag, about)))
-            if row is None:
-                continue
-            named = {"run": run, "tag": tag, "written": about.max_wall_time, **row}
+        for (run, tag, about), row in zip(series, self._table(request, series), strict=True):
+            named = {"run": run, "tag": tag, "written": _written(about), **row}
             (skipped if "why" in row else rows).append(named)
         return {"runs": ranked(rows), "skipped": skipped, "logdir": self._logdir}
 
     def _serve_run(self, request: wrappers.Request) -> dict[str, Any]:
         series = self._asked_for(request, request.args)
-        return {"run": series[0], "tag": series[1], **shown(self._record(request, series))}
+        with self._reading():
+            details = shown(self._record(request, series))
+        return {"run": series[0], "tag": series[1], **details}
 
     def _serve_what_if(self, request: wrappers.Request) -> dict[str, Any]:
         request.max_content_length = _MAX_QUESTION_BYTES
@@ -122,8 +119,9 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         if not self._asking.acquire(timeout=_MAX_WAIT_SECONDS):
             raise _RefusedError(503, "the server is busy with another question: try again")
         try:
-            now = self._record(request, series)["step"]
-            return answer(self._forecaster(request, series), now, asked)
+            with self._reading():
+                now = self._record(request, series)["step"]
+                return answer(self._forecaster(request, series), now, asked)
         finally:
             self._asking.release()
 
@@ -137,13 +135,59 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         )
         return [(run, tag, about) for run, tags in tensors.items() for tag, about in tags.items()]
 
-    def _latest(
-        self, request: wrappers.Request, series: list[Series]
-    ) -> list[tuple[Series, bytes]]:
-        """Return the latest packed record of each series; empty if its tensor is not a string."""
+    def _table(self, request: wrappers.Request, series: list[Series]) -> list[dict[str, Any]]:
+        """Return the row of each series, or under "why" the reason that it cannot be read."""
+        rows = [self._rows.get(_key(one)) for one in series]
+        unknown = [one for one, row in zip(series, rows, strict=True) if row is None]
+        try:
+            tensors = self._tensors(request, unknown)
+        except Exception:  # of one of them; read one by one, it is found
+            tensors = None
+        return [
+            self._row(request, one, tensors) if row is None else row
+            for one, row in zip(series, rows, strict=True)
+        ]
+
+    def _row(self, request: wrappers.Request, series: Series, tensors: Any) -> dict[str, Any]:
+        """Return the row of a series that is not cached; `tensors` may be those of many or None."""
+        try:
+            with self._reading():
+                if tensors is None:
+                    tensors = self._tensors(request, [series])
+                row = overview(record.read(_packed(tensors, series)))
+        except LossForecastError as error:
+            row = {"why": str(error)}
+            if isinstance(error, _UnexpectedError):
+                return row  # not kept: it may be readable the next time
+        self._rows.put(_key(series), row)
+        return row
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn every exception about one summary into an error of ours; log unexpected ones once.
+
+        A log may come from anyone, and TensorBoard itself decodes its tensors.
+        """
+        try:
+            yield
+        except (LossForecastError, tb_errors.NotFoundError):
+            raise
+        except Exception as error:
+            if type(error) not in self._logged:
+                self._logged.add(type(error))
+                logger.warning("a summary of the panel cannot be read", exc_info=True)
+            why = f"it cannot be read: {type(error).__name__}: {error!s:.200}"
+            raise _UnexpectedError(why) from error
+
+    def _tensors(self, request: wrappers.Request, series: list[Series]) -> Any:
+        """Return the latest tensors by run and tag.
+
+        Raises:
+            Exception: of any kind, if one of them is malformed.
+        """
         if not series:
-            return []
-        tensors = self._provider.read_tensors(
+            return {}
+        return self._provider.read_tensors(
             plugin_util.context(request.environ),
             experiment_id=plugin_util.experiment_id(request.environ),
             plugin_name=record.PLUGIN,
@@ -152,13 +196,6 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
                 runs={run for run, _, _ in series}, tags={tag for _, tag, _ in series}
             ),
         )
-        latest = []
-        for run, tag, about in series:
-            values = tensors.get(run, {}).get(tag, [])
-            packed = values[-1].numpy.ravel().tolist() if values else []
-            is_string = len(packed) == 1 and isinstance(packed[0], bytes)
-            latest.append(((run, tag, about), packed[0] if is_string else b""))
-        return latest
 
     def _asked_for(self, request: wrappers.Request, asked: Any) -> Series:
         run, tag = asked.get("run"), asked.get("tag")
@@ -172,8 +209,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _record(self, request: wrappers.Request, series: Series) -> dict[str, Any]:
         cached = self._records.get(_key(series))
         if cached is None:
-            ((_, packed),) = self._latest(request, [series])
-            cached = record.read(packed)
+            cached = record.read(_packed(self._tensors(request, [series]), series))
             self._records.put(_key(series), cached)
         return cached
 
@@ -220,6 +256,10 @@ class _RefusedError(Exception):
         self.code = code
 
 
+class _UnexpectedError(StateError):
+    """An exception that no check has foreseen in reading a summary."""
+
+
 class _Cache(Generic[T]):
     """A limited number of values; the least recently used is dropped first."""
 
@@ -243,7 +283,30 @@ class _Cache(Generic[T]):
 def _key(series: Series) -> Hashable:
     """Return the key under which the latest summary of a series is cached."""
     run, tag, about = series
-    return run, tag, about.max_step, about.max_wall_time
+    return run, tag, about.max_step, _written(about)
+
+
+def _written(about: Any) -> float | None:
+    """Return the time of the latest summary; None if the log has no possible time."""
+    return about.max_wall_time if math.isfinite(about.max_wall_time) else None
+
+
+def _packed(tensors: Any, series: Series) -> bytes:
+    """Return the latest packed record of a series.
+
+    Raises:
+        StateError: the tensor is not one string.
+    """
+    run, tag, _ = series
+    values = tensors.get(run, {}).get(tag, [])
+    if not values:
+        raise _UnexpectedError("it has no tensor")
+    tensor = values[-1].numpy
+    packed = tensor.ravel()[0] if tensor.size == 1 else None
+    if not isinstance(packed, bytes):
+        kind = f"{tensor.dtype} of shape {tensor.shape}"
+        raise StateError(f"it is not a forecast: a tensor of {kind}, not a string")
+    return packed
 
 
 def _static(name: str) -> Callable[[], bytes]:

@@ -1,7 +1,7 @@
 """What the Trainer logs, hides and reports to `TransformersLossForecast`."""
 
 import gc
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from support.hf_processes import (
     TOTAL,
-    Scripted,
     Watch,
     noisy,
     train,
@@ -23,45 +22,7 @@ from lossforecast import LRSchedule, RunStore
 from lossforecast.callbacks import TransformersLossForecast
 from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.monitor.update import Update
-from lossforecast.policies import Reason
 from lossforecast.runs.windows import mean_step
-from lossforecast.status import Caveat
-
-
-class Breaks(Scripted):
-    """Its loss is nan from a step on, and so are its gradients."""
-
-    def forward(self, x: torch.Tensor, labels: Any = None) -> dict[str, torch.Tensor]:
-        out = super().forward(x, labels)
-        return {**out, "loss": out["loss"] * (float("nan") if self.calls > 60 else 1.0)}
-
-
-@pytest.mark.parametrize("clipped", [1.0, 0.0], ids=["norm", "no norm"])
-def test_a_loss_that_the_trainer_hides_is_nan_and_a_reason_to_stop(
-    tmp_path: Path, clipped: float
-) -> None:
-    """With the Trainer's default filter, which logs 0."""
-    callback = TransformersLossForecast(stop=True, every_n_steps=2, store=tmp_path / "runs.db")
-    trainer, watch = train(tmp_path, [callback], model=Breaks(), max_grad_norm=clipped)
-    assert watch.losses[64] == 0.0
-    assert 70 <= trainer.state.global_step < 100
-    assert callback.recommendation is not None
-    assert callback.recommendation.reason is Reason.NON_FINITE
-    assert callback.forecast is not None
-    assert Caveat.NON_FINITE in callback.forecast.caveats
-    assert callback.forecaster is not None
-    assert callback.forecaster.history.bins().mean.min() > 1
-    assert not callback.switched_off
-    (run,) = RunStore(tmp_path / "runs.db").runs()
-    assert math.isnan(run.outcome)  # and not the 0 that the Trainer told
-
-
-def test_losses_that_are_0_are_taken_as_they_are_without_the_filter(tmp_path: Path) -> None:
-    callback = TransformersLossForecast(every_n_steps=12)
-    model = Scripted(lambda step: float(step < 60))
-    train(tmp_path, [callback], model=model, logging_nan_inf_filter=False, max_grad_norm=0.0)
-    assert callback.forecaster is not None
-    assert callback.forecaster.history.bins().mean[-1] == 0.0
 
 
 def test_a_loss_that_the_user_logs_is_no_window(tmp_path: Path) -> None:
@@ -162,7 +123,7 @@ def test_an_error_of_ours_at_any_place_does_not_end_the_training(
         (
             None,
             {"logging_steps": 10},
-            ["12 losses in 120 steps. Give TrainingArguments(logging_st"],
+            ["12 losses in 120 steps, one every 10 steps. Give TrainingA"],
         ),
         ("eval_loss", {}, ["0 losses in 120 steps", "logged no eval_loss"]),
         ("eval_loss", EVALUATE, []),
@@ -179,6 +140,65 @@ def test_too_little_to_forecast_from_is_told_at_the_start_and_nothing_at_the_end
     lines = warnings_in(caplog)
     assert len(lines) == len(said)
     assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+EPOCHS: dict[str, Any] = {"num_train_epochs": 2.5}  # of 6 steps
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options", "said"),
+    [
+        (None, EPOCHS | {"logging_strategy": "epoch"}, "3 losses in 15 steps, one per epoch. Give"),
+        (None, EPOCHS | {"logging_steps": 0.3}, "3 losses in 15 steps, one every 5 steps. Give"),
+        (None, EPOCHS | {"logging_steps": 1}, "15 losses in 15 steps, one every step. Train for"),
+        (None, {"logging_steps": 0.1, "logging_first_step": True}, "11 losses in 120 steps, one"),
+        (None, {"logging_steps": 500, "logging_first_step": True}, "1 loss in 120 steps. Give"),
+        ("eval_loss", EPOCHS | {"eval_strategy": "epoch"}, "3 losses in 15 steps, one per epoch"),
+        ("eval_loss", EVALUATE | {"eval_steps": 0.3}, "4 losses in 120 steps, one every 36 steps"),
+        ("eval_loss", EVALUATE | {"eval_delay": 61}, "15 losses in 120 steps, one every 4 steps"),
+        ("eval_loss", {"eval_strategy": "epoch", "eval_delay": 15}, "6 losses in 120 steps, one"),
+        ("eval_loss", {"eval_on_start": True}, "1 loss in 120 steps. Give TrainingArguments(eval_"),
+    ],
+)
+def test_few_losses_are_counted_right_and_said_in_one_sentence(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monitor: str | None,
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    trainer, _ = train(tmp_path, [TransformersLossForecast(monitor)], **options)
+    (line,) = warnings_in(caplog)
+    assert line.startswith(f"little to forecast from: the Trainer will log {said}")
+    logged = [row for row in trainer.state.log_history if (monitor or "loss") in row]
+    assert said.startswith(f"{len(logged)} loss")
+
+
+class Stream(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    """Rows for 5 steps, without a length."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return iter([{"x": torch.ones(1), "labels": torch.ones(1)}] * 40)
+
+
+@pytest.mark.parametrize("monitor", [None, "eval_loss"])
+def test_a_stream_that_is_logged_once_an_epoch_is_told_in_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monitor: str | None
+) -> None:
+    kind = "logging" if monitor is None else "eval"
+    options: dict[str, Any] = {f"{kind}_strategy": "epoch", "max_steps": 20}
+    callback = TransformersLossForecast(monitor)
+    trainer, _ = train(tmp_path, [callback], go=False, **options)
+    trainer.train_dataset = Stream()
+    trainer.train()
+    assert callback.forecaster is not None
+    assert callback.forecaster.history.n_observed == 4
+    (line,) = warnings_in(caplog)
+    assert line == (
+        "the Trainer will log one loss per epoch, and an epoch of this dataset has no known "
+        "length: with fewer than 20 epochs in 20 steps there is little to forecast from. "
+        f'Give TrainingArguments({kind}_strategy="steps", {kind}_steps=1)'
+    )
 
 
 def test_the_schedule_is_checked_once_when_a_run_begins(

@@ -268,6 +268,50 @@ def test_batches_without_a_loss_are_left_out(caplog: pytest.LogCaptureFixture) -
     assert warnings_in(caplog) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None.*:UserWarning")
+@pytest.mark.parametrize(("skipped", "batches"), [(1, 50), (15, 50), (30, 400)])
+def test_a_first_loss_that_is_none_is_no_reason_to_warn(
+    skipped: int, batches: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Late(Scripted):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx < skipped else super().training_step(batch, batch_idx)
+
+    callback = LightningLossForecast(every_n_steps=1)
+    trainer_of(callback, max_epochs=1).fit(Late(), loader(batches))
+    assert bins_of(callback)[0] == list(range(skipped, batches))
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*returned .None., this fit will run with no optimizer")
+@pytest.mark.parametrize("by_hand", [False, True], ids=["automatic", "by hand"])
+def test_a_module_without_an_optimizer_is_named_in_one_sentence(
+    by_hand: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bare(Scripted):
+        def __init__(self) -> None:
+            super().__init__(lambda _: None)
+            self.automatic_optimization = not by_hand
+            self.batches = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.batches += 1
+            return super().training_step(batch, batch_idx)
+
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            assert not optimizer.param_groups
+
+    callback, module = LightningLossForecast(stop=True, target=0.0), Bare()
+    trainer_of(callback, max_epochs=2).fit(module, loader(10))
+    assert module.batches == 20
+    assert callback.forecast is None
+    (line,) = warnings_in(caplog)
+    assert line == (
+        "no forecasts: configure_optimizers returned no optimizer, so no step can be counted"
+    )
+    assert not any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize("returned", [None, {}, {"logits": 3}], ids=str)
 def test_a_module_that_returns_no_loss(returned: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Silent(Adversarial):

@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from support.logs import warnings_in
 
 from lossforecast import ConfigurationError, LRSchedule, RunInfo
 from lossforecast.callbacks import ForecastPruner
@@ -80,6 +81,23 @@ def test_values_may_be_maximised(unpruned: optuna.Study) -> None:
     study.optimize(lambda trial: objective(trial, -1), n_trials=30)
     assert study.best_trial.number == unpruned.best_trial.number
     assert steps_used(study) < 0.8 * steps_used(unpruned)
+
+
+@pytest.mark.parametrize("unit", [1, EVERY], ids=["steps", "epochs"])
+def test_steps_reported_in_epochs_are_named_in_one_sentence(
+    unit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reporting(trial: optuna.Trial) -> float:
+        trial.suggest_float("level", 2.0, 3.0)
+        for step, value in values_of(trial):
+            trial.report(value, step // unit)
+            trial.should_prune()
+        return value
+
+    study_with(ForecastPruner(plan)).optimize(reporting, n_trials=3)
+    lines = warnings_in(caplog)
+    assert len(lines) == (unit > 1)
+    assert all(line.startswith("trial 0 ended at step 50, its schedule at 1000") for line in lines)
 
 
 def test_the_first_trial_is_not_pruned() -> None:

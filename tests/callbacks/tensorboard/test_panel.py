@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.browsing import tensorboard
-from support.panel_logs import TOTAL, updates, write
-from tensorboard.compat.proto import summary_pb2, tensor_pb2  # type: ignore[import-untyped]
+from support.panel_logs import TOTAL, shaped, summary_with, tensor_of, updates, write
+from tensorboard.compat.proto import tensor_pb2  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, ScheduleError, StateError
@@ -385,29 +385,24 @@ def test_copied_code_makes_the_schedule_again(
 # ---------------------------------------------------------------------- the backend
 
 
-def summary_with(content: bytes | float) -> Any:
-    about = summary_pb2.SummaryMetadata(
-        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=record.PLUGIN),
-        data_class=summary_pb2.DATA_CLASS_TENSOR,
-    )
-    tensor = (
-        tensor_pb2.TensorProto(dtype=7, string_val=[content])
-        if isinstance(content, bytes)
-        else tensor_pb2.TensorProto(dtype=1, float_val=[content])
-    )
-    value = summary_pb2.Summary.Value(tag=record.TAG, metadata=about, tensor=tensor)
-    return summary_pb2.Summary(value=[value])
-
-
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that goes on, one that has ended, and three that others have written."""
+    """A run that goes on, one that has ended, and some that others have written or damaged."""
     folder = tmp_path_factory.mktemp("logs")
     write(folder / "going on", upto=2_400, target=2.1)
     write(folder / "over", floor=2.02)
-    for name, content in (("foreign", b"hello"), ("number", 3.5), ("newer", NEWER)):
+    found = record.read(record.write(list(updates(upto=400))[-1]))
+    for name, tensor in {
+        "foreign": tensor_of(b"hello"),
+        "number": tensor_of(3.5),
+        "newer": tensor_of(NEWER),
+        "digits": tensor_of(zlib.compress(json.dumps({**found, "target": 10**400}).encode())),
+        "shape": shaped(tensor_of(b"hello"), 3),
+        "sizes": shaped(tensor_pb2.TensorProto(dtype=7, string_val=[b"a", b"b"]), 3),
+    }.items():
         with SummaryWriter(str(folder / name)) as writer:
-            writer._get_file_writer().add_summary(summary_with(content), 1)
+            writer._get_file_writer().add_summary(summary_with(tensor), 1)
+            writer._get_file_writer().add_summary(summary_with(tensor_of(b""), "a", "b"), 1)
             writer.add_scalar("loss", 1.0, 1)
     return folder
 
@@ -430,7 +425,7 @@ def ask(request: pytest.FixtureRequest, logs: Path) -> Iterator[Ask]:
                 with error:
                     return error.code, json.loads(error.read())
 
-        while len(asked("runs")[1]["skipped"]) < 3 or len(asked("runs")[1]["runs"]) < 2:
+        while len(asked("runs")[1]["skipped"]) < 6 or len(asked("runs")[1]["runs"]) < 2:
             pass  # until the logs are read
         yield asked
 
@@ -445,9 +440,10 @@ def test_runs_are_listed_and_what_is_skipped_is_named(ask: Ask) -> None:
     assert over["outcome"] == pytest.approx(over["mean"], rel=0.01)
     assert going["prob_best"] + over["prob_best"] == pytest.approx(1, abs=0.01)
     why = {each["run"]: each["why"] for each in found["skipped"]}
-    assert set(why) == {"foreign", "number", "newer"}
+    assert set(why) == {"foreign", "number", "newer", "digits", "shape", "sizes"}
     assert "not a forecast" in why["foreign"]
     assert "version 7" in why["newer"]
+    assert "target is not a number: 1000" in why["digits"]
 
 
 def test_a_run_is_told_whole(ask: Ask) -> None:
@@ -475,6 +471,8 @@ def test_a_question_is_answered(ask: Ask) -> None:
         ("run", None, {"run": "../../etc/passwd", "tag": record.TAG}, 404, "no forecast"),
         ("run", None, {"run": "x" * 4_000, "tag": record.TAG}, 404, "no forecast"),
         ("run", None, {"run": "foreign", "tag": record.TAG}, 422, "cannot be used"),
+        ("run", None, {"run": "digits", "tag": record.TAG}, 422, "cannot be used: target is not"),
+        ("run", None, {"run": "sizes", "tag": record.TAG}, 422, "cannot be used"),
         ("run", b"{}", {}, 405, "use GET"),
         ("what_if", None, {}, 405, "use POST"),
         ("what_if", b"{", {}, 400, "not JSON"),

@@ -449,6 +449,66 @@ def test_empty_logs_say_what_to_do_and_trouble_is_told(
     browser.get_log("browser")  # type: ignore[no-untyped-call]
 
 
+def diverging(folder: Path, *, steps: int, stop: bool) -> None:
+    """A real run of 60 steps whose first loss is nan, like all others."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with (
+        SummaryWriter(str(folder)) as writer,
+        TorchLossForecast(optimizer, total_steps=60, target=2.0, stop=stop, writer=writer) as ours,
+    ):
+        for _ in range(steps):
+            loss = weight.sum() * float("nan")
+            ours.step(loss)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if ours.should_stop:
+                break
+
+
+def test_a_run_that_is_nan_from_its_first_loss_is_listed(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    browser.set_window_size(1280, 1400)
+    logs = tmp_path / "logs"
+    write(logs / "sound", upto=2_000)
+    diverging(logs / "nan to the end", steps=60, stop=False)
+    diverging(logs / "nan and stopped", steps=60, stop=True)
+    diverging(logs / "nan so far", steps=5, stop=False)
+    with tensorboard(logs, "--reload_interval=1") as (address, _):
+        page = Page(browser, address)
+        page.until(lambda: len(page.all("tbody tr")) == 4)
+        said = {}
+        for title in ("nan to the end", "nan and stopped", "nan so far", "sound"):
+            row = page.find(f'button[title="{title}"]').find_element(By.XPATH, "../..").text
+            page.find(f'button[title="{title}"]').click()
+            page.until(partial(drawn_of, page, title))
+            page.browser.save_screenshot(str(tmp_path / f"{title}.png"))
+            said[title] = row, page.text("h1").partition(": ")[2], page.text("main > p.quiet")
+            assert "NaN" not in page.text("body")
+            assert "undefined" not in page.text("body")
+        row, headline, status = said["nan to the end"]
+        assert "broke" in row
+        assert "no finite loss" in row
+        assert headline == "broke: no loss was finite"
+        assert "60 losses were nan or infinite" in status
+        row, headline, _ = said["nan and stopped"]
+        assert "stopped" in row
+        assert headline.startswith("stopped at step 1")
+        assert headline.endswith("no finite loss to forecast from")
+        row, headline, status = said["nan so far"]
+        assert "no finite loss" in row
+        assert headline == "no finite loss to forecast from"
+        assert "5 losses were nan or infinite" in status
+        assert "will end at" in said["sound"][1]
+        page.find('button[title="nan so far"]').click()
+        page.until(partial(drawn_of, page, "nan so far"))
+        page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
+        page.until(lambda: "no finite loss to forecast from" in page.text(".answer"))
+        page.leave()
+
+
 def test_without_any_summary_the_tab_says_how_to_get_one(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:

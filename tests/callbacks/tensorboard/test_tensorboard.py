@@ -90,13 +90,13 @@ def test_the_numbers_of_a_forecast() -> None:
     assert scalars(with_target) == {**values, "forecast/prob_target": chance}
 
 
-def test_nothing_is_written_before_there_is_a_forecast(tmp_path: Path) -> None:
+def test_a_forecast_without_numbers_is_only_for_the_tab(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path) as writer:
-        sink = TensorBoardSink(writer)
+        sink = TensorBoardSink(writer, pictures=True)
         assert scalars(update_of(0, target=2.0)) == {}
         sink(update_of(0, target=2.0))
     tags = written(tmp_path).Tags()
-    assert tags["scalars"] == tags["tensors"] == []
+    assert (tags["scalars"], tags["images"], tags["tensors"]) == ([], [], [record.TAG])
 
 
 @pytest.mark.parametrize("target", [pytest.param(None, marks=pytest.mark.slow), 1.0])

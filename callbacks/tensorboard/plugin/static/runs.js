@@ -43,9 +43,7 @@ export function makeRuns(state, act) {
     const drawn = focused || state.shown.has(key);
     const dot = make("span", { class: "dot" });
     if (drawn) dot.style.background = state.colourOf(key);
-    const end = row.outcome !== null
-      ? [digits(row.outcome)]
-      : [digits(row.mean), make("span", { class: "quiet" }, ` ${digits(row.lower80)} – ${digits(row.upper80)}`)];
+    const end = endOf(row);
     const box = make("input", { type: "checkbox", "data-held": `show ${key}`, checked: drawn, disabled: focused,
       "aria-label": `also draw ${row.run}`, onchange: (event) => act.toggle(key, event.target.checked) });
     const name = make("button", { type: "button", class: "run", "data-held": `run ${key}`, title: row.run,
@@ -54,7 +52,7 @@ export function makeRuns(state, act) {
       make("td", { class: "box" }, box, dot),
       make("td", {},
         name,
-        make("div", { class: "number" }, ...(row.broke === null ? end : ["–"])),
+        make("div", { class: "number" }, ...end),
         make("div", { class: "about" }, seenOf(row), wordOf(row))),
       make("td", { class: "number best" }, row.prob_best === null ? "" : chance(row.prob_best)));
   }
@@ -65,7 +63,7 @@ export function makeRuns(state, act) {
     skipped.replaceChildren(
       make("summary", {}, `${state.skipped.length} not shown`),
       make("ul", {}, ...state.skipped.map((each) =>
-        make("li", {}, make("strong", {}, labelOf(each)), ` (${each.tag.slice(0, 80)}): ${each.why}`))),
+        make("li", {}, make("strong", {}, labelOf(each)), ` (${each.tag.slice(0, 80)}) is not shown: ${each.why}`))),
     );
   }
 
@@ -76,6 +74,14 @@ function seenOf(row) {
   const loss = `${row.metric}${row.loss ? ` ${row.loss}` : ""}`;
   const title = `step ${steps(row.step)} of ${steps(row.total_steps)}`;
   return make("span", { class: "quiet", title }, `${loss}, ${percent(row.step / row.total_steps)} of ${steps(row.total_steps)}`);
+}
+
+// The loss at which the run ended or is forecast to end, with its 80% interval.
+function endOf(row) {
+  if (row.outcome !== null) return [digits(row.outcome)];
+  if (row.mean === null) return [make("span", { class: "quiet" }, "no finite loss")];
+  if (row.broke !== null) return ["–"];
+  return [digits(row.mean), make("span", { class: "quiet" }, ` ${digits(row.lower80)} – ${digits(row.upper80)}`)];
 }
 
 // The present advice, or how the run ended.

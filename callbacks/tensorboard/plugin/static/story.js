@@ -13,7 +13,7 @@ export function drawHeadline(parts, run) {
   }
   if (run.target !== null && run.outcome !== null) {
     words.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
-  } else if (run.target !== null && run.broke === null) {
+  } else if (run.target !== null && run.broke === null && forecast.prob_target !== null) {
     words.push(`target ${digits(run.target)}: probability ${chance(forecast.prob_target)}`);
   }
   if (forecast.caveats.length) words.push(`caveats: ${plainly(forecast.caveats.join(", "))}`);
@@ -23,9 +23,13 @@ export function drawHeadline(parts, run) {
 
 function endOf(run) {
   const forecast = run.forecast;
+  if (run.broke === 0) return "broke: no loss was finite";
   if (run.broke !== null) return `broke at step ${steps(run.broke)}`;
   if (run.outcome !== null) return `ended at ${digits(run.outcome)}`;
-  if (forecast.mean === null) return "no loss to forecast from yet";
+  if (forecast.mean === null) {
+    const losses = run.non_finite ? "no finite loss to forecast from" : "no loss to forecast from yet";
+    return run.stopped ? `stopped at step ${steps(run.step)}, ${losses}` : losses;
+  }
   const where = `${digits(forecast.mean)} (80%: ${digits(forecast.lower80)} to ${digits(forecast.upper80)})`;
   if (run.stopped) return `stopped at step ${steps(run.step)}; it would have ended at ${where}`;
   if (forecast.status === "too_short") return `might end at ${where}, too early to tell`;
@@ -41,7 +45,8 @@ export function drawSlider(parts, run, row, at) {
   if (row === null) {
     parts.moment.textContent = momentOf(run, last);
   } else {
-    const then = `forecast ${digits(row.mean.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
+    const then = row.mean.at(-1) === null ? "no forecast"
+      : `forecast ${digits(row.mean.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
     const now = run.outcome === null ? `now ${digits(run.forecast.mean)}` : `the run ended at ${digits(run.outcome)}`;
     parts.moment.textContent = `step ${steps(row.step)}: ${then}; ${now}`;
   }

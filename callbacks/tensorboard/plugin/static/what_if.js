@@ -179,7 +179,7 @@ function answerOf({ question, refused, tried }) {
   if (refused) return refused;
   if (!tried) return "Computing …";
   const { plan, what_if: other, gain } = tried;
-  if (other.mean === null) return "No loss to forecast from yet.";
+  if (other.mean === null) return "There is no finite loss to forecast from yet.";
   const lower = (x) => `${gap(Math.abs(x), plan.mean)} ${x < 0 ? "higher" : "lower"}`;
   const compared = gain.median === null ? "" :
     ` That is ${lower(gain.median)} than with the planned ${steps(plan.total_steps)} steps ` +

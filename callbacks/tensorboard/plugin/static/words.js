@@ -41,7 +41,7 @@ export function labelOf(run) {
 }
 
 const STATUS = {
-  no_data: "No loss was observed yet",
+  no_data: "No finite loss was observed yet",
   too_short: "Too early to tell",
   prior_driven: "The effect of annealing is assumed, not learned from this run",
   identified: "",
