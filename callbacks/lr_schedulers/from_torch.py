@@ -165,7 +165,7 @@ def _future(
         with suppress(Exception):
             rate = stepped(clone_of(scheduler), group, ahead)
     if rate is None or math.isnan(read_rate(rate, min(ahead, 1))):
-        taken = round(ahead * step / (total_steps - step))  # at the pace of the steps ahead
+        taken = round((ahead + 1) * step / (total_steps - step))  # at the pace of the steps ahead
         rate = own_rates(scheduler, group, taken)
     if rate is None:
         return np.array([first]), np.full(1, np.nan), set()

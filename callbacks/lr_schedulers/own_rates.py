@@ -11,7 +11,7 @@ from lossforecast.callbacks.lr_schedulers.clone import Rate, clone_of
 __all__ = ["own_rates"]
 
 _NAMES = ("_get_lr", "get_epoch_values", "get_update_values")  # functions of a time, in timm
-_MAX_DISTANCE = 2  # scheduler steps between the present time and the one expected
+_MAX_DISTANCE = 5  # scheduler steps between the present time and the one expected
 _SAME_RATE_TOLERANCE = 1e-6
 
 

@@ -174,12 +174,12 @@ class PlanWatch:
             return None
         if not self._is_reread:
             self._is_reread = True
-            plan = self._source.read(steps)
-            if plan is not None:
-                _log(
-                    logging.INFO, "step %d: the learning rate has left the plan; read again", steps
-                )
-                return plan
+            _log(
+                logging.INFO,
+                "step %d: the learning rate left the plan, which is read again from the scheduler",
+                steps,
+            )
+            return self._source.read(steps)
         self._is_held = True
         rate = present_rate()
         self._warn_once(
