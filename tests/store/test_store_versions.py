@@ -9,9 +9,9 @@ from support.stored_runs import INFO, PLAN, filled
 from lossforecast import (
     StoreError,
 )
-from lossforecast.store import database as database_room
-from lossforecast.store.database import MIGRATIONS, Tables
+from lossforecast.store import schema as schema_module
 from lossforecast.store.run_store import RunStore
+from lossforecast.store.schema import MIGRATIONS, Tables
 
 VERSION_1 = Path(__file__).parents[1] / "states" / "store-1.sql"
 
@@ -26,14 +26,14 @@ def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.Mo
     def add_notes(connection: sa.Connection) -> None:
         connection.execute(sa.text("ALTER TABLE lossforecast_runs ADD COLUMN notes TEXT"))
 
-    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, add_notes])
+    monkeypatch.setattr(schema_module, "MIGRATIONS", [*MIGRATIONS, add_notes])
     newer = RunStore(where)
     assert newer.run(key).name == "first"
     with store._database.transaction("read") as connection:
         columns = sa.inspect(connection).get_columns("lossforecast_runs")
     assert "notes" in {column["name"] for column in columns}
     RunStore(where)  # once only
-    monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(schema_module, "MIGRATIONS", MIGRATIONS)
     with pytest.raises(StoreError, match="update lossforecast"):
         RunStore(where)
 
@@ -74,7 +74,7 @@ def test_a_new_store_needs_no_migration(where: str, monkeypatch: pytest.MonkeyPa
     def never(_: sa.Connection) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, never])
+    monkeypatch.setattr(schema_module, "MIGRATIONS", [*MIGRATIONS, never])
     assert RunStore(where).runs() == []
 
 
@@ -87,10 +87,10 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
         connection.execute(sa.text("ALTER TABLE lossforecast_runs ADD COLUMN notes TEXT"))
         connection.execute(sa.text("SELECT step FROM nowhere"))
 
-    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, half])
+    monkeypatch.setattr(schema_module, "MIGRATIONS", [*MIGRATIONS, half])
     with pytest.raises(StoreError, match="nowhere"):
         RunStore(where)
-    monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(schema_module, "MIGRATIONS", MIGRATIONS)
     store = RunStore(where)
     assert store.run(key).name == "first"
     with store._database.transaction("read") as connection:

@@ -332,7 +332,7 @@ def test_what_a_locked_store_could_not_take_comes_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the file for half of the run."""
-    monkeypatch.setattr("lossforecast.store.database._SQLITE_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("lossforecast.store.engines._SQLITE_WRITE_LOCK_TIMEOUT_S", 0.1)
     RunStore(tmp_path / "runs.db")
     raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None, check_same_thread=False)
     raw.execute("BEGIN IMMEDIATE")
@@ -353,7 +353,7 @@ def test_no_decision_is_lost_while_the_store_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decisions come later than the validation losses that they are made from."""
-    monkeypatch.setattr("lossforecast.store.database._SQLITE_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("lossforecast.store.engines._SQLITE_WRITE_LOCK_TIMEOUT_S", 0.1)
     RunStore(tmp_path / "runs.db")
     raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
     raw.execute("BEGIN IMMEDIATE")
