@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "address",
     "default_path",
+    "full_address",
     "is_missing",
     "make_folder",
     "redacted",
@@ -99,6 +100,12 @@ def shown(url: "sa.URL") -> str:
     """A URL without passwords."""
     options = {name: value for name, value in url.query.items() if name in _HARMLESS_OPTIONS}
     return url.set(query=options).render_as_string(hide_password=True)
+
+
+def full_address(where: str | os.PathLike[str]) -> str | None:
+    """The path or URL of a store as text, with all options; None if it may hold a password."""
+    text = os.fspath(where)
+    return None if secrets_of(address(where)) else text
 
 
 def secrets_of(url: "sa.URL") -> list[str]:

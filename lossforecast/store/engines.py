@@ -2,6 +2,7 @@
 
 import sqlite3
 from pathlib import Path
+from sqlite3 import SQLITE_CANTOPEN, SQLITE_READONLY
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.errors import ConfigurationError
@@ -108,20 +109,16 @@ def _open_to_read(
     Readers of a file in WAL mode write its index next to it. Where they cannot, nobody else is
     taken to write either, unless there is a log of transactions.
     """
-    connection = sqlite3.connect(*arguments, **options)
+    connection: sqlite3.Connection = sqlite3.connect(*arguments, **options)
     try:
         connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         connection.close()
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise
         path = Path(arguments[0])
-        if not path.is_file():
+        unwritable = error.sqlite_errorcode & 0xFF in (SQLITE_READONLY, SQLITE_CANTOPEN)
+        if not unwritable or not path.is_file():
             raise
         log = path.with_name(f"{path.name}-wal")
         how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
-        return sqlite3.connect(f"{path.as_uri()}?{how}", **{**options, "uri": True})
-    except BaseException:
-        connection.close()
-        raise
+        connection = sqlite3.connect(f"{path.as_uri()}?{how}", **{**options, "uri": True})
     return connection

@@ -66,9 +66,7 @@ class StoreReader:
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
             query = query.where(columns[word] == storable(value))
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        return [run for run, _ in self._sound(rows)]
+        return [run for run, _ in self._sound(self._rows(query))]
 
     def run(self, key: str) -> StoredRun:
         """One run, by its key or an unambiguous beginning of it."""
@@ -113,6 +111,11 @@ class StoreReader:
         names = {column.name for column in without}
         return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
 
+    def _rows(self, query: "sa.Select[Any]") -> list[dict[str, Any]]:
+        """The rows that a query selects, by the names of their columns."""
+        with self._database.transaction("read", writes=False) as connection:
+            return [row._asdict() for row in connection.execute(query)]
+
     def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
         """Columns of a run; None if there is no such run."""
         import sqlalchemy as sa
@@ -133,10 +136,8 @@ class StoreReader:
 
         columns = [column for column in table.c if column.name != "run"]
         query = sa.select(*columns).where(table.c.run == key).order_by(table.c[order])
-        with self._database.transaction("read", writes=False) as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
         sound = []
-        for row in rows:
+        for row in self._rows(query):
             try:
                 check(row)
                 sound.append(row)
@@ -148,12 +149,11 @@ class StoreReader:
                 )
         return sound
 
-    def _row(self, key: str) -> Mapping[str, Any]:
+    def _row(self, key: str) -> dict[str, Any]:
         """The row of the one run whose key begins with `key`."""
         columns = self._database.tables.runs.c
         query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
+        rows = self._rows(query)
         if len(rows) != 1 or not key:
             many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
             raise StoreError(f"{self.url} has {many} {key!r}")

@@ -361,8 +361,7 @@ class RunStore(StoreReader):
             .order_by(columns.started.desc())
             .limit(_MAX_CANDIDATES)
         )
-        with self._database.transaction("read", writes=False) as connection:
-            return connection.execute(query).mappings().all()
+        return self._rows(query)
 
     # ------------------------------------------------------------------ inside
 
