@@ -124,13 +124,13 @@ class RunRecorder:
             if read is None:
                 raise StoreError(
                     f"the store {self._url()} did not answer within {_FIRST_READ_TIMEOUT_S:g} s: "
-                    "it is locked, or its server does not answer. Past runs are not used"
+                    "it is locked, or its server cannot be reached"
                 )
             store, past, rivals = read
             informed = store.prior(self.run, self._schedule, prior, finished=past)
             self._target = store.best(self._rival, self._schedule, finished=rivals)
         except Exception as error:
-            self._warn_once(error)
+            self._warn_once(error, " without past runs")
             return prior
         known = {row["key"]: row["name"] for row in past}
         names = [known[past.name] for past in informed.past]
@@ -328,10 +328,10 @@ class RunRecorder:
             self._store = RunStore(self._store)
         return self._store
 
-    def _warn_once(self, error: Exception) -> None:
+    def _warn_once(self, error: Exception, how: str = "") -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("%s; training goes on, and records wait in memory", error)
+            logger.warning("%s; training goes on%s, and records wait in memory", error, how)
 
 
 def _within(timeout_s: float, task: Callable[[], T]) -> T | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lossforecast.cli.log_summary import log_headline, log_to_dict
 from lossforecast.cli.options import SCHEDULE_EXAMPLE, LogOptions
 from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
-from lossforecast.cli.tables import cell, details_table, interval80, number, print_line
+from lossforecast.cli.tables import details_table, escaped, interval80, number, print_line
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -129,7 +129,7 @@ class LiveForecast:
             rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
         table = details_table("forecast")
         for name, value in rows.items():
-            table.add_row(cell(name), cell(value))
+            table.add_row(escaped(name), escaped(value))
         return table
 
 

@@ -22,7 +22,7 @@ from lossforecast.cli.output import (
     print_note,
     write_json,
 )
-from lossforecast.cli.tables import cell, details_table, empty_table, number, print_line
+from lossforecast.cli.tables import details_table, empty_table, escaped, number, print_line
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.runs import History, observed, points
 from lossforecast.store import RunStore, StoredRun
@@ -217,11 +217,11 @@ def _table(runs: list[StoredRun]) -> "Table":
         state = run.state + ", excluded" * run.excluded
         done = f"{total:,}" if run.state == "finished" else f"{run.step + 1:,} of {total:,}"
         table.add_row(
-            cell(run.key[:_KEY_CHARACTERS]),
-            cell(run.name),
-            cell(run.run.project),
-            cell(run.run.monitor or run.run.metric),
-            cell(run.run.optimizer),
+            escaped(run.key[:_KEY_CHARACTERS]),
+            escaped(run.name),
+            escaped(run.run.project),
+            escaped(run.run.monitor or run.run.metric),
+            escaped(run.run.optimizer),
             f"{run.schedule.peak:.3g}",
             done,
             state,
@@ -235,7 +235,7 @@ def _details(run: StoredRun) -> "Table":
     table = details_table("run")
     for name, value in _to_json(run).items():
         if value is not None:
-            table.add_row(name.replace("_", " "), cell(str(value)))
+            table.add_row(name.replace("_", " "), escaped(str(value)))
     return table
 
 
@@ -247,6 +247,6 @@ def _forecasts(forecasts: list[dict[str, Any]], outcome: float) -> "Table":
         error = f"{100 * (row['mean'] / outcome - 1):+.2f}%" if known else "-"
         interval = f"{number(row['lower80'])} to {number(row['upper80'])}"
         table.add_row(
-            f"{row['made_at']:,}", number(row["mean"]), interval, error, cell(row["status"])
+            f"{row['made_at']:,}", number(row["mean"]), interval, error, escaped(row["status"])
         )
     return table

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest import Cell
-from lossforecast.cli.tables import cell as escaped
-from lossforecast.cli.tables import empty_table, percent
+from lossforecast.cli.tables import empty_table, escaped, percent
 from lossforecast.printable import printable
 
 if TYPE_CHECKING:

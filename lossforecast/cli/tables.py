@@ -1,4 +1,4 @@
-"""Empty tables, and what their cells and the lines around them show: numbers and names as text."""
+"""Empty tables, and numbers and names as text."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-__all__ = ["cell", "details_table", "empty_table", "interval80", "number", "percent", "print_line"]
+__all__ = [
+    "details_table",
+    "empty_table",
+    "escaped",
+    "interval80",
+    "number",
+    "percent",
+    "print_line",
+]
 
 
 _MAX_CELL_CHARACTERS = 1_000
@@ -41,7 +49,7 @@ def details_table(title: str) -> "Table":
     return table
 
 
-def cell(text: str | None) -> str:
+def escaped(text: str | None) -> str:
     """Text of a log or a store for a cell: in at most 1,000 characters, with no markup of rich."""
     from rich.markup import escape
 
