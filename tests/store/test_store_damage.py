@@ -90,7 +90,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, bytes]
     path = tmp_path_factory.mktemp("damage") / "runs.db"
     sound, odd = filled(path)
     with closing(sqlite3.connect(path)) as raw, raw:
-        for table, key in (("runs", "key"), ("forecasts", "run"), ("decisions", "run")):
+        for table in ("runs", "forecasts", "decisions"):
             (statement,) = raw.execute(
                 "SELECT sql FROM sqlite_master WHERE name = ?", [f"lossforecast_{table}"]
             ).fetchone()

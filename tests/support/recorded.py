@@ -53,10 +53,29 @@ def train(
     return monitor
 
 
+def flushes(store: Any) -> None:
+    """Train slowly; print the key of the run, then each forecast when it has been enqueued."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    monitor = TorchLossForecast(optimizer, None, 100_000, store=store, every_n_steps=20)
+    recorder: Any = monitor._pipeline.monitor.recorder
+    print(recorder.key, flush=True)  # noqa: T201
+    made = None
+    for step in range(100_000):
+        monitor.step(2 + 3 * (step + 5.0) ** -0.5)
+        optimizer.step()
+        time.sleep(0.003)
+        if monitor.forecast is not None and monitor.forecast.made_at != made:
+            made = monitor.forecast.made_at
+            print(made, flush=True)  # noqa: T201
+
+
 if __name__ == "__main__":
     if sys.argv[2] == "together":
         dist.init_process_group("gloo")
         train(sys.argv[1], pause=0.002)
         dist.destroy_process_group()
+    elif sys.argv[2] == "flushes":
+        flushes(sys.argv[1])
     else:
         train(sys.argv[1], total=20_000, pause=0.002)
