@@ -54,19 +54,21 @@ def train(
 
 
 def flushes(store: Any) -> None:
-    """Train slowly; print the key of the run, then each forecast when it has been enqueued."""
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([weight], lr=0.1)
+    """Train; print the key, and each forecast once it is enqueued and all before it are written."""
+    optimizer = torch.optim.SGD([torch.ones(3)], lr=0.1)
     monitor = TorchLossForecast(optimizer, None, 100_000, store=store, every_n_steps=20)
     recorder: Any = monitor._pipeline.monitor.recorder
     print(recorder.key, flush=True)  # noqa: T201
-    made = None
+    made = before = -1
     for step in range(100_000):
         monitor.step(2 + 3 * (step + 5.0) ** -0.5)
         optimizer.step()
-        time.sleep(0.003)
         if monitor.forecast is not None and monitor.forecast.made_at != made:
-            made = monitor.forecast.made_at
+            made, before = monitor.forecast.made_at, made
+            while before >= 0 and not (
+                recorder._written and recorder._written.forecasts[-1]["made_at"] >= before
+            ):
+                time.sleep(0.001)
             print(made, flush=True)  # noqa: T201
 
 
