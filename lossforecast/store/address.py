@@ -37,8 +37,10 @@ _HARMLESS_OPTIONS = {
     "uri",
 }
 """Options of a URL that may be shown; any other may hold a password."""
-# what a path does not look like: a name and a password without "://" before them
-_BROKEN_URL = re.compile(r"(?![/\\.~]|[a-z]:[/\\])[^@]*:.*@", re.IGNORECASE | re.DOTALL)
+# what a path does not look like: a URL that has lost its "://", with a password in it
+_BROKEN_URL = re.compile(
+    r"(?![/\\.~]|[a-z]:[/\\])(.*:.*@|.*@.*:)|.*(password|passwd|pwd)=", re.IGNORECASE | re.DOTALL
+)
 
 
 def default_path() -> str | Path:
@@ -159,10 +161,11 @@ def _absolute(text: str) -> str:
 
 
 def _is_ambiguous(text: str, url: "sa.URL") -> bool:
-    """Return whether the parts of a URL may be cut wrongly: a password has an unquoted @ or ?."""
+    """Return whether a password may have been cut at an unquoted @, or taken for something else."""
     if url.get_backend_name() == "sqlite":
-        return False
-    return text.count("@") > 1 or "?" in (url.username or "")
+        return bool(url.host or url.username)  # a file is on no host
+    swallowed = str(url.password or "").partition("?")[2]  # options before an @
+    return text.count("@") > 1 or "?" in (url.username or "") or "=" in swallowed
 
 
 def _not_a_url() -> ConfigurationError:

@@ -1,9 +1,13 @@
 """Stores of earlier versions, and migrations."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from support.command_line import run
+from support.recorded import train
 from support.stored_runs import INFO, PLAN, filled
 
 from lossforecast import (
@@ -96,3 +100,65 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     with store._database.transaction("read") as connection:
         columns = sa.inspect(connection).get_columns("lossforecast_runs")
     assert "notes" not in {column["name"] for column in columns}
+
+
+ODD_VERSIONS = {
+    "no row": [],
+    "two rows": [2, 2],
+    "text": ["two"],
+    "null": [None],
+    "negative": [-1],
+    "zero": [0],
+    "real": [1.5],
+    "bytes": [b"\x02"],
+    "digits": ["9" * 400],
+    "escape": ["\x1b[2J\nforged"],
+}
+
+
+@pytest.mark.parametrize("values", ODD_VERSIONS.values(), ids=ODD_VERSIONS)
+def test_an_odd_version_is_one_clear_error(tmp_path: Path, values: list[object]) -> None:
+    path = tmp_path / "runs.db"
+    filled(str(path))
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DROP TABLE lossforecast_version")
+        raw.execute("CREATE TABLE lossforecast_version (version)")
+        raw.executemany(
+            "INSERT INTO lossforecast_version VALUES (?)", [(value,) for value in values]
+        )
+    for make in (True, False):
+        with pytest.raises(StoreError, match="lossforecast_version must hold one whole") as caught:
+            RunStore(path, make=make)
+        assert "\n" not in str(caught.value)
+    done = run("runs", "list", "--store", path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    monitor = train(path)
+    assert monitor.forecast is not None
+    assert not monitor.switched_off
+
+
+def test_a_huge_version_is_that_of_a_newer_release(where: str) -> None:
+    store, _ = filled(where)
+    with store._database.transaction("written") as connection:
+        connection.exec_driver_sql("UPDATE lossforecast_version SET version = 2147483647")
+    with pytest.raises(StoreError, match=r"2147483647.*update lossforecast"):
+        RunStore(where)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_an_odd_number_of_versions_is_one_clear_error(where: str, rows: int) -> None:
+    store, _ = filled(where)
+    with store._database.transaction("written") as connection:
+        connection.exec_driver_sql("DELETE FROM lossforecast_version")
+        for _ in range(rows):
+            connection.exec_driver_sql("INSERT INTO lossforecast_version VALUES (2)")
+    with pytest.raises(StoreError, match="lossforecast_version must hold one whole"):
+        RunStore(where)
+
+
+def test_a_table_that_is_missing_is_made_when_a_store_is_opened(where: str) -> None:
+    store, key = filled(where)
+    with store._database.transaction("written") as connection:
+        connection.exec_driver_sql("DROP TABLE lossforecast_decisions")
+    assert RunStore(where).decisions(key) == []
+    assert RunStore(where).run(key).name == "first"
