@@ -66,8 +66,7 @@ def test_errors_are_one_line_each() -> None:
 def store(tmp_path: Path) -> RunStore:
     """A store whose every word is evil."""
     store = RunStore(tmp_path / "runs.db")
-    words = dict.fromkeys(("task", "model", "dataset", "optimizer", "monitor"), STORABLE)
-    about = RunInfo("train", project="p", **words)
+    about = RunInfo("train", STORABLE, "p", STORABLE, STORABLE, STORABLE, monitor=STORABLE)
     steps = np.arange(0, 401, 4)
     plan = LRSchedule.cosine(400, 0.1)
     key = store.add(STORABLE, about, plan, steps, 2 + 3 * (steps + 5.0) ** -0.5)

@@ -7,6 +7,7 @@ import pickle
 import random
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,28 @@ BEGINNINGS = (
     "http://",
     " postgresql://",
 )
-UNQUOTED = ("x@", "a/", "a#", "a?", "a@b/", "a@b?", "a@b?k=", "a:", "a:b@", "[", "a]", "%", "%40")
-UNQUOTED += ("", " ", "é", "\n", "\\", "a@127.0.0.1:1/", "a@127.0.0.1:1/db?application_name=")
+UNQUOTED = (
+    "x@",
+    "a/",
+    "a#",
+    "a?",
+    "a@b/",
+    "a@b?",
+    "a@b?k=",
+    "a:",
+    "a:b@",
+    "[",
+    "a]",
+    "%",
+    "%40",
+    "",
+    " ",
+    "é",
+    "\n",
+    "\\",
+    "a@127.0.0.1:1/",
+    "a@127.0.0.1:1/db?application_name=",
+)
 PLACES = (
     "me:{}@127.0.0.1:1/db",
     ":{}@127.0.0.1:1/db",
@@ -70,7 +91,7 @@ def test_a_password_is_shown_by_no_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     chosen = ADDRESSES if FULL else random.Random(0).sample(ADDRESSES, 300)
     for text in chosen:
-        said = said_by(lambda text=text: RunStore(text), lambda text=text: Settings(store=text))
+        said = said_by(partial(RunStore, text), partial(Settings, store=text))
         assert SECRET not in said, (text, said)
         monkeypatch.setenv("LOSSFORECAST_STORE", text)
         assert SECRET not in said_by(RunStore), text

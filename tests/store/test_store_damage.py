@@ -41,6 +41,10 @@ DAMAGE: dict[str, Any] = {
 """Values of a cell, of which most are damage in most columns."""
 
 
+PARTS: list[Any] = [None, "x", [], {}, -1, 1e308, float("nan"), 10**400, [[[1]]]]
+"""Values inside of JSON."""
+
+
 def columns() -> Iterator[tuple[str, str]]:
     """Every column of every table but the version."""
     tables = Tables.make()
@@ -56,7 +60,7 @@ def inside_json() -> Iterator[tuple[str, Any]]:
         ("curve", ("max_bins", "width", "last_step", "bins", "undo", "n_non_finite")),
     ):
         for name in names:
-            for value in (None, "x", [], {}, -1, 1e308, float("nan"), 10**400, [[[1]]]):
+            for value in PARTS:
                 yield column, (name, value)
 
 

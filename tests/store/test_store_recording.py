@@ -20,7 +20,7 @@ from support.stored_runs import INFO, PLAN, filled
 from lossforecast import RunInfo, RunStore
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
-from lossforecast.store import run_store
+from lossforecast.store import rows, run_store
 from lossforecast.store.schema import Tables
 
 HANG_S = 30.0  # far above every limit that is promised
@@ -217,7 +217,7 @@ def test_a_store_of_many_runs_is_read_whatever_time_its_losses_take(
     caplog.set_level(logging.INFO, "lossforecast")
     path = tmp_path / "runs.db"
     train(path, run=RunInfo(project="p"))
-    parse = run_store.curve_of
+    parse = rows.curve_of
 
     def slow(text: str | None) -> Any:
         time.sleep(3.0)
