@@ -133,7 +133,7 @@ class RunRecorder:
             self._warn_once(error, " without past runs")
             return prior
         known = {row["key"]: row["name"] for row in past}
-        names = [known[past.name] for past in informed.past]
+        names = [f"{known[past.name]:.60}" for past in informed.past]
         aim = "" if self._target is None else f"; target: the best of them, {self._target:.4g}"
         if not (self._rival.project or self._rival.dataset):
             aim = "; none of them sets a target, because RunInfo names no project or dataset"

@@ -170,7 +170,7 @@ def _add_forget(group: "typer.Typer") -> None:
                 else:
                     opened.forget(key)
                 done = "excluded" if keep else "included" if again else "deleted"
-                print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name}")
+                print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name!s:.60}")
 
 
 def _history(store: RunStore, key: str) -> History:

@@ -62,7 +62,8 @@ class RunStore(StoreReader):
     Raises:
         ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
             not the URL of a persistent database.
-        StoreError: the store cannot be opened, does not exist, or was made by a newer release.
+        StoreError: the store cannot be opened, does not exist, is damaged, or was made by a newer
+            release.
 
     Example:
         >>> import tempfile
@@ -287,7 +288,7 @@ class RunStore(StoreReader):
             if past is not None:
                 candidates.append(past)
             elif history.last_step <= stored.schedule.total_steps:
-                short.append(stored.name)
+                short.append(f"{stored.name:.60}")
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
