@@ -8,7 +8,11 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -30,6 +34,24 @@ class Run:
         for _ in range(steps):
             self.monitor.step(2 + 3 * (self.monitor.steps + 5.0) ** -0.5)
             self.optimizer.step()
+
+
+@contextmanager
+def held(lock: Any) -> Iterator[None]:
+    """Let another thread hold a lock, as the one that writes to the store does now and then."""
+    taken, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            free.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    yield
+    free.set()
+    thread.join()
 
 
 def leave(run: Run, how: str) -> None:
@@ -70,10 +92,12 @@ def main(where: str, repeats: int) -> None:
     for i in range(repeats):
         run.go(STEPS_PER_CHILD)
         time.sleep(0.01 * chance.random())
-        child = os.fork()
-        if child == 0:
-            leave(run, ENDINGS[i % len(ENDINGS)])
-            return
+        recorder: Any = run.monitor._pipeline.monitor.recorder
+        with held(recorder._enqueued):
+            child = os.fork()
+            if child == 0:
+                leave(run, ENDINGS[i % len(ENDINGS)])
+                return
         codes.append(code_of(child, 15.0))
     run.monitor.close()
     print(codes)  # noqa: T201
