@@ -9,8 +9,11 @@
     └── StoreError           a store of runs that cannot be opened, read or written
 
 Each is a ``ValueError`` as well, and its message says what was given, why it cannot be used and
-what to do. A poor fit or a short history is never an exception: see `lossforecast.status`.
+what to do. Names from logs and stores are escaped in it. A poor fit or a short history is never an
+exception: see `lossforecast.status`.
 """
+
+from lossforecast.printable import printable
 
 __all__ = [
     "ConfigurationError",
@@ -25,6 +28,9 @@ __all__ = [
 
 class LossForecastError(ValueError):
     """Base of every exception of this package."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ScheduleError(LossForecastError):

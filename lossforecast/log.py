@@ -1,8 +1,14 @@
-"""The logger of the package, and the handler of its warnings if logging is not configured."""
+"""The logger of the package, and the handler of its warnings if logging is not configured.
+
+Messages are escaped, so that a name from a log or a store cannot forge a line.
+"""
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Final
+
+from lossforecast.printable import printable
 
 __all__ = ["logger"]
 
@@ -38,9 +44,17 @@ def _is_configured() -> bool:
     return False
 
 
+def _escape(record: logging.LogRecord) -> bool:
+    """Make the message of a record printable; a message that cannot be formatted stays."""
+    with suppress(Exception):  # its handlers report the error
+        record.msg, record.args = printable(record.getMessage()), None
+    return True
+
+
 def _install() -> None:
     if any(handler.name == _NAME for handler in logger.handlers):
         return  # this module was loaded before
+    logger.addFilter(_escape)
     handler = _ConsoleHandler(logging.WARNING)
     handler.name = _NAME
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))

@@ -14,6 +14,7 @@ CORE = ROOT / "lossforecast"
 CALLBACKS = ROOT / "callbacks"
 
 PACKAGES = (
+    "printable",
     "errors",
     "status",
     "arrays",
@@ -79,9 +80,12 @@ LAZY = {
     "cli.tables": {"rich"},
     "cli.what_if": {"rich", "typer"},
     "readers.formats.tensorboard": {"google", "tensorboard"},
+    "store.address": {"sqlalchemy"},
     "store.database": {"sqlalchemy"},
+    "store.engines": {"sqlalchemy"},
     "store.reader": {"sqlalchemy"},
     "store.run_store": {"sqlalchemy"},
+    "store.schema": {"sqlalchemy"},
 }
 """What a module of the core may import besides, inside a function or for type checkers."""
 

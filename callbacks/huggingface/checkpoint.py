@@ -1,12 +1,10 @@
 """Finds the state of a callback in a checkpoint of the Hugging Face ``Trainer``."""
 
-import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lossforecast.callbacks.pipeline import Place
-from lossforecast.store import RunStore
+from lossforecast.store import RunStore, full_address
 
 __all__ = ["callback_index", "checkpoint_folder", "checkpoint_state", "store_address"]
 
@@ -20,8 +18,7 @@ def store_address(place: Place | None) -> str | None:
     """Return the address of a store for a checkpoint; None if it contains a password."""
     if place is None:
         return None
-    address = place.url if isinstance(place, RunStore) else os.fspath(place)
-    return None if urlsplit(address).password else address
+    return place.full_url if isinstance(place, RunStore) else full_address(place)
 
 
 def callback_index(state: Any, name: str, monitor: str | None) -> int:

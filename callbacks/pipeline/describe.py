@@ -1,6 +1,7 @@
 """Facts about a run before it begins: its optimizer, its size, its project."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def identified(run: RunInfo, trained: Any) -> RunInfo:
         weights = [weight for group in trained.param_groups for weight in group["params"]]
     else:
         weights, model = list(trained.parameters()), type(trained).__name__
-    size = sum(weight.numel() for weight in weights if weight.requires_grad)
+    size = _size(weights)
     return replace(
         run,
         project=run.project or project_name(),
@@ -53,13 +54,25 @@ def identified(run: RunInfo, trained: Any) -> RunInfo:
     )
 
 
-def project_name() -> str:
+def _size(weights: Iterable[Any]) -> int | None:
+    """Return the number of trained parameters; None if a lazy one has no shape yet."""
+    try:
+        return sum(int(weight.numel()) for weight in weights if weight.requires_grad)
+    except (RuntimeError, ValueError):
+        return None
+
+
+def project_name() -> str | None:
     """Return the path of the running script, or of the working directory in an interactive session.
 
-    The path is relative to the parent of the repository, or absolute outside a repository.
+    The path is relative to the parent of the repository, or absolute outside a repository; None if
+    the working directory is gone.
     """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    path = Path.cwd() if script is None else Path(script).absolute().with_suffix("")
+    try:
+        path = Path.cwd() if script is None else Path(script).absolute().with_suffix("")
+    except OSError:
+        return None
     inside = path if script is None else path.parent
     for root in (inside, *inside.parents):
         if (root / ".git").exists() and root.name:

@@ -1,24 +1,34 @@
 """`RunRecorder`: writes a run into a store, in a thread beside the training."""
 
 import os
-import sys
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.pipeline.describe import identified
+from lossforecast.callbacks.pipeline.flush import Flush
+from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, StateError, StoreError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import Prior
-from lossforecast.runs import History, RunInfo, outcome_of
+from lossforecast.runs import RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
-from lossforecast.store import BINS, RunStore, address, connect, default_path
+from lossforecast.store import (
+    BINS,
+    FinishedRows,
+    RunStore,
+    address,
+    connect,
+    default_path,
+    shown,
+)
 
 __all__ = ["Place", "RunRecorder", "StoreLike", "resolve_store"]
 
@@ -26,41 +36,11 @@ StoreLike = bool | str | os.PathLike[str] | RunStore | None
 """True for the store of this user; a path, a URL or a `RunStore`; None or False for no store."""
 Place = str | os.PathLike[str] | RunStore
 """Path or URL of a store, or the store itself."""
+T = TypeVar("T")
 
-_LAST_WRITE_TIMEOUT_S = 10.0  # for the last write of a run
+_FIRST_READ_TIMEOUT_S = 2.0  # for the past runs, before the first step
+_LAST_WRITE_TIMEOUT_S = 9.0  # for the last write of a run; with all else, closing takes below 10
 _FAILED_RUN_TIMEOUT_S = 1.0  # the same after an exception, whose traceback the user waits for
-_MAX_WAITING_FORECASTS = 1_000  # kept in memory while the store is unreachable
-
-
-@dataclass
-class _Flush:
-    """The data to be written next."""
-
-    history: History
-    schedule: LRSchedule
-    step: int = sys.maxsize
-    """Optimizer steps taken when this was enqueued; all losses come from earlier steps."""
-    forecasts: list[dict[str, Any]] = field(default_factory=list)
-    decisions: list[tuple[int, Recommendation]] = field(default_factory=list)
-    end: str | None = None
-
-    def after(self, earlier: "_Flush | None") -> "_Flush":
-        """Merge with an earlier flush that was not written.
-
-        Earlier forecasts of the same or later steps, from before a rewind, are dropped. Beyond
-        1,000 forecasts every other one is dropped.
-        """
-        if earlier is None:
-            return self
-        now = min((forecast["made_at"] for forecast in self.forecasts), default=sys.maxsize)
-        waiting = [forecast for forecast in earlier.forecasts if forecast["made_at"] < now]
-        waiting += self.forecasts
-        return replace(
-            self,
-            forecasts=waiting if len(waiting) <= _MAX_WAITING_FORECASTS else waiting[::-2][::-1],
-            decisions=[d for d in earlier.decisions if d[0] < self.step] + self.decisions,
-            end=self.end or earlier.end,
-        )
 
 
 class RunRecorder:
@@ -68,11 +48,15 @@ class RunRecorder:
 
     The training loop enqueues copies and goes on. If the store is down, full or locked, up to
     1,000 forecasts are kept in memory for the next write and one warning is logged. If the process
-    is killed, data that were not written yet are lost.
+    is killed, data that were not written yet are lost. None of the methods raises an error of the
+    store.
 
-    If another run resumes from a checkpoint of this one and continues its record, the rest of this
-    run goes into a new record, with all losses. A run that is deleted from the store is no longer
-    written.
+    If another run resumes from a checkpoint of this one and continues its record, this run goes on
+    in a new record. If the file or the tables of the store are deleted, they are made again, with a
+    new record of this run. A run that is deleted from the store is no longer written.
+
+    A forked child process writes nothing. A copy, pickled or not, is another run: what it records
+    goes into a record of its own.
 
     Args:
         store: the store, or its path or URL.
@@ -99,9 +83,12 @@ class RunRecorder:
         self._target: float | None = None
         self._advice: Recommendation | None = None
         self._begun = self._warned = self._closed = self._ended = self._deleted = False
-        self._next: _Flush | None = None  # enqueued; guarded by the condition
+        self._identity = ""  # of the store's tables when the record was begun
+        self._written: Flush | None = None  # all forecasts and decisions so far, thinned
+        self._next: Flush | None = None  # enqueued; guarded by the condition
         self._enqueued = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._process: int | None = None  # that has recorded something
 
     @classmethod
     def create(
@@ -133,13 +120,20 @@ class RunRecorder:
         if processes()[0] != 0 or (prior is not None and prior.past):
             return prior
         try:
-            store = self._open_store()
-            informed = store.prior(self.run, self._schedule, prior)
-            names = [store.run(past.name).name for past in informed.past]
-            self._target = store.best(self._rival, self._schedule)
+            read = _within(_FIRST_READ_TIMEOUT_S, self._read_past)
+            if read is None:
+                raise StoreError(
+                    f"the store {self._url()} did not answer within {_FIRST_READ_TIMEOUT_S:g} s: "
+                    "it is locked, or its server cannot be reached"
+                )
+            store, past, rivals = read
+            informed = store.prior(self.run, self._schedule, prior, finished=past)
+            self._target = store.best(self._rival, self._schedule, finished=rivals)
         except Exception as error:
-            self._warn_once(error)
+            self._warn_once(error, " without past runs")
             return prior
+        known = {row["key"]: row["name"] for row in past}
+        names = [f"{known[past.name]:.60}" for past in informed.past]
         aim = "" if self._target is None else f"; target: the best of them, {self._target:.4g}"
         if not (self._rival.project or self._rival.dataset):
             aim = "; none of them sets a target, because RunInfo names no project or dataset"
@@ -163,15 +157,18 @@ class RunRecorder:
         """Enqueue a new forecast and, if it has changed, the recommendation."""
         before, self._advice = self._advice, advice
         changed = before is None or (before.action, before.reason) != (advice.action, advice.reason)
-        self._enqueue(
-            _Flush(
-                forecaster.history.thinned(BINS),
-                forecaster.schedule,
-                step=step,
-                forecasts=[forecaster.forecast().summary()],
-                decisions=[(step, advice)] if changed else [],
+        try:
+            self._enqueue(
+                Flush(
+                    forecaster.history.thinned(BINS),
+                    forecaster.schedule,
+                    step=step,
+                    forecasts=[forecaster.forecast().summary()],
+                    decisions=[(step, advice)] if changed else [],
+                )
             )
-        )
+        except Exception as error:
+            self._warn_once(error)
 
     def close(
         self, forecaster: Forecaster, steps: int, *, failed: bool = False, watched: bool = True
@@ -184,14 +181,20 @@ class RunRecorder:
             failed: whether an exception ended the run.
             watched: whether forecasting was still on at the end of the run.
         """
-        if self._closed or self._thread is None:
+        if self._closed or self._process != os.getpid():  # nothing was recorded here
             return
-        total = forecaster.total_steps
-        is_finished = watched and outcome_of(forecaster.history, total, steps) is not None
-        end = "failed" if failed else "finished" if is_finished else "stopped"
         self._closed = True
-        self._enqueue(_Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))
-        self._thread.join(_FAILED_RUN_TIMEOUT_S if failed else _LAST_WRITE_TIMEOUT_S)
+        try:
+            total = forecaster.total_steps
+            is_finished = watched and outcome_of(forecaster.history, total, steps) is not None
+            end = "failed" if failed else "finished" if is_finished else "stopped"
+            self._enqueue(Flush(forecaster.history.thinned(BINS), forecaster.schedule, end=end))
+            if self._thread is None:  # none can be started
+                self._write_all()
+            else:
+                self._thread.join(_FAILED_RUN_TIMEOUT_S if failed else _LAST_WRITE_TIMEOUT_S)
+        except Exception as error:
+            self._warn_once(error)
         if not (self._ended or self._deleted):
             logger.warning("the end of this run could not be written to the store")
 
@@ -204,27 +207,49 @@ class RunRecorder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the record of the run that is resumed, with its target."""
         try:
-            self.key, self._target = str(state["key"]), state["target"]
+            key, target = state["key"], state["target"]
+            if not isinstance(key, str):
+                raise TypeError(key)
+            if target is not None:
+                target = number("target", target, StateError)
         except (KeyError, TypeError) as error:
             raise StateError(f"not the saved state of a recorded run: {error!r}") from error
-        self._begun = False
+        self.key, self._target, self._begun, self._written = key, target, False, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy: another run, with nothing to write yet."""
+        new = RunRecorder(self._store, self._name, self.run, self._schedule, self._rival)
+        new._target, new._advice, new._closed = self._target, self._advice, self._closed
+        return {name: value for name, value in vars(new).items() if name != "_enqueued"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _enqueued=threading.Condition())
 
     # ------------------------------------------------------------------ the thread
 
-    def _enqueue(self, flush: _Flush) -> None:
-        if self._deleted:
+    def _enqueue(self, flush: Flush) -> None:
+        if self._process is None:
+            self._process = os.getpid()
+        if self._deleted or self._process != os.getpid():  # the thread of a forked child is gone
             return
         with self._enqueued:
             self._next = flush.after(self._next)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._write_all, name="lossforecast store", daemon=True
-                )
-                self._thread.start()
+                self._start_thread()
             self._enqueued.notify()
 
+    def _start_thread(self) -> None:
+        """Start the thread that writes; without one, everything is written at the end."""
+        thread = threading.Thread(target=self._write_all, name="lossforecast store", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._warn_once(error)
+        else:
+            self._thread = thread
+
     def _write_all(self) -> None:
-        left: _Flush | None = None  # could not be written; merged with the next flush
+        left: Flush | None = None  # could not be written; merged with the next flush
         while True:
             flush = self._dequeue().after(left)
             try:
@@ -237,54 +262,103 @@ class RunRecorder:
                 self._ended = left is None
                 return
 
-    def _dequeue(self) -> _Flush:
+    def _dequeue(self) -> Flush:
         with self._enqueued:
             self._enqueued.wait_for(lambda: self._next is not None)
             flush, self._next = self._next, None
         assert flush is not None
         return flush
 
-    def _write(self, flush: _Flush) -> None:
-        """Write to the record of this run, or to a new one if another run continues it."""
+    def _write(self, flush: Flush) -> None:
+        """Write to the record of this run, or to a new one if that is gone or not ours any more."""
         store = self._open_store()
         try:
             self._save(store, flush)
         except StoreError:
-            owner = store.owner(self.key) if self._begun else self._owner
-            if owner == self._owner:
+            store.make()  # if its file or tables were deleted
+            if store.identity != self._identity:
+                logger.warning(
+                    "%s was deleted and is made again, with a new record of this run", store.url
+                )
+            elif self._begun and (owner := store.owner(self.key)) != self._owner:
+                if owner is None:
+                    self._deleted = True
+                    logger.warning(
+                        "this run was deleted from %s and is no longer recorded", store.url
+                    )
+                    return
+                self.key = uuid.uuid4().hex
+                logger.info(
+                    "another run continues the record of this run in %s; this one goes on as %s",
+                    store.url,
+                    self.key[:8],
+                )
+            else:
                 raise
-            if owner is None:
-                self._deleted = True
-                logger.warning("this run was deleted from %s and is no longer recorded", store.url)
-                return
-            self._begun, self.key = False, uuid.uuid4().hex
-            logger.info(
-                "another run continues the record of this run in %s; this one goes on as %s",
-                store.url,
-                self.key[:8],
-            )
+            self._begun = False
             self._save(store, flush)
 
-    def _save(self, store: RunStore, flush: _Flush) -> None:
+    def _save(self, store: RunStore, flush: Flush) -> None:
+        whole = flush.after(self._written)
         if not self._begun:
+            self._identity = store.identity
             self.key = store.begin(
                 self._name, self.run, flush.schedule, self.key, owner=self._owner
             )
-            self._begun = True
-        parts = (flush.history, flush.schedule, flush.forecasts, flush.decisions)
-        store.save(self.key, *parts, owner=self._owner)
+        new = flush if self._begun else whole
+        store.save(
+            self.key, new.history, new.schedule, new.forecasts, new.decisions, owner=self._owner
+        )
+        self._begun, self._written = True, whole
         if flush.end is not None:
             store.end(self.key, flush.end, owner=self._owner)
+
+    def _read_past(self) -> tuple[RunStore, FinishedRows, FinishedRows]:
+        """The store, past runs to learn from, and those whose best is the target."""
+        store = self._open_store()
+        return store, store.finished(self.run), store.finished(self._rival, curves=False)
+
+    def _url(self) -> str:
+        """URL of the store, without passwords."""
+        store = self._store
+        return store.url if isinstance(store, RunStore) else shown(address(store))
 
     def _open_store(self) -> RunStore:
         if not isinstance(self._store, RunStore):
             self._store = RunStore(self._store)
         return self._store
 
-    def _warn_once(self, error: Exception) -> None:
+    def _warn_once(self, error: Exception, how: str = "") -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("%s; training goes on, and records wait in memory", error)
+            logger.warning("%s; training goes on%s, and records wait in memory", error, how)
+
+
+def _within(timeout_s: float, task: Callable[[], T]) -> T | None:
+    """Return the result of a task in a thread; None if it takes longer than `timeout_s` seconds.
+
+    Raises:
+        Exception: what the task raised.
+    """
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(task())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="lossforecast store", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # none can be started
+        run()
+    else:
+        thread.join(timeout_s)
+    if errors:
+        raise errors[0]
+    return results[0] if results else None
 
 
 def resolve_store(store: StoreLike) -> Place | None:
@@ -300,7 +374,8 @@ def resolve_store(store: StoreLike) -> Place | None:
         return place
     if not isinstance(place, str | os.PathLike):
         raise ConfigurationError(
-            f"store must be True, a path, a database URL or a RunStore, not {store!r}"
+            "store must be True, a path, a database URL or a RunStore, not of type "
+            f"{type(store).__name__}"  # the value may hold a password
         )
     with suppress(StoreError):  # it may be reachable later
         connect(address(place))

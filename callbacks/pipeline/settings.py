@@ -63,11 +63,11 @@ class Settings:
     prior: Prior | None = None
     every_n_steps: int | None = None
     probe: AnnealingProbe | None = None
-    store: StoreLike = None
+    store: StoreLike = field(default=None, repr=False)  # may hold a password
     sinks: Iterable[Sink] = ()
     policies: list[Policy] | None = field(init=False)
     """The policies of `policy`, or the default ones."""
-    place: Place | None = field(init=False)
+    place: Place | None = field(init=False, repr=False)
     """Path or URL of the store, or the store itself; None for no store."""
 
     def __post_init__(self) -> None:

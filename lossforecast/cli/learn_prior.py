@@ -14,7 +14,7 @@ from lossforecast.cli.output import (
     progress,
     write_json,
 )
-from lossforecast.cli.tables import empty_table, percent
+from lossforecast.cli.tables import empty_table, escaped, percent
 
 if TYPE_CHECKING:
     import typer
@@ -67,5 +67,5 @@ def _print_lessons(lessons: Lessons, *, to_stderr: bool) -> None:
         size, spread, other = (percent(share) + "%" for share in shares)
         powers = (rule.peak_exponent, rule.decay_exponent, jitters, slopes)
         peak, decay, jitter, slope = (f"{power:.2f}" for power in powers)
-        table.add_row(fold, size, peak, decay, spread, other, jitter, slope)
+        table.add_row(escaped(fold), size, peak, decay, spread, other, jitter, slope)
     Console(stderr=to_stderr, highlight=False, width=PIPE_WIDTH).print(table)

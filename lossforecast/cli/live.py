@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lossforecast.cli.log_summary import log_headline, log_to_dict
 from lossforecast.cli.options import SCHEDULE_EXAMPLE, LogOptions
 from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
-from lossforecast.cli.tables import details_table, interval80, number
+from lossforecast.cli.tables import details_table, escaped, interval80, number, print_line
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -98,7 +98,7 @@ class LiveForecast:
             line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {number(self.forecast.mean)}"
             out.print(f"{line} (80%: {interval80(self.forecast)})  {self.advice.action}")
             return
-        out.print(log_headline(self.log, self.forecaster.total_steps), markup=False)
+        print_line(out, log_headline(self.log, self.forecaster.total_steps))
         out.print(self._table())
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class LiveForecast:
             rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
         table = details_table("forecast")
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(escaped(name), escaped(value))
         return table
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.errors import ConfigurationError, LossForecastError
+from lossforecast.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def errors_in_one_line() -> Iterator[None]:
 
 def print_error(message: str) -> None:
     """Print why a command failed, in one line on standard error."""
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")
 
 
 def check_outputs(outputs: Mapping[str, Path | None]) -> None:
@@ -124,7 +125,7 @@ def console(*, to_stderr: bool) -> "Console":
 
 def print_note(message: str) -> None:
     """Print a remark about the result on standard error."""
-    sys.stderr.write(f"note: {message}\n")
+    sys.stderr.write(f"note: {printable(message)}\n")
 
 
 def write_json(value: Any, path: Path | None) -> None:

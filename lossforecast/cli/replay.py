@@ -24,7 +24,7 @@ from lossforecast.cli.output import (
     errors_in_one_line,
     write_json,
 )
-from lossforecast.cli.tables import empty_table, interval80, number, percent
+from lossforecast.cli.tables import empty_table, interval80, number, percent, print_line
 from lossforecast.errors import ConfigurationError
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
@@ -114,7 +114,7 @@ def _to_json(log: Log, back: LookBack) -> dict[str, Any]:
 
 def _print_table(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
     out = console(to_stderr=to_stderr)
-    out.print(log_headline(log, back.total_steps), markup=False)
+    print_line(out, log_headline(log, back.total_steps))
     truth = None if back.outcome is None else back.outcome.loss
     moments = {id(moment): moment for moment in (back.at(share) for share in shares)}
     shown = [moment for moment in moments.values() if moment.step <= log.history.last_step + 1]
@@ -127,7 +127,7 @@ def _print_table(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr
         table.add_row(f"{moment.share:.0%}, step {moment.step:,}", *_cells(moment, truth))
     out.print(table)
     for line in _conclusions(log, back):
-        out.print(line, markup=False)
+        print_line(out, line)
 
 
 def _cells(moment: Moment, truth: float | None) -> list[str]:

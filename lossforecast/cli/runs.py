@@ -22,9 +22,9 @@ from lossforecast.cli.output import (
     print_note,
     write_json,
 )
-from lossforecast.cli.tables import details_table, empty_table, number
-from lossforecast.errors import ConfigurationError
-from lossforecast.runs import observed, points
+from lossforecast.cli.tables import details_table, empty_table, escaped, number, print_line
+from lossforecast.errors import ConfigurationError, StoreError
+from lossforecast.runs import History, observed, points
 from lossforecast.store import RunStore, StoredRun
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _add_list(group: "typer.Typer") -> None:
             write_json([_to_json(run) for run in runs], json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
             if not runs:
-                out.print(f"no runs in {opened.url}", markup=False)
+                print_line(out, f"no runs in {opened.url}")
                 return
             out.print(_table(runs))
 
@@ -95,7 +95,7 @@ def _add_show(group: "typer.Typer") -> None:
             opened = RunStore(store, make=False)
             run = opened.run(key)
             forecasts, decisions = opened.forecasts(run.key), opened.decisions(run.key)
-            steps, losses = points(opened.history(run.key))
+            steps, losses = points(_history(opened, run.key))
             result = {
                 **_to_json(run),
                 "schedule": run.schedule.to_dict(),
@@ -110,7 +110,7 @@ def _add_show(group: "typer.Typer") -> None:
             if forecasts:
                 out.print(_forecasts(forecasts, run.outcome))
             for decision in decisions[-_MAX_DECISIONS:]:
-                out.print(f"step {decision['step']:,}: {decision['message']}", markup=False)
+                print_line(out, f"step {decision['step']:,}: {decision['message']}")
 
 
 def _add_import(group: "typer.Typer") -> None:
@@ -170,7 +170,16 @@ def _add_forget(group: "typer.Typer") -> None:
                 else:
                     opened.forget(key)
                 done = "excluded" if keep else "included" if again else "deleted"
-                print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name}")
+                print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name!s:.60}")
+
+
+def _history(store: RunStore, key: str) -> History:
+    """The losses of a run; none, with a note, if they are damaged."""
+    try:
+        return store.history(key)
+    except StoreError as error:
+        print_note(str(error))
+        return History()
 
 
 def _to_json(run: StoredRun) -> dict[str, Any]:
@@ -208,11 +217,11 @@ def _table(runs: list[StoredRun]) -> "Table":
         state = run.state + ", excluded" * run.excluded
         done = f"{total:,}" if run.state == "finished" else f"{run.step + 1:,} of {total:,}"
         table.add_row(
-            run.key[:_KEY_CHARACTERS],
-            _escaped(run.name),
-            _escaped(run.run.project),
-            _escaped(run.run.monitor or run.run.metric),
-            _escaped(run.run.optimizer),
+            escaped(run.key[:_KEY_CHARACTERS]),
+            escaped(run.name),
+            escaped(run.run.project),
+            escaped(run.run.monitor or run.run.metric),
+            escaped(run.run.optimizer),
             f"{run.schedule.peak:.3g}",
             done,
             state,
@@ -226,7 +235,7 @@ def _details(run: StoredRun) -> "Table":
     table = details_table("run")
     for name, value in _to_json(run).items():
         if value is not None:
-            table.add_row(name.replace("_", " "), _escaped(str(value)))
+            table.add_row(name.replace("_", " "), escaped(str(value)))
     return table
 
 
@@ -234,14 +243,10 @@ def _forecasts(forecasts: list[dict[str, Any]], outcome: float) -> "Table":
     """About ten of the forecasts, evenly spaced."""
     table = empty_table("forecasts", "made at", ["forecast", "80% interval", "error", "status"])
     for row in forecasts[:: max(len(forecasts) // _N_FORECASTS, 1)]:
-        error = "-" if math.isnan(outcome) else f"{100 * (row['mean'] / outcome - 1):+.2f}%"
+        known = row["mean"] is not None and math.isfinite(outcome) and outcome != 0
+        error = f"{100 * (row['mean'] / outcome - 1):+.2f}%" if known else "-"
         interval = f"{number(row['lower80'])} to {number(row['upper80'])}"
-        table.add_row(f"{row['made_at']:,}", number(row["mean"]), interval, error, row["status"])
+        table.add_row(
+            f"{row['made_at']:,}", number(row["mean"]), interval, error, escaped(row["status"])
+        )
     return table
-
-
-def _escaped(text: str | None) -> str:
-    """Text without what rich would take for markup."""
-    from rich.markup import escape
-
-    return escape(text or "")

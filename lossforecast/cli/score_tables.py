@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest import Cell
-from lossforecast.cli.tables import empty_table, percent
+from lossforecast.cli.tables import empty_table, escaped, percent
+from lossforecast.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,7 @@ def markdown(cells: Sequence[Cell]) -> str:
         ours, *others = _medians(cell, best="**{}**", other="{}")
         scores = [percent(cell.score.mean), percent(cell.score.bias)]
         covered = [f"{100 * share:.0f}" for share in (cell.coverage80, cell.coverage95)]
-        start = [cell.name, f"{100 * cell.fraction:g}%", str(cell.n), ours]
+        start = [printable(cell.name), f"{100 * cell.fraction:g}%", str(cell.n), ours]
         lines.append(_row([*start, *scores, *covered, percent(cell.width80), *others]))
     return "\n".join(lines) + "\n"
 
@@ -63,7 +64,7 @@ def score_table(view: str, cells: Sequence[Cell]) -> "Table":
         )
         sizes = (cell.width80, cell.width95, cell.crps)
         table.add_row(
-            cell.name,
+            escaped(cell.name),
             f"{100 * cell.fraction:g}%",
             str(cell.n),
             ours,
@@ -109,7 +110,7 @@ def difference_table(view: str, cells: Sequence[Cell]) -> "Table":
                 f"{percent(difference.value)} {_interval(difference.interval)}",
                 verdict,
             ]
-        table.add_row(cell.name, f"{100 * cell.fraction:g}%", *shown, end_section=last)
+        table.add_row(escaped(cell.name), f"{100 * cell.fraction:g}%", *shown, end_section=last)
     return table
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest import SweepScore
-from lossforecast.cli.tables import empty_table, percent
+from lossforecast.cli.tables import empty_table, escaped, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +40,7 @@ def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
 def _row(name: str, scores: Sequence[SweepScore]) -> list[str]:
     regrets = [score.regret for score in scores]
     return [
-        name,
+        escaped(name),
         str(sum(score.runs for score in scores)),
         percent(float(np.mean([score.compute_used for score in scores]))),
         percent(float(np.mean(regrets))),

@@ -1,16 +1,29 @@
-"""Empty tables, and numbers as text."""
+"""Empty tables, and numbers and names as text."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lossforecast.forecast import Forecast
+from lossforecast.printable import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
-__all__ = ["details_table", "empty_table", "interval80", "number", "percent"]
+__all__ = [
+    "details_table",
+    "empty_table",
+    "escaped",
+    "interval80",
+    "number",
+    "percent",
+    "print_line",
+]
+
+
+_MAX_CELL_CHARACTERS = 1_000
 
 
 def empty_table(title: str, first: str, headings: Sequence[str]) -> "Table":
@@ -34,6 +47,18 @@ def details_table(title: str) -> "Table":
     table.columns[1].justify = "left"
     table.columns[1].no_wrap = False
     return table
+
+
+def escaped(text: str | None) -> str:
+    """Text of a log or a store for a cell: in at most 1,000 characters, with no markup of rich."""
+    from rich.markup import escape
+
+    return escape(printable((text or "")[:_MAX_CELL_CHARACTERS]))
+
+
+def print_line(out: "Console", line: str) -> None:
+    """Print a line that may name something of a log or a store."""
+    out.print(printable(line), markup=False)
 
 
 def percent(share: float, decimals: int | None = None) -> str:

@@ -22,7 +22,7 @@ from lossforecast.cli.output import (
     errors_in_one_line,
     write_json,
 )
-from lossforecast.cli.tables import empty_table, interval80, number, percent
+from lossforecast.cli.tables import empty_table, escaped, interval80, number, percent
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -127,5 +127,5 @@ def _table(forecasts: dict[str, Forecast], target: float | None) -> "Table":
         row = [f"{forecast.schedule.total_steps:,}", number(forecast.mean), interval80(forecast)]
         row.append("" if name == _PLAN else f"{percent(forecast.mean / plan - 1)}%")
         row += [] if target is None else [f"{forecast.prob_below(target):.0%}"]
-        table.add_row(name, *row)
+        table.add_row(escaped(name), *row)
     return table

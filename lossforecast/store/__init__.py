@@ -1,7 +1,19 @@
 """The run store: finished and running runs in a database."""
 
-from lossforecast.store.database import address, connect, default_path
+from lossforecast.store.address import address, default_path, full_address, shown
+from lossforecast.store.engines import connect
 from lossforecast.store.rows import StoredRun, storable
-from lossforecast.store.run_store import BINS, RunStore
+from lossforecast.store.run_store import BINS, FinishedRows, RunStore
 
-__all__ = ["BINS", "RunStore", "StoredRun", "address", "connect", "default_path", "storable"]
+__all__ = [
+    "BINS",
+    "FinishedRows",
+    "RunStore",
+    "StoredRun",
+    "address",
+    "connect",
+    "default_path",
+    "full_address",
+    "shown",
+    "storable",
+]

@@ -1,14 +1,21 @@
 """`StoreReader`: the queries of a run store."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.log import logger
 from lossforecast.runs import History
-from lossforecast.store.database import WORDS, Database
-from lossforecast.store.rows import StoredRun, curve_of, storable
+from lossforecast.store.database import Database
+from lossforecast.store.rows import (
+    StoredRun,
+    check_decision,
+    check_forecast,
+    curve_of,
+    storable,
+)
+from lossforecast.store.schema import WORDS
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -28,11 +35,20 @@ class StoreReader:
 
     def __init__(self, where: str | os.PathLike[str] | None = None, *, make: bool = True) -> None:
         self._database = Database(where, make=make)
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
 
     @property
     def url(self) -> str:
-        """URL of the database, without a password."""
+        """URL of the database, without passwords."""
         return self._database.url
+
+    @property
+    def full_url(self) -> str | None:
+        """URL of the database with all options; None if it holds a password."""
+        return self._database.full_url
 
     def runs(self, **words: str) -> list[StoredRun]:
         """The runs, newest first; damaged ones are left out, with a warning.
@@ -50,9 +66,7 @@ class StoreReader:
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
             query = query.where(columns[word] == storable(value))
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        return [run for run, _ in self._sound(rows)]
+        return [run for run, _ in self._sound(self._rows(query))]
 
     def run(self, key: str) -> StoredRun:
         """One run, by its key or an unambiguous beginning of it."""
@@ -68,7 +82,12 @@ class StoreReader:
         row = self._cells(key, "curve")
         if row is None:
             raise StoreError(f"{self.url} has no run {key!r}")
-        return curve_of(row.curve)
+        try:
+            return curve_of(row.curve)
+        except Exception as error:  # damaged text can raise anything
+            raise StoreError(
+                f"the losses of run {key} of {self.url} are damaged: {error!s:.200}"
+            ) from error
 
     def owner(self, key: str) -> str | None:
         """The last owner of a run; None if there is no such run."""
@@ -77,11 +96,11 @@ class StoreReader:
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
         """The forecasts of a run, ordered by the step at which they were made."""
-        return self._of_run(self._database.tables.forecasts, key, "made_at")
+        return self._of_run(self._database.tables.forecasts, key, "made_at", check_forecast)
 
     def decisions(self, key: str) -> list[dict[str, Any]]:
         """The recommendations and actions of a run, ordered by step."""
-        return self._of_run(self._database.tables.decisions, key, "step")
+        return self._of_run(self._database.tables.decisions, key, "step", check_decision)
 
     # ------------------------------------------------------------------ queries
 
@@ -92,6 +111,11 @@ class StoreReader:
         names = {column.name for column in without}
         return sa.select(*(c for c in self._database.tables.runs.c if c.name not in names))
 
+    def _rows(self, query: "sa.Select[Any]") -> list[dict[str, Any]]:
+        """The rows that a query selects, by the names of their columns."""
+        with self._database.transaction("read", writes=False) as connection:
+            return [row._asdict() for row in connection.execute(query)]
+
     def _cells(self, key: str, *names: str) -> "sa.Row[Any] | None":
         """Columns of a run; None if there is no such run."""
         import sqlalchemy as sa
@@ -101,38 +125,61 @@ class StoreReader:
         with self._database.transaction("read", writes=False) as connection:
             return connection.execute(query).first()
 
-    def _of_run(self, table: "sa.Table", key: str, order: str) -> list[dict[str, Any]]:
-        """The rows of a run in a table, ordered by a column, without the key of the run."""
+    def _of_run(
+        self, table: "sa.Table", key: str, order: str, check: Callable[[dict[str, Any]], None]
+    ) -> list[dict[str, Any]]:
+        """The rows of a run in a table, ordered by a column, without the key of the run.
+
+        Rows that `check` refuses are left out, with a warning.
+        """
         import sqlalchemy as sa
 
-        query = sa.select(table).where(table.c.run == key).order_by(table.c[order])
-        with self._database.transaction("read", writes=False) as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        return [{name: value for name, value in row.items() if name != "run"} for row in rows]
+        columns = [column for column in table.c if column.name != "run"]
+        query = sa.select(*columns).where(table.c.run == key).order_by(table.c[order])
+        sound = []
+        for row in self._rows(query):
+            try:
+                check(row)
+                sound.append(row)
+            except (TypeError, ValueError) as error:
+                kind = table.name.removeprefix("lossforecast_")
+                self._warn(
+                    f"left out: of the {kind} of run {key}, that with {order} {row[order]!r:.40} "
+                    f"is damaged: {error!s:.200}"
+                )
+        return sound
 
-    def _row(self, key: str) -> "sa.RowMapping":
+    def _row(self, key: str) -> dict[str, Any]:
         """The row of the one run whose key begins with `key`."""
         columns = self._database.tables.runs.c
         query = self._select(columns.curve).where(columns.key.startswith(key, autoescape=True))
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
+        rows = self._rows(query)
         if len(rows) != 1 or not key:
             many = f"{len(rows)} runs whose keys begin with" if rows and key else "no run"
             raise StoreError(f"{self.url} has {many} {key!r}")
         return rows[0]
 
     def _sound(
-        self, rows: Iterable["sa.RowMapping"]
-    ) -> Iterator[tuple[StoredRun, "sa.RowMapping"]]:
+        self, rows: Iterable[Mapping[str, Any]]
+    ) -> Iterator[tuple[StoredRun, Mapping[str, Any]]]:
         """The runs in `rows`, without the damaged ones, each with its row."""
         for row in rows:
             try:
                 yield self._stored(row), row
             except StoreError as error:
-                logger.warning("left out: %s", error)
+                self._warn(f"left out: {error}")
 
-    def _stored(self, row: "sa.RowMapping") -> StoredRun:
+    def _stored(self, row: Mapping[str, Any]) -> StoredRun:
         try:
-            return StoredRun.of_row({str(name): value for name, value in row.items()})
+            return StoredRun.of_row(row)
         except Exception as error:  # damaged text can raise anything
-            raise StoreError(f"run {row['key']} of {self.url} is damaged: {error}") from error
+            key, name = (row[column] for column in ("key", "name"))
+            raise StoreError(
+                f"run {key!s:.40} ({name!s:.40}) of {self.url} is damaged: {error!s:.200}"
+            ) from error
+
+    def _warn(self, message: str) -> None:
+        """Log a warning, once for each damaged row."""
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning("%s", message)

@@ -4,18 +4,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
+from lossforecast.checks import number, whole
+from lossforecast.errors import StoreError
 from lossforecast.policies import Recommendation
 from lossforecast.runs import History, RunInfo
 from lossforecast.schedule import LRSchedule
-from lossforecast.store.database import NUMBERS, WORDS
+from lossforecast.store.schema import NUMBERS, WORDS
 
 __all__ = [
     "STATES",
     "StoredRun",
     "as_json",
+    "check_decision",
+    "check_forecast",
     "curve_of",
     "decision_row",
     "distinct",
@@ -23,6 +27,7 @@ __all__ = [
 ]
 
 STATES = ("running", "finished", "stopped", "failed")
+_YEARS = range(1970, 9999)  # of a start or update, in every time zone
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,70 @@ class StoredRun:
             ValueError, TypeError: the row is damaged.
         """
         info = {name: row[name] for name in ("metric", *WORDS, *NUMBERS)}
+        if row["state"] not in STATES:
+            raise ValueError(f"its state is {row['state']!r:.40}")
+        if row["excluded"] not in (False, True):
+            raise ValueError(f"excluded is {row['excluded']!r:.40}")
         return cls(
-            key=row["key"],
-            name=row["name"],
+            key=_text("key", row["key"]),
+            name=_text("name", row["name"]),
             run=RunInfo(**info),
             schedule=LRSchedule.from_dict(json.loads(row["schedule"])),
             state=row["state"],
-            step=row["step"],
-            outcome=math.nan if row["outcome"] is None else row["outcome"],
-            excluded=row["excluded"],
-            started=datetime.fromisoformat(row["started"]),
-            updated=datetime.fromisoformat(row["updated"]),
+            step=whole("step", row["step"], StoreError, least=-1),
+            outcome=_outcome(row["outcome"]),
+            excluded=bool(row["excluded"]),
+            started=_time("started", row["started"]),
+            updated=_time("updated", row["updated"]),
         )
+
+
+def check_forecast(row: Mapping[str, Any]) -> None:
+    """Check the row of a forecast.
+
+    Raises:
+        ValueError, TypeError: the row is damaged.
+    """
+    for name, value in row.items():
+        if name in ("made_at", "step"):
+            whole(name, value, StoreError, least=0)
+        elif name in ("status", "gain_source"):
+            _text(name, value)
+        elif value is not None:
+            number(name, value, StoreError)
+
+
+def check_decision(row: Mapping[str, Any]) -> None:
+    """Check the row of a recommendation or action.
+
+    Raises:
+        ValueError, TypeError: the row is damaged.
+    """
+    for name, value in row.items():
+        if name == "step":
+            whole(name, value, StoreError, least=0)
+        else:
+            _text(name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r:.40}, not text")
+    return value
+
+
+def _outcome(value: Any) -> float:
+    outcome = math.nan if value is None else number("outcome", value, StoreError)
+    if math.isinf(outcome):
+        raise ValueError("outcome is infinite")
+    return outcome
+
+
+def _time(name: str, value: Any) -> datetime:
+    time = datetime.fromisoformat(_text(name, value))
+    if time.tzinfo is None or time.year not in _YEARS:
+        raise ValueError(f"{name} is {value!r:.40}, not a time in UTC")
+    return time.astimezone(UTC)
 
 
 def storable(text: str) -> str:
@@ -88,7 +145,7 @@ def decision_row(key: str, step: int, advice: Recommendation) -> dict[str, Any]:
         "step": step,
         "action": str(advice.action),
         "reason": str(advice.reason),
-        "message": advice.message,
+        "message": storable(advice.message),
     }
 
 

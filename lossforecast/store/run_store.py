@@ -25,7 +25,6 @@ from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
-from lossforecast.store.database import NUMBERS, WORDS
 from lossforecast.store.reader import StoreReader
 from lossforecast.store.rows import (
     STATES,
@@ -36,16 +35,19 @@ from lossforecast.store.rows import (
     distinct,
     storable,
 )
+from lossforecast.store.schema import NUMBERS, WORDS
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["BINS", "RunStore", "StoredRun"]
+__all__ = ["BINS", "FinishedRows", "RunStore", "StoredRun"]
 
 BINS = 512
 """Largest number of bins that are stored of a curve."""
 # namespace of the keys of added runs, which are derived from their data
 _IMPORTED_RUNS = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")
+FinishedRows = Sequence[Mapping[str, Any]]
+"""Rows of finished runs, as `RunStore.finished` reads them."""
 _MAX_CANDIDATES = 500  # newest finished runs, among which similar ones are searched
 
 
@@ -60,7 +62,8 @@ class RunStore(StoreReader):
     Raises:
         ConfigurationError: SQLAlchemy or the driver of the database is not installed, or `where` is
             not the URL of a persistent database.
-        StoreError: the store cannot be opened, does not exist, or was made by a newer release.
+        StoreError: the store cannot be opened, does not exist, is damaged, or was made by a newer
+            release.
 
     Example:
         >>> import tempfile
@@ -102,7 +105,7 @@ class RunStore(StoreReader):
         row = {
             "name": storable(str(name)),
             **{word: text if text is None else storable(text) for word, text in words.items()},
-            **{number: getattr(run, number) for number in NUMBERS},
+            **{number: _real(getattr(run, number)) for number in NUMBERS},
             "metric": run.metric,
             "state": "running",
             "owner": owner,
@@ -250,28 +253,55 @@ class RunStore(StoreReader):
             if connection.execute(change, {"excluded": bool(excluded)}).rowcount == 0:
                 raise StoreError(f"{self.url} has no run {key!r}")
 
+    def make(self) -> None:
+        """Create the database, or those of its tables, that have been deleted since."""
+        self._database.make()
+
+    @property
+    def identity(self) -> str:
+        """Identity of the tables: another one after they were deleted and made again."""
+        return self._database.identity()
+
     # ------------------------------------------------------------------ learning
 
-    def past(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
-        """The finished runs to learn from, most similar first."""
+    def past(
+        self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRows | None = None
+    ) -> list[PastRun]:
+        """The finished runs to learn from, most similar first; damaged ones are left out.
+
+        Args:
+            run: description of the new run.
+            schedule: its planned schedule.
+            finished: what `finished` returned for `run`, if it was called before.
+        """
         candidates, short = [], []
-        for stored, curve in self._finished(run, curves=True):
+        for stored, row in self._sound(self.finished(run) if finished is None else finished):
             try:
-                history = curve_of(curve)
-            except Exception as error:
-                logger.warning("left out: the losses of run %s are damaged: %s", stored.key, error)
+                history = curve_of(row["curve"])
+                past = PastRun.of(stored.key, stored.run, stored.schedule, history)
+            except Exception as error:  # damaged losses can raise anything
+                self._warn(
+                    f"left out: the losses of run {stored.key} ({stored.name:.40}) of {self.url} "
+                    f"are damaged: {error!s:.200}"
+                )
                 continue
-            past = PastRun.of(stored.key, stored.run, stored.schedule, history)
             if past is not None:
                 candidates.append(past)
             elif history.last_step <= stored.schedule.total_steps:
-                short.append(stored.name)
+                short.append(f"{stored.name:.60}")
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
         return [past for past, _ in most_similar(candidates, run, schedule)]
 
-    def prior(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> Prior:
+    def prior(
+        self,
+        run: RunInfo,
+        schedule: LRSchedule,
+        prior: Prior | None = None,
+        *,
+        finished: FinishedRows | None = None,
+    ) -> Prior:
         """The prior of a new run: a general prior with the similar past runs of this store.
 
         Args:
@@ -279,26 +309,41 @@ class RunStore(StoreReader):
                 compared.
             schedule: its planned schedule.
             prior: the general prior; by default the packaged one.
+            finished: what `finished` returned for `run`, if it was called before.
         """
-        return replace(prior or Prior(), past=tuple(self.past(run, schedule)))
+        past = self.past(run, schedule, finished=finished)
+        return replace(prior or Prior(), past=tuple(past))
 
-    def best(self, run: RunInfo, schedule: LRSchedule) -> float | None:
+    def best(
+        self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRows | None = None
+    ) -> float | None:
         """The lowest outcome of the finished runs within the budget of a new run; None without any.
 
         Such runs are comparable and of the same model, with at most 10% more parameters and at most
         10% more steps (more samples, where both batch sizes are known).
+
+        Args:
+            run: description of the new run.
+            schedule: its planned schedule.
+            finished: what `finished` returned for `run`, if it was called before.
         """
+        rows = self.finished(run, curves=False) if finished is None else finished
         ends = [
             past.outcome
-            for past, _ in self._finished(run, curves=False)
+            for past, _ in self._sound(rows)
             if fits_budget(past.run, max(past.step, past.schedule.total_steps), run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
-    # ------------------------------------------------------------------ inside
+    def finished(self, run: RunInfo, *, curves: bool = True) -> FinishedRows:
+        """The rows of the newest finished runs of the same metric and project or dataset.
 
-    def _finished(self, run: RunInfo, *, curves: bool) -> list[tuple[StoredRun, str | None]]:
-        """The newest finished runs of the same metric and project or dataset, with their curves."""
+        They are read in one query, and checked by the methods that take them.
+
+        Args:
+            run: description of the new run.
+            curves: whether to read the losses too, which `past` and `prior` need.
+        """
         import sqlalchemy as sa
 
         columns = self._database.tables.runs.c
@@ -317,9 +362,9 @@ class RunStore(StoreReader):
             .order_by(columns.started.desc())
             .limit(_MAX_CANDIDATES)
         )
-        with self._database.transaction("read", writes=False) as connection:
-            rows = connection.execute(query).mappings().all()
-        return [(run, row.get("curve")) for run, row in self._sound(rows)]
+        return self._rows(query)
+
+    # ------------------------------------------------------------------ inside
 
     def _update(
         self, connection: "sa.Connection", key: str, owner: str, values: Mapping[str, Any]
@@ -338,3 +383,8 @@ class RunStore(StoreReader):
     def _outcome(self, key: str) -> float:
         end = outcome_of(self.history(key), self.run(key).schedule.total_steps)
         return math.nan if end is None else end.loss
+
+
+def _real(value: float | None) -> float | None:
+    """A number as databases take it: a Python float."""
+    return None if value is None else float(value)

@@ -22,8 +22,8 @@ from lossforecast import (
 )
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
 from lossforecast.runs.history import History
-from lossforecast.store import database as database_room
-from lossforecast.store.database import default_path
+from lossforecast.store import engines
+from lossforecast.store.address import default_path
 from lossforecast.store.run_store import RunStore
 
 
@@ -76,7 +76,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
     postgres: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another session holds the runs; options of the URL stand beside the time limits."""
-    monkeypatch.setattr(database_room, "_POSTGRES_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(engines, "_POSTGRES_TIMEOUT_S", 1.0)
     url = f"{postgres}&options=-c%20application_name%3Dmine"
     store = RunStore(url)
     with store._database.transaction("read", writes=False) as connection:
@@ -151,7 +151,7 @@ def test_words_that_no_database_takes_are_made_plain(where: str) -> None:
 def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
     store, key = filled(str(tmp_path / "runs.db"))
     before = json.dumps(store.history(key).state_dict())
-    engine = store._database.engine
+    engine = store._database.writer
 
     @sa.event.listens_for(engine, "connect")
     def shrink(connection: Any, _: Any) -> None:

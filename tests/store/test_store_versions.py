@@ -1,17 +1,21 @@
 """Stores of earlier versions, and migrations."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from support.command_line import run
+from support.recorded import train
 from support.stored_runs import INFO, PLAN, filled
 
 from lossforecast import (
     StoreError,
 )
-from lossforecast.store import database as database_room
-from lossforecast.store.database import MIGRATIONS, Tables
+from lossforecast.store import schema as schema_module
 from lossforecast.store.run_store import RunStore
+from lossforecast.store.schema import MIGRATIONS, Tables
 
 VERSION_1 = Path(__file__).parents[1] / "states" / "store-1.sql"
 
@@ -26,14 +30,14 @@ def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.Mo
     def add_notes(connection: sa.Connection) -> None:
         connection.execute(sa.text("ALTER TABLE lossforecast_runs ADD COLUMN notes TEXT"))
 
-    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, add_notes])
+    monkeypatch.setattr(schema_module, "MIGRATIONS", [*MIGRATIONS, add_notes])
     newer = RunStore(where)
     assert newer.run(key).name == "first"
     with store._database.transaction("read") as connection:
         columns = sa.inspect(connection).get_columns("lossforecast_runs")
     assert "notes" in {column["name"] for column in columns}
     RunStore(where)  # once only
-    monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(schema_module, "MIGRATIONS", MIGRATIONS)
     with pytest.raises(StoreError, match="update lossforecast"):
         RunStore(where)
 
@@ -74,7 +78,7 @@ def test_a_new_store_needs_no_migration(where: str, monkeypatch: pytest.MonkeyPa
     def never(_: sa.Connection) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, never])
+    monkeypatch.setattr(schema_module, "MIGRATIONS", [*MIGRATIONS, never])
     assert RunStore(where).runs() == []
 
 
@@ -87,12 +91,74 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
         connection.execute(sa.text("ALTER TABLE lossforecast_runs ADD COLUMN notes TEXT"))
         connection.execute(sa.text("SELECT step FROM nowhere"))
 
-    monkeypatch.setattr(database_room, "MIGRATIONS", [*MIGRATIONS, half])
+    monkeypatch.setattr(schema_module, "MIGRATIONS", [*MIGRATIONS, half])
     with pytest.raises(StoreError, match="nowhere"):
         RunStore(where)
-    monkeypatch.setattr(database_room, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(schema_module, "MIGRATIONS", MIGRATIONS)
     store = RunStore(where)
     assert store.run(key).name == "first"
     with store._database.transaction("read") as connection:
         columns = sa.inspect(connection).get_columns("lossforecast_runs")
     assert "notes" not in {column["name"] for column in columns}
+
+
+ODD_VERSIONS = {
+    "no row": [],
+    "two rows": [2, 2],
+    "text": ["two"],
+    "null": [None],
+    "negative": [-1],
+    "zero": [0],
+    "real": [1.5],
+    "bytes": [b"\x02"],
+    "digits": ["9" * 400],
+    "escape": ["\x1b[2J\nforged"],
+}
+
+
+@pytest.mark.parametrize("values", ODD_VERSIONS.values(), ids=ODD_VERSIONS)
+def test_an_odd_version_is_one_clear_error(tmp_path: Path, values: list[object]) -> None:
+    path = tmp_path / "runs.db"
+    filled(str(path))
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DROP TABLE lossforecast_version")
+        raw.execute("CREATE TABLE lossforecast_version (version)")
+        raw.executemany(
+            "INSERT INTO lossforecast_version VALUES (?)", [(value,) for value in values]
+        )
+    for make in (True, False):
+        with pytest.raises(StoreError, match="lossforecast_version must hold one whole") as caught:
+            RunStore(path, make=make)
+        assert "\n" not in str(caught.value)
+    done = run("runs", "list", "--store", path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    monitor = train(path)
+    assert monitor.forecast is not None
+    assert not monitor.switched_off
+
+
+def test_a_huge_version_is_that_of_a_newer_release(where: str) -> None:
+    store, _ = filled(where)
+    with store._database.transaction("written") as connection:
+        connection.exec_driver_sql("UPDATE lossforecast_version SET version = 2147483647")
+    with pytest.raises(StoreError, match=r"2147483647.*update lossforecast"):
+        RunStore(where)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_an_odd_number_of_versions_is_one_clear_error(where: str, rows: int) -> None:
+    store, _ = filled(where)
+    with store._database.transaction("written") as connection:
+        connection.exec_driver_sql("DELETE FROM lossforecast_version")
+        for _ in range(rows):
+            connection.exec_driver_sql("INSERT INTO lossforecast_version VALUES (2)")
+    with pytest.raises(StoreError, match="lossforecast_version must hold one whole"):
+        RunStore(where)
+
+
+def test_a_table_that_is_missing_is_made_when_a_store_is_opened(where: str) -> None:
+    store, key = filled(where)
+    with store._database.transaction("written") as connection:
+        connection.exec_driver_sql("DROP TABLE lossforecast_decisions")
+    assert RunStore(where).decisions(key) == []
+    assert RunStore(where).run(key).name == "first"

@@ -53,10 +53,31 @@ def train(
     return monitor
 
 
+def flushes(store: Any) -> None:
+    """Train; print the key, and each forecast once it is enqueued and all before it are written."""
+    optimizer = torch.optim.SGD([torch.ones(3)], lr=0.1)
+    monitor = TorchLossForecast(optimizer, None, 100_000, store=store, every_n_steps=20)
+    recorder: Any = monitor._pipeline.monitor.recorder
+    print(recorder.key, flush=True)  # noqa: T201
+    made = before = -1
+    for step in range(100_000):
+        monitor.step(2 + 3 * (step + 5.0) ** -0.5)
+        optimizer.step()
+        if monitor.forecast is not None and monitor.forecast.made_at != made:
+            made, before = monitor.forecast.made_at, made
+            while before >= 0 and not (
+                recorder._written and recorder._written.forecasts[-1]["made_at"] >= before
+            ):
+                time.sleep(0.001)
+            print(made, flush=True)  # noqa: T201
+
+
 if __name__ == "__main__":
     if sys.argv[2] == "together":
         dist.init_process_group("gloo")
         train(sys.argv[1], pause=0.002)
         dist.destroy_process_group()
+    elif sys.argv[2] == "flushes":
+        flushes(sys.argv[1])
     else:
         train(sys.argv[1], total=20_000, pause=0.002)

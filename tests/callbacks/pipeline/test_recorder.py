@@ -31,7 +31,7 @@ from lossforecast import (
     RunStore,
 )
 from lossforecast.callbacks import LightningLossForecast, TorchLossForecast
-from lossforecast.callbacks.pipeline import recorder
+from lossforecast.callbacks.pipeline import flush, recorder
 from lossforecast.callbacks.pipeline.describe import project_name
 
 SCRIPT = SUPPORT / "recorded.py"
@@ -332,7 +332,7 @@ def test_what_a_locked_store_could_not_take_comes_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the file for half of the run."""
-    monkeypatch.setattr("lossforecast.store.database._SQLITE_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("lossforecast.store.engines._SQLITE_WRITE_LOCK_TIMEOUT_S", 0.1)
     RunStore(tmp_path / "runs.db")
     raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None, check_same_thread=False)
     raw.execute("BEGIN IMMEDIATE")
@@ -353,7 +353,7 @@ def test_no_decision_is_lost_while_the_store_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decisions come later than the validation losses that they are made from."""
-    monkeypatch.setattr("lossforecast.store.database._SQLITE_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("lossforecast.store.engines._SQLITE_WRITE_LOCK_TIMEOUT_S", 0.1)
     RunStore(tmp_path / "runs.db")
     raw = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
     raw.execute("BEGIN IMMEDIATE")
@@ -389,7 +389,7 @@ def test_no_decision_is_lost_while_the_store_is_locked(
 def test_whatever_goes_wrong_with_the_past_training_begins(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(RunStore, "prior", fail)
@@ -402,7 +402,7 @@ def test_what_waits_for_a_store_that_is_down_stays_small(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recorder, "_LAST_WRITE_TIMEOUT_S", 5.0)
-    monkeypatch.setattr(recorder, "_MAX_WAITING_FORECASTS", 10)
+    monkeypatch.setattr(flush, "_MAX_WAITING_FORECASTS", 10)
     waiting: list[Any] = []
     written = recorder.RunRecorder._write
 

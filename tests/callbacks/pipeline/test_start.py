@@ -44,7 +44,7 @@ def torch_callback(**arguments: Any) -> TorchLossForecast:
         ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
         ({"policy": "stop"}, "policy must be one or more policies"),
         ({"sinks": print}, "sinks must be functions of an update"),
-        ({"store": 7}, "store must be True, a path, a database URL or a RunStore, not 7"),
+        ({"store": 7}, "store must be True, a path, a database URL or a RunStore, not of type int"),
         ({"schedule": [0.1] * 10}, "schedule must be an LRSchedule, not list"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
