@@ -18,6 +18,7 @@ PACKAGES = (
     "status",
     "arrays",
     "checks",
+    "signals",
     "log",
     "numerics",
     "schedule",

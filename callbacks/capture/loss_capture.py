@@ -12,6 +12,7 @@ from lossforecast.arrays import FloatArray
 from lossforecast.callbacks.capture.transfer import Transfer, copied, uncompiled
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
+from lossforecast.signals import is_from_signal
 
 __all__ = [
     "LossCapture",
@@ -211,6 +212,8 @@ class LossCapture:
         try:
             self._rate = copied(self._present())
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._rate, self._failure = np.nan, error  # the step is still counted
 
     @uncompiled
@@ -222,11 +225,14 @@ class LossCapture:
             if skipped is not None:
                 self._skipped[len(self._rates)] = copied(skipped)
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._failure = error
-        self._rates.append(self._rate)
-        self._rate = None
-        self.steps += 1
-        self.calls += 1
+        finally:
+            rate, self._rate = self._rate, None
+            self.steps += 1
+            self.calls += 1
+            self._rates.append(rate)  # last: a signal may interrupt after a call
 
     def _receive(self, before: int | None = None) -> int | None:
         """Read the sent blocks in order, up to the first that begins at step `before` or later.

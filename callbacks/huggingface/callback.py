@@ -213,7 +213,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             self._pipeline = start(settings, host)
             if probe is not None and host.saved is not None:
                 probe.load(checkpoint_folder(args, state), host.saved.get("probe"))
-        except Exception:
+        except BaseException:
             self._release()
             self._pipeline = None
             raise

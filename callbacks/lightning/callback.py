@@ -1,18 +1,17 @@
 """`LightningLossForecast`: forecasts inside a Lightning Trainer."""
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.lightning.host import host_run, is_long_enough
 from lossforecast.callbacks.lightning.losses import LossReader
+from lossforecast.callbacks.lightning.progress import ForecastInBar
 from lossforecast.callbacks.lightning.schedule import lint_trainer
 from lossforecast.callbacks.monitor import Sink, guarded
 from lossforecast.callbacks.pipeline import LoopCallback, Settings, StoreLike, start
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import Forecast
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
@@ -121,7 +120,6 @@ class LightningLossForecast(LoopCallback, Callback):
         self._pipeline = None
         self._losses: LossReader | None = None
         self._group = 0
-        self._shown: Forecast | None = None  # in the progress bar
         self._between_epochs: Trainer | None = None
 
     @property
@@ -137,6 +135,7 @@ class LightningLossForecast(LoopCallback, Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._start(trainer, pl_module)
+        self._show(trainer)
         self._poll_if_due(trainer)
 
     def on_train_batch_start(
@@ -170,7 +169,6 @@ class LightningLossForecast(LoopCallback, Callback):
         if self.settings.monitor is None:
             self._record(trainer, outputs)
         self._poll_if_due(trainer)
-        self._show(pl_module)
 
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Read the monitored metric."""
@@ -188,6 +186,7 @@ class LightningLossForecast(LoopCallback, Callback):
         """Read the remaining losses, forecast a last time and remove all hooks."""
         self._finish(trainer)
         self._between_epochs = None
+        ForecastInBar.remove(trainer.progress_bar_callback, self)
         self._release()
         self._record_end()
 
@@ -196,6 +195,7 @@ class LightningLossForecast(LoopCallback, Callback):
     ) -> None:
         """Remove all hooks, leave the other processes and record the failure."""
         self._between_epochs = None
+        ForecastInBar.remove(trainer.progress_bar_callback, self)
         self._release()
         self._record_end(exception)
 
@@ -272,13 +272,8 @@ class LightningLossForecast(LoopCallback, Callback):
         self._losses.read_metric(metrics)
 
     @guarded
-    def _show(self, pl_module: "LightningModule") -> None:
-        """Show a new forecast in the progress bar; without a bar, save the time of logging."""
-        forecast, has_bar = self.forecast, pl_module.trainer.progress_bar_callback is not None
-        if has_bar and forecast is not None and forecast is not self._shown:
-            self._shown = forecast
-            if not math.isnan(forecast.mean):
-                pl_module.log("final_loss", forecast.mean, prog_bar=True, logger=False)
+    def _show(self, trainer: "Trainer") -> None:
+        ForecastInBar.add(trainer.progress_bar_callback, self)
 
     @guarded
     def _state(self) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ placed where the rate bends.
 
 import math
 import warnings
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, unwr
 from lossforecast.checks import whole, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import contained
 from lossforecast.status import Caveat
 
 __all__ = ["schedule_from_torch"]
@@ -155,11 +155,11 @@ def _future(
     ahead = int(positions(np.array([total_steps]))[0])
     rate, corners = None, list[int]()
     if ahead > _MAX_EXACT_STEPS:
-        with suppress(Exception):
+        with contained():
             corners = corners_of(scheduler, ahead)
             rate = rate_formula(clone_of(scheduler), group, ahead)
     if rate is None and ahead <= _MAX_STEPS_WITHOUT_FORMULA:
-        with suppress(Exception):
+        with contained():
             rate = stepped(clone_of(scheduler), group, ahead)
     if rate is None or math.isnan(read_rate(rate, min(ahead, 1))):
         return np.array([first]), np.full(1, np.nan), set()

@@ -8,6 +8,7 @@ from lossforecast.callbacks.lr_schedulers.stepping import steps_per_call, unwrap
 from lossforecast.log import logger
 from lossforecast.policies import Action, Recommendation
 from lossforecast.schedule import Decay, LRSchedule
+from lossforecast.signals import contained
 
 __all__ = ["Steering"]
 
@@ -86,11 +87,9 @@ class Steering:
         now = self._scheduler.last_epoch
         wait = max(decay.start - now, 1)
         steps = max(decay.start + decay.steps - now - wait, 1)
-        try:
+        with contained(self._give_up):
             self._scheduler.begin_decay(steps, decay.shape, after=wait)
-        except Exception:
-            self.apply = False
-            logger.exception("the decay could not be begun; training goes on as planned")
+        if not self.apply:
             return False
         if log:
             logger.warning(
@@ -100,3 +99,7 @@ class Steering:
                 decay.shape,
             )
         return True
+
+    def _give_up(self, error: Exception) -> None:
+        self.apply = False
+        logger.exception("the decay could not be begun; training goes on as planned")

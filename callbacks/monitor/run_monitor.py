@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from lossforecast.callbacks.monitor.trail import Trail
@@ -11,6 +12,7 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import Action, Policy, Recommendation, checked_target, policy_list
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import contained
 
 __all__ = ["Recorder", "RunMonitor"]
 
@@ -103,11 +105,12 @@ class RunMonitor:
     def notify_sinks(self, update: Update) -> None:
         """Call every sink with an update; drop a sink that raises, and log its exception."""
         for sink in list(self.sinks):
-            try:
+            with contained(partial(self._drop_sink, sink)):
                 sink(update)
-            except Exception:
-                self.sinks.remove(sink)
-                logger.exception("a sink failed and gets no more forecasts: %r", sink)
+
+    def _drop_sink(self, sink: Sink, error: Exception) -> None:
+        self.sinks.remove(sink)
+        logger.exception("a sink failed and gets no more forecasts: %r", sink)
 
     @property
     def wants_stop(self) -> bool:

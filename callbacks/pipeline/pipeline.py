@@ -1,7 +1,6 @@
 """`Pipeline`: turns captured losses into forecasts on a grid of optimizer steps."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
+from lossforecast.signals import contained
 
 __all__ = ["Pipeline"]
 
@@ -184,6 +184,12 @@ class Pipeline:
             self.withdraw()
             self._exchange.abort()
 
+    def abandon(self) -> None:
+        """Leave the run to the parent of this process, which is a forked child."""
+        self._exchange.abandon()
+        self.monitor.recorder = None
+        self.monitor.sinks.clear()
+
     def close(self) -> None:
         """Remove all hooks from the optimizer and drop the averages of the probe."""
         self.capture.close()
@@ -209,10 +215,10 @@ class Pipeline:
 
         Losses that were not exchanged are left out: the other processes may be gone.
         """
-        with suppress(Exception):
+        with contained():
             if not self._exchange.is_connected:
                 self.finish(wait=False)
-        with suppress(Exception), self._exchange.lock:
+        with contained(), self._exchange.lock:
             self.record_end()
 
     # ------------------------------------------------------------------ reading

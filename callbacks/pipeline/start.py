@@ -94,7 +94,7 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         else:
             pipeline.load_state_dict(host.saved)
             adopt_plan(monitor.forecaster, host.plan, host.steps_taken)
-    except Exception:
+    except BaseException:
         clean_up(capture.close, *([probe.close] if probe is not None else []))
         raise
     return pipeline

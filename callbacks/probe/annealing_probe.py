@@ -16,6 +16,7 @@ from lossforecast.callbacks.probe.undisturbed import undisturbed
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
 from lossforecast.log import logger
+from lossforecast.signals import contained
 
 __all__ = ["AnnealingProbe"]
 
@@ -249,17 +250,12 @@ class AnnealingProbe:
         saved, self._saved = self._saved, None
         if self._averages is None or saved is None:
             return
-        try:
+        with contained(self._fail_to_restore):
             began, n_measured, next_step = (
                 whole(name, saved[name], StateError, least=0) for name in ("began", "looks", "next")
             )
-            self._averages.load(saved["averages"])
             waiting = [(int(step), Transfer(losses)) for step, losses in saved["losses"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._fail(StateError(f"not a saved probe: {error!r}"))
-        except StateError as error:
-            self._fail(error)
-        else:
+            self._averages.load(saved["averages"])
             self._began, self._n_measured = began, n_measured
             self._next, self._waiting = next_step, waiting
 
@@ -270,15 +266,12 @@ class AnnealingProbe:
         if self._averages is None:
             return
         steps = self._steps()
-        try:
+        with contained(self._fail):
             if self._next == _NOT_STARTED:
                 self._averages.restart()
                 self._began, self._next = steps, (steps // self.every + 1) * self.every
             if steps % self._averages.every == 0:
                 self._averages.update()
-        except Exception as error:
-            self._fail(error)
-            return
         if self._batches is not None and steps >= self._next:
             self._measure(self._batches[self._n_measured % len(self._batches)])
 
@@ -289,10 +282,8 @@ class AnnealingProbe:
         step = self._steps()
         self._next = (step // self.every + 1) * self.every
         self._n_measured += 1
-        try:
+        with contained(self._fail):
             self._waiting.append((step, Transfer(self._losses(batch))))
-        except Exception as error:
-            self._fail(error)
 
     def _losses(self, batch: Any) -> list[Tensor]:
         """Return the losses with the present weights and with their average over each horizon."""
@@ -314,6 +305,10 @@ class AnnealingProbe:
                 losses.append(loss.detach().reshape(()).float())
                 _reshard(self._model)
         return losses
+
+    def _fail_to_restore(self, error: Exception) -> None:
+        known = isinstance(error, StateError)
+        self._fail(error if known else StateError(f"not a saved probe: {error!r}"))
 
     def _fail(self, error: Exception) -> None:
         self.switched_off, self._averages = True, None

@@ -9,7 +9,7 @@ import torch
 
 from lossforecast.callbacks.capture import innermost, uncompiled
 from lossforecast.callbacks.lr_schedulers import LoopLint, parameter_group
-from lossforecast.callbacks.monitor import Sink, adopt_plan, guarded, switch_off
+from lossforecast.callbacks.monitor import Sink, adopt_plan, clean_up, guarded, switch_off
 from lossforecast.callbacks.pipeline import (
     HostRun,
     LoopCallback,
@@ -27,6 +27,7 @@ from lossforecast.policies import Policy
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import is_from_signal
 
 __all__ = ["TorchLossForecast"]
 
@@ -177,7 +178,9 @@ class TorchLossForecast(LoopCallback):
             return
         try:
             self._capture.keep(loss)
-        except Exception:
+        except Exception as error:
+            if is_from_signal(error):
+                raise
             switch_off(self)
 
     @uncompiled
@@ -273,8 +276,8 @@ class TorchLossForecast(LoopCallback):
     def _close(self, wait: bool, error: BaseException | None = None) -> None:
         try:
             self._finish(wait)
-            self._pipeline.leave()
-            self._pipeline.record_end(error, watched=not self.switched_off)
+            clean_up(self._pipeline.leave)
+            self._record_end(error)
         finally:  # also after Ctrl-C during the last forecast
             if self._finalizer is not None:
                 self._finalizer.detach()
