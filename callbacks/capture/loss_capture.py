@@ -194,11 +194,20 @@ class LossCapture:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved count."""
-        steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
-        rate = None if rate is None else number("last_rate", rate, StateError)
+        steps, rate = self.checked_state(state)
         self.steps = self.calls = steps
         self.forget()
         self._last_rate = rate
+
+    @staticmethod
+    def checked_state(state: dict[str, Any]) -> tuple[int, float | None]:
+        """Return the optimizer steps and the last learning rate of a saved state.
+
+        Raises:
+            KeyError, TypeError, StateError: the state is damaged.
+        """
+        steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
+        return steps, None if rate is None else number("last_rate", rate, StateError)
 
     # ------------------------------------------------------------------ inside
 

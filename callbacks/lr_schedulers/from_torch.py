@@ -16,6 +16,7 @@ import torch
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.callbacks.lr_schedulers.clone import clone_of, read_rate, stepped
 from lossforecast.callbacks.lr_schedulers.formulas import corners_of, rate_formula
+from lossforecast.callbacks.lr_schedulers.generators import generators_restored
 from lossforecast.callbacks.lr_schedulers.groups import parameter_group
 from lossforecast.callbacks.lr_schedulers.sampling import first_steps, sampled
 from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, unwrapped
@@ -60,8 +61,9 @@ def schedule_from_torch(
     past its end) or yields nan. A negative rate counts as 0.
 
     A callable object given as ``lr_lambda`` is copied, because torch counts it as state. Functions,
-    methods and partials of them are called themselves: one that counts its calls or draws random
-    numbers is affected.
+    methods and partials of them are called themselves: one that counts its calls is affected. One
+    that draws random numbers is not, because the global generators of Python, numpy and torch are
+    restored; a generator of its own, such as a ``random.Random`` in a closure, is not restored.
 
     Args:
         scheduler: a torch ``LRScheduler``, nested or resumed; an object with ``optimizer`` and
@@ -97,7 +99,7 @@ def schedule_from_torch(
     positions = _checked(every(1, step=step) if scheduler_steps is None else scheduler_steps)
     before = [(options["lr"], float(options["lr"])) for options in groups]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), generators_restored():
             warnings.simplefilter("ignore")  # torch misses optimizer steps between the clone's
             steps, lrs, caveats = _future(
                 scheduler, chosen, positions, step=step, total_steps=total_steps

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from lossforecast.errors import StateError
 from lossforecast.log import logger
 from lossforecast.signals import contained
 
-__all__ = ["clean_up", "guarded", "switch_off"]
+__all__ = ["clean_up", "guarded", "state_errors", "switch_off"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +44,17 @@ def clean_up(*steps: Callable[[], object]) -> None:
     for step in steps:
         with contained(_log_failed_cleanup):
             step()
+
+
+def state_errors() -> contained:
+    """Return a context manager that turns exceptions about a saved state into `StateError`."""
+    return contained(_refuse_state)
+
+
+def _refuse_state(error: Exception) -> NoReturn:
+    if isinstance(error, StateError):
+        raise error
+    raise StateError(f"not a saved run: {error!r}") from error
 
 
 def _log_failed_cleanup(error: Exception) -> None:

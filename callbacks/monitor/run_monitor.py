@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from lossforecast.callbacks.monitor.trail import Trail
 from lossforecast.callbacks.monitor.update import Sink, Update
 from lossforecast.forecast import Forecast
-from lossforecast.forecaster import Forecaster
+from lossforecast.forecaster import Forecaster, plan_difference
 from lossforecast.log import logger
 from lossforecast.policies import Action, Policy, Recommendation, checked_target, policy_list
 from lossforecast.schedule import LRSchedule
@@ -123,8 +123,7 @@ def adopt_plan(forecaster: Forecaster, planned: LRSchedule, step: int) -> None:
     saved = forecaster.schedule
     if forecaster.adopt_plan(planned, step):
         logger.warning(
-            "resumed at step %d with another schedule (%r, before: %r): the plan is changed",
+            "resumed at step %d with another schedule: the plan is changed (%s)",
             step,
-            planned,
-            saved,
+            plan_difference(saved, planned, step),
         )

@@ -1,6 +1,6 @@
 """`Listener`: turns the messages of a training loop into forecasts and requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Request
@@ -120,16 +120,19 @@ class Listener:
             "stored": None if recorder is None else recorder.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state.
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Return a function that continues from a saved state, and that cannot fail.
 
         Raises:
-            KeyError, TypeError, ValueError: the state is not that of a run, or is damaged.
+            Exception: of any kind; the state is not that of a run, or is damaged.
         """
         forecasters = {
             name: Forecaster.from_state_dict(state["forecasters"][name])
             for name in self.forecasters
         }
+        for name, forecaster in forecasters.items():
+            if forecaster.run.metric != name:
+                raise StateError(f"the saved forecaster of {name!r} has {forecaster.run!r:.80}")
         advised_at, between = (
             whole("advised", steps, StateError, least=0) for steps in state.get("advised", (0, 0))
         )
@@ -138,10 +141,14 @@ class Listener:
         monitor, metric = self.monitor, self.monitor.forecaster.run.metric
         if monitor.recorder is not None and state.get("stored") is not None:
             monitor.recorder.load_state_dict(state["stored"])
-        self.forecasters, monitor.forecaster = forecasters, forecasters[metric]
-        monitor.trail, monitor.recommendation = trail, None
-        self._meter, self._advised_at, self._between = meter, advised_at, between
-        self.first = True
+
+        def restore() -> None:
+            self.forecasters, monitor.forecaster = forecasters, forecasters[metric]
+            monitor.trail, monitor.recommendation = trail, None
+            self._meter, self._advised_at, self._between = meter, advised_at, between
+            self.first = True
+
+        return restore
 
 
 def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Block, GapBatch, Logged
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.monitor import RunMonitor
+from lossforecast.callbacks.monitor import RunMonitor, state_errors
 from lossforecast.callbacks.pipeline.actions import Actions
 from lossforecast.callbacks.pipeline.exchange import Exchange
 from lossforecast.callbacks.pipeline.listener import Listener
@@ -280,17 +280,17 @@ class Pipeline:
         """Continue from a saved state.
 
         Raises:
-            StateError: the state is not that of a run, or is damaged.
+            StateError: the state is not that of a run, or is damaged; nothing is changed then.
         """
-        self._exchange.reset()
-        try:
+        with state_errors():
             checked = whole("checked", state["checked"], StateError, least=0)
             cut = whole("cut", state["cut"], StateError, least=0)
             kept = losses_from_state(state["kept"])
-            self.capture.load_state_dict(state["capture"])
-            self._listener.load_state_dict(state)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError(f"not a saved run: {error!r}") from error
+            self.capture.checked_state(state["capture"])
+            restore = self._listener.prepare(state)
+        self._exchange.reset()
+        restore()
+        self.capture.load_state_dict(state["capture"])
         self.checked, self._posted, self._kept = checked, cut, kept
         self.poll_at, self._sent, self._pending = 0, 0, None
         self.actions.reset()
