@@ -207,7 +207,10 @@ class LossCapture:
             KeyError, TypeError, StateError: the state is damaged.
         """
         steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
-        return steps, None if rate is None else number("last_rate", rate, StateError)
+        rate = None if rate is None else number("last_rate", rate, StateError)
+        if rate is not None and rate < 0:
+            raise StateError(f"last_rate is {rate}; it must not be negative")
+        return steps, rate
 
     # ------------------------------------------------------------------ inside
 
