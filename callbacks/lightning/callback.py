@@ -70,6 +70,8 @@ class LightningLossForecast(LoopCallback, Callback):
         ConfigurationError: an argument makes no sense.
     """
 
+    _run_attributes = ("_losses", "_group", "_between_epochs")
+
     def __init__(
         self,
         monitor: str | None = None,
@@ -121,6 +123,10 @@ class LightningLossForecast(LoopCallback, Callback):
         self._losses: LossReader | None = None
         self._group = 0
         self._between_epochs: Trainer | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
 
     @property
     def state_key(self) -> str:

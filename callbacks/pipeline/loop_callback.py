@@ -3,7 +3,7 @@
 import os
 import weakref
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lossforecast.callbacks.monitor import clean_up
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
@@ -28,6 +28,9 @@ class LoopCallback:
     _finalizer: Any = None
     """A `weakref.finalize` that records the end of a run that is never closed, if there is one."""
 
+    _run_attributes: ClassVar[tuple[str, ...]] = ()
+    """Further attributes of the present run, which copies do not have."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Create a callback that leaves its run when the process forks."""
         self = super().__new__(cls)
@@ -48,6 +51,11 @@ class LoopCallback:
     def recommendation(self) -> Recommendation | None:
         """The latest recommendation; None before the first and outside process 0."""
         return self._pipeline.monitor.recommendation if self._pipeline else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the present run, so that a copy is a callback that is in no run."""
+        of_run = {"_pipeline", "_finalizer", "switched_off", *self._run_attributes}
+        return {name: value for name, value in vars(self).items() if name not in of_run}
 
     def _release(self) -> None:
         """Leave the other processes and remove all hooks; log errors."""

@@ -85,16 +85,20 @@ class AnnealingProbe:
         if batches is not None and not batches:
             raise ConfigurationError("batches is empty: give a few held-out ones, or None")
         self._given = _known_horizons(horizons)
-        self.horizons: tuple[int, ...] = self._given or ()
-        """Horizons of the averages in optimizer steps, once the probe has begun."""
         share = number("cost", cost, ConfigurationError)
         if not 0 < share <= 1:
             raise ConfigurationError(
                 f"cost is {cost}; it must be above 0 and at most 1, such as 0.01"
             )
-        self.loss, self._model, self._batches = loss, model, batches
+        self._given_loss, self._given_model, self._batches = loss, model, batches
         self._cost, self._offload = share, offload
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss, self._model = self._given_loss, self._given_model
         self.switched_off = False
+        self.horizons: tuple[int, ...] = self._given or ()
+        """Horizons of the averages in optimizer steps, once the probe has begun."""
         self.every = 0
         """Optimizer steps between two measurements, once the probe has begun."""
         self._averages: WeightAverages | None = None
@@ -105,6 +109,15 @@ class AnnealingProbe:
         self._hook: Any = None
         self._waiting: list[tuple[int, Transfer]] = []  # steps of measurements, and their losses
         self._saved: dict[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments alone, so that a copy is a probe that has not begun."""
+        arguments = ("_given", "_given_loss", "_given_model", "_batches", "_cost", "_offload")
+        return {name: vars(self)[name] for name in arguments}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
 
     # ------------------------------------------------------------------ in the loop
 

@@ -23,6 +23,7 @@ from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.callbacks.torch.schedule import planner_of, steering_of
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
@@ -30,6 +31,8 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.signals import is_from_signal
 
 __all__ = ["TorchLossForecast"]
+
+_COPY = "this is a copy of a TorchLossForecast, which is in no run"
 
 
 class TorchLossForecast(LoopCallback):
@@ -50,6 +53,8 @@ class TorchLossForecast(LoopCallback):
     With several processes (`torch.distributed`) create one in each, with the same arguments, and
     call `step`, `validation` and `state_dict` at the same steps. Losses are averaged over all
     processes, the first one forecasts, and all stop at the same step.
+
+    A copy, by `copy` or `pickle`, has the same settings and is in no run: it records nothing.
 
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training continues.
@@ -90,6 +95,8 @@ class TorchLossForecast(LoopCallback):
     """
 
     _pipeline: Pipeline
+    _warned = False
+    _run_attributes = ("_resumed", "_planner", "_capture", "_lint")
 
     def __init__(
         self,
@@ -156,6 +163,10 @@ class TorchLossForecast(LoopCallback):
         is_recorded = self._pipeline.monitor.recorder is not None
         self._finalizer = weakref.finalize(self, self._pipeline.finalize) if is_recorded else None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.switched_off = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -172,6 +183,8 @@ class TorchLossForecast(LoopCallback):
     @uncompiled
     def step(self, loss: torch.Tensor | float) -> None:
         """Record the loss of a (micro-)batch, right after it was computed."""
+        if self._is_copy():
+            return
         self._poll_if_due()
         if self.switched_off:
             self._capture.forget()
@@ -186,12 +199,15 @@ class TorchLossForecast(LoopCallback):
     @uncompiled
     def validation(self, loss: torch.Tensor | float) -> None:
         """Record a validation loss, measured after the optimizer steps taken so far."""
-        self._validate(loss)
-        self._poll_if_due()
+        if not self._is_copy():
+            self._validate(loss)
+            self._poll_if_due()
 
     @property
     def should_stop(self) -> bool:
         """True when the training loop is to end; always False without ``stop=True``."""
+        if self._is_copy():
+            return False
         if self._pipeline.stop:
             self._poll_if_due()
         return self._pipeline.should_stop
@@ -210,18 +226,18 @@ class TorchLossForecast(LoopCallback):
     @property
     def forecaster(self) -> Forecaster:
         """The forecaster of the chosen metric, with all losses read so far."""
-        return self._pipeline.forecaster()
+        return self._run.forecaster()
 
     def forecaster_of(self, metric: str) -> Forecaster:
         """Return the forecaster of the "train" or the "val" loss; both are kept."""
-        if metric not in self._pipeline.forecasters:
+        if metric not in self._run.forecasters:
             raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
         return self._pipeline.forecaster(metric)
 
     @property
     def steps(self) -> int:
         """Optimizer steps taken; includes steps that the device may turn out to have skipped."""
-        return self._capture.steps
+        return self._run.capture.steps
 
     # ------------------------------------------------------------------ state
 
@@ -232,7 +248,7 @@ class TorchLossForecast(LoopCallback):
         until a stop is due again.
         """
         self._flush()
-        return self._pipeline.state_dict()
+        return self._run.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state; a changed schedule is adopted with a warning.
@@ -240,12 +256,27 @@ class TorchLossForecast(LoopCallback):
         Raises:
             StateError: the state is not of a run, or is damaged.
         """
-        self._pipeline.load_state_dict(state)
+        self._run.load_state_dict(state)
         self._resumed = True
         if self.settings.probe is not None:
             self.settings.probe.restart()
 
     # ------------------------------------------------------------------ inside
+
+    @property
+    def _run(self) -> Pipeline:
+        if vars(self).get("_pipeline") is None:
+            raise ConfigurationError(f"{_COPY}: create a TorchLossForecast for each optimizer")
+        return self._pipeline
+
+    def _is_copy(self) -> bool:
+        """Return whether this is a copy, which is in no run; warn at the first time."""
+        if vars(self).get("_pipeline") is not None:
+            return False
+        if not self._warned:
+            self._warned = True
+            logger.warning("no forecasts: %s", _COPY)
+        return True
 
     def _poll_if_due(self) -> None:
         if self._pipeline.is_due:
@@ -274,6 +305,8 @@ class TorchLossForecast(LoopCallback):
         self._pipeline.finish(wait=wait)
 
     def _close(self, wait: bool, error: BaseException | None = None) -> None:
+        if self._is_copy():
+            return
         try:
             self._finish(wait)
             clean_up(self._pipeline.leave)
