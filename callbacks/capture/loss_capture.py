@@ -108,8 +108,9 @@ class LossCapture:
             loss = loss.detach().clone() if scale == 1.0 else loss.detach() * scale
         else:
             loss = float(loss) * scale
+        # a signal may interrupt after each call: the last one completes the change
+        self._losses[len(self._at) :] = [loss]
         self._at.append(self.steps if step is None else step)
-        self._losses.append(loss)
         if len(self._losses) >= _MAX_LOSSES_ON_DEVICE:
             self.send()
 
@@ -126,14 +127,14 @@ class LossCapture:
             block = _Block(
                 at=np.array(self._at, dtype=np.int64),
                 rates_from=self._rates_from,
-                losses=Transfer(self._losses),
+                losses=Transfer(self._losses[: len(self._at)]),
                 rates=Transfer(self._rates),
                 skippable=list(self._skipped),
                 skipped=Transfer(list(self._skipped.values())),
             )
-            self._sent.append(block)
             self._at, self._losses, self._rates, self._skipped = [], [], [], {}
             self._rates_from = self.steps + 1
+            self._sent.append(block)
         return not any(block.pending for block in self._sent)
 
     def take(self, before: int | None = None) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
@@ -256,19 +257,21 @@ class LossCapture:
             block = self._sent[0]
             if before is not None and block.at.size and block.at[0] >= before:
                 break
-            del self._sent[0]
             at, rates = block.at, np.maximum(block.rates.read(), 0.0)  # some schedules end below 0
             losses, skipped = block.losses.read(), np.zeros(rates.size, dtype=bool)
             skipped[block.skippable] = block.skipped.read() > 0
-            if skipped.any():
+            is_skipped = bool(skipped.any())
+            if is_skipped:
                 n_skipped = np.concatenate([[0], np.cumsum(skipped)])  # before each step
                 at = at - n_skipped[np.clip(at - block.rates_from + 1, 0, None)]
                 rates = rates[~skipped]
+            host = np.append(self._host_at, at), np.append(self._host_losses, losses)
+            host_rates = np.append(self._host_rates, rates)
+            del self._sent[0]  # nothing was changed before
+            (self._host_at, self._host_losses), self._host_rates = host, host_rates
+            if is_skipped:
                 self._uncount(int(n_skipped[-1]))
                 before = None if before is None else before - int(n_skipped[-1])
-            self._host_at = np.append(self._host_at, at)
-            self._host_losses = np.append(self._host_losses, losses)
-            self._host_rates = np.append(self._host_rates, rates)
         return before
 
     def _uncount(self, n_skipped: int) -> None:
@@ -296,7 +299,8 @@ class LossCapture:
         left = int(self._host_at.min(initial=last))
         dropped = max(left - self._host_from + 1, 0)
         if dropped:
-            self._last_rate = float(self._host_rates[dropped - 1])
+            last_rate = float(self._host_rates[dropped - 1])
+            self._last_rate = last_rate
             self._host_rates = self._host_rates[dropped:]
             self._host_from += dropped
         return steps, means, used

@@ -19,7 +19,8 @@ def generators_restored() -> Iterator[None]:
     """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     cpu = torch.get_rng_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else range(0)
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if in_use else range(0)
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
     try:
         yield

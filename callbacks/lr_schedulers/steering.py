@@ -87,18 +87,18 @@ class Steering:
         now = self._scheduler.last_epoch
         wait = max(decay.start - now, 1)
         steps = max(decay.start + decay.steps - now - wait, 1)
+        begun = False
         with contained(self._give_up):
             self._scheduler.begin_decay(steps, decay.shape, after=wait)
-        if not self.apply:
-            return False
-        if log:
+            begun = True
+        if begun and log:
             logger.warning(
                 "the learning rate decays from step %d to %d (%s), as recommended",
                 now + wait,
                 now + wait + steps,
                 decay.shape,
             )
-        return True
+        return begun
 
     def _give_up(self, error: Exception) -> None:
         self.apply = False

@@ -1,5 +1,6 @@
 """`Listener`: turns the messages of a training loop into forecasts and requests."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,13 @@ class Listener:
 
     def deliver(self, message: Message) -> Request:
         """Observe a message, forecast if that is due, and return the resulting request."""
-        _observe(self.forecasters, self._meter, message)
+        before = {name: copy.deepcopy(f.history) for name, f in self.forecasters.items()}
+        try:
+            _observe(self.forecasters, self._meter, message)
+        except BaseException:  # interrupted by a signal: all of the message or nothing
+            for name, history in before.items():
+                self.forecasters[name].history = history
+            raise
         if isinstance(message, Change):
             return Request()
         self.has_news = self.has_news or not isinstance(message, Block) or message.steps.size > 0

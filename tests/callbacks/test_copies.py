@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import torch
 from support.lightning_runs import IGNORED_WARNINGS, trainer_of
 from support.spawned import (
     Steered,
@@ -19,6 +18,7 @@ from support.spawned import (
     train_torch,
 )
 from support.torch_runs import Bench, run
+from torch.multiprocessing.spawn import spawn
 
 from lossforecast import ConfigurationError, LRSchedule, Prior, RunInfo, RunStore
 from lossforecast.callbacks import (
@@ -99,6 +99,7 @@ def test_a_trainer_can_be_copied_and_trains_on(tmp_path: Path) -> None:
     arguments = everything(tmp_path) | {"probe": None}
     callback = LightningLossForecast(**arguments)
     trainer = trainer_of(callback, max_steps=60)
+    each: Any
     for each in (copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
         each.fit(Steered(), batches())
         (ours,) = [c for c in each.callbacks if isinstance(c, LightningLossForecast)]
@@ -149,10 +150,10 @@ def test_the_schedule_and_the_default_policies_are_kept() -> None:
 @pytest.mark.slow
 def test_spawned_workers_train_with_what_they_get(tmp_path: Path) -> None:
     callback = LightningLossForecast(**everything(tmp_path))
-    torch.multiprocessing.spawn(train_lightning, (callback, str(tmp_path)), nprocs=1)
+    spawn(train_lightning, (callback, str(tmp_path)), nprocs=1)
     bench, arguments = Bench(), everything(tmp_path) | {"probe": None, "store": None}
     monitor = TorchLossForecast(bench.optimizer, SteerableLR(bench.optimizer, 60), 60, **arguments)
-    torch.multiprocessing.spawn(train_torch, (monitor.settings, str(tmp_path)), nprocs=2)
+    spawn(train_torch, (monitor.settings, str(tmp_path)), nprocs=2)
     monitor.close()
     found = [float((tmp_path / name).read_text()) for name in ("lightning-0", "torch-0", "torch-1")]
     assert found[1] == found[2]
