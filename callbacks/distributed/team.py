@@ -115,7 +115,10 @@ class Team:
         try:
             self._thread.start()
         except RuntimeError as error:  # the limit of threads is reached
-            self._close(None, f"process {self._rank} exchanges nothing ({error})")
+            reason = f"process {self._rank} exchanges nothing ({error})"
+            if self._rank:
+                logger.warning(reason)
+            self._close(None, reason)
         else:
             _active.add(self)
 

@@ -4,10 +4,12 @@ Called with the folder of the results, the rank, the port of rank 0's store, and
 """
 
 import json
+import logging
 import os
 import random
 import signal
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from datetime import timedelta
@@ -20,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.distributed import channel, team
+from support.logs import WarningLog
 from support.policies import stop_from
 
 TOTAL = 100
@@ -72,10 +75,17 @@ def fork(how: str) -> None:
         time.sleep(0.01)
 
 
+def no_threads() -> None:
+    """Have the system refuse to start a thread: there is no address space for its stack."""
+    threading.stack_size(2**46)
+
+
 def train(rank: int, options: dict[str, Any]) -> dict[str, Any]:
     """A training loop; returns the steps taken and the weights."""
     torch.manual_seed(rank if options.get("apart") else 0)
     plain = torch.nn.Linear(4, 1)
+    log = WarningLog()
+    logging.getLogger("lossforecast").addHandler(log)
     model: Any = DistributedDataParallel(plain) if options.get("ddp") else plain
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = None
@@ -106,6 +116,9 @@ def train(rank: int, options: dict[str, Any]) -> dict[str, Any]:
         "steps": step,
         "weights": plain.weight.tolist(),
         "closing": time.monotonic() - began,
+        "off": monitor is not None and monitor.switched_off,
+        "forecast": None if monitor is None or not monitor.forecast else monitor.forecast.made_at,
+        "log": log.lines,
     }
 
 
@@ -120,6 +133,8 @@ def main(folder: Path, rank: int, port: str, options: dict[str, Any]) -> None:
         world_size=2,
         timeout=timedelta(seconds=120),
     )
+    if options.get("threadless") == rank:
+        no_threads()
     if options.get("freeze") == rank:
         freeze_in_agreement(before=options["before"])
     found = train(rank, options)

@@ -133,3 +133,18 @@ def test_random_accidents(tmp_path: Path) -> None:
         found = answer(folder, 1 - rank)
         assert found["steps"] == TOTAL
         assert found["weights"] == before[1 - rank]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_no_thread_can_be_started_training_and_forecasts_go_on(
+    rank: int, tmp_path: Path
+) -> None:
+    before = alone(tmp_path)
+    with pair(tmp_path, apart=True, threadless=rank, stop_from=30) as both:
+        assert [ended(process, START_S) for process in both] == [0, 0]
+    found = [answer(tmp_path, each) for each in range(2)]
+    assert [each["weights"] for each in found] == before
+    assert not any(each["off"] for each in found)
+    assert found[0]["forecast"] == TOTAL - 1
+    (line,) = (line for line in found[rank]["log"] if "can't start new thread" in line)
+    assert line.startswith(f"process {rank} exchanges nothing")
