@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.distributed.processes import dist
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "never_free"]
 
 
 class Channel:
@@ -58,7 +58,7 @@ class Channel:
         pause, last = 1e-4, time.monotonic() + limit
         while not work.is_completed():
             if self._over() or time.monotonic() > last:
-                _never_free(self._group, work, values)
+                never_free(self._group, work, values)
                 if self._over():
                     raise RuntimeError("this process left before the others took part")
                 return False
@@ -68,7 +68,7 @@ class Channel:
         return True
 
 
-def _never_free(*objects: object) -> None:
+def never_free(*objects: object) -> None:
     """Keep objects alive until the process exits, by a reference that is never released.
 
     The destructors of a gloo group and of a pending collective wait for the other processes, which

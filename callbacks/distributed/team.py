@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from lossforecast.callbacks.distributed.channel import Channel
+from lossforecast.callbacks.distributed.channel import Channel, never_free
 from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import dist, processes
 from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need
@@ -111,6 +111,7 @@ class Team:
         self._agreement_timeout = self._first_agreement_timeout
         self._n_agreements = 0
         self._joined = False
+        self._channel: Channel | None = None
         self._thread = threading.Thread(target=self._run, name="lossforecast", daemon=True)
         try:
             self._thread.start()
@@ -246,7 +247,7 @@ class Team:
 
     def _exchange(self, namespace: Any) -> str:
         """Supply what `Member.exchange` needs until it ends; return the reason for the end."""
-        exchange, channel = self._member.exchange(), None
+        exchange = self._member.exchange()
         answer: Any = None
         while True:
             try:
@@ -258,21 +259,22 @@ class Team:
                 if answer is None:
                     return ""
                 continue
-            if channel is None:
+            if self._channel is None:
                 reason = self._barrier(namespace)
                 if reason:
                     return reason
                 timeout = timedelta(seconds=self.timeouts.connection)
-                channel = Channel(
+                self._channel = Channel(
                     namespace,
                     rank=self._rank,
                     size=self._size,
                     timeout=timeout,
                     over=lambda: self.over,
                 )
-            answer = (
-                self._agree(namespace, channel) if need is Need.NEXT_POLL else channel.sum(need)
-            )
+            if need is Need.NEXT_POLL:
+                answer = self._agree(namespace, self._channel)
+            else:
+                answer = self._channel.sum(need)
 
     def _agree(self, namespace: Any, channel: Channel) -> int | None:
         """Return the maximum of the next polls, the same in all processes; None if cancelled."""
@@ -375,6 +377,8 @@ def _own_store() -> Any:
 
 def _forget_all() -> None:
     """Forget all teams, in a forked child: their threads, which may hold locks, are not there."""
+    for team in _active:
+        never_free(team, team._channel)  # its destructor would wait for the threads
     _active.clear()
 
 
