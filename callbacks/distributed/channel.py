@@ -2,7 +2,9 @@
 
 import ctypes
 import math
+import os
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 
 from lossforecast.callbacks.distributed.processes import dist
 
-__all__ = ["Channel", "never_free"]
+__all__ = ["Channel"]
+
+_channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
 
 class Channel:
@@ -32,6 +36,7 @@ class Channel:
     ) -> None:
         self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, timeout)
         self._over = over
+        _channels.add(self)
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sums over all processes, of the shape of `values`."""
@@ -58,7 +63,7 @@ class Channel:
         pause, last = 1e-4, time.monotonic() + limit
         while not work.is_completed():
             if self._over() or time.monotonic() > last:
-                never_free(self._group, work, values)
+                _never_free(self._group, work, values)
                 if self._over():
                     raise RuntimeError("this process left before the others took part")
                 return False
@@ -68,7 +73,7 @@ class Channel:
         return True
 
 
-def never_free(*objects: object) -> None:
+def _never_free(*objects: object) -> None:
     """Keep objects alive until the process exits, by a reference that is never released.
 
     The destructors of a gloo group and of a pending collective wait for the other processes, which
@@ -76,3 +81,13 @@ def never_free(*objects: object) -> None:
     """
     for kept in objects:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+def _keep_all() -> None:
+    """Keep all groups in a forked child, where their destructors would wait for missing threads."""
+    for channel in list(_channels):
+        _never_free(channel, channel._group)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_all)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from lossforecast.callbacks.distributed.channel import Channel, never_free
+from lossforecast.callbacks.distributed.channel import Channel
 from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import dist, processes
 from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need
@@ -377,8 +377,6 @@ def _own_store() -> Any:
 
 def _forget_all() -> None:
     """Forget all teams, in a forked child: their threads, which may hold locks, are not there."""
-    for team in _active:
-        never_free(team, team._channel)  # its destructor would wait for the threads
     _active.clear()
 
 
