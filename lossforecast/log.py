@@ -5,10 +5,12 @@ Messages are escaped, so that a name from a log or a store cannot forge a line.
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from lossforecast.printable import printable
+from lossforecast.signals import contained
 
 __all__ = ["logger"]
 
@@ -28,10 +30,8 @@ class _ConsoleHandler(logging.Handler):
         """Print a record, unless logging is configured or its last resort is switched off."""
         if logging.lastResort is None or _is_configured():
             return
-        try:
+        with contained(lambda _: self.handleError(record)):
             print(self.format(record), file=sys.stderr)  # noqa: T201
-        except Exception:
-            self.handleError(record)
 
 
 def _is_configured() -> bool:
@@ -51,14 +51,35 @@ def _escape(record: logging.LogRecord) -> bool:
     return True
 
 
+def _never_raising(log: Callable[..., None], console: logging.Handler) -> Callable[..., None]:
+    """Return the method `Logger._log`, through which all messages go, made safe.
+
+    What a handler, filter or record factory of the user raises is printed to stderr with the
+    message, as `logging` does with errors inside `Handler.emit`: unless `logging.raiseExceptions`
+    is False.
+    """
+
+    def safe(level: int, msg: object, args: Any, *, stacklevel: int = 1, **more: Any) -> None:
+        def report(error: Exception) -> None:
+            with contained():  # stderr may be closed
+                record = logging.LogRecord(_NAME, level, __file__, 0, msg, args, None)
+                console.handleError(record)
+
+        with contained(report):
+            log(level, msg, args, stacklevel=stacklevel + 1, **more)
+
+    return safe
+
+
 def _install() -> None:
     if any(handler.name == _NAME for handler in logger.handlers):
         return  # this module was loaded before
     logger.addFilter(_escape)
-    handler = _ConsoleHandler(logging.WARNING)
-    handler.name = _NAME
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    logger.addHandler(handler)
+    console = _ConsoleHandler(logging.WARNING)
+    console.name = _NAME
+    console.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger.addHandler(console)
+    logger._log = _never_raising(logger._log, console)  # type: ignore[method-assign]
 
 
 _install()

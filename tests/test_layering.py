@@ -19,6 +19,7 @@ PACKAGES = (
     "status",
     "arrays",
     "checks",
+    "signals",
     "log",
     "numerics",
     "schedule",

@@ -1,10 +1,14 @@
 """Warnings name the package where logging is not configured, and nowhere twice."""
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lossforecast.log import logger
 
 WARN = 'logger.warning("step %d: %s", 720, "stop"); logger.info("step 730: continue")'
 
@@ -68,3 +72,75 @@ def test_an_error_keeps_its_traceback(tmp_path: Path) -> None:
     assert out == ""
     assert err.startswith("lossforecast: forecasting failed\nTraceback")
     assert err.endswith("ZeroDivisionError: division by zero\n")
+
+
+class Raising(logging.Handler):
+    """A handler with a bug, which raises instead of calling `handleError`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ConnectionError("the log server is gone")
+
+
+def refuse(record: logging.LogRecord) -> bool:
+    raise ValueError("a filter with a bug")
+
+
+def factory(*args: object, **kwargs: object) -> logging.LogRecord:
+    raise TypeError("a record factory with a bug")
+
+
+@pytest.fixture(params=["handler", "root handler", "filter", "record factory"])
+def broken_logging(request: pytest.FixtureRequest) -> Iterator[None]:
+    root, plain = logging.getLogger(), logging.getLogRecordFactory()
+    owner = root if request.param == "root handler" else logger
+    handler = Raising()
+    if "handler" in request.param:
+        owner.addHandler(handler)
+    elif request.param == "filter":
+        logger.addFilter(refuse)
+    else:
+        logging.setLogRecordFactory(factory)
+    yield
+    owner.removeHandler(handler)
+    logger.removeFilter(refuse)
+    logging.setLogRecordFactory(plain)
+
+
+@pytest.mark.usefixtures("broken_logging")
+def test_nothing_that_logging_raises_gets_out(capsys: pytest.CaptureFixture[str]) -> None:
+    logger.warning("step %d", 7)
+    try:
+        int("no number")
+    except ValueError:
+        logger.exception("something failed")
+    err = capsys.readouterr().err
+    assert "--- Logging error ---" in err
+    assert "Message: 'step %d'\nArguments: (7,)" in err
+
+
+@pytest.mark.usefixtures("broken_logging")
+def test_logging_may_be_told_to_be_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logger.warning("step %d", 7)
+    assert "Logging error" not in capsys.readouterr().err
+
+
+def test_the_record_names_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    logger.warning("here")
+    assert caplog.records[-1].funcName == "test_the_record_names_the_caller"
+
+
+def test_an_interrupt_in_a_handler_passes() -> None:
+    class Impatient(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise KeyboardInterrupt
+
+    handler = Impatient()
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            logger.warning("step")
+    finally:
+        logger.removeHandler(handler)

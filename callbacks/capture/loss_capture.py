@@ -15,6 +15,7 @@ from lossforecast.callbacks.capture.transfer import Transfer, copied, uncompiled
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
 from lossforecast.log import logger
+from lossforecast.signals import is_from_signal
 
 __all__ = ["LossCapture"]
 
@@ -138,8 +139,9 @@ class LossCapture:
         self._since_step += 1
         if self._since_step > _MAX_LOSSES_BETWEEN_STEPS:
             self.warn_if_not_stepped(4 * self.accumulated)
+        # a signal may interrupt after each call: the last one completes the change
+        self._losses[len(self._at) :] = [loss]
         self._at.append(self.steps if step is None else step)
-        self._losses.append(loss)
         if len(self._losses) >= _MAX_LOSSES_ON_DEVICE:
             self.send()
 
@@ -170,14 +172,14 @@ class LossCapture:
             block = _Block(
                 at=np.array(self._at, dtype=np.int64),
                 rates_from=self._rates_from,
-                losses=Transfer(self._losses),
+                losses=Transfer(self._losses[: len(self._at)]),
                 rates=Transfer(self._rates),
                 skippable=list(self._skipped),
                 skipped=Transfer(list(self._skipped.values())),
             )
-            self._sent.append(block)
             self._at, self._losses, self._rates, self._skipped = [], [], [], {}
             self._rates_from = self.steps + 1
+            self._sent.append(block)
         return not any(block.pending for block in self._sent)
 
     def take(self, before: int | None = None) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
@@ -237,11 +239,23 @@ class LossCapture:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved count."""
-        steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
-        rate = None if rate is None else number("last_rate", rate, StateError)
+        steps, rate = self.checked_state(state)
         self.steps = self.calls = steps
         self.forget()
         self._last_rate = rate
+
+    @staticmethod
+    def checked_state(state: dict[str, Any]) -> tuple[int, float | None]:
+        """Return the optimizer steps and the last learning rate of a saved state.
+
+        Raises:
+            KeyError, TypeError, StateError: the state is damaged.
+        """
+        steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
+        rate = None if rate is None else number("last_rate", rate, StateError)
+        if rate is not None and rate < 0:
+            raise StateError(f"last_rate is {rate}; it must not be negative")
+        return steps, rate
 
     # ------------------------------------------------------------------ inside
 
@@ -255,6 +269,8 @@ class LossCapture:
         try:
             self._rate = copied(self._present())
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._rate, self._failure = np.nan, error  # the step is still counted
 
     def _count(self, optimizer: Any, *_: Any) -> None:
@@ -265,13 +281,16 @@ class LossCapture:
             if skipped is not None:
                 self._skipped[len(self._rates)] = copied(skipped)
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._failure = error
-        self._rates.append(self._rate)
-        self._rate = None
-        self.steps += 1
-        self.calls += 1
-        self.accumulated = max(self.accumulated, self._since_step)
-        self._since_step = 0
+        finally:
+            rate, self._rate = self._rate, None
+            self.steps += 1
+            self.calls += 1
+            self._since_step, before = 0, self._since_step
+            self._rates.append(rate)  # last: a signal may interrupt after a call
+        self.accumulated = max(self.accumulated, before)
         if len(self._rates) >= _MAX_RATES_ON_DEVICE:
             self._bound_memory()
 
@@ -284,6 +303,8 @@ class LossCapture:
             self.send()
             self._receive(n_left=1)
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self.forget()
             self._failure = error
         if self._host_rates.size and not self._host_at.size:
@@ -303,19 +324,21 @@ class LossCapture:
             block = self._sent[0]
             if before is not None and block.at.size and block.at[0] >= before:
                 break
-            del self._sent[0]
             at, rates = block.at, np.maximum(block.rates.read(), 0.0)  # some schedules end below 0
             losses, skipped = block.losses.read(), np.zeros(rates.size, dtype=bool)
             skipped[block.skippable] = block.skipped.read() > 0
-            if skipped.any():
+            is_skipped = bool(skipped.any())
+            if is_skipped:
                 n_skipped = np.concatenate([[0], np.cumsum(skipped)])  # before each step
                 at = at - n_skipped[np.clip(at - block.rates_from + 1, 0, None)]
                 rates = rates[~skipped]
+            host = np.append(self._host_at, at), np.append(self._host_losses, losses)
+            host_rates = np.append(self._host_rates, rates)
+            del self._sent[0]  # nothing was changed before
+            (self._host_at, self._host_losses), self._host_rates = host, host_rates
+            if is_skipped:
                 self._uncount(int(n_skipped[-1]))
                 before = None if before is None else before - int(n_skipped[-1])
-            self._host_at = np.append(self._host_at, at)
-            self._host_losses = np.append(self._host_losses, losses)
-            self._host_rates = np.append(self._host_rates, rates)
         return before
 
     def _uncount(self, n_skipped: int) -> None:
@@ -348,7 +371,8 @@ class LossCapture:
 
     def _drop_rates(self, count: int) -> None:
         """Drop the first rates on the host, of which the last is remembered."""
-        self._last_rate = float(self._host_rates[count - 1])
+        last_rate = float(self._host_rates[count - 1])
+        self._last_rate = last_rate
         self._host_rates = self._host_rates[count:]
         self._host_from += count
 

@@ -1,13 +1,13 @@
 """`Transfer`: copies values on their device and reads them on the host in blocks."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
 from lossforecast.arrays import FloatArray
+from lossforecast.signals import contained
 
 __all__ = ["Transfer", "copied", "uncompiled"]
 
@@ -40,7 +40,7 @@ class Transfer:
             self._parts.append((slice(None), np.array(values, dtype=np.float64), None))
             return
         if types == {torch.Tensor}:
-            with suppress(RuntimeError):  # devices or shapes differ
+            with contained():  # fails if devices or shapes differ
                 block = torch.stack(values)
                 if block.dtype == values[0].dtype:
                     self._start(slice(None), block.reshape(-1))

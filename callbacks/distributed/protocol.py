@@ -14,6 +14,8 @@ from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = ["Block", "Change", "GapBatch", "Logged", "Member", "Message", "Need"]
 
+_NO_ANSWER = "a process gave no answer while a stop or a decay was agreed on, which is cancelled"
+
 
 @dataclass(frozen=True)
 class GapBatch:
@@ -95,7 +97,7 @@ class Need(Enum):
     """Something an exchange waits for, other than the sum of an array over all processes."""
 
     MESSAGE = "the next message of the training loop"
-    NEXT_POLL = "the maximum over all processes of the next poll of their loops"
+    NEXT_POLL = "the maximum over all processes of the next poll of their loops; None if cancelled"
 
 
 class Member:
@@ -110,6 +112,7 @@ class Member:
       every loop stops: the largest of those at which the loops poll next. A loop that gets there
       before the answer waits for it. The answer does not depend on any loop, so there is no
       deadlock. A decay of the learning rate is agreed on in the same way, once.
+    - If an agreement is cancelled, because a process is frozen, this exchange is the last.
 
     Args:
         rank: rank of this process; rank 0 decides.
@@ -179,12 +182,16 @@ class Member:
             # agree before anything else: loops may be waiting
             request = Request() if header.leaving else header.request
             if request.stop and self.stop_at is None:
-                self.stop_at = int((yield Need.NEXT_POLL))
-                self.agreeing = False
+                agreed = yield Need.NEXT_POLL
+                if agreed is None:
+                    return _NO_ANSWER
+                self.stop_at, self.agreeing = int(agreed), False
             if request.decay is not None and self.decay_at is None and self.stop_at is None:
+                agreed = yield Need.NEXT_POLL
+                if agreed is None:
+                    return _NO_ANSWER
                 self.decay = request.decay
-                self.decay_at = int((yield Need.NEXT_POLL))
-                self.agreeing = False
+                self.decay_at, self.agreeing = int(agreed), False
             self._pass_on(self._averaged(message, total))
             if header.leaving:
                 return "" if header.leaving == self._size else "a process has ended or failed"

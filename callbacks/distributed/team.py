@@ -1,7 +1,7 @@
 """`Team`: the processes of a distributed run, which exchange losses beside their training loops."""
 
 import atexit
-import ctypes
+import os
 import threading
 import time
 from collections import deque
@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from lossforecast.callbacks.distributed.channel import Channel
 from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import dist, processes
 from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need
@@ -24,6 +21,8 @@ from lossforecast.schedule import Decay
 __all__ = ["Team", "Timeouts"]
 
 _active: "set[Team]" = set()  # started by the training loops of this process, and not ended
+_CANCELLED = "cancelled"
+_NEXT_WAIT_S = 0.1  # at each poll of a loop that has waited for an agreement in vain
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,17 @@ class Timeouts:
         rendezvous: for all processes to start a callback, from the first block of rank 0 on.
         connection: for an answer of another process, which is then assumed to be gone although the
             network has not reported that.
-        drain: for the messages of the others before a state is saved and at the end of the run.
+        drain: for the messages of the others before a state is saved, and for the whole end of the
+            exchange at the end of the run.
         exit: for the messages of the others if an exception ends the run; also for the thread.
+        agreement: for the answers of the others to a stop or a decay, which is then cancelled.
     """
 
     rendezvous: float = 30.0
     connection: float = 3600.0
     drain: float = 10.0
     exit: float = 1.0
+    agreement: float = 5.0
 
 
 class Team:
@@ -50,8 +52,13 @@ class Team:
     The training loop posts messages here and goes on. A thread takes them and exchanges them with
     the threads of the other processes over a gloo group of its own, so nothing waits for the
     device and nothing interferes with the collectives of the training. The loop itself waits in two
-    cases: at the agreed step of a stop or a decay, for an answer that the threads give without any
-    loop; and for a limited time in `drain`.
+    cases, for a limited time: at the step of a stop or a decay that is being agreed on, for an
+    answer that the threads give without any loop; and in `drain` and `end`.
+
+    A process may freeze while an agreement is under way. Whoever has waited too long for its answer
+    cancels the agreement, and whoever has all answers confirms it, both under one key of torch's
+    key-value store, where the first to write decides for all. If the store itself does not answer,
+    because its host is frozen, the loop goes on and asks again after each optimizer step.
 
     Args:
         kind: teams of the same kind meet.
@@ -93,15 +100,28 @@ class Team:
         same_kind = [team for team in _active if team.kind == kind]
         self._name = f"{kind} {len(same_kind)}"  # unique among the active teams
         self._announcement = f"step {start} ({plan})"
-        self._changed = threading.Condition()  # guards the fields below and the member
+        # guards the fields below and the member; entered as such, not through the condition, whose
+        # `__enter__` could be interrupted by a signal after it has locked
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         self._messages: deque[Message] = deque()
         self._current: Message | None = None  # taken by the thread, not delivered yet
         self._leaving = False
         self._drain_timeout = self.timeouts.drain
+        self._agreement_timeout = self._first_agreement_timeout
+        self._n_agreements = 0
         self._joined = False
-        _active.add(self)
+        self._channel: Channel | None = None
         self._thread = threading.Thread(target=self._run, name="lossforecast", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the limit of threads is reached
+            reason = f"process {self._rank} exchanges nothing ({error})"
+            if self._rank:
+                logger.warning(reason)
+            self._close(None, reason)
+        else:
+            _active.add(self)
 
     # ------------------------------------------------------------------ called by the loop
 
@@ -123,26 +143,35 @@ class Team:
 
     def post(self, message: Message) -> None:
         """Enqueue a message; ignored after a block with `leaves`."""
-        with self._changed:
+        with self._mutex:
             if not self._leaving:
                 self._messages.append(message)
                 self._leaving = isinstance(message, Block) and message.leaves
                 self._changed.notify_all()
 
-    def schedule_poll(self, calls: int) -> int:
-        """Return the optimizer calls after which to poll again or to stop, at most `calls`.
+    def schedule_poll(self, calls: int, ahead: int) -> int:
+        """Return the optimizer calls after which to poll again or to stop.
 
-        It waits while an agreement is under way.
+        It waits while an agreement is under way, for a limited time.
+
+        Args:
+            calls: optimizer calls so far.
+            ahead: maximum number of further calls until the poll.
         """
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self.over or self._member.schedule_poll(calls) is not None
-            )
-            return self._member.schedule_poll(calls) or calls
+        then = calls + ahead
+        with self._mutex:
+            if not self._changed.wait_for(
+                lambda: self.over or self._member.schedule_poll(then) is not None,
+                self._agreement_timeout,
+            ):
+                self._agreement_timeout = _NEXT_WAIT_S
+                return calls + 1
+            self._agreement_timeout = self._first_agreement_timeout
+            return self._member.schedule_poll(then) or then
 
     def drain(self) -> None:
         """Wait until all messages are delivered, for a limited time."""
-        with self._changed:
+        with self._mutex:
             if not self._changed.wait_for(
                 lambda: self.over or not self.undelivered, self._drain_timeout
             ):
@@ -155,24 +184,38 @@ class Team:
             wait: whether the run ends regularly, so that the others' last blocks are worth waiting
                 for; otherwise the wait is short.
         """
-        timeout = min(self._drain_timeout, self.timeouts.drain if wait else self.timeouts.exit)
-        with self._changed:
+        exit_time = self.timeouts.exit
+        limit = max(self.timeouts.drain, exit_time) if wait else 2 * exit_time
+        last = time.monotonic() + limit
+        with self._mutex:
             if self._joined or self._rank == 0:
-                self._changed.wait_for(lambda: self.over, timeout)
+                others = min(self._drain_timeout, limit - exit_time)
+                self._changed.wait_for(lambda: self.over, others)
             self.over = True
             self._changed.notify_all()
         _active.discard(self)
-        self._thread.join(self.timeouts.exit)
-        with self.lock:  # waits for a delivery that is under way
+        if self._thread.is_alive():
+            self._thread.join(exit_time)
+        # a delivery may be under way
+        if not self.lock.acquire(timeout=max(last - time.monotonic(), 0.0)):
+            self._member.failure = RuntimeError(f"a forecast has not ended after {limit:g} s")
+            return []
+        try:
             return self.undelivered
+        finally:
+            self.lock.release()
 
     @property
     def undelivered(self) -> list[Message]:
         """Messages that are not delivered yet."""
-        with self._changed:
+        with self._mutex:
             return [*([self._current] if self._current else []), *self._messages]
 
     # ------------------------------------------------------------------ in the thread
+
+    @property
+    def _first_agreement_timeout(self) -> float:
+        return self.timeouts.agreement + self.timeouts.exit
 
     def _run(self) -> None:
         namespace, reason = None, ""
@@ -190,7 +233,7 @@ class Team:
         if self._rank == 0 and namespace is not None:
             with suppress(Exception):  # the store may be gone
                 namespace.set("open", "")
-        with self._changed:
+        with self._mutex:
             if self._rank == 0 and reason and not (self.over or self._leaving or self.failure):
                 logger.warning(
                     "%s: from here on, forecasts use the losses of process 0 alone and stop "
@@ -204,7 +247,7 @@ class Team:
 
     def _exchange(self, namespace: Any) -> str:
         """Supply what `Member.exchange` needs until it ends; return the reason for the end."""
-        exchange, channel = self._member.exchange(), None
+        exchange = self._member.exchange()
         answer: Any = None
         while True:
             try:
@@ -216,12 +259,12 @@ class Team:
                 if answer is None:
                     return ""
                 continue
-            if channel is None:
+            if self._channel is None:
                 reason = self._barrier(namespace)
                 if reason:
                     return reason
                 timeout = timedelta(seconds=self.timeouts.connection)
-                channel = _Channel(
+                self._channel = Channel(
                     namespace,
                     rank=self._rank,
                     size=self._size,
@@ -229,11 +272,20 @@ class Team:
                     over=lambda: self.over,
                 )
             if need is Need.NEXT_POLL:
-                with self._changed:
-                    next_poll = self._member.freeze_poll()
-                answer = channel.maximum(next_poll)
+                answer = self._agree(namespace, self._channel)
             else:
-                answer = channel.sum(need)
+                answer = self._channel.sum(need)
+
+    def _agree(self, namespace: Any, channel: Channel) -> int | None:
+        """Return the maximum of the next polls, the same in all processes; None if cancelled."""
+        with self._mutex:
+            next_poll = self._member.freeze_poll()
+        self._n_agreements += 1
+        at = channel.maximum(next_poll, self.timeouts.agreement)
+        ours = _CANCELLED if at is None else str(at)
+        key = f"agreement {self._n_agreements}"
+        decided = namespace.compare_set(key, "", ours).decode()  # the first value written
+        return None if decided == _CANCELLED else int(decided)
 
     def _open_rendezvous(self) -> Any:
         """On rank 0, open a namespace of torch's key-value store where the processes meet."""
@@ -299,7 +351,7 @@ class Team:
             pause = min(1.5 * pause, 1.0)
 
     def _next_message(self) -> Message | None:
-        with self._changed:
+        with self._mutex:
             self._current = None
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._messages or self.over)
@@ -309,59 +361,11 @@ class Team:
 
     def _deliver_locked(self, message: Message) -> Request:
         with self.lock:
-            with self._changed:
+            with self._mutex:
                 if self.over:
                     return Request()
                 self._current = None
             return self._deliver(message)
-
-
-class _Channel:
-    """Sums and maxima over the processes, through a gloo group of its own."""
-
-    def __init__(
-        self, store: Any, rank: int, size: int, timeout: timedelta, over: Callable[[], bool]
-    ) -> None:
-        self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, timeout)
-        self._over = over
-
-    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self._all_reduce(values, dist.ReduceOp.SUM)
-
-    def maximum(self, value: int) -> int:
-        return int(self._all_reduce(np.array([value]), dist.ReduceOp.MAX)[0])
-
-    def _all_reduce(self, values: NDArray[Any], operation: Any) -> NDArray[Any]:
-        """Reduce `values` over all processes, in place.
-
-        Polls for completion, because gloo's own wait cannot be interrupted and would abort a
-        process that exits.
-
-        Raises:
-            RuntimeError: the team ended before the others took part.
-        """
-        options = dist.AllreduceOptions()
-        options.reduceOp = operation
-        work = self._group.allreduce([torch.from_numpy(values)], options)
-        pause = 1e-4
-        while not work.is_completed():
-            if self._over():
-                _never_free(self._group, work, values)
-                raise RuntimeError("this process left before the others took part")
-            time.sleep(pause)
-            pause = min(1.5 * pause, 0.05)
-        work.wait()  # raises the error of the collective, if any
-        return values
-
-
-def _never_free(*objects: object) -> None:
-    """Keep objects alive until the process exits, by a reference that is never released.
-
-    The destructors of a gloo group and of a pending collective wait for the other processes, which
-    may never come; and gloo may still write into the array of a pending collective.
-    """
-    for kept in objects:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 def _own_store() -> Any:
@@ -369,6 +373,15 @@ def _own_store() -> Any:
     store: Any = dist.distributed_c10d._get_default_store()
     store = store.clone() if hasattr(store, "clone") else store
     return dist.PrefixStore("lossforecast", store)
+
+
+def _forget_all() -> None:
+    """Forget all teams, in a forked child: their threads, which may hold locks, are not there."""
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 @atexit.register

@@ -83,6 +83,8 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         ConfigurationError: an argument makes no sense.
     """
 
+    _run_attributes = ("_place", "_probe", "_training", "_group", "_losses")
+
     def __init__(
         self,
         monitor: str | None = None,
@@ -118,13 +120,21 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         )
         # set by the Trainer, too, when it creates a callback from a checkpoint
         self._saved: dict[str, Any] | None = None
-        self._place = 0  # index among the callbacks of the same class and monitor
         self._missing: list[str] = []  # arguments that the checkpoint could not keep
+        self._reset()
+
+    def _reset(self) -> None:
+        probe = self.settings.probe
+        self._place = 0  # index among the callbacks of the same class and monitor
         self._probe = None if probe is None else TrainerProbe(probe)
         self._training = False
         self._group = 0
         self._losses: LossReader | None = None
         self._finalizer: Any = weakref.finalize(self, int)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
 
     # ------------------------------------------------------------------ hooks
 
@@ -214,7 +224,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             self._pipeline = start(settings, host)
             if probe is not None and host.saved is not None:
                 probe.load(checkpoint_folder(args, state), host.saved.get("probe"))
-        except Exception:
+        except BaseException:
             self._release()
             self._pipeline = None
             raise

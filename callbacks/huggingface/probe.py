@@ -43,13 +43,7 @@ class TrainerProbe:
         if any(hasattr(p, "to_local") for p in model.parameters()):
             return  # sharded: the weights are already gathered when such a hook is called
 
-        def measure(module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
-            if module.training and torch.is_grad_enabled():
-                # without the number of items, by which the model would divide its loss
-                batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
-                self.probe.measure_if_due(batch)
-
-        self._hook = model.register_forward_pre_hook(measure, with_kwargs=True)
+        self._hook = model.register_forward_pre_hook(_Measure(self.probe), with_kwargs=True)
 
     def close(self) -> None:
         """Remove the hooks from the model and the optimizer."""
@@ -89,6 +83,22 @@ class TrainerProbe:
                 path,
                 "belongs to another run" if saved else "is missing",
             )
+
+
+class _Measure:
+    """Hook of a model that passes its batches to a probe; in a copy of the model, to none."""
+
+    def __init__(self, probe: AnnealingProbe | None = None) -> None:
+        self._probe = probe
+
+    def __call__(self, module: Any, inputs: Any, keywords: dict[str, Any]) -> None:
+        if self._probe is not None and module.training and torch.is_grad_enabled():
+            # without the number of items, by which the model would divide its loss
+            batch = {k: v for k, v in keywords.items() if k != "num_items_in_batch"}
+            self._probe.measure_if_due(batch)
+
+    def __reduce__(self) -> tuple[type["_Measure"], tuple[()]]:
+        return _Measure, ()
 
 
 def _model_loss(model: Any, batch: Mapping[str, Any]) -> Any:

@@ -1,6 +1,5 @@
 """`LightningLossForecast`: forecasts inside a Lightning Trainer."""
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +7,12 @@ from lossforecast.callbacks.lightning.host import has_optimizer, host_run, is_lo
 from lossforecast.callbacks.lightning.lint import TrainerLint
 from lossforecast.callbacks.lightning.losses import LossReader
 from lossforecast.callbacks.lightning.plan import TrainerPlan
+from lossforecast.callbacks.lightning.progress import ForecastInBar
 from lossforecast.callbacks.monitor import Sink, guarded
 from lossforecast.callbacks.pipeline import LoopCallback, Settings, StoreLike, start
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import Forecast
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
@@ -72,6 +71,8 @@ class LightningLossForecast(LoopCallback, Callback):
         ConfigurationError: an argument makes no sense.
     """
 
+    _run_attributes = ("_losses", "_plan", "_lint", "_between_epochs")
+
     def __init__(
         self,
         monitor: str | None = None,
@@ -123,8 +124,11 @@ class LightningLossForecast(LoopCallback, Callback):
         self._losses: LossReader | None = None
         self._plan: TrainerPlan | None = None
         self._lint: TrainerLint | None = None
-        self._shown: Forecast | None = None  # in the progress bar
         self._between_epochs: Trainer | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
 
     @property
     def state_key(self) -> str:
@@ -139,6 +143,7 @@ class LightningLossForecast(LoopCallback, Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._start(trainer, pl_module)
+        self._show(trainer)
         self._poll_if_due(trainer)
 
     def on_train_batch_start(
@@ -176,15 +181,14 @@ class LightningLossForecast(LoopCallback, Callback):
         """Record the loss; forecast and stop if that is due."""
         if self._pipeline is None or self._plan is None:
             return
-        if not self._plan.progress.is_training:
+        if not self._plan.pace.is_training:
             return
-        self._plan.progress.end_batch(batch_idx)
+        self._plan.pace.end_batch(batch_idx)
         if self.switched_off:
             self._pipeline.capture.forget()
         if self.settings.monitor is None:
             self._record(trainer, outputs)
         self._poll_if_due(trainer)
-        self._show(pl_module)
 
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Read the monitored metric."""
@@ -202,6 +206,7 @@ class LightningLossForecast(LoopCallback, Callback):
         """Read the remaining losses, forecast a last time and remove all hooks."""
         self._finish(trainer)
         self._between_epochs = None
+        ForecastInBar.remove(trainer.progress_bar_callback, self)
         self._release()
         self._record_end()
 
@@ -210,6 +215,7 @@ class LightningLossForecast(LoopCallback, Callback):
     ) -> None:
         """Remove all hooks, leave the other processes and record the failure."""
         self._between_epochs = None
+        ForecastInBar.remove(trainer.progress_bar_callback, self)
         self._release()
         self._record_end(exception)
 
@@ -251,14 +257,14 @@ class LightningLossForecast(LoopCallback, Callback):
         assert self._plan is not None
         if self._plan.optimizer_changed():
             self._pipeline.capture.watch(self._plan.optimizer, self._plan.group)
-        if self._plan.progress.is_training:
-            self._plan.progress.begin_batch(batch_idx, self._pipeline.capture.steps)
+        if self._plan.pace.is_training:
+            self._plan.pace.begin_batch(batch_idx, self._pipeline.capture.steps)
 
     def _check_schedule(self, *, at_end: bool = False) -> None:
         """Check the schedule of a new run once, as soon as the pace of its steps is known."""
         if self._lint is None or self._plan is None or self._pipeline is None:
             return
-        if self._lint.is_open and (at_end or self._plan.progress.is_settled):
+        if self._lint.is_open and (at_end or self._plan.pace.is_settled):
             positions = self._plan.positions_from_start(self._pipeline.capture.steps)
             if positions is not None or self._lint.needs_no_pace or at_end:
                 total = self._pipeline.forecasters[self.settings.metric].total_steps
@@ -309,13 +315,8 @@ class LightningLossForecast(LoopCallback, Callback):
         self._losses.read_metric(metrics)
 
     @guarded
-    def _show(self, pl_module: "LightningModule") -> None:
-        """Show a new forecast in the progress bar; without a bar, save the time of logging."""
-        forecast, has_bar = self.forecast, pl_module.trainer.progress_bar_callback is not None
-        if has_bar and forecast is not None and forecast is not self._shown:
-            self._shown = forecast
-            if not math.isnan(forecast.mean):
-                pl_module.log("final_loss", forecast.mean, prog_bar=True, logger=False)
+    def _show(self, trainer: "Trainer") -> None:
+        ForecastInBar.add(trainer.progress_bar_callback, self)
 
     @guarded
     def _state(self) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Lint of the schedulers under a Lightning ``Trainer``, once the pace of the run is known."""
 
 import math
-from contextlib import suppress
 from typing import Any
 
 from lossforecast.callbacks.lightning.schedule import (
@@ -22,6 +21,7 @@ from lossforecast.callbacks.lr_schedulers import (
 )
 from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule
+from lossforecast.signals import contained
 
 __all__ = ["TrainerLint"]
 
@@ -51,7 +51,7 @@ class TrainerLint:
         configs = [] if given else scheduler_configs(trainer, optimizer)
         if configs and self.is_open:
             self._config, self.is_open = configs[0], False
-            with suppress(Exception):  # a scheduler that cannot be copied is not checked
+            with contained():  # a scheduler that cannot be copied is not checked
                 self._scheduler = clone_of(unwrapped(configs[0].scheduler)[0])
                 self.is_open = True
 

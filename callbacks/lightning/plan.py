@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lossforecast.callbacks.capture import innermost
-from lossforecast.callbacks.lightning.progress import TrainerProgress
+from lossforecast.callbacks.lightning.pace import TrainerPace
 from lossforecast.callbacks.lightning.schedule import (
     declared_positions,
     measured_positions,
@@ -48,7 +48,7 @@ class TrainerPlan:
                 f"optimizer_index is {optimizer_index}, but the module has "
                 f"{len(trainer.optimizers)} optimizers"
             )
-        self.progress = TrainerProgress(trainer)
+        self.pace = TrainerPace(trainer)
         self.group = 0
         """Index of the parameter group whose learning rate counts."""
         self._trainer, self._settings, self._index = trainer, settings, optimizer_index
@@ -86,7 +86,7 @@ class TrainerPlan:
         return PlanSource(
             read=self._read,
             scheduler=self._scheduler,
-            length=self.progress.length,
+            length=self.pace.length,
             fixed_length=given or self._settings.total_steps is not None,
             fixed_rates=given,
         )
@@ -129,7 +129,7 @@ class TrainerPlan:
         """Return the plan after some steps of the optimizer."""
         total = self._total
         if self._settings.total_steps is None:
-            self._total = total = self.progress.length(taken) or total
+            self._total = total = self.pace.length(taken) or total
         total = max(total, taken + 1)
         positions = self._positions(taken)
         if positions is None and self._by_hand and self._meter is not None:
@@ -176,8 +176,8 @@ class TrainerPlan:
         self, config: Any, taken: int, *, from_start: bool = False
     ) -> Positions:
         """Return when Lightning steps a scheduler; the arguments are those of `_positions`."""
-        trainer, pace = self._trainer, self.progress.pace(taken)
-        epoch, batches = int(trainer.current_epoch), self.progress.batches
+        trainer, pace = self._trainer, self.pace.measured(taken)
+        epoch, batches = int(trainer.current_epoch), self.pace.batches
         if from_start:
             taken, epoch, batches = 0, 0, 0
         if pace is None or not math.isfinite(trainer.num_training_batches):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.callbacks.capture import innermost
-from lossforecast.callbacks.lightning.progress import trained_epochs
+from lossforecast.callbacks.lightning.pace import trained_epochs
 from lossforecast.callbacks.lr_schedulers import (
     Positions,
     Steering,

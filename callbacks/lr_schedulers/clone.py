@@ -5,11 +5,12 @@ import functools
 import math
 import types
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
+
+from lossforecast.signals import contained
 
 __all__ = ["Rate", "clone_of", "read_rate", "stepped"]
 
@@ -65,7 +66,7 @@ def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
     """Return the rates of the next `ahead` steps of a clone; nan from a step that raises on."""
     groups, rates = scheduler.optimizer.param_groups, np.full(ahead + 1, np.nan)
     rates[0] = float(groups[group]["lr"])
-    with suppress(Exception):
+    with contained():
         for k in range(1, ahead + 1):
             scheduler.step()
             rates[k] = float(groups[group]["lr"])
@@ -74,8 +75,7 @@ def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
 
 def read_rate(rate: Rate, k: int) -> float:
     """Return the rate after k further scheduler steps; nan if it raises or returns no number."""
-    try:
+    lr = math.nan
+    with contained():  # the scheduler will raise in the run, too
         lr = float(rate(k))
-    except Exception:  # the scheduler will raise in the run, too
-        return math.nan
     return max(lr, 0.0) if math.isfinite(lr) else math.nan

@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast.callbacks.lr_schedulers.clone import Rate, read_rate, stepped
 from lossforecast.callbacks.lr_schedulers.steerable import SteerableLR
+from lossforecast.signals import contained
 
 __all__ = ["corners_of", "rate_formula"]
 
@@ -173,11 +174,10 @@ def _sequential(s: Any, group: int, ahead: int) -> Rate | None:
             options["lr"].fill_(lr)
         else:
             options["lr"] = lr
-        try:
+        part = _ended
+        with contained():  # fails in the run, too: torch cannot start some nested schedulers
             s.step()
             part = rate_formula(s._schedulers[bisect_right(marks, mark)], group, ahead)
-        except Exception:  # in the run, too: torch cannot start some nested schedulers
-            part = _ended
         starts.append(mark - now)
         parts.append(part)
     known = [part for part in parts if part is not None]

@@ -8,7 +8,6 @@ placed where the rate bends.
 
 import math
 import warnings
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.callbacks.lr_schedulers.clone import clone_of, read_rate, stepped
 from lossforecast.callbacks.lr_schedulers.formulas import corners_of, rate_formula
+from lossforecast.callbacks.lr_schedulers.generators import generators_restored
 from lossforecast.callbacks.lr_schedulers.groups import parameter_group
 from lossforecast.callbacks.lr_schedulers.own_rates import own_rates
 from lossforecast.callbacks.lr_schedulers.sampling import first_steps, sampled
@@ -24,6 +24,7 @@ from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, unwr
 from lossforecast.checks import whole, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import contained
 from lossforecast.status import Caveat
 
 __all__ = ["schedule_from_torch"]
@@ -63,8 +64,9 @@ def schedule_from_torch(
     past its end) or yields nan. A negative rate counts as 0.
 
     A callable object given as ``lr_lambda`` is copied, because torch counts it as state. Functions,
-    methods and partials of them are called themselves: one that counts its calls or draws random
-    numbers is affected.
+    methods and partials of them are called themselves: one that counts its calls is affected. One
+    that draws random numbers is not, because the global generators of Python, numpy and torch are
+    restored; a generator of its own, such as a ``random.Random`` in a closure, is not restored.
 
     Args:
         scheduler: a torch ``LRScheduler``, nested or resumed; an object with ``optimizer`` and
@@ -100,7 +102,7 @@ def schedule_from_torch(
     positions = _checked(every(1, step=step) if scheduler_steps is None else scheduler_steps)
     before = [(options["lr"], float(options["lr"])) for options in groups]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), generators_restored():
             warnings.simplefilter("ignore")  # torch misses optimizer steps between the clone's
             steps, lrs, caveats = _future(
                 scheduler, chosen, positions, step=step, total_steps=total_steps
@@ -158,11 +160,11 @@ def _future(
     ahead = int(positions(np.array([total_steps]))[0])
     rate, corners = None, list[int]()
     if ahead > _MAX_EXACT_STEPS:
-        with suppress(Exception):
+        with contained():
             corners = corners_of(scheduler, ahead)
             rate = rate_formula(clone_of(scheduler), group, ahead)
     if rate is None and ahead <= _MAX_STEPS_WITHOUT_FORMULA:
-        with suppress(Exception):
+        with contained():
             rate = stepped(clone_of(scheduler), group, ahead)
     if rate is None or math.isnan(read_rate(rate, min(ahead, 1))):
         taken = round((ahead + 1) * step / (total_steps - step))  # at the pace of the steps ahead

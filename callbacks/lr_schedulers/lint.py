@@ -19,6 +19,7 @@ from lossforecast.callbacks.lr_schedulers.stepping import (
 )
 from lossforecast.log import logger
 from lossforecast.schedule import Finding, Flaw, LRSchedule, climbs_again, falls_once, lint
+from lossforecast.signals import contained
 from lossforecast.status import Caveat
 
 __all__ = [
@@ -50,12 +51,13 @@ P = ParamSpec("P")
 def harmless(function: Callable[P, None]) -> Callable[P, None]:
     """Decorate a check to log its exceptions instead of raising them."""
 
+    def report(error: Exception) -> None:
+        logger.exception("the schedule could not be checked; training and forecasts go on")
+
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
+        with contained(report):
             function(*args, **kwargs)
-        except Exception:
-            logger.exception("the schedule could not be checked; training and forecasts go on")
 
     return call
 

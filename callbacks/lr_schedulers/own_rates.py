@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from lossforecast.callbacks.lr_schedulers.clone import Rate, clone_of
+from lossforecast.signals import contained
 
 __all__ = ["own_rates"]
 
@@ -29,7 +29,7 @@ def own_rates(scheduler: Any, group: int, expected: int) -> Rate | None:
     groups = scheduler.optimizer.param_groups
     present = float(groups[group]["lr"])
     for name in _NAMES:
-        with suppress(Exception):
+        with contained():
             at = _rate_at(getattr(clone_of(scheduler), name), group, len(groups))
             for now in _nearest(expected):
                 if math.isclose(at(now), present, rel_tol=_SAME_RATE_TOLERANCE):

@@ -8,6 +8,7 @@ from lossforecast.callbacks.lr_schedulers.stepping import steps_per_call, unwrap
 from lossforecast.log import logger
 from lossforecast.policies import Action, Recommendation
 from lossforecast.schedule import Decay, LRSchedule
+from lossforecast.signals import contained
 
 __all__ = ["Steering"]
 
@@ -86,17 +87,19 @@ class Steering:
         now = self._scheduler.last_epoch
         wait = max(decay.start - now, 1)
         steps = max(decay.start + decay.steps - now - wait, 1)
-        try:
+        begun = False
+        with contained(self._give_up):
             self._scheduler.begin_decay(steps, decay.shape, after=wait)
-        except Exception:
-            self.apply = False
-            logger.exception("the decay could not be begun; training goes on as planned")
-            return False
-        if log:
+            begun = True
+        if begun and log:
             logger.warning(
                 "the learning rate decays from step %d to %d (%s), as recommended",
                 now + wait,
                 now + wait + steps,
                 decay.shape,
             )
-        return True
+        return begun
+
+    def _give_up(self, error: Exception) -> None:
+        self.apply = False
+        logger.exception("the decay could not be begun; training goes on as planned")

@@ -1,6 +1,6 @@
 """A forecaster inside a training run: forecasts, recommendations, sinks, errors kept out."""
 
-from lossforecast.callbacks.monitor.guard import clean_up, guarded, switch_off
+from lossforecast.callbacks.monitor.guard import clean_up, guarded, state_errors, switch_off
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.trail import FAN, Trail, fan, short
 from lossforecast.callbacks.monitor.update import Sink, Update, listed_sinks
@@ -17,5 +17,6 @@ __all__ = [
     "guarded",
     "listed_sinks",
     "short",
+    "state_errors",
     "switch_off",
 ]

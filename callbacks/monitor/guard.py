@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from lossforecast.errors import StateError
 from lossforecast.log import logger
+from lossforecast.signals import contained
 
-__all__ = ["clean_up", "guarded", "switch_off"]
+__all__ = ["clean_up", "guarded", "state_errors", "switch_off"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -16,7 +18,7 @@ def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
     """Decorate a method that must not raise: log its first exception and switch forecasting off.
 
     The object's `switched_off` becomes True; from then on its guarded methods return None at once.
-    KeyboardInterrupt and SystemExit are not caught.
+    KeyboardInterrupt, SystemExit and the exceptions of signal handlers are not caught.
     """
 
     @wraps(method)
@@ -24,11 +26,9 @@ def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
         owner: Any = args[0]
         if owner.switched_off:
             return None
-        try:
+        with contained(lambda _: switch_off(owner)):
             return method(*args, **kwargs)
-        except Exception:
-            switch_off(owner)
-            return None
+        return None
 
     return call
 
@@ -42,7 +42,20 @@ def switch_off(owner: Any) -> None:
 def clean_up(*steps: Callable[[], object]) -> None:
     """Call every step at the end of a run, even if others fail; log the exceptions."""
     for step in steps:
-        try:
+        with contained(_log_failed_cleanup):
             step()
-        except Exception:
-            logger.exception("cleanup at the end of the run failed; training is not affected")
+
+
+def state_errors() -> contained:
+    """Return a context manager that turns exceptions about a saved state into `StateError`."""
+    return contained(_refuse_state)
+
+
+def _refuse_state(error: Exception) -> NoReturn:
+    if isinstance(error, StateError):
+        raise error
+    raise StateError(f"not a saved run: {error!r}") from error
+
+
+def _log_failed_cleanup(error: Exception) -> None:
+    logger.exception("cleanup at the end of the run failed; training is not affected")

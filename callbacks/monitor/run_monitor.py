@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from lossforecast.callbacks.monitor.trail import Trail
 from lossforecast.callbacks.monitor.update import Sink, Update
 from lossforecast.forecast import Forecast
-from lossforecast.forecaster import Forecaster
+from lossforecast.forecaster import Forecaster, plan_difference
 from lossforecast.log import logger
 from lossforecast.policies import Action, Policy, Recommendation, checked_target, policy_list
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import contained
 
 __all__ = ["Recorder", "RunMonitor"]
 
@@ -103,11 +105,12 @@ class RunMonitor:
     def notify_sinks(self, update: Update) -> None:
         """Call every sink with an update; drop a sink that raises, and log its exception."""
         for sink in list(self.sinks):
-            try:
+            with contained(partial(self._drop_sink, sink)):
                 sink(update)
-            except Exception:
-                self.sinks.remove(sink)
-                logger.exception("a sink failed and gets no more forecasts: %r", sink)
+
+    def _drop_sink(self, sink: Sink, error: Exception) -> None:
+        self.sinks.remove(sink)
+        logger.exception("a sink failed and gets no more forecasts: %r", sink)
 
     @property
     def wants_stop(self) -> bool:
@@ -120,8 +123,7 @@ def adopt_plan(forecaster: Forecaster, planned: LRSchedule, step: int) -> None:
     saved = forecaster.schedule
     if forecaster.adopt_plan(planned, step):
         logger.warning(
-            "resumed at step %d with another schedule (%r, before: %r): the plan is changed",
+            "resumed at step %d with another schedule: the plan is changed (%s)",
             step,
-            planned,
-            saved,
+            plan_difference(saved, planned, step),
         )

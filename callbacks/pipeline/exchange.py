@@ -88,7 +88,7 @@ class Exchange:
         """
         poll_at = calls + ahead
         if self._team is not None:
-            poll_at = self._team.schedule_poll(poll_at)
+            poll_at = self._team.schedule_poll(calls, ahead)
             self._actions.stop_at, self._actions.decay_at = self._team.stop_at, self._team.decay
         return self._actions.run_due(calls, poll_at, ahead)
 
@@ -124,6 +124,10 @@ class Exchange:
         if self._team is not None:
             self._team.end()
             self._team = None
+
+    def abandon(self) -> None:
+        """Forget the other processes, in a forked child, where the thread does not run."""
+        self._team = None
 
     def reset(self) -> None:
         """Return to the state of a process on its own, for a run that is resumed."""

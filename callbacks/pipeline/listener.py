@@ -1,6 +1,7 @@
 """`Listener`: turns the messages of a training loop into forecasts and requests."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,13 @@ class Listener:
 
     def deliver(self, message: Message) -> Request:
         """Observe a message, forecast if that is due, and return the resulting request."""
-        _observe(self.forecasters, self._meter, message)
+        before = {name: copy.deepcopy(f.history) for name, f in self.forecasters.items()}
+        try:
+            _observe(self.forecasters, self._meter, message)
+        except BaseException:  # interrupted by a signal: all of the message or nothing
+            for name, history in before.items():
+                self.forecasters[name].history = history
+            raise
         if isinstance(message, Change):
             self.streak, self._used = Streak(), None
             return Request()
@@ -141,16 +148,19 @@ class Listener:
             "stored": None if recorder is None else recorder.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state.
+    def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Return a function that continues from a saved state, and that cannot fail.
 
         Raises:
-            KeyError, TypeError, ValueError: the state is not that of a run, or is damaged.
+            Exception: of any kind; the state is not that of a run, or is damaged.
         """
         forecasters = {
             name: Forecaster.from_state_dict(state["forecasters"][name])
             for name in self.forecasters
         }
+        for name, forecaster in forecasters.items():
+            if forecaster.run.metric != name:
+                raise StateError(f"the saved forecaster of {name!r} has {forecaster.run!r:.80}")
         advised_at, between = (
             whole("advised", steps, StateError, least=0) for steps in state.get("advised", (0, 0))
         )
@@ -159,10 +169,14 @@ class Listener:
         monitor, metric = self.monitor, self.monitor.forecaster.run.metric
         if monitor.recorder is not None and state.get("stored") is not None:
             monitor.recorder.load_state_dict(state["stored"])
-        self.forecasters, monitor.forecaster = forecasters, forecasters[metric]
-        monitor.trail, monitor.recommendation = trail, None
-        self._meter, self._advised_at, self._between = meter, advised_at, between
-        self.first = True
+
+        def restore() -> None:
+            self.forecasters, monitor.forecaster = forecasters, forecasters[metric]
+            monitor.trail, monitor.recommendation = trail, None
+            self._meter, self._advised_at, self._between = meter, advised_at, between
+            self.first = True
+
+        return restore
 
 
 def _rate_used(message: Block | Logged) -> tuple[int, float] | None:

@@ -1,6 +1,9 @@
 """`LoopCallback`: the base class of the callbacks of training loops."""
 
+import os
+import weakref
 from functools import partial
+from typing import Any, ClassVar, Self
 
 from lossforecast.callbacks.monitor import clean_up
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
@@ -11,6 +14,8 @@ from lossforecast.policies import Recommendation
 
 __all__ = ["LoopCallback"]
 
+_callbacks: "weakref.WeakSet[LoopCallback]" = weakref.WeakSet()
+
 
 class LoopCallback:
     """Gives access to the forecasts of the present run's pipeline, and ends the run."""
@@ -20,6 +25,17 @@ class LoopCallback:
     switched_off = False
     """True if an internal error has ended forecasting in this run."""
     _pipeline: Pipeline | None = None
+    _finalizer: Any = None
+    """A `weakref.finalize` that records the end of a run that is never closed, if there is one."""
+
+    _run_attributes: ClassVar[tuple[str, ...]] = ()
+    """Further attributes of the present run, which copies do not have."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Create a callback that leaves its run when the process forks."""
+        self = super().__new__(cls)
+        _callbacks.add(self)
+        return self
 
     @property
     def forecaster(self) -> Forecaster | None:
@@ -36,6 +52,11 @@ class LoopCallback:
         """The latest recommendation; None before the first and outside process 0."""
         return self._pipeline.monitor.recommendation if self._pipeline else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the present run, so that a copy is a callback that is in no run."""
+        of_run = {"_pipeline", "_finalizer", "switched_off", *self._run_attributes}
+        return {name: value for name, value in vars(self).items() if name not in of_run}
+
     def _release(self) -> None:
         """Leave the other processes and remove all hooks; log errors."""
         if self._pipeline is not None:
@@ -46,3 +67,21 @@ class LoopCallback:
         if self._pipeline is not None:
             watched = not self.switched_off
             clean_up(partial(self._pipeline.record_end, error, watched=watched))
+
+    def _abandon(self) -> None:
+        """Leave the run to the parent of this process, which is a forked child."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if self._pipeline is not None:
+            self.switched_off = True
+            self._pipeline.abandon()
+
+
+def _abandon_runs() -> None:
+    """Leave all runs in a forked child, where no thread works for them."""
+    for callback in list(_callbacks):
+        callback._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_runs)

@@ -1,7 +1,6 @@
 """`Pipeline`: turns captured losses into forecasts on a grid of optimizer steps."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Block, GapBatch, Logged
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.monitor import RunMonitor
+from lossforecast.callbacks.monitor import RunMonitor, state_errors
 from lossforecast.callbacks.pipeline.actions import Actions
 from lossforecast.callbacks.pipeline.exchange import Exchange
 from lossforecast.callbacks.pipeline.listener import Listener
@@ -26,6 +25,7 @@ from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import contained
 
 __all__ = ["Pipeline"]
 
@@ -198,6 +198,12 @@ class Pipeline:
             self.withdraw()
             self._exchange.abort()
 
+    def abandon(self) -> None:
+        """Leave the run to the parent of this process, which is a forked child."""
+        self._exchange.abandon()
+        self.monitor.recorder = None
+        self.monitor.sinks.clear()
+
     def close(self) -> None:
         """Remove all hooks from the optimizer and drop the averages of the probe."""
         self._plan_watch = None  # it knows the optimizer and the scheduler
@@ -224,13 +230,13 @@ class Pipeline:
 
         Losses that were not exchanged are left out: the other processes may be gone.
         """
-        with suppress(Exception):
+        with contained():
             if self.monitor.recorder is not None and not self._exchange.is_connected:
                 self.finish(wait=False)
-        with suppress(Exception), self._exchange.lock:
+        with contained(), self._exchange.lock:
             self.record_end()
         for end in (self.leave, self.close):
-            with suppress(Exception):
+            with contained():
                 end()
 
     # ------------------------------------------------------------------ reading
@@ -292,17 +298,17 @@ class Pipeline:
         """Continue from a saved state.
 
         Raises:
-            StateError: the state is not that of a run, or is damaged.
+            StateError: the state is not that of a run, or is damaged; nothing is changed then.
         """
-        self._exchange.reset()
-        try:
+        with state_errors():
             checked = whole("checked", state["checked"], StateError, least=0)
             cut = whole("cut", state["cut"], StateError, least=0)
             kept = losses_from_state(state["kept"])
-            self.capture.load_state_dict(state["capture"])
-            self._listener.load_state_dict(state)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError(f"not a saved run: {error!r}") from error
+            self.capture.checked_state(state["capture"])
+            restore = self._listener.prepare(state)
+        self._exchange.reset()
+        restore()
+        self.capture.load_state_dict(state["capture"])
         self.checked, self._posted, self._kept = checked, cut, kept
         self.poll_at, self._sent, self._pending = 0, 0, None
         self.actions.reset()

@@ -99,7 +99,7 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
             adopt_plan(monitor.forecaster, host.plan, host.steps_taken)
         if host.source is not None:
             pipeline.watch_plan(host.source, host.plan)
-    except Exception:
+    except BaseException:
         clean_up(capture.close, *([probe.close] if probe is not None else []))
         raise
     return pipeline

@@ -16,6 +16,7 @@ from lossforecast.callbacks.probe.undisturbed import undisturbed
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
 from lossforecast.log import logger
+from lossforecast.signals import contained
 
 __all__ = ["AnnealingProbe"]
 
@@ -84,16 +85,20 @@ class AnnealingProbe:
         if batches is not None and not batches:
             raise ConfigurationError("batches is empty: give a few held-out ones, or None")
         self._given = _known_horizons(horizons)
-        self.horizons: tuple[int, ...] = self._given or ()
-        """Horizons of the averages in optimizer steps, once the probe has begun."""
         share = number("cost", cost, ConfigurationError)
         if not 0 < share <= 1:
             raise ConfigurationError(
                 f"cost is {cost}; it must be above 0 and at most 1, such as 0.01"
             )
-        self.loss, self._model, self._batches = loss, model, batches
+        self._given_loss, self._given_model, self._batches = loss, model, batches
         self._cost, self._offload = share, offload
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss, self._model = self._given_loss, self._given_model
         self.switched_off = False
+        self.horizons: tuple[int, ...] = self._given or ()
+        """Horizons of the averages in optimizer steps, once the probe has begun."""
         self.every = 0
         """Optimizer steps between two measurements, once the probe has begun."""
         self._averages: WeightAverages | None = None
@@ -104,6 +109,15 @@ class AnnealingProbe:
         self._hook: Any = None
         self._waiting: list[tuple[int, Transfer]] = []  # steps of measurements, and their losses
         self._saved: dict[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments alone, so that a copy is a probe that has not begun."""
+        arguments = ("_given", "_given_loss", "_given_model", "_batches", "_cost", "_offload")
+        return {name: vars(self)[name] for name in arguments}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
 
     # ------------------------------------------------------------------ in the loop
 
@@ -249,17 +263,12 @@ class AnnealingProbe:
         saved, self._saved = self._saved, None
         if self._averages is None or saved is None:
             return
-        try:
+        with contained(self._fail_to_restore):
             began, n_measured, next_step = (
                 whole(name, saved[name], StateError, least=0) for name in ("began", "looks", "next")
             )
-            self._averages.load(saved["averages"])
             waiting = [(int(step), Transfer(losses)) for step, losses in saved["losses"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._fail(StateError(f"not a saved probe: {error!r}"))
-        except StateError as error:
-            self._fail(error)
-        else:
+            self._averages.load(saved["averages"])
             self._began, self._n_measured = began, n_measured
             self._next, self._waiting = next_step, waiting
 
@@ -270,15 +279,12 @@ class AnnealingProbe:
         if self._averages is None:
             return
         steps = self._steps()
-        try:
+        with contained(self._fail):
             if self._next == _NOT_STARTED:
                 self._averages.restart()
                 self._began, self._next = steps, (steps // self.every + 1) * self.every
             if steps % self._averages.every == 0:
                 self._averages.update()
-        except Exception as error:
-            self._fail(error)
-            return
         if self._batches is not None and steps >= self._next:
             self._measure(self._batches[self._n_measured % len(self._batches)])
 
@@ -289,10 +295,8 @@ class AnnealingProbe:
         step = self._steps()
         self._next = (step // self.every + 1) * self.every
         self._n_measured += 1
-        try:
+        with contained(self._fail):
             self._waiting.append((step, Transfer(self._losses(batch))))
-        except Exception as error:
-            self._fail(error)
 
     def _losses(self, batch: Any) -> list[Tensor]:
         """Return the losses with the present weights and with their average over each horizon."""
@@ -314,6 +318,10 @@ class AnnealingProbe:
                 losses.append(loss.detach().reshape(()).float())
                 _reshard(self._model)
         return losses
+
+    def _fail_to_restore(self, error: Exception) -> None:
+        known = isinstance(error, StateError)
+        self._fail(error if known else StateError(f"not a saved probe: {error!r}"))
 
     def _fail(self, error: Exception) -> None:
         self.switched_off, self._averages = True, None

@@ -10,7 +10,7 @@ import torch
 
 from lossforecast.callbacks.capture import innermost, uncompiled
 from lossforecast.callbacks.lr_schedulers import LoopLint, parameter_group
-from lossforecast.callbacks.monitor import Sink, adopt_plan, guarded, switch_off
+from lossforecast.callbacks.monitor import Sink, adopt_plan, clean_up, guarded, switch_off
 from lossforecast.callbacks.pipeline import (
     HostRun,
     LoopCallback,
@@ -25,12 +25,16 @@ from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.callbacks.torch.schedule import plan_source, steering_of
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import is_from_signal
 
 __all__ = ["TorchLossForecast"]
+
+_COPY = "this is a copy of a TorchLossForecast, which is in no run"
 
 
 class TorchLossForecast(LoopCallback):
@@ -51,6 +55,8 @@ class TorchLossForecast(LoopCallback):
     With several processes (`torch.distributed`) create one in each, with the same arguments, and
     call `step`, `validation` and `state_dict` at the same steps. Losses are averaged over all
     processes, the first one forecasts, and all stop at the same step.
+
+    A copy, by `copy` or `pickle`, has the same settings and is in no run: it records nothing.
 
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training continues.
@@ -91,6 +97,8 @@ class TorchLossForecast(LoopCallback):
     """
 
     _pipeline: Pipeline
+    _warned = False
+    _run_attributes = ("_resumed", "_new_source", "_capture", "_lint")
 
     def __init__(
         self,
@@ -160,6 +168,10 @@ class TorchLossForecast(LoopCallback):
         # without `with` or `close`, the run ends when this object is deleted or Python ends
         self._finalizer = weakref.finalize(self, self._pipeline.finalize)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.switched_off = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -176,24 +188,31 @@ class TorchLossForecast(LoopCallback):
     @uncompiled
     def step(self, loss: torch.Tensor | float) -> None:
         """Record the loss of a (micro-)batch, right after it was computed."""
+        if self._is_copy():
+            return
         self._poll_if_due()
         if self.switched_off:
             self._capture.forget()
             return
         try:
             self._capture.keep(loss)
-        except Exception:
+        except Exception as error:
+            if is_from_signal(error):
+                raise
             switch_off(self)
 
     @uncompiled
     def validation(self, loss: torch.Tensor | float) -> None:
         """Record a validation loss, measured after the optimizer steps taken so far."""
-        self._validate(loss)
-        self._poll_if_due()
+        if not self._is_copy():
+            self._validate(loss)
+            self._poll_if_due()
 
     @property
     def should_stop(self) -> bool:
         """True when the training loop is to end; always False without ``stop=True``."""
+        if self._is_copy():
+            return False
         if self._pipeline.stop:
             self._poll_if_due()
         return self._pipeline.should_stop
@@ -212,18 +231,18 @@ class TorchLossForecast(LoopCallback):
     @property
     def forecaster(self) -> Forecaster:
         """The forecaster of the chosen metric, with all losses read so far."""
-        return self._pipeline.forecaster()
+        return self._run.forecaster()
 
     def forecaster_of(self, metric: str) -> Forecaster:
         """Return the forecaster of the "train" or the "val" loss; both are kept."""
-        if metric not in self._pipeline.forecasters:
+        if metric not in self._run.forecasters:
             raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
         return self._pipeline.forecaster(metric)
 
     @property
     def steps(self) -> int:
         """Optimizer steps taken; includes steps that the device may turn out to have skipped."""
-        return self._capture.steps
+        return self._run.capture.steps
 
     # ------------------------------------------------------------------ state
 
@@ -234,7 +253,7 @@ class TorchLossForecast(LoopCallback):
         until a stop is due again.
         """
         self._flush()
-        return self._pipeline.state_dict()
+        return self._run.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state; a changed schedule is adopted with a warning.
@@ -242,12 +261,27 @@ class TorchLossForecast(LoopCallback):
         Raises:
             StateError: the state is not of a run, or is damaged.
         """
-        self._pipeline.load_state_dict(state)
+        self._run.load_state_dict(state)
         self._resumed = True
         if self.settings.probe is not None:
             self.settings.probe.restart()
 
     # ------------------------------------------------------------------ inside
+
+    @property
+    def _run(self) -> Pipeline:
+        if vars(self).get("_pipeline") is None:
+            raise ConfigurationError(f"{_COPY}: create a TorchLossForecast for each optimizer")
+        return self._pipeline
+
+    def _is_copy(self) -> bool:
+        """Return whether this is a copy, which is in no run; warn at the first time."""
+        if vars(self).get("_pipeline") is not None:
+            return False
+        if not self._warned:
+            self._warned = True
+            logger.warning("no forecasts: %s", _COPY)
+        return True
 
     def _poll_if_due(self) -> None:
         if self._pipeline.is_due:
@@ -278,10 +312,12 @@ class TorchLossForecast(LoopCallback):
             self._pipeline.warn_at_end()
 
     def _close(self, wait: bool, error: BaseException | None = None) -> None:
+        if self._is_copy():
+            return
         try:
             self._finish(wait)
-            self._pipeline.leave()
-            self._pipeline.record_end(error, watched=not self.switched_off)
+            clean_up(self._pipeline.leave)
+            self._record_end(error)
         finally:  # also after Ctrl-C during the last forecast
             self._finalizer.detach()
             self._pipeline.close()

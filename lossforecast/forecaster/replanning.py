@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from lossforecast.arrays import FloatArray
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["is_constant", "rates_after", "same_future"]
+__all__ = ["is_constant", "plan_difference", "rates_after", "same_future"]
 
+_MAX_STEPS_BETWEEN_KNOTS = 100_000  # that are searched for the first one that differs
 _LR_TOLERANCE = 1e-6  # of the peak: a saved plan and a resumed one differ by rounding
 
 
@@ -37,3 +38,55 @@ def rates_after(plan: LRSchedule, step: int) -> FloatArray:
 def is_constant(rates: FloatArray) -> bool:
     """Return whether all rates are equal."""
     return bool((rates == rates[0]).all())
+
+
+def plan_difference(saved: LRSchedule, planned: LRSchedule, step: int) -> str:
+    """Return how two plans differ after a step: in length, in rate and in peak.
+
+    For the rate, the first step at which they differ is named.
+    """
+    parts = []
+    if saved.total_steps != planned.total_steps:
+        parts.append(f"{planned.total_steps:,} steps instead of {saved.total_steps:,}")
+    at = _first_difference(saved, planned, step)
+    if at is not None:
+        now, before = _distinct(float(planned.lr(at)), float(saved.lr(at)))
+        parts.append(f"learning rate {now} instead of {before} at step {at:,}")
+    if step < saved.total_steps:
+        knots = np.union1d(saved.knots[0], planned.knots[0])
+        ahead = [knots[(knots > step) & (knots <= p.total_steps)] for p in (planned, saved)]
+        peaks = [float(p.lr(k).max()) for p, k in zip((planned, saved), ahead, strict=True)]
+        if abs(peaks[0] - peaks[1]) > _LR_TOLERANCE * max(peaks):
+            now, before = _distinct(*peaks)
+            parts.append(f"its largest from here on {now} instead of {before}")
+    return ", ".join(parts)
+
+
+def _first_difference(saved: LRSchedule, planned: LRSchedule, step: int) -> int | None:
+    """Return the first step after `step` at which the rates differ; None if they never do."""
+    last = min(saved.total_steps, planned.total_steps)
+    if step >= last:
+        return None
+
+    def differing(steps: IntArray) -> IntArray:
+        difference = np.abs(saved.lr(steps) - planned.lr(steps))
+        return steps[difference > _LR_TOLERANCE * planned.peak]
+
+    knots = np.concatenate([saved.knots[0], planned.knots[0], [step + 1, last]])
+    knots = np.unique(knots[(knots > step) & (knots <= last)])
+    found = differing(knots)
+    if not found.size:
+        return None
+    earlier = knots[knots < found[0]]
+    start = max(int(earlier[-1]) + 1 if earlier.size else step + 1, 1)
+    start = max(start, int(found[0]) - _MAX_STEPS_BETWEEN_KNOTS)
+    return int(differing(np.arange(start, found[0] + 1))[0])
+
+
+def _distinct(one: float, other: float) -> tuple[str, str]:
+    """Format two different numbers with as many digits as it takes to tell them apart."""
+    for digits in (3, 6, 9):
+        pair = f"{one:.{digits}g}", f"{other:.{digits}g}"
+        if pair[0] != pair[1]:
+            break
+    return pair

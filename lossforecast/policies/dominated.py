@@ -1,5 +1,7 @@
 """`dominated`: stop a run that will very likely not end among the best of its sweep."""
 
+from functools import partial
+
 import numpy as np
 
 from lossforecast.checks import probability, whole
@@ -37,26 +39,27 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
     fixed = None if best is None else whole("best", best, ConfigurationError, least=1)
     risk_of_run = probability("risk", risk, ConfigurationError, example=0.01)
 
-    def policy(situation: Situation) -> Recommendation | None:
-        forecast = situation.forecast
-        runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
-        n_best = n_best_runs(len(runs)) if fixed is None else fixed
-        prob = float(prob_among_best(runs, n_best, situation.alike)[0])
-        if not prob < stop_threshold(forecast.status, risk_of_run):
-            return None
-        medians = np.median(
-            [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
-            axis=1,
-        )
-        return stopped(
-            situation,
-            Reason.DOMINATED,
-            f"only {prob:.1%} to end among the best {n_best} of {len(runs)} runs: the loss is "
-            f"heading for {forecast.mean:.4g}, the best of the others for {medians.min():.4g}",
-            confidence=1 - prob,
-        )
+    return partial(_policy, fixed=fixed, risk_of_run=risk_of_run)
 
-    return policy
+
+def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Recommendation | None:
+    forecast = situation.forecast
+    runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
+    n_best = n_best_runs(len(runs)) if fixed is None else fixed
+    prob = float(prob_among_best(runs, n_best, situation.alike)[0])
+    if not prob < stop_threshold(forecast.status, risk_of_run):
+        return None
+    medians = np.median(
+        [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
+        axis=1,
+    )
+    return stopped(
+        situation,
+        Reason.DOMINATED,
+        f"only {prob:.1%} to end among the best {n_best} of {len(runs)} runs: the loss is "
+        f"heading for {forecast.mean:.4g}, the best of the others for {medians.min():.4g}",
+        confidence=1 - prob,
+    )
 
 
 def n_best_runs(n_runs: int) -> int:

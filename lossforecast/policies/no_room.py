@@ -1,5 +1,7 @@
 """`no_room`: stop a run that has next to nothing left to gain."""
 
+from functools import partial
+
 from lossforecast.checks import non_negative, probability
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
@@ -28,21 +30,22 @@ def no_room(min_gain: float, risk: float = _DEFAULT_RISK) -> Policy:
     threshold = non_negative("min_gain", min_gain, ConfigurationError)
     risk_of_run = probability("risk", risk, ConfigurationError, example=0.05)
 
-    def policy(situation: Situation) -> Recommendation | None:
-        forecast = situation.forecast
-        if forecast.status is Status.TOO_SHORT or forecast.step <= forecast.made_at:
-            return None
-        prob = forecast.prob_gain_above(threshold)
-        if not prob < risk_of_run:
-            return None
-        gain, steps_left = forecast.gain_to_come, forecast.step - forecast.made_at
-        return stopped(
-            situation,
-            Reason.NO_ROOM,
-            f"only {prob:.1%} to gain more than {threshold:g} in the {steps_left} steps left: "
-            f"{float(gain):.3g} is expected (80%: {gain.lower:.3g} to {gain.upper:.3g}), "
-            "annealing included",
-            confidence=1 - prob,
-        )
+    return partial(_policy, threshold=threshold, risk_of_run=risk_of_run)
 
-    return policy
+
+def _policy(situation: Situation, threshold: float, risk_of_run: float) -> Recommendation | None:
+    forecast = situation.forecast
+    if forecast.status is Status.TOO_SHORT or forecast.step <= forecast.made_at:
+        return None
+    prob = forecast.prob_gain_above(threshold)
+    if not prob < risk_of_run:
+        return None
+    gain, steps_left = forecast.gain_to_come, forecast.step - forecast.made_at
+    return stopped(
+        situation,
+        Reason.NO_ROOM,
+        f"only {prob:.1%} to gain more than {threshold:g} in the {steps_left} steps left: "
+        f"{float(gain):.3g} is expected (80%: {gain.lower:.3g} to {gain.upper:.3g}), "
+        "annealing included",
+        confidence=1 - prob,
+    )

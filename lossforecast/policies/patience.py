@@ -1,5 +1,7 @@
 """`patience`: stop a run whose loss has stopped falling, unless it has still to anneal."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,26 +35,27 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
     max_steps = whole("steps", steps, ConfigurationError, least=1)
     delta = non_negative("min_delta", min_delta, ConfigurationError)
 
-    def policy(situation: Situation) -> Recommendation | None:
-        forecast = situation.forecast
-        losses, ends = _windows(situation.history.bins(), max_steps)
-        if losses.size == 0 or forecast.status is Status.TOO_SHORT:
-            return None
-        before = ends <= ends[-1] - max_steps
-        if not before.any() or losses[~before].min() < losses[before].min() - delta:
-            return None
-        drop = forecast.anneal_gain
-        if drop.mean > delta:
-            return None
-        return stopped(
-            situation,
-            Reason.NO_IMPROVEMENT,
-            f"no improvement by more than {delta:g} in {max_steps} steps, and annealing is "
-            f"expected to bring no more than {drop.mean:.3g}",
-            confidence=1.0,
-        )
+    return partial(_policy, max_steps=max_steps, delta=delta)
 
-    return policy
+
+def _policy(situation: Situation, max_steps: int, delta: float) -> Recommendation | None:
+    forecast = situation.forecast
+    losses, ends = _windows(situation.history.bins(), max_steps)
+    if losses.size == 0 or forecast.status is Status.TOO_SHORT:
+        return None
+    before = ends <= ends[-1] - max_steps
+    if not before.any() or losses[~before].min() < losses[before].min() - delta:
+        return None
+    drop = forecast.anneal_gain
+    if drop.mean > delta:
+        return None
+    return stopped(
+        situation,
+        Reason.NO_IMPROVEMENT,
+        f"no improvement by more than {delta:g} in {max_steps} steps, and annealing is "
+        f"expected to bring no more than {drop.mean:.3g}",
+        confidence=1.0,
+    )
 
 
 def _windows(bins: Bins, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -1,6 +1,7 @@
 """`reschedule`: change the schedule when another decay will very likely end lower."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from lossforecast.advice import SHAPES, decays, known_shapes
 from lossforecast.checks import non_negative
@@ -36,28 +37,31 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
     threshold = non_negative("min_gain", min_gain, ConfigurationError)
     known_shapes(shapes)
 
-    def policy(situation: Situation) -> Recommendation | None:
-        forecast = situation.forecast
-        if (
-            averages(situation.kind)
-            or forecast.status in _STATUSES_WITHOUT_ADVICE
-            or Caveat.OVERFITTING in forecast.caveats
-        ):
-            return None
-        best = next(iter(decays(forecast, shapes)), None)
-        if best is None or best.decay is None or not best.gain.lower > threshold:
-            return None
-        gain, decay = best.gain, best.decay
-        return Recommendation(
-            Action.CHANGE_SCHEDULE,
-            Reason.BETTER_SCHEDULE,
-            f"change the schedule: a {decay.shape} decay from step {decay.start} to "
-            f"{decay.start + decay.steps} will end {float(gain):.3g} lower than the plan (80%: "
-            f"{gain.lower:.3g} to {gain.upper:.3g})",
-            schedule=best.schedule,
-            expected=gain,
-            confidence=forecast.prob_gain_above(threshold, best.schedule),
-            decay=decay,
-        )
+    return partial(_policy, threshold=threshold, shapes=tuple(shapes))
 
-    return policy
+
+def _policy(
+    situation: Situation, threshold: float, shapes: tuple[str, ...]
+) -> Recommendation | None:
+    forecast = situation.forecast
+    if (
+        averages(situation.kind)
+        or forecast.status in _STATUSES_WITHOUT_ADVICE
+        or Caveat.OVERFITTING in forecast.caveats
+    ):
+        return None
+    best = next(iter(decays(forecast, shapes)), None)
+    if best is None or best.decay is None or not best.gain.lower > threshold:
+        return None
+    gain, decay = best.gain, best.decay
+    return Recommendation(
+        Action.CHANGE_SCHEDULE,
+        Reason.BETTER_SCHEDULE,
+        f"change the schedule: a {decay.shape} decay from step {decay.start} to "
+        f"{decay.start + decay.steps} will end {float(gain):.3g} lower than the plan (80%: "
+        f"{gain.lower:.3g} to {gain.upper:.3g})",
+        schedule=best.schedule,
+        expected=gain,
+        confidence=forecast.prob_gain_above(threshold, best.schedule),
+        decay=decay,
+    )

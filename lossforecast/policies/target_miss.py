@@ -1,5 +1,7 @@
 """`target_miss`: stop a run that will very likely end above its target."""
 
+from functools import partial
+
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.recommendation import (
@@ -41,21 +43,22 @@ def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
         raise ConfigurationError(f"checks is {checks}; at most {MAX_EARLIER_CHECKS + 1} are kept")
     limit = _RISK_SHARE_PER_CHECK * risk_of_run
 
-    def policy(situation: Situation) -> Recommendation | None:
-        forecast, target = situation.forecast, situation.target
-        if target is None or forecast.status is Status.TOO_SHORT:
-            return None
-        prob = forecast.prob_below(target)
-        earlier = (outlook.prob_below(target) for outlook in situation.earlier)
-        missed = [value < limit for value in (*earlier, prob)][-needed:]
-        if len(missed) < needed or not all(missed):
-            return None
-        return stopped(
-            situation,
-            Reason.TARGET_MISS,
-            f"only {prob:.1%} to end below the target {target:g}: the loss is heading for "
-            f"{forecast.mean:.4g} at step {forecast.step}",
-            confidence=1 - prob,
-        )
+    return partial(_policy, needed=needed, limit=limit)
 
-    return policy
+
+def _policy(situation: Situation, needed: int, limit: float) -> Recommendation | None:
+    forecast, target = situation.forecast, situation.target
+    if target is None or forecast.status is Status.TOO_SHORT:
+        return None
+    prob = forecast.prob_below(target)
+    earlier = (outlook.prob_below(target) for outlook in situation.earlier)
+    missed = [value < limit for value in (*earlier, prob)][-needed:]
+    if len(missed) < needed or not all(missed):
+        return None
+    return stopped(
+        situation,
+        Reason.TARGET_MISS,
+        f"only {prob:.1%} to end below the target {target:g}: the loss is heading for "
+        f"{forecast.mean:.4g} at step {forecast.step}",
+        confidence=1 - prob,
+    )

@@ -205,13 +205,15 @@ class History:
         if size > self.max_bins or any(column.shape != (size,) for column in c.values()):
             return False
         sums = np.array([c[name] for name in ("step_sum", "origin", "total", "square")])
-        key = c["first"] // self.width
+        key, mean_step = c["first"] // self.width, c["step_sum"] / np.maximum(c["count"], 1)
         return bool(
             np.isfinite(sums).all()
             and (np.isnan(c["lr"]) | (np.isfinite(c["lr"]) & (c["lr"] >= 0))).all()
             and (c["count"] >= 1).all()
             and ((c["first"] >= 0) & (c["last"] >= c["first"])).all()
             and (c["last"] // self.width == key).all()
+            and ((mean_step >= c["first"] - 1) & (mean_step <= c["last"] + 1)).all()
+            and (c["square"] >= 0).all()
             and (np.diff(key) > 0).all()
             and (size == 0 or c["last"][-1] <= self.last_step)
             and (self._before is None or len(self._before) in (0, len(c)))

@@ -8,9 +8,9 @@ import time
 
 from lossforecast.callbacks.distributed import team
 
-PATIENT = team.Timeouts(rendezvous=120.0, connection=600.0, drain=120.0, exit=1.0)
+PATIENT = team.Timeouts(rendezvous=120.0, connection=600.0, drain=120.0, exit=1.0, agreement=120.0)
 """For processes that are all there, however slow the machine is."""
-LONELY = team.Timeouts(rendezvous=0.3, connection=600.0, drain=120.0, exit=1.0)
+LONELY = team.Timeouts(rendezvous=0.3, connection=600.0, drain=120.0, exit=1.0, agreement=120.0)
 """For a run in which not all processes have a callback."""
 _LIMIT = 120.0  # seconds for one exchange; only reached by an error
 

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast import LRSchedule
 from lossforecast.callbacks import LightningLossForecast
-from lossforecast.callbacks.lightning.progress import simplest_ratio
+from lossforecast.callbacks.lightning.pace import simplest_ratio
 
 pytestmark = IGNORED_WARNINGS
 

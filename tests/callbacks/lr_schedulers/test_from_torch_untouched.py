@@ -12,6 +12,7 @@ import torch
 from support.torch_schedulers import ALL, HORIZON, frozen, optimizer_of, quietly, walked
 from torch.optim import lr_scheduler as torch_lr
 
+from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.lr_schedulers import from_torch as module
 from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
 
@@ -107,3 +108,38 @@ def test_parameters_are_never_copied() -> None:
 
     schedule = schedule_from_torch(Knowing(optimizer_of()), total_steps=3)
     assert schedule.to_array().tolist() == [0.1, 0.05, 0.025]
+
+
+def test_a_function_that_draws_random_numbers_leaves_the_generators_as_they_are() -> None:
+    def noisy(step: int) -> float:
+        draws = random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()  # noqa: NPY002
+        return 1.0 + 0.1 * sum(draws)
+
+    def states() -> tuple[Any, ...]:
+        return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    def train(*, watched: bool) -> tuple[torch.Tensor, tuple[Any, ...]]:
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        model = torch.nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, noisy)
+        monitor = None
+        if watched:
+            monitor = TorchLossForecast(optimizer, scheduler, 40, every_n_steps=10)
+        for _ in range(40):
+            loss = model(torch.rand(2, 4)).square().mean()
+            if monitor is not None:
+                monitor.step(loss)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        if monitor is not None:
+            monitor.close()
+        return model.weight.detach(), states()
+
+    alone, watched = train(watched=False), train(watched=True)
+    assert torch.equal(alone[0], watched[0])
+    assert alone[1] == watched[1]

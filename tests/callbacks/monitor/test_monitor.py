@@ -309,6 +309,14 @@ CHANGES: dict[str, LRSchedule] = {
 }
 
 
+DIFFERENCES = {
+    "longer": "2,000 steps instead of 1,000",
+    "shorter": "600 steps instead of 1,000",
+    "other rates": "learning rate 0.0003 instead of 0.000699 at step 401",
+    "its end differs": "(learning rate 1.02e-05 instead of 2.21e-07 at step 991)",
+}
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_future_is_adopted_with_a_warning(
     name: str, caplog: pytest.LogCaptureFixture
@@ -321,7 +329,7 @@ def test_another_future_is_adopted_with_a_warning(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "resumed at step 400 with another schedule" in record.getMessage()
-    assert repr(planned) in record.getMessage()
+    assert DIFFERENCES[name] in record.getMessage()
 
 
 def test_it_can_be_adopted_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:

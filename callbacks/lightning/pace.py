@@ -1,0 +1,181 @@
+"""`TrainerPace`: the pace of an optimizer under a Lightning ``Trainer``, and the run's length.
+
+The Trainer counts batches; how many of them make an optimizer step is declared by its settings, but
+a module may do otherwise: manual optimization, an ``optimizer_step`` of its own, optimizers that
+take unequal turns. So the steps are compared with what is declared.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+__all__ = ["TrainerPace", "simplest_ratio", "trained_epochs"]
+
+_MIN_BATCHES = 32  # before the pace is taken for known
+_SKIPPED_SHARE = 0.08  # of the declared steps; a gradient scaler skips fewer
+_SKIPPED_STEPS = 2  # the same for a few steps
+_MAX_DENOMINATOR = 1_000
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Numbers counted since training began.
+
+    Attributes:
+        batches: batches.
+        declared: steps of the optimizer that the settings of the Trainer declare for them.
+        taken: steps that it took.
+        all_taken: steps of all optimizers, as the Trainer counts them.
+    """
+
+    batches: int
+    declared: int
+    taken: int
+    all_taken: int
+
+    def since(self, earlier: "_Counts") -> "_Counts":
+        """Return the numbers counted since an earlier time."""
+        return _Counts(
+            batches=self.batches - earlier.batches,
+            declared=self.declared - earlier.declared,
+            taken=self.taken - earlier.taken,
+            all_taken=self.all_taken - earlier.all_taken,
+        )
+
+
+class TrainerPace:
+    """Counts the batches of a run, and compares them with the steps of one optimizer.
+
+    Args:
+        trainer: the Trainer, at the start of training.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.batches = 0
+        """Batches of the present epoch so far."""
+        self._trainer = trainer
+        self._seen = 0  # batches since training began
+        self._declared = 0  # steps declared for the epochs before the present one
+        self._starts: list[_Counts] = []  # of the latest epochs, the present one last
+
+    def begin_batch(self, batch_idx: int, taken: int) -> None:
+        """Note the begin of an epoch.
+
+        Args:
+            batch_idx: index of the batch in the epoch.
+            taken: steps of the optimizer so far.
+        """
+        if batch_idx != 0 and self._starts:
+            return
+        self._declared += self._declared_in_epoch(self.batches)
+        self.batches = batch_idx
+        self._declared -= self._declared_in_epoch(batch_idx)  # a run resumed within an epoch
+        self._starts.append(self._counts(taken))
+        while len(self._starts) > 2 and self._seen - self._starts[1].batches >= _MIN_BATCHES:
+            del self._starts[0]
+
+    def end_batch(self, batch_idx: int) -> None:
+        """Count a batch."""
+        self.batches = batch_idx + 1
+        self._seen += 1
+
+    @property
+    def is_training(self) -> bool:
+        """False in the epoch in which the Trainer only updates the statistics of batch norms."""
+        return not getattr(self._trainer.fit_loop, "_skip_backward", False)
+
+    @property
+    def is_settled(self) -> bool:
+        """True once the pace is known, and whether the loaders change."""
+        reloads = self._trainer.reload_dataloaders_every_n_epochs
+        return self._is_known and not (reloads and self._trainer.current_epoch == 0)
+
+    @property
+    def _is_known(self) -> bool:
+        """True once enough batches were seen to know the pace."""
+        return self._seen >= _MIN_BATCHES
+
+    def measured(self, taken: int) -> Fraction | None:
+        """Return the measured steps per batch; None if they are as declared, or not known yet."""
+        counted = self._recent(taken)
+        if counted is None or _agree(counted.taken, counted.declared):
+            return None
+        return simplest_ratio(counted.taken, counted.batches)
+
+    def length(self, taken: int) -> int | None:
+        """Return the optimizer steps of the whole run; None if they are not known."""
+        counted, trainer = self._recent(taken), self._trainer
+        if counted is None or not self.is_training:
+            return None
+        ends = []
+        batches = float(trainer.num_training_batches)
+        if math.isfinite(batches) and trainer.max_epochs != -1:
+            pace = self.measured(taken)
+            epochs_left = trained_epochs(trainer) - trainer.current_epoch - 1
+            if pace is None:
+                an_epoch = self._declared_in_epoch(int(batches))
+                left = an_epoch - self._declared_in_epoch(self.batches) + epochs_left * an_epoch
+            else:
+                left = round(pace * (int(batches) * (1 + epochs_left) - self.batches))
+            ends.append(taken + left)
+        if trainer.max_steps > 0:
+            left = max(trainer.max_steps - trainer.global_step, 0)
+            share = Fraction(1, len(trainer.optimizers))
+            if not _agree(counted.taken, round(counted.all_taken * share)) and counted.all_taken:
+                share = simplest_ratio(counted.taken, counted.all_taken)
+            ends.append(taken + math.ceil(left * share))
+        return min(ends, default=None)
+
+    # ------------------------------------------------------------------ inside
+
+    def _recent(self, taken: int) -> _Counts | None:
+        """Return the numbers of the latest epochs; None before the pace is known."""
+        if not self._is_known or not self._starts:
+            return None
+        return self._counts(taken).since(self._starts[0])
+
+    def _counts(self, taken: int) -> _Counts:
+        return _Counts(
+            batches=self._seen,
+            declared=self._declared + self._declared_in_epoch(self.batches),
+            taken=taken,
+            all_taken=int(self._trainer.global_step),
+        )
+
+    def _declared_in_epoch(self, batches: int) -> int:
+        """Return the optimizer steps declared for the first batches of an epoch."""
+        accumulated = int(self._trainer.accumulate_grad_batches)
+        is_last = batches >= self._trainer.num_training_batches
+        return math.ceil(batches / accumulated) if is_last else batches // accumulated
+
+
+def trained_epochs(trainer: Any) -> int:
+    """Return the epochs of a run in which weights are trained.
+
+    ``StochasticWeightAveraging`` adds one, to update the statistics of batch norms.
+    """
+    epochs = -1 if trainer.max_epochs is None else int(trainer.max_epochs)
+    for callback in trainer.callbacks:
+        last = getattr(callback, "swa_end", None)
+        if isinstance(last, int):
+            epochs = min(epochs, last + 1)
+    return epochs
+
+
+def simplest_ratio(count: int, of: int) -> Fraction:
+    """Return the simplest fraction f for which `count` is f times `of`, but for less than 1.
+
+    >>> simplest_ratio(12, 50), simplest_ratio(41, 50), simplest_ratio(250, 50)
+    (Fraction(1, 4), Fraction(4, 5), Fraction(5, 1))
+    """
+    exact = Fraction(count, of)
+    for denominator in range(1, min(of, _MAX_DENOMINATOR) + 1):
+        ratio = Fraction(round(exact * denominator), denominator)
+        if abs(ratio * of - count) < 1 and (ratio > 0 or count == 0):
+            return ratio
+    return exact
+
+
+def _agree(taken: int, declared: int) -> bool:
+    return abs(taken - declared) <= max(_SKIPPED_STEPS, _SKIPPED_SHARE * declared)

@@ -1,0 +1,150 @@
+"""Processes that freeze, fork, fail or are killed make no other wait, nor train otherwise."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import SUPPORT
+
+SCRIPT = SUPPORT / "accident_processes.py"
+TOTAL = 100
+REPEATS = 40 if os.environ.get("LOSSFORECAST_FULL") else 3
+LIMIT_S = 15.0
+START_S = 60.0  # for two processes to load torch, on a busy machine
+
+
+@contextmanager
+def pair(folder: Path, **options: Any) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two processes of one world; none is left in the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = [str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    both = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, folder, str(rank), str(port), json.dumps(options)],
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        yield both
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def ended(process: subprocess.Popen[bytes], limit: float) -> int:
+    try:
+        process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"still running after {limit} s")
+    return process.returncode
+
+
+def answer(folder: Path, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{rank}.json").read_text())
+    return found
+
+
+def wait_until_frozen(process: subprocess.Popen[bytes]) -> None:
+    last = time.monotonic() + START_S
+    while time.monotonic() < last:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        if stat.rpartition(")")[2].split()[0] == "T":
+            return
+        time.sleep(0.02)
+    pytest.fail("it was never asked to agree")
+
+
+def alone(folder: Path) -> list[list[float]]:
+    """The weights of both processes without us."""
+    with pair(folder, watched=False, apart=True) as both:
+        assert [ended(process, START_S) for process in both] == [0, 0]
+    return [answer(folder, rank)["weights"] for rank in range(2)]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_frozen_process_holds_no_other_loop(frozen: int, before: bool, tmp_path: Path) -> None:
+    with pair(tmp_path, stop_from=30, freeze=frozen, before=before, leave=True) as both:
+        wait_until_frozen(both[frozen])
+        other = both[1 - frozen]
+        assert ended(other, START_S) == 0, "while the first is frozen"
+        found = answer(tmp_path, 1 - frozen)
+        both[frozen].send_signal(signal.SIGCONT)
+        assert ended(both[frozen], START_S) == 0
+    assert found["steps"] == TOTAL or not before
+    assert found["closing"] < 10
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize("before", [True, False])
+def test_processes_that_average_gradients_stop_together_or_not_at_all(
+    frozen: int, before: bool, tmp_path: Path
+) -> None:
+    with pair(tmp_path, stop_from=30, freeze=frozen, before=before, ddp=True) as both:
+        wait_until_frozen(both[frozen])
+        time.sleep(3)  # longer than the others wait
+        both[frozen].send_signal(signal.SIGCONT)
+        assert [ended(process, START_S) for process in both] == [0, 0]
+    first, other = (answer(tmp_path, rank) for rank in range(2))
+    assert first["steps"] == other["steps"]
+    assert first["weights"] == other["weights"]
+
+
+def test_forked_children_end_and_disturb_nothing(tmp_path: Path) -> None:
+    chance, ways = random.Random(0), ("raise", "exit", "_exit", "kill")
+    forks = {step: [chance.choice(ways)] for step in chance.sample(range(5, 95), REPEATS)}
+    before = alone(tmp_path)
+    with pair(tmp_path, apart=True, forks=forks) as both:
+        assert [ended(process, START_S + REPEATS * LIMIT_S) for process in both] == [0, 0]
+    found = [answer(tmp_path, rank) for rank in range(2)]
+    assert [each["weights"] for each in found] == before
+    assert [each["steps"] for each in found] == [TOTAL, TOTAL]
+
+
+def test_random_accidents(tmp_path: Path) -> None:
+    chance, before = random.Random(1), alone(tmp_path)
+    for turn in range(REPEATS):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        rank, at = chance.randrange(2), chance.randrange(TOTAL)
+        how = chance.choice(("kill", "interrupt", "raise", "exit", "_exit"))
+        with pair(folder, apart=True, rank=rank, at=at, how=how, stop_from=10**9) as both:
+            assert ended(both[rank], START_S) != 0, (how, at)
+            assert ended(both[1 - rank], LIMIT_S + 5) == 0, (how, at)
+        found = answer(folder, 1 - rank)
+        assert found["steps"] == TOTAL
+        assert found["weights"] == before[1 - rank]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_no_thread_can_be_started_training_and_forecasts_go_on(
+    rank: int, tmp_path: Path
+) -> None:
+    before = alone(tmp_path)
+    with pair(tmp_path, apart=True, threadless=rank, stop_from=30) as both:
+        assert [ended(process, START_S) for process in both] == [0, 0]
+    found = [answer(tmp_path, each) for each in range(2)]
+    assert [each["weights"] for each in found] == before
+    assert not any(each["off"] for each in found)
+    assert found[0]["forecast"] == TOTAL - 1
+    (line,) = (line for line in found[rank]["log"] if "can't start new thread" in line)
+    assert line.startswith(f"process {rank} exchanges nothing")
