@@ -112,6 +112,20 @@ class RunMonitor:
         self.sinks.remove(sink)
         logger.exception("a sink failed and gets no more forecasts: %r", sink)
 
+    def record_end(
+        self, steps: int, error: BaseException | None = None, *, watched: bool = True
+    ) -> None:
+        """Record the end of the run in the store, if there is one.
+
+        Args:
+            steps: optimizer steps taken.
+            error: the exception that ended the run, if any.
+            watched: whether forecasting was still on at the end of the run.
+        """
+        if self.recorder is not None:
+            failed = isinstance(error, Exception)  # KeyboardInterrupt is a person's decision
+            self.recorder.close(self.forecaster, steps, failed=failed, watched=watched)
+
     @property
     def wants_stop(self) -> bool:
         """True if the latest recommendation is to stop."""

@@ -8,7 +8,7 @@ import numpy as np
 from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Block, GapBatch, Logged
 from lossforecast.callbacks.lr_schedulers import Steering
-from lossforecast.callbacks.monitor import RunMonitor, state_errors
+from lossforecast.callbacks.monitor import RunMonitor, clean_up, state_errors
 from lossforecast.callbacks.pipeline.actions import Actions
 from lossforecast.callbacks.pipeline.exchange import Exchange
 from lossforecast.callbacks.pipeline.listener import Listener
@@ -212,18 +212,8 @@ class Pipeline:
             self._probe.close()
 
     def record_end(self, error: BaseException | None = None, *, watched: bool = True) -> None:
-        """Record the end of the run in the store.
-
-        Args:
-            error: the exception that ended the run, if any.
-            watched: whether forecasting was still on at the end of the run.
-        """
-        if self.monitor.recorder is not None:
-            failed = isinstance(error, Exception)  # KeyboardInterrupt is a person's decision
-            steps = self.capture.steps
-            self.monitor.recorder.close(
-                self.monitor.forecaster, steps, failed=failed, watched=watched
-            )
+        """Record the end of the run in the store, as `RunMonitor.record_end` does."""
+        self.monitor.record_end(self.capture.steps, error, watched=watched)
 
     def finalize(self) -> None:
         """End a run that was never closed: record it, remove all hooks; ignore errors.
@@ -235,9 +225,7 @@ class Pipeline:
                 self.finish(wait=False)
         with contained(), self._exchange.lock:
             self.record_end()
-        for end in (self.leave, self.close):
-            with contained():
-                end()
+        clean_up(self.leave, self.close)
 
     # ------------------------------------------------------------------ reading
 
@@ -320,10 +308,7 @@ class Pipeline:
         return self.monitor.forecaster.every_n_steps
 
     def _next_due(self) -> int:
-        """Return the steps after which the next forecast is due.
-
-        Forecasts are due every `every_n_steps` and at the planned end.
-        """
+        """Return the next multiple of `every_n_steps`, or the planned end if that comes first."""
         total = self.monitor.forecaster.total_steps
         following = (self.checked // self._every_n + 1) * self._every_n
         return min(following, total) if self.checked < total else following
@@ -403,15 +388,14 @@ class Pipeline:
         if self._exchange.is_complete:
             return
         forecaster, probe = self.monitor.forecaster, self._probe
-        plan = f"a forecast every {self._every_n} of {forecaster.total_steps} steps"
-        plan += ", may stop" * self.stop
-        plan += ", may decay" * (self._steering is not None and self._steering.apply)
         pace, horizons = (1, 0) if probe is None else (probe.every, len(probe.horizons))
-        plan += f", {horizons} horizons every {pace}" * (probe is not None)
+        may = ", may stop" * self.stop
+        may += ", may decay" * (self._steering is not None and self._steering.apply)
+        may += f", {horizons} horizons every {pace}" * (probe is not None)
         self._exchange.connect(
             forecaster.run.metric,
             start=self._posted,
             capacity=2 * min(self._every_n, _MAX_UNREAD_STEPS),
-            plan=plan,
+            plan=f"a forecast every {self._every_n} of {forecaster.total_steps} steps{may}",
             probe=(pace, horizons),
         )
