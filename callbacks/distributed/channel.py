@@ -84,7 +84,12 @@ def _never_free(*objects: object) -> None:
 
 
 def _keep_all() -> None:
-    """Keep all groups in a forked child, where their destructors would wait for missing threads."""
+    """Keep all groups in a forked child, where their destructors would wait for missing threads.
+
+    The default group, too, which no child can use: at exit its destructor may wait as well.
+    """
+    if _channels and dist.is_initialized():
+        _never_free(dist.group.WORLD)
     for channel in list(_channels):
         _never_free(channel, channel._group)
 
