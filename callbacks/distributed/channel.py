@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -88,8 +89,9 @@ def _keep_all() -> None:
 
     The default group, too, which no child can use: at exit its destructor may wait as well.
     """
-    if _channels and dist.is_initialized():
-        _never_free(dist.group.WORLD)
+    if dist.is_available() and dist.is_initialized():
+        with suppress(Exception):  # not every group has a backend for the CPU
+            _never_free(dist.group.WORLD, dist.group.WORLD._get_backend(torch.device("cpu")))
     for channel in list(_channels):
         _never_free(channel, channel._group)
 

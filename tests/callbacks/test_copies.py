@@ -150,10 +150,10 @@ def test_the_schedule_and_the_default_policies_are_kept() -> None:
 @pytest.mark.slow
 def test_spawned_workers_train_with_what_they_get(tmp_path: Path) -> None:
     callback = LightningLossForecast(**everything(tmp_path))
-    spawn(train_lightning, (callback, str(tmp_path)), nprocs=1)
+    spawn(train_lightning, (callback, str(tmp_path)), nprocs=1)  # type: ignore[no-untyped-call]
     bench, arguments = Bench(), everything(tmp_path) | {"probe": None, "store": None}
     monitor = TorchLossForecast(bench.optimizer, SteerableLR(bench.optimizer, 60), 60, **arguments)
-    spawn(train_torch, (monitor.settings, str(tmp_path)), nprocs=2)
+    spawn(train_torch, (monitor.settings, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     monitor.close()
     found = [float((tmp_path / name).read_text()) for name in ("lightning-0", "torch-0", "torch-1")]
     assert found[1] == found[2]

@@ -304,7 +304,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
 
 def main(folder: Path, repeats: int) -> None:
     torch.set_num_threads(1)
-    team.Channel = Channel  # type: ignore[attr-defined,misc]
+    team.Channel = Channel  # type: ignore[attr-defined]
     dist.init_process_group("gloo", timeout=timedelta(seconds=300))
     rank = dist.get_rank()
     found = {}
