@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -84,7 +85,13 @@ def _never_free(*objects: object) -> None:
 
 
 def _keep_all() -> None:
-    """Keep all groups in a forked child, where their destructors would wait for missing threads."""
+    """Keep all groups in a forked child, where their destructors would wait for missing threads.
+
+    The default group, too, which no child can use: at exit its destructor may wait as well.
+    """
+    if dist.is_available() and dist.is_initialized():
+        with suppress(Exception):  # not every group has a backend for the CPU
+            _never_free(dist.group.WORLD, dist.group.WORLD._get_backend(torch.device("cpu")))
     for channel in list(_channels):
         _never_free(channel, channel._group)
 
