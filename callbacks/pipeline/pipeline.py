@@ -205,8 +205,8 @@ class Pipeline:
         self.monitor.sinks.clear()
 
     def close(self) -> None:
-        """Remove all hooks from the optimizer and drop the averages of the probe."""
-        self._plan_watch = None  # it knows the optimizer and the scheduler
+        """Remove all hooks from the optimizer; drop the averages of the probe and the scheduler."""
+        self._plan_watch = None
         self.capture.close()
         if self._probe is not None:
             self._probe.close()
@@ -360,9 +360,8 @@ class Pipeline:
             self._kept = losses
             return
         self._kept, self._posted = no_losses(), cut
-        gap_batch = GapBatch.empty(0)
-        if self._probe is not None:
-            gap_batch = GapBatch(*self._probe.take(None if leaves else cut))
+        taken = None if self._probe is None else self._probe.take(None if leaves else cut)
+        gap_batch = GapBatch.empty(0) if taken is None else GapBatch(*taken)
         self._exchange.post(
             Block(
                 *losses,

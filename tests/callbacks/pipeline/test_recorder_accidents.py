@@ -199,7 +199,7 @@ def test_a_working_directory_that_is_gone_is_no_matter(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "train.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "train.py", raising=False)
     monitor = train(tmp_path / "runs.db")
     assert monitor.forecast is not None
     assert [run.state for run in RunStore(tmp_path / "runs.db").runs()] == ["finished"]
