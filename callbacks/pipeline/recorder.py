@@ -20,6 +20,7 @@ from lossforecast.policies import Recommendation
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import is_from_signal
 from lossforecast.store import (
     BINS,
     FinishedRows,
@@ -130,6 +131,8 @@ class RunRecorder:
             informed = store.prior(self.run, self._schedule, prior, finished=past)
             self._target = store.best(self._rival, self._schedule, finished=rivals)
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._warn_once(error, " without past runs")
             return prior
         known = {row["key"]: row["name"] for row in past}
@@ -168,6 +171,8 @@ class RunRecorder:
                 )
             )
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._warn_once(error)
 
     def close(
@@ -194,6 +199,8 @@ class RunRecorder:
             else:
                 self._thread.join(_FAILED_RUN_TIMEOUT_S if failed else _LAST_WRITE_TIMEOUT_S)
         except Exception as error:
+            if is_from_signal(error):
+                raise
             self._warn_once(error)
         if not (self._ended or self._deleted):
             logger.warning("the end of this run could not be written to the store")

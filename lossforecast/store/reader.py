@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.log import logger
 from lossforecast.runs import History
+from lossforecast.signals import is_from_signal
 from lossforecast.store.database import Database
 from lossforecast.store.rows import (
     StoredRun,
@@ -173,6 +174,8 @@ class StoreReader:
         try:
             return StoredRun.of_row(row)
         except Exception as error:  # damaged text can raise anything
+            if is_from_signal(error):
+                raise
             key, name = (row[column] for column in ("key", "name"))
             raise StoreError(
                 f"run {key!s:.40} ({name!s:.40}) of {self.url} is damaged: {error!s:.200}"

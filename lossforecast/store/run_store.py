@@ -25,6 +25,7 @@ from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
+from lossforecast.signals import is_from_signal
 from lossforecast.store.reader import StoreReader
 from lossforecast.store.rows import (
     STATES,
@@ -280,6 +281,8 @@ class RunStore(StoreReader):
                 history = curve_of(row["curve"])
                 past = PastRun.of(stored.key, stored.run, stored.schedule, history)
             except Exception as error:  # damaged losses can raise anything
+                if is_from_signal(error):
+                    raise
                 self._warn(
                     f"left out: the losses of run {stored.key} ({stored.name:.40}) of {self.url} "
                     f"are damaged: {error!s:.200}"
