@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
 from lossforecast.callbacks.capture.optimizers import innermost
-from lossforecast.callbacks.capture.transfer import Transfer, copied, uncompiled
+from lossforecast.callbacks.capture.transfer import Block, Transfer, copied, uncompiled
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError, StateError
 from lossforecast.log import logger
@@ -22,32 +21,7 @@ __all__ = ["LossCapture"]
 _MAX_LOSSES_ON_DEVICE = 1024  # so many are sent as a block at once, to bound memory
 _MAX_RATES_ON_DEVICE = 16_384  # the same for learning rates that nobody reads
 _MAX_LOSSES_BETWEEN_STEPS = 100  # or four times as many as between any two steps before
-
-
-@dataclass
-class _Block:
-    """The losses and rates recorded between two calls of `send`.
-
-    Attributes:
-        at: optimizer steps taken before each loss, (n,).
-        rates_from: step of the first rate.
-        losses: the losses, (n,).
-        rates: the rate of each optimizer step from `rates_from` on, (m,).
-        skippable: indices into `rates` of the steps that the device may have skipped.
-        skipped: above 0 for the steps that it skipped, in the order of `skippable`.
-    """
-
-    at: NDArray[np.int64]
-    rates_from: int
-    losses: Transfer
-    rates: Transfer
-    skippable: list[int]
-    skipped: Transfer
-
-    @property
-    def pending(self) -> bool:
-        """True if a part may not be on the host yet."""
-        return self.losses.pending or self.rates.pending or self.skipped.pending
+_MAX_LOSSES_BEFORE_FIRST_STEP = 1_000  # the accumulation is not known yet
 
 
 class LossCapture:
@@ -76,8 +50,7 @@ class LossCapture:
         """Optimizer steps taken, including those that the device has skipped since `take`."""
         self.calls = 0
         """Calls of the optimizer, including all steps skipped on the device."""
-        self.accumulated = 1
-        """Losses between two optimizer steps, as far as the host knows."""
+        self._accumulated = 0  # most losses between two optimizer steps
         self._failure: Exception | None = None  # in a hook, where raising would end the training
         # recorded and not sent yet
         self._at: list[int] = []
@@ -85,7 +58,7 @@ class LossCapture:
         self._rates: list[Any] = []  # of the steps from `_rates_from` on
         self._skipped: dict[int, Any] = {}  # by index: above 0 if the device skipped the step
         self._rates_from = 1
-        self._sent: list[_Block] = []
+        self._sent: list[Block] = []
         # on the host and not taken yet
         self._host_at = np.empty(0, np.int64)
         self._host_losses = np.empty(0)
@@ -98,6 +71,7 @@ class LossCapture:
         self._warned = False
         self._hooks: list[Any] = []
         self.watch(optimizer, group)
+        weakref.finalize(self, _remove, self._hooks).atexit = False
 
     def watch(self, optimizer: Any, group: int = 0) -> None:
         """Count the steps of this optimizer from now on, in place of the previous one.
@@ -112,7 +86,6 @@ class LossCapture:
             self._optimizer.register_step_pre_hook(_weak_hook(self._note_rate)),
             self._optimizer.register_step_post_hook(_weak_hook(self._count)),
         ]
-        weakref.finalize(self, _remove, self._hooks).atexit = False
 
     def keep(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
         """Record a loss: a tensor of one element on any device, or a number.
@@ -138,7 +111,7 @@ class LossCapture:
             self._evaluated = True
         self._since_step += 1
         if self._since_step > _MAX_LOSSES_BETWEEN_STEPS:
-            self.warn_if_not_stepped(4 * self.accumulated)
+            self.warn_if_not_stepped()
         # a signal may interrupt after each call: the last one completes the change
         self._losses[len(self._at) :] = [loss]
         self._at.append(self.steps if step is None else step)
@@ -147,19 +120,26 @@ class LossCapture:
 
     record = uncompiled(keep)
 
-    def warn_if_not_stepped(self, n_losses: int) -> None:
-        """Warn once if more than `n_losses` losses were recorded since the latest step."""
-        if self._since_step <= n_losses or self._warned or self._optimizer is None:
-            return
+    def warn_if_not_stepped(self, *, at_end: bool = False) -> bool:
+        """Warn once if many losses were recorded since the latest step; return whether it warned.
+
+        Args:
+            at_end: whether the run is over, so that fewer losses are many.
+        """
+        many = max(4 * self._accumulated, 20 if at_end else _MAX_LOSSES_BETWEEN_STEPS)
+        if not self._accumulated:
+            many = 1 if at_end else _MAX_LOSSES_BEFORE_FIRST_STEP
+        if self._since_step <= many or self._warned:
+            return self._warned
         self._warned = True
         logger.warning(
-            "%d losses were recorded since the last step of the optimizer, %s (%d steps in all). "
-            "If another optimizer trains the model now, create the callback anew with that one, "
-            "and load the state of this callback",
-            self._since_step,
+            "no step of %s was seen in the last %d losses, after %d steps: if another optimizer "
+            "trains the model now, create the callback for that one, and load the state of this",
             type(self._optimizer).__name__,
+            self._since_step,
             self.steps,
         )
+        return True
 
     def send(self) -> bool:
         """Start copying the recorded losses to the host; return whether all are there already.
@@ -169,7 +149,7 @@ class LossCapture:
         if self._failure is not None:
             raise self._failure
         if self._at or self._rates:
-            block = _Block(
+            block = Block(
                 at=np.array(self._at, dtype=np.int64),
                 rates_from=self._rates_from,
                 losses=Transfer(self._losses[: len(self._at)]),
@@ -262,7 +242,8 @@ class LossCapture:
     def _present(self) -> Any:
         if self._optimizer is None:
             return self._rate
-        return self._optimizer.param_groups[self._group]["lr"]
+        groups = self._optimizer.param_groups
+        return groups[min(self._group, len(groups) - 1)]["lr"]
 
     def _note_rate(self, *_: Any) -> None:
         self._evaluated = self._evaluated and self._rate is not None
@@ -290,7 +271,7 @@ class LossCapture:
             self.calls += 1
             self._since_step, before = 0, self._since_step
             self._rates.append(rate)  # last: a signal may interrupt after a call
-        self.accumulated = max(self.accumulated, before)
+        self._accumulated = max(self._accumulated, before)
         if len(self._rates) >= _MAX_RATES_ON_DEVICE:
             self._bound_memory()
 
@@ -307,7 +288,8 @@ class LossCapture:
                 raise
             self.forget()
             self._failure = error
-        if self._host_rates.size and not self._host_at.size:
+        needed = self._host_at.size and self._host_rates.size <= _MAX_RATES_ON_DEVICE
+        if self._host_rates.size and not needed:
             self._drop_rates(self._host_rates.size)
 
     def _receive(self, before: int | None = None, n_left: int = 0) -> int | None:

@@ -5,6 +5,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lossforecast.errors import ConfigurationError
+from lossforecast.signals import contained
 
 __all__ = ["innermost"]
 
@@ -23,7 +24,7 @@ def innermost(optimizer: Any) -> Any:
     """
     layer, inner = optimizer, None
     for _ in range(_MAX_WRAPPERS):
-        if hasattr(layer, "register_step_pre_hook"):
+        if _has(layer, "register_step_pre_hook"):
             inner = layer  # a wrapper may inherit the method without the state it needs
         layer = _wrapped(layer)
     if inner is None:
@@ -36,9 +37,25 @@ def innermost(optimizer: Any) -> Any:
 def _wrapped(layer: Any) -> Any:
     """Return the optimizer in a wrapper; None if there is none, or more than one."""
     for name in _NAMES:
-        inside = getattr(layer, name, None)
-        if inside is not None:
-            return inside
+        if _has(layer, name):
+            return getattr(layer, name)
     attributes = getattr(layer, "__dict__", {}).values()
     optimizers = {id(value): value for value in attributes if isinstance(value, Optimizer)}
-    return next(iter(optimizers.values())) if len(optimizers) == 1 else None
+    if len(optimizers) != 1:
+        return None
+    (inside,) = optimizers.values()
+    if isinstance(layer, Optimizer) and not _trained(layer) <= _trained(inside):
+        return None  # it has parameters of its own, and the other one is for the rest
+    return inside
+
+
+def _trained(optimizer: Any) -> set[int]:
+    """Return the identities of the parameters of an optimizer."""
+    return {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+
+
+def _has(layer: Any, name: str) -> bool:
+    """Return whether an object has an attribute that is not None; reading it may raise anything."""
+    with contained():
+        return getattr(layer, name, None) is not None
+    return False

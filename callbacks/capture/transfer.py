@@ -1,15 +1,17 @@
 """`Transfer`: copies values on their device and reads them on the host in blocks."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
 from lossforecast.signals import contained
 
-__all__ = ["Transfer", "copied", "uncompiled"]
+__all__ = ["Block", "Transfer", "copied", "uncompiled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,3 +89,29 @@ class Transfer:
 def copied(value: Any) -> Any:
     """Return a copy of a tensor on its device; any other value as it is."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+@dataclass
+class Block:
+    """The losses and rates recorded between two calls of `send`.
+
+    Attributes:
+        at: optimizer steps taken before each loss, (n,).
+        rates_from: step of the first rate.
+        losses: the losses, (n,).
+        rates: the rate of each optimizer step from `rates_from` on, (m,).
+        skippable: indices into `rates` of the steps that the device may have skipped.
+        skipped: above 0 for the steps that it skipped, in the order of `skippable`.
+    """
+
+    at: NDArray[np.int64]
+    rates_from: int
+    losses: Transfer
+    rates: Transfer
+    skippable: list[int]
+    skipped: Transfer
+
+    @property
+    def pending(self) -> bool:
+        """True if a part may not be on the host yet."""
+        return self.losses.pending or self.rates.pending or self.skipped.pending

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.huggingface.checkpoint import (
     callback_index,
     checkpoint_folder,
@@ -20,6 +21,7 @@ from lossforecast.callbacks.huggingface.logs import is_logged_next, is_training_
 from lossforecast.callbacks.huggingface.losses import LossReader
 from lossforecast.callbacks.huggingface.probe import TrainerProbe
 from lossforecast.callbacks.huggingface.schedule import lint_run
+from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.monitor import Sink, clean_up, guarded
 from lossforecast.callbacks.pipeline import LoopCallback, Pipeline, Settings, StoreLike, start
 from lossforecast.callbacks.probe import AnnealingProbe
@@ -83,7 +85,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         ConfigurationError: an argument makes no sense.
     """
 
-    _run_attributes = ("_place", "_probe", "_training", "_group", "_losses")
+    _run_attributes = ("_place", "_probe", "_training", "_group", "_given", "_losses")
 
     def __init__(
         self,
@@ -129,6 +131,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._probe = None if probe is None else TrainerProbe(probe)
         self._training = False
         self._group = 0
+        self._given: dict[str, Any] = {}  # what the Trainer passes to callbacks
         self._losses: LossReader | None = None
         self._finalizer: Any = weakref.finalize(self, int)
 
@@ -144,7 +147,8 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._finalizer()  # records the previous run, if an exception ended it
         self._pipeline, self._losses, self.switched_off = None, None, False
         self._place = callback_index(state, type(self).__name__, self.settings.monitor)
-        self._start(args, state, kwargs)
+        self._given = dict(kwargs)
+        self._start(args, state, self._given)
         self._training = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -166,6 +170,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forecast and stop if due; before a log of the loss, `on_log` does so instead."""
+        self._follow(kwargs)
         if self.settings.monitor is not None or not is_logged_next(args, state, control):
             self._poll_if_due(control)
 
@@ -243,6 +248,17 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             lint_run(host.plan, host.optimizer, followed, host.group)
 
     @guarded
+    def _follow(self, given: Mapping[str, Any]) -> None:
+        """Follow the optimizer and the scheduler that the Trainer has now."""
+        if self._pipeline is None or not {"optimizer", "lr_scheduler"} <= given.keys():
+            return
+        before, self._given["lr_scheduler"] = self._given["optimizer"], given["lr_scheduler"]
+        if given["optimizer"] is not before:
+            self._given["optimizer"] = given["optimizer"]
+            optimizer = innermost(given["optimizer"])
+            self._pipeline.capture.watch(optimizer, widest_group(optimizer.param_groups))
+
+    @guarded
     def _record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
         assert self._losses is not None
         self._losses.record(logs, args, step)
@@ -290,6 +306,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
 
     def _release(self) -> None:
         super()._release()
+        self._given = {}
         if self._probe is not None:
             clean_up(self._probe.close)
 

@@ -31,7 +31,8 @@ def host_run(
     Args:
         args: arguments of the Trainer.
         state: state of the Trainer.
-        given: the objects that the Trainer passes to callbacks: optimizer, lr_scheduler, model.
+        given: the objects that the Trainer passes to callbacks: optimizer, lr_scheduler, model;
+            kept up to date.
         settings: arguments of the callback.
         name: name of the callback's class.
         place: index of the callback among those of the same class and monitor.
@@ -63,9 +64,13 @@ def host_run(
         may_act=may_act,
         source=PlanSource(
             read=lambda steps: planned(
-                settings.schedule, scheduler, int(state.max_steps), taken=steps, group=group
+                settings.schedule,
+                given.get("lr_scheduler"),
+                int(state.max_steps),
+                taken=steps,
+                group=group,
             ),
-            scheduler=lambda steps: scheduler,
+            scheduler=lambda steps: given.get("lr_scheduler"),
             length=lambda steps: int(state.max_steps),
             fixed_rates=settings.schedule is not None,
         ),

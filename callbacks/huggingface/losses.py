@@ -12,6 +12,7 @@ from lossforecast.runs import mean_step
 
 __all__ = ["LossReader"]
 
+_MANY_STEPS = 20  # more than a gradient scaler skips
 _NEAR_ZERO = 0.1  # of the largest loss so far
 
 
@@ -29,7 +30,7 @@ class LossReader:
         """Optimizer steps at the latest log."""
         self._pipeline = pipeline
         self._monitor = monitor
-        self._start = steps
+        self._counted = steps, steps  # optimizer steps that were seen, and all at that time
         self._seen: dict[str, int] = {}  # metrics, and optimizer steps at their first evaluation
         self._warned = self._warned_of_steps = False
 
@@ -74,14 +75,16 @@ class LossReader:
             )
 
     def _warn_if_not_stepped(self, step: int) -> None:
-        """Warn once if the Trainer has taken steps, but not its optimizer."""
-        counted = self._pipeline.capture.steps
-        if counted == self._start and step > self._start + 1 and not self._warned_of_steps:
+        """Warn once if the Trainer takes steps, but not the optimizer that is watched."""
+        seen = self._pipeline.capture.steps
+        if seen != self._counted[0]:
+            self._counted = seen, step
+        elif step >= self._counted[1] + _MANY_STEPS and not self._warned_of_steps:
             self._warned_of_steps = True
             logger.warning(
-                "nothing is forecast: the Trainer has taken %d steps, but none of its optimizer "
-                "was seen. Another object takes them",
-                step - self._start,
+                "no more forecasts: the Trainer has taken %d steps, but its optimizer took none "
+                "that was seen. Was it replaced?",
+                step - self._counted[1],
             )
 
     def _was_large(self) -> bool:

@@ -326,8 +326,9 @@ class LightningLossForecast(LoopCallback, Callback):
         if trainer is not None and monitor is not None:
             self._read_metric(trainer, trainer.callback_metrics)
         self._pipeline.flush(together=monitor is None)
-        group = 0 if self._plan is None else self._plan.group
-        state = {**self._pipeline.state_dict(), "group": group}
+        assert self._plan is not None
+        of_plan = {"group": self._plan.group, "declared": self._plan.declared}
+        state = {**self._pipeline.state_dict(), **of_plan}
         return state if probe is None else {**state, "probe": probe.state_dict()}
 
     @guarded

@@ -41,7 +41,7 @@ def host_run(
     else:
         taken, group = int(saved["capture"]["steps"]), int(saved["group"])
     plan_of_trainer.group = group
-    plan = plan_of_trainer.at_start(taken)
+    plan = plan_of_trainer.at_start(taken, saved)
     if plan is None:
         logger.warning(
             "no forecasts: the length of this run is unknown. Give "

@@ -87,7 +87,7 @@ class TrainerPace:
 
     @property
     def is_settled(self) -> bool:
-        """True once the pace is known, and whether the loaders change."""
+        """True once the pace is known; if the loaders are made anew, not in the first epoch."""
         reloads = self._trainer.reload_dataloaders_every_n_epochs
         return self._is_known and not (reloads and self._trainer.current_epoch == 0)
 
@@ -164,7 +164,7 @@ def trained_epochs(trainer: Any) -> int:
 
 
 def simplest_ratio(count: int, of: int) -> Fraction:
-    """Return the simplest fraction f for which `count` is f times `of`, but for less than 1.
+    """Return the simplest fraction f for which `count` differs from ``f * of`` by less than 1.
 
     >>> simplest_ratio(12, 50), simplest_ratio(41, 50), simplest_ratio(250, 50)
     (Fraction(1, 4), Fraction(4, 5), Fraction(5, 1))

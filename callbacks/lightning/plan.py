@@ -8,6 +8,7 @@ import numpy as np
 from lossforecast.callbacks.capture import innermost
 from lossforecast.callbacks.lightning.pace import TrainerPace
 from lossforecast.callbacks.lightning.schedule import (
+    changes_accumulation,
     declared_positions,
     measured_positions,
     planned_schedule,
@@ -55,21 +56,32 @@ class TrainerPlan:
         self._given = trainer.optimizers[optimizer_index]
         self.optimizer = innermost(self._given)
         """The optimizer without wrappers."""
+        self.declared: int | None = None
+        """Length of the run as the settings of the Trainer declare it."""
         self._total = 0
         self._meter: PaceMeter | None = None  # of the scheduler
         self._by_hand = not trainer.lightning_module.automatic_optimization
 
-    def at_start(self, taken: int) -> LRSchedule | None:
+    def at_start(self, taken: int, saved: dict[str, Any] | None = None) -> LRSchedule | None:
         """Return the plan at the start of training; None if the length of the run is unknown.
+
+        A run that is resumed has the length that it was found to have before, unless the settings
+        of the Trainer declare another than they did then.
 
         Args:
             taken: steps of the optimizer already taken.
+            saved: state of the callback in the checkpoint that is resumed, if any.
         """
         if self._settings.schedule is not None:
             return self._settings.schedule
-        length = self._settings.total_steps or run_length(self._trainer)
+        length = self._settings.total_steps
+        if length is None:
+            length = self.declared = run_length(self._trainer)
         if length is None:
             return None
+        if saved is not None and saved.get("declared") == length:
+            plan = saved["forecasters"][self._settings.metric]["schedule"]
+            length = LRSchedule.from_dict(plan).total_steps
         self._scheduler(taken)
         return planned_schedule(
             self._trainer, self.optimizer, length, taken=taken, group=self.group
@@ -86,7 +98,7 @@ class TrainerPlan:
         return PlanSource(
             read=self._read,
             scheduler=self._scheduler,
-            length=self.pace.length,
+            length=self._length,
             fixed_length=given or self._settings.total_steps is not None,
             fixed_rates=given,
         )
@@ -112,6 +124,10 @@ class TrainerPlan:
 
     # ------------------------------------------------------------------ inside
 
+    def _length(self, taken: int) -> int | None:
+        """Return the length of the run by its pace; None if a callback changes that."""
+        return None if changes_accumulation(self._trainer) else self.pace.length(taken)
+
     def _scheduler(self, taken: int) -> Any:
         """Return the scheduler of the optimizer, or the optimizer while none is stepped."""
         configs = scheduler_configs(self._trainer, self.optimizer)
@@ -129,7 +145,7 @@ class TrainerPlan:
         """Return the plan after some steps of the optimizer."""
         total = self._total
         if self._settings.total_steps is None:
-            self._total = total = self.pace.length(taken) or total
+            self._total = total = self._length(taken) or total
         total = max(total, taken + 1)
         positions = self._positions(taken)
         if positions is None and self._by_hand and self._meter is not None:
@@ -167,7 +183,8 @@ class TrainerPlan:
         if seen is not None and seen[1] > 0:
             first, since, moved = seen
             before, after = expected(np.array([first, taken]) + 1).tolist()
-            if moved > 0 and not is_near(moved, after - before):
+            by_steps = configs[0].interval == "step"
+            if by_steps and moved > 0 and not is_near(moved, after - before):
                 pace, times = measured_pace(since, moved)
                 return every(pace, step=now, times=times)
         return expected if from_start else self._positions_of_trainer(configs[0], taken)

@@ -21,6 +21,7 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
 __all__ = [
+    "changes_accumulation",
     "declared_positions",
     "measured_positions",
     "planned_schedule",
@@ -39,7 +40,7 @@ def run_length(trainer: Any) -> int | None:
     It cannot know without a limit, with only a time limit, and if a callback changes the
     accumulation of gradients. Several optimizers are assumed to step in turn.
     """
-    if any(hasattr(callback, "get_accumulate_grad_batches") for callback in trainer.callbacks):
+    if changes_accumulation(trainer):
         return None
     steps = trainer.estimated_stepping_batches
     an_epoch, epochs = steps_of_epoch(trainer), trained_epochs(trainer)
@@ -48,6 +49,11 @@ def run_length(trainer: Any) -> int | None:
     if trainer.max_steps > 0:  # the limit counts the steps of all optimizers
         steps = min(steps, math.ceil(trainer.max_steps / len(trainer.optimizers)))
     return int(steps) if math.isfinite(steps) and steps >= 1 else None
+
+
+def changes_accumulation(trainer: Any) -> bool:
+    """Return whether a callback changes the accumulation of gradients during the run."""
+    return any(hasattr(callback, "get_accumulate_grad_batches") for callback in trainer.callbacks)
 
 
 def planned_schedule(
@@ -183,7 +189,7 @@ def measured_positions(
         unit, stepped_at = unit * an_epoch, batches - 1  # still to be stepped after an epoch
 
     def positions(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        further = ((steps - 1 - taken) * pace.denominator) // max(pace.numerator, 1)
+        further = -(-(steps - taken) * pace.denominator // max(pace.numerator, 1)) - 1
         count: NDArray[np.int64] = (batches + further) // unit - stepped_at // unit
         return count
 

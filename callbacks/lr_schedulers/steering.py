@@ -54,6 +54,10 @@ class Steering:
         plan = plan.extended_to(total) if longer else plan.truncated_to(total)
         return Change(self._scheduler.changed_at, plan)
 
+    def follow_length(self, total_steps: int) -> None:
+        """Take over the length of a run that has changed, unless it follows the scheduler's."""
+        self._total = None if self._total is None else total_steps
+
     def due(self, recommendation: Recommendation | None, step: int, soon: int) -> Decay | None:
         """Return the recommended decay if it is due; None if not, or once `begin_decay` was called.
 

@@ -75,6 +75,7 @@ class Pipeline:
         self._at_validations = at_validations
         self._steering = steering
         self._plan_watch: PlanWatch | None = None
+        self._total = monitor.forecaster.total_steps  # that of a thread may be ahead of the loop
         self._probe = probe
         horizons = () if probe is None else probe.horizons
         self._listener = Listener(
@@ -90,6 +91,7 @@ class Pipeline:
     def watch_plan(self, source: PlanSource, plan: LRSchedule) -> None:
         """Watch a plan that was read from `source` after the optimizer steps taken so far."""
         self._plan_watch = PlanWatch(source, plan, self.capture.steps)
+        self._total = self.monitor.forecaster.total_steps
 
     def skip_to(self, steps: int) -> None:
         """Begin after optimizer steps that were taken before."""
@@ -169,8 +171,6 @@ class Pipeline:
         self._exchange.announce_leaving(self.capture.steps)
         self._schedule_poll(1)
 
-    # ------------------------------------------------------------------ the end
-
     def finish(self, *, wait: bool = True) -> None:
         """Read the remaining losses and make the last forecast.
 
@@ -186,10 +186,9 @@ class Pipeline:
             self._listener.notify_sinks()
 
     def warn_at_end(self) -> None:
-        """Warn if no step was counted, or if the run has ended early although nobody stopped it."""
-        if self.capture.calls == 0:
-            self.capture.warn_if_not_stepped(1)
-        elif self._plan_watch is not None and not self.should_stop:
+        """Warn if the last steps were not seen, or if the run ended early and nobody stopped it."""
+        unseen = self.capture.warn_if_not_stepped(at_end=True)
+        if self._plan_watch is not None and not (unseen or self.should_stop):
             self._plan_watch.finish(self.capture.steps)
 
     def leave(self) -> None:
@@ -226,8 +225,6 @@ class Pipeline:
         with contained(), self._exchange.lock:
             self.record_end()
         clean_up(self.leave, self.close)
-
-    # ------------------------------------------------------------------ reading
 
     @property
     def has_losses(self) -> bool:
@@ -309,9 +306,8 @@ class Pipeline:
 
     def _next_due(self) -> int:
         """Return the next multiple of `every_n_steps`, or the planned end if that comes first."""
-        total = self.monitor.forecaster.total_steps
         following = (self.checked // self._every_n + 1) * self._every_n
-        return min(following, total) if self.checked < total else following
+        return min(following, self._total) if self.checked < self._total else following
 
     def _schedule_poll(self, ahead: int) -> None:
         """Poll after `ahead` more calls of the optimizer, or earlier for an agreed action."""
@@ -375,12 +371,16 @@ class Pipeline:
 
     def _post_schedule_change(self) -> None:
         """Post a changed schedule before the losses that were reached with it."""
-        change = self._steering.changed() if self._steering is not None else None
-        if change is None and self._plan_watch is not None:
-            capture, streak = self.capture, self._listener.streak
-            change = self._plan_watch.changed(capture.steps, streak, capture.present_rate)
-        if change is not None:
-            self._exchange.post(change)
+        steering, watch, capture = self._steering, self._plan_watch, self.capture
+        change = None if steering is None else steering.changed()
+        if change is None and watch is not None:
+            change = watch.changed(capture.steps, self._listener.streak, capture.present_rate)
+        if change is None:
+            return
+        self._total = change.plan.total_steps
+        for follower in (each for each in (steering, watch) if each is not None):
+            follower.follow_length(self._total)
+        self._exchange.post(change)
 
     def _connect(self) -> None:
         """Connect with the other processes as soon as there are any."""

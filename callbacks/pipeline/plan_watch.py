@@ -108,6 +108,10 @@ class PlanWatch:
             )
         return None
 
+    def follow_length(self, total_steps: int) -> None:
+        """Take over the length of a plan that something else has changed."""
+        self._total = total_steps
+
     def finish(self, steps: int) -> None:
         """Log that a run has ended early, after `steps` optimizer steps."""
         if steps < _EARLY_END_SHARE * self._total:
@@ -131,8 +135,8 @@ class PlanWatch:
             return False
         if self._source.fixed_length:
             self._warn_once(
-                "step %d: the run was said to have %d optimizer steps, but will have about %d as "
-                "it goes: correct total_steps= or schedule=",
+                "step %d: the run was said to have %d optimizer steps, but at its present pace "
+                "will take about %d: correct total_steps= or schedule=",
                 steps,
                 self._total,
                 length,

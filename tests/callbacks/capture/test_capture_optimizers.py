@@ -118,7 +118,7 @@ def test_losses_without_a_step_are_warned_of_once(caplog: pytest.LogCaptureFixtu
         capture.record(1.0)
         other.step()
     (message,) = warnings_in(caplog)
-    assert "101 losses were recorded since the last step of the optimizer, SGD (5 steps" in message
+    assert "no step of SGD was seen in the last 101 losses, after 5 steps" in message
 
 
 def test_known_accumulation_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
