@@ -181,8 +181,9 @@ class Forecast:
         tail = (1 - probability("level", level, ConfigurationError, example=0.8)) / 2
         if self._mixture is None:
             return math.nan, math.nan
-        lower, upper = self._noisy(noise).quantiles(np.array([tail, 1 - tail]))[:, 0]
-        return float(lower), float(upper)
+        # sorted, because rounding may swap the ends of an interval without width
+        ends = np.sort(self._noisy(noise).quantiles(np.array([tail, 1 - tail]))[:, 0])
+        return float(ends[0]), float(ends[1])
 
     def prob_below(self, target: float, *, noise: bool = False) -> float:
         """Probability that the loss at `step` is below `target`; nan for a nan target."""

@@ -167,7 +167,7 @@ def simplest_ratio(count: int, of: int) -> Fraction:
     """Return the simplest fraction f for which `count` differs from ``f * of`` by less than 1.
 
     >>> simplest_ratio(12, 50), simplest_ratio(41, 50), simplest_ratio(250, 50)
-    (Fraction(1, 4), Fraction(4, 5), Fraction(5, 1))
+    (Fraction(1, 4), Fraction(5, 6), Fraction(5, 1))
     """
     exact = Fraction(count, of)
     for denominator in range(1, min(of, _MAX_DENOMINATOR) + 1):

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as torch_lr
 from torch.optim.swa_utils import SWALR
 
 from lossforecast import LRSchedule
-from lossforecast.callbacks import TorchLossForecast
+from lossforecast.callbacks import SteerableLR, TorchLossForecast
 from lossforecast.status import Caveat
 
 TOTAL = 400
@@ -191,3 +191,36 @@ def test_the_hooks_of_a_dropped_monitor_go_with_it() -> None:
     gc.collect()
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("change", ["longer", "decay"])
+def test_a_steered_run_has_the_length_of_its_scheduler(
+    change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, optimizer = weight_and_sgd()
+    scheduler = SteerableLR(optimizer, total_steps=200)
+    script = losses()
+    with TorchLossForecast(optimizer, scheduler) as monitor:
+        while monitor.steps < scheduler.total_steps:
+            if monitor.steps == 100 and change == "longer":
+                scheduler.extend_to(400)
+            if monitor.steps == 100 and change == "decay":
+                scheduler.begin_decay(40)
+            monitor.step(next(script))
+            optimizer.step()
+            scheduler.step()
+    assert monitor.forecaster.total_steps == scheduler.total_steps
+    for text in ("goes on after", "ended after", "left the plan", "assumed to be held"):
+        assert said(caplog, text) == []
+
+
+def test_an_optimizer_replaced_late_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    weight, optimizer = weight_and_sgd()
+    with TorchLossForecast(optimizer, None, TOTAL) as monitor:
+        for step, loss in zip(range(TOTAL), losses(), strict=False):
+            if step == 320:
+                optimizer = torch.optim.SGD([weight], lr=0.1)
+            monitor.step(loss)
+            optimizer.step()
+    assert len(said(caplog, "no step of SGD was seen in the last 80 losses, after 320 steps")) == 1
+    assert said(caplog, "ended after") == []

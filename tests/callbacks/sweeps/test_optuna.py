@@ -212,7 +212,7 @@ def test_impossible_arguments() -> None:
 WORKER = """
 import sys
 import optuna
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_optuna import objective, plan
 from lossforecast.callbacks import ForecastPruner
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -227,7 +227,8 @@ def test_processes_that_share_a_database(tmp_path: Path) -> None:
     study = study_with(ForecastPruner(plan), study_name="shared", storage=storage)
     study.enqueue_trial({"level": 2.0, "decay": 0.5})
     study.optimize(objective, n_trials=1)
-    command = [sys.executable, "-c", WORKER, storage, str(Path(__file__).parent)]
+    folders = Path(__file__).parent, Path(__file__).parents[2]  # this one, and that of `support`
+    command = [sys.executable, "-c", WORKER, storage, *map(str, folders)]
     workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
     for worker in workers:
         _, error = worker.communicate(timeout=240)
