@@ -75,7 +75,8 @@ class TrainerLint:
         if self._scheduler is None:
             warn(inspect(self._plan, self._optimizer))
             return
-        warn_if_assumed(self._config.scheduler, self._plan)
+        if self._config.interval == "step" or math.isfinite(self._batches):
+            warn_if_assumed(self._config.scheduler, self._plan)
         if positions is None:
             logger.warning(
                 "%s is never stepped, so the learning rate is not that of its plan: call its "

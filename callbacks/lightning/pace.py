@@ -103,6 +103,15 @@ class TrainerPace:
             return None
         return simplest_ratio(counted.taken, counted.batches)
 
+    def steps_of_epoch(self, taken: int) -> int | None:
+        """Return the optimizer steps of an epoch, rounded; None if it has no known length."""
+        batches, pace = float(self._trainer.num_training_batches), self.measured(taken)
+        if not math.isfinite(batches):
+            return None
+        if pace is None:
+            return max(self._declared_in_epoch(int(batches)), 1)
+        return max(round(pace * int(batches)), 1)
+
     def length(self, taken: int) -> int | None:
         """Return the optimizer steps of the whole run; None if they are not known."""
         counted, trainer = self._recent(taken), self._trainer

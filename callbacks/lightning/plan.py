@@ -174,7 +174,13 @@ class TrainerPlan:
         now = 0 if from_start else taken
         if self._meter is not None and self._by_hand:
             by_hand = self._meter.pace(taken)
-            return None if by_hand is None else every(by_hand[0], step=now, times=by_hand[1])
+            if by_hand is None:
+                return None
+            every_n, times = by_hand
+            an_epoch = self.pace.steps_of_epoch(taken)
+            if every_n > 1 and an_epoch is not None and is_near(every_n, an_epoch):
+                every_n = an_epoch  # a measured pace is only near that
+            return every(every_n, step=now, times=times)
         configs = scheduler_configs(self._trainer, self.optimizer)
         if not configs or self._meter is None:
             return None

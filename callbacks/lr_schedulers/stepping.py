@@ -117,6 +117,8 @@ class PaceMeter:
         self._pace, self._times = pace, steps_per_call(scheduler)
         self._first: tuple[int, int] | None = None  # optimizer and scheduler steps at the start
         self._latest: deque[tuple[int, int]] = deque(maxlen=_CHECKS)
+        # the same at the first and the latest check at which the scheduler had moved
+        self._moves: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def check(self, steps: int) -> None:
         """Note the position of the scheduler after `steps` optimizer steps."""
@@ -126,6 +128,10 @@ class PaceMeter:
         if self._first is None or steps < self._first[0]:
             self._first = steps, position
             self._latest.clear()
+            self._moves = None
+        if self._latest and position > self._latest[-1][1]:
+            first_move = (steps, position) if self._moves is None else self._moves[0]
+            self._moves = first_move, (steps, position)
         if not self._latest or steps > self._latest[-1][0]:
             self._latest.append((steps, position))
 
@@ -156,6 +162,9 @@ class PaceMeter:
             return None
         if moved <= 0 or is_near(moved, planned):
             return self._pace, self._times
+        if self._moves is not None and self._moves[1][1] > self._moves[0][1]:
+            (begin, start), (end, position) = self._moves
+            taken, moved = end - begin, position - start
         return measured_pace(taken, moved)
 
     def _moved_since(self, start: tuple[int, int], steps: int) -> tuple[int, int, int]:
