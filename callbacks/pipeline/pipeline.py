@@ -91,14 +91,12 @@ class Pipeline:
     def watch_plan(self, source: PlanSource, plan: LRSchedule) -> None:
         """Watch a plan that was read from `source` after the optimizer steps taken so far."""
         self._plan_watch = PlanWatch(source, plan, self.capture.steps)
-        self._total = self.monitor.forecaster.total_steps
+        self._total = plan.total_steps
 
     def skip_to(self, steps: int) -> None:
         """Begin after optimizer steps that were taken before."""
         self.capture.load_state_dict({"steps": steps, "last_rate": None})
         self.checked = self._posted = steps
-
-    # ------------------------------------------------------------------ in the loop
 
     @property
     def is_due(self) -> bool:
@@ -296,6 +294,7 @@ class Pipeline:
         self.capture.load_state_dict(state["capture"])
         self.checked, self._posted, self._kept = checked, cut, kept
         self.poll_at, self._sent, self._pending = 0, 0, None
+        self._total = self.monitor.forecaster.total_steps
         self.actions.reset()
 
     # ------------------------------------------------------------------ inside
