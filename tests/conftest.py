@@ -20,6 +20,7 @@ LONG_FILES = (
     "test_panel_page.py",
     "test_ray.py",
     "test_distributed.py",
+    "test_accidents.py",
     "test_examples.py",
     "test_huggingface_processes.py",
     "test_lightning_ddp.py",

@@ -78,9 +78,15 @@ def alone(folder: Path) -> list[list[float]]:
     return [answer(folder, rank)["weights"] for rank in range(2)]
 
 
+# before or after its answer, and which process freezes; all four in `make test-full`
+WHEN_AND_WHICH = [
+    (True, 0),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in ((True, 1), (False, 0), (False, 1))),
+]
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("frozen", [0, 1])
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("before", "frozen"), WHEN_AND_WHICH)
 def test_a_frozen_process_holds_no_other_loop(frozen: int, before: bool, tmp_path: Path) -> None:
     with pair(tmp_path, stop_from=30, freeze=frozen, before=before, leave=True) as both:
         wait_until_frozen(both[frozen])
@@ -94,8 +100,7 @@ def test_a_frozen_process_holds_no_other_loop(frozen: int, before: bool, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("frozen", [0, 1])
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("before", "frozen"), WHEN_AND_WHICH)
 def test_processes_that_average_gradients_stop_together_or_not_at_all(
     frozen: int, before: bool, tmp_path: Path
 ) -> None:
@@ -135,7 +140,7 @@ def test_random_accidents(tmp_path: Path) -> None:
         assert found["weights"] == before[1 - rank]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_where_no_thread_can_be_started_training_and_forecasts_go_on(
     rank: int, tmp_path: Path
 ) -> None:
