@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from lossforecast.callbacks.distributed import processes
@@ -20,7 +21,7 @@ from lossforecast.policies import Recommendation
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
-from lossforecast.signals import is_from_signal
+from lossforecast.signals import contained
 from lossforecast.store import (
     BINS,
     FinishedRows,
@@ -120,7 +121,8 @@ class RunRecorder:
         """
         if processes()[0] != 0 or (prior is not None and prior.past):
             return prior
-        try:
+        informed = None
+        with contained(partial(self._warn_once, how=" without past runs")):
             read = _within(_FIRST_READ_TIMEOUT_S, self._read_past)
             if read is None:
                 raise StoreError(
@@ -130,10 +132,7 @@ class RunRecorder:
             store, past, rivals = read
             informed = store.prior(self.run, self._schedule, prior, finished=past)
             self._target = store.best(self._rival, self._schedule, finished=rivals)
-        except Exception as error:
-            if is_from_signal(error):
-                raise
-            self._warn_once(error, " without past runs")
+        if informed is None:
             return prior
         known = {row["key"]: row["name"] for row in past}
         names = [f"{known[past.name]:.60}" for past in informed.past]
@@ -160,7 +159,7 @@ class RunRecorder:
         """Enqueue a new forecast and, if it has changed, the recommendation."""
         before, self._advice = self._advice, advice
         changed = before is None or (before.action, before.reason) != (advice.action, advice.reason)
-        try:
+        with contained(self._warn_once):
             self._enqueue(
                 Flush(
                     forecaster.history.thinned(BINS),
@@ -170,10 +169,6 @@ class RunRecorder:
                     decisions=[(step, advice)] if changed else [],
                 )
             )
-        except Exception as error:
-            if is_from_signal(error):
-                raise
-            self._warn_once(error)
 
     def close(
         self, forecaster: Forecaster, steps: int, *, failed: bool = False, watched: bool = True
@@ -189,7 +184,7 @@ class RunRecorder:
         if self._closed or self._process != os.getpid():  # nothing was recorded here
             return
         self._closed = True
-        try:
+        with contained(self._warn_once):
             total = forecaster.total_steps
             is_finished = watched and outcome_of(forecaster.history, total, steps) is not None
             end = "failed" if failed else "finished" if is_finished else "stopped"
@@ -198,10 +193,6 @@ class RunRecorder:
                 self._write_all()
             else:
                 self._thread.join(_FAILED_RUN_TIMEOUT_S if failed else _LAST_WRITE_TIMEOUT_S)
-        except Exception as error:
-            if is_from_signal(error):
-                raise
-            self._warn_once(error)
         if not (self._ended or self._deleted):
             logger.warning("the end of this run could not be written to the store")
 
