@@ -252,7 +252,7 @@ class LightningLossForecast(LoopCallback, Callback):
 
     @guarded
     def _follow(self, batch_idx: int) -> None:
-        """Note the begin of a batch, and watch the optimizer that the Trainer has now."""
+        """Note the beginning of a batch, and watch the optimizer that the Trainer has now."""
         assert self._pipeline is not None
         assert self._plan is not None
         if self._plan.optimizer_changed():

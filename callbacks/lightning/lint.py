@@ -3,10 +3,8 @@
 import math
 from typing import Any
 
-from lossforecast.callbacks.lightning.schedule import (
-    scheduler_configs,
-    steps_of_epoch,
-)
+from lossforecast.callbacks.lightning.pace import steps_of_epoch
+from lossforecast.callbacks.lightning.schedule import scheduler_configs
 from lossforecast.callbacks.lr_schedulers import (
     Alternative,
     Positions,

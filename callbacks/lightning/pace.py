@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["TrainerPace", "simplest_ratio", "trained_epochs"]
+__all__ = ["TrainerPace", "simplest_ratio", "steps_of_epoch", "trained_epochs"]
 
 _MIN_BATCHES = 32  # before the pace is taken for known
 _SKIPPED_SHARE = 0.08  # of the declared steps; a gradient scaler skips fewer
@@ -60,7 +60,7 @@ class TrainerPace:
         self._starts: list[_Counts] = []  # of the latest epochs, the present one last
 
     def begin_batch(self, batch_idx: int, taken: int) -> None:
-        """Note the begin of an epoch.
+        """Note the beginning of an epoch.
 
         Args:
             batch_idx: index of the batch in the epoch.
@@ -105,12 +105,10 @@ class TrainerPace:
 
     def steps_of_epoch(self, taken: int) -> int | None:
         """Return the optimizer steps of an epoch, rounded; None if it has no known length."""
-        batches, pace = float(self._trainer.num_training_batches), self.measured(taken)
-        if not math.isfinite(batches):
-            return None
-        if pace is None:
-            return max(self._declared_in_epoch(int(batches)), 1)
-        return max(round(pace * int(batches)), 1)
+        declared, pace = steps_of_epoch(self._trainer), self.measured(taken)
+        if declared is None or pace is None:
+            return declared
+        return max(round(pace * int(self._trainer.num_training_batches)), 1)
 
     def length(self, taken: int) -> int | None:
         """Return the optimizer steps of the whole run; None if they are not known."""
@@ -157,6 +155,12 @@ class TrainerPace:
         accumulated = int(self._trainer.accumulate_grad_batches)
         is_last = batches >= self._trainer.num_training_batches
         return math.ceil(batches / accumulated) if is_last else batches // accumulated
+
+
+def steps_of_epoch(trainer: Any) -> int | None:
+    """Return the declared optimizer steps of an epoch; None if the dataset has no length."""
+    batches, accumulate = float(trainer.num_training_batches), int(trainer.accumulate_grad_batches)
+    return max(math.ceil(batches / accumulate), 1) if math.isfinite(batches) else None
 
 
 def trained_epochs(trainer: Any) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.callbacks.capture import innermost
-from lossforecast.callbacks.lightning.pace import trained_epochs
+from lossforecast.callbacks.lightning.pace import steps_of_epoch, trained_epochs
 from lossforecast.callbacks.lr_schedulers import (
     Positions,
     Steering,
@@ -28,7 +28,6 @@ __all__ = [
     "run_length",
     "scheduler_configs",
     "steerable",
-    "steps_of_epoch",
 ]
 
 _NEVER_STEPS = 2**61  # between two calls of a scheduler that is never stepped
@@ -121,12 +120,6 @@ def scheduler_configs(trainer: Any, optimizer: Any) -> list[Any]:
         for config in trainer.lr_scheduler_configs
         if _optimizer_of(config.scheduler) is optimizer
     ]
-
-
-def steps_of_epoch(trainer: Any) -> int | None:
-    """Return the optimizer steps of an epoch; None if the dataset has no length."""
-    batches, accumulate = float(trainer.num_training_batches), int(trainer.accumulate_grad_batches)
-    return max(math.ceil(batches / accumulate), 1) if math.isfinite(batches) else None
 
 
 def declared_positions(trainer: Any, config: Any, taken: int, batches: int = -1) -> Positions:
