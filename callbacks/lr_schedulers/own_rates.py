@@ -27,10 +27,12 @@ def own_rates(scheduler: Any, group: int, expected: int) -> Rate | None:
         expected: scheduler steps that were presumably taken so far.
     """
     groups = scheduler.optimizer.param_groups
-    present = float(groups[group]["lr"])
+    present, clone = float(groups[group]["lr"]), None
+    with contained():
+        clone = clone_of(scheduler)
     for name in _NAMES:
         with contained():
-            at = _rate_at(getattr(clone_of(scheduler), name), group, len(groups))
+            at = _rate_at(getattr(clone, name), group, len(groups))
             for now in _nearest(expected):
                 if math.isclose(at(now), present, rel_tol=_SAME_RATE_TOLERANCE):
                     return partial(_later, at, now)

@@ -47,7 +47,7 @@ def plan_source(
     """
     schedule, total_steps = settings.schedule, settings.total_steps
     if schedule is not None:
-        return PlanSource(read=lambda step: schedule, fixed_length=True, fixed_rates=True)
+        return PlanSource(read=lambda step: schedule, fixed_rates=True)
     pace = whole("steps_per_scheduler_step", pace, ConfigurationError, least=1)
     if total_steps is None and getattr(scheduler, "total_steps", None) is None:
         raise ConfigurationError(
@@ -65,7 +65,7 @@ def plan_source(
         return LRSchedule.constant(length(), rate).with_caveats(Caveat.LR_ASSUMED)
 
     if scheduler is None:
-        return PlanSource(read=constant, fixed_length=True)
+        return PlanSource(read=constant)
     meter = PaceMeter(scheduler, pace)
 
     def read(step: int) -> LRSchedule:
@@ -83,5 +83,4 @@ def plan_source(
     return PlanSource(
         read=read,
         scheduler=lambda step: None if meter.pace(step) is None else scheduler,
-        fixed_length=True,
     )
