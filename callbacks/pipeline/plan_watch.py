@@ -20,7 +20,7 @@ _EARLY_END_SHARE = 0.9  # of the plan: a run that ends earlier has ended early
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlanSource:
-    """What a plan is read from.
+    """Source of a plan.
 
     Attributes:
         read: returns the plan after some optimizer steps, read anew.

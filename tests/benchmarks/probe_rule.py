@@ -25,6 +25,7 @@ from lossforecast.backtest.calibrate import (
     calibration_of,
     standardized_error,
 )
+from lossforecast.numerics import MAD_TO_STD
 from lossforecast.prior.probe_gaps import GapRule, Trend
 
 TABLE = Path(__file__).parents[2] / "lossforecast" / "prior" / "probe.json"
@@ -34,7 +35,6 @@ MIN_RATIO_SPREAD = 0.05
 MAX_PREDICTED_SHARE = 0.8  # of the run: the decay begins there
 MAX_RELATIVE_STD = 0.5  # of a predicted drop, to learn the ratio from it
 MIN_DROP_STDERRS = 3  # a real drop below so many standard errors teaches nothing
-MAD_TO_STD = 1.4826  # standard deviation of a normal over its median absolute deviation
 START = GapRule(
     ratio=1.0,
     spread=0.0,

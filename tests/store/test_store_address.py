@@ -57,7 +57,7 @@ FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
 
 
 def said_by(*tasks: Callable[[], object]) -> str:
-    """What calls return and raise, with all that is chained to their errors."""
+    """Return the results and errors of calls as text, with all that is chained to the errors."""
     said = []
     for task in tasks:
         try:

@@ -1,4 +1,4 @@
-"""What tests run in spawned processes, which get callbacks by pickle."""
+"""Tasks of spawned processes, which get callbacks by pickle."""
 
 from pathlib import Path
 from typing import Any

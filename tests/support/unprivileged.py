@@ -25,7 +25,7 @@ NOBODY = 54_321  # no user has this number, so no user database knows its home
 
 
 def attempt(task: Any) -> str:
-    """What a call returns, or its error."""
+    """Return the result of a call as text, or its error."""
     try:
         return str(task())
     except LossForecastError as error:

@@ -36,7 +36,7 @@ class Timed:
 
 
 class ByUpdates(Timed):
-    """Of an older release: the function has another name and returns None for the other unit."""
+    """An older release, whose function has another name and returns None for the other unit."""
 
     def get_epoch_values(self, epoch: int) -> None:
         return None

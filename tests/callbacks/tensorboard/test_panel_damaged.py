@@ -58,7 +58,7 @@ class Panel:
 
 @pytest.fixture(scope="module")
 def records() -> list[dict[str, Any]]:
-    """Of a run at its start, one at 40% and one that has ended."""
+    """Records of a run at its start, one at 40% and one that has ended."""
     every = [list(updates(upto=upto, every=400, target=2.1)) for upto in (400, 1_600, 4_000)]
     return [read(pack(each[-1])) for each in every]
 
