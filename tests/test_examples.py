@@ -113,6 +113,7 @@ def test_the_fabric_loop_says_that_there_is_no_checkpoint(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     options = ["--steps", "60", "--out", "fabric", "--accumulate", "2"]
     printed = run("gpt_fabric.py", *options, cwd=tmp_path)

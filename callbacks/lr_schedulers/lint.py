@@ -9,6 +9,7 @@ import numpy as np
 from torch.optim import lr_scheduler as torch_lr
 
 from lossforecast.callbacks.distributed import processes
+from lossforecast.callbacks.lr_schedulers.clone import clone_of
 from lossforecast.callbacks.lr_schedulers.from_torch import schedule_from_torch
 from lossforecast.callbacks.lr_schedulers.stepping import (
     Positions,
@@ -43,6 +44,10 @@ _FAST_PACE = 1.8  # of the planned pace; the steps that a gradient scaler skips 
 _SLOW_PACE = 0.5  # of the planned pace
 _STEPPED_TOO_OFTEN_FLAWS = (Flaw.HORIZON_SHORT, Flaw.MANY_CYCLES, Flaw.RISES_AT_END, Flaw.OVERRUN)
 """Flaws that go away if the scheduler is stepped less often."""
+_EVERY_STEP_HINT = (
+    " (It is stepped after every optimizer step; if its lengths are in epochs, step it once per "
+    "epoch and set steps_per_scheduler_step.)"
+)
 _MAX_WRAPPERS = 6  # around an optimizer; bounds the search where wrappers form a circle
 
 P = ParamSpec("P")
@@ -238,10 +243,11 @@ def _overrun_finding(allowed: int, calls: int) -> Finding:
 
 
 class LoopLint:
-    """Checks the scheduler of a hand-written loop at the start, and its pace soon after.
+    """Checks the scheduler of a hand-written loop and its pace, once, early in a run.
 
-    The pace is measured once, over at least ten optimizer steps after the first few, which a
-    gradient scaler may skip. Only rank 0 checks. A resumed run is not checked again.
+    The pace is measured over at least ten optimizer steps after the first few, which a gradient
+    scaler may skip. A plan that assumes the default pace is checked only when the scheduler turns
+    out to be stepped at that pace. Only rank 0 checks. A resumed run is not checked again.
 
     Args:
         optimizer: the torch optimizer.
@@ -258,6 +264,9 @@ class LoopLint:
         self._stepping: Stepping | None = None
         self._pace = pace
         self._pace_start: tuple[int, int] | None = None  # steps of optimizer and scheduler
+        self._is_paced_as_assumed = False
+        # checks the plan of a scheduler that is stepped as assumed, from its state at the start
+        self._check_plan: Callable[[], None] | None = None
         if scheduler is not None:
             positions = every(pace, times=steps_per_call(scheduler))
             self._stepping = Stepping(scheduler, positions, plan.total_steps, group)
@@ -265,47 +274,51 @@ class LoopLint:
     @harmless
     def check(self, steps: int) -> None:
         """Check the plan before the first optimizer step, and the pace after `steps` of them."""
-        given, stepping = self._given, self._stepping
+        given, stepping, check_plan = self._given, self._stepping, self._check_plan
         self.close()  # undone below if there is more to check
         if given is not None and steps == 0 and processes()[0] == 0:
-            warn(self._at_start(*given, stepping))
+            self._check_plan = self._at_start(*given, stepping)
             self._stepping = stepping
         elif given is None and stepping is not None and self._pace_is_open(stepping, steps):
-            self._stepping = stepping
+            self._stepping, self._check_plan = stepping, check_plan
+        elif check_plan is not None and self._is_paced_as_assumed:
+            check_plan()
 
     def close(self) -> None:
         """Drop the references to optimizer and scheduler; nothing is checked after this."""
-        self._given = self._stepping = None
+        self._given = self._stepping = self._check_plan = None
 
     def _at_start(
         self, optimizer: Any, plan: LRSchedule, stepping: Stepping | None
-    ) -> tuple[Finding, ...]:
+    ) -> Callable[[], None] | None:
+        """Check the plan, or return its check if it depends on a pace still to be measured."""
         if stepping is None:
-            return inspect(plan, optimizer)
+            warn(inspect(plan, optimizer))
+            return None
         warn_if_assumed(stepping.scheduler, plan)
-        alternatives, times = list[Alternative](), steps_per_call(stepping.scheduler)
-        name, total = type(unwrapped(stepping.scheduler)[0]).__name__, plan.total_steps
+        inner, times = unwrapped(stepping.scheduler)[0], steps_per_call(stepping.scheduler)
+        alternatives = list[Alternative]()
         if times > 1:
-            alternatives.append(per_process(name, times, self._pace, total))
+            name = type(inner).__name__
+            alternatives.append(per_process(name, times, self._pace, plan.total_steps))
         if self._pace > 1:
-            alternatives.append(
-                Alternative(
-                    every(1),
-                    Finding(
-                        Flaw.STEPPED_TOO_SELDOM,
-                        f"{name} seems made for {total:,} optimizer steps, but with "
-                        f"steps_per_scheduler_step={self._pace} it is stepped {stepping.calls:,} "
-                        "times: step it after every optimizer step and omit that argument.",
-                    ),
-                )
-            )
-        hint = (
-            " (This assumes that it is stepped after every optimizer step; if it is stepped once "
-            "per epoch, set steps_per_scheduler_step.)"
+            alternatives.append(self._every_step(stepping))
+        if times == self._pace == 1 and position_of(inner) is not None:
+            with contained():  # a scheduler that cannot be copied is checked now
+                copied = replace(stepping, scheduler=clone_of(inner))
+                return lambda: warn(inspect(plan, optimizer, copied, hint=_EVERY_STEP_HINT))
+        warn(inspect(plan, optimizer, stepping, alternatives))
+        return None
+
+    def _every_step(self, stepping: Stepping) -> Alternative:
+        """Return the alternative to stepping the scheduler at the declared pace."""
+        name, total = type(unwrapped(stepping.scheduler)[0]).__name__, stepping.total_steps
+        message = (
+            f"{name} seems made for {total:,} optimizer steps, but with "
+            f"steps_per_scheduler_step={self._pace} it is stepped {stepping.calls:,} times: step "
+            "it after every optimizer step and omit that argument."
         )
-        every_step = times == self._pace == 1
-        hint = hint if every_step else ""
-        return inspect(plan, optimizer, stepping, alternatives, hint=hint)
+        return Alternative(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))
 
     def _pace_is_open(self, stepping: Stepping, steps: int) -> bool:
         """Compare the pace of the scheduler with the plan; return whether to continue measuring."""
@@ -330,12 +343,15 @@ class LoopLint:
                 "or give the intended rates as schedule=."
             )
             warn([Finding(Flaw.STEPPED_TOO_OFTEN, measured + advice)])
-        elif moved <= _SLOW_PACE * planned - 1:
+            return False
+        if moved <= _SLOW_PACE * planned - 1:
             advice = (
                 "if it is stepped once per epoch, set steps_per_scheduler_step= to the optimizer "
                 "steps of an epoch; otherwise call its step() after every optimizer step."
             )
             warn([Finding(Flaw.STEPPED_TOO_SELDOM, measured + advice)])
+            return False
+        self._is_paced_as_assumed = True
         return False
 
 

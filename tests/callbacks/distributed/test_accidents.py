@@ -18,7 +18,8 @@ from support.processes import SUPPORT
 
 SCRIPT = SUPPORT / "accident_processes.py"
 TOTAL = 100
-REPEATS = 40 if os.environ.get("LOSSFORECAST_FULL") else 3
+FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
+FORKS, ACCIDENTS = (40, 40) if FULL else (3, 1)
 LIMIT_S = 15.0
 START_S = 60.0  # for two processes to load torch, on a busy machine
 
@@ -71,18 +72,18 @@ def wait_until_frozen(process: subprocess.Popen[bytes]) -> None:
     pytest.fail("it was never asked to agree")
 
 
-def alone(folder: Path) -> list[list[float]]:
-    """The weights of both processes without us."""
+@pytest.fixture(scope="module")
+def weights_without_us(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
+    """The weights of both processes."""
+    folder = tmp_path_factory.mktemp("without_us")
     with pair(folder, watched=False, apart=True) as both:
         assert [ended(process, START_S) for process in both] == [0, 0]
     return [answer(folder, rank)["weights"] for rank in range(2)]
 
 
 # before or after its answer, and which process freezes; all four in `make test-full`
-WHEN_AND_WHICH = [
-    (True, 0),
-    *(pytest.param(*each, marks=pytest.mark.slow) for each in ((True, 1), (False, 0), (False, 1))),
-]
+FIRST, *OTHERS = ((True, 0), (True, 1), (False, 0), (False, 1))
+WHEN_AND_WHICH = [FIRST, *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS)]
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
@@ -100,7 +101,8 @@ def test_a_frozen_process_holds_no_other_loop(frozen: int, before: bool, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize(("before", "frozen"), WHEN_AND_WHICH)
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "frozen"), [FIRST, *OTHERS])
 def test_processes_that_average_gradients_stop_together_or_not_at_all(
     frozen: int, before: bool, tmp_path: Path
 ) -> None:
@@ -114,20 +116,21 @@ def test_processes_that_average_gradients_stop_together_or_not_at_all(
     assert first["weights"] == other["weights"]
 
 
-def test_forked_children_end_and_disturb_nothing(tmp_path: Path) -> None:
+def test_forked_children_end_and_disturb_nothing(
+    tmp_path: Path, weights_without_us: list[list[float]]
+) -> None:
     chance, ways = random.Random(0), ("raise", "exit", "_exit", "kill")
-    forks = {step: [chance.choice(ways)] for step in chance.sample(range(5, 95), REPEATS)}
-    before = alone(tmp_path)
+    forks = {step: [chance.choice(ways)] for step in chance.sample(range(5, 95), FORKS)}
     with pair(tmp_path, apart=True, forks=forks) as both:
-        assert [ended(process, START_S + REPEATS * LIMIT_S) for process in both] == [0, 0]
+        assert [ended(process, START_S + FORKS * LIMIT_S) for process in both] == [0, 0]
     found = [answer(tmp_path, rank) for rank in range(2)]
-    assert [each["weights"] for each in found] == before
+    assert [each["weights"] for each in found] == weights_without_us
     assert [each["steps"] for each in found] == [TOTAL, TOTAL]
 
 
-def test_random_accidents(tmp_path: Path) -> None:
-    chance, before = random.Random(1), alone(tmp_path)
-    for turn in range(REPEATS):
+def test_random_accidents(tmp_path: Path, weights_without_us: list[list[float]]) -> None:
+    chance = random.Random(1)
+    for turn in range(ACCIDENTS):
         folder = tmp_path / str(turn)
         folder.mkdir()
         rank, at = chance.randrange(2), chance.randrange(TOTAL)
@@ -137,18 +140,17 @@ def test_random_accidents(tmp_path: Path) -> None:
             assert ended(both[1 - rank], LIMIT_S + 5) == 0, (how, at)
         found = answer(folder, 1 - rank)
         assert found["steps"] == TOTAL
-        assert found["weights"] == before[1 - rank]
+        assert found["weights"] == weights_without_us[1 - rank]
 
 
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_where_no_thread_can_be_started_training_and_forecasts_go_on(
-    rank: int, tmp_path: Path
+    rank: int, tmp_path: Path, weights_without_us: list[list[float]]
 ) -> None:
-    before = alone(tmp_path)
     with pair(tmp_path, apart=True, threadless=rank, stop_from=30) as both:
         assert [ended(process, START_S) for process in both] == [0, 0]
     found = [answer(tmp_path, each) for each in range(2)]
-    assert [each["weights"] for each in found] == before
+    assert [each["weights"] for each in found] == weights_without_us
     assert not any(each["off"] for each in found)
     assert found[0]["forecast"] == TOTAL - 1
     (line,) = (line for line in found[rank]["log"] if "can't start new thread" in line)

@@ -232,7 +232,7 @@ def test_a_run_that_could_not_be_watched_to_its_end_is_not_finished(tmp_path: Pa
     ("until", "state", "in_use"),
     [
         (400, "finished", True),
-        (210, "stopped", False),
+        pytest.param(210, "stopped", False, marks=pytest.mark.slow),
         pytest.param(400, "finished", False, marks=pytest.mark.slow),
         pytest.param(210, "stopped", True, marks=pytest.mark.slow),
     ],

@@ -27,7 +27,7 @@ from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
-REPEATS = 40 if FULL else 6
+FORKS, KILLS = (40, 40) if FULL else (6, 1)
 
 
 def run_script(name: str, *arguments: object, **environment: str) -> list[str]:
@@ -57,7 +57,13 @@ def public() -> Iterator[Path]:
 # ---------------------------------------------------------------------- without rights
 
 
-@pytest.mark.parametrize("what", ["file", "folder", "both", "in use"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "in use",
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("file", "folder", "both")),
+    ],
+)
 def test_a_store_that_may_only_be_read_is_read(public: Path, what: str) -> None:
     folder = public / "store"
     folder.mkdir()
@@ -105,12 +111,12 @@ def test_a_user_without_a_home_is_told_to_name_a_store() -> None:
 
 def test_a_forked_child_ends_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
-    (line,) = run_script("forked.py", path, REPEATS)
+    (line,) = run_script("forked.py", path, FORKS)
     codes = json.loads(line)
     endings = {"exit": 3, "now": 3, "error": 1, "end": 0, "close": 0, "train": 0}
-    assert codes == [[*endings.values()][i % len(endings)] for i in range(REPEATS)]
+    assert codes == [[*endings.values()][i % len(endings)] for i in range(FORKS)]
     (run,) = RunStore(path).runs()
-    total = 20 * REPEATS
+    total = 20 * FORKS
     assert (run.state, run.step, run.schedule.total_steps) == ("finished", total - 1, total)
     made = [row["made_at"] for row in RunStore(path).forecasts(run.key)]
     assert made == list(range(1, total, 2))
@@ -120,7 +126,7 @@ def test_a_forked_child_ends_and_writes_nothing(tmp_path: Path) -> None:
 def test_a_killed_run_is_whole_and_loses_at_most_one_flush(tmp_path: Path) -> None:
     """Killed at any moment after it said that a flush is enqueued, and all before are written."""
     path = tmp_path / "runs.db"
-    for i in range(REPEATS if FULL else 3):
+    for i in range(KILLS):
         writer = subprocess.Popen(
             [sys.executable, str(SUPPORT / "recorded.py"), str(path), "flushes"],
             stdout=subprocess.PIPE,
@@ -143,7 +149,7 @@ def test_a_killed_run_is_whole_and_loses_at_most_one_flush(tmp_path: Path) -> No
         assert store.history(run.key).n_observed == 20 * len(made)
         with closing(sqlite3.connect(path)) as raw:
             assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert len(RunStore(path).runs()) == (REPEATS if FULL else 3)
+    assert len(RunStore(path).runs()) == KILLS
 
 
 # ---------------------------------------------------------------------- models, copies
