@@ -1,7 +1,6 @@
 """`Prior`: the distribution of the laws' parameters before a run, given its description."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -94,7 +93,6 @@ class Beliefs:
 
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
-_LANGUAGE_WORDS = {"language", "lm", "llm", "text", "pretraining"}  # in the name of a task
 _USUAL_PEAKS = (1e-5, 2e-2)  # range of peak learning rates to which the rule `known` applies
 # noise of validation losses, as a share of the loss: median and standard deviation of its
 # logarithm. Language models have large, fixed validation sets
@@ -217,7 +215,7 @@ class Prior:
             raise ConfigurationError(
                 f"none of the laws {laws} is in the prior; choose from {', '.join(LAWS)}"
             )
-        known, language = self.rule_applies(run, schedule), _is_language(run.task)
+        known, language = self.rule_applies(run, schedule), run.is_language_model
         lawful_share = self.lawful_share[0 if known else 1]
         if known and language:
             lawful_share = _LAWFUL_SHARE_OF_LANGUAGE
@@ -282,7 +280,7 @@ class Prior:
         others.
         """
         low, high = _USUAL_PEAKS
-        language = run.task is None or _is_language(run.task)
+        language = run.task is None or run.is_language_model
         return language and run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
 
     @classmethod
@@ -325,10 +323,6 @@ class Prior:
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error
-
-
-def _is_language(task: str | None) -> bool:
-    return task is not None and bool(_LANGUAGE_WORDS & set(re.findall("[a-z]+", task.lower())))
 
 
 def _weighted(drops: Iterable[DropComponent], weight: float) -> Iterator[DropComponent]:

@@ -14,7 +14,7 @@ from lossforecast.runs.outcome import (
 )
 from lossforecast.runs.overfitting import overfit_rise
 from lossforecast.runs.rates import effective_schedule, observed_rates
-from lossforecast.runs.run_info import RunInfo
+from lossforecast.runs.run_info import RunInfo, RunKind
 from lossforecast.runs.windows import mean_step
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "OutcomeRule",
     "RunInfo",
+    "RunKind",
     "at_end",
     "effective_schedule",
     "gather",

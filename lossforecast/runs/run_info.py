@@ -2,13 +2,28 @@
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from lossforecast.checks import non_negative
 from lossforecast.errors import ConfigurationError
 
-__all__ = ["RunInfo"]
+__all__ = ["RunInfo", "RunKind"]
 
 _PLAIN_LOSS = re.compile("(train|training|val|valid|validation|eval)?loss(step|epoch)?|")
+_LANGUAGE_WORDS = {"language", "lm", "llm", "pretraining"}  # in the name of a task
+_TUNING_WORDS = {"fine", "finetune", "finetuning", "tuning", "sft", "rlhf", "dpo"}
+_MAX_SMALL_PARAMS = 1e7  # the recorded small models have at most 1e6, the large ones at least 2.5e7
+
+
+class RunKind(StrEnum):
+    """Kinds of runs whose losses behave alike; each has a prior and a calibration of its own."""
+
+    LARGE_LANGUAGE_MODEL = "large language model"
+    """Trained from scratch as a language model with more than ten million parameters."""
+    SMALL_MODEL = "small model"
+    """At most ten million parameters, whatever the task."""
+    OTHER = "other"
+    """Everything else, and what is not known."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +36,7 @@ class RunInfo:
         metric: the observed loss, "train" (every step, noisy) or "val" (sparse, clean).
         optimizer: its name, such as "adamw" or "sgd".
         project: name of the project that the run belongs to.
-        task: what the model is trained for, such as "language modelling". Set it for any other
-            task: the default drop rule of Adam-like optimizers was learned from language models.
+        task: what the model is trained for, such as "language modelling" or "image classification".
         model: the architecture.
         dataset: the data.
         n_params: number of parameters.
@@ -52,6 +66,19 @@ class RunInfo:
         for name in ("n_params", "batch_size"):
             if getattr(self, name) is not None:
                 non_negative(name, getattr(self, name), ConfigurationError)
+
+    @property
+    def is_language_model(self) -> bool:
+        """True if `task` says that a language model is trained, and not fine-tuned."""
+        words = set(re.findall("[a-z]+", (self.task or "").lower()))
+        return bool(words & _LANGUAGE_WORDS) and not words & _TUNING_WORDS
+
+    @property
+    def kind(self) -> RunKind:
+        """The kind of the run, from its task and its number of parameters."""
+        if self.n_params is not None and self.n_params <= _MAX_SMALL_PARAMS:
+            return RunKind.SMALL_MODEL
+        return RunKind.LARGE_LANGUAGE_MODEL if self.is_language_model else RunKind.OTHER
 
     @property
     def optimizer_word(self) -> str:
