@@ -360,7 +360,7 @@ class LRSchedule(PiecewiseSchedule):
         total_steps: int,
         peak: float,
         warmup: int,
-        after: list[tuple[int, Shape, float]],
+        after: list[tuple[int, int, float]],
     ) -> Self:
         total_steps = whole("total_steps", total_steps, ScheduleError, least=1)
         warmup = whole("warmup", warmup, ScheduleError, least=0)

@@ -7,25 +7,34 @@ window but not its frame, so a cosine cut in half is still exactly that cosine.
 """
 
 from collections.abc import Callable, Iterator
-from enum import IntEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
 
-__all__ = ["PIECE", "Shape", "are_valid", "piece_sums", "piece_values", "pruned"]
+__all__ = ["PIECE", "SHAPE_NAMES", "Shape", "are_valid", "piece_sums", "piece_values", "pruned"]
 
 
-class Shape(IntEnum):
-    """The curves a piece can follow."""
+class Shape:
+    """The curves a piece can follow, as numbers.
 
-    LINEAR = 0  # y0 + (y1 - y0) u
-    COSINE = 1  # y1 + (y0 - y1) (1 + cos(pi u)) / 2
-    SQRT = 2  # y0 + (y1 - y0) sqrt(u), the "1-sqrt" cooldown
-    EXP = 3  # y0 (y1 / y0)^u
-    INVERSE_SQRT = 4  # y0 sqrt(x0 / i)
-    ARRAY = 5  # y0 * values[i - x0 - 1]
+    They are no `Enum`: numpy looks for its own methods on the type of what it is compared with, in
+    an enumeration that runs Python code, and numpy drops an exception of a signal handler, such as
+    KeyboardInterrupt, that comes up in it.
+    """
+
+    LINEAR: Final = 0  # y0 + (y1 - y0) u
+    COSINE: Final = 1  # y1 + (y0 - y1) (1 + cos(pi u)) / 2
+    SQRT: Final = 2  # y0 + (y1 - y0) sqrt(u), the "1-sqrt" cooldown
+    EXP: Final = 3  # y0 (y1 / y0)^u
+    INVERSE_SQRT: Final = 4  # y0 sqrt(x0 / i)
+    ARRAY: Final = 5  # y0 * values[i - x0 - 1]
+
+
+SHAPE_NAMES = ("linear", "cosine", "sqrt", "exp", "inverse_sqrt", "array")
+"""Names of the curves, by number."""
 
 
 _N_TABULATED = 128  # terms of a power sum; beyond, the neglected ones are below double precision

@@ -11,7 +11,14 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import non_negatives, reals, wholes
 from lossforecast.errors import ScheduleError
 from lossforecast.schedule.knots import trace
-from lossforecast.schedule.pieces import PIECE, Shape, are_valid, piece_sums, piece_values
+from lossforecast.schedule.pieces import (
+    PIECE,
+    SHAPE_NAMES,
+    Shape,
+    are_valid,
+    piece_sums,
+    piece_values,
+)
 from lossforecast.status import Caveat
 
 __all__ = ["PiecewiseSchedule", "pieces_of", "window"]
@@ -150,7 +157,7 @@ class PiecewiseSchedule:
         return hash((self._pieces.tobytes(), self._values.tobytes(), self.caveats))
 
     def __repr__(self) -> str:
-        names = [Shape(s).name.lower() for s in self._pieces["shape"][:4]]
+        names = [SHAPE_NAMES[number] for number in self._pieces["shape"][:4]]
         more = ", ..." if self._pieces.size > len(names) else ""
         shapes = ", ".join(names) + more
         return f"LRSchedule(total_steps={self.total_steps}, peak={self.peak:g}, pieces=[{shapes}])"

@@ -1,8 +1,11 @@
 """An exception of the user's signal handler reaches the user's loop, wherever it comes up."""
 
+import enum
 import functools
+import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 import torch
 from support.torch_runs import Bench, scripted
 
-from lossforecast import Recommendation
+from lossforecast import Forecaster, LRSchedule, Recommendation
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.policies import Situation
 from lossforecast.signals import contained, is_from_signal
@@ -22,8 +25,11 @@ SIGNALS = 150 if os.environ.get("LOSSFORECAST_FULL") else 25
 
 @pytest.fixture(autouse=True)
 def handlers_restored() -> Iterator[None]:
+    """Python drops exceptions in callbacks of the garbage collector, and hypothesis sets one."""
     before = signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGUSR1)
+    callbacks, gc.callbacks[:] = gc.callbacks[:], []
     yield
+    gc.callbacks[:] = callbacks
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before[0])
     signal.signal(signal.SIGUSR1, before[1])
@@ -191,3 +197,27 @@ def test_every_timeout_arrives_and_forecasts_go_on() -> None:
     assert monitor.forecaster.history.last_step > before
     assert monitor.steps == step
     monitor.close()
+
+
+def test_numpy_calls_no_python_code_of_enumerations() -> None:
+    """It drops the exceptions that come up there: a Ctrl-C would be lost."""
+    called = set[str]()
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        if (frame.f_code.co_filename, frame.f_code.co_name) == (enum.__file__, "__getattr__"):
+            called.add(f"{frame.f_back.f_code.co_filename}, line {frame.f_back.f_lineno}")
+
+    schedules = [
+        LRSchedule.one_cycle(400, 1e-3),
+        LRSchedule.inverse_sqrt(400, 1e-3, warmup=20),
+        LRSchedule.from_array(LRSchedule.wsd(400, 1e-3).to_array()),
+    ]
+    for schedule in schedules:
+        forecaster = Forecaster(schedule)
+        forecaster.observe_many(range(1, 200), [2 + 3 * (t + 5) ** -0.5 for t in range(1, 200)])
+        sys.setprofile(note)
+        try:
+            forecaster.forecast()
+        finally:
+            sys.setprofile(None)
+    assert not called
