@@ -9,7 +9,7 @@ from support.command_line import run, write_curves
 
 KEYS = {
     "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds",
+    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 }  # fmt: skip
 
 
