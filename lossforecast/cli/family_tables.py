@@ -50,6 +50,7 @@ class ScoreTable:
     def for_terminal(self) -> "Table":
         """The table of rich."""
         table = empty_table(self.title, self.headings[0], self.headings[1:])
+        table.min_width = len(self.title)  # the title must not wrap
         names = [name for name, *_ in self.rows]
         for (name, *cells), after in zip(self.rows, [*names[1:], None], strict=True):
             table.add_row(escaped(name), *cells, end_section=name != after)
@@ -112,7 +113,7 @@ def worse_table(families: Sequence[FamilyScore]) -> ScoreTable:
         for score in families
         if score.is_worse
     ]
-    title = f"families with more than {WORSE_FACTOR:g} times the last value's median error"
+    title = f"median error above {WORSE_FACTOR:g} times the last value's"
     return ScoreTable(title, ("family", "seen", "n", "median", "last value"), tuple(rows))
 
 
