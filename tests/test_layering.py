@@ -69,6 +69,7 @@ LAZY = {
     "backtest.rules": {"optuna"},
     "cli.app": {"typer"},
     "cli.backtest": {"rich", "typer"},
+    "cli.family_tables": {"rich"},
     "cli.forecast": {"typer"},
     "cli.learn_prior": {"rich", "typer"},
     "cli.live": {"rich"},

@@ -2,25 +2,38 @@
 
 from lossforecast.backtest.backtest import FRACTIONS, Backtest, backtest, prior_without_fold
 from lossforecast.backtest.curves import RecordedRun, load_curves
+from lossforecast.backtest.families import (
+    MIN_FORECASTS_FOR_RATIO,
+    WORSE_FACTOR,
+    FamilyScore,
+    KindScore,
+    select_per_family,
+)
 from lossforecast.backtest.learn import Lessons, learn_prior
 from lossforecast.backtest.lookback import LookBack, Moment, look_back
 from lossforecast.backtest.plot import plot_errors
+from lossforecast.backtest.replay import Told
 from lossforecast.backtest.rules import RULES
 from lossforecast.backtest.scorecard import MIN_FORECASTS_PER_CELL, VIEWS, Cell
 from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
 
 __all__ = [
     "FRACTIONS",
+    "MIN_FORECASTS_FOR_RATIO",
     "MIN_FORECASTS_PER_CELL",
     "RULES",
     "VIEWS",
+    "WORSE_FACTOR",
     "Backtest",
     "Cell",
+    "FamilyScore",
+    "KindScore",
     "Lessons",
     "LookBack",
     "Moment",
     "RecordedRun",
     "SweepScore",
+    "Told",
     "backtest",
     "learn_prior",
     "load_curves",
@@ -28,4 +41,5 @@ __all__ = [
     "plot_errors",
     "prior_without_fold",
     "replay_sweeps",
+    "select_per_family",
 ]

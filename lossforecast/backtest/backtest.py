@@ -3,6 +3,7 @@
     from lossforecast.backtest import backtest
 
     result = backtest("curves", jobs=2)          # a folder of NAME.npz + NAME.json
+    result.kinds()                               # scores by kind, each family counted once
     result.table(by="group")                     # cells of scores
     result.to_json()                             # one object per run and fraction
 
@@ -18,8 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.backtest.curves import RecordedRun, load_curves
+from lossforecast.backtest.families import (
+    FamilyScore,
+    KindScore,
+    family_scores,
+    kind_scores,
+    select_per_family,
+)
 from lossforecast.backtest.parallel import mapped
-from lossforecast.backtest.replay import Record, replay
+from lossforecast.backtest.replay import Record, Told, replay
 from lossforecast.backtest.scorecard import MIN_FORECASTS_PER_CELL, Cell, scorecard
 from lossforecast.checks import number, whole
 from lossforecast.errors import ConfigurationError
@@ -39,7 +47,7 @@ FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 _JSON_KEYS = (
     "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds",
+    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 )  # fmt: skip
 
 
@@ -57,12 +65,21 @@ class Backtest:
         """One plain object per run and fraction; a number that is not finite is None.
 
         The keys are `source`, `run_id`, `metric`, `fraction`, `truth`, `mean`, `lower80`,
-        `upper80`, `lower95`, `upper95`, `status` and `seconds`.
+        `upper80`, `lower95`, `upper95`, `status`, `seconds`, `kind`, `fold`, `cluster`, `told` and
+        `last_value`.
         """
         return [
             {key: _finite_or_none(getattr(record, key)) for key in _JSON_KEYS}
             for record in self.records
         ]
+
+    def families(self) -> list[FamilyScore]:
+        """Scores by family of runs (fold and metric) and fraction."""
+        return family_scores(self.records)
+
+    def kinds(self) -> list[KindScore]:
+        """Scores by kind of runs and fraction, in which every family counts once."""
+        return kind_scores(self.families())
 
     def table(
         self, by: str = "group", *, min_forecasts: int = MIN_FORECASTS_PER_CELL
@@ -88,6 +105,8 @@ def backtest(
     jobs: int = 1,
     baselines: bool = True,
     prior_for: Callable[[RecordedRun], Prior | None] = prior_without_fold,
+    told: Told | str = Told.FOUND,
+    max_per_family: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Backtest:
     """Replay recorded runs and forecast each at some fractions of its planned steps.
@@ -102,6 +121,10 @@ def backtest(
         baselines: whether to run the baselines as well.
         prior_for: returns the prior for a run, which must not have been learned from it; None is
             the packaged prior. Default: the packaged prior as learned without the run's fold.
+        told: how much of a run's description the forecaster gets: "found", what a callback finds by
+            itself; "optimizer", metric and optimizer; or "nothing", the metric alone.
+        max_per_family: largest number of runs of a family to forecast, spread over its clusters
+            (`select_per_family`); None is all.
         progress: called after each run with the number of runs done and the number of all.
 
     Raises:
@@ -115,7 +138,10 @@ def backtest(
             f"fractions are {list(fractions)}; give at least one, each above 0 and below 1"
         )
     runs = load_curves(curves) if isinstance(curves, str | Path) else list(curves)
-    replay_one = partial(_replay, fractions=shares, baselines=baselines)
+    if max_per_family is not None:
+        most = whole("max_per_family", max_per_family, ConfigurationError, least=1)
+        runs = select_per_family(runs, most)
+    replay_one = partial(_replay, fractions=shares, baselines=baselines, told=_told(told))
     tasks = [(run, prior_for(run)) for run in runs]
     records: list[Record] = []
     for done, of_run in enumerate(mapped(replay_one, tasks, jobs), start=1):
@@ -126,10 +152,16 @@ def backtest(
 
 
 def _replay(
-    task: tuple[RecordedRun, Prior | None], fractions: Sequence[float], baselines: bool
+    task: tuple[RecordedRun, Prior | None], fractions: Sequence[float], baselines: bool, told: Told
 ) -> list[Record]:
     run, prior = task
-    return replay(run, fractions, baselines=baselines, prior=prior)
+    return replay(run, fractions, baselines=baselines, prior=prior, told=told)
+
+
+def _told(value: str) -> Told:
+    if value not in set(Told):
+        raise ConfigurationError(f"told is {value!r}; it must be one of {', '.join(Told)}")
+    return Told(value)
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -10,7 +10,9 @@ also read from `what`). These keys are optional:
 * `fold`: runs that are left out together when something is learned, default the source NAME;
 * `cluster`: runs that are not independent of each other, default the run alone;
 * `sweep_of`: the sweep that the run belongs to, default none;
-* `kind`: a word for runs whose scores are reported together, default the source NAME.
+* `kind`: a word for runs whose scores are reported together, default the source NAME;
+* `n_params`: number of parameters of the model;
+* `language_model`: "causal" or "masked" if a language model of any size is trained.
 """
 
 import json
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Gap
+from lossforecast.runs import RunKind
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["RecordedRun", "load_curves"]
@@ -108,6 +111,12 @@ class RecordedRun:
     def group(self) -> str:
         """Scores are reported by group: the kind of run (else its source) and the metric."""
         return f"{self.metadata.get('kind') or self.source} {self.metric}"
+
+    @property
+    def kind(self) -> RunKind:
+        """The recorded kind of run; OTHER if none, or none of `RunKind`, was recorded."""
+        recorded = str(self.metadata.get("kind"))
+        return RunKind(recorded) if recorded in set(RunKind) else RunKind.OTHER
 
     @property
     def completed(self) -> bool:

@@ -3,28 +3,42 @@
 The truth is the outcome of the run (`lossforecast.runs.outcome_of`): the mean of the losses of the
 last 2% of the planned steps or, if there are fewer than three, the last one. The forecast is of the
 loss at the mean step of these losses. The forecaster is given the losses up to a fraction of the
-planned steps, the whole planned schedule, and of the run's description only its metric and
-optimizer.
+planned steps, the whole planned schedule, and the part of the run's description that `Told` names.
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from lossforecast.backtest.baselines import BASELINES
+from lossforecast.backtest.baselines import BASELINES, last_value
 from lossforecast.backtest.curves import RecordedRun
 from lossforecast.backtest.scores import CRPS_LEVELS, crps
 from lossforecast.errors import LossForecastError
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
-from lossforecast.runs import Outcome, RunInfo, outcome_of_curve
+from lossforecast.runs import Outcome, RunInfo, RunKind, outcome_of_curve
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Record", "naming", "outcome", "replay"]
+__all__ = ["Record", "Told", "described", "naming", "outcome", "replay"]
+
+_LANGUAGE_TASK = "language modelling"
+
+
+class Told(StrEnum):
+    """How much of a run's description the forecaster gets, besides losses and schedule."""
+
+    FOUND = "found"
+    """What a callback finds by itself: metric, optimizer, number of parameters, and the task of a
+    language model."""
+    OPTIMIZER = "optimizer"
+    """Metric and optimizer."""
+    NOTHING = "nothing"
+    """The metric."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,9 @@ class Record:
         fold: runs of one fold are left out together when something is learned.
         cluster: runs of one cluster are resampled together.
         schedule_type: type of the learning-rate schedule.
+        kind: the recorded kind of run.
+        told: how much of the run's description the forecaster got.
+        last_value: the latest finite loss seen.
         seen: whether some of the losses behind `truth` had been seen (the run ended early).
         baselines: prediction of each baseline, by name.
     """
@@ -70,8 +87,37 @@ class Record:
     fold: str
     cluster: str
     schedule_type: str
+    kind: RunKind
+    told: Told
+    last_value: float
     seen: bool
     baselines: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def point(self) -> float:
+        """The point forecast."""
+        return self.mean
+
+
+def described(run: RecordedRun, told: Told) -> RunInfo:
+    """The description of a recorded run that the forecaster gets.
+
+    Raises:
+        ConfigurationError: the recorded number of parameters is not one.
+    """
+    if told is Told.NOTHING:
+        return RunInfo(metric=run.metric)
+    if told is Told.OPTIMIZER:
+        return RunInfo(metric=run.metric, optimizer=run.optimizer)
+    is_language_model = run.kind is RunKind.LARGE_LANGUAGE_MODEL or run.metadata.get(
+        "language_model"
+    )
+    return RunInfo(
+        metric=run.metric,
+        optimizer=run.optimizer,
+        n_params=run.metadata.get("n_params"),
+        task=_LANGUAGE_TASK if is_language_model else None,
+    )
 
 
 def outcome(run: RecordedRun) -> Outcome | None:
@@ -86,6 +132,7 @@ def replay(
     *,
     baselines: bool = True,
     prior: Prior | None = None,
+    told: Told = Told.FOUND,
 ) -> list[Record]:
     """Forecast a run at each fraction by which it has at least 10 finite losses.
 
@@ -94,6 +141,7 @@ def replay(
         fractions: shares of the planned steps, each above 0 and below 1.
         baselines: whether to run the baselines as well.
         prior: beliefs before the first loss; None is the packaged prior.
+        told: how much of the run's description the forecaster gets.
 
     Raises:
         LossForecastError: the curve cannot be observed; the message names the run.
@@ -104,7 +152,9 @@ def replay(
     with naming(run):
         plan = run.plan
         return [
-            _forecast_at(float(fraction), run, plan, end, baselines=baselines, prior=prior)
+            _forecast_at(
+                float(fraction), run, plan, end, baselines=baselines, prior=prior, told=told
+            )
             for fraction in fractions
             if run.enough_seen(fraction)
         ]
@@ -127,12 +177,12 @@ def _forecast_at(
     *,
     baselines: bool,
     prior: Prior | None,
+    told: Told,
 ) -> Record:
     last_step = fraction * run.total_steps
     n = int(np.searchsorted(run.step, last_step, side="right"))
     steps, losses = run.step[:n], run.loss[:n]
-    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
-    forecaster = Forecaster(plan, info, prior=prior)
+    forecaster = Forecaster(plan, described(run, told), prior=prior)
     forecaster.observe_many(steps, losses)
     start = time.perf_counter()
     forecast = forecaster.forecast(step=end.step)
@@ -159,6 +209,9 @@ def _forecast_at(
         fold=run.fold,
         cluster=run.cluster,
         schedule_type=run.schedule_type,
+        kind=run.kind,
+        told=told,
+        last_value=float(last_value(steps, losses, plan)([end.step])[0]),
         seen=end.first_step <= last_step,
         baselines={
             name: float(baseline(steps, losses, plan)([end.step])[0])

@@ -6,6 +6,7 @@ single runs; two forecasters are compared on the same resamples (a paired cluste
 Everything is deterministic: the seed is an argument with a default.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +20,14 @@ __all__ = [
     "CRPS_LEVELS",
     "Conformal",
     "PointScore",
+    "best_constant_interval",
     "bootstrap",
     "bootstrap_difference",
+    "cluster_mean",
     "conformal_last_value",
     "coverage",
     "crps",
+    "interval_score",
     "point_score",
     "relative_error",
     "relative_width",
@@ -136,6 +140,72 @@ def crps(quantiles: ArrayLike, truth: ArrayLike, levels: ArrayLike = CRPS_LEVELS
     pinball = np.where(above > 0, 1 - q, -q) * above
     score: FloatArray = 2 * pinball.mean(axis=-1)
     return score
+
+
+def interval_score(
+    lower: ArrayLike, upper: ArrayLike, truth: ArrayLike, level: float = 0.8
+) -> FloatArray:
+    """Interval score: the width plus a penalty for a truth outside, shape (n,); lower is better.
+
+        (u - l) + 2 / (1 - level) * ((l - y)+ + (y - u)+)
+
+    In expectation it is smallest for the central interval of probability `level` (Gneiting and
+    Raftery 2007, eq. 43). The unit is that of the arguments.
+
+    Args:
+        lower: lower ends l, shape (n,) or a number.
+        upper: upper ends u, shape (n,) or a number.
+        truth: observed values y, shape (n,).
+        level: probability of the interval, above 0 and below 1.
+
+    Example:
+        >>> interval_score([1.0, 1.0], [2.0, 2.0], [1.5, 2.1]).round(6).tolist()
+        [1.0, 2.0]
+    """
+    low, high, actual = (np.asarray(x, dtype=np.float64) for x in (lower, upper, truth))
+    outside = np.maximum(low - actual, 0) + np.maximum(actual - high, 0)
+    score: FloatArray = (high - low) + 2 / (1 - level) * outside
+    return score
+
+
+def best_constant_interval(values: ArrayLike, level: float = 0.8) -> tuple[float, float]:
+    """The interval [a, b] with the smallest mean `interval_score` over values of shape (n,).
+
+    The score is the sum of a convex, piecewise linear function of a and one of b. Both are smallest
+    at order statistics: a is the k-th smallest and b the k-th largest value, with k the least whole
+    number of at least n (1 - level) / 2.
+
+    Raises:
+        ConfigurationError: there are no values.
+
+    Example:
+        >>> best_constant_interval([3.0, 1.0, 2.0])
+        (1.0, 3.0)
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if ordered.size == 0:
+        raise ConfigurationError("an interval needs at least one value")
+    k = math.ceil(ordered.size * (1 - level) / 2)
+    return float(ordered[k - 1]), float(ordered[-k])
+
+
+def cluster_mean(values: ArrayLike, clusters: ArrayLike) -> float:
+    """Mean over clusters of their means, so that each counts once; nan if there are none.
+
+    Args:
+        values: shape (n,).
+        clusters: label of the cluster of each value, shape (n,).
+
+    Example:
+        >>> cluster_mean([1.0, 1.0, 0.0], ["a", "a", "b"])
+        0.5
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size == 0:
+        return float("nan")
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    index = index.ravel()
+    return float((np.bincount(index, sample) / np.bincount(index)).mean())
 
 
 def bootstrap(

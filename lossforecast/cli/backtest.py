@@ -11,12 +11,20 @@ from lossforecast.backtest import (
     VIEWS,
     Backtest,
     RecordedRun,
+    Told,
     backtest,
     learn_prior,
     load_curves,
     plot_errors,
     prior_without_fold,
     replay_sweeps,
+)
+from lossforecast.cli.family_tables import (
+    FAMILY_LEGEND,
+    ScoreTable,
+    family_table,
+    kind_table,
+    worse_table,
 )
 from lossforecast.cli.options import CURVES_HELP, JOBS_HELP
 from lossforecast.cli.output import (
@@ -49,6 +57,9 @@ _LEGEND = (
     "losses that had been observed (runs that ended early)."
 )
 _NOTE_WIDTH = 100  # characters
+_KIND, _FAMILY = "kind", "family"
+_TABLES = (_KIND, _FAMILY, *VIEWS)  # names for --by
+_DEFAULT_TABLES = (_KIND, *VIEWS)
 
 
 def add_backtest(app: "typer.Typer") -> None:
@@ -76,7 +87,11 @@ def add_backtest(app: "typer.Typer") -> None:
         ] = None,
         markdown_: Annotated[
             Path | None,
-            typer.Option("--markdown", help="Write the table by group to this file, in Markdown."),
+            typer.Option(
+                "--markdown",
+                help="Write the tables by kind and by group, and with --by family the one by "
+                "family, to this file in Markdown.",
+            ),
         ] = None,
         unseen: Annotated[
             str,
@@ -89,7 +104,24 @@ def add_backtest(app: "typer.Typer") -> None:
         by: Annotated[
             list[str] | None,
             typer.Option(
-                help=f"Table to print, one of {', '.join(VIEWS)}; may be repeated. Default: all."
+                help=f"Table to print, one of {', '.join(_TABLES)}; may be repeated. Default: all "
+                "but family."
+            ),
+        ] = None,
+        told: Annotated[
+            str,
+            typer.Option(
+                help="What the forecaster is told of a run: found, what a callback would find by "
+                "itself (metric, optimizer, recorded number of parameters, and the task of a "
+                "language model); optimizer, metric and optimizer; or nothing, the metric alone."
+            ),
+        ] = Told.FOUND.value,
+        max_per_family: Annotated[
+            int | None,
+            typer.Option(
+                help="Forecast at most so many runs of each family (one fold, one metric), spread "
+                "over its clusters: a quick look.",
+                min=1,
             ),
         ] = None,
         sweep: Annotated[
@@ -106,20 +138,26 @@ def add_backtest(app: "typer.Typer") -> None:
         with errors_in_one_line():
             check_outputs({"--json": json_, "--plot": plot, "--markdown": markdown_})
             if sweep:
-                if plot or markdown_ or by or unseen != "fold":
+                if plot or markdown_ or by or unseen != "fold" or told != "found" or max_per_family:
                     raise ConfigurationError(
-                        "--plot, --markdown, --by and --unseen do not apply to sweeps: leave them "
-                        "out with --sweep"
+                        "--plot, --markdown, --by, --unseen, --told and --max-per-family do not "
+                        "apply to sweeps: leave them out with --sweep"
                     )
                 _backtest_sweeps(curves, json_, jobs, baselines=baselines)
                 return
             check_plot(plot)
-            views = _views(by)
+            views, described_as = _views(by), _told(told)
             runs = load_curves(curves)
             priors = _priors(runs, unseen, jobs)
             with progress("replaying runs") as report:
                 result = backtest(
-                    runs, jobs=jobs, baselines=baselines, prior_for=priors, progress=report
+                    runs,
+                    jobs=jobs,
+                    baselines=baselines,
+                    prior_for=priors,
+                    told=described_as,
+                    max_per_family=max_per_family,
+                    progress=report,
                 )
             if not result.records:
                 raise ConfigurationError(
@@ -130,8 +168,9 @@ def add_backtest(app: "typer.Typer") -> None:
                 draw(plot_errors(result), plot)
             write_json(result.to_json(), json_)
             if markdown_ is not None:
-                write(markdown_, markdown(result.table("group")))
-            _print_tables(result, views, to_stderr=STANDARD_OUTPUT in (json_, plot, markdown_))
+                write(markdown_, _markdown(result, views, described_as))
+            to_stderr = STANDARD_OUTPUT in (json_, plot, markdown_)
+            _print_tables(result, views, described_as, to_stderr=to_stderr)
 
 
 def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: bool) -> None:
@@ -157,11 +196,17 @@ def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: 
 
 
 def _views(by: Sequence[str] | None) -> list[str]:
-    views = list(by or VIEWS)
-    unknown = [view for view in views if view not in VIEWS]
+    views = list(by or _DEFAULT_TABLES)
+    unknown = [view for view in views if view not in _TABLES]
     if unknown:
-        raise ConfigurationError(f"--by {unknown[0]}: it must be one of {', '.join(VIEWS)}")
+        raise ConfigurationError(f"--by {unknown[0]}: it must be one of {', '.join(_TABLES)}")
     return views
+
+
+def _told(value: str) -> Told:
+    if value not in set(Told):
+        raise ConfigurationError(f"--told {value}: it must be one of {', '.join(Told)}")
+    return Told(value)
 
 
 def _priors(runs: Sequence[RecordedRun], unseen: str, jobs: int) -> Callable[[RecordedRun], Prior]:
@@ -174,13 +219,37 @@ def _priors(runs: Sequence[RecordedRun], unseen: str, jobs: int) -> Callable[[Re
     return lambda run: lessons.without[run.peak_fold]
 
 
-def _print_tables(result: Backtest, views: Sequence[str], *, to_stderr: bool) -> None:
+def _family_tables(result: Backtest, views: Sequence[str], told: Told) -> list[ScoreTable]:
+    """Of the named tables, those in which families count once."""
+    families = result.families()
+    tables = []
+    if _KIND in views:
+        worse = worse_table(families)
+        tables += [kind_table(result.kinds(), told), *([worse] if worse.rows else [])]
+    if _FAMILY in views:
+        tables.append(family_table(families, told))
+    return tables
+
+
+def _markdown(result: Backtest, views: Sequence[str], told: Told) -> str:
+    tables = _family_tables(result, [_KIND, *views], told)
+    by_group = markdown(result.table("group"))
+    return "\n".join([*(table.markdown() for table in tables), "## Scores by group\n", by_group])
+
+
+def _print_tables(result: Backtest, views: Sequence[str], told: Told, *, to_stderr: bool) -> None:
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False)
     note_width = min(console.width, _NOTE_WIDTH)
     console.width = max(console.width, PIPE_WIDTH)  # rows must not wrap
-    for view in views:
+    tables = _family_tables(result, views, told)
+    for table in tables:
+        console.print(table.for_terminal())
+    if tables:
+        console.print(FAMILY_LEGEND, style="dim", markup=False, width=note_width)
+    cell_views = [view for view in views if view in VIEWS]
+    for view in cell_views:
         cells = result.table(view)
         if not cells:
             console.print(
@@ -190,4 +259,5 @@ def _print_tables(result: Backtest, views: Sequence[str], *, to_stderr: bool) ->
         console.print(score_table(view, cells))
         if cells[0].baselines:
             console.print(difference_table(view, cells))
-    console.print(_LEGEND, style="dim", markup=False, width=note_width)
+    if cell_views:
+        console.print(_LEGEND, style="dim", markup=False, width=note_width)

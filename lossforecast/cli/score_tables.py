@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest import Cell
-from lossforecast.cli.tables import empty_table, escaped, percent
+from lossforecast.cli.tables import empty_table, escaped, markdown_row, percent
 from lossforecast.printable import printable
 
 if TYPE_CHECKING:
@@ -29,13 +29,16 @@ def markdown(cells: Sequence[Cell]) -> str:
     """
     rivals = list(cells[0].baselines) if cells else []
     headings = ["", "seen", "n", "median", "mean", "bias", "in 80%", "in 95%", "80% width"]
-    lines = [_row([*headings, *rivals]), _row(["---"] + ["---:"] * (8 + len(rivals)))]
+    lines = [
+        markdown_row([*headings, *rivals]),
+        markdown_row(["---"] + ["---:"] * (8 + len(rivals))),
+    ]
     for cell in cells:
         ours, *others = _medians(cell, best="**{}**", other="{}")
         scores = [percent(cell.score.mean), percent(cell.score.bias)]
         covered = [f"{100 * share:.0f}" for share in (cell.coverage80, cell.coverage95)]
         start = [printable(cell.name), f"{100 * cell.fraction:g}%", str(cell.n), ours]
-        lines.append(_row([*start, *scores, *covered, percent(cell.width80), *others]))
+        lines.append(markdown_row([*start, *scores, *covered, percent(cell.width80), *others]))
     return "\n".join(lines) + "\n"
 
 
@@ -43,10 +46,6 @@ def _medians(cell: Cell, *, best: str, other: str) -> list[str]:
     """Our median error and those of the baselines; the smallest is marked."""
     medians = [cell.score.median, *(score.median for score in cell.baselines.values())]
     return [(best if value == min(medians) else other).format(percent(value)) for value in medians]
-
-
-def _row(values: Sequence[str]) -> str:
-    return "| " + " | ".join(values) + " |"
 
 
 def score_table(view: str, cells: Sequence[Cell]) -> "Table":

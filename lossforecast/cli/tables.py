@@ -17,6 +17,7 @@ __all__ = [
     "empty_table",
     "escaped",
     "interval80",
+    "markdown_row",
     "number",
     "percent",
     "print_line",
@@ -54,6 +55,11 @@ def escaped(text: str | None) -> str:
     from rich.markup import escape
 
     return escape(printable((text or "")[:_MAX_CELL_CHARACTERS]))
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a table in Markdown."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def print_line(out: "Console", line: str) -> None:

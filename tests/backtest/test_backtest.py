@@ -13,12 +13,13 @@ import lossforecast.backtest.replay as replay_module
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, Prior, RunInfo, ScheduleError
 from lossforecast.backtest.backtest import FRACTIONS, Backtest, RecordedRun, backtest
 from lossforecast.backtest.curves import load_curves
-from lossforecast.backtest.replay import Record, outcome, replay
+from lossforecast.backtest.replay import Record, Told, described, outcome, replay
 from lossforecast.backtest.scorecard import scorecard
+from lossforecast.runs import RunKind
 
 KEYS = [
     "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds",
+    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 ]  # fmt: skip
 
 
@@ -90,7 +91,50 @@ def test_a_fraction_needs_ten_finite_losses() -> None:
     assert [r.fraction for r in backtest([with_loss(run, holes)]).records] == list(FRACTIONS[1:])
 
 
-def test_a_forecaster_is_told_what_the_protocol_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+LANGUAGE: dict[str, Any] = {"kind": "large language model", "n_params": 3e8}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told", "expected"),
+    [
+        (LANGUAGE, "nothing", RunInfo("val")),
+        (LANGUAGE, "optimizer", RunInfo("val", "adamw")),
+        (LANGUAGE, "found", RunInfo("val", "adamw", task="language modelling", n_params=3e8)),
+        ({"kind": "other"}, "found", RunInfo("val", "adamw")),
+        (
+            {"kind": "small model", "language_model": "masked", "n_params": 90_000},
+            "found",
+            RunInfo("val", "adamw", task="language modelling", n_params=90_000),
+        ),
+        (
+            {"kind": "small model", "language_model": None, "n_params": 90_000},
+            "found",
+            RunInfo("val", "adamw", n_params=90_000),
+        ),
+    ],
+)
+def test_a_run_is_described_as_far_as_the_forecaster_is_told(
+    metadata: dict[str, Any], told: str, expected: RunInfo
+) -> None:
+    assert described(made(**metadata), Told(told)) == expected
+
+
+def test_a_number_of_parameters_that_is_none_names_the_run() -> None:
+    with pytest.raises(ConfigurationError, match="made, run odd: n_params"):
+        backtest([made("odd", n_params="many")])
+
+
+def test_what_the_forecaster_is_told_changes_the_forecast() -> None:
+    run = made(**LANGUAGE)
+    found, _, nothing = (backtest([run], fractions=[0.25], told=told).records[0] for told in Told)
+    assert (found.told, nothing.told) == ("found", "nothing")
+    assert found.mean != nothing.mean
+    assert backtest([run], fractions=[0.25]).records[0].mean == found.mean
+
+
+def test_a_forecaster_sees_no_more_than_the_protocol_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[Any] = []
 
     class Listener(Forecaster):
@@ -108,7 +152,7 @@ def test_a_forecaster_is_told_what_the_protocol_allows(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(replay_module, "Forecaster", Listener)
     run, prior = made(dataset="secret", metric="train"), Prior()
-    (record,) = replay(run, [0.5], baselines=False, prior=prior)
+    (record,) = replay(run, [0.5], baselines=False, prior=prior, told=Told.OPTIMIZER)
     (schedule, info, used), (steps, losses), step = told
     assert schedule == LRSchedule.from_points(run.step, run.lr, total_steps=1_000)
     assert info == RunInfo(metric="train", optimizer="adamw")
@@ -117,6 +161,8 @@ def test_a_forecaster_is_told_what_the_protocol_allows(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(losses, run.loss[run.step <= 500])
     assert step == 990
     assert record.baselines == {}
+    assert record.last_value == losses[-1]
+    assert record.point == record.mean
 
 
 def test_a_run_longer_than_its_plan_and_one_that_ends_early() -> None:
@@ -207,6 +253,8 @@ def test_a_run_is_scored_with_the_prior_that_has_not_seen_its_fold() -> None:
         ({"fractions": ["half"]}, "fraction must be a number"),
         ({"jobs": 0}, "jobs is 0"),
         ({"jobs": 1.5}, "jobs is 1.5"),
+        ({"told": "all"}, "told is 'all'; it must be one of found, optimizer, nothing"),
+        ({"max_per_family": 0}, "max_per_family is 0"),
     ],
 )
 def test_misuse_is_an_error_of_ours(arguments: dict[str, Any], message: str) -> None:
@@ -226,7 +274,8 @@ def forecast_of(
         "mean": mean, "lower80": mean - half, "upper80": mean + half, "lower95": mean - 2 * half,
         "upper95": mean + 2 * half, "status": "identified", "seconds": 0.01, "crps": 0.02,
         "group": "made val", "fold": f"fold {i % 3}", "cluster": f"c{i // 2}",
-        "schedule_type": "wsd", "seen": False, "baselines": rivals,
+        "schedule_type": "wsd", "kind": RunKind.OTHER, "told": Told.FOUND, "last_value": 2.2,
+        "seen": False, "baselines": rivals,
     }  # fmt: skip
     return Record(**(values | more))
 

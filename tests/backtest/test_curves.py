@@ -9,6 +9,7 @@ import pytest
 
 from lossforecast import ConfigurationError
 from lossforecast.backtest.curves import RecordedRun, load_curves
+from lossforecast.runs import RunKind
 
 STEPS = np.arange(0, 1_000, 50)
 
@@ -69,6 +70,13 @@ def test_the_description_names_group_fold_cluster_and_sweep() -> None:
     untold = run_of("logs", "m", fold=None, kind=None, cluster=None, sweep_of=None)
     assert (untold.group, untold.fold, untold.cluster) == ("logs val", "logs", "logs:m")
     assert (untold.sweep, untold.peak_fold) == (None, "logs")
+
+
+def test_the_kind_is_other_unless_a_known_one_was_recorded() -> None:
+    assert run_of("x", kind="large language model").kind is RunKind.LARGE_LANGUAGE_MODEL
+    assert run_of("x", kind="small model").kind is RunKind.SMALL_MODEL
+    for metadata in ({}, {"kind": None}, {"kind": "other"}, {"kind": "a word"}, {"kind": ["odd"]}):
+        assert run_of("x", **metadata).kind is RunKind.OTHER
 
 
 def test_a_run_is_complete_unless_recorded_as_stopped() -> None:

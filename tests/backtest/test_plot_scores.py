@@ -8,7 +8,8 @@ from lossforecast import ConfigurationError
 from lossforecast.backtest.backtest import Backtest
 from lossforecast.backtest.baselines import BASELINES
 from lossforecast.backtest.plot import plot_errors
-from lossforecast.backtest.replay import Record
+from lossforecast.backtest.replay import Record, Told
+from lossforecast.runs import RunKind
 
 
 def scored(groups: int, *, baselines: bool = True) -> Backtest:
@@ -25,7 +26,8 @@ def scored(groups: int, *, baselines: bool = True) -> Backtest:
                     "truth": 2.0, "mean": mean, "lower80": mean - 0.1, "upper80": mean + 0.1,
                     "lower95": mean - 0.2, "upper95": mean + 0.2, "status": "identified",
                     "seconds": 0.0, "crps": 0.01, "group": f"group {group}", "fold": str(i % 2),
-                    "cluster": str(i), "schedule_type": "wsd", "seen": False,
+                    "cluster": str(i), "schedule_type": "wsd",
+                    "kind": RunKind.OTHER, "told": Told.FOUND, "last_value": 2.1, "seen": False,
                     "baselines": rivals if baselines else {},
                 }  # fmt: skip
                 records.append(Record(**values))

@@ -7,11 +7,14 @@ from scipy.special import ndtr, ndtri
 from lossforecast import ConfigurationError
 from lossforecast.backtest.scores import (
     CRPS_LEVELS,
+    best_constant_interval,
     bootstrap,
     bootstrap_difference,
+    cluster_mean,
     conformal_last_value,
     coverage,
     crps,
+    interval_score,
     point_score,
     relative_error,
     relative_width,
@@ -142,3 +145,47 @@ def test_a_conformal_interval_never_learns_from_its_own_fold() -> None:
     # what is learned from may be more than what is scored
     same = conformal_last_value(last[:10], truth[:10], folds[:10], 0.8, truth - 1, folds)
     assert same.stretch > 10
+
+
+def test_an_interval_score_is_width_and_ten_times_the_miss() -> None:
+    score = interval_score([1.0, 1.0, 1.0], [3.0, 3.0, 3.0], [2.0, 0.9, 3.2])
+    np.testing.assert_allclose(score, [2.0, 3.0, 4.0])
+    assert interval_score(0.0, 1.0, [2.0], level=0.95)[0] == pytest.approx(41.0)
+    assert np.isnan(interval_score([np.nan], [1.0], [0.5])[0])
+
+
+def test_the_interval_score_is_smallest_for_the_true_quantiles() -> None:
+    sample = np.random.default_rng(0).normal(size=100_000)
+    low, high = ndtri(0.1), ndtri(0.9)
+    best = interval_score(low, high, sample).mean()
+    for factor in (0.8, 1.25):
+        assert interval_score(factor * low, factor * high, sample).mean() > best
+    found = best_constant_interval(sample)
+    assert found == pytest.approx((low, high), abs=0.02)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 9, 10, 11, 19, 20, 21, 30, 37])
+@pytest.mark.parametrize("ties", [False, True])
+def test_no_constant_interval_is_better_than_the_best(n: int, ties: bool) -> None:
+    rng = np.random.default_rng(n)
+    values = rng.integers(0, 4, n).astype(float) if ties else rng.standard_cauchy(n)
+    ordered = np.sort(values)
+    between = (ordered[1:] + ordered[:-1]) / 2
+    ends = np.concatenate([ordered, between, [ordered[0] - 1, ordered[-1] + 1]])
+    for level in (0.5, 0.8, 0.95):
+        scores = [interval_score(a, b, values, level).mean() for a in ends for b in ends if a <= b]
+        low, high = best_constant_interval(values, level)
+        assert low <= high
+        best = interval_score(low, high, values, level).mean()
+        assert best == pytest.approx(min(scores), rel=1e-12, abs=1e-12)
+
+
+def test_no_values_have_no_interval() -> None:
+    with pytest.raises(ConfigurationError, match="at least one value"):
+        best_constant_interval([])
+
+
+def test_each_cluster_counts_once_in_a_mean() -> None:
+    assert cluster_mean([1, 1, 1, 0, 0.5], list("aaabc")) == 0.5
+    assert cluster_mean([True, False], ["a", "b"]) == 0.5
+    assert np.isnan(cluster_mean([], []))

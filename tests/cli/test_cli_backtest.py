@@ -9,7 +9,7 @@ from support.command_line import run, write_curves
 
 KEYS = {
     "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds",
+    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 }  # fmt: skip
 
 
@@ -31,8 +31,10 @@ def test_a_folder_becomes_json_tables_and_a_picture(curves: Path, tmp_path: Path
     assert all(set(each) == KEYS for each in found)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "\x1b" not in done.stdout + done.stderr
-    for text in ("scores by group", "scores by source", "scores by schedule", "multi-power"):
+    for text in ("scores by kind", "by group", "by source", "by schedule", "multi-power"):
         assert text in done.stdout
+    assert done.stdout.startswith("scores by kind, each family once (told: found) ")
+    assert "scores by family" not in done.stdout
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(" made val ")]
     assert rows[0][2:4] == ["25%", "16"]
     assert "…" not in done.stdout
@@ -47,7 +49,83 @@ def test_json_on_standard_output_is_alone_there_and_the_same_for_any_jobs(curves
     assert timeless(one.stdout) == timeless(two.stdout)
     assert "scores by group" in one.stderr
     assert "scores by source" not in one.stderr
+    assert "scores by kind" not in one.stderr
     assert "multi-power" not in one.stderr
+
+
+@pytest.fixture(scope="module")
+def two_kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six runs of a small model in three clusters, and four of one that is better by last value."""
+    folder = tmp_path_factory.mktemp("kinds")
+    write_curves(folder, 6, name="small", kind="small model", fold="digits", n_params=90_000)
+    entries = json.loads((folder / "small.json").read_text())
+    clustered = [each | {"cluster": f"seed {i % 3}"} for i, each in enumerate(entries)]
+    (folder / "small.json").write_text(json.dumps(clustered))
+    write_curves(folder, 4, name="flat", metric="train", fold="clicks")
+    stored = dict(np.load(folder / "flat.npz"))
+    flat = 2.0 + 0.05 * (np.tile(np.arange(stored["step"].size // 4), 4) < 9)
+    np.savez(folder / "flat.npz", **(stored | {"loss": flat}))
+    return folder
+
+
+def rows_of(text: str, name: str) -> list[list[str]]:
+    """The cells after the name in the rows of a printed table."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line.removeprefix(f"{name} ").split() for line in lines if line.startswith(f"{name} ")]
+
+
+def test_families_count_once_in_the_table_by_kind(two_kinds: Path, tmp_path: Path) -> None:
+    out, table = tmp_path / "scores.json", tmp_path / "table.md"
+    done = run(
+        "backtest", "--curves", two_kinds, "--no-baselines", "--json", out, "--markdown", table,
+        "--by", "family", "--by", "kind",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout
+    assert printed.startswith("scores by kind")
+    assert "scores by group" not in printed
+    records = [each for each in json.loads(out.read_text()) if each["fraction"] == 0.5]
+    assert {each["told"] for each in records} == {"found"}
+    small = [each for each in records if each["kind"] == "small model"]
+    assert len(small) == 6
+    errors = [abs(each["mean"] / each["truth"] - 1) for each in small]
+    last = [abs(each["last_value"] / each["truth"] - 1) for each in small]
+    family = next(row for row in rows_of(printed, "digits val") if row[0] == "50%")
+    assert family[1:5] == ["small", "model", "6", "3"]
+    assert [float(cell) for cell in family[5:7]] == pytest.approx(
+        [100 * np.median(errors), 100 * np.median(last)], rel=0.01
+    )
+    together = [row for row in rows_of(printed, "small model") if row[0] == "50%"]
+    (by_metric,) = (row for row in rows_of(printed, "small model val") if row[0] == "50%")
+    assert together == [by_metric]
+    assert by_metric[1:5] == ["1", "6", *family[5:7]]
+    assert by_metric[7] == family[9] != "-", "the ratio"
+    other = next(row for row in rows_of(printed, "other train") if row[0] == "50%")
+    assert (other[1], other[2], other[7], other[8]) == ("1", "4", "-", "0")
+    text = table.read_text()
+    for heading in ("kind, each family once (told: found)", "family (told: found)", "group"):
+        assert f"## Scores by {heading}\n" in text
+    assert f"| small model | 50% | {' | '.join(by_metric[1:])} |" in text
+
+
+def test_families_with_larger_errors_than_the_last_value_are_listed(two_kinds: Path) -> None:
+    done = run("backtest", "--curves", two_kinds, "--no-baselines", "--by", "kind")
+    title = "median error above 1.5 times the last value's"
+    _, found, listed = done.stdout.partition(title)
+    assert found
+    assert {row[0] for row in rows_of(listed, "clicks train")} >= {"50%", "75%"}
+    assert not rows_of(listed, "digits val")
+
+
+def test_what_the_forecaster_is_told_and_how_many_runs_it_sees(two_kinds: Path) -> None:
+    arguments = ("backtest", "--curves", two_kinds, "--no-baselines", "--json", "-")
+    done = run(*arguments, "--told", "nothing", "--max-per-family", "3")
+    assert "(told: nothing)" in done.stderr
+    few = json.loads(done.stdout)
+    small = [each for each in few if each["fold"] == "digits" and each["fraction"] == 0.5]
+    assert sorted(each["cluster"] for each in small) == ["seed 0", "seed 1", "seed 2"]
+    assert {each["told"] for each in few} == {"nothing"}
+    assert run(*arguments, "--max-per-family", "0").returncode == 2
 
 
 def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
@@ -67,6 +145,7 @@ def test_a_picture_on_standard_output_is_alone_there(curves: Path) -> None:
         (["--curves", "short"], "no run to score"),
         (["--curves", "good", "--jobs", "0"], "jobs is 0"),
         (["--curves", "good", "--by", "colour"], "--by colour"),
+        (["--curves", "good", "--told", "all"], "--told all: it must be one of found, optimizer,"),
         (["--curves", "good", "--json", "nowhere/scores.json"], "cannot write nowhere/scores.json"),
         (["--curves", "good", "--json", "good"], "cannot write good"),
         (["--curves", "good", "--plot", "nowhere/a.png"], "cannot write nowhere/a.png"),
@@ -150,7 +229,13 @@ def test_sweeps_that_cannot_be_scored(curves: Path, tmp_path: Path) -> None:
     done = run("backtest", "--curves", curves, "--sweep")
     assert done.returncode == 2
     assert "no sweep to score" in done.stderr
-    for option in (("--plot", tmp_path / "a.png"), ("--by", "group"), ("--unseen", "peak")):
+    for option in (
+        ("--plot", tmp_path / "a.png"),
+        ("--by", "group"),
+        ("--unseen", "peak"),
+        ("--told", "nothing"),
+        ("--max-per-family", "3"),
+    ):
         done = run("backtest", "--curves", curves, "--sweep", *option)
         assert done.returncode == 2
         assert "leave them out" in done.stderr

@@ -90,8 +90,10 @@ def write_broken_log(path: Path, first: int, last: int) -> Path:
     return log
 
 
-def write_curves(folder: Path, n: int, *, every: int = 25) -> Path:
-    """A folder with n recorded runs of 1,000 steps."""
+def write_curves(
+    folder: Path, n: int, *, every: int = 25, name: str = "made", **metadata: object
+) -> Path:
+    """A folder with n recorded runs of 1,000 steps, in the files of one name."""
     folder.mkdir(exist_ok=True)
     step = np.arange(every, 1_001, every)
     lr = LRSchedule.wsd(1_000, 1e-3, warmup=50).lr(step)
@@ -99,15 +101,21 @@ def write_curves(folder: Path, n: int, *, every: int = 25) -> Path:
     clean = 2.5 + 3 * (step + 10.0) ** -0.5 + 150 * (lr - 1e-3)
     losses = [clean * np.exp(0.002 * rng.normal(size=step.size)) for _ in range(n)]
     np.savez(
-        folder / "made.npz",
+        folder / f"{name}.npz",
         step=np.tile(step, n),
         lr=np.tile(lr, n),
         loss=np.concatenate(losses).astype(np.float32),
         offsets=np.arange(n + 1) * step.size,
     )
     entries = [
-        {"run_id": f"run {i}", "metric": "val", "total_steps": 1_000, "schedule": {"type": "wsd"}}
+        {
+            "run_id": f"run {i}",
+            "metric": "val",
+            "total_steps": 1_000,
+            "schedule": {"type": "wsd"},
+            **metadata,
+        }
         for i in range(n)
     ]
-    (folder / "made.json").write_text(json.dumps(entries))
+    (folder / f"{name}.json").write_text(json.dumps(entries))
     return folder
