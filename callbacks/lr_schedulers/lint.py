@@ -264,7 +264,6 @@ class LoopLint:
         self._stepping: Stepping | None = None
         self._pace = pace
         self._pace_start: tuple[int, int] | None = None  # steps of optimizer and scheduler
-        self._is_paced_as_assumed = False
         # checks the plan of a scheduler that is stepped as assumed, from its state at the start
         self._check_plan: Callable[[], None] | None = None
         if scheduler is not None:
@@ -279,10 +278,12 @@ class LoopLint:
         if given is not None and steps == 0 and processes()[0] == 0:
             self._check_plan = self._at_start(*given, stepping)
             self._stepping = stepping
-        elif given is None and stepping is not None and self._pace_is_open(stepping, steps):
-            self._stepping, self._check_plan = stepping, check_plan
-        elif check_plan is not None and self._is_paced_as_assumed:
-            check_plan()
+        elif given is None and stepping is not None:
+            as_planned = self._is_stepped_as_planned(stepping, steps)
+            if as_planned is None:
+                self._stepping, self._check_plan = stepping, check_plan
+            elif as_planned and check_plan is not None:
+                check_plan()
 
     def close(self) -> None:
         """Drop the references to optimizer and scheduler; nothing is checked after this."""
@@ -320,19 +321,19 @@ class LoopLint:
         )
         return Alternative(every(1), Finding(Flaw.STEPPED_TOO_SELDOM, message))
 
-    def _pace_is_open(self, stepping: Stepping, steps: int) -> bool:
-        """Compare the pace of the scheduler with the plan; return whether to continue measuring."""
+    def _is_stepped_as_planned(self, stepping: Stepping, steps: int) -> bool | None:
+        """Compare the pace of the scheduler with the plan; None while it is being measured."""
         position = position_of(unwrapped(stepping.scheduler)[0])
         if position is None:
             return False
         if self._pace_start is None:
             self._pace_start = steps, position
-            return True
+            return None
         first_step, first_position = self._pace_start
         before, now = stepping.positions(np.array([first_step, steps]) + 1).tolist()
         taken, moved, planned = steps - first_step, position - first_position, now - before
         if taken < _MIN_OPTIMIZER_STEPS or planned < _MIN_SCHEDULER_STEPS:
-            return True
+            return None
         measured = (
             f"in {taken:,} optimizer steps the scheduler moved by {moved:,} steps instead of the "
             f"planned {planned:,}, so the forecasts expect the wrong learning rate: "
@@ -351,8 +352,7 @@ class LoopLint:
             )
             warn([Finding(Flaw.STEPPED_TOO_SELDOM, measured + advice)])
             return False
-        self._is_paced_as_assumed = True
-        return False
+        return True
 
 
 def per_process(name: str, times: int, pace: int, total: int) -> Alternative:

@@ -119,6 +119,11 @@ class RecordedRun:
         return RunKind(recorded) if recorded in set(RunKind) else RunKind.OTHER
 
     @property
+    def family(self) -> tuple[RunKind, str, str]:
+        """Kind, fold and metric: runs of one family count once among others."""
+        return self.kind, self.fold, self.metric
+
+    @property
     def completed(self) -> bool:
         """False if the run is recorded as stopped early."""
         completion = self.metadata.get("completion")

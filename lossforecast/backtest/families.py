@@ -21,7 +21,7 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray
 from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.replay import Record, outcome
+from lossforecast.backtest.replay import Record, column, outcome
 from lossforecast.backtest.scores import (
     best_constant_interval,
     cluster_mean,
@@ -181,7 +181,7 @@ def select_per_family(runs: Sequence[RecordedRun], most: int) -> list[RecordedRu
     families: defaultdict[tuple[RunKind, str, str], list[int]] = defaultdict(list)
     for i, run in enumerate(runs):
         if outcome(run) is not None:
-            families[run.kind, run.fold, run.metric].append(i)
+            families[run.family].append(i)
     chosen: list[int] = []
     for members in families.values():
         taken: defaultdict[str, int] = defaultdict(int)
@@ -199,10 +199,10 @@ def _shuffling_key(run: RecordedRun) -> bytes:
 
 
 def _family_score(records: Sequence[Record]) -> FamilyScore:
-    truth = _column(records, "truth")
+    truth = column(records, "truth")
     clusters = [record.cluster for record in records]
-    inside80 = coverage(_column(records, "lower80"), _column(records, "upper80"), truth)
-    inside95 = coverage(_column(records, "lower95"), _column(records, "upper95"), truth)
+    inside80 = coverage(column(records, "lower80"), column(records, "upper80"), truth)
+    inside95 = coverage(column(records, "lower95"), column(records, "upper95"), truth)
     ratio, left_out = _ratio(records)
     first = records[0]
     return FamilyScore(
@@ -212,8 +212,8 @@ def _family_score(records: Sequence[Record]) -> FamilyScore:
         fraction=first.fraction,
         n=len(records),
         clusters=len(set(clusters)),
-        median_error=_median_error(_column(records, "point"), truth),
-        last_value_error=_median_error(_column(records, "last_value"), truth),
+        median_error=_median_error(column(records, "point"), truth),
+        last_value_error=_median_error(column(records, "last_value"), truth),
         coverage80=cluster_mean(inside80, clusters),
         coverage95=cluster_mean(inside95, clusters),
         ratio=ratio,
@@ -224,7 +224,7 @@ def _family_score(records: Sequence[Record]) -> FamilyScore:
 def _ratio(records: Sequence[Record]) -> tuple[float, int]:
     """The ratio of interval scores, nan if it is not quoted, and the number of runs left out."""
     names = ("truth", "last_value", "lower80", "upper80")
-    values = np.array([_column(records, name) for name in names])
+    values = np.array([column(records, name) for name in names])
     truth, last, lower, upper = values[:, (values[:3] > 0).all(axis=0)]
     left_out = len(records) - truth.size
     if truth.size < MIN_FORECASTS_FOR_RATIO:
@@ -255,7 +255,3 @@ def _kind_score(kind: RunKind, metric: str | None, families: Sequence[FamilyScor
 
 def _median_error(forecast: FloatArray, truth: FloatArray) -> float:
     return float(np.median(np.abs(relative_error(forecast, truth))))
-
-
-def _column(records: Sequence[Record], name: str) -> FloatArray:
-    return np.array([getattr(record, name) for record in records], dtype=np.float64)

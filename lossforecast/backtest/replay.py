@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.arrays import FloatArray
 from lossforecast.backtest.baselines import BASELINES, last_value
 from lossforecast.backtest.curves import RecordedRun
 from lossforecast.backtest.scores import CRPS_LEVELS, crps
@@ -24,7 +25,7 @@ from lossforecast.prior import Prior
 from lossforecast.runs import Outcome, RunInfo, RunKind, outcome_of_curve
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Record", "Told", "described", "naming", "outcome", "replay"]
+__all__ = ["Record", "Told", "column", "described", "naming", "outcome", "replay"]
 
 _LANGUAGE_TASK = "language modelling"
 
@@ -33,8 +34,8 @@ class Told(StrEnum):
     """How much of a run's description the forecaster gets, besides losses and schedule."""
 
     FOUND = "found"
-    """What a callback finds by itself: metric, optimizer, number of parameters, and the task of a
-    language model."""
+    """Metric, optimizer, number of parameters, and the task of a language model: the facts that a
+    callback finds by itself."""
     OPTIMIZER = "optimizer"
     """Metric and optimizer."""
     NOTHING = "nothing"
@@ -118,6 +119,11 @@ def described(run: RecordedRun, told: Told) -> RunInfo:
         n_params=run.metadata.get("n_params"),
         task=_LANGUAGE_TASK if is_language_model else None,
     )
+
+
+def column(records: Sequence[Record], name: str) -> FloatArray:
+    """One attribute of n records, (n,)."""
+    return np.array([getattr(record, name) for record in records], dtype=np.float64)
 
 
 def outcome(run: RecordedRun) -> Outcome | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.arrays import FloatArray
-from lossforecast.backtest.replay import Record
+from lossforecast.backtest.replay import Record, column
 from lossforecast.backtest.scores import (
     Conformal,
     PointScore,
@@ -138,10 +138,10 @@ def scorecard(
 
 
 def _cell(name: str, fraction: float, mine: Sequence[Record], group: Sequence[Record]) -> Cell:
-    truth = _column(mine, "truth")
+    truth = column(mine, "truth")
     clusters = np.array([record.cluster for record in mine])
-    error = relative_error(_column(mine, "mean"), truth)
-    ends = {key: _column(mine, key) for key in ("lower80", "upper80", "lower95", "upper95")}
+    error = relative_error(column(mine, "mean"), truth)
+    ends = {key: column(mine, key) for key in ("lower80", "upper80", "lower95", "upper95")}
     inside80 = coverage(ends["lower80"], ends["upper80"], truth)
     inside95 = coverage(ends["lower95"], ends["upper95"], truth)
     baseline_errors = {
@@ -161,7 +161,7 @@ def _cell(name: str, fraction: float, mine: Sequence[Record], group: Sequence[Re
         coverage95_interval=bootstrap(inside95, clusters, "mean"),
         width80=float(relative_width(ends["lower80"], ends["upper80"], truth).mean()),
         width95=float(relative_width(ends["lower95"], ends["upper95"], truth).mean()),
-        crps=float((_column(mine, "crps") / np.abs(truth)).mean()),
+        crps=float((column(mine, "crps") / np.abs(truth)).mean()),
         baselines={name: point_score(errors) for name, errors in baseline_errors.items()},
         median_difference=_difference(error, baseline_errors, clusters, "median"),
         mean_difference=_difference(error, baseline_errors, clusters, "mean"),
@@ -197,13 +197,9 @@ def _conformal(
     )
     return conformal_last_value(
         last,
-        _column(mine, "truth"),
+        column(mine, "truth"),
         folds=[record.fold for record in mine],
         target_coverage=target_coverage,
-        changes=relative_error(_column(group, "truth"), group_last),
+        changes=relative_error(column(group, "truth"), group_last),
         change_folds=[record.fold for record in group],
     )
-
-
-def _column(records: Sequence[Record], name: str) -> FloatArray:
-    return np.array([getattr(record, name) for record in records], dtype=np.float64)

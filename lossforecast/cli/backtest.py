@@ -220,7 +220,7 @@ def _priors(runs: Sequence[RecordedRun], unseen: str, jobs: int) -> Callable[[Re
 
 
 def _family_tables(result: Backtest, views: Sequence[str], told: Told) -> list[ScoreTable]:
-    """Of the named tables, those in which families count once."""
+    """Return those of the named tables in which families count once."""
     families = result.families()
     tables = []
     if _KIND in views:

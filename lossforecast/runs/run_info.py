@@ -12,11 +12,11 @@ __all__ = ["RunInfo", "RunKind"]
 _PLAIN_LOSS = re.compile("(train|training|val|valid|validation|eval)?loss(step|epoch)?|")
 _LANGUAGE_WORDS = {"language", "lm", "llm", "pretraining"}  # in the name of a task
 _TUNING_WORDS = {"fine", "finetune", "finetuning", "tuning", "sft", "rlhf", "dpo"}
-_MAX_SMALL_PARAMS = 1e7  # the recorded small models have at most 1e6, the large ones at least 2.5e7
+_MAX_SMALL_PARAMS = 1e7  # the smallest recorded large language model has 2.5e7
 
 
 class RunKind(StrEnum):
-    """Kinds of runs whose losses behave alike; each has a prior and a calibration of its own."""
+    """Kinds of runs whose scores are reported together."""
 
     LARGE_LANGUAGE_MODEL = "large language model"
     """Trained from scratch as a language model with more than ten million parameters."""
@@ -36,7 +36,8 @@ class RunInfo:
         metric: the observed loss, "train" (every step, noisy) or "val" (sparse, clean).
         optimizer: its name, such as "adamw" or "sgd".
         project: name of the project that the run belongs to.
-        task: what the model is trained for, such as "language modelling" or "image classification".
+        task: what the model is trained for, such as "language modelling". Set it for any other
+            task: the default drop rule of Adam-like optimizers was learned from language models.
         model: the architecture.
         dataset: the data.
         n_params: number of parameters.

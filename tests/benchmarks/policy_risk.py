@@ -46,7 +46,7 @@ NAME_WIDTH, COLUMN_WIDTH = 34, 15
 
 @dataclass(frozen=True)
 class Stops:
-    """What the looks at one run said.
+    """Stops that the looks at one run advised.
 
     Attributes:
         wrongly: whether `target_miss` stopped it, although it reached the target.
@@ -112,7 +112,7 @@ def stops(run: RecordedRun, told: Told) -> Stops:
 
 
 def stopped_by_target(forecaster: Forecaster, target: float) -> bool:
-    """Whether `target_miss` stops the run now."""
+    """Return whether `target_miss` stops the run now."""
     return forecaster.recommend(target=target, policy=target_miss()).action is Action.STOP
 
 
@@ -127,7 +127,7 @@ def by_family(runs: Sequence[RecordedRun], results: Sequence[Stops]) -> list[Fam
     """The shares of each family, sorted by kind, fold and metric."""
     members: defaultdict[tuple[RunKind, str, str], list[int]] = defaultdict(list)
     for i, run in enumerate(runs):
-        members[run.kind, run.fold, run.metric].append(i)
+        members[run.family].append(i)
     families = []
     for (kind, fold, metric), mine in members.items():
         clusters = [runs[i].cluster for i in mine]
