@@ -6,7 +6,7 @@ from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.plan_watch import PlanSource
 from lossforecast.callbacks.pipeline.recorder import Place, StoreLike
 from lossforecast.callbacks.pipeline.settings import Settings
-from lossforecast.callbacks.pipeline.start import HostRun, start
+from lossforecast.callbacks.pipeline.start import HostRun, resume, start
 
 __all__ = [
     "HostRun",
@@ -17,5 +17,6 @@ __all__ = [
     "Settings",
     "StoreLike",
     "is_loss_like",
+    "resume",
     "start",
 ]

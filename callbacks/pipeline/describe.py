@@ -1,65 +1,114 @@
 """Facts about a run before it begins: its optimizer, its size, its project."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lossforecast.callbacks.lr_schedulers import is_schedule_free
-from lossforecast.runs import RunInfo
+from lossforecast.callbacks.pipeline.recognise import Recognition
+from lossforecast.runs import RunInfo, RunKind
 from lossforecast.schedule import averages
 from lossforecast.store import storable
 
-__all__ = ["describe", "identified", "project_name"]
+__all__ = ["describe", "identified", "kind_message", "project_name", "with_given"]
+
+_GIVEN_ON_RESUMING = ("project", "task", "model", "dataset", "n_params", "batch_size")
 
 
 def describe(
-    run: RunInfo | None, optimizer: Any, metric: str, monitor: str | None = None
+    run: RunInfo | None,
+    optimizer: Any,
+    metric: str,
+    monitor: str | None,
+    seen: Recognition,
 ) -> RunInfo:
-    """Complete the facts about a run with its metric and, if missing, optimizer and monitor.
+    """Complete the facts about a run with its metric and, if missing, what else is known.
 
     Args:
         run: facts given by the user.
         optimizer: the torch optimizer.
         metric: "train" or "val".
         monitor: name of the metric in the host's logs.
+        seen: what the model shows about the run.
     """
-    known = vars(run) if run else {}
-    name = known.get("optimizer") or type(optimizer).__name__
+    known = run or RunInfo()
+    name = known.optimizer or type(optimizer).__name__
     if is_schedule_free(optimizer) and not averages(name):
         name += "-schedule-free"
-    monitor = known.get("monitor") or monitor
-    return RunInfo(**{**known, "metric": metric, "optimizer": name, "monitor": monitor})
+    return replace(
+        known,
+        metric=metric,
+        optimizer=name,
+        monitor=known.monitor or monitor,
+        task=seen.task if known.task is None else known.task,
+        n_params=seen.n_params if known.n_params is None else known.n_params,
+    )
 
 
 def identified(run: RunInfo, trained: Any) -> RunInfo:
-    """Complete the facts about a run with its project, model and size, where they are missing.
+    """Complete the facts about a run with its project and model, where they are missing.
 
     Args:
         run: facts about the run.
         trained: the model, or the optimizer where the model is unknown.
     """
-    model = None
-    if hasattr(trained, "param_groups"):
-        weights = [weight for group in trained.param_groups for weight in group["params"]]
-    else:
-        weights, model = list(trained.parameters()), type(trained).__name__
-    size = _size(weights)
-    return replace(
-        run,
-        project=run.project or project_name(),
-        model=run.model or model,
-        n_params=run.n_params or size or None,
-    )
+    model = None if hasattr(trained, "param_groups") else type(trained).__name__
+    return replace(run, project=run.project or project_name(), model=run.model or model)
 
 
-def _size(weights: Iterable[Any]) -> int | None:
-    """Return the number of trained parameters; None if a lazy one has no shape yet."""
+def with_given(state: Any, run: RunInfo | None) -> Any:
+    """Return the saved state of a pipeline with the facts that the user gives when resuming.
+
+    Facts that are not given now stay as saved. A damaged state is returned as it is.
+
+    Args:
+        state: state of a `Pipeline`.
+        run: facts given by the user.
+    """
+    given = {name: getattr(run, name, None) for name in _GIVEN_ON_RESUMING}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        return sum(int(weight.numel()) for weight in weights if weight.requires_grad)
-    except (RuntimeError, ValueError):
-        return None
+        forecasters = {
+            metric: {**saved, "run": {**saved["run"], **given}}
+            for metric, saved in state["forecasters"].items()
+        }
+        return {**state, "forecasters": forecasters} if given else state
+    except (AttributeError, KeyError, TypeError):
+        return state
+
+
+def kind_message(run: RunInfo, given: RunInfo | None, seen: Recognition) -> str:
+    """Return a line for the log about the kind of a run, and how it is known.
+
+    Args:
+        run: all facts about the run.
+        given: those given by the user.
+        seen: what the model shows about the run.
+    """
+    facts = f"({_size_text(run.n_params)}, {run.optimizer})"
+    if run.kind is RunKind.SMALL_MODEL:
+        return f"kind of run: {run.kind} {facts}"
+    if run.task is None:
+        why = f", {seen.reason}" if seen.reason else ""
+        return f"kind of run: {run.kind} {facts}, task unknown{why}; RunInfo(task=...) names it"
+    line = f"kind of run: {run.kind} {facts}"
+    if run.kind is RunKind.OTHER:
+        line += f", task {run.task!r:.60}"
+    if given is not None and given.task is not None:
+        return f"{line}, as RunInfo says"
+    why = seen.reason if run.task == seen.task else "as when the run began"
+    return f"{line}, {why}; RunInfo(task=...) changes that"
+
+
+def _size_text(n_params: float | None) -> str:
+    if n_params is None:
+        return "size unknown"
+    if n_params < 1e5:
+        return f"{n_params:,.0f} parameters"
+    rounded = float(f"{n_params:.3g}")
+    text = f"{rounded / 1e6:g}M" if rounded < 1e9 else f"{rounded / 1e9:g}B"
+    return f"{text} parameters"
 
 
 def project_name() -> str | None:

@@ -101,7 +101,7 @@ class RunRecorder:
         Args:
             store: the store, or its path or URL; None for no store.
             name: name of the run for people; None is the present time.
-            run: facts given by the user.
+            run: facts about the run.
             plan: planned learning rates.
             trained: the model, or the optimizer where the model is unknown.
         """
@@ -157,6 +157,7 @@ class RunRecorder:
 
     def record(self, step: int, forecaster: Forecaster, advice: Recommendation) -> None:
         """Enqueue a new forecast and, if it has changed, the recommendation."""
+        self._follow(forecaster.run)
         before, self._advice = self._advice, advice
         changed = before is None or (before.action, before.reason) != (advice.action, advice.reason)
         with contained(self._warn_once):
@@ -195,6 +196,11 @@ class RunRecorder:
                 self._thread.join(_FAILED_RUN_TIMEOUT_S if failed else _LAST_WRITE_TIMEOUT_S)
         if not (self._ended or self._deleted):
             logger.warning("the end of this run could not be written to the store")
+
+    def _follow(self, run: RunInfo) -> None:
+        """Take over the task and size of the forecaster: a resumed run has those it began with."""
+        task, n_params = run.task or self.run.task, run.n_params or self.run.n_params
+        self.run = replace(self.run, task=task, n_params=n_params)
 
     # ------------------------------------------------------------------ state
 

@@ -5,19 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossforecast.callbacks.capture import LossCapture
+from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt_plan, clean_up
-from lossforecast.callbacks.pipeline.describe import describe
+from lossforecast.callbacks.pipeline.describe import describe, kind_message, with_given
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.plan_watch import PlanSource
+from lossforecast.callbacks.pipeline.recognise import Recognition, recognise
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
 from lossforecast.callbacks.pipeline.settings import Settings
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["HostRun", "start"]
+__all__ = ["HostRun", "resume", "start"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +31,7 @@ class HostRun:
         optimizer: the torch optimizer, without wrappers.
         group: index of the parameter group whose learning rate counts.
         plan: planned learning rate of every step.
-        trained: the model, or the optimizer where the model is unknown; gives the model's size.
+        trained: the model, or the optimizer where the model is unknown; shows its size and task.
         name: name of the run for people; None is the present time.
         metrics: kinds of loss that get a forecaster each, with the metric of the settings.
         run: facts about the run, instead of those of the settings.
@@ -71,7 +74,8 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         ConfigurationError: the run does not fit the arguments.
         StateError: the saved state is damaged.
     """
-    forecasters, recorder = _forecasters(settings, host)
+    seen = recognise(host.trained)
+    forecasters, recorder = _forecasters(settings, host, seen)
     monitor = RunMonitor(
         forecasters[settings.metric],
         target=settings.target,
@@ -95,25 +99,46 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         if host.saved is None:
             pipeline.skip_to(host.steps_taken)
         else:
-            pipeline.load_state_dict(host.saved)
+            pipeline.load_state_dict(with_given(host.saved, settings.run))
             adopt_plan(monitor.forecaster, host.plan, host.steps_taken)
         if host.source is not None:
             pipeline.watch_plan(host.source, host.plan)
     except BaseException:
         clean_up(capture.close, *([probe.close] if probe is not None else []))
         raise
+    _log_kind(pipeline, settings, seen)
     return pipeline
 
 
+def resume(pipeline: Pipeline, settings: Settings, state: dict[str, Any]) -> None:
+    """Continue a run from a saved state, after `start`; the user's facts about the run prevail.
+
+    Raises:
+        StateError: the state is not that of a run, or is damaged; nothing is changed then.
+    """
+    before = pipeline.monitor.forecaster.run.kind
+    pipeline.load_state_dict(with_given(state, settings.run))
+    if pipeline.monitor.forecaster.run.kind is not before:
+        _log_kind(pipeline, settings, Recognition())
+
+
+def _log_kind(pipeline: Pipeline, settings: Settings, seen: Recognition) -> None:
+    """Log the kind of the run, in process 0."""
+    if processes()[0] == 0:
+        logger.info("%s", kind_message(pipeline.monitor.forecaster.run, settings.run, seen))
+
+
 def _forecasters(
-    settings: Settings, host: HostRun
+    settings: Settings, host: HostRun, seen: Recognition
 ) -> tuple[dict[str, Forecaster], RunRecorder | None]:
     """Return a forecaster for each metric, and the recorder where there is a store.
 
     The metric of the settings is forecast with the past runs of the store.
     """
     run = settings.run if host.run is None else host.run
-    runs = {name: describe(run, host.optimizer, name, settings.monitor) for name in host.metrics}
+    runs = {
+        name: describe(run, host.optimizer, name, settings.monitor, seen) for name in host.metrics
+    }
     priors: dict[str, Prior | None] = dict.fromkeys(host.metrics, settings.prior)
     recorder = RunRecorder.create(
         settings.place, host.name, runs[settings.metric], plan=host.plan, trained=host.trained

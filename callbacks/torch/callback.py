@@ -18,6 +18,7 @@ from lossforecast.callbacks.pipeline import (
     PlanSource,
     Settings,
     StoreLike,
+    resume,
     start,
 )
 from lossforecast.callbacks.probe import AnnealingProbe
@@ -258,10 +259,12 @@ class TorchLossForecast(LoopCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state; a changed schedule is adopted with a warning.
 
+        Facts about the run are as saved, but for those that `run` gives now.
+
         Raises:
             StateError: the state is not of a run, or is damaged.
         """
-        self._run.load_state_dict(state)
+        resume(self._run, self.settings, state)
         self._resumed = True
         if self.settings.probe is not None:
             self.settings.probe.restart()

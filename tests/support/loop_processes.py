@@ -28,6 +28,7 @@ from lossforecast.policies import Action, Reason, Recommendation, Situation
 from support.logs import WarningLog
 from support.pacing import LONELY, PATIENT, keep_pace
 from support.policies import decay_from, stop_from
+from support.sharded_models import recognised_in_processes
 
 TOTAL, EVERY = 120, 10
 Model = torch.nn.Module
@@ -292,6 +293,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
             loss_of=slow_to_start,
             **stopping,
         ),
+        "recognised": recognised_in_processes,
     }
     for step in (0, 13, 59, 61, 70, 72, 75, 78):
         often[f"other fails at {step}"] = lambda step=step: train(  # type: ignore[misc]

@@ -33,7 +33,17 @@ _FORECAST_FIELDS = (
     "prob_target",
     "levels",
 )
-_RUN_FIELDS = ("metric", "monitor", "project", "model", "optimizer", "task", "dataset", "n_params")
+_RUN_FIELDS = (
+    "metric",
+    "monitor",
+    "kind",
+    "project",
+    "model",
+    "optimizer",
+    "task",
+    "dataset",
+    "n_params",
+)
 
 
 def overview(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.loop_processes import scripted
 from support.processes import SUPPORT, answers, torchrun
+from support.sharded_models import model
 
 from lossforecast.callbacks import TorchLossForecast
 
@@ -238,6 +239,25 @@ def test_a_failure_in_one_process_parts_nobody(found: Found, step: int, turn: in
     if step < 60:
         assert first["steps"] == 120
         assert any(line.endswith(ALONE) for line in first["log"])
+
+
+def test_parameters_are_counted_alike_or_not_at_all(found: Found) -> None:
+    first, other = of(found, "recognised")
+    assert first == other
+    n_params = sum(weight.numel() for weight in model().parameters())
+    task = "language modelling"
+    assert first == {
+        "ddp": [n_params, task],
+        "ddp, optimizer": [n_params, task],
+        "zero, optimizer": [n_params, task],
+        "fully_shard": [n_params, task],
+        "fully_shard, optimizer": [n_params, task],
+        "fsdp": [None, task],
+        "fsdp, optimizer": [None, None],
+        "fsdp, original parameters": [None, task],
+        "fsdp, original parameters, optimizer": [None, None],
+        "flat, optimizer": [None, None],
+    }
 
 
 @pytest.mark.slow

@@ -454,6 +454,7 @@ def test_a_run_is_told_whole(ask: Ask) -> None:
     assert found["schedule"]["steps"][-1] == TOTAL
     assert "state" not in found
     assert found["fared"]["80"]["judged"] > 10
+    assert (found["run_info"]["kind"], found["run_info"]["optimizer"]) == ("other", "adamw")
 
 
 def test_a_question_is_answered(ask: Ask) -> None:

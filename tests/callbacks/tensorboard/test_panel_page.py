@@ -160,6 +160,7 @@ def test_the_fan_is_drawn_and_one_can_look_back(page: Page) -> None:
     page.until(lambda: page.line("forecast")["x"][0] == fan["x"][0])
     assert page.text(".travel output").startswith("now")
     assert page.text(".decisions li")
+    assert page.text(".facts") == "kind of run: small model · 170 parameters · AdamW"
 
 
 def test_no_button_sends_a_chart_away(page: Page) -> None:

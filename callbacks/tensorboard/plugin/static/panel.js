@@ -115,7 +115,7 @@ export function start(body, plotly) {
       if (state.focus === null) return;
       const [name] = JSON.parse(state.focus);
       parts.headline.textContent = `${labelOf({ run: name })}: ${state.trouble === null ? "loading …" : "not loaded"}`;
-      parts.status.textContent = "";
+      parts.status.textContent = parts.facts.textContent = "";
       return;
     }
     const at = run.trail.findIndex((row) => row.step === state.at);
@@ -154,6 +154,7 @@ function build(body, runs, whatIf, showForecast) {
       make("main", { id: "details", tabindex: "-1" },
         keep("headline", make("h1", { "aria-live": "polite" })),
         keep("status", make("p", { class: "quiet" })),
+        keep("facts", make("p", { class: "quiet facts" })),
         keep("details", make("div", {},
           keep("loss", make("div", { class: "chart loss", role: "img", "aria-label": "loss, forecast and learning rate" })),
           make("div", { class: "travel" },

@@ -1,7 +1,7 @@
 // Text about the run in focus: where it ends, its forecasts, advice and actions.
 
 import { changed, make } from "./dom.js";
-import { ACTIONS, chance, digits, gap, percent, plainly, steps } from "./words.js";
+import { ACTIONS, amount, chance, digits, gap, percent, plainly, steps } from "./words.js";
 
 export function drawHeadline(parts, run) {
   parts.headline.textContent = `${run.label}: ${endOf(run)}`;
@@ -19,6 +19,16 @@ export function drawHeadline(parts, run) {
   if (forecast.caveats.length) words.push(`caveats: ${plainly(forecast.caveats.join(", "))}`);
   if (run.non_finite) words.push(run.non_finite === 1 ? "1 loss was nan or infinite" : `${steps(run.non_finite)} losses were nan or infinite`);
   parts.status.textContent = words.join(" · ");
+  parts.facts.textContent = factsOf(run.run_info);
+}
+
+// The kind of the run, and what else is known about it.
+function factsOf(info) {
+  const words = [`kind of run: ${info.kind}`];
+  if (info.n_params !== null) words.push(`${amount(info.n_params)} parameters`);
+  if (info.optimizer) words.push(info.optimizer);
+  for (const name of ["task", "model", "dataset"]) if (info[name]) words.push(`${name}: ${info[name]}`);
+  return words.join(" · ");
 }
 
 function endOf(run) {

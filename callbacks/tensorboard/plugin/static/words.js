@@ -22,6 +22,13 @@ export const gap = (x, loss) => {
 
 export const steps = (x) => String(x).replace(/\B(?=(\d{3})+$)/g, ",");
 
+// A large number in millions or billions, with three digits.
+export const amount = (x) => {
+  if (x < 1e5) return steps(Math.round(x));
+  const rounded = Number(x.toPrecision(3));
+  return rounded < 1e9 ? `${rounded / 1e6}M` : `${rounded / 1e9}B`;
+};
+
 export const percent = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)}%`);
 
 // A probability, never as 0% or 100%, because no forecast is certain.
