@@ -1,4 +1,4 @@
-"""record_runs.py on short runs."""
+"""record_runs.py on short runs, and the runs that it recorded."""
 
 import re
 import sys
@@ -13,11 +13,14 @@ from own_optimizers import optimizers_of
 from own_runs import MAX_RISE, MIN_LOSS, Curve, Recording, completion_of, record
 from own_settings import OPTIMIZERS, SCHEDULES, Settings, draw_settings, scheduler_of
 from own_tasks import TASKS
-from record_runs import main
+from record_runs import RESULTS, main
 
-from lossforecast.backtest.curves import load_curves
+from lossforecast.backtest.curves import RecordedRun, load_curves
+from lossforecast.runs import outcome_of_curve
 
 SCRIPT = Path(__file__).with_name("record_runs.py")
+README = Path(__file__).with_name("README.md")
+PACKED = (RESULTS / "own_runs.npz", RESULTS / "own_runs.json")
 QUICK = (
     *("pictures cnn", "digits vae", "letters lstm", "cancer table", "clicks"),
     *("modular addition", "sparse parity"),
@@ -231,3 +234,88 @@ def test_live_forecasts_are_printed_with_what_came(script: Callable[..., str]) -
     assert {(seen, metric): int(share) for seen, metric, share in totals} == {
         key: 50 * count for key, count in held.items()
     }
+
+
+# ---------------------------------------------------------------------- the recorded runs
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[RecordedRun]:
+    return [run for run in load_curves(RESULTS) if run.source == "own_runs"]
+
+
+def test_the_recorded_runs_are_as_many_and_as_large_as_the_readme_says(
+    runs: list[RecordedRun],
+) -> None:
+    sizes = [run.metadata["n_params"] for run in runs]
+    lengths = [run.total_steps for run in runs]
+    n_runs, n_tasks = len({run.cluster for run in runs}), len({run.fold for run in runs})
+    claim = (
+        f"hold {n_runs} runs of {n_tasks} tasks on a CPU, with {min(sizes):,} to {max(sizes):,} "
+        f"parameters and {min(lengths):,} to {max(lengths):,} steps"
+    )
+    assert claim in " ".join(README.read_text("utf-8").split())
+    assert (n_runs, n_tasks) == (sum(task.runs for task in TASKS.values()), len(TASKS))
+    assert len(runs) == 2 * n_runs
+    assert sum(path.stat().st_size for path in PACKED) <= 5e6
+
+
+def test_the_recorded_runs_are_described(runs: list[RecordedRun]) -> None:
+    for run in runs:
+        assert run.schedule_type in SCHEDULES
+        assert run.optimizer in OPTIMIZERS
+        assert run.group == f"small model {run.metric}"
+        assert run.step[-1] == run.total_steps
+        assert run.fold == run.metadata["task"]
+        assert run.metadata["language_model"] in (None, "causal", "masked")
+    assert {run.schedule_type for run in runs} == set(SCHEDULES)
+    assert {run.optimizer for run in runs} == set(OPTIMIZERS)
+
+
+def test_every_task_has_both_losses_a_sweep_and_several_lengths(runs: list[RecordedRun]) -> None:
+    for fold in {run.fold for run in runs}:
+        chosen = [run for run in runs if run.fold == fold]
+        metrics = [run.metric for run in chosen]
+        assert metrics.count("train") == metrics.count("val") >= 8
+        assert len({run.sweep for run in chosen} - {None}) == 1
+        assert sum(run.sweep is not None for run in chosen if run.metric == "val") >= 4
+        assert len({run.total_steps for run in chosen}) >= 4
+
+
+def test_all_recorded_runs_but_four_have_an_outcome(runs: list[RecordedRun]) -> None:
+    assert {run.cluster for run in runs if not run.completed} == {
+        "modular addition 2",
+        "patches autoencoder 7",
+        "recommender 1",
+        "recommender 10",
+    }
+    for run in runs:
+        if run.metric == "train":
+            curve = Curve(run.step, run.lr, run.loss.astype(np.float32))
+            assert run.metadata["completion"] == completion_of(curve)
+        if run.completed:
+            assert np.isfinite(run.loss).all()
+            assert outcome_of_curve(run.step, run.loss, run.total_steps) is not None
+
+
+def test_the_recorded_rates_are_those_of_the_schedules(runs: list[RecordedRun]) -> None:
+    """The first run of every task; its settings can be drawn again."""
+    first = {run.cluster: run for run in runs if run.cluster == f"{run.fold} 0"}
+    assert len(first) == len(TASKS)
+    for run in first.values():
+        drawn = draw_settings(run.fold, TASKS[run.fold].choices, 0)
+        assert (run.optimizer, run.total_steps) == (drawn.optimizer, drawn.total_steps)
+        rates = np.array(rates_of(drawn))[run.step - 1]
+        np.testing.assert_allclose(run.lr, rates, rtol=1e-5, atol=1e-7 * drawn.peak_lr)
+
+
+@pytest.mark.slow
+def test_recorded_runs_are_made_again(runs: list[RecordedRun]) -> None:
+    """The first losses of some runs; later ones differ between processors."""
+    for task in ("taught regression", "sparse parity", "graphs"):
+        settings = draw_settings(task, TASKS[task].choices, 0)
+        again = record(TASKS[task], settings)
+        (kept,) = (run for run in runs if run.cluster == settings.name and run.metric == "val")
+        np.testing.assert_array_equal(kept.step, again.val.step)
+        np.testing.assert_allclose(kept.lr, again.val.lr, rtol=1e-6)
+        np.testing.assert_allclose(kept.loss[:3], again.val.loss[:3], rtol=1e-3)
