@@ -17,7 +17,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from gpt import GPT, standard_library  # type: ignore[import-not-found]
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["GPT", "TASKS", "Task"]
 
 Batch = tuple[Tensor, ...]
 SIDE, KINDS = 12, 10  # of the synthetic images
