@@ -144,7 +144,7 @@ def one_run(name: str, steps: int, text: torch.Tensor, out: Path) -> dict[str, A
         rows.append(
             {
                 "fraction": fraction,
-                "mean": forecast.mean,
+                "median": forecast.median,
                 "lower80": low80,
                 "upper80": high80,
                 "lower95": low95,
@@ -168,10 +168,10 @@ def report(summaries: list[dict[str, Any]]) -> None:
     print("\n  run     made at   forecast   80% interval      95% interval      outcome   error")
     for run in summaries:
         for row in run["forecasts"]:
-            error = row["mean"] / run["actual"] - 1
+            error = row["median"] / run["actual"] - 1
             inside = row["lower95"] <= run["actual"] <= row["upper95"]
             print(
-                f"  {run['name']:<7} {row['fraction']:>6.0%}   {row['mean']:>8.4f}   "
+                f"  {run['name']:<7} {row['fraction']:>6.0%}   {row['median']:>8.4f}   "
                 f"{row['lower80']:.4f}..{row['upper80']:.4f}    "
                 f"{row['lower95']:.4f}..{row['upper95']:.4f}    "
                 f"{run['actual']:.4f}   {error:+6.2%}{'' if inside else '   outside of 95%'}"

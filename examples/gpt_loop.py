@@ -46,9 +46,9 @@ def main() -> None:
             optimizer.zero_grad()
             if monitor.forecast and (step + 1) % max(args.steps // 10, 1) == 0:
                 low, high = monitor.forecast.interval(0.8)
-                mean, status = monitor.forecast.mean, monitor.forecast.status.value
+                median, status = monitor.forecast.median, monitor.forecast.status.value
                 print(
-                    f"step {step + 1}: heading for {mean:.3f} ({low:.3f} to {high:.3f}), {status}"
+                    f"step {step + 1}: heading for {median:.3f} ({low:.3f} to {high:.3f}), {status}"
                 )
             if monitor.should_stop:
                 break

@@ -22,7 +22,7 @@ class Narrator:
         if 10 * update.step // self.steps > 10 * before // self.steps:
             low, high = update.forecast.interval(0.8)
             print(
-                f"{self.label(update.step)} heading for {update.forecast.mean:.3f} "
+                f"{self.label(update.step)} heading for {update.forecast.median:.3f} "
                 f"(80%: {low:.3f} to {high:.3f}), {update.forecast.status.value.replace('_', ' ')}",
                 flush=True,
             )
@@ -43,6 +43,6 @@ def report(narrator: Narrator, actual: float) -> None:
         forecast = next(update.forecast for update in narrator.trail if update.step >= due)
         low, high = forecast.interval(0.8)
         print(
-            f"{fraction:>7.0%}   {forecast.mean:>8.4f}   {low:.4f}..{high:.4f}   "
-            f"{forecast.mean / actual - 1:+.2%}"
+            f"{fraction:>7.0%}   {forecast.median:>8.4f}   {low:.4f}..{high:.4f}   "
+            f"{forecast.median / actual - 1:+.2%}"
         )

@@ -65,7 +65,7 @@ def main() -> None:
                     low, high = forecast.interval(0.8)
                     gain = forecast.anneal_gain
                     print(
-                        f"step {step}, {name}: {forecast.quantile(0.5):.3f} ({low:.3f} to "
+                        f"step {step}, {name}: {forecast.median:.3f} ({low:.3f} to "
                         f"{high:.3f}); annealing: {gain.mean:.3f} +- {gain.std:.3f} ({gain.source})"
                     )
                     if step == round(0.5 * args.steps):

@@ -121,8 +121,8 @@ def report(rows: list[Row], share: float) -> None:
             continue
         truth = row.alone.outcome.loss
         both = [back.at(share).forecast for back in (row.alone, row.learned)]
-        errors.append((abs(both[0].mean / truth - 1), abs(both[1].mean / truth - 1)))
-        texts = [f"{f.mean:.3f} ({f.interval()[0]:.3f} to {f.interval()[1]:.3f})" for f in both]
+        errors.append((abs(both[0].median / truth - 1), abs(both[1].median / truth - 1)))
+        texts = [f"{f.median:.3f} ({f.interval()[0]:.3f} to {f.interval()[1]:.3f})" for f in both]
         stop = row.learned.stop
         end = "" if stop is None else f"stopped at {stop.share:.0%}"
         print(f"{row.log.name:32}{truth:8.4f}  {texts[0]:26}{texts[1]:26}{end}")

@@ -166,7 +166,7 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
         ahead = LRSchedule.from_points(knots, np.maximum(rates, 0.0), total_steps=end)
         return held.joined(now, ahead) if now else ahead
 
-    unit = max(abs(forecast.mean), 1e-300)
+    unit = max(abs(forecast.median), 1e-300)
 
     def cost(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         moved = [x, *(x + _GRADIENT_STEP * np.eye(x.size))]

@@ -34,7 +34,7 @@ QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).toli
 
 
 class Estimate(float):
-    """An uncertain number: the float is its mean or median, with the 80% interval as attributes.
+    """An uncertain number: the float is its median, with the 80% interval as attributes.
 
     Attributes:
         lower: the 10% quantile.
@@ -55,12 +55,12 @@ class Estimate(float):
         return type(self), (float(self), self.lower, self.upper)
 
     @classmethod
-    def of(cls, mixture: Mixture | None, *, median: bool = False) -> Self:
-        """Mean (or median) and 10% and 90% quantiles of a mixture at one place; nan for None."""
+    def of(cls, mixture: Mixture | None) -> Self:
+        """Median and 10% and 90% quantiles of a mixture at one place; nan for None."""
         if mixture is None:
             return cls(math.nan, math.nan, math.nan)
-        lower, middle, upper = mixture.quantiles(np.array([0.1, 0.5, 0.9]))[:, 0]
-        return cls(middle if median else mixture.moments()[0][0], lower, upper)
+        lower, median, upper = mixture.quantiles(np.array([0.1, 0.5, 0.9]))[:, 0]
+        return cls(median, lower, upper)
 
     def __repr__(self) -> str:
         return f"{float(self):.4g} ({self.lower:.4g} to {self.upper:.4g})"
@@ -84,9 +84,10 @@ class AnnealGain:
 
 @dataclass(frozen=True)
 class Curve:
-    """The forecast at many steps: mean and interval of the loss; every array is (n,)."""
+    """The forecast at many steps: median, mean and interval of the loss; every array is (n,)."""
 
     steps: NDArray[np.int64]
+    median: FloatArray
     mean: FloatArray
     lower: FloatArray
     upper: FloatArray
@@ -130,8 +131,16 @@ class Forecast:
         return float(mean[0]), float(std[0])
 
     @property
+    def median(self) -> float:
+        """Median of the predictive distribution: the forecast as one number.
+
+        It lies in every `interval`. Where losses span decades, the mean may lie outside.
+        """
+        return float(self.estimate)
+
+    @property
     def mean(self) -> float:
-        """Mean of the predictive distribution."""
+        """Mean of the predictive distribution; `median` is the number to show."""
         return self._moments[0]
 
     @property
@@ -218,17 +227,19 @@ class Forecast:
                 raise ConfigurationError(f"steps must be a list of steps in 0..{end}")
         if self._posterior is None or at.size == 0:
             nothing = np.full(at.shape, np.nan)
-            return [Curve(at, nothing, nothing, nothing) for _ in tails]
+            return [Curve(at, nothing, nothing, nothing, nothing) for _ in tails]
         mixture = self._posterior.predict(self.schedule, at)
         mean = mixture.moments()[0]
-        ends = mixture.quantiles(np.array([side for tail in tails for side in (tail, 1 - tail)]))
-        return [Curve(at, mean, *ends[i : i + 2]) for i in range(0, len(ends), 2)]
+        sides = [side for tail in tails for side in (tail, 1 - tail)]
+        median, *ends = mixture.quantiles(np.array([0.5, *sides]))
+        return [Curve(at, median, mean, *ends[i : i + 2]) for i in range(0, len(ends), 2)]
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the forecast, flat and JSON-able; None for numbers that are nan."""
         (lower80, upper80), (lower95, upper95) = (self.interval(level) for level in (0.8, 0.95))
         gain = self.anneal_gain
         numbers = {
+            "median": self.median,
             "mean": self.mean,
             "std": self.std,
             "lower80": lower80,
@@ -246,18 +257,23 @@ class Forecast:
         """The `summary` and the caveats, JSON-able."""
         return {**self.summary(), "caveats": [str(caveat) for caveat in self.caveats]}
 
-    @cached_property
+    @property
     def estimate(self) -> Estimate:
-        """The loss at `step` as one number with its 80% interval as attributes."""
+        """The loss at `step`: its `median`, with the 80% interval as attributes."""
+        return self._estimate
+
+    @cached_property
+    def _estimate(self) -> Estimate:
+        # another name than `estimate`, under which earlier versions may have pickled the mean
         return Estimate.of(self._mixture)
 
     @cached_property
     def gain_to_come(self) -> Estimate:
         """Fall from the expected loss now to the loss at `step`: the median and its interval."""
-        return Estimate.of(self._gains(None), median=True)
+        return Estimate.of(self._gains(None))
 
     def under(self, schedule: LRSchedule) -> Estimate:
-        """The loss at the end of another schedule that is followed from the present step on.
+        """The loss at the end of another schedule, followed from the present step on: the median.
 
         Raises:
             ScheduleError: the schedule ends before the present step.
@@ -276,7 +292,7 @@ class Forecast:
         Raises:
             ScheduleError: the schedule ends before the present step.
         """
-        return Estimate.of(self._gains([schedule]), median=True)
+        return Estimate.of(self._gains([schedule]))
 
     def gains(self, schedules: Iterable[LRSchedule]) -> FloatArray:
         """The medians of `gain` for many schedules, (n,)."""

@@ -97,7 +97,7 @@ def _rate(axes: "Axes", schedule: LRSchedule) -> None:
 
 def headline(forecast: Forecast) -> str:
     """The forecast in one line: final loss, 80% interval and the drop still to come."""
-    if np.isnan(forecast.mean):
+    if np.isnan(forecast.median):
         return "nothing observed yet"
     low, high = forecast.interval(0.8)
     gain = forecast.anneal_gain
@@ -105,7 +105,7 @@ def headline(forecast: Forecast) -> str:
     if gain.source != "none":
         drop = f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
     return (
-        f"at step {forecast.made_at:,}: heading for {forecast.mean:.4g} "
+        f"at step {forecast.made_at:,}: heading for {forecast.median:.4g} "
         f"(80%: {low:.4g} to {high:.4g}); {drop}"
     )
 
@@ -122,14 +122,14 @@ def _observed(axes: "Axes", history: History, **style: Any) -> None:
 
 
 def _fan(axes: "Axes", forecast: Forecast) -> None:
-    """Draw the expected loss with its 80% and 95% intervals."""
-    if np.isnan(forecast.mean):
+    """Draw the median of the loss with its 80% and 95% intervals."""
+    if np.isnan(forecast.median):
         return
     wide, narrow = forecast.curve(level=0.95), forecast.curve(level=0.8)
     shared: Mapping[str, Any] = {"color": _FAN, "lw": 0}
     axes.fill_between(wide.steps, wide.lower, wide.upper, alpha=0.14, label="95%", **shared)
     axes.fill_between(narrow.steps, narrow.lower, narrow.upper, alpha=0.28, label="80%", **shared)
-    axes.plot(narrow.steps, narrow.mean, color=_FAN, lw=1.8, label="forecast")
+    axes.plot(narrow.steps, narrow.median, color=_FAN, lw=1.8, label="forecast")
 
 
 def _limits(
@@ -141,7 +141,7 @@ def _limits(
 ) -> None:
     """Set the limits of the loss axis: target, 95% interval, and losses after the steep start."""
     values = [] if target is None else [target]
-    if not np.isnan(forecast.mean):
+    if not np.isnan(forecast.median):
         values += [*forecast.interval(0.95)]
     for losses in (history, outcome):
         mean = losses.bins().mean if losses is not None else np.empty(0)

@@ -56,7 +56,7 @@ def test_the_demo_writes_its_summary_pictures_and_logs(tmp_path: Path) -> None:
         assert 2 < made["actual"] < 5  # of nats a byte, after few steps
         assert [f["fraction"] for f in made["forecasts"]] == [0.25, 0.5, 0.75]
         for row in made["forecasts"]:
-            assert row["lower95"] < row["lower80"] < row["mean"] < row["upper80"] < row["upper95"]
+            assert row["lower95"] < row["lower80"] < row["median"] < row["upper80"] < row["upper95"]
             assert all(math.isfinite(value) for value in row.values())
         assert (tmp_path / "demo" / f"{made['name']}.png").stat().st_size > 10_000
         assert f"{made['actual']:.4f}" in printed
@@ -96,11 +96,11 @@ def test_the_trainer_of_hugging_face_forecasts_and_compares(tmp_path: Path) -> N
     assert 2 < float(actual) < 5
     rows = table(printed)
     assert [row[0] for row in rows] == ["25%", "50%", "75%"]
-    for _, mean, interval, error in rows:
+    for _, median, interval, error in rows:
         low, high = map(float, interval.split(".."))
-        assert low < float(mean) < high
+        assert low < float(median) < high
         assert float(error.strip("%")) == pytest.approx(
-            100 * (float(mean) / float(actual) - 1), abs=0.02
+            100 * (float(median) / float(actual) - 1), abs=0.02
         )
 
 

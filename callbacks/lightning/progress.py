@@ -60,6 +60,6 @@ class ForecastInBar:
         with contained():
             for callback in self._callbacks:
                 forecast = callback.forecast
-                if forecast is not None and not math.isnan(forecast.mean):
-                    return {_LABEL: float(forecast.mean)} | metrics
+                if forecast is not None and not math.isnan(forecast.median):
+                    return {_LABEL: forecast.median} | metrics
         return metrics

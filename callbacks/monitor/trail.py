@@ -17,8 +17,8 @@ __all__ = ["FAN", "Trail", "fan", "short"]
 
 Row = dict[str, Any]
 
-FAN = ("mean", "lower80", "upper80", "lower95", "upper95")
-"""The lines of a fan: mean and bounds of the 80% and 95% intervals."""
+FAN = ("median", "mean", "lower80", "upper80", "lower95", "upper95")
+"""The lines of a fan: median, mean and bounds of the 80% and 95% intervals."""
 _MAX_ROWS = 256
 _FAN_STEPS = 9  # steps at which the fan of each forecast is kept
 
@@ -30,8 +30,8 @@ class Trail:
     recommendation and without an action. A forecast is a row of plain values:
 
     * ``step``: optimizer steps taken when it was made;
-    * ``steps``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan, lists of up
-      to 9 values from that step to the end;
+    * ``steps``, ``median``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan,
+      lists of up to 9 values from that step to the end; rows of earlier versions have no median;
     * ``status``, ``gain``: as in `Forecast`, the gain as mean, standard deviation and source;
     * ``action``, ``reason``, ``message``: the recommendation; no message if it is the previous one;
     * ``done``: action taken at or after that forecast, if any: "stop" or "change_schedule".
@@ -106,7 +106,7 @@ def fan(forecast: Forecast, n_steps: int) -> dict[str, list[Any]]:
     start = max(min(forecast.made_at, forecast.step - 1), 0)
     steps = np.unique(np.rint(np.linspace(start, forecast.step, n_steps)).astype(np.int64))
     inner, outer = forecast.curves(steps, (0.8, 0.95))
-    lines = (inner.mean, inner.lower, inner.upper, outer.lower, outer.upper)
+    lines = (inner.median, inner.mean, inner.lower, inner.upper, outer.lower, outer.upper)
     rounded = ([short(x) for x in line.tolist()] for line in lines)
     return {"steps": steps.tolist(), **dict(zip(FAN, rounded, strict=True))}
 

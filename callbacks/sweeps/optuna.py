@@ -168,7 +168,7 @@ class _Watched:
             self.forecaster.observe(step, sign * values[step])
             self.steps.append(step)
             if at_each:
-                self.finals[step] = sign * self.forecaster.forecast().mean
+                self.finals[step] = sign * self.forecaster.forecast().median
 
 
 class _Foreseen:

@@ -165,7 +165,7 @@ class SweepTrials:
         if trial_id not in self._running or self.metric not in result:
             return result
         forecast = self._running[trial_id].forecaster.forecast()
-        return {**result, self.metric: self._sign * forecast.mean}
+        return {**result, self.metric: self._sign * forecast.median}
 
     def stop(self, trial_id: str, why: str = "") -> bool:
         """Log that a trial is stopped, and why; it no longer counts. At its end, return False."""

@@ -34,15 +34,15 @@ LAYOUT: dict[str, Any] = {
 def scalars(update: Update) -> dict[str, float]:
     """Return the numbers of a forecast by tag; none if there was no loss to forecast from.
 
-    The tags are `forecast/final_loss` with the 80% interval `forecast/lower` and `forecast/upper`,
-    `forecast/anneal_gain`, and `forecast/prob_target` if there is a target.
+    The tags are `forecast/final_loss`, the median, with the 80% interval `forecast/lower` and
+    `forecast/upper`; `forecast/anneal_gain`; and `forecast/prob_target` if there is a target.
     """
     forecast = update.forecast
     lower, upper = forecast.interval(0.8)
     if lower != lower:
         return {}
     values = {
-        "forecast/final_loss": forecast.mean,
+        "forecast/final_loss": forecast.median,
         "forecast/lower": lower,
         "forecast/upper": upper,
         "forecast/anneal_gain": forecast.anneal_gain.mean,

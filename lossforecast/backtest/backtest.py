@@ -46,8 +46,8 @@ FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of the planned steps after which a run is forecast."""
 
 _JSON_KEYS = (
-    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
+    "source", "run_id", "metric", "fraction", "truth", "median", "mean", "lower80", "upper80",
+    "lower95", "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 )  # fmt: skip
 
 
@@ -64,9 +64,9 @@ class Backtest:
     def to_json(self) -> list[dict[str, Any]]:
         """One plain object per run and fraction; a number that is not finite is None.
 
-        The keys are `source`, `run_id`, `metric`, `fraction`, `truth`, `mean`, `lower80`,
-        `upper80`, `lower95`, `upper95`, `status`, `seconds`, `kind`, `fold`, `cluster`, `told` and
-        `last_value`.
+        The keys are `source`, `run_id`, `metric`, `fraction`, `truth`, `median`, `mean`,
+        `lower80`, `upper80`, `lower95`, `upper95`, `status`, `seconds`, `kind`, `fold`, `cluster`,
+        `told` and `last_value`.
         """
         return [
             {key: _finite_or_none(getattr(record, key)) for key in _JSON_KEYS}

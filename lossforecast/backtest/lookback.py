@@ -40,13 +40,13 @@ class Moment:
     advice: Recommendation
 
     def to_dict(self, truth: float | None) -> dict[str, Any]:
-        """Plain JSON-able values, with ``mean / truth - 1`` if the outcome `truth` is known."""
-        mean = self.forecast.mean
+        """Plain JSON-able values, with ``median / truth - 1`` if the outcome `truth` is known."""
+        median = self.forecast.median
         return {
             "share": self.share,
             **self.forecast.summary(),
             "made_at": self.step,
-            "error": None if truth is None or mean != mean else mean / truth - 1,
+            "error": None if truth is None or median != median else median / truth - 1,
             **self.advice.to_dict(),
         }
 

@@ -52,6 +52,7 @@ class Record:
         metric: "train" or "val".
         fraction: share of the planned steps seen.
         truth: the loss the run ended with.
+        median: median of the forecast.
         mean: mean of the forecast.
         lower80: lower end of its 80% interval.
         upper80: upper end of its 80% interval.
@@ -76,6 +77,7 @@ class Record:
     metric: str
     fraction: float
     truth: float
+    median: float
     mean: float
     lower80: float
     upper80: float
@@ -96,8 +98,8 @@ class Record:
 
     @property
     def point(self) -> float:
-        """The point forecast."""
-        return self.mean
+        """The point forecast, which is scored: the median."""
+        return self.median
 
 
 def described(run: RecordedRun, told: Told) -> RunInfo:
@@ -203,6 +205,7 @@ def _forecast_at(
         metric=run.metric,
         fraction=fraction,
         truth=end.loss,
+        median=forecast.median,
         mean=forecast.mean,
         lower80=lower80,
         upper80=upper80,

@@ -69,7 +69,7 @@ class Cell:
         fraction: share of the run seen.
         n: number of forecasts.
         clusters: number of independent clusters of runs among them.
-        score: errors of our means.
+        score: errors of our medians.
         median_interval: 95% interval of the median error.
         coverage80: share of truths inside the 80% interval.
         coverage80_interval: 95% interval of that share.
@@ -140,7 +140,7 @@ def scorecard(
 def _cell(name: str, fraction: float, mine: Sequence[Record], group: Sequence[Record]) -> Cell:
     truth = column(mine, "truth")
     clusters = np.array([record.cluster for record in mine])
-    error = relative_error(column(mine, "mean"), truth)
+    error = relative_error(column(mine, "point"), truth)
     ends = {key: column(mine, key) for key in ("lower80", "upper80", "lower95", "upper95")}
     inside80 = coverage(ends["lower80"], ends["upper80"], truth)
     inside95 = coverage(ends["lower95"], ends["upper95"], truth)

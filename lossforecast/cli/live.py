@@ -95,7 +95,7 @@ class LiveForecast:
         out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))
         if brief:
             taken = self.log.steps_taken
-            line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {number(self.forecast.mean)}"
+            line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {number(self.forecast.median)}"
             out.print(f"{line} (80%: {interval80(self.forecast)})  {self.advice.action}")
             return
         print_line(out, log_headline(self.log, self.forecaster.total_steps))
@@ -117,7 +117,7 @@ class LiveForecast:
         forecast, gain = self.forecast, self.forecast.anneal_gain
         lower, upper = forecast.interval(0.95)
         rows = {
-            f"loss at step {forecast.step:,}": number(forecast.mean),
+            f"loss at step {forecast.step:,}": number(forecast.median),
             "80% interval": interval80(forecast),
             "95% interval": f"{number(lower)} to {number(upper)}",
             "annealing still to bring": f"{number(gain.mean)} (from: {gain.source})",

@@ -132,8 +132,8 @@ def _print_table(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr
 
 def _cells(moment: Moment, truth: float | None) -> list[str]:
     forecast = moment.forecast
-    error = "-" if truth is None else f"{percent(forecast.mean / truth - 1)}%"
-    return [number(forecast.mean), interval80(forecast), error, str(moment.advice.action)]
+    error = "-" if truth is None else f"{percent(forecast.median / truth - 1)}%"
+    return [number(forecast.median), interval80(forecast), error, str(moment.advice.action)]
 
 
 def _conclusions(log: Log, back: LookBack) -> list[str]:

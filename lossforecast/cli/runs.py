@@ -243,10 +243,10 @@ def _forecasts(forecasts: list[dict[str, Any]], outcome: float) -> "Table":
     """About ten of the forecasts, evenly spaced."""
     table = empty_table("forecasts", "made at", ["forecast", "80% interval", "error", "status"])
     for row in forecasts[:: max(len(forecasts) // _N_FORECASTS, 1)]:
-        known = row["mean"] is not None and math.isfinite(outcome) and outcome != 0
-        error = f"{100 * (row['mean'] / outcome - 1):+.2f}%" if known else "-"
+        known = row["median"] is not None and math.isfinite(outcome) and outcome != 0
+        error = f"{100 * (row['median'] / outcome - 1):+.2f}%" if known else "-"
         interval = f"{number(row['lower80'])} to {number(row['upper80'])}"
         table.add_row(
-            f"{row['made_at']:,}", number(row["mean"]), interval, error, escaped(row["status"])
+            f"{row['made_at']:,}", number(row["median"]), interval, error, escaped(row["status"])
         )
     return table

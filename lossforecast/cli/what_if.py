@@ -81,7 +81,7 @@ def add_what_if(app: "typer.Typer") -> None:
             forecasts = {_PLAN: forecaster.forecast()}
             for text in tries:
                 forecasts[text] = forecaster.forecast(schedule=edited_by_text(text, plan))
-            if math.isnan(forecasts[_PLAN].mean):
+            if math.isnan(forecasts[_PLAN].median):
                 raise ConfigurationError(
                     "no forecast yet: the run has no loss, and the store has no finished run of "
                     "its project"
@@ -122,10 +122,10 @@ def _table(forecasts: dict[str, Forecast], target: float | None) -> "Table":
     headings += [] if target is None else [f"below {target:g}"]
     table = empty_table("what if", "schedule", headings)
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
-    plan = forecasts[_PLAN].mean
+    plan = forecasts[_PLAN].median
     for name, forecast in forecasts.items():
-        row = [f"{forecast.schedule.total_steps:,}", number(forecast.mean), interval80(forecast)]
-        row.append("" if name == _PLAN else f"{percent(forecast.mean / plan - 1)}%")
+        row = [f"{forecast.schedule.total_steps:,}", number(forecast.median), interval80(forecast)]
+        row.append("" if name == _PLAN else f"{percent(forecast.median / plan - 1)}%")
         row += [] if target is None else [f"{forecast.prob_below(target):.0%}"]
         table.add_row(escaped(name), *row)
     return table

@@ -7,7 +7,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS
 from lossforecast.posterior import PastRunTransfer, Posterior, fit
 from lossforecast.prior import Gap, Prior, most_similar
-from lossforecast.runs import Evidence, History, RunInfo, gather
+from lossforecast.runs import Evidence, History, RunInfo, gather, points
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["fit_run", "known_laws", "transfer_from_past"]
@@ -63,6 +63,9 @@ def fit_run(
         rise=rise,
         past_runs=past_runs,
     )
+    _, losses = points(history)
+    if losses.size:
+        posterior = replace(posterior, highest_loss=float(losses.max()))
     return evidence, posterior
 
 

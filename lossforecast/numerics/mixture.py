@@ -1,7 +1,7 @@
 """`Mixture`: a Gaussian mixture, the distribution of a forecast."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -21,6 +21,8 @@ _SQRT_2PI = math.sqrt(2 * math.pi)
 _TAIL_WEIGHT = 0.2  # of the second component of a calibrated mixture
 _MAX_LOG_STD = 0.6  # of the logarithm of a loss, so that moments stay sensible
 _MAX_LOG_LOSS = 650.0  # so that moments stay finite
+_STDS_BELOW = 2.0  # from the mean of a component to the bound of `below`: 97.7% lie below it
+_MIN_STD_BELOW = 0.5  # left to a component at that bound
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,12 @@ class Mixture:
 
     def with_noise(self, noise: float) -> "Mixture":
         """The mixture for single observations, given the standard deviation of their noise."""
-        relative = noise / np.exp(self.mean) if self.logarithmic else noise
-        return Mixture(self.weight, self.mean, np.hypot(self.std, relative), self.logarithmic)
+        if noise == 0:
+            return self
+        added: FloatArray | float = noise
+        if self.logarithmic:  # of a log-normal loss: log(1 + relative variance)
+            added = np.sqrt(np.logaddexp(0.0, 2 * (math.log(noise) - self.mean)))
+        return replace(self, std=np.hypot(self.std, added))
 
     def calibrated(self, scale: float, tail: float) -> "Mixture":
         """The mixture stretched about its centre by `scale`, and by `tail` with weight 0.2.
@@ -127,6 +133,15 @@ class Mixture:
         if self.logarithmic:
             mean, std = np.clip(mean, -_MAX_LOG_LOSS, _MAX_LOG_LOSS), np.minimum(std, _MAX_LOG_STD)
         return Mixture(weight, mean, std, self.logarithmic)
+
+    def below(self, bound: float) -> "Mixture":
+        """The mixture with 97.7% of every component below `bound`.
+
+        `bound` is in the units of `mean`. A component that reaches higher keeps its mean and
+        becomes narrower, down to a standard deviation of 0.5; one too high for that moves down.
+        """
+        mean = np.minimum(self.mean, bound - _STDS_BELOW * _MIN_STD_BELOW)
+        return replace(self, mean=mean, std=np.minimum(self.std, (bound - mean) / _STDS_BELOW))
 
     def _cdf(self, values: FloatArray) -> FloatArray:
         with np.errstate(over="ignore"):  # the cdf is 0 or 1 that far away

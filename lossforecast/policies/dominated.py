@@ -57,7 +57,7 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
         situation,
         Reason.DOMINATED,
         f"only {prob:.1%} to end among the best {n_best} of {len(runs)} runs: the loss is "
-        f"heading for {forecast.mean:.4g}, the best of the others for {medians.min():.4g}",
+        f"heading for {forecast.median:.4g}, the best of the others for {medians.min():.4g}",
         confidence=1 - prob,
     )
 

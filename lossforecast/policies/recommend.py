@@ -75,7 +75,7 @@ def _on_track(situation: Situation) -> Recommendation:
     return Recommendation(
         Action.CONTINUE,
         Reason.ON_TRACK,
-        f"go on: the loss is heading for {forecast.mean:.4g} (80%: {final.lower:.4g} to "
+        f"go on: the loss is heading for {forecast.median:.4g} (80%: {final.lower:.4g} to "
         f"{final.upper:.4g}) at step {forecast.step}{chance}",
         expected=final,
         confidence=prob,

@@ -141,4 +141,4 @@ def stopped(
 
 def expected(forecast: Forecast) -> Estimate | None:
     """Forecast of the final loss with its interval; None without data."""
-    return None if math.isnan(forecast.mean) else forecast.estimate
+    return None if math.isnan(forecast.median) else forecast.estimate

@@ -60,6 +60,6 @@ def _policy(situation: Situation, needed: int, limit: float) -> Recommendation |
         situation,
         Reason.TARGET_MISS,
         f"only {prob:.1%} to end below the target {target:g}: the loss is heading for "
-        f"{forecast.mean:.4g} at step {forecast.step}",
+        f"{forecast.median:.4g} at step {forecast.step}",
         confidence=1 - prob,
     )

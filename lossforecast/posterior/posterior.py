@@ -29,6 +29,7 @@ __all__ = ["Posterior"]
 
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
+_MAX_LOSS_RATIO = 10.0  # upper end of the 95% interval over the largest loss observed
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Posterior:
     """Standard deviation of one observation, as z."""
     added_variance: float
     """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
+    highest_loss: float = math.inf
+    """The largest loss observed, or mean of a bin of losses; infinite if none was."""
 
     @property
     def n_columns(self) -> int:
@@ -117,8 +120,8 @@ class Posterior:
             variance[nodes.walk == index] += walk.size**2 * np.array(apart)
         std = np.sqrt(np.maximum(variance, _VARIANCE_FLOOR))
         unit = self.transform.unit
-        if self.transform.logarithmic:  # exp(-mean) of the loss at `stop` is left
-            unit = float(self._loss(base).moments()[0][0])
+        if self.transform.logarithmic:  # exp(-mean) of the median loss at `stop` is left
+            unit = float(self._loss(base).quantiles(np.array([0.5]))[0, 0])
             remaining = np.exp(-np.clip(mean, -MAX_LOG_RATIO, MAX_LOG_RATIO))
             mean, std = 1 - remaining, remaining * std
         return self._calibrated(Mixture(self.weight, unit * mean, unit * std))
@@ -130,7 +133,11 @@ class Posterior:
         return QueryPoints(basis, terms, self.past_run_offsets(schedule, steps))
 
     def _loss(self, query: QueryPoints) -> Mixture:
-        """Distribution of the loss at m points, calibrated, with the added variances."""
+        """Distribution of the loss at m points, calibrated, with the added variances.
+
+        The added variance v is that of the loss relative to its level; on the log scale it is that
+        of the log-normal distribution with this relative variance, ``log(1 + v)``.
+        """
         mean, variance = self._z(query)
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
         mean[of_laws] -= self.transform.logarithmic * start / 2  # keeps the mean of the loss
@@ -144,7 +151,11 @@ class Posterior:
             mixture = Mixture(self.weight, transform.to_loss(mean), transform.unit * std)
         mixture = self._calibrated(mixture)
         unit = 1.0 if transform.logarithmic else transform.unit
-        return replace(mixture, std=np.hypot(mixture.std, unit * math.sqrt(self.added_variance)))
+        added = math.log1p(self.added_variance) if transform.logarithmic else self.added_variance
+        mixture = replace(mixture, std=np.hypot(mixture.std, unit * math.sqrt(added)))
+        if not transform.logarithmic:
+            return mixture
+        return mixture.below(math.log(_MAX_LOSS_RATIO) + math.log(self.highest_loss))
 
     def _z(self, query: QueryPoints) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of z at every node and point, (k, m) each.

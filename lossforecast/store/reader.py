@@ -96,8 +96,12 @@ class StoreReader:
         return None if row is None else str(row.owner)
 
     def forecasts(self, key: str) -> list[dict[str, Any]]:
-        """The forecasts of a run, ordered by the step at which they were made."""
-        return self._of_run(self._database.tables.forecasts, key, "made_at", check_forecast)
+        """The forecasts of a run, ordered by the step at which they were made.
+
+        Those stored by earlier versions have no median: it is their mean.
+        """
+        rows = self._of_run(self._database.tables.forecasts, key, "made_at", check_forecast)
+        return [row if row["median"] is not None else row | {"median": row["mean"]} for row in rows]
 
     def decisions(self, key: str) -> list[dict[str, Any]]:
         """The recommendations and actions of a run, ordered by step."""

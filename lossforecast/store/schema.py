@@ -76,7 +76,8 @@ class Tables:
             sa.Column("run", sa.String(32), primary_key=True),
             sa.Column("made_at", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("step", sa.BigInteger, nullable=False),
-            *(real(name) for name in ("mean", "std", "lower80", "upper80", "lower95", "upper95")),
+            *(real(name) for name in ("median", "mean", "std")),
+            *(real(name) for name in ("lower80", "upper80", "lower95", "upper95")),
             sa.Column("status", sa.String(32), nullable=False),
             *(real(name) for name in ("gain_mean", "gain_std")),
             sa.Column("gain_source", sa.String(16), nullable=False),
@@ -102,7 +103,14 @@ def _add_owner(connection: "sa.Connection") -> None:
     )
 
 
-MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner]
+def _add_median(connection: "sa.Connection") -> None:
+    """Migrate to version 3: the median of a forecast, null in the rows of earlier versions."""
+    connection.exec_driver_sql(
+        "ALTER TABLE lossforecast_forecasts ADD COLUMN median DOUBLE PRECISION"
+    )
+
+
+MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner, _add_median]
 """Migrations from each version, beginning with 1, to the next; append only."""
 
 

@@ -18,8 +18,8 @@ from lossforecast.backtest.scorecard import scorecard
 from lossforecast.runs import RunKind
 
 KEYS = [
-    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
+    "source", "run_id", "metric", "fraction", "truth", "median", "mean", "lower80", "upper80",
+    "lower95", "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 ]  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_a_forecaster_sees_no_more_than_the_protocol_allows(
     assert step == 990
     assert record.baselines == {}
     assert record.last_value == losses[-1]
-    assert record.point == record.mean
+    assert record.point == record.median
 
 
 def test_a_run_longer_than_its_plan_and_one_that_ends_early() -> None:
@@ -175,7 +175,8 @@ def test_records_hold_forecasts_and_what_came() -> None:
     run = made()
     for record in replay(run, FRACTIONS):
         assert record.truth == pytest.approx(run.loss[-3:].mean())
-        assert record.lower95 < record.lower80 < record.mean < record.upper80 < record.upper95
+        assert record.lower95 < record.lower80 < record.median < record.upper80 < record.upper95
+        assert record.median == pytest.approx(record.mean, rel=0.05)
         assert record.seconds > 0
         assert 0 < record.crps < 1
         assert list(record.baselines) == [
@@ -183,7 +184,7 @@ def test_records_hold_forecasts_and_what_came() -> None:
         ]  # fmt: skip
         assert np.isfinite(list(record.baselines.values())).all()
     late = replay(run, [0.9])[0]
-    assert abs(late.mean / late.truth - 1) < 0.03
+    assert abs(late.median / late.truth - 1) < 0.03
     assert late.baselines["last value"] == run.loss[run.step <= 900][-1]
 
 
@@ -266,13 +267,14 @@ def test_misuse_is_an_error_of_ours(arguments: dict[str, Any], message: str) -> 
 
 
 def forecast_of(
-    i: int, truth: float = 2.0, mean: float = 2.0, half: float = 0.1, **more: Any
+    i: int, truth: float = 2.0, median: float = 2.0, half: float = 0.1, **more: Any
 ) -> Record:
     rivals: Mapping[str, float] = {"last value": 2.2, "power law in steps": 2.1}
     values: dict[str, Any] = {
         "source": "made", "run_id": f"r{i}", "metric": "val", "fraction": 0.5, "truth": truth,
-        "mean": mean, "lower80": mean - half, "upper80": mean + half, "lower95": mean - 2 * half,
-        "upper95": mean + 2 * half, "status": "identified", "seconds": 0.01, "crps": 0.02,
+        "median": median, "mean": 99.0, "lower80": median - half, "upper80": median + half,
+        "lower95": median - 2 * half, "upper95": median + 2 * half, "status": "identified",
+        "seconds": 0.01, "crps": 0.02,
         "group": "made val", "fold": f"fold {i % 3}", "cluster": f"c{i // 2}",
         "schedule_type": "wsd", "kind": RunKind.OTHER, "told": Told.FOUND, "last_value": 2.2,
         "seen": False, "baselines": rivals,
@@ -281,7 +283,7 @@ def forecast_of(
 
 
 def test_a_cell_is_scored_by_hand() -> None:
-    records = [forecast_of(i, mean=2.0 + 0.01 * i) for i in range(20)]
+    records = [forecast_of(i, median=2.0 + 0.01 * i) for i in range(20)]
     (cell,) = scorecard(records)
     assert (cell.name, cell.fraction, cell.n, cell.clusters) == ("made val", 0.5, 20, 10)
     assert cell.score.median == pytest.approx(0.0475)

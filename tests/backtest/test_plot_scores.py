@@ -19,12 +19,13 @@ def scored(groups: int, *, baselines: bool = True) -> Backtest:
     for group in range(groups):
         for fraction in (0.1, 0.25, 0.5, 0.75, 0.9):
             for i in range(20):
-                mean = 2 + 0.1 * (1 - fraction) * rng.normal()
-                rivals = dict.fromkeys(BASELINES, mean + 0.2 * (1 - fraction))
+                median = 2 + 0.1 * (1 - fraction) * rng.normal()
+                rivals = dict.fromkeys(BASELINES, median + 0.2 * (1 - fraction))
                 values: dict[str, Any] = {
                     "source": "made", "run_id": str(i), "metric": "val", "fraction": fraction,
-                    "truth": 2.0, "mean": mean, "lower80": mean - 0.1, "upper80": mean + 0.1,
-                    "lower95": mean - 0.2, "upper95": mean + 0.2, "status": "identified",
+                    "truth": 2.0, "median": median, "mean": median,
+                    "lower80": median - 0.1, "upper80": median + 0.1,
+                    "lower95": median - 0.2, "upper95": median + 0.2, "status": "identified",
                     "seconds": 0.0, "crps": 0.01, "group": f"group {group}", "fold": str(i % 2),
                     "cluster": str(i), "schedule_type": "wsd",
                     "kind": RunKind.OTHER, "told": Told.FOUND, "last_value": 2.1, "seen": False,

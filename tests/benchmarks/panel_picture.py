@@ -50,7 +50,9 @@ def main() -> None:
             wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "tbody tr")) == len(_RATES))
             browser.find_element(By.CSS_SELECTOR, chosen).click()
             wait.until(lambda d: _UNFINISHED in d.find_element(By.TAG_NAME, "h1").text)
-            browser.find_element(By.CSS_SELECTOR, "button[aria-expanded]").send_keys(Keys.ENTER)
+            opener = browser.find_element(By.CSS_SELECTOR, "button[aria-expanded]")
+            wait.until(lambda _: opener.is_displayed())
+            opener.send_keys(Keys.ENTER)
             wait.until(lambda d: "Ends at" in d.find_element(By.CLASS_NAME, "answer").text)
             browser.execute_script("document.activeElement.blur()")
             time.sleep(1)  # for the last chart

@@ -71,7 +71,7 @@ def forecast(run: Recorded, rule: GapRule | None, seen: float) -> FinalForecast:
     low, high = made.interval(0.8)
     return FinalForecast(
         run=run,
-        error=made.quantile(0.5) / truth - 1,
+        error=made.median / truth - 1,
         held=low <= truth <= high,
         width=(high - low) / truth,
         source=made.anneal_gain.source,

@@ -184,7 +184,7 @@ def test_lightning(benchmark: BenchmarkFixture, name: str, tmp_path: Path) -> No
 def time_refits(benchmark: BenchmarkFixture, forecaster: Forecaster) -> None:
     def refit() -> float:
         forecaster.observe(forecaster.history.last_step + 1, 3.0)
-        return forecaster.forecast().mean
+        return forecaster.forecast().median
 
     benchmark.pedantic(refit, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
 
@@ -223,7 +223,7 @@ def test_what_if(benchmark: BenchmarkFixture, total: int) -> None:
 
     def what_if() -> float:
         other = schedule.with_decay(start=total // 2, steps=total // 10, shape="sqrt")
-        return forecaster.forecast(schedule=other).mean
+        return forecaster.forecast(schedule=other).median
 
     benchmark.pedantic(what_if, rounds=20, warmup_rounds=2)  # type: ignore[no-untyped-call]
 
@@ -241,7 +241,7 @@ def test_against_the_fit_of_the_multi_power_authors(
     def ours() -> float:
         forecaster = Forecaster(plan, RunInfo("val", "adamw"))
         forecaster.observe_many(steps, losses)
-        return forecaster.forecast().mean
+        return forecaster.forecast().median
 
     def theirs() -> Any:
         slow = reference("multi_power_fit")

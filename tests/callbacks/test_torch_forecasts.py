@@ -250,7 +250,7 @@ def test_tensorboard_gets_every_forecast(tmp_path: Path) -> None:
         return [(u.step, float(np.float32(value(u)))) for u in updates]
 
     assert [u.step for u in updates] == [20, 40, 60]
-    assert scalars("final_loss") == wanted(lambda u: u.forecast.mean)
+    assert scalars("final_loss") == wanted(lambda u: u.forecast.median)
     assert scalars("lower") == wanted(lambda u: u.forecast.interval(0.8)[0])
     assert scalars("upper") == wanted(lambda u: u.forecast.interval(0.8)[1])
     assert scalars("anneal_gain") == wanted(lambda u: u.forecast.anneal_gain.mean)

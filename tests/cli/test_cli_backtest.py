@@ -8,8 +8,8 @@ import pytest
 from support.command_line import run, write_curves
 
 KEYS = {
-    "source", "run_id", "metric", "fraction", "truth", "mean", "lower80", "upper80", "lower95",
-    "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
+    "source", "run_id", "metric", "fraction", "truth", "median", "mean", "lower80", "upper80",
+    "lower95", "upper95", "status", "seconds", "kind", "fold", "cluster", "told", "last_value",
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_families_count_once_in_the_table_by_kind(two_kinds: Path, tmp_path: Pat
     assert {each["told"] for each in records} == {"found"}
     small = [each for each in records if each["kind"] == "small model"]
     assert len(small) == 6
-    errors = [abs(each["mean"] / each["truth"] - 1) for each in small]
+    errors = [abs(each["median"] / each["truth"] - 1) for each in small]
     last = [abs(each["last_value"] / each["truth"] - 1) for each in small]
     family = next(row for row in rows_of(printed, "digits val") if row[0] == "50%")
     assert family[1:5] == ["small", "model", "6", "3"]

@@ -32,13 +32,13 @@ def test_a_run_is_looked_back_on(tmp_path: Path) -> None:
     assert len(found["moments"]) == 100
     half = found["moments"][49]
     assert (half["share"], half["made_at"]) == (0.5, 1_000)
-    assert half["error"] == pytest.approx(half["mean"] / found["outcome"] - 1)
-    assert half["lower95"] < half["lower80"] < half["mean"] < half["upper80"] < half["upper95"]
+    assert half["error"] == pytest.approx(half["median"] / found["outcome"] - 1)
+    assert half["lower95"] < half["lower80"] < half["median"] < half["upper80"] < half["upper95"]
     # a forecast knows nothing of what came after it
     part = write_log(tmp_path / "part.csv", 990)
     early = result_of("replay", part, "--schedule", SPEC, "--total-steps", TOTAL)
     assert early["outcome"] is None
-    assert early["moments"][49]["mean"] == pytest.approx(half["mean"], rel=5e-3)
+    assert early["moments"][49]["median"] == pytest.approx(half["median"], rel=5e-3)
     assert (
         "there is no outcome to compare with"
         in run("replay", part, "--schedule", SPEC, "--total-steps", TOTAL).stdout

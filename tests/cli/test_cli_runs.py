@@ -37,7 +37,7 @@ def test_past_runs_are_imported_learnt_from_and_forgotten(tmp_path: Path) -> Non
     assert width[id(learned)] < 0.6 * width[id(blind)]
     planned = result_of("what-if", "--metric", "val", *options, *past, "--try", "cosine:peak=1e-3")
     truth = losses_at(np.arange(1_960, 2_001, 10)).mean()
-    assert planned[0]["mean"] == pytest.approx(truth, rel=0.02)  # before the first step
+    assert planned[0]["median"] == pytest.approx(truth, rel=0.02)  # before the first step
 
     key = listed[0]["key"]
     shown = result_of("runs", "show", key[:6], "--store", store)
@@ -96,3 +96,6 @@ def test_a_run_in_a_store_is_shown_with_what_was_decided(tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         assert "[bold]odd[/bold]" in done.stdout
     assert "step 1,000: go on" in done.stdout
+    (made,) = result_of("runs", "show", key, "--store", tmp_path / "runs.db")["forecasts"]
+    assert (made["median"], made["mean"]) == (watch.forecast().median, watch.forecast().mean)
+    assert f" {made['median']:.4g} " in done.stdout

@@ -52,6 +52,33 @@ def test_noise_adds_to_the_spread(mixture: Mixture) -> None:
     assert noisy == pytest.approx(np.hypot(quiet, 0.2), rel=0.05)
 
 
+def test_the_noise_of_a_log_normal_loss_has_the_variance_asked_for() -> None:
+    """Also where it is much larger than the loss, which exp(noise / loss) would blow up."""
+    exact = Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1), 1e-9), True)  # a loss of 1
+    for noise in (0.01, 0.3, 3.0):
+        mean, std = exact.with_noise(noise).moments()
+        assert std[0] / mean[0] == pytest.approx(noise)
+    assert np.isfinite(exact.with_noise(1e300).std).all()
+    assert exact.with_noise(0.0) is exact
+
+
+def test_a_bound_narrows_what_reaches_above_it_and_nothing_else() -> None:
+    far = Mixture(
+        np.full(3, 1 / 3), np.array([[0.0], [0.0], [9.0]]), np.array([[0.5], [4.0], [0.1]]), True
+    )
+    bounded = far.below(2.0)
+    assert bounded.mean.ravel().tolist() == [0.0, 0.0, 1.0]
+    assert bounded.std.ravel().tolist() == [0.5, 1.0, 0.1]
+    assert (bounded.quantiles(Q) <= np.exp(2.0)).all()
+    sample = draws(bounded)
+    mean, std = bounded.moments()
+    assert mean[0] == pytest.approx(sample.mean(), rel=0.01)
+    assert std[0] == pytest.approx(sample.std(), rel=0.03)
+    unbounded = LOG.below(np.inf)
+    assert (unbounded.mean == LOG.mean).all()
+    assert (unbounded.std == LOG.std).all()
+
+
 @pytest.mark.parametrize("mixture", [PLAIN, LOG], ids=["plain", "logarithmic"])
 def test_calibration_that_changes_nothing(mixture: Mixture) -> None:
     same = mixture.calibrated(1.0, 1.0)

@@ -296,7 +296,7 @@ def errors(
             watch.observe_many(run.step[early], run.loss[early])
         found = watch.forecast(step=end.step)
         low, high = found.interval(0.8)
-        missed.append(abs(found.mean / end.loss - 1))
+        missed.append(abs(found.median / end.loss - 1))
         held.append(low <= end.loss <= high)
     assert len(missed) > 25
     return float(np.median(missed)), float(np.mean(held))

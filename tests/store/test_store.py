@@ -46,6 +46,7 @@ def test_forecasts_and_decisions_are_kept_and_rewound(where: str) -> None:
     kept = store.forecasts(key)
     assert [row["made_at"] for row in kept] == [2_000, 4_000, 6_000]
     assert kept[-1]["mean"] == watch.forecast().mean
+    assert kept[-1]["median"] == watch.forecast().median
     assert (kept[-1]["lower80"], kept[-1]["upper80"]) == watch.forecast().interval(0.8)
     assert kept[-1]["gain_source"] == "prior"
     assert [row["step"] for row in store.decisions(key)] == [2_000, 4_000, 6_000]

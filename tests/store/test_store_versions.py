@@ -10,14 +10,12 @@ from support.command_line import run
 from support.recorded import train
 from support.stored_runs import INFO, PLAN, filled
 
-from lossforecast import (
-    StoreError,
-)
+from lossforecast import Forecaster, StoreError
 from lossforecast.store import schema as schema_module
 from lossforecast.store.run_store import RunStore
 from lossforecast.store.schema import MIGRATIONS, Tables
 
-VERSION_1 = Path(__file__).parents[1] / "states" / "store-1.sql"
+STATES = Path(__file__).parents[1] / "states"
 
 
 # ---------------------------------------------------------------------- versions
@@ -42,11 +40,12 @@ def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.Mo
         RunStore(where)
 
 
-def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
-    """Made by the statements of the first release, which never change."""
+@pytest.mark.parametrize("made_by", ["store-1.sql", "store-2.sql"])
+def test_a_store_of_an_earlier_version_becomes_what_a_new_one_is(where: str, made_by: str) -> None:
+    """Made by the statements of that version, which never change."""
     engine = sa.create_engine(where if "://" in where else f"sqlite:///{where}")
     with engine.begin() as connection:
-        for statement in VERSION_1.read_text().split(";"):
+        for statement in (STATES / made_by).read_text().split(";"):
             if statement.strip():
                 connection.exec_driver_sql(statement)
     engine.dispose()
@@ -57,14 +56,20 @@ def test_a_store_of_version_1_becomes_what_a_new_one_is(where: str) -> None:
     assert store.best(run.run, run.schedule) == 2.5
     (forecast,), (decision,) = store.forecasts(run.key), store.decisions(run.key)
     assert (forecast["mean"], decision["action"]) == (2.75, "stop")
+    assert forecast["median"] == 2.75  # there is nothing better than the mean
     with store._database.transaction("read") as connection:
         inspector = sa.inspect(connection)
         for table in Tables.make().metadata.sorted_tables:
             found = {column["name"] for column in inspector.get_columns(table.name)}
             assert found == {column.name for column in table.columns}
         version = connection.execute(sa.select(Tables.make().version)).scalar_one()
-    assert version == 2
-    store.end(store.begin("second", INFO, PLAN, owner="me"), "stopped", owner="me")
+    assert version == 3
+    key = store.begin("second", INFO, PLAN, owner="me")
+    watch = Forecaster(PLAN, INFO)
+    watch.observe_many(range(100), [3.0 - 0.01 * t for t in range(100)])
+    store.save(key, watch.history, PLAN, [watch.forecast()], owner="me")
+    assert store.forecasts(key)[0]["median"] == watch.forecast().median
+    store.end(key, "stopped", owner="me")
 
 
 def test_a_store_that_is_only_read_is_not_made(where: str) -> None:

@@ -24,7 +24,7 @@ from lossforecast.status import Status
 __all__ = ["overview", "ranked", "shown"]
 
 _FORECAST_FIELDS = (
-    "mean",
+    "median",
     "lower80",
     "upper80",
     "lower95",
@@ -169,7 +169,7 @@ def _outlook(row: Mapping[str, Any]) -> Outlook:
 
 
 def _sort_key(row: Mapping[str, Any]) -> tuple[str, bool, bool, float]:
-    final = row["mean"] if row["outcome"] is None else row["outcome"]
+    final = row["median"] if row["outcome"] is None else row["outcome"]
     broken = row["broke"] is not None
     loss = f"{row['metric']} {row['loss']}"
     return loss, broken, final is None, 0.0 if final is None else final

@@ -55,7 +55,7 @@ def write(update: Update) -> bytes:
 
 
 def read(packed: bytes) -> dict[str, Any]:
-    """Decompress and check a record.
+    """Decompress and check a record. One of an earlier release gets the medians that it lacks.
 
     Raises:
         StateError: it is not a record, is damaged or comes from a newer release.
@@ -93,15 +93,18 @@ def _check(record: Mapping[str, Any]) -> None:
     _object(record, "state")
 
 
-def _check_forecast(forecast: Mapping[str, Any]) -> None:
-    for name in ("mean", "std", "lower80", "upper80", "lower95", "upper95", "prob_target"):
+def _check_forecast(forecast: dict[str, Any]) -> None:
+    """Check the present forecast; without a median it gets that of its quantiles."""
+    levels = _numbers(forecast, "levels")
+    if len(levels) != len(QUANTILE_LEVELS):
+        raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
+    forecast.setdefault("median", levels[QUANTILE_LEVELS.index(0.5)])
+    for name in ("median", "mean", "std", "lower80", "upper80", "lower95", "upper95"):
         _number(forecast, name)
-    for name in ("gain_mean", "gain_std"):
+    for name in ("prob_target", "gain_mean", "gain_std"):
         _number(forecast, name)
     for name in ("status", "gain_source"):
         _text(forecast, name)
-    if len(_numbers(forecast, "levels")) != len(QUANTILE_LEVELS):
-        raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
     if not all(isinstance(caveat, str) for caveat in _list(forecast, "caveats")):
         raise StateError("caveats are not text")
     parameters = _object(forecast, "parameters")
@@ -131,7 +134,9 @@ def _check_trail(trail: Sequence[Any]) -> None:
         _text({"gain": source}, "gain")
 
 
-def _check_fan(row: Mapping[str, Any]) -> None:
+def _check_fan(row: dict[str, Any]) -> None:
+    """Check a fan; without medians it gets its means in their place."""
+    row.setdefault("median", row.get("mean"))
     steps = _list(row, "steps")
     if not steps or not all(type(x) is int and 0 <= x <= _MAX_WHOLE for x in steps):
         raise StateError("the steps of a fan are not whole numbers")

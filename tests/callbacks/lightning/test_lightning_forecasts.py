@@ -66,7 +66,7 @@ def test_every_logger_and_the_progress_bar_get_forecasts(tmp_path: Path) -> None
         forecast = update.forecast
         lower, upper = forecast.interval(0.8)
         return {
-            "forecast/final_loss": forecast.mean,
+            "forecast/final_loss": forecast.median,
             "forecast/lower": lower,
             "forecast/upper": upper,
             "forecast/anneal_gain": forecast.anneal_gain.mean,

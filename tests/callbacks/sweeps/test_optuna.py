@@ -126,6 +126,23 @@ def test_stock_pruners_are_shown_forecasts(
     assert reported == dict(values_of(study.trials[0])), "what is stored stays as reported"
 
 
+def test_a_stock_pruner_is_shown_the_median_of_the_forecast() -> None:
+    shown: list[float] = []
+
+    class Recorder(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            assert trial.last_step is not None
+            shown.append(trial.intermediate_values[trial.last_step])
+            return False
+
+    pruner = ForecastPruner(plan, stock=Recorder())
+    study = study_with(pruner)
+    study.optimize(objective, n_trials=1)
+    forecast = pruner.forecast(study, study.trials[0])
+    assert forecast is not None
+    assert shown[-1] == forecast.median
+
+
 @pytest.mark.slow
 def test_a_run_that_anneals_late_is_spared() -> None:
     def run(pruner: optuna.pruners.BasePruner) -> optuna.trial.TrialState:
@@ -199,7 +216,7 @@ def test_the_forecast_of_a_trial_can_be_read() -> None:
     forecast = pruner.forecast(study, study.trials[0])
     assert forecast is not None
     assert forecast.made_at == TOTAL
-    assert forecast.mean == pytest.approx(study.best_value, abs=0.02)
+    assert forecast.median == pytest.approx(study.best_value, abs=0.02)
 
 
 def test_impossible_arguments() -> None:

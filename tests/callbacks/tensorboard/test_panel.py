@@ -63,6 +63,7 @@ def test_every_forecast_leaves_its_fan_and_new_advice_its_words(run_updates: lis
     for row, update in zip(rows, run_updates, strict=True):
         forecast = update.forecast
         assert (row["steps"][0], row["steps"][-1]) == (forecast.made_at, forecast.step)
+        assert row["median"][-1] == pytest.approx(forecast.median, rel=1e-5)
         assert row["mean"][-1] == pytest.approx(forecast.mean, rel=1e-5)
         assert [row[f"{side}80"][-1] for side in ("lower", "upper")] == pytest.approx(
             forecast.interval(0.8), rel=1e-5
@@ -130,12 +131,26 @@ def test_a_summary_is_whole(run_updates: list[Update]) -> None:
     update = run_updates[-1]
     found = record.read(record.write(update))
     assert found["trail"] == list(update.trail)
+    assert found["forecast"]["median"] == update.forecast.median
     assert found["forecast"]["mean"] == update.forecast.mean
     assert found["forecast"]["parameters"] == update.forecast.parameters
     assert found["decision"]["message"] == update.recommendation.message
     again = Forecaster.from_state_dict(found["state"]).forecast()
     assert again.mean == pytest.approx(update.forecast.mean, rel=1e-3)
     assert again.std == pytest.approx(update.forecast.std, rel=0.1)
+
+
+def test_a_summary_of_an_earlier_release_gets_its_medians(run_updates: list[Update]) -> None:
+    """That of the present forecast from its quantiles; those of the fans are their means."""
+    update = run_updates[-1]
+    older = record.read(record.write(update))
+    for part in (older["forecast"], older["fan"], *older["trail"]):
+        del part["median"]
+    found = record.read(zlib.compress(json.dumps(older).encode()))
+    assert found["forecast"]["median"] == pytest.approx(update.forecast.median, rel=1e-5)
+    assert found["fan"]["median"] == found["fan"]["mean"]
+    assert [row["median"] for row in found["trail"]] == [row["mean"] for row in found["trail"]]
+    assert overview(found)["median"] == found["forecast"]["median"]
 
 
 @pytest.mark.slow
@@ -264,12 +279,12 @@ def test_a_run_that_went_on_beyond_its_plan_is_judged_where_that_ended() -> None
 def test_runs_are_ranked_with_others_of_the_same_loss(run_updates: list[Update]) -> None:
     first = overview(record.read(record.write(run_updates[-1])))
     rows = [
-        {**first, "run": "a", "mean": 2.2, "levels": [x + 0.1 for x in first["levels"]]},
+        {**first, "run": "a", "median": 2.2, "levels": [x + 0.1 for x in first["levels"]]},
         {**first, "run": "b"},
-        {**first, "run": "c", "loss": "perplexity", "mean": 8.0},
+        {**first, "run": "c", "loss": "perplexity", "median": 8.0},
         {**first, "run": "d", "outcome": 1.0},
-        {**first, "run": "e", "mean": None, "levels": [None] * 29},
-        {**first, "run": "f", "mean": 1.0, "broke": 3_900},
+        {**first, "run": "e", "median": None, "levels": [None] * 29},
+        {**first, "run": "f", "median": 1.0, "broke": 3_900},
     ]
     found = ranked(rows)
     assert [each["run"] for each in found] == ["d", "b", "a", "e", "f", "c"]
@@ -287,8 +302,8 @@ def test_what_if_is_what_the_forecaster_says(run_updates: list[Update]) -> None:
     found = answer(forecaster, 2_400, QUESTION)
     other = forecaster.schedule.with_decay(start=2_400, steps=600, shape="sqrt")
     planned, tried = forecaster.forecast(), forecaster.forecast(schedule=other)
-    assert found["plan"]["mean"] == planned.mean
-    assert found["what_if"]["mean"] == tried.mean
+    assert found["plan"]["median"] == planned.median
+    assert found["what_if"]["median"] == tried.median
     assert found["what_if"]["fan"]["steps"][-1] == 3_000
     assert found["gain"]["median"] == pytest.approx(planned.gain(other), rel=1e-5)
     assert found["gain"]["lower80"] < found["gain"]["median"] < found["gain"]["upper80"]
@@ -309,7 +324,7 @@ def test_curves_at_once_are_those_one_by_one(run_updates: list[Update]) -> None:
     steps = np.linspace(2_400, TOTAL, 33).astype(int)
     for level, together in zip((0.8, 0.95), forecast.curves(steps, (0.8, 0.95)), strict=True):
         alone = forecast.curve(steps, level)
-        for line in ("mean", "lower", "upper"):
+        for line in ("median", "mean", "lower", "upper"):
             assert (getattr(together, line) == getattr(alone, line)).all()
 
 
@@ -437,7 +452,7 @@ def test_runs_are_listed_and_what_is_skipped_is_named(ask: Ask) -> None:
     going = next(each for each in found["runs"] if each["run"] == "going on")
     over = next(each for each in found["runs"] if each["run"] == "over")
     assert (going["step"], going["total_steps"], going["outcome"]) == (2_400, TOTAL, None)
-    assert over["outcome"] == pytest.approx(over["mean"], rel=0.01)
+    assert over["outcome"] == pytest.approx(over["median"], rel=0.01)
     assert going["prob_best"] + over["prob_best"] == pytest.approx(1, abs=0.01)
     why = {each["run"]: each["why"] for each in found["skipped"]}
     assert set(why) == {"foreign", "number", "newer", "digits", "shape", "sizes"}

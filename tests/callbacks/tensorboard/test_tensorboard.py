@@ -81,7 +81,7 @@ def test_the_numbers_of_a_forecast() -> None:
     update = update_of(100)
     forecast, values = update.forecast, scalars(update)
     assert list(values) == TAGS
-    assert values["forecast/final_loss"] == forecast.mean
+    assert values["forecast/final_loss"] == forecast.median
     assert (values["forecast/lower"], values["forecast/upper"]) == forecast.interval(0.8)
     assert values["forecast/lower"] < values["forecast/final_loss"] < values["forecast/upper"]
     assert values["forecast/anneal_gain"] == forecast.anneal_gain.mean

@@ -39,7 +39,7 @@ function fanOf(fan, colour, label, dash) {
     band(fan.steps, fan.lower80, fan.upper80, colour, 0.3),
     {
       x: fan.steps,
-      y: fan.mean,
+      y: fan.median,
       mode: "lines",
       line: { color: colour, width: 2, dash },
       name: label,
@@ -205,13 +205,13 @@ function handlesOf(question, whatIf) {
 
 // The 80% interval of a single forecast.
 function barOf(row, colour) {
-  const [mean, lower, upper] = ["mean", "lower80", "upper80"].map((name) => row[name].at(-1));
-  return { type: "data", symmetric: false, array: [upper - mean], arrayminus: [mean - lower], color: colour, thickness: 2, width: 8 };
+  const [median, lower, upper] = ["median", "lower80", "upper80"].map((name) => row[name].at(-1));
+  return { type: "data", symmetric: false, array: [upper - median], arrayminus: [median - lower], color: colour, thickness: 2, width: 8 };
 }
 
 // The forecasts of the final loss over the run.
 export function finalChart({ run, row, theme }) {
-  const rows = run.trail.filter((each) => each.mean.at(-1) !== null);
+  const rows = run.trail.filter((each) => each.median.at(-1) !== null);
   const steps = rows.map((each) => each.step);
   const end = (name) => rows.map((each) => each[name].at(-1));
   const { colour } = run;
@@ -220,7 +220,7 @@ export function finalChart({ run, row, theme }) {
     band(steps, end("lower80"), end("upper80"), colour, 0.3),
     {
       x: steps,
-      y: end("mean"),
+      y: end("median"),
       mode: "lines+markers",
       line: { color: colour, width: 2 },
       marker: { size: rows.length === 1 ? 8 : 4 },

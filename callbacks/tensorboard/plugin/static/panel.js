@@ -211,7 +211,7 @@ async function drawCharts(parts, state, run, row, plotly, act) {
   const others = [...state.shown].map((key) => state.whole.get(key)).filter(Boolean);
   const runs = [run, ...others].map((each) => ({ ...each, colour: state.colourOf(keyOf(each)) }));
   const shown = runs.map((each) => [keyOf(each), each.step, each.last_step, each.colour]);
-  const asked = state.asking ? [state.question, state.tried?.code, state.tried?.what_if.mean] : null;
+  const asked = state.asking ? [state.question, state.tried?.code, state.tried?.what_if.median] : null;
   const drawing = [];
   if (changed(parts.loss, [shown, row?.step, asked, theme()])) { // do not interrupt a drag
     const { traces, layout, handles } = lossChart({

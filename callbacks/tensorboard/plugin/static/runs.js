@@ -79,9 +79,9 @@ function seenOf(row) {
 // The loss at which the run ended or is forecast to end, with its 80% interval.
 function endOf(row) {
   if (row.outcome !== null) return [digits(row.outcome)];
-  if (row.mean === null) return [make("span", { class: "quiet" }, "no finite loss")];
+  if (row.median === null) return [make("span", { class: "quiet" }, "no finite loss")];
   if (row.broke !== null) return ["–"];
-  return [digits(row.mean), make("span", { class: "quiet" }, ` ${digits(row.lower80)} – ${digits(row.upper80)}`)];
+  return [digits(row.median), make("span", { class: "quiet" }, ` ${digits(row.lower80)} – ${digits(row.upper80)}`)];
 }
 
 // The present advice, or how the run ended.

@@ -9,7 +9,7 @@ export function drawHeadline(parts, run) {
   const words = [`step ${steps(run.step)} of ${steps(run.total_steps)}`, plainly(forecast.status)];
   if (forecast.gain_mean !== null && !run.over && run.outcome === null) {
     const change = forecast.gain_mean < 0 ? "expected rise from higher learning rates" : "expected drop from annealing";
-    words.push(`${change} ${gap(Math.abs(forecast.gain_mean), forecast.mean)} ± ${gap(forecast.gain_std, forecast.mean)} (source: ${forecast.gain_source})`);
+    words.push(`${change} ${gap(Math.abs(forecast.gain_mean), forecast.median)} ± ${gap(forecast.gain_std, forecast.median)} (source: ${forecast.gain_source})`);
   }
   if (run.target !== null && run.outcome !== null) {
     words.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
@@ -36,11 +36,11 @@ function endOf(run) {
   if (run.broke === 0) return "broke: no loss was finite";
   if (run.broke !== null) return `broke at step ${steps(run.broke)}`;
   if (run.outcome !== null) return `ended at ${digits(run.outcome)}`;
-  if (forecast.mean === null) {
+  if (forecast.median === null) {
     const losses = run.non_finite ? "no finite loss to forecast from" : "no loss to forecast from yet";
     return run.stopped ? `stopped at step ${steps(run.step)}, ${losses}` : losses;
   }
-  const where = `${digits(forecast.mean)} (80%: ${digits(forecast.lower80)} to ${digits(forecast.upper80)})`;
+  const where = `${digits(forecast.median)} (80%: ${digits(forecast.lower80)} to ${digits(forecast.upper80)})`;
   if (run.stopped) return `stopped at step ${steps(run.step)}; it would have ended at ${where}`;
   if (forecast.status === "too_short") return `might end at ${where}, too early to tell`;
   if (forecast.status === "misfit") return `might end at ${where}, no loss law fits it`;
@@ -55,9 +55,9 @@ export function drawSlider(parts, run, row, at) {
   if (row === null) {
     parts.moment.textContent = momentOf(run, last);
   } else {
-    const then = row.mean.at(-1) === null ? "no forecast"
-      : `forecast ${digits(row.mean.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
-    const now = run.outcome === null ? `now ${digits(run.forecast.mean)}` : `the run ended at ${digits(run.outcome)}`;
+    const then = row.median.at(-1) === null ? "no forecast"
+      : `forecast ${digits(row.median.at(-1))} (80%: ${digits(row.lower80.at(-1))} to ${digits(row.upper80.at(-1))})`;
+    const now = run.outcome === null ? `now ${digits(run.forecast.median)}` : `the run ended at ${digits(run.outcome)}`;
     parts.moment.textContent = `step ${steps(row.step)}: ${then}; ${now}`;
   }
   parts.slider.setAttribute("aria-valuetext", parts.moment.textContent);

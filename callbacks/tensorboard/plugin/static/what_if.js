@@ -179,12 +179,12 @@ function answerOf({ question, refused, tried }) {
   if (refused) return refused;
   if (!tried) return "Computing …";
   const { plan, what_if: other, gain } = tried;
-  if (other.mean === null) return "There is no finite loss to forecast from yet.";
-  const lower = (x) => `${gap(Math.abs(x), plan.mean)} ${x < 0 ? "higher" : "lower"}`;
+  if (other.median === null) return "There is no finite loss to forecast from yet.";
+  const lower = (x) => `${gap(Math.abs(x), plan.median)} ${x < 0 ? "higher" : "lower"}`;
   const compared = gain.median === null ? "" :
     ` That is ${lower(gain.median)} than with the planned ${steps(plan.total_steps)} steps ` +
     `(80%: ${lower(gain.lower80)} to ${lower(gain.upper80)}).`;
   const doubts = [statusOf(other.status), ...caveatsOf(other.caveats)].filter(Boolean).map((each) => ` ${each}.`).join("");
-  return `Ends at ${digits(other.mean)} (80%: ${digits(other.lower80)} to ${digits(other.upper80)}) after ` +
+  return `Ends at ${digits(other.median)} (80%: ${digits(other.lower80)} to ${digits(other.upper80)}) after ` +
     `${steps(other.total_steps)} steps.${compared}${doubts}`;
 }
