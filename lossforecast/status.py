@@ -11,7 +11,8 @@ class Status(StrEnum):
     NO_DATA = "no_data"
     """No finite loss was observed: there is nothing to forecast from."""
     TOO_SHORT = "too_short"
-    """Too few losses were observed: a wide forecast, mostly from the prior."""
+    """Too few losses were observed, or they follow no law yet: a wide forecast, mostly from the
+    prior."""
     PRIOR_DRIVEN = "prior_driven"
     """The drop still to come from the learning-rate decay is assumed, not learned from this run."""
     IDENTIFIED = "identified"

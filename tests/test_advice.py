@@ -37,7 +37,7 @@ def watched(seed: int, plan: LRSchedule = HELD, seen: int = SEEN) -> Forecaster:
     """A run of that truth, validated every 20 steps."""
     steps = np.arange(20, seen + 1, 20)
     noise = 0.003 * np.random.default_rng([seed, 1]).normal(size=steps.size)
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     forecaster.observe_many(steps, truth(seed)(plan)[steps - 1] + noise)
     return forecaster
 
@@ -158,7 +158,7 @@ def test_before_anything_is_known_nothing_is_advised() -> None:
 )
 def test_without_a_rate_to_decay_from_nothing_is_advised(plan: LRSchedule) -> None:
     steps = np.arange(20, SEEN + 1, 20)
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     forecaster.observe_many(steps, 3 + 3 * (steps + 20.0) ** -0.5)
     assert decays(forecaster.forecast()) == ()
     assert optimised(forecaster.forecast()) is None
@@ -193,7 +193,7 @@ def test_misuse_is_named(
 
 def test_losses_below_zero_are_advised_too() -> None:
     plan, steps = HELD, np.arange(20, SEEN + 1, 20)
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     forecaster.observe_many(steps, truth(0)(plan)[steps - 1] - 3.5)
     best = decays(forecaster.forecast())[0]
     assert best.gain > 0

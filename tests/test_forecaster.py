@@ -25,6 +25,7 @@ from lossforecast import (
 TOTAL = 2_000
 WSD = LRSchedule.wsd(TOTAL, 1e-3, warmup=100)
 COSINE = LRSchedule.cosine(TOTAL, 1e-3, warmup=100)
+LANGUAGE_MODEL = RunInfo("train", "adamw", task="language modelling")
 
 
 def losses(steps: np.ndarray, seed: int = 0, noise: float = 0.05) -> np.ndarray:
@@ -34,7 +35,7 @@ def losses(steps: np.ndarray, seed: int = 0, noise: float = 0.05) -> np.ndarray:
 
 
 def half_way(schedule: LRSchedule = WSD, **keywords: object) -> Forecaster:
-    forecaster = Forecaster(schedule, RunInfo(optimizer="adamw"), **keywords)  # type: ignore[arg-type]
+    forecaster = Forecaster(schedule, LANGUAGE_MODEL, **keywords)  # type: ignore[arg-type]
     steps = np.arange(TOTAL // 2)
     forecaster.observe_many(steps, losses(steps), np.r_[np.nan, schedule.lr(steps[1:])])
     return forecaster
@@ -68,7 +69,7 @@ def test_before_the_decay_the_drop_is_assumed_and_after_it_learnt() -> None:
     assert before.anneal_gain.source == "prior"
     assert before.anneal_gain.mean > 0
 
-    forecaster = Forecaster(WSD, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(WSD, replace(LANGUAGE_MODEL, metric="val"))
     steps = np.arange(100, 1_960, 20)
     drop = 0.2 * (1 - WSD.lr(steps) / 1e-3)
     forecaster.observe_many(steps, losses(steps, noise=0.001) - drop)
@@ -443,7 +444,7 @@ def test_noisy_losses_are_described_as_well_when_thinned(n: int) -> None:
     plan = LRSchedule.wsd(2 * n, 1e-2, warmup=n // 20)
     steps = np.arange(n)
     noise = 0.1 * np.random.default_rng(n).normal(size=n)
-    forecaster = Forecaster(plan)
+    forecaster = Forecaster(plan, LANGUAGE_MODEL)
     forecaster.observe_many(steps, 1 + 0.5 * (1 + steps / n * 20) ** -0.5 + noise)
     whole = forecaster.forecast()
     thinned = Forecaster.from_state_dict(forecaster.thinned(256).state_dict()).forecast()

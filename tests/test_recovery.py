@@ -10,7 +10,6 @@ from support.laws import annealing, flat_warmup
 
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo
 from lossforecast.laws.relaxation import LAWS, arrived
-from lossforecast.numerics.mixture import NO_CALIBRATION
 from lossforecast.posterior.design_matrix import (
     columns_at,
     drop_scales,
@@ -50,7 +49,7 @@ def test_annealing_law_is_recovered_from_half_of_the_run(name: str) -> None:
             lambda_=lambda_,
         )
         half = TOTAL // 2
-        forecaster = Forecaster(schedule, RunInfo(optimizer="adamw"))
+        forecaster = Forecaster(schedule, RunInfo("train", "adamw", task="language modelling"))
         forecaster.observe_many(np.arange(1, half + 1), loss[:half] + NOISE * rng.normal(size=half))
         forecast = forecaster.forecast()
         hits += abs(forecast.mean - loss[-1]) <= 3 * forecast.std
@@ -73,7 +72,7 @@ def draw(
     kind = regime.drops[choose(np.array([d.weight for d in regime.drops]))]
     assert kind.noises is not None
     noise = kind.noises[0] * np.exp(kind.noises[1] * rng.normal())
-    mean, std = kind.moments(0.0, noise)
+    mean, std = kind.moments(0.0, noise, 0.0)
     end = np.array([schedule.total_steps])
     at_end, _ = columns_at(beliefs, schedule, schedule, schedule.total_steps, end)
     scale = drop_scales(beliefs, schedule, at_end[0])[which]
@@ -110,10 +109,8 @@ def draw(
 def test_intervals_cover_what_they_say_when_the_prior_is_true(fraction: float) -> None:
     """Lawful runs drawn from the prior: 80% and 95% intervals hold, within binomial error."""
     rng = np.random.default_rng(round(100 * fraction))
-    run, draws = RunInfo(metric="val", optimizer="adamw"), 200 if FULL else 100
-    prior = replace(
-        Prior(), lawful_share=(1 - 1e-9, 0.5), calibration=(NO_CALIBRATION, NO_CALIBRATION)
-    )
+    run, draws = RunInfo("val", "adamw", task="language modelling"), 200 if FULL else 100
+    prior = replace(Prior(), lawful_share=(1 - 1e-9, 0.5), calibration={})
     inside = {0.8: 0, 0.95: 0}
     schedules = [SCHEDULES["cosine"], SCHEDULES["wsd"], SCHEDULES["linear"]]
     for i in range(draws):

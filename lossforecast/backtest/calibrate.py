@@ -1,26 +1,36 @@
 """Calibration of intervals from the errors of replayed forecasts.
 
-An error is standardized, ``z = (y - mean) / std``, in the units in which the forecast is a mixture
-(the logarithm of the loss, or the loss itself). Calibrated intervals assume that z has the density
-`tail_density` with a scale and a tail; both are chosen by maximum likelihood, separately for each
-fraction of the run.
+Conformal calibration: the calibrated intervals of 80 and 95% are those that would have held as
+often as they say, with the same total weight for every family (fold and metric) of a kind, and in
+it for every cluster. Intervals are calibrated for every kind, metric and fraction of the run. The
+families of the same kind with the other metric count too, with less weight, and so do those of
+other kinds; but large language models, whose prior is their own, stay apart.
+
+With F the distribution function of a forecast with centre c, calibrated by scale s and tail t, the
+probability below an outcome y is
+
+    0.8 F(c + (y - c) / s) + 0.2 F(c + (y - c) / t).
+
+F is therefore kept at c + (y - c) / m for every candidate m of scale and tail.
 """
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from lossforecast.arrays import FloatArray
 from lossforecast.backtest.backtest import FRACTIONS
-from lossforecast.numerics import NO_CALIBRATION, Calibration, Mixture, tail_density
+from lossforecast.numerics import NO_CALIBRATION, TAIL_WEIGHT, Calibration, Mixture
+from lossforecast.runs import RunKind
 
 __all__ = [
+    "MULTIPLES",
     "UNKNOWN_ERROR_SHARES",
     "StandardizedError",
     "calibration_of",
+    "calibrations",
     "common_error_shares",
     "family_weights",
     "standardized_error",
@@ -29,9 +39,12 @@ __all__ = [
 UNKNOWN_ERROR_SHARES = (0.45, 0.2)
 """Result of `common_error_shares` where no sweep is large enough."""
 
-_SCALES = (1.0, 1.2, 1.5, 2.0)  # candidates; 1 leaves intervals as they are
-_TAILS = (1.5, 2.5, 4.0)
-_MAX_CALIBRATION_Z = 12.0  # errors are clipped here: one gross outlier must not choose the tail
+_OTHER_METRIC_WEIGHT = 0.25  # of a family with the other metric
+_OTHER_KIND_WEIGHT = 0.1  # of a family of another kind
+_LEVELS = (0.8, 0.95)
+_NARROW = 1e-5  # breaks ties in favour of narrow intervals
+MULTIPLES = np.geomspace(0.5, 12.0, 48)
+"""Candidates for scale and tail."""
 _MIN_FOLDS = 2  # with errors at a fraction, for its calibration
 _MIN_RUNS_PER_SWEEP = 15  # for a sweep to show which errors its runs have in common
 _MAX_SWEEP_FRACTION = 0.5  # of a run: sweeps are pruned before that
@@ -45,50 +58,98 @@ class StandardizedError:
     Attributes:
         fold: the fold of the run.
         metric: "train" or "val".
-        known: whether the rule of the annealing drop is known for the run's optimizer.
+        cluster: the cluster of the run.
+        kind: the kind of the run.
         fraction: share of the planned steps seen.
         z: the error in standard deviations of the forecast.
+        below: probability below the outcome for a forecast stretched by each of `MULTIPLES`, (48,).
         sweep: the sweep of the run, if any.
         optimizer: the optimizer of the run.
     """
 
     fold: str
     metric: str
-    known: bool
+    cluster: str
+    kind: str
     fraction: float
     z: float
+    below: FloatArray
     sweep: str | None
     optimizer: str
 
 
-def standardized_error(mixture: Mixture, truth: float) -> float:
-    """``(y - mean) / std`` of a forecast at one step, y the truth or, on a log scale, its log."""
+def standardized_error(mixture: Mixture, truth: float) -> tuple[float, FloatArray]:
+    """``(y - c) / std`` of a forecast at one step, and its probabilities below y when stretched.
+
+    y is the truth or, on a log scale, its logarithm, and c the mean on that scale; see the
+    attributes `z` and `below` of `StandardizedError`.
+    """
     value = np.log(truth) if mixture.logarithmic and truth > 0 else truth
     centre = float(mixture.weight @ mixture.mean[:, 0])
     variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
-    return float((value - centre) / np.sqrt(mixture.weight @ variance))
+    at = centre + (value - centre) / MULTIPLES[:, np.newaxis]
+    below = mixture.cdf(np.exp(at) if mixture.logarithmic else at)[:, 0]
+    return float((value - centre) / np.sqrt(mixture.weight @ variance)), below
 
 
-def calibration_of(errors: Sequence[StandardizedError]) -> Calibration:
-    """For each fraction, the scale and tail that maximize the likelihood of the errors.
+def calibrations(errors: Sequence[StandardizedError]) -> dict[str, Calibration]:
+    """The calibration of every kind and metric, as in `Prior.calibration`."""
+    large = [e for e in errors if e.kind == RunKind.LARGE_LANGUAGE_MODEL]
+    rest = [e for e in errors if e.kind != RunKind.LARGE_LANGUAGE_MODEL]
+    return {
+        f"{kind} {metric}": calibration_of(
+            large if kind == RunKind.LARGE_LANGUAGE_MODEL else rest, metric, kind
+        )
+        for kind in RunKind
+        for metric in ("train", "val")
+    }
 
-    ``sum_i w_i log p(z_i; scale, tail)``, with equal total weight for every fold and metric.
+
+def calibration_of(errors: Sequence[StandardizedError], metric: str, kind: str) -> Calibration:
+    """For each fraction, the scale and tail with which intervals hold as often as they say.
+
     Fractions with errors from a single fold are left out; without any fraction nothing is changed.
+    For n folds, the levels are raised by ``(1 - level) / (n + 1)``: a new run is of a new fold.
+
+    Args:
+        errors: errors of runs with the same prior.
+        metric: "train" or "val".
+        kind: the kind of the runs to be calibrated.
     """
     rows = []
     for fraction in FRACTIONS:
         mine = [e for e in errors if e.fraction == fraction]
         if len({e.fold for e in mine}) < _MIN_FOLDS:
             continue
-        weight = family_weights([(e.fold, e.metric) for e in mine])
-        z = np.clip([e.z for e in mine], -_MAX_CALIBRATION_Z, _MAX_CALIBRATION_Z)
-        likelihood = {
-            (scale, tail): float(weight @ np.log(tail_density(z, scale, tail)))
-            for scale, tail in product(_SCALES, _TAILS)
-        }
-        scale, tail = max(likelihood, key=lambda candidate: likelihood[candidate])
-        rows.append((fraction, scale, tail))
+        weight = family_weights([(e.fold, e.metric) for e in mine], [e.cluster for e in mine])
+        weight *= [1.0 if e.metric == metric else _OTHER_METRIC_WEIGHT for e in mine]
+        weight *= [1.0 if e.kind == kind else _OTHER_KIND_WEIGHT for e in mine]
+        n_folds = len({e.fold for e in mine})
+        below = np.array([e.below for e in mine])
+        rows.append((fraction, *_scale_and_tail(below, weight / weight.sum(), n_folds)))
     return tuple(rows) or NO_CALIBRATION
+
+
+def _scale_and_tail(below: FloatArray, weight: FloatArray, n_folds: int) -> tuple[float, float]:
+    """Scale, and tail at least as large, whose 80 and 95% intervals hold nearest to 80 and 95%.
+
+    Args:
+        below: as in `StandardizedError`, (n, 48).
+        weight: weights of the errors, (n,), sum 1.
+        n_folds: number of folds.
+    """
+    best, chosen = np.inf, (1.0, 1.0)
+    for index, scale in enumerate(MULTIPLES):
+        main = (1 - TAIL_WEIGHT) * below[:, index, np.newaxis]
+        probability = np.abs(main + TAIL_WEIGHT * below[:, index:] - 0.5)  # (n, tails)
+        misfit = np.zeros(MULTIPLES.size - index)
+        for level in _LEVELS:
+            wanted = level + (1 - level) / (n_folds + 1)
+            misfit += (weight @ (probability <= level / 2) - wanted) ** 2
+        misfit += _NARROW * np.log(MULTIPLES[index:] * scale**4)
+        if misfit.min() < best:
+            best, chosen = misfit.min(), (float(scale), float(MULTIPLES[index + misfit.argmin()]))
+    return chosen
 
 
 def common_error_shares(errors: Sequence[StandardizedError]) -> tuple[float, float]:
@@ -126,7 +187,13 @@ def common_error_shares(errors: Sequence[StandardizedError]) -> tuple[float, flo
     return float(sweep_share), float(optimizer_share)
 
 
-def family_weights(families: Sequence[Hashable]) -> FloatArray:
-    """Weights (n,) whose sum is the same for every family, however many members it has."""
-    counts = Counter(families)
-    return np.array([1 / counts[family] for family in families])
+def family_weights(
+    families: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
+) -> FloatArray:
+    """Weights (n,) whose sum is 1 for every family, and in it the same for every cluster.
+
+    Without clusters, every member is one.
+    """
+    members = list(zip(families, clusters or range(len(families)), strict=True))
+    sizes, counts = Counter(members), Counter(family for family, _ in set(members))
+    return np.array([1 / (sizes[member] * counts[member[0]]) for member in members])

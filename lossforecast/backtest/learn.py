@@ -2,12 +2,12 @@
 
 Four things are learned:
 
-* the rule of the annealing drop for known optimizers: a regression of the drops of finished runs on
-  peak rate and length of the decay;
-* the drop of all other runs: its typical size in lawful runs, and in loose runs its ratio to the
-  slope and to the jitter of a young loss;
-* the calibration: runs are replayed with a prior learned without their fold, and intervals are
-  scaled so that they would have had the nominal coverage;
+* the rule of the annealing drop of large language models with a known optimizer: a regression of
+  the drops of finished runs on peak rate and length of the decay;
+* the drop of all other runs: its ratio to the fall of the loss, and to the slope and the jitter of
+  a young loss;
+* the calibration by kind of run and metric: runs are replayed with a prior learned without their
+  fold, and intervals are scaled so that they would have had the nominal coverage;
 * the shares of the error variance that the runs of a sweep have in common, from the same errors.
 """
 
@@ -21,21 +21,20 @@ import numpy as np
 from lossforecast.backtest.backtest import FRACTIONS
 from lossforecast.backtest.calibrate import (
     StandardizedError,
-    calibration_of,
+    calibrations,
     common_error_shares,
     family_weights,
     standardized_error,
 )
 from lossforecast.backtest.curves import RecordedRun
 from lossforecast.backtest.parallel import mapped
-from lossforecast.backtest.replay import outcome
+from lossforecast.backtest.replay import Told, described, outcome
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS, full_anneal
-from lossforecast.numerics import NO_CALIBRATION
 from lossforecast.posterior import Posterior, fit
 from lossforecast.prior import DropComponent, DropRule, Prior
-from lossforecast.runs import History, RunInfo, gather
+from lossforecast.runs import History, gather
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Lessons", "learn_prior"]
@@ -49,13 +48,18 @@ _MIN_YOUNG_SLOPE = 1e-3  # below it the loss does not fall, and the ratio to the
 _MIN_DECAY_DEPTH = 0.2  # share of the peak by which the rate falls, for a drop to be measured
 _MAX_RELATIVE_ERROR = 0.5  # of a measured drop
 _MIN_RELATIVE_ERROR = 0.1  # the regression trusts no drop more than this
+_CLUSTER_SPREAD = 0.25  # of the log drops of similar clusters, as measured
 _EXPONENT_PRIORS = ((0.3, 0.15), (0.15, 0.1))  # mean and spread, for peak and for decay length
 _MIN_FOLD_SPREAD = 0.2  # of log size: two or three folds cannot show how much set-ups differ
 _FALLBACK_RULE = DropRule(size=0.06, peak_exponent=0.3, decay_exponent=0.15, spread=0.5)
 _MIN_DROPS_PER_FOLD = 4  # for a fold to count
 _VAGUE_RULE = DropRule(size=0.06, peak_exponent=0.3, decay_exponent=0.15, spread=1.5)
 _VAGUE_LOOSE_DROPS = (DropComponent(1.0, 0.2, 1.5),)
-_FALLBACK_JITTERS, _FALLBACK_SLOPES = 0.2, 1.5  # ratios of the drop in the loose regime
+_FALLBACK_JITTERS, _FALLBACK_SLOPES, _FALLBACK_FALLS = 0.2, 1.5, 0.2  # ratios of the drop
+# of the typical ratio of drop and fall: fits of finished runs count every late fall as a drop, and
+# forecasts were best with about half of it
+_BELIEVED_FALLS = 0.6
+_MIN_FALL = 0.05  # below it the ratio to the drop means nothing
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class _Drop:
     Attributes:
         fold: the fold of the run.
         cluster: the cluster of the run.
-        known: whether the optimizer is one for which the rule is learned.
+        known: whether the rule is learned for runs of this kind and optimizer.
         peak: peak learning rate.
         share: share of the run after its rate first leaves the peak.
         size: the drop, as a share of the loss.
@@ -73,6 +77,7 @@ class _Drop:
         slope_ratio: size over the slope of the young loss; nan if that loss was not falling.
         jitter_ratio: size over (noise / 0.01)^0.6 of the young validation loss; nan for training
             losses.
+        fall_ratio: size over the rest of the fall of the loss; nan if it did not fall otherwise.
     """
 
     fold: str
@@ -84,6 +89,7 @@ class _Drop:
     error: float
     slope_ratio: float
     jitter_ratio: float
+    fall_ratio: float
 
 
 @dataclass(frozen=True)
@@ -168,22 +174,21 @@ def _uncalibrated(drops: Sequence[_Drop]) -> Prior:
     return replace(
         Prior(),
         known=_drop_rule(drops),
-        unknown_drops=_lawful_drops(drops),
+        language_drops=_language_drops(drops),
+        other_drops=_other_drops(drops),
         loose_drops=_loose_drops(drops),
-        calibration=(NO_CALIBRATION, NO_CALIBRATION),
+        calibration={},
     )
 
 
 def _calibrated(prior: Prior, errors: Sequence[StandardizedError]) -> Prior:
-    known = calibration_of([e for e in errors if e.known])
-    unknown = calibration_of([e for e in errors if not e.known])
-    return replace(prior, calibration=(known, unknown), alike=common_error_shares(errors))
+    return replace(prior, calibration=calibrations(errors), alike=common_error_shares(errors))
 
 
 def _learned_fields(prior: Prior) -> dict[str, Any]:
     """The learned fields of a prior, rounded to four significant digits."""
     state = prior.to_dict()
-    names = ("known", "unknown_drops", "loose_drops", "calibration", "alike")
+    names = ("known", "language_drops", "other_drops", "loose_drops", "calibration", "alike")
     fields: dict[str, Any] = _rounded({name: state[name] for name in names})
     return fields
 
@@ -207,7 +212,7 @@ def _posterior(
     seen = run.step <= fraction * plan.total_steps
     history = History()
     history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
-    beliefs = prior.for_run(RunInfo(run.metric, run.optimizer), plan, tuple(LAWS))
+    beliefs = prior.for_run(described(run, Told.FOUND), plan, tuple(LAWS))
     evidence = gather(history.bins(), plan, burn_in or beliefs.burn_in)
     return fit(evidence, plan, history.last_step, beliefs)
 
@@ -219,7 +224,8 @@ def _measure(run: RecordedRun) -> _Drop | None:
     vague = replace(
         Prior(),
         known=_VAGUE_RULE,
-        unknown_drops=(_VAGUE_RULE.component(1e-3, 1.0),),
+        language_drops=(_VAGUE_RULE.component(1e-3, 1.0),),
+        other_drops=(_VAGUE_RULE.component(1e-3, 1.0),),
         loose_drops=_VAGUE_LOOSE_DROPS,
         lawful_share=(0.5, 0.5),
     )
@@ -227,26 +233,29 @@ def _measure(run: RecordedRun) -> _Drop | None:
     share, depth = full_anneal(plan)
     if depth < _MIN_DECAY_DEPTH:
         return None
-    drop, spread, _ = _posterior(run, plan, vague, 1.0, burn_in=_BURN_IN_SHARE).full_drop()
+    finished = _posterior(run, plan, vague, 1.0, burn_in=_BURN_IN_SHARE)
+    drop, spread, _ = finished.full_drop()
     if drop <= 0 or spread > _MAX_RELATIVE_ERROR * drop:
         return None
     slope_ratio = jitter_ratio = np.nan
+    fall = finished.fall - drop
     if run.enough_seen(_YOUNG_SHARE):
         young = _posterior(run, plan, vague, _YOUNG_SHARE, burn_in=_BURN_IN_SHARE)
         slope_ratio = drop / young.slope if young.slope > _MIN_YOUNG_SLOPE else np.nan
         if run.metric == "val":
-            unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).moments(0.0, young.noise)
+            unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).moments(0.0, young.noise, 0.0)
             jitter_ratio = drop / unit
     return _Drop(
         fold=run.fold,
         cluster=run.cluster,
-        known=Prior().rule_applies(RunInfo(run.metric, run.optimizer), plan),
+        known=Prior().rule_applies(described(run, Told.FOUND), plan),
         peak=plan.peak,
         share=share,
         size=drop,
         error=spread / drop,
         slope_ratio=slope_ratio,
         jitter_ratio=jitter_ratio,
+        fall_ratio=drop / fall if fall > _MIN_FALL else np.nan,
     )
 
 
@@ -273,12 +282,12 @@ def _drop_rule(drops: Iterable[_Drop]) -> DropRule:
     ]
     errors = np.hypot([d.error for d in known], _MIN_RELATIVE_ERROR)
     weight = family_weights([d.cluster for d in known]) / errors**2
-    weight *= len(known) / weight.sum()
+    weight *= len({d.cluster for d in known}) / weight.sum()
     design, target = np.array(rows), np.log([d.size for d in known])
     precision = np.zeros((len(folds) + 2, len(folds) + 2))
     centre = np.zeros(len(folds) + 2)
     for column, (value, spread) in zip((-2, -1), _EXPONENT_PRIORS, strict=True):
-        precision[column, column] = (_MIN_RELATIVE_ERROR / spread) ** 2
+        precision[column, column] = (_CLUSTER_SPREAD / spread) ** 2
         centre[column] = value
     gram = design.T @ (weight[:, np.newaxis] * design) + precision
     solution = np.linalg.solve(gram, design.T @ (weight * target) + precision @ centre)
@@ -293,23 +302,35 @@ def _drop_rule(drops: Iterable[_Drop]) -> DropRule:
     )
 
 
-def _lawful_drops(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
-    """The drop of a lawful run without a rule: the typical size where the rule is known."""
+def _language_drops(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
+    """The drop of a large language model with another optimizer: that typical under the rule."""
     size = _typical([d for d in drops if d.known], lambda d: d.size, _FALLBACK_RULE.size)
     return (DropComponent(1.0, size, 0.4),)
 
 
+def _other_drops(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
+    """The drop of a lawful run of another kind: in proportion to the fall."""
+    return (DropComponent(1.0, 0.005, 0.6, falls=_typical_falls(drops)),)
+
+
 def _loose_drops(drops: Sequence[_Drop]) -> tuple[DropComponent, ...]:
-    """The drop in the loose regime: in proportion to the jitter, to the slope, or anything."""
+    """The drop in the loose regime: in proportion to jitter, fall or slope, or anything."""
     with_jitter = [d for d in drops if np.isfinite(d.jitter_ratio)]
     jitters = _typical(with_jitter, lambda d: d.jitter_ratio, _FALLBACK_JITTERS)
     with_slope = [d for d in drops if not d.known and np.isfinite(d.slope_ratio)]
     slopes = _typical(with_slope, lambda d: d.slope_ratio, _FALLBACK_SLOPES)
     return (
-        DropComponent(0.55, 0.005, 0.5, jitters=jitters),
-        DropComponent(0.25, 0.005, 0.8, slopes=slopes),
-        DropComponent(0.2, 0.25, 1.0),
+        DropComponent(0.3, 0.005, 0.5, jitters=jitters),
+        DropComponent(0.4, 0.005, 0.8, falls=_typical_falls(drops)),
+        DropComponent(0.15, 0.005, 0.8, slopes=slopes),
+        DropComponent(0.15, 0.25, 1.0),
     )
+
+
+def _typical_falls(drops: Sequence[_Drop]) -> float:
+    """Ratio of the drop to the fall that is believed where no rule is known."""
+    with_fall = [d for d in drops if not d.known and np.isfinite(d.fall_ratio)]
+    return _BELIEVED_FALLS * _typical(with_fall, lambda d: d.fall_ratio, _FALLBACK_FALLS)
 
 
 def _typical(drops: Sequence[_Drop], value: Callable[[_Drop], float], default: float) -> float:
@@ -326,19 +347,21 @@ def _replay_errors(task: tuple[RecordedRun, Prior]) -> list[StandardizedError]:
     if end is None:
         return []
     plan = run.plan
-    known = prior.rule_applies(RunInfo(run.metric, run.optimizer), plan)
     errors = []
     for fraction in FRACTIONS:
         if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):
             continue
         mixture = _posterior(run, plan, prior, fraction).predict(plan, np.array([end.step]))
+        z, below = standardized_error(mixture, end.loss)
         errors.append(
             StandardizedError(
                 fold=run.fold,
                 metric=run.metric,
-                known=known,
+                cluster=run.cluster,
+                kind=described(run, Told.FOUND).kind,
                 fraction=fraction,
-                z=standardized_error(mixture, end.loss),
+                z=z,
+                below=below,
                 sweep=run.sweep,
                 optimizer=run.optimizer or "",
             )

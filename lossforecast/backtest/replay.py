@@ -27,7 +27,7 @@ from lossforecast.schedule import LRSchedule
 
 __all__ = ["Record", "Told", "column", "described", "naming", "outcome", "replay"]
 
-_LANGUAGE_TASK = "language modelling"
+_LANGUAGE_TASK, _MASKED_TASK = "language modelling", "masked language modelling"
 
 
 class Told(StrEnum):
@@ -112,14 +112,16 @@ def described(run: RecordedRun, told: Told) -> RunInfo:
         return RunInfo(metric=run.metric)
     if told is Told.OPTIMIZER:
         return RunInfo(metric=run.metric, optimizer=run.optimizer)
-    is_language_model = run.kind is RunKind.LARGE_LANGUAGE_MODEL or run.metadata.get(
-        "language_model"
+    task = {"masked": _MASKED_TASK, "causal": _LANGUAGE_TASK}.get(
+        str(run.metadata.get("language_model"))
     )
+    if run.kind is RunKind.LARGE_LANGUAGE_MODEL:
+        task = _LANGUAGE_TASK
     return RunInfo(
         metric=run.metric,
         optimizer=run.optimizer,
         n_params=run.metadata.get("n_params"),
-        task=_LANGUAGE_TASK if is_language_model else None,
+        task=task,
     )
 
 

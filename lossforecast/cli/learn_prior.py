@@ -52,20 +52,24 @@ def _print_lessons(lessons: Lessons, *, to_stderr: bool) -> None:
         "peak ^",
         "decay ^",
         "spread",
-        "drop elsewhere",
+        "without the rule",
         "x jitter",
         "x slope",
+        "x fall",
     ]
     table = empty_table(
         "the prior learned from all runs, and without those of each fold", "without", columns
     )
     for fold, prior in {"(none)": lessons.all, **lessons.without}.items():
-        rule, elsewhere = prior.known, prior.unknown_drops[0]
-        jitters = max(drop.jitters for drop in prior.loose_drops)
-        slopes = max(drop.slopes for drop in prior.loose_drops)
+        rule, elsewhere = prior.known, prior.language_drops[0]
+        jitters, slopes, falls = (
+            max(getattr(drop, name) for drop in prior.loose_drops)
+            for name in ("jitters", "slopes", "falls")
+        )
         shares = (rule.size, rule.spread, elsewhere.size)
         size, spread, other = (percent(share) + "%" for share in shares)
-        powers = (rule.peak_exponent, rule.decay_exponent, jitters, slopes)
-        peak, decay, jitter, slope = (f"{power:.2f}" for power in powers)
-        table.add_row(escaped(fold), size, peak, decay, spread, other, jitter, slope)
+        powers = (rule.peak_exponent, rule.decay_exponent)
+        peak, decay = (f"{power:.2f}" for power in powers)
+        ratios = (f"{ratio:.2f}" for ratio in (jitters, slopes, falls))
+        table.add_row(escaped(fold), size, peak, decay, spread, other, *ratios)
     Console(stderr=to_stderr, highlight=False, width=PIPE_WIDTH).print(table)

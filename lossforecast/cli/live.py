@@ -26,7 +26,7 @@ __all__ = ["LiveForecast", "file_sizes", "wait_for_first_loss"]
 
 _MEANING = {
     Status.NO_DATA: "no losses yet",
-    Status.TOO_SHORT: "few losses yet, mostly from the prior",
+    Status.TOO_SHORT: "few losses yet, or none that follow a law",
     Status.PRIOR_DRIVEN: "the drop from annealing is assumed",
     Status.IDENTIFIED: "learned from this run",
     Status.MISFIT: "no law describes this run",

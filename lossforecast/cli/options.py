@@ -70,11 +70,13 @@ class LogOptions:
     total_steps: int | None = _option("Planned length of the run in optimizer steps.", min=1)
     optimizer: str | None = _option("Name of the optimizer, such as adamw.")
     task: str | None = _option(
-        "What the model is trained for, e.g. 'image classification'. Set it unless you train a "
-        "language model, which is what the default prior assumes."
+        "What the model is trained for, e.g. 'language modelling' or 'image classification'. "
+        "Without it, the annealing rule of large language models is not used."
     )
     dataset: str | None = _option("Name of the training data.")
-    n_params: int | None = _option("Number of parameters of the model.", min=1)
+    n_params: int | None = _option(
+        "Number of parameters of the model. At most ten million make it a small one.", min=1
+    )
     batch_size: int | None = _option("Samples or tokens per optimizer step.", min=1)
     model: str | None = _option("Name of the architecture.")
     project: str | None = _option(PROJECT_HELP)

@@ -13,6 +13,7 @@ __all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
 
 _MIN_POINTS_FOR_FORECAST = 10  # of evidence
 _MAX_YOUTH = 0.5  # reached 50 steps after the warm-up or at 1/40 of the run's S1, if later
+_MAX_PROB_UNSETTLED = 0.3  # that the run follows no law yet
 _MIN_MISFIT_PROBABILITY = 0.5
 _MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it the data decided
 _MIN_DROP_SHARE_OF_STD = 0.3  # of the std of the forecast: below it the drop hardly matters
@@ -26,6 +27,8 @@ _MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of th
 def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
     """The status of a forecast with this standard deviation and annealing gain."""
     if len(evidence) < _MIN_POINTS_FOR_FORECAST or posterior.youth > _MAX_YOUTH:
+        return Status.TOO_SHORT
+    if posterior.prob_unsettled > _MAX_PROB_UNSETTLED:
         return Status.TOO_SHORT
     if posterior.misfit() > _MIN_MISFIT_PROBABILITY:
         return Status.MISFIT

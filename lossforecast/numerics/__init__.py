@@ -2,17 +2,17 @@
 
 from lossforecast.numerics.gaussian import MAD_TO_STD, inverse, solve
 from lossforecast.numerics.kalman import Filter, filtered, whiten
-from lossforecast.numerics.mixture import NO_CALIBRATION, Calibration, Mixture, tail_density
+from lossforecast.numerics.mixture import NO_CALIBRATION, TAIL_WEIGHT, Calibration, Mixture
 
 __all__ = [
     "MAD_TO_STD",
     "NO_CALIBRATION",
+    "TAIL_WEIGHT",
     "Calibration",
     "Filter",
     "Mixture",
     "filtered",
     "inverse",
     "solve",
-    "tail_density",
     "whiten",
 ]

@@ -8,18 +8,19 @@ from scipy.special import ndtr, ndtri
 
 from lossforecast.arrays import FloatArray, IntArray
 
-__all__ = ["NO_CALIBRATION", "Calibration", "Mixture", "tail_density"]
+__all__ = ["NO_CALIBRATION", "TAIL_WEIGHT", "Calibration", "Mixture"]
 
 
 Calibration = tuple[tuple[float, float, float], ...]
 """Rows of (share of the run seen, scale, tail) for `Mixture.calibrated`, from past forecasts."""
 NO_CALIBRATION: Calibration = ((0.0, 1.0, 1.0),)
+TAIL_WEIGHT = 0.2
+"""Weight of the second component of a calibrated mixture, the tail."""
 
 _MAX_ITERATIONS = 200  # each halves the bracket or the error
 _BLOCK_SIZE = 1 << 14  # numbers evaluated at a time, so that they stay in the cache
 _SQRT_2PI = math.sqrt(2 * math.pi)
-_TAIL_WEIGHT = 0.2  # of the second component of a calibrated mixture
-_MAX_LOG_STD = 0.6  # of the logarithm of a loss, so that moments stay sensible
+_MAX_LOG_STD = 1.2  # of the logarithm of a loss, so that moments stay sensible
 _MAX_LOG_LOSS = 650.0  # so that moments stay finite
 _STDS_BELOW = 2.0  # from the mean of a component to the bound of `below`: 97.7% lie below it
 _MIN_STD_BELOW = 0.5  # left to a component at that bound
@@ -127,7 +128,7 @@ class Mixture:
         away = self.mean - centre
         weight, mean, std = self.weight, centre + scale * away, scale * self.std
         if tail != scale:
-            weight = np.concatenate([(1 - _TAIL_WEIGHT) * weight, _TAIL_WEIGHT * weight])
+            weight = np.concatenate([(1 - TAIL_WEIGHT) * weight, TAIL_WEIGHT * weight])
             mean = np.concatenate([mean, centre + tail * away])
             std = np.concatenate([std, tail * self.std])
         if self.logarithmic:
@@ -148,11 +149,3 @@ class Mixture:
             z = (values[:, np.newaxis] - self.mean) / self.std
         below: FloatArray = np.einsum("k,qkm->qm", self.weight, ndtr(z))
         return np.clip(below, 0.0, 1.0)  # the weights sum to 1 up to rounding
-
-
-def tail_density(z: FloatArray, scale: float, tail: float) -> FloatArray:
-    """Density of a standard normal after `Mixture.calibrated`, at standardised errors z."""
-    main = np.exp(-((z / scale) ** 2) / 2) / scale
-    second = np.exp(-((z / tail) ** 2) / 2) / tail
-    density: FloatArray = ((1 - _TAIL_WEIGHT) * main + _TAIL_WEIGHT * second) / _SQRT_2PI
-    return density

@@ -48,6 +48,7 @@ from lossforecast.posterior.node_set import NodeSet
 from lossforecast.posterior.posterior import Posterior
 from lossforecast.posterior.transfer import DIFFERENCE_SCALES, PastRunTransfer
 from lossforecast.posterior.transfer_nodes import nodes_at_scale, with_past_runs
+from lossforecast.posterior.unsettled import prob_unsettled
 from lossforecast.posterior.walk import Walk, walks_of
 from lossforecast.prior import Beliefs, DropPrior, MeasuredDrop, Regime, drop_prior
 from lossforecast.runs import Evidence
@@ -93,6 +94,7 @@ class _Problem:
     drop_scale: FloatArray  # D over the drop of a decay to 0, of each member, (members,)
     slope: float
     noise: float  # standard deviation of one observation, as z
+    fall: float  # of the loss so far, as z
     measured: tuple[float, float] | None  # the drop and its standard deviation, as z
 
     @property
@@ -149,6 +151,8 @@ def fit(
         slope=problem.slope,
         youth=_youth(schedule, now),
         noise=problem.noise,
+        fall=problem.fall,
+        unsettled=_prob_unsettled(problem, evidence, now),
         added_variance=_added_variance(evidence, transform, averaged_share, rise),
     )
 
@@ -184,6 +188,7 @@ def _problem(
         drop_scale=drop_scales(beliefs, annealed, at_end),
         slope=_slope(z, schedule.s1(np.maximum(evidence.step, 1))),
         noise=min(evidence.noise / transform.unit, _MAX_NOISE),
+        fall=_fall(evidence, transform),
         measured=None if measured_drop is None else _as_z(measured_drop, transform),
     )
 
@@ -202,7 +207,9 @@ def _law_nodes(problem: _Problem) -> tuple[list[Walk], list[NodeSet]]:
             lawful=index == 0,
             last=index == len(regimes) - 1,
         )
-        drops = drop_prior(regime.drops, problem.slope, problem.noise, problem.measured)
+        drops = drop_prior(
+            regime.drops, problem.slope, problem.noise, problem.fall, problem.measured
+        )
         nodes = _nodes_of_regime(problem, regime, regime_walks, drops)
         sets.append(replace(nodes, walk=nodes.walk + len(walks)))
         walks += regime_walks
@@ -340,6 +347,23 @@ def _youth(schedule: LRSchedule, now: int) -> float:
     total = float(schedule.s1(schedule.total_steps))
     share = float(schedule.s1(max(now, 1))) / (_START_S1_SHARE * total) if total > 0 else 1.0
     return max(1 - min(steps, share), 0.0)
+
+
+def _prob_unsettled(problem: _Problem, evidence: Evidence, now: int) -> float:
+    """Probability that the run follows no law yet; 0 where the prior excludes it."""
+    if not problem.beliefs.may_be_unsettled:
+        return 0.0
+    present, end = np.maximum(problem.query.terms[0], _TINY)
+    z = problem.design[:, -1]
+    return prob_unsettled(evidence.step / max(now, 1), z, float(np.log(present / end)))
+
+
+def _fall(evidence: Evidence, transform: LossTransform) -> float:
+    """Z at the first losses, at least 0, as z at the present is about 0; 0 if they are unknown."""
+    if not math.isfinite(evidence.initial) or (transform.logarithmic and evidence.initial <= 0):
+        return 0.0
+    z, _ = transform.to_z(np.array([evidence.initial]), np.zeros(1))
+    return float(np.clip(z[0], 0.0, MAX_LOG_RATIO))
 
 
 def _slope(z: FloatArray, s1: FloatArray) -> float:

@@ -6,6 +6,7 @@ The model and its symbols are those of `lossforecast.posterior.fit`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from lossforecast.posterior.design_matrix import (
 )
 from lossforecast.posterior.loss_transform import MAX_LOG_RATIO, LossTransform
 from lossforecast.posterior.node_set import NodeSet
+from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls
 from lossforecast.posterior.walk import Walk
 from lossforecast.prior import Beliefs
 from lossforecast.schedule import LRSchedule
@@ -29,6 +31,7 @@ __all__ = ["Posterior"]
 
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
+_TAIL_WITH_PAST_RUNS = 2.0  # of the calibration, where past runs tell all
 _MAX_LOSS_RATIO = 10.0  # upper end of the 95% interval over the largest loss observed
 
 
@@ -56,10 +59,19 @@ class Posterior:
     """1 at the start of a run, which follows no law, falling to 0 when the start is over."""
     noise: float
     """Standard deviation of one observation, as z."""
+    fall: float
+    """Fall of z since the first losses, at least 0."""
+    unsettled: float
+    """Probability that the run follows no law yet; see `lossforecast.posterior.unsettled`."""
     added_variance: float
     """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
+
+    @property
+    def prob_unsettled(self) -> float:
+        """Share of the forecast in which the run follows no law yet: past runs keep theirs."""
+        return self.unsettled * self._weight_of_laws
 
     @property
     def n_columns(self) -> int:
@@ -118,13 +130,19 @@ class Posterior:
                 walk_time_between(base.terms[:, 0], end.terms[:, 0], walk.lr_travel) for end in ends
             ]
             variance[nodes.walk == index] += walk.size**2 * np.array(apart)
+        fall, fall_std = falls(
+            self._progress(np.hstack([base.terms, *(end.terms for end in ends)]))
+        )
+        weight, mean, variance = self._or_unsettled(
+            mean, variance, fall[:, 1:] - fall[:, :1], (fall_std[:, 1:] - fall_std[:, :1]) ** 2
+        )
         std = np.sqrt(np.maximum(variance, _VARIANCE_FLOOR))
         unit = self.transform.unit
         if self.transform.logarithmic:  # exp(-mean) of the median loss at `stop` is left
             unit = float(self._loss(base).quantiles(np.array([0.5]))[0, 0])
             remaining = np.exp(-np.clip(mean, -MAX_LOG_RATIO, MAX_LOG_RATIO))
             mean, std = 1 - remaining, remaining * std
-        return self._calibrated(Mixture(self.weight, unit * mean, unit * std))
+        return self._calibrated(Mixture(weight, unit * mean, unit * std))
 
     def _query(self, schedule: LRSchedule, steps: IntArray) -> QueryPoints:
         basis, terms = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
@@ -142,13 +160,22 @@ class Posterior:
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
         mean[of_laws] -= self.transform.logarithmic * start / 2  # keeps the mean of the loss
         variance[of_laws] += start
-        std = np.sqrt(np.maximum(variance, _VARIANCE_FLOOR))
+        fall, fall_std = falls(self._progress(query.terms))
+        present, present_variance = self._present
+        ahead = query.terms[0] < self.now_and_end.terms[0, 0]
+        weight, mean, variance = self._or_unsettled(
+            mean,
+            variance,
+            np.where(ahead, present - fall, self.weight @ mean),
+            np.where(ahead, present_variance + fall_std**2, self.weight @ variance),
+        )
         transform = self.transform
+        std = np.sqrt(np.maximum(variance, _VARIANCE_FLOOR))
         if transform.logarithmic:
             mean += np.log(transform.level)
-            mixture = Mixture(self.weight, mean, std, logarithmic=True)
+            mixture = Mixture(weight, mean, std, logarithmic=True)
         else:
-            mixture = Mixture(self.weight, transform.to_loss(mean), transform.unit * std)
+            mixture = Mixture(weight, transform.to_loss(mean), transform.unit * std)
         mixture = self._calibrated(mixture)
         unit = 1.0 if transform.logarithmic else transform.unit
         added = math.log1p(self.added_variance) if transform.logarithmic else self.added_variance
@@ -193,23 +220,74 @@ class Posterior:
         at the present slope. Before a loss follows a law, it may stall and then fall faster than
         other losses that began alike.
         """
-        # a plan of rate 0 has clock terms of 0, infinitely far from those of any other
-        ratios = np.maximum([self.now_and_end.terms[0, 0], *terms[0]], np.finfo(float).tiny)
-        log_s1_ahead = np.maximum(np.log(ratios[0]) - np.log(ratios[1:]), 0.0)
-        fall: FloatArray = self.youth * self.slope * log_s1_ahead
+        fall: FloatArray = self.youth * self.slope * self._progress(terms)
         return np.minimum(fall, _MAX_START_STD)
 
+    def _progress(self, terms: FloatArray) -> FloatArray:
+        """``log(S1 / S1(now))`` at m points, (m,), at least 0."""
+        # a plan of rate 0 has clock terms of 0, infinitely far from those of any other
+        ratios = np.maximum([self.now_and_end.terms[0, 0], *terms[0]], np.finfo(float).tiny)
+        progress: FloatArray = np.maximum(np.log(ratios[0]) - np.log(ratios[1:]), 0.0)
+        return progress
+
+    @cached_property
+    def _present(self) -> tuple[float, float]:
+        """Mean and variance of z at the present step, over all nodes."""
+        mean, variance = (part[:, 0] for part in self._z(self.now_and_end))
+        centre = float(self.weight @ mean)
+        return centre, float(self.weight @ (variance + (mean - centre) ** 2))
+
+    def _or_unsettled(
+        self,
+        mean: FloatArray,
+        variance: FloatArray,
+        unsettled_mean: FloatArray,
+        unsettled_variance: FloatArray,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Weights, means and variances of the nodes and of a run that follows no law yet.
+
+        Nodes of past runs keep their weight.
+
+        Args:
+            mean: means of the nodes, (k, m).
+            variance: their variances, (k, m).
+            unsettled_mean: means of the components of an unsettled run, (3, m).
+            unsettled_variance: their variances, (3, m).
+        """
+        if not self.unsettled:
+            return self.weight, mean, variance
+        of_laws = self.nodes.offset_column < 0
+        settled = np.where(of_laws, (1 - self.unsettled) * self.weight, self.weight)
+        return (
+            np.concatenate([settled, self.prob_unsettled * FALL_WEIGHTS]),
+            np.concatenate([mean, unsettled_mean]),
+            np.concatenate([variance, unsettled_variance]),
+        )
+
     def _calibrated(self, mixture: Mixture) -> Mixture:
-        """The mixture stretched by the scale and tail learned for this share of a run."""
+        """The mixture stretched by the scale and tail learned for this share of a run.
+
+        They were learned from the laws alone. What past runs tell keeps its width, with a tail of
+        2, whatever the calibration.
+        """
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)
-        return mixture.calibrated(scale, tail)
+        if self.past_run_offsets is None:
+            return mixture.calibrated(scale, tail)
+        of_laws = self._weight_of_laws
+        tail = tail**of_laws * _TAIL_WITH_PAST_RUNS ** (1 - of_laws)
+        return mixture.calibrated(scale**of_laws, tail)
+
+    @property
+    def _weight_of_laws(self) -> float:
+        return float(self.weight[self.nodes.offset_column < 0].sum())
 
     def _drop(self, basis: FloatArray) -> Mixture:
         """Distribution of the loss lost to annealing between two rows of the basis, (2, columns).
 
-        ``D (arrived' - arrived)`` as z, and ``level (1 - exp(-that))`` on the log scale.
+        ``D (arrived' - arrived)`` as z, and ``present (1 - exp(-that))`` on the log scale, with the
+        loss expected at the present step.
         """
         nodes = self.nodes
         share = basis[1, nodes.columns[:, 2]] - basis[0, nodes.columns[:, 2]]
@@ -217,6 +295,7 @@ class Posterior:
         std = np.sqrt(nodes.covariance[:, 2, 2]) * np.abs(share)
         unit = self.transform.unit
         if self.transform.logarithmic:
+            unit = float(self.transform.to_loss(self._present[0]))
             mean, std = -np.expm1(-mean), np.exp(-mean) * std
         return Mixture(self.weight, unit * mean[:, np.newaxis], unit * std[:, np.newaxis])
 

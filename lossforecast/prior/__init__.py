@@ -2,7 +2,7 @@
 
 from lossforecast.prior.drops import DropComponent, DropPrior, DropRule, drop_prior
 from lossforecast.prior.past_runs import STD_OF_EQUAL_SETUPS, PastRun, fits_budget, most_similar
-from lossforecast.prior.prior import Beliefs, Prior, Regime
+from lossforecast.prior.prior import Beliefs, Prior, Regime, calibration_key
 from lossforecast.prior.probe_gaps import Gap, GapRule, MeasuredDrop
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PastRun",
     "Prior",
     "Regime",
+    "calibration_key",
     "drop_prior",
     "fits_budget",
     "most_similar",

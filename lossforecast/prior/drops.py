@@ -29,11 +29,11 @@ _REFERENCE_PEAK = 1e-3  # learning rate
 class DropComponent:
     """One Gaussian component of the prior of the drop D.
 
-    With slope ``-d log(loss) / d log(S1)`` at present, and noise the standard deviation of one
-    observation as a share of the loss,
+    With slope ``-d log(loss) / d log(S1)`` at present, noise the standard deviation of one
+    observation as a share of the loss, and fall the logarithm of the first loss over the present,
 
-        mean = size + slopes * slope + jitters * (noise / 0.01)^0.6,    at most 1.2
-        std  = spread * mean,                                           at least 0.005
+        mean = size + slopes * slope + jitters * (noise / 0.01)^0.6 + falls * fall,    at most 1.2
+        std  = spread * mean,                                                    at least 0.005
 
     Attributes:
         weight: weight of the component in the mixture.
@@ -41,6 +41,7 @@ class DropComponent:
         spread: relative standard deviation of D.
         slopes: increase of the mean with the slope.
         jitters: increase of the mean with the noise.
+        falls: increase of the mean with the fall.
         noises: median noise of runs of this component, and standard deviation of its logarithm;
             None if the noise is no evidence for or against the component.
     """
@@ -50,6 +51,7 @@ class DropComponent:
     spread: float
     slopes: float = 0.0
     jitters: float = 0.0
+    falls: float = 0.0
     noises: tuple[float, float] | None = None
 
     def log_likelihood(self, noise: float) -> float:
@@ -60,9 +62,9 @@ class DropComponent:
         away = math.log(max(noise, _MIN_NOISE) / median) / spread
         return -(away**2) / 2 - math.log(spread)
 
-    def moments(self, slope: float, noise: float) -> tuple[float, float]:
-        """Mean and standard deviation of D given slope and noise of the run."""
-        mean = self.size + self.slopes * slope
+    def moments(self, slope: float, noise: float, fall: float) -> tuple[float, float]:
+        """Mean and standard deviation of D given slope, noise and fall of the run."""
+        mean = self.size + self.slopes * slope + self.falls * fall
         mean += self.jitters * (noise / _REFERENCE_NOISE) ** _NOISE_EXPONENT
         mean = min(mean, _MAX_MEAN_DROP)
         return mean, max(self.spread * mean, _MIN_DROP_STD)
@@ -116,9 +118,10 @@ def drop_prior(
     components: tuple[DropComponent, ...],
     slope: float,
     noise: float,
+    fall: float,
     measured: tuple[float, float] | None,
 ) -> DropPrior:
-    """The prior of the drop of a full anneal, given slope and noise of a run and a measurement.
+    """The prior of the drop of a full anneal, given what a run has shown and a measurement.
 
     With a measurement ``m ~ N(D, (f e)^2)`` and a component ``D ~ N(mu, (g s)^2)``, the product of
     the two is again a Gaussian, and the weight of the component is multiplied by
@@ -129,13 +132,14 @@ def drop_prior(
         components: prior components of the regime.
         slope: ``-d log(loss) / d log(S1)`` at present.
         noise: standard deviation of one observation, as a share of the loss.
+        fall: logarithm of the first loss over the present one, at least 0.
         measured: the measured drop and its standard error; None without a measurement.
     """
     total = sum(component.weight for component in components)
     log_weight = np.array([np.log(c.weight / total) + c.log_likelihood(noise) for c in components])
     log_noise_likelihood = np.logaddexp.reduce(log_weight)
     log_weight -= log_noise_likelihood
-    mean, std = np.array([component.moments(slope, noise) for component in components]).T
+    mean, std = np.array([component.moments(slope, noise, fall) for component in components]).T
     if measured is None:
         return DropPrior(
             log_noise_likelihood=log_noise_likelihood,

@@ -136,6 +136,7 @@ class PastRun:
                 variance=np.array(seen["variance"], np.float64),
                 noise=float(seen["noise"]),
                 n_observed=int(seen["n_observed"]),
+                initial=float(seen.get("initial", math.nan)),
             )
             schedule = LRSchedule.from_dict(state["schedule"])
             return cls(str(state["name"]), RunInfo(**state["run"]), schedule, evidence)

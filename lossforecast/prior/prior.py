@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS, Relaxation, decaying, full_anneal
-from lossforecast.numerics import Calibration
+from lossforecast.numerics import NO_CALIBRATION, Calibration
 from lossforecast.prior.drops import DropComponent, DropRule
 from lossforecast.prior.past_runs import PastRun
 from lossforecast.prior.probe_gaps import GapRule
-from lossforecast.runs import RunInfo
+from lossforecast.runs import RunInfo, RunKind
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Member",
     "Prior",
     "Regime",
+    "calibration_key",
 ]
 
 
@@ -74,6 +75,8 @@ class Beliefs:
     """The lawful regime and the loose one."""
     temper: float
     """Power of the evidence that decides between the regimes."""
+    may_be_unsettled: bool
+    """Whether the run may follow no law yet; large language models do from their start."""
     calibration: Calibration
     """Scale and tail of the intervals by the share of the run seen."""
     burn_in: float
@@ -98,11 +101,11 @@ _USUAL_PEAKS = (1e-5, 2e-2)  # range of peak learning rates to which the rule `k
 # logarithm. Language models have large, fixed validation sets
 _VAL_NOISE_OF_LANGUAGE = (0.0015, 1.0)
 _VAL_NOISE_OF_OTHERS = (0.008, 1.2)
-# probability that the drop of a lawful run differs from its prior, where `known` applies and
-# elsewhere. The noise of a validation loss shows such runs, so more of them can be allowed for
-_PROB_OTHER_DROP = {"train": (0.03, 0.1), "val": (0.15, 0.35)}
+# probability that the drop of a lawful run differs from its prior: where `known` applies, and
+# elsewhere by metric. The noise of a validation loss shows such runs, so more can be allowed for
+_PROB_OTHER_DROP_WITH_RULE = 0.03
+_PROB_OTHER_DROP = {"train": 0.1, "val": 0.35}
 _OTHER_DROP = DropComponent(1.0, 0.2, 0.8)  # in training losses, whose noise shows nothing
-_LAWFUL_SHARE_OF_LANGUAGE = 0.98  # of runs that are described as language models
 _ALPHA_GRID = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
 _MIN_DECAY_SHARE = 1e-3  # of a run
 _BURN_IN_SHARE = {"train": 0.12, "val": 0.2}  # noisy losses need more of a run to show their slope
@@ -136,7 +139,7 @@ _LAWFUL = Regime(
 _LOOSE = Regime(
     alpha=(0.6, 0.2),
     reducible=0.12,
-    walks=((0.03, 0.4), (0.08, 0.4), (0.3, 0.2)),
+    walks=((0.05, 0.4), (0.12, 0.4), (0.4, 0.2)),
     lr_travel=0.3,
 )
 
@@ -159,18 +162,21 @@ class Prior:
     """Distribution of the laws' parameters before a run; the default is the packaged one.
 
     The size of the annealing drop is the hard part: before the learning rate decays, the losses do
-    not show it. A run is in one of two regimes. A *lawful* run follows a law closely; the prior of
-    its drop is `known` for optimizers of the Adam family at usual rates, `unknown_drops` for
-    others. A *loose* run does not; its drop grows with the noise and the slope of its loss. The
-    evidence decides between the two, raised to the power `temper`, because a young run can look
-    more lawful than it is.
+    not show it. A run is in one of two regimes. A *lawful* run follows a law closely. If it trains
+    a large language model with an optimizer of the Adam family at a usual rate, the prior of its
+    drop is the rule `known`; for other optimizers and rates it is `language_drops`, and for all
+    other runs `other_drops`. A *loose* run follows no law closely; its drop grows with the noise,
+    the slope and the fall of its loss. The evidence decides between the two, raised to the power
+    `temper`, because a young run can look more lawful than it is.
 
     Attributes:
-        known: rule of the drop for optimizers of the Adam family at usual peak rates.
-        unknown_drops: prior of the drop of other lawful runs.
-        lawful_share: probability of the lawful regime where `known` applies, and elsewhere.
+        known: rule of the drop of large language models, for optimizers of the Adam family at usual
+            peak rates.
+        language_drops: prior of the drop of other lawful large language models.
+        other_drops: prior of the drop of lawful runs of other kinds.
         loose_drops: prior of the drop in the loose regime.
-        calibration: calibration of forecasts where `known` applies, and elsewhere.
+        lawful_share: probability of the lawful regime for large language models, and elsewhere.
+        calibration: calibration of forecasts by kind of run and metric, see `calibration_key`.
         lawful: the lawful regime.
         loose: the loose regime.
         members: the laws and relaxations that are averaged.
@@ -183,14 +189,17 @@ class Prior:
     """
 
     known: DropRule = field(default_factory=lambda: DropRule(**_packaged("known")))
-    unknown_drops: tuple[DropComponent, ...] = field(
-        default_factory=lambda: _components(_packaged("unknown_drops"))
+    language_drops: tuple[DropComponent, ...] = field(
+        default_factory=lambda: _components(_packaged("language_drops"))
     )
-    lawful_share: tuple[float, float] = (0.9, 0.3)
+    other_drops: tuple[DropComponent, ...] = field(
+        default_factory=lambda: _components(_packaged("other_drops"))
+    )
     loose_drops: tuple[DropComponent, ...] = field(
         default_factory=lambda: _components(_packaged("loose_drops"))
     )
-    calibration: tuple[Calibration, Calibration] = field(
+    lawful_share: tuple[float, float] = (0.98, 0.3)
+    calibration: Mapping[str, Calibration] = field(
         default_factory=lambda: _calibrations(_packaged("calibration"))
     )
     lawful: Regime = _LAWFUL
@@ -215,11 +224,9 @@ class Prior:
             raise ConfigurationError(
                 f"none of the laws {laws} is in the prior; choose from {', '.join(LAWS)}"
             )
-        known, language = self.rule_applies(run, schedule), run.is_language_model
-        lawful_share = self.lawful_share[0 if known else 1]
-        if known and language:
-            lawful_share = _LAWFUL_SHARE_OF_LANGUAGE
-        lawful, loose = self._drops(run.metric, schedule, known=known, language=language)
+        is_large = run.kind is RunKind.LARGE_LANGUAGE_MODEL
+        lawful_share = self.lawful_share[0 if is_large else 1]
+        lawful, loose = self._drops(run, schedule)
         return Beliefs(
             alphas=_ALPHA_GRID,
             members=members,
@@ -228,26 +235,27 @@ class Prior:
                 replace(self.loose, weight=1 - lawful_share, drops=loose),
             ),
             temper=self.temper,
-            calibration=self.calibration[0 if known else 1],
+            may_be_unsettled=not is_large,
+            calibration=self.calibration.get(calibration_key(run), NO_CALIBRATION),
             burn_in=_BURN_IN_SHARE[run.metric],
             window=_WINDOW_SHARE[run.metric],
         )
 
     def _drops(
-        self, metric: str, schedule: LRSchedule, *, known: bool, language: bool
+        self, run: RunInfo, schedule: LRSchedule
     ) -> tuple[tuple[DropComponent, ...], tuple[DropComponent, ...]]:
-        """Priors of the drop in the lawful regime and in the loose one.
-
-        Args:
-            metric: "train" or "val".
-            schedule: learning rate of every step.
-            known: whether the rule `known` applies.
-            language: whether the run is described as a language model.
-        """
-        share, _ = full_anneal(decaying(schedule))
-        rule = self.known.component(schedule.peak, max(share, _MIN_DECAY_SHARE))
-        usual = (rule,) if known else self.unknown_drops
-        if metric == "val":
+        """Priors of the drop in the lawful regime and in the loose one."""
+        prob_other = _PROB_OTHER_DROP[run.metric]
+        usual: tuple[DropComponent, ...]
+        if self.rule_applies(run, schedule):
+            share, _ = full_anneal(decaying(schedule))
+            usual = (self.known.component(schedule.peak, max(share, _MIN_DECAY_SHARE)),)
+            prob_other = _PROB_OTHER_DROP_WITH_RULE
+        elif run.kind is RunKind.LARGE_LANGUAGE_MODEL:
+            usual = self.language_drops
+        else:
+            usual = self.other_drops
+        if run.metric == "val":
             # between validations, weights move about as far as annealing will move them: the
             # noise of the loss predicts the drop
             usual = tuple(replace(d, noises=_VAL_NOISE_OF_LANGUAGE) for d in usual)
@@ -256,7 +264,6 @@ class Prior:
         else:  # the noise of training batches does not
             loose = tuple(d for d in self.loose_drops if not d.jitters)
             other = (_OTHER_DROP,)
-        prob_other = _PROB_OTHER_DROP["train" if language else metric][0 if known else 1]
         return (*_weighted(usual, 1 - prob_other), *_weighted(other, prob_other)), loose
 
     @classmethod
@@ -268,19 +275,18 @@ class Prior:
         """
         try:
             table = json.loads(Path(path).read_text(encoding="utf-8"))
-            learned = _learned_fields(table["all"])
+            learned = _learned_fields(_current(table["all"]))
             return replace(cls(), **learned, provenance=dict(table["provenance"]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"{path} is not a table of a prior: {error!r}") from error
 
     def rule_applies(self, run: RunInfo, schedule: LRSchedule) -> bool:
-        """Return whether the rule `known` holds: an Adam-like optimizer at a usual peak rate.
+        """Return whether the rule `known` holds for a run.
 
-        If the task of the run is given, it must be a language model: the rule was not learned from
-        others.
+        It does for a large language model with an Adam-like optimizer at a usual peak rate.
         """
         low, high = _USUAL_PEAKS
-        language = run.task is None or run.is_language_model
+        language = run.kind is RunKind.LARGE_LANGUAGE_MODEL
         return language and run.optimizer_word in _ADAM_FAMILY and low <= schedule.peak <= high
 
     @classmethod
@@ -308,21 +314,43 @@ class Prior:
             ConfigurationError: the state is damaged, or not that of a prior.
         """
         try:
-            values = dict(state)
+            values = _current(state)
             values["members"] = tuple(
                 Member(**{**m, "relaxation": m["relaxation"] and Relaxation(**m["relaxation"])})
                 for m in state["members"]
             )
             for name in ("lawful", "loose"):
                 values[name] = _regime(state[name])
-            values |= _learned_fields(state)
+            values |= _learned_fields(values)
             values["lawful_share"] = tuple(state["lawful_share"])
             values["past"] = tuple(PastRun.from_dict(run) for run in state.get("past", ()))
             if "gaps" in state:
                 values["gaps"] = GapRule.from_dict(state["gaps"])
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error
+
+
+def _current(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a saved prior as it is saved today.
+
+    Priors saved before kinds were known have one prior of the drop without a rule, and two
+    calibrations: where the rule applies, and elsewhere.
+    """
+    values = {"alike": _packaged("alike"), **state}
+    if "unknown_drops" in values:
+        drops = values.pop("unknown_drops")
+        known, unknown = values["calibration"]
+        values |= {
+            "language_drops": drops,
+            "other_drops": drops,
+            "calibration": {
+                f"{kind} {metric}": known if kind is RunKind.LARGE_LANGUAGE_MODEL else unknown
+                for kind in RunKind
+                for metric in ("train", "val")
+            },
+        }
+    return values
 
 
 def _weighted(drops: Iterable[DropComponent], weight: float) -> Iterator[DropComponent]:
@@ -340,19 +368,28 @@ def _components(states: Iterable[Mapping[str, Any]]) -> tuple[DropComponent, ...
 
 
 def _learned_fields(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The learned fields of a `Prior` from plain values; older tables lack "alike"."""
+    """The learned fields of a `Prior` from plain values."""
+    names = ("language_drops", "other_drops", "loose_drops")
+    drops = {name: _components(table[name]) for name in names}
     return {
         "known": DropRule(**table["known"]),
-        "unknown_drops": _components(table["unknown_drops"]),
-        "loose_drops": _components(table["loose_drops"]),
+        **drops,
         "calibration": _calibrations(table["calibration"]),
-        "alike": _shares(table["alike"] if "alike" in table else _packaged("alike")),
+        "alike": _shares(table["alike"]),
     }
 
 
-def _calibrations(states: Iterable[Any]) -> tuple[Calibration, Calibration]:
-    known, unknown = (tuple((seen, scale, tail) for seen, scale, tail in rows) for rows in states)
-    return known, unknown
+def calibration_key(run: RunInfo) -> str:
+    """Return the key of a run in `Prior.calibration`, such as "small model val"."""
+    return f"{run.kind} {run.metric}"
+
+
+def _calibrations(table: Mapping[str, Any]) -> dict[str, Calibration]:
+    return {
+        key: tuple((float(seen), float(scale), float(tail)) for seen, scale, tail in rows)
+        or NO_CALIBRATION
+        for key, rows in table.items()
+    }
 
 
 def _shares(state: Iterable[float]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """`Evidence`: the losses that a fit uses, thinned and without the start of the run."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,6 +19,8 @@ __all__ = ["Evidence", "gather"]
 _MAX_POINTS = 128  # of evidence: more do not sharpen a forecast
 _MIN_POINTS_AFTER_BURN_IN = 8  # with fewer, the start of the run is used too
 _MAX_LOSS = 1e100  # losses are clipped there: their squares stay finite
+_INITIAL_SHARE = 0.01  # of the steps so far, whose median loss is that at the start
+_INITIAL_POINTS = 3  # at least
 _OUTLIER_STDS = 5.0  # distance of an outlier from its neighbours, in robust standard deviations
 _RELATIVE_NOISE_FLOOR = 1e-5  # of one observation, relative to the loss
 _windows = np.lib.stride_tricks.sliding_window_view
@@ -34,6 +37,8 @@ class Evidence:
     """Standard deviation of one observation around the expected loss."""
     n_observed: int
     """Number of finite losses observed so far."""
+    initial: float = math.nan
+    """Median loss of the first hundredth of the steps so far; nan if unknown."""
 
     def __len__(self) -> int:
         return self.step.size
@@ -52,6 +57,7 @@ class Evidence:
             variance=np.array([(1e3 * loss) ** 2]),
             noise=0.0,
             n_observed=0,
+            initial=loss,
         )
 
 
@@ -92,6 +98,7 @@ def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
         variance=variance,
         noise=noise * recent,
         n_observed=int(bins.count.sum()),
+        initial=_initial(bins),
     )
 
 
@@ -104,6 +111,14 @@ def _after_burn_in(bins: Bins, schedule: LRSchedule, burn_in: float) -> NDArray[
     start = max(min(schedule.warmup_steps, now // 2), burn_in * now)
     after = finite & (bins.first >= start)
     return after if after.sum() >= _MIN_POINTS_AFTER_BURN_IN else finite
+
+
+def _initial(bins: Bins) -> float:
+    """Median of the finite bins in the first hundredth of the steps so far, of three at least."""
+    finite = np.isfinite(bins.mean)
+    step, loss = bins.step[finite], bins.mean[finite]
+    n = max(np.searchsorted(step, _INITIAL_SHARE * step[-1], side="right"), _INITIAL_POINTS)
+    return float(np.median(np.clip(loss[:n], -_MAX_LOSS, _MAX_LOSS)))
 
 
 def _pooled(

@@ -11,6 +11,7 @@ __all__ = ["RunInfo", "RunKind"]
 
 _PLAIN_LOSS = re.compile("(train|training|val|valid|validation|eval)?loss(step|epoch)?|")
 _LANGUAGE_WORDS = {"language", "lm", "llm", "pretraining"}  # in the name of a task
+_MASKED_WORDS = {"masked", "mlm"}  # such losses stay on a plateau first
 _TUNING_WORDS = {"fine", "finetune", "finetuning", "tuning", "sft", "rlhf", "dpo"}
 _MAX_SMALL_PARAMS = 1e7  # the smallest recorded large language model has 2.5e7
 
@@ -19,7 +20,7 @@ class RunKind(StrEnum):
     """Kinds of runs whose scores are reported together."""
 
     LARGE_LANGUAGE_MODEL = "large language model"
-    """Trained from scratch as a language model with more than ten million parameters."""
+    """Trained from scratch as a causal language model with more than ten million parameters."""
     SMALL_MODEL = "small model"
     """At most ten million parameters, whatever the task."""
     OTHER = "other"
@@ -36,11 +37,11 @@ class RunInfo:
         metric: the observed loss, "train" (every step, noisy) or "val" (sparse, clean).
         optimizer: its name, such as "adamw" or "sgd".
         project: name of the project that the run belongs to.
-        task: what the model is trained for, such as "language modelling". Set it for any other
-            task: the default drop rule of Adam-like optimizers was learned from language models.
+        task: what the model is trained for, such as "language modelling" or "image classification".
+            The rule of the annealing drop of large language models is used for them alone.
         model: the architecture.
         dataset: the data.
-        n_params: number of parameters.
+        n_params: number of parameters; at most ten million make it a small model.
         batch_size: samples or tokens per optimizer step.
         monitor: name under which the loss is logged, such as "eval_loss". Losses with different
             names are never compared; None and all common spellings of "loss" and "validation loss"
@@ -70,9 +71,9 @@ class RunInfo:
 
     @property
     def is_language_model(self) -> bool:
-        """True if `task` says that a language model is trained, and not fine-tuned."""
+        """True if `task` says that a causal language model is trained, and not fine-tuned."""
         words = set(re.findall("[a-z]+", (self.task or "").lower()))
-        return bool(words & _LANGUAGE_WORDS) and not words & _TUNING_WORDS
+        return bool(words & _LANGUAGE_WORDS) and not words & (_TUNING_WORDS | _MASKED_WORDS)
 
     @property
     def kind(self) -> RunKind:

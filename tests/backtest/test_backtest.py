@@ -104,7 +104,7 @@ LANGUAGE: dict[str, Any] = {"kind": "large language model", "n_params": 3e8}
         (
             {"kind": "small model", "language_model": "masked", "n_params": 90_000},
             "found",
-            RunInfo("val", "adamw", task="language modelling", n_params=90_000),
+            RunInfo("val", "adamw", task="masked language modelling", n_params=90_000),
         ),
         (
             {"kind": "small model", "language_model": None, "n_params": 90_000},
@@ -172,7 +172,7 @@ def test_a_run_longer_than_its_plan_and_one_that_ends_early() -> None:
 
 
 def test_records_hold_forecasts_and_what_came() -> None:
-    run = made()
+    run = made(kind="large language model")
     for record in replay(run, FRACTIONS):
         assert record.truth == pytest.approx(run.loss[-3:].mean())
         assert record.lower95 < record.lower80 < record.median < record.upper80 < record.upper95
@@ -218,13 +218,14 @@ def test_jobs_and_repeats_change_nothing_but_the_time() -> None:
 
 
 def test_each_run_has_its_prior_and_progress_is_told() -> None:
-    wide = replace(Prior(), known=replace(Prior().known, spread=1.0), lawful_share=(0.99, 0.99))
+    wide = replace(Prior(), known=replace(Prior().known, spread=2.0), lawful_share=(0.99, 0.99))
 
     def prior_for(run: RecordedRun) -> Prior | None:
         return None if run.source == "b" else wide
 
     told: list[tuple[int, int]] = []
-    runs = [made(str(i), source=source, optimizer="adamw") for i, source in enumerate("abab")]
+    kind = "large language model"
+    runs = [made(str(i), source=source, kind=kind) for i, source in enumerate("abab")]
     result = backtest(
         runs,
         fractions=[0.5],

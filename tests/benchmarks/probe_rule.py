@@ -19,6 +19,7 @@ import numpy as np
 from probe_claims import draw, report, report_advice, report_sweeps
 from probe_data import RESULTS, SHARES, Recorded, forecaster_of, recorded
 
+from lossforecast.arrays import FloatArray
 from lossforecast.backtest.backtest import FRACTIONS
 from lossforecast.backtest.calibrate import (
     StandardizedError,
@@ -85,24 +86,29 @@ def calibrated(rules: dict[str, GapRule], runs: Sequence[Recorded]) -> dict[str,
         StandardizedError(
             fold=run.task,
             metric="val",
-            known=False,
+            cluster=f"{run.task} {number}",
+            kind="small model",
             fraction=seen,
-            z=error,
+            z=error[0],
+            below=error[1],
             sweep=None,
             optimizer="",
         )
-        for run in runs
+        for number, run in enumerate(runs)
         for seen in FRACTIONS
         if (error := uncalibrated(run, rules[run.task], seen)) is not None
     ]
     return {
-        task: replace(rule, calibration=calibration_of([e for e in errors if e.fold != task]))
+        task: replace(
+            rule,
+            calibration=calibration_of([e for e in errors if e.fold != task], "val", "small model"),
+        )
         for task, rule in rules.items()
     }
 
 
-def uncalibrated(run: Recorded, rule: GapRule, seen: float) -> float | None:
-    """Error of a forecast of the final loss, in standard deviations of the forecast."""
+def uncalibrated(run: Recorded, rule: GapRule, seen: float) -> tuple[float, FloatArray] | None:
+    """Error of a forecast of the final loss, as `standardized_error` has it."""
     if seen > MAX_PREDICTED_SHARE:
         return None
     mixture = forecaster_of(run, rule, seen).forecast()._mixture

@@ -18,18 +18,19 @@ def run(*, late_fall: float = 0.0, metric: str = "val") -> RecordedRun:
     late = np.clip((step - 1_200) / 400, 0, 1)
     noise = 0.002 * np.random.default_rng(0).normal(size=step.size)
     loss = 2.0 + 5 * (step + 10.0) ** -0.5 + noise - late_fall * late
-    return RecordedRun("made", "r", metric, step, np.full(step.size, 1e-3), loss, 2_000, "adamw")
+    rates, kind = np.full(step.size, 1e-3), {"kind": "large language model"}
+    return RecordedRun("made", "r", metric, step, rates, loss, 2_000, "adamw", kind)
 
 
 def test_a_run_that_follows_a_law_is_not_killed_and_a_hopeless_target_is_told() -> None:
-    found = policy_risk.stops(run(), Told.OPTIMIZER)
+    found = policy_risk.stops(run(), Told.FOUND)
     assert not found.wrongly
     assert np.isnan(found.wrongly_at)
     assert found.hopeless
 
 
 def test_a_run_that_falls_late_is_killed_wrongly_before() -> None:
-    found = policy_risk.stops(run(late_fall=1.0), Told.OPTIMIZER)
+    found = policy_risk.stops(run(late_fall=1.0), Told.FOUND)
     assert found.wrongly
     assert found.wrongly_at < 0.62
     assert found.hopeless

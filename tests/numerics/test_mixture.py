@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from scipy.integrate import quad
-from scipy.stats import norm
 
-from lossforecast.numerics.mixture import Mixture, tail_density
+from lossforecast.numerics.mixture import Mixture
 
 PLAIN = Mixture(np.array([0.3, 0.7]), np.array([[0.0], [4.0]]), np.array([[1.0], [2.0]]))
 LOG = Mixture(np.array([0.3, 0.7]), np.array([[0.0], [0.4]]), np.array([[0.1], [0.2]]), True)
@@ -93,15 +91,3 @@ def test_calibration_stretches_about_the_centre() -> None:
     tailed = PLAIN.calibrated(1.0, 3.0)
     assert tailed.moments()[0] == pytest.approx(centre)
     assert tailed.moments()[1] ** 2 == pytest.approx((0.8 + 0.2 * 9) * std**2)
-
-
-@pytest.mark.parametrize("values", [(1.0, 1.0), (0.9, 2.5), (1.5, 3.0)])
-def test_the_density_of_errors_is_that_of_a_calibrated_normal(
-    values: tuple[float, float],
-) -> None:
-    normal = Mixture(np.ones(1), np.zeros((1, 1)), np.ones((1, 1))).calibrated(*values)
-    whole, _ = quad(lambda z: float(tail_density(np.array(z), *values)), -40, 40)
-    assert whole == pytest.approx(1.0)
-    z = np.linspace(-5, 5, 11)
-    expected = (normal.weight * norm.pdf(z[:, None], normal.mean[:, 0], normal.std[:, 0])).sum(1)
-    assert tail_density(z, *values) == pytest.approx(expected)

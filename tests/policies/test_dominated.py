@@ -15,7 +15,7 @@ TOTAL = 2_000
 
 def run(level: float, seen: int, plan: LRSchedule | None = None) -> Forecaster:
     plan = plan or LRSchedule.cosine(TOTAL, 1e-3, warmup=50)
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     steps = np.arange(0, seen, 20)
     forecaster.observe_many(steps, level + 3 * (steps + 20.0) ** -0.5)
     return forecaster
@@ -44,7 +44,7 @@ def test_the_leader_and_runs_level_with_it_go_on() -> None:
 def test_a_run_that_has_not_annealed_is_not_behind_one_that_has() -> None:
     def annealing(decay: float, seen: int) -> Forecaster:
         plan = LRSchedule.wsd(TOTAL, 1e-3, warmup=50, decay_fraction=decay)
-        forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+        forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
         steps = np.arange(0, seen, 20)
         drop = 0.1 * plan.lr(np.maximum(steps, 1)) / plan.peak
         forecaster.observe_many(steps, 2.0 + 3 * (steps + 20.0) ** -0.5 + drop)

@@ -20,13 +20,14 @@ def run_of(
     slope: float = 3.0,
     drop: float = 0.2,
     optimizer: str = "adamw",
+    task: str | None = "language modelling",
 ) -> Forecaster:
     """A run that falls like a power law, and with the learning rate."""
     steps = np.arange(20, seen + 1, 20)
     noise = 0.003 * np.random.default_rng(seen).normal(size=steps.size)
     rates = np.where(steps < 100, PEAK, plan.lr(steps))
     losses = 3 + slope * (steps + 20.0) ** -0.5 + drop * rates / PEAK + noise
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer=optimizer))
+    forecaster = Forecaster(plan, RunInfo("val", optimizer, task=task))
     forecaster.observe_many(steps, losses)
     return forecaster
 
@@ -110,7 +111,7 @@ def test_a_run_that_is_not_planned_to_decay_is_told_to() -> None:
 
 
 def test_a_gain_that_is_not_sure_is_not_recommended() -> None:
-    assert run_of().recommend(policy=reschedule()).action is Action.CONTINUE
+    assert run_of(task=None).recommend(policy=reschedule()).action is Action.CONTINUE
     gain = run_of(HELD).recommend(policy=reschedule()).expected
     assert gain is not None
     asked = run_of(HELD).recommend(policy=reschedule(min_gain=1.1 * gain.lower))

@@ -156,8 +156,8 @@ def test_the_trend_goes_on_as_a_power_law() -> None:
 def test_a_measurement_that_contradicts_leaves_both_possible_and_widens() -> None:
     """Ten standard deviations apart: the answer is neither of the two, and wide."""
     prior = (DropComponent(1.0, 0.05, 0.1),)
-    agreed = drop_prior(prior, 0.1, 0.01, (0.05, 0.005))
-    torn = drop_prior(prior, 0.1, 0.01, (0.12, 0.005))
+    agreed = drop_prior(prior, 0.1, 0.01, 0.0, (0.05, 0.005))
+    torn = drop_prior(prior, 0.1, 0.01, 0.0, (0.12, 0.005))
 
     def moments(found: Any) -> tuple[float, float]:
         weight = np.exp(found.log_weight - found.log_weight.max())

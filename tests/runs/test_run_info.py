@@ -10,7 +10,7 @@ from lossforecast.runs import RunKind
     ("task", "language"),
     [
         ("language modelling", True),
-        ("Masked language model", True),
+        ("Masked language model", False),
         ("LM", True),
         ("llm-pretraining", True),
         ("fine-tuning a language model", False),

@@ -160,7 +160,7 @@ def half_of(plan: LRSchedule) -> dict[str, Any]:
     """A plan, its first half of losses and the forecaster that has seen them."""
     steps, losses = losses_of(plan, every=100)
     half = steps <= 12_000
-    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+    forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
     forecaster.observe_many(steps[half], losses[half])
     return {
         "steps": steps[half],
@@ -211,7 +211,7 @@ def sweep(folder: Path) -> dict[str, Any]:
     for peak in (1e-4, 3e-4, 1e-3):
         plan = LRSchedule.cosine(2_000, peak)
         steps, losses = losses_of(plan, every=20, seed=round(1e5 * peak))
-        other = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+        other = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
         other.observe_many(steps[:50], losses[:50] + 0.1 * abs(math.log10(peak / 1e-3)))
         running.append(other)
 
@@ -230,7 +230,9 @@ def sweep(folder: Path) -> dict[str, Any]:
     def trainable(config: dict[str, float]) -> None:
         raise NotImplementedError
 
-    forecaster = Forecaster(LRSchedule.cosine(2_000, 3e-5), RunInfo("val", "adamw"))
+    forecaster = Forecaster(
+        LRSchedule.cosine(2_000, 3e-5), RunInfo("val", "adamw", task="language modelling")
+    )
     steps, losses = losses_of(LRSchedule.cosine(2_000, 3e-5), every=20)
     forecaster.observe_many(steps[:50], losses[:50] + 0.5)
     return {

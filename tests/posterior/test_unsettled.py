@@ -1,0 +1,117 @@
+"""Runs that follow no law yet: plateaus, and losses that fall faster and faster."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import halfnorm
+
+from lossforecast import Forecaster, LRSchedule, Prior, RunInfo, Status
+from lossforecast.laws import LAWS
+from lossforecast.posterior import Posterior, fit
+from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls, prob_unsettled
+from lossforecast.runs import gather
+
+TOTAL = 4_000
+PLAN = LRSchedule.cosine(TOTAL, 1e-3, warmup=100)
+TIME = np.linspace(0.15, 1.0, 100)
+
+
+def forecaster(losses: np.ndarray, task: str | None = None) -> Forecaster:
+    """A run whose first steps have these losses."""
+    watch = Forecaster(PLAN, RunInfo("train", "adamw", task=task))
+    noise = np.exp(0.01 * np.random.default_rng(0).normal(size=losses.size))
+    watch.observe_many(np.arange(losses.size), losses * noise)
+    return watch
+
+
+def fitted(losses: np.ndarray) -> Posterior:
+    """The posterior of the same run."""
+    beliefs = Prior().for_run(RunInfo("train", "adamw"), PLAN, tuple(LAWS))
+    history = forecaster(losses).history
+    return fit(gather(history.bins(), PLAN, beliefs.burn_in), PLAN, history.last_step, beliefs)
+
+
+def first_fall(seen: int, begins: int = 800) -> np.ndarray:
+    """A loss on a plateau, and then in a fall to a quarter within a few hundred steps."""
+    steps = np.arange(seen)
+    return 4.0 / (1 + 3 / (1 + np.exp((begins + 200 - steps) / 60)))
+
+
+def test_a_loss_that_accelerates_is_more_likely_unsettled() -> None:
+    slowing, steady, faster = (
+        prob_unsettled(TIME, z, progress_left=2.0) for z in (1 / TIME, -np.log(TIME), -(TIME**3))
+    )
+    assert slowing < steady < faster
+    assert faster > 0.5
+
+
+def test_a_flat_loss_and_one_with_few_points_may_be_unsettled() -> None:
+    flat = prob_unsettled(TIME, np.zeros(TIME.size), progress_left=2.0)
+    assert 0.1 < flat < 0.3
+    assert prob_unsettled(np.array([1.0]), np.array([0.0]), progress_left=2.0) == flat
+
+
+def test_the_doubt_fades_as_the_run_ends() -> None:
+    left = [prob_unsettled(TIME, -(TIME**3), progress) for progress in (2.0, 0.5, 0.1, 0.0)]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0.0
+
+
+def test_falls_are_of_any_size_and_in_proportion_to_the_progress() -> None:
+    assert FALL_WEIGHTS.sum() == pytest.approx(1.0)
+    mean, std = falls(np.array([0.0, 1.0, 2.0]))
+    assert (mean[:, 0] == 0).all()
+    assert mean[:, 2] == pytest.approx(2 * mean[:, 1])
+    assert std[:, 2] == pytest.approx(2 * std[:, 1])
+    expected = halfnorm.mean(scale=0.6)
+    assert FALL_WEIGHTS @ mean[:, 1] == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("seen", [900, 950, 1_000, 1_050])
+def test_in_a_first_fall_the_end_may_be_near_or_far(seen: int) -> None:
+    """Whatever a law makes of the fall: it may be over, or go on."""
+    posterior = fitted(first_fall(seen))
+    doubting, of_laws = (
+        given.predict(PLAN, np.array([TOTAL])).quantiles(np.array([0.1, 0.9]))[:, 0]
+        for given in (posterior, replace(posterior, unsettled=0.0))
+    )
+    assert doubting[0] < 0.5 * first_fall(seen)[-1]
+    assert doubting[1] > of_laws[1]
+
+
+def test_a_run_in_its_first_fall_is_too_short_and_later_it_is_not() -> None:
+    assert forecaster(first_fall(950)).forecast().status is Status.TOO_SHORT
+    assert forecaster(first_fall(3_000)).forecast().status is not Status.TOO_SHORT
+
+
+def test_large_language_models_are_settled_from_their_start() -> None:
+    losses = first_fall(1_000)
+    assert forecaster(losses, "language modelling").forecast().status is not Status.TOO_SHORT
+    told = forecaster(losses, "language modelling").forecast().interval(0.8)
+    assert np.ptp(told) < np.ptp(forecaster(losses).forecast().interval(0.8))
+
+
+def test_what_a_longer_run_brings_is_less_sure_in_a_first_fall() -> None:
+    posterior = fitted(first_fall(1_000))
+    longer = LRSchedule.cosine(2 * TOTAL, 1e-3, warmup=100)
+    gain, gain_of_laws = (
+        given.gains(PLAN, TOTAL, [(longer, 2 * TOTAL)])
+        for given in (posterior, replace(posterior, unsettled=0.0))
+    )
+    quartiles = np.array([0.25, 0.75])
+    assert np.ptp(gain.quantiles(quartiles)) > 1.2 * np.ptp(gain_of_laws.quantiles(quartiles))
+
+
+def test_the_doubt_is_about_what_comes_not_about_what_was() -> None:
+    losses = first_fall(1_000)
+    curve = forecaster(losses).forecast().curve([400, 700])
+    assert (curve.lower > 3.5).all()
+    assert (curve.upper < 4.5).all()
+
+
+def test_a_young_run_is_not_forecast_to_vanish() -> None:
+    """However much progress is left, a fall has bounds."""
+    mean, std = falls(np.array([2.5, 20.0]))
+    np.testing.assert_array_equal(mean[:, 0], mean[:, 1])
+    np.testing.assert_array_equal(std[:, 0], std[:, 1])
