@@ -80,7 +80,7 @@ def decays(
     Example:
         >>> from lossforecast import Forecaster, LRSchedule, RunInfo
         >>> plan = LRSchedule.constant(total_steps=1_000, peak=1e-3)
-        >>> forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw"))
+        >>> forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
         >>> forecaster.observe_many(range(500), [2 + 3 * (t + 5) ** -0.5 for t in range(500)])
         >>> best = decays(forecaster.forecast())[0]
         >>> best.gain.lower > 0, 500 <= best.decay.start < 1_000

@@ -60,9 +60,9 @@ class Forecaster:
         ConfigurationError: an argument has another type, or a law is unknown.
 
     Example:
-        >>> from lossforecast import Forecaster, LRSchedule
+        >>> from lossforecast import Forecaster, LRSchedule, RunInfo
         >>> plan = LRSchedule.wsd(total_steps=1_000, peak=1e-3, warmup=50)
-        >>> forecaster = Forecaster(plan)
+        >>> forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
         >>> steps = range(0, 500)
         >>> forecaster.observe_many(steps, [2 + 3 * (t + 5) ** -0.5 for t in steps])
         >>> forecast = forecaster.forecast()

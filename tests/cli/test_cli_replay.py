@@ -23,7 +23,8 @@ def test_a_run_is_looked_back_on(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "25%, step 500" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    found = result_of("replay", log, "--target", 2.4)
+    about = ("--task", "language modelling")
+    found = result_of("replay", log, "--target", 2.4, *about)
     assert f"It ended at {found['outcome']:.4g}" in done.stdout
     assert (found["column"], found["metric"], found["lr_column"]) == ("val_loss", "val", "lr")
     assert found["outcome"] == pytest.approx(
@@ -36,7 +37,7 @@ def test_a_run_is_looked_back_on(tmp_path: Path) -> None:
     assert half["lower95"] < half["lower80"] < half["median"] < half["upper80"] < half["upper95"]
     # a forecast knows nothing of what came after it
     part = write_log(tmp_path / "part.csv", 990)
-    early = result_of("replay", part, "--schedule", SPEC, "--total-steps", TOTAL)
+    early = result_of("replay", part, "--schedule", SPEC, "--total-steps", TOTAL, *about)
     assert early["outcome"] is None
     assert early["moments"][49]["median"] == pytest.approx(half["median"], rel=5e-3)
     assert (
