@@ -16,7 +16,7 @@ from lossforecast.posterior.design_matrix import (
     log_alpha_weights,
     walk_time,
 )
-from lossforecast.prior.prior import Beliefs
+from lossforecast.prior.beliefs import Beliefs
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
 TOTAL = 4_000

@@ -52,7 +52,7 @@ _SHARD_MARKS = ("ds_id", "_fsdp_flattened", "tensor_model_parallel")
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a model shows about its run.
+    """Facts about a run that its model shows.
 
     Attributes:
         n_params: number of parameters that are trained; None if they cannot be counted.

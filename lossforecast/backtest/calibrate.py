@@ -23,6 +23,7 @@ import numpy as np
 from lossforecast.arrays import FloatArray
 from lossforecast.backtest.backtest import FRACTIONS
 from lossforecast.numerics import NO_CALIBRATION, TAIL_WEIGHT, Calibration, Mixture
+from lossforecast.prior import calibration_key
 from lossforecast.runs import RunKind
 
 __all__ = [
@@ -97,7 +98,7 @@ def calibrations(errors: Sequence[StandardizedError]) -> dict[str, Calibration]:
     large = [e for e in errors if e.kind == RunKind.LARGE_LANGUAGE_MODEL]
     rest = [e for e in errors if e.kind != RunKind.LARGE_LANGUAGE_MODEL]
     return {
-        f"{kind} {metric}": calibration_of(
+        calibration_key(kind, metric): calibration_of(
             large if kind == RunKind.LARGE_LANGUAGE_MODEL else rest, metric, kind
         )
         for kind in RunKind

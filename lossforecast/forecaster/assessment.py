@@ -26,9 +26,11 @@ _MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of th
 
 def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
     """The status of a forecast with this standard deviation and annealing gain."""
-    if len(evidence) < _MIN_POINTS_FOR_FORECAST or posterior.youth > _MAX_YOUTH:
-        return Status.TOO_SHORT
-    if posterior.prob_unsettled > _MAX_PROB_UNSETTLED:
+    if (
+        len(evidence) < _MIN_POINTS_FOR_FORECAST
+        or posterior.youth > _MAX_YOUTH
+        or posterior.prob_unsettled > _MAX_PROB_UNSETTLED
+    ):
         return Status.TOO_SHORT
     if posterior.misfit() > _MIN_MISFIT_PROBABILITY:
         return Status.MISFIT

@@ -1,8 +1,9 @@
 """The prior of a run: the laws' parameters and the annealing drop before its losses."""
 
+from lossforecast.prior.beliefs import Beliefs, Regime
 from lossforecast.prior.drops import DropComponent, DropPrior, DropRule, drop_prior
 from lossforecast.prior.past_runs import STD_OF_EQUAL_SETUPS, PastRun, fits_budget, most_similar
-from lossforecast.prior.prior import Beliefs, Prior, Regime, calibration_key
+from lossforecast.prior.prior import Prior, calibration_key
 from lossforecast.prior.probe_gaps import Gap, GapRule, MeasuredDrop
 
 __all__ = [

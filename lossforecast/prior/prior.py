@@ -11,88 +11,14 @@ from typing import Any, Self
 from lossforecast.errors import ConfigurationError
 from lossforecast.laws import LAWS, Relaxation, decaying, full_anneal
 from lossforecast.numerics import NO_CALIBRATION, Calibration
+from lossforecast.prior.beliefs import Beliefs, Member, Regime
 from lossforecast.prior.drops import DropComponent, DropRule
 from lossforecast.prior.past_runs import PastRun
 from lossforecast.prior.probe_gaps import GapRule
 from lossforecast.runs import RunInfo, RunKind
 from lossforecast.schedule import LRSchedule
 
-__all__ = [
-    "Beliefs",
-    "Member",
-    "Prior",
-    "Regime",
-    "calibration_key",
-]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of the model average.
-
-    Attributes:
-        law: name of the law.
-        relaxation: its relaxation G; None for the power law in steps, which ignores the rate.
-        weight: prior weight.
-    """
-
-    law: str
-    relaxation: Relaxation | None
-    weight: float
-
-
-@dataclass(frozen=True)
-class Regime:
-    """How closely a run follows a law, and the prior of the law's parameters in that case.
-
-    Attributes:
-        alpha: centre and spread of the exponent.
-        reducible: standard deviation of what the power law can still lose, as a share of the loss.
-        walks: pairs (size, weight) of the discrepancy between run and law.
-        lr_travel: how much the discrepancy moves while the rate goes from the peak to 0, in the
-            units of its clock (`lossforecast.posterior.fit`).
-        weight: prior probability of the regime.
-        drops: components of the prior of the annealing drop.
-    """
-
-    alpha: tuple[float, float]
-    reducible: float
-    walks: tuple[tuple[float, float], ...]
-    lr_travel: float
-    weight: float = 1.0
-    drops: tuple[DropComponent, ...] = ()
-
-
-@dataclass(frozen=True)
-class Beliefs:
-    """The prior of one run under one schedule; sizes are shares of the present loss."""
-
-    alphas: tuple[float, ...]
-    """Grid of exponents."""
-    members: tuple[Member, ...]
-    """Laws and relaxations to average."""
-    regimes: tuple[Regime, ...]
-    """The lawful regime and the loose one."""
-    temper: float
-    """Power of the evidence that decides between the regimes."""
-    may_be_unsettled: bool
-    """Whether the run may follow no law yet; large language models do from their start."""
-    calibration: Calibration
-    """Scale and tail of the intervals by the share of the run seen."""
-    burn_in: float
-    """Share of the steps so far that is left out, because the start of a run follows no law."""
-    window: float
-    """Share of the run over which the loss in a forecast is averaged; 0 for the expected loss."""
-
-    @property
-    def relaxations(self) -> tuple[Relaxation, ...]:
-        """Relaxations of the members whose law depends on the learning rate, in their order."""
-        return tuple(m.relaxation for m in self.members if m.relaxation is not None)
-
-    @property
-    def uses_lr(self) -> tuple[bool, ...]:
-        """For each member, whether its law depends on the learning rate."""
-        return tuple(m.relaxation is not None for m in self.members)
+__all__ = ["Prior", "calibration_key"]
 
 
 _ADAM_FAMILY = {"adam", "adamw", "nadamw", "nadam", "lion", "adafactor", "ademamix"}
@@ -236,7 +162,7 @@ class Prior:
             ),
             temper=self.temper,
             may_be_unsettled=not is_large,
-            calibration=self.calibration.get(calibration_key(run), NO_CALIBRATION),
+            calibration=self.calibration.get(calibration_key(run.kind, run.metric), NO_CALIBRATION),
             burn_in=_BURN_IN_SHARE[run.metric],
             window=_WINDOW_SHARE[run.metric],
         )
@@ -345,7 +271,9 @@ def _current(state: Mapping[str, Any]) -> dict[str, Any]:
             "language_drops": drops,
             "other_drops": drops,
             "calibration": {
-                f"{kind} {metric}": known if kind is RunKind.LARGE_LANGUAGE_MODEL else unknown
+                calibration_key(kind, metric): (
+                    known if kind is RunKind.LARGE_LANGUAGE_MODEL else unknown
+                )
                 for kind in RunKind
                 for metric in ("train", "val")
             },
@@ -379,9 +307,9 @@ def _learned_fields(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def calibration_key(run: RunInfo) -> str:
-    """Return the key of a run in `Prior.calibration`, such as "small model val"."""
-    return f"{run.kind} {run.metric}"
+def calibration_key(kind: RunKind, metric: str) -> str:
+    """Return the key of runs in `Prior.calibration`, such as "small model val"."""
+    return f"{kind} {metric}"
 
 
 def _calibrations(table: Mapping[str, Any]) -> dict[str, Calibration]:

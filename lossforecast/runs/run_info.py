@@ -17,7 +17,7 @@ _MAX_SMALL_PARAMS = 1e7  # the smallest recorded large language model has 2.5e7
 
 
 class RunKind(StrEnum):
-    """Kinds of runs whose scores are reported together."""
+    """Kinds of runs, each with a prior and a calibration of its own, and scored together."""
 
     LARGE_LANGUAGE_MODEL = "large language model"
     """Trained from scratch as a causal language model with more than ten million parameters."""

@@ -51,7 +51,7 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class Choices:
-    """What may be drawn for the runs of one task.
+    """The settings that may be drawn for the runs of one task.
 
     Attributes:
         steps: least and greatest length of a run, in optimizer steps.

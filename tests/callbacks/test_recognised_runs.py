@@ -1,4 +1,4 @@
-"""What is recognised of a run reaches its forecaster, its log, its store and its checkpoints."""
+"""Facts recognised about a run reach its forecaster, its log, its store and its checkpoints."""
 
 import logging
 import math

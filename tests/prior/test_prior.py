@@ -5,8 +5,8 @@ import pytest
 
 from lossforecast import ConfigurationError, LRSchedule, Prior, RunInfo
 from lossforecast.laws.relaxation import LAWS
+from lossforecast.prior.beliefs import Beliefs
 from lossforecast.prior.drops import DropComponent, DropRule
-from lossforecast.prior.prior import Beliefs
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What each of two processes recognises of a model that both train."""
+"""Two processes say what each recognises of a model that both train."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a model shows about its run: real models of many kinds, and nothing assumed in doubt."""
+"""Facts that a model shows about its run: real models of many kinds, nothing assumed in doubt."""
 
 import copy
 from collections.abc import Callable
