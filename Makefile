@@ -23,8 +23,9 @@ help: ## Show this list
 demo: $(or $(wildcard $(INSTALLED)),$(INSTALLED_DEMO)) ## Train a small GPT twice while forecasting its final loss
 	$(PY) examples/gpt_lightning.py
 
-# Two processes at once; the tests of a file stay together, and tests/conftest.py orders the files.
-PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# Three processes for two cores, because tests wait a third of their time. The tests of a file stay
+# together, and tests/conftest.py orders the files.
+PARALLEL := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 test: check ## Run the checks, then the tests but the slow ones
 	$(PYTEST) $(PARALLEL) -m "not slow"

@@ -301,17 +301,24 @@ def drawn_of(page: Page, run: str) -> bool:
     return str(page.run(read, LOSS)).startswith(run)
 
 
-@pytest.fixture
-def pair(browser: webdriver.Chrome, tmp_path: Path) -> Iterator[Page]:
-    """Of two runs that are half done."""
-    browser.set_window_size(1280, 1400)
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a TensorBoard on two runs that are half done."""
+    logs = tmp_path_factory.mktemp("two runs")
     for i, name in enumerate(("one", "two")):
-        write(tmp_path / "logs" / name, upto=2_000, floor=2 + 0.1 * i)
-    with tensorboard(tmp_path / "logs", "--reload_interval=1") as (address, _):
-        found = Page(browser, address)
-        found.until(lambda: len(found.all("tbody tr")) == 2 and drawn_of(found, "one"))
-        yield found
-        found.leave()
+        write(logs / name, upto=2_000, floor=2 + 0.1 * i)
+    with tensorboard(logs, "--reload_interval=1") as (address, _):
+        yield address
+
+
+@pytest.fixture
+def pair(browser: webdriver.Chrome, two_runs: str) -> Iterator[Page]:
+    """The tab with these two runs."""
+    browser.set_window_size(1280, 1400)
+    found = Page(browser, two_runs)
+    found.until(lambda: len(found.all("tbody tr")) == 2 and drawn_of(found, "one"))
+    yield found
+    found.leave()
 
 
 def test_a_late_answer_is_dropped(pair: Page) -> None:
