@@ -31,6 +31,7 @@ from lossforecast.backtest.parallel import mapped
 from lossforecast.backtest.replay import Told, described, outcome
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
+from lossforecast.forecaster import Hindsight
 from lossforecast.laws import LAWS, full_anneal
 from lossforecast.posterior import Posterior, fit
 from lossforecast.prior import DropComponent, DropRule, Prior
@@ -202,19 +203,20 @@ def _rounded(value: Any) -> Any:
 
 
 def _posterior(
-    run: RecordedRun,
-    plan: LRSchedule,
-    prior: Prior,
-    fraction: float,
-    burn_in: float | None = None,
+    run: RecordedRun, history: History, plan: LRSchedule, prior: Prior, burn_in: float | None = None
 ) -> Posterior:
-    """The posterior after a fraction of the planned steps."""
-    seen = run.step <= fraction * plan.total_steps
-    history = History()
-    history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
+    """The posterior of a run given the losses in a history."""
     beliefs = prior.for_run(described(run, Told.FOUND), plan, tuple(LAWS))
     evidence = gather(history.bins(), plan, burn_in or beliefs.burn_in)
     return fit(evidence, plan, history.last_step, beliefs)
+
+
+def _history(run: RecordedRun, plan: LRSchedule, fraction: float) -> History:
+    """The losses in a fraction of the planned steps."""
+    seen = run.step <= fraction * plan.total_steps
+    history = History()
+    history.observe_many(run.step[seen], run.loss[seen], run.lr[seen])
+    return history
 
 
 def _measure(run: RecordedRun) -> _Drop | None:
@@ -233,14 +235,15 @@ def _measure(run: RecordedRun) -> _Drop | None:
     share, depth = full_anneal(plan)
     if depth < _MIN_DECAY_DEPTH:
         return None
-    finished = _posterior(run, plan, vague, 1.0, burn_in=_BURN_IN_SHARE)
+    finished = _posterior(run, _history(run, plan, 1.0), plan, vague, _BURN_IN_SHARE)
     drop, spread, _ = finished.full_drop()
     if drop <= 0 or spread > _MAX_RELATIVE_ERROR * drop:
         return None
     slope_ratio = jitter_ratio = np.nan
     fall = finished.fall - drop
     if run.enough_seen(_YOUNG_SHARE):
-        young = _posterior(run, plan, vague, _YOUNG_SHARE, burn_in=_BURN_IN_SHARE)
+        young_history = _history(run, plan, _YOUNG_SHARE)
+        young = _posterior(run, young_history, plan, vague, _BURN_IN_SHARE)
         slope_ratio = drop / young.slope if young.slope > _MIN_YOUNG_SLOPE else np.nan
         if run.metric == "val":
             unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).moments(0.0, young.noise, 0.0)
@@ -346,12 +349,19 @@ def _replay_errors(task: tuple[RecordedRun, Prior]) -> list[StandardizedError]:
     end = outcome(run)
     if end is None:
         return []
-    plan = run.plan
+    plan, hindsight = run.plan, Hindsight()
+
+    def fit_to(history: History, followed: LRSchedule) -> Posterior:
+        return _posterior(run, history, followed, prior)
+
     errors = []
     for fraction in FRACTIONS:
         if end.first_step <= fraction * run.total_steps or not run.enough_seen(fraction):
             continue
-        mixture = _posterior(run, plan, prior, fraction).predict(plan, np.array([end.step]))
+        history = _history(run, plan, fraction)
+        surprise = hindsight.surprise(history, plan, fit_to)
+        posterior = replace(fit_to(history, plan), surprise=surprise)
+        mixture = posterior.predict(plan, np.array([end.step]))
         z, below = standardized_error(mixture, end.loss)
         errors.append(
             StandardizedError(

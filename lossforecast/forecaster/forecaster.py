@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from lossforecast.forecaster.assessment import (
     status_of,
 )
 from lossforecast.forecaster.fitting import fit_run, known_laws, transfer_from_past
+from lossforecast.forecaster.hindsight import Hindsight
 from lossforecast.forecaster.replanning import is_constant, rates_after, same_future
 from lossforecast.policies import (
     MAX_EARLIER_CHECKS,
@@ -95,6 +97,7 @@ class Forecaster:
         self._gaps: list[Gap] = []
         self._checks: list[tuple[int, Outlook]] = []  # step and outlook of the latest ones
         self._fitted: tuple[Evidence, Posterior] | None = None
+        self._hindsight = Hindsight()
         self._past_runs = transfer_from_past(self.prior, self.run, schedule, self.laws)
         self._effective: LRSchedule | None = None
         self._as_planned: Forecast | None = None
@@ -163,6 +166,7 @@ class Forecaster:
         other = copy.copy(self)
         other.history = self.history.thinned(max_bins)
         other._gaps, other._checks = list(self._gaps), list(self._checks)
+        other._hindsight = Hindsight()
         return other
 
     def replan(self, schedule: LRSchedule) -> None:
@@ -338,7 +342,9 @@ class Forecaster:
             step=at,
             made_at=-1,
             status=Status.NO_DATA,
-            caveats=caveats_of(self.history, self._schedule, followed, self._rise()),
+            caveats=caveats_of(
+                self.history, self._schedule, followed, self._rise(self.history, followed)
+            ),
             anneal_gain=AnnealGain(math.nan, math.nan, "none"),
             seconds=time.perf_counter() - began,
             schedule=followed,
@@ -351,7 +357,7 @@ class Forecaster:
         self, at: int, planned: LRSchedule, followed: LRSchedule, began: float
     ) -> Forecast:
         """Forecast step `at` of the schedule followed, from a fit to the schedule planned."""
-        rise = self._rise()
+        rise = self._rise(self.history, planned)
         evidence, posterior = self._fit(planned, rise)
         mixture, drop = posterior.ahead(followed, max(at, posterior.now))
         gain = anneal_gain_of(posterior, drop)
@@ -376,17 +382,27 @@ class Forecaster:
 
     def _fit(self, planned: LRSchedule, rise: float) -> tuple[Evidence, Posterior]:
         if self._fitted is None:
-            self._fitted = fit_run(
-                self.history,
-                planned,
-                self.run,
-                prior=self.prior,
-                laws=self.laws,
-                gaps=self._gaps,
-                rise=rise,
-                past_runs=self._past_runs,
-            )
+            evidence, posterior = self._fit_to(self.history, planned, self._gaps, rise)
+            surprise = self._hindsight.surprise(self.history, self._schedule, self._fit_past)
+            self._fitted = evidence, replace(posterior, surprise=surprise)
         return self._fitted
+
+    def _fit_past(self, history: History, followed: LRSchedule) -> Posterior:
+        return self._fit_to(history, followed, (), self._rise(history, followed))[1]
+
+    def _fit_to(
+        self, history: History, followed: LRSchedule, gaps: Sequence[Gap], rise: float
+    ) -> tuple[Evidence, Posterior]:
+        return fit_run(
+            history,
+            followed,
+            self.run,
+            prior=self.prior,
+            laws=self.laws,
+            gaps=gaps,
+            rise=rise,
+            past_runs=self._past_runs,
+        )
 
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""
@@ -394,7 +410,6 @@ class Forecaster:
             self._effective = effective_schedule(self._schedule, self.history)
         return self._effective
 
-    def _rise(self) -> float:
+    def _rise(self, history: History, followed: LRSchedule) -> float:
         """Expected further rise of an overfitting validation loss; 0 for a training loss."""
-        validated = self.run.metric == "val"
-        return overfitting_rise(self.history, self._effective_schedule()) if validated else 0.0
+        return overfitting_rise(history, followed) if self.run.metric == "val" else 0.0

@@ -29,6 +29,7 @@ from lossforecast.schedule import LRSchedule
 
 __all__ = ["Posterior"]
 
+_MAX_SURPRISE = 20.0  # that widens a forecast
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
 _TAIL_WITH_PAST_RUNS = 2.0  # of the calibration, where past runs tell all
@@ -65,6 +66,8 @@ class Posterior:
     """Probability that the run follows no law yet; see `lossforecast.posterior.unsettled`."""
     added_variance: float
     """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
+    surprise: float = 0.0
+    """Root mean square of the errors of earlier forecasts, in their standard deviations."""
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
 
@@ -268,16 +271,18 @@ class Posterior:
         """The mixture stretched by the scale and tail learned for this share of a run.
 
         They were learned from the laws alone. What past runs tell keeps its width, with a tail of
-        2, whatever the calibration.
+        2, whatever the calibration. Where earlier forecasts of the run were wrong by more than
+        their standard deviation, both grow with the square root of the surprise.
         """
+        widened = math.sqrt(min(max(self.surprise, 1.0), _MAX_SURPRISE))
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)
         if self.past_run_offsets is None:
-            return mixture.calibrated(scale, tail)
+            return mixture.calibrated(widened * scale, widened * tail)
         of_laws = self._weight_of_laws
         tail = tail**of_laws * _TAIL_WITH_PAST_RUNS ** (1 - of_laws)
-        return mixture.calibrated(scale**of_laws, tail)
+        return mixture.calibrated(widened * scale**of_laws, widened * tail)
 
     @property
     def _weight_of_laws(self) -> float:

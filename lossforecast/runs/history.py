@@ -160,6 +160,14 @@ class History:
         copy._columns = {name: c[: copy._size].copy() for name, c in copy._columns.items()}
         return copy
 
+    def until(self, step: int) -> "History":
+        """A copy with the bins that end at a step or before it; its last step is that of a bin."""
+        copy = self.thinned(self.max_bins)
+        copy._size = int(np.searchsorted(copy._columns["last"], step, side="right"))
+        copy._columns = {name: c[: copy._size] for name, c in copy._columns.items()}
+        copy.last_step = int(copy._columns["last"][-1]) if copy._size else -1
+        return copy
+
     def state_dict(self) -> dict[str, Any]:
         """The history as plain JSON-able values."""
         return {

@@ -1,0 +1,106 @@
+"""Hindsight: how far earlier forecasts of a run were off, in their own standard deviations.
+
+At steps o that grow by a quarter each, the run is fitted with the losses up to o alone, and the
+mean loss between 1.25 o and 1.56 o is forecast. With h the error of that forecast over its standard
+deviation, noise of the mean included,
+
+    surprise = sqrt(mean of h^2)
+
+over the latest three windows that have ended. These forecasts are not calibrated, so that the
+calibration can be learned for forecasts that hindsight has widened.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from lossforecast.numerics import NO_CALIBRATION
+from lossforecast.posterior import Posterior
+from lossforecast.runs import History, effective_schedule
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["Hindsight"]
+
+_RATIO = 1.25  # of an origin to the one before
+_FIRST_ORIGIN = 8
+_WINDOWS = 3
+_MIN_BINS = 6  # of losses, for a forecast
+_MAX_ERROR = 20.0  # in standard deviations
+_SIDES = np.array([0.1, 0.5, 0.9])
+_STDS_BETWEEN_SIDES = 2.563  # of a normal distribution
+
+Fit = Callable[[History, LRSchedule], Posterior]
+
+
+class Hindsight:
+    """Errors of earlier forecasts, each computed once.
+
+    The result depends on the losses and the plan alone, not on when forecasts were asked for.
+    """
+
+    def __init__(self) -> None:
+        self._plan: LRSchedule | None = None
+        self._errors: dict[tuple[int, int], float | None] = {}
+
+    def surprise(self, history: History, plan: LRSchedule, fit: Fit) -> float:
+        """Root mean square of the latest errors in standard deviations; 0 if there are none.
+
+        Args:
+            history: the losses so far.
+            plan: the planned learning rates.
+            fit: the posterior given a history and the schedule that it followed.
+        """
+        if plan is not self._plan:
+            self._plan, self._errors = plan, {}
+        known, self._errors = self._errors, {}
+        for origin, start, end in _windows(history.last_step):
+            past = history.until(end)
+            key = origin, hash(past.bins().mean.tobytes())
+            if key not in known:
+                known[key] = _error(past, plan, fit, origin, start)
+            self._errors[key] = known[key]
+        errors = [error for error in self._errors.values() if error is not None]
+        return float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
+
+
+def _windows(now: int) -> list[tuple[int, int, int]]:
+    """Origin, begin and end of the latest windows that are over."""
+    if now < _FIRST_ORIGIN:
+        return []
+    n_steps = int(np.log(now / _FIRST_ORIGIN) / np.log(_RATIO)) + 2
+    grid = np.ceil(_FIRST_ORIGIN * _RATIO ** np.arange(n_steps)).astype(int).tolist()
+    over = [each for each in zip(grid, grid[1:], grid[2:], strict=False) if each[2] <= now]
+    return over[-_WINDOWS:]
+
+
+def _error(past: History, plan: LRSchedule, fit: Fit, origin: int, start: int) -> float | None:
+    """Error of the mean loss after step `start`, forecast at `origin`; None if there is none.
+
+    Args:
+        past: the losses up to the end of the window.
+        plan: the planned learning rates.
+        fit: as in `Hindsight.surprise`.
+        origin: step at which the forecast is made.
+        start: step after which the losses are averaged.
+    """
+    seen, bins = past.until(origin), past.bins()
+    inside = np.isfinite(bins.mean) & (bins.first > start)
+    if np.isfinite(seen.bins().mean).sum() < _MIN_BINS or not inside.any():
+        return None
+    followed = effective_schedule(plan, past)
+    posterior = fit(seen, followed)
+    posterior = replace(posterior, beliefs=replace(posterior.beliefs, calibration=NO_CALIBRATION))
+    count = bins.count[inside]
+    step = round(np.average(bins.step[inside], weights=count))
+    mixture = posterior.predict(followed, np.array([step]))
+    loss = np.average(bins.mean[inside], weights=count)
+    lower, median, upper = mixture.quantiles(_SIDES)[:, 0]
+    unit = posterior.transform.unit
+    if mixture.logarithmic:
+        tiny = np.finfo(float).tiny
+        lower, median, upper, loss = np.log(np.maximum([lower, median, upper, loss], tiny))
+        unit = 1.0
+    std = (upper - lower) / unit / _STDS_BETWEEN_SIDES
+    error = (loss - median) / unit / np.hypot(std, posterior.noise / np.sqrt(count.sum()))
+    return float(np.clip(error, -_MAX_ERROR, _MAX_ERROR))
