@@ -133,7 +133,7 @@ def _add_import(group: "typer.Typer") -> None:
             keys = [
                 opened.add(
                     log.name,
-                    options.run(log.metric, log.column),
+                    options.run(log),
                     plan,
                     *observed(log.history),
                     steps_taken=log.steps_taken,
