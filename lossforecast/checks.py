@@ -13,6 +13,7 @@ __all__ = [
     "non_negative",
     "non_negatives",
     "number",
+    "positive",
     "probability",
     "reals",
     "whole",
@@ -46,6 +47,14 @@ def non_negative(name: str, value: object, error: ErrorType) -> float:
         raise error(f"{name} is {clean}: it must be finite and 0 or more")
     if clean < 0:
         raise error(f"{name} is {value}: it must be finite and 0 or more")
+    return clean
+
+
+def positive(name: str, value: object, error: ErrorType) -> float:
+    """A finite number above 0."""
+    clean = number(name, value, error)
+    if not (math.isfinite(clean) and clean > 0):
+        raise error(f"{name} is {clean}: it must be finite and above 0")
     return clean
 
 

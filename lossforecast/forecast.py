@@ -123,6 +123,24 @@ class Forecast:
     _posterior: Posterior | None = field(repr=False)
     schedule: LRSchedule = field(repr=False)
 
+    @classmethod
+    def without_data(
+        cls, step: int, schedule: LRSchedule, caveats: tuple[Caveat, ...], seconds: float
+    ) -> Self:
+        """The forecast of a run that has no finite loss yet: `Status.NO_DATA`."""
+        return cls(
+            step=step,
+            made_at=-1,
+            status=Status.NO_DATA,
+            caveats=caveats,
+            anneal_gain=AnnealGain(math.nan, math.nan, "none"),
+            seconds=seconds,
+            schedule=schedule,
+            _noise=0.0,
+            _mixture=None,
+            _posterior=None,
+        )
+
     @cached_property
     def _moments(self) -> tuple[float, float]:
         if self._mixture is None:

@@ -11,6 +11,7 @@ from lossforecast.checks import (
     non_negative,
     non_negatives,
     number,
+    positive,
     probability,
     reals,
     whole,
@@ -65,6 +66,13 @@ def test_non_negative_is_finite_and_0_or_more(given: float, message: str) -> Non
     assert non_negative("x", 0, E) == 0
     with pytest.raises(E, match=message):
         non_negative("x", given, E)
+
+
+@pytest.mark.parametrize("given", [0, -2, math.nan, math.inf])
+def test_positive_is_finite_and_above_0(given: float) -> None:
+    assert positive("x", np.float32(0.5), E) == 0.5
+    with pytest.raises(E, match=rf"^x is {float(given)}: it must be finite and above 0$"):
+        positive("x", given, E)
 
 
 @pytest.mark.parametrize("given", [3, 3.0, np.int64(3), np.float32(3)])

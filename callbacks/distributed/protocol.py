@@ -79,15 +79,17 @@ class Logged:
 
 @dataclass(frozen=True)
 class Change:
-    """A change of the schedule in this process.
+    """A change of what this process knows about the rest of the run.
 
     Attributes:
         step: last step before the change.
-        plan: the learning rate of every step.
+        plan: the learning rate of every step; None if it has not changed.
+        steps_per_epoch: optimizer steps in one pass over the data; None if they have not changed.
     """
 
     step: int
-    plan: LRSchedule
+    plan: LRSchedule | None = None
+    steps_per_epoch: float | None = None
 
 
 Message = Block | Logged | Change

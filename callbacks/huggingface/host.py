@@ -1,5 +1,6 @@
 """Describes the run of the Hugging Face ``Trainer`` at its start."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def host_run(
     Args:
         args: arguments of the Trainer.
         state: state of the Trainer.
-        given: the objects that the Trainer passes to callbacks: optimizer, lr_scheduler, model;
-            kept up to date.
+        given: the objects that the Trainer passes to callbacks: optimizer, lr_scheduler, model,
+            train_dataloader; kept up to date.
         settings: arguments of the callback.
         name: name of the callback's class.
         place: index of the callback among those of the same class and monitor.
@@ -76,8 +77,23 @@ def host_run(
         ),
         steering=_steering(scheduler, settings, group, total_steps=total, may_act=may_act),
         steps_taken=taken,
+        steps_per_epoch=_steps_per_epoch(args, given.get("train_dataloader")),
         saved=saved,
     )
+
+
+def _steps_per_epoch(args: Any, loader: Any) -> float | None:
+    """Return the optimizer steps in one pass over the training data; None for a stream.
+
+    Args:
+        args: arguments of the Trainer.
+        loader: its data loader.
+    """
+    try:
+        batches = len(loader)
+    except (TypeError, RuntimeError):  # as the Trainer itself recognises data without a length
+        return None
+    return math.ceil(batches / max(args.gradient_accumulation_steps, 1)) or None
 
 
 def _steering(

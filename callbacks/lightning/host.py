@@ -70,6 +70,7 @@ def host_run(
         steering=steering,
         begin_probe=begin_probe,
         steps_taken=taken,
+        steps_per_epoch=plan_of_trainer.steps_per_epoch(taken),
         saved=saved,
     )
 

@@ -6,9 +6,12 @@ take unequal turns. So the steps are compared with what is declared.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from torch.utils.data import RandomSampler
 
 __all__ = ["TrainerPace", "simplest_ratio", "steps_of_epoch", "trained_epochs"]
 
@@ -89,10 +92,10 @@ class TrainerPace:
     def is_settled(self) -> bool:
         """True once the pace is known; if the loaders are made anew, not in the first epoch."""
         reloads = self._trainer.reload_dataloaders_every_n_epochs
-        return self._is_known and not (reloads and self._trainer.current_epoch == 0)
+        return self.is_known and not (reloads and self._trainer.current_epoch == 0)
 
     @property
-    def _is_known(self) -> bool:
+    def is_known(self) -> bool:
         """True once enough batches were seen to know the pace."""
         return self._seen >= _MIN_BATCHES
 
@@ -109,6 +112,18 @@ class TrainerPace:
         if declared is None or pace is None:
             return declared
         return max(round(pace * int(self._trainer.num_training_batches)), 1)
+
+    def steps_per_pass(self, taken: int) -> float | None:
+        """Return the optimizer steps in one pass over the training data; None without a length.
+
+        An epoch that ``limit_train_batches`` cuts short is less than that if the data is shuffled.
+        """
+        batches, an_epoch = _batches_per_pass(self._trainer), steps_of_epoch(self._trainer)
+        if batches is None or an_epoch is None:
+            return None
+        pace = self.measured(taken)
+        per_batch = an_epoch / self._trainer.num_training_batches if pace is None else float(pace)
+        return batches * per_batch or None
 
     def length(self, taken: int) -> int | None:
         """Return the optimizer steps of the whole run; None if they are not known."""
@@ -138,7 +153,7 @@ class TrainerPace:
 
     def _recent(self, taken: int) -> _Counts | None:
         """Return the numbers of the latest epochs; None before the pace is known."""
-        if not self._is_known or not self._starts:
+        if not self.is_known or not self._starts:
             return None
         return self._counts(taken).since(self._starts[0])
 
@@ -161,6 +176,41 @@ def steps_of_epoch(trainer: Any) -> int | None:
     """Return the declared optimizer steps of an epoch; None if the dataset has no length."""
     batches, accumulate = float(trainer.num_training_batches), int(trainer.accumulate_grad_batches)
     return max(math.ceil(batches / accumulate), 1) if math.isfinite(batches) else None
+
+
+def _batches_per_pass(trainer: Any) -> int | None:
+    """Return the batches in one pass over the training data; None if it has no known length."""
+    loaders = _single_loaders(trainer.train_dataloader)
+    lengths = [_length(loader) for loader in loaders]
+    batches = float(trainer.num_training_batches)
+    if None in lengths or not math.isfinite(batches) or batches < 1:
+        return None
+    if len(loaders) == 1 and _shuffles(loaders[0]):
+        return lengths[0]
+    return int(batches)
+
+
+def _single_loaders(loaders: Any) -> list[Any]:
+    """Return the loaders in a collection of them, which may be nested."""
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if not isinstance(loaders, list | tuple):
+        return [loaders]
+    return [single for loader in loaders for single in _single_loaders(loader)]
+
+
+def _length(loader: Any) -> int | None:
+    """Return the number of batches in a loader; None for a stream."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _shuffles(loader: Any) -> bool:
+    """Return whether every pass of a loader has another order."""
+    sampler = getattr(loader, "sampler", None)
+    return isinstance(sampler, RandomSampler) or getattr(sampler, "shuffle", False) is True
 
 
 def trained_epochs(trainer: Any) -> int:

@@ -95,13 +95,28 @@ class TrainerPlan:
         """
         self._total = plan.total_steps
         given = self._settings.schedule is not None
+        run = self._settings.run
+        is_epoch_given = run is not None and run.steps_per_epoch is not None
         return PlanSource(
             read=self._read,
             scheduler=self._scheduler,
             length=self._length,
+            steps_per_epoch=lambda taken: (
+                self.steps_per_epoch(taken) if self.pace.is_known and not is_epoch_given else None
+            ),
             fixed_length=given or self._settings.total_steps is not None,
             fixed_rates=given,
         )
+
+    def steps_per_epoch(self, taken: int) -> float | None:
+        """Return the optimizer steps in one pass over the training data; None if not known.
+
+        Until the pace is known they are those that the settings of the Trainer declare.
+
+        Args:
+            taken: steps of the optimizer so far.
+        """
+        return None if changes_accumulation(self._trainer) else self.pace.steps_per_pass(taken)
 
     def optimizer_changed(self) -> bool:
         """Return whether the Trainer has another optimizer now; follow it."""

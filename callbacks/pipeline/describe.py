@@ -13,7 +13,10 @@ from lossforecast.store import storable
 
 __all__ = ["describe", "identified", "kind_message", "project_name", "with_given"]
 
-_GIVEN_ON_RESUMING = ("project", "task", "model", "dataset", "n_params", "batch_size")
+_GIVEN_ON_RESUMING = (
+    *("project", "task", "model", "dataset"),
+    *("n_params", "batch_size", "steps_per_epoch"),
+)
 
 
 def describe(
@@ -22,6 +25,7 @@ def describe(
     metric: str,
     monitor: str | None,
     seen: Recognition,
+    steps_per_epoch: float | None = None,
 ) -> RunInfo:
     """Complete the facts about a run with its metric and, if missing, what else is known.
 
@@ -31,6 +35,7 @@ def describe(
         metric: "train" or "val".
         monitor: name of the metric in the host's logs.
         seen: what the model shows about the run.
+        steps_per_epoch: optimizer steps in one pass over the data, as the training loop knows them.
     """
     known = run or RunInfo()
     name = known.optimizer or type(optimizer).__name__
@@ -43,6 +48,7 @@ def describe(
         monitor=known.monitor or monitor,
         task=seen.task if known.task is None else known.task,
         n_params=seen.n_params if known.n_params is None else known.n_params,
+        steps_per_epoch=known.steps_per_epoch or steps_per_epoch,
     )
 
 
@@ -57,7 +63,7 @@ def identified(run: RunInfo, trained: Any) -> RunInfo:
     return replace(run, project=run.project or project_name(), model=run.model or model)
 
 
-def with_given(state: Any, run: RunInfo | None) -> Any:
+def with_given(state: Any, run: RunInfo | None, steps_per_epoch: float | None = None) -> Any:
     """Return the saved state of a pipeline with the facts that the user gives when resuming.
 
     Facts that are not given now stay as saved. A damaged state is returned as it is.
@@ -65,15 +71,21 @@ def with_given(state: Any, run: RunInfo | None) -> Any:
     Args:
         state: state of a `Pipeline`.
         run: facts given by the user.
+        steps_per_epoch: optimizer steps in one pass over the data, if the state does not have them.
     """
     given = {name: getattr(run, name, None) for name in _GIVEN_ON_RESUMING}
     given = {name: value for name, value in given.items() if value is not None}
+
+    def completed(saved: dict[str, Any]) -> dict[str, Any]:
+        an_epoch = saved.get("steps_per_epoch") or steps_per_epoch
+        return {**saved, "steps_per_epoch": an_epoch, **given}
+
     try:
         forecasters = {
-            metric: {**saved, "run": {**saved["run"], **given}}
+            metric: {**saved, "run": completed(saved["run"])}
             for metric, saved in state["forecasters"].items()
         }
-        return {**state, "forecasters": forecasters} if given else state
+        return {**state, "forecasters": forecasters}
     except (AttributeError, KeyError, TypeError):
         return state
 

@@ -68,7 +68,8 @@ class Listener:
                 self.forecasters[name].history = history
             raise
         if isinstance(message, Change):
-            self.streak, self._used = Streak(), None
+            if message.plan is not None:
+                self.streak, self._used = Streak(), None
             return Request()
         self._used = _rate_used(message) or self._used
         self.has_news = self.has_news or not isinstance(message, Block) or message.steps.size > 0
@@ -190,12 +191,15 @@ def _rate_used(message: Block | Logged) -> tuple[int, float] | None:
 
 
 def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
-    """Pass the losses, gaps or schedule change of a message to the forecasters."""
+    """Pass the losses, gaps or changes in a message to the forecasters."""
     if isinstance(message, Logged):
         forecasters[message.metric].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
         for forecaster in forecasters.values():
-            forecaster.adopt_plan(message.plan, message.step)
+            if message.plan is not None:
+                forecaster.adopt_plan(message.plan, message.step)
+            if message.steps_per_epoch is not None:
+                forecaster.follow_epochs(message.steps_per_epoch)
     else:
         if message.steps.size and "train" in forecasters:
             forecasters["train"].observe_many(message.steps, message.losses, message.rates)

@@ -90,7 +90,7 @@ class Pipeline:
 
     def watch_plan(self, source: PlanSource, plan: LRSchedule) -> None:
         """Watch a plan that was read from `source` after the optimizer steps taken so far."""
-        self._plan_watch = PlanWatch(source, plan, self.capture.steps)
+        self._plan_watch = PlanWatch(source, plan, self.monitor.forecaster.run, self.capture.steps)
         self._total = plan.total_steps
 
     def skip_to(self, steps: int) -> None:
@@ -376,9 +376,10 @@ class Pipeline:
             change = watch.changed(capture.steps, self._listener.streak, capture.present_rate)
         if change is None:
             return
-        self._total = change.plan.total_steps
-        for follower in (each for each in (steering, watch) if each is not None):
-            follower.follow_length(self._total)
+        if change.plan is not None:
+            self._total = change.plan.total_steps
+            for follower in (each for each in (steering, watch) if each is not None):
+                follower.follow_length(self._total)
         self._exchange.post(change)
 
     def _connect(self) -> None:

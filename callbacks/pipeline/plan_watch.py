@@ -7,6 +7,7 @@ from typing import Any
 
 from lossforecast.callbacks.distributed import Change, processes
 from lossforecast.log import logger
+from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
@@ -28,6 +29,7 @@ class PlanSource:
             optimizer, or None. The plan is read again when it is another object.
         length: returns the length of the run in optimizer steps, as it seems after some of them;
             None if there is nothing new about it.
+        steps_per_epoch: the same for the optimizer steps in one pass over the data.
         fixed_length: whether the user gave the length.
         fixed_rates: whether the user gave the learning rates, so that nothing is read.
     """
@@ -35,6 +37,7 @@ class PlanSource:
     read: Callable[[int], LRSchedule]
     scheduler: Callable[[int], Any] = lambda steps: None
     length: Callable[[int], int | None] = lambda steps: None
+    steps_per_epoch: Callable[[int], float | None] = lambda steps: None
     fixed_length: bool = False
     fixed_rates: bool = False
 
@@ -67,12 +70,14 @@ class PlanWatch:
     Args:
         source: what the plan is read from.
         plan: the plan at the start.
+        run: what was known about the run at the start.
         steps: optimizer steps taken before.
     """
 
-    def __init__(self, source: PlanSource, plan: LRSchedule, steps: int = 0) -> None:
+    def __init__(self, source: PlanSource, plan: LRSchedule, run: RunInfo, steps: int = 0) -> None:
         self._source = source
         self._total = plan.total_steps
+        self._steps_per_epoch = run.steps_per_epoch
         self._scheduler = source.scheduler(steps)
         self._is_reread = self._is_held = False
         self._said: set[str] = set()  # warnings that come once
@@ -80,7 +85,7 @@ class PlanWatch:
     def changed(
         self, steps: int, streak: Streak, present_rate: Callable[[], float]
     ) -> Change | None:
-        """Return the new plan if there is one, else None.
+        """Return the new plan and the new steps of an epoch, if there are any; else None.
 
         Args:
             steps: optimizer steps taken.
@@ -96,9 +101,10 @@ class PlanWatch:
                 self._is_reread = False
             elif not self._is_held:
                 plan = self._followed(steps, present_rate)
-        if plan is not None:
-            self._total = plan.total_steps
-            return Change(steps, plan)
+        an_epoch = self._changed_epoch(steps)
+        if plan is not None or an_epoch is not None:
+            self._total = self._total if plan is None else plan.total_steps
+            return Change(steps, plan, an_epoch)
         if steps > (1 + _LENGTH_TOLERANCE) * self._total + 1:
             self._warn_once(
                 "step %d: the run goes on after the last step of its plan, %d: forecasts were made "
@@ -151,6 +157,17 @@ class PlanWatch:
             self._total,
         )
         return True
+
+    def _changed_epoch(self, steps: int) -> float | None:
+        """Return the optimizer steps of an epoch if they have turned out to be others."""
+        before, an_epoch = self._steps_per_epoch, self._source.steps_per_epoch(steps)
+        if an_epoch is None:
+            return None
+        if before is not None and abs(an_epoch - before) <= _LENGTH_TOLERANCE * before:
+            return None
+        self._steps_per_epoch = an_epoch
+        _log(logging.INFO, "step %d: an epoch has about %.0f optimizer steps", steps, an_epoch)
+        return an_epoch
 
     def _scheduler_changed(self, steps: int) -> bool:
         before, self._scheduler = self._scheduler, self._source.scheduler(steps)

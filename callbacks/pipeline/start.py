@@ -42,6 +42,7 @@ class HostRun:
         begin_probe: starts the probe; called with the optimizer, a function that returns the
             optimizer steps taken, and the length of the run.
         steps_taken: optimizer steps taken before this start.
+        steps_per_epoch: optimizer steps in one pass over the training data; None if unknown.
         saved: state of the pipeline in the checkpoint that is resumed, if any.
     """
 
@@ -58,6 +59,7 @@ class HostRun:
     steering: Steering | None = None
     begin_probe: Callable[[Any, Callable[[], int], int], object] | None = None
     steps_taken: int = 0
+    steps_per_epoch: float | None = None
     saved: dict[str, Any] | None = None
 
 
@@ -99,7 +101,8 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         if host.saved is None:
             pipeline.skip_to(host.steps_taken)
         else:
-            pipeline.load_state_dict(with_given(host.saved, settings.run))
+            saved = with_given(host.saved, settings.run, host.steps_per_epoch)
+            pipeline.load_state_dict(saved)
             adopt_plan(monitor.forecaster, host.plan, host.steps_taken)
         if host.source is not None:
             pipeline.watch_plan(host.source, host.plan)
@@ -137,7 +140,8 @@ def _forecasters(
     """
     run = settings.run if host.run is None else host.run
     runs = {
-        name: describe(run, host.optimizer, name, settings.monitor, seen) for name in host.metrics
+        name: describe(run, host.optimizer, name, settings.monitor, seen, host.steps_per_epoch)
+        for name in host.metrics
     }
     priors: dict[str, Prior | None] = dict.fromkeys(host.metrics, settings.prior)
     recorder = RunRecorder.create(

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +82,9 @@ class TorchLossForecast(LoopCallback):
         policy: one or more of `lossforecast.policies`. Default: `target_miss()`, and with `apply`
             also `reschedule()`.
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `metric`.
+        steps_per_epoch: optimizer steps in one pass over the training data, such as
+            ``len(loader)``, or less under accumulation; tells when data will be seen again. Leave
+            it out if none is ever seen twice. The one in `run` prevails.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
         every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
@@ -115,6 +119,7 @@ class TorchLossForecast(LoopCallback):
         apply: bool = False,
         policy: Policy | Iterable[Policy] | None = None,
         run: RunInfo | None = None,
+        steps_per_epoch: float | None = None,
         laws: str | Iterable[str] = "auto",
         prior: Prior | None = None,
         every_n_steps: int | None = None,
@@ -132,7 +137,7 @@ class TorchLossForecast(LoopCallback):
             schedule=schedule,
             apply=apply,
             policy=policy,
-            run=run,
+            run=_with_epochs(run, steps_per_epoch),
             laws=laws,
             prior=prior,
             every_n_steps=every_n_steps,
@@ -342,3 +347,16 @@ class TorchLossForecast(LoopCallback):
                 adopt_plan(forecaster, plan, self._capture.steps)
             else:
                 forecaster.adopt_plan(plan, self._capture.steps)
+
+
+def _with_epochs(run: RunInfo | None, steps_per_epoch: float | None) -> RunInfo | None:
+    """Return the facts about a run with the steps of an epoch, unless they have them.
+
+    Raises:
+        ConfigurationError: `steps_per_epoch` is not a number above 0.
+    """
+    known = run or RunInfo()
+    is_known = not isinstance(known, RunInfo) or known.steps_per_epoch is not None
+    if steps_per_epoch is None or is_known:
+        return run
+    return replace(known, steps_per_epoch=steps_per_epoch)

@@ -12,6 +12,7 @@ also read from `what`). These keys are optional:
 * `sweep_of`: the sweep that the run belongs to, default none;
 * `kind`: a word for runs whose scores are reported together, default the source NAME;
 * `n_params`: number of parameters of the model;
+* `steps_per_epoch`: optimizer steps in one pass over the data; null if no data is seen twice;
 * `language_model`: "causal" or "masked" if a language model of any size is trained.
 """
 

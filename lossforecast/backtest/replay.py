@@ -34,8 +34,8 @@ class Told(StrEnum):
     """How much of a run's description the forecaster gets, besides losses and schedule."""
 
     FOUND = "found"
-    """Metric, optimizer, number of parameters, and the task of a language model: the facts that a
-    callback finds by itself."""
+    """Metric, optimizer, number of parameters, steps per epoch, and the task of a language model:
+    the facts that a callback finds by itself."""
     OPTIMIZER = "optimizer"
     """Metric and optimizer."""
     NOTHING = "nothing"
@@ -106,7 +106,7 @@ def described(run: RecordedRun, told: Told) -> RunInfo:
     """The description of a recorded run that the forecaster gets.
 
     Raises:
-        ConfigurationError: the recorded number of parameters is not one.
+        ConfigurationError: the recorded number of parameters or steps per epoch is none.
     """
     if told is Told.NOTHING:
         return RunInfo(metric=run.metric)
@@ -122,6 +122,7 @@ def described(run: RecordedRun, told: Told) -> RunInfo:
         optimizer=run.optimizer,
         n_params=run.metadata.get("n_params"),
         task=task,
+        steps_per_epoch=run.metadata.get("steps_per_epoch"),
     )
 
 

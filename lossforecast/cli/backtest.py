@@ -112,8 +112,9 @@ def add_backtest(app: "typer.Typer") -> None:
             str,
             typer.Option(
                 help="What the forecaster is told of a run: found, what a callback would find by "
-                "itself (metric, optimizer, recorded number of parameters, and the task of a "
-                "language model); optimizer, metric and optimizer; or nothing, the metric alone."
+                "itself (metric, optimizer, recorded number of parameters and steps per epoch, and "
+                "the task of a language model); optimizer, metric and optimizer; or nothing, the "
+                "metric alone."
             ),
         ] = Told.FOUND.value,
         max_per_family: Annotated[

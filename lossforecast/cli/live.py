@@ -65,7 +65,7 @@ class LiveForecast:
             raise ConfigurationError(
                 f"{log.path} ({log.format}) does not say how long the run is: give --total-steps"
             )
-        plan, run = options.plan(log), options.run(log.metric, log.column)
+        plan, run = options.plan(log), options.run(log)
         if Caveat.LR_ASSUMED in plan.caveats:
             print_note(
                 f"learning rate after step {log.rate_steps[-1]:,} unknown; assuming the last one "

@@ -31,5 +31,6 @@ def log_to_dict(log: Log, total_steps: int) -> dict[str, Any]:
         "losses": log.history.n_observed,
         "last_step": log.history.last_step,
         "total_steps": total_steps,
+        "steps_per_epoch": log.steps_per_epoch,
         "notes": list(log.notes),
     }

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +77,10 @@ class LogOptions:
     n_params: int | None = _option(
         "Number of parameters of the model. At most ten million make it a small one.", min=1
     )
+    steps_per_epoch: float | None = _option(
+        "Optimizer steps in one pass over the training data. Default: judged by the column of "
+        "epochs, if the log has one."
+    )
     batch_size: int | None = _option("Samples or tokens per optimizer step.", min=1)
     model: str | None = _option("Name of the architecture.")
     project: str | None = _option(PROJECT_HELP)
@@ -98,6 +102,8 @@ class LogOptions:
             rate_column=self.lr_column,
             total_steps=self.total_steps,
         )
+        if self.steps_per_epoch is not None:
+            log = replace(log, steps_per_epoch=self.steps_per_epoch)
         for remark in log.notes if notes else ():
             print_note(remark)
         return log
@@ -120,8 +126,13 @@ class LogOptions:
             )
         return plan
 
-    def run(self, metric: str, monitor: str | None = None) -> RunInfo:
-        """The description of the run."""
+    def run(self, log: Log) -> RunInfo:
+        """The description of the run of a log."""
+        run = self.planned_run(log.metric, log.column)
+        return replace(run, steps_per_epoch=log.steps_per_epoch)
+
+    def planned_run(self, metric: str, monitor: str | None) -> RunInfo:
+        """The description of a run without a log."""
         return RunInfo(
             metric=metric,
             optimizer=self.optimizer,
@@ -131,6 +142,7 @@ class LogOptions:
             dataset=self.dataset,
             n_params=self.n_params,
             batch_size=self.batch_size,
+            steps_per_epoch=self.steps_per_epoch,
             monitor=monitor,
         )
 

@@ -28,6 +28,7 @@ from lossforecast.cli.tables import empty_table, interval80, number, percent, pr
 from lossforecast.errors import ConfigurationError
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
+from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
     import typer
@@ -70,7 +71,7 @@ def add_replay(app: "typer.Typer") -> None:
                 back = look_back(
                     log.history,
                     options.plan(log),
-                    options.run(log.metric, log.column),
+                    options.run(log),
                     target=target,
                     steps_taken=log.steps_taken,
                 )
@@ -150,6 +151,12 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
         )
     else:
         lines.append(f"It ended at {number(back.outcome.loss)} ({back.outcome}).")
+    repeated = [m.step for m in back.moments if Caveat.REPEATED_DATA in m.forecast.caveats]
+    if repeated:
+        lines.append(
+            f"There is no advice up to step {repeated[-1]:,}: the data was still to be seen again, "
+            "and nothing seen in the first epoch tells how far a training loss falls then."
+        )
     if stop is not None:
         lines.append(
             f"It would have been stopped at step {stop.step:,}, with {back.saved:.0%} of the "

@@ -133,7 +133,7 @@ def _add_import(group: "typer.Typer") -> None:
             keys = [
                 opened.add(
                     log.name,
-                    options.run(log.metric, log.column),
+                    options.run(log),
                     plan,
                     *observed(log.history),
                     steps_taken=log.steps_taken,
@@ -183,10 +183,12 @@ def _history(store: RunStore, key: str) -> History:
 
 
 def _to_json(run: StoredRun) -> dict[str, Any]:
+    facts = asdict(run.run)
+    del facts["steps_per_epoch"]  # never stored
     return {
         "key": run.key,
         "name": run.name,
-        **asdict(run.run),
+        **facts,
         "state": run.state,
         "step": run.step,
         "total_steps": run.schedule.total_steps,

@@ -101,7 +101,7 @@ def _planned(options: LogOptions) -> Forecaster:
             "without a log, --store and --project are needed: they name the past runs to learn from"
         )
     plan = schedule_from_text(options.schedule, options.total_steps)
-    run = options.run(options.metric or "train", options.column)
+    run = options.planned_run(options.metric or "train", options.column)
     return Forecaster(plan, run, prior=options.prior(run, plan))
 
 

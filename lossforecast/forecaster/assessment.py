@@ -5,7 +5,7 @@ import numpy as np
 from lossforecast.forecast import AnnealGain
 from lossforecast.numerics import Mixture
 from lossforecast.posterior import Posterior
-from lossforecast.runs import Evidence, History, observed_rates, overfit_rise
+from lossforecast.runs import Evidence, History, RunInfo, observed_rates, overfit_rise
 from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat, Status
 
@@ -22,6 +22,8 @@ _OFF_PLAN_OBSERVATIONS = 3  # the latest ones, which all have to be off the plan
 _START_SHARE = 0.2  # of the run so far: a minimum within it is no sign of overfitting
 _RISEN_LR_RATIO = 1.01  # of the present rate to that at the minimum of the loss
 _MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of the rise so far
+_SEEN_OF_SECOND_EPOCH = 0.1  # of an epoch, after which the fall at an epoch boundary has been seen
+_EPOCH_TOLERANCE = 0.01  # of an epoch: a plan that is not longer than that has one epoch
 
 
 def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
@@ -40,12 +42,13 @@ def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: Anneal
 
 
 def caveats_of(
-    history: History, plan: LRSchedule, followed: LRSchedule, rise: float
+    history: History, run: RunInfo, plan: LRSchedule, followed: LRSchedule, rise: float
 ) -> tuple[Caveat, ...]:
     """The caveats of a forecast, in the order of their names.
 
     Args:
         history: the losses and learning rates observed.
+        run: what is known about the run.
         plan: the learning rates planned, which observed ones are compared with.
         followed: the learning rates that the forecast assumes.
         rise: expected rise of an overfitting loss, 0 for none.
@@ -61,11 +64,22 @@ def caveats_of(
         caveats.add(Caveat.NON_FINITE)
     if rise > 0:
         caveats.add(Caveat.OVERFITTING)
+    if _will_repeat_data(history, run, followed.total_steps):
+        caveats.add(Caveat.REPEATED_DATA)
     knots, rates = followed.knots
     ahead = rates[knots >= max(history.last_step, 0, followed.warmup_steps)]
     if (ahead - np.minimum.accumulate(ahead) > OFF_PLAN_TOLERANCE * followed.peak).any():
         caveats.add(Caveat.LR_RISES_AHEAD)
     return tuple(sorted(caveats))
+
+
+def _will_repeat_data(history: History, run: RunInfo, total_steps: int) -> bool:
+    """Return whether a training loss will reach data seen before, and has hardly done so yet."""
+    an_epoch = run.steps_per_epoch
+    if run.metric != "train" or an_epoch is None:
+        return False
+    has_second = total_steps > (1 + _EPOCH_TOLERANCE) * an_epoch
+    return has_second and history.last_step - an_epoch < _SEEN_OF_SECOND_EPOCH * an_epoch
 
 
 def overfitting_rise(history: History, schedule: LRSchedule) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
-from lossforecast.forecast import AnnealGain, Forecast
+from lossforecast.forecast import Forecast
 from lossforecast.forecaster.assessment import (
     anneal_gain_of,
     caveats_of,
@@ -29,6 +29,7 @@ from lossforecast.policies import (
     Recommendation,
     Situation,
     checked_target,
+    is_open,
     policy_list,
     recommend,
 )
@@ -161,6 +162,11 @@ class Forecaster:
             self._gaps.append(Gap(at, value, error, steps))
             self._forget_fit()
 
+    def follow_epochs(self, steps_per_epoch: float) -> None:
+        """Correct the number of optimizer steps in one pass over the training data."""
+        self.run = replace(self.run, steps_per_epoch=steps_per_epoch)
+        self._forget_fit()
+
     def thinned(self, max_bins: int) -> Self:
         """An independent copy whose losses are pooled in at most `max_bins` bins."""
         other = copy.copy(self)
@@ -240,7 +246,8 @@ class Forecaster:
         if at > end:
             raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
         if self.history.n_observed == 0 and self._past_runs is None:
-            return self._no_forecast(at, followed, began)
+            caveats = self._caveats(followed, self._rise())
+            return Forecast.without_data(at, followed, caveats, time.perf_counter() - began)
         forecast = self._forecast(at, planned, followed, began)
         if as_planned:
             self._as_planned = forecast
@@ -266,7 +273,7 @@ class Forecaster:
         forecast = self.forecast()
         self._checks = [check for check in self._checks if check[0] < self._now]
         earlier = tuple(outlook for _, outlook in self._checks)
-        if forecast.status not in (Status.NO_DATA, Status.TOO_SHORT):
+        if forecast.status is not Status.NO_DATA and not is_open(forecast):
             self._checks = [*self._checks, (self._now, Outlook.of(forecast))][-MAX_EARLIER_CHECKS:]
         situation = Situation(
             history=self.history,
@@ -337,22 +344,6 @@ class Forecaster:
     def _forget_fit(self) -> None:
         self._fitted = self._effective = self._as_planned = None
 
-    def _no_forecast(self, at: int, followed: LRSchedule, began: float) -> Forecast:
-        return Forecast(
-            step=at,
-            made_at=-1,
-            status=Status.NO_DATA,
-            caveats=caveats_of(
-                self.history, self._schedule, followed, self._rise(self.history, followed)
-            ),
-            anneal_gain=AnnealGain(math.nan, math.nan, "none"),
-            seconds=time.perf_counter() - began,
-            schedule=followed,
-            _noise=0.0,
-            _mixture=None,
-            _posterior=None,
-        )
-
     def _forecast(
         self, at: int, planned: LRSchedule, followed: LRSchedule, began: float
     ) -> Forecast:
@@ -364,7 +355,7 @@ class Forecaster:
         if at < posterior.now:
             mixture = posterior.predict(followed, np.array([at]))
         std = float(mixture.moments()[1][0])
-        caveats = caveats_of(self.history, self._schedule, followed, rise)
+        caveats = self._caveats(followed, rise)
         seconds = time.perf_counter() - began
         self.seconds_spent += seconds
         return Forecast(
@@ -379,6 +370,9 @@ class Forecaster:
             _mixture=mixture,
             _posterior=posterior,
         )
+
+    def _caveats(self, followed: LRSchedule, rise: float) -> tuple[Caveat, ...]:
+        return caveats_of(self.history, self.run, self._schedule, followed, rise)
 
     def _fit(self, planned: LRSchedule, rise: float) -> tuple[Evidence, Posterior]:
         if self._fitted is None:

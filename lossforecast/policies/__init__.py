@@ -3,6 +3,8 @@
 Give one or more of `target_miss`, `dominated`, `no_room`, `patience` and `reschedule` to
 `Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped whatever the
 policies; otherwise the first policy that answers decides, so list the most important one first.
+While the end of a run `is_open`, they recommend nothing; only `dominated` acts on a forecast that
+is `Status.TOO_SHORT`, at a third of the risk.
 
 A policy is a function from `Situation` to `Recommendation`, or None to leave the decision to the
 next one. `Outlook` and `prob_among_best` compare the runs of a sweep.
@@ -10,6 +12,7 @@ next one. `Outlook` and `prob_among_best` compare the runs of a sweep.
 
 from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
 from lossforecast.policies.no_room import no_room
+from lossforecast.policies.openness import is_open
 from lossforecast.policies.patience import patience
 from lossforecast.policies.ranking import Outlook, prob_among_best
 from lossforecast.policies.recommend import checked_target, policy_list, recommend
@@ -34,6 +37,7 @@ __all__ = [
     "Situation",
     "checked_target",
     "dominated",
+    "is_open",
     "n_best_runs",
     "no_room",
     "patience",

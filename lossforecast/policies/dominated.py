@@ -6,6 +6,7 @@ import numpy as np
 
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
+from lossforecast.policies.openness import reasons_open
 from lossforecast.policies.ranking import Outlook, prob_among_best
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.status import Status
@@ -24,8 +25,9 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
     schedules, horizons or progress can be compared: a run that has not annealed yet is not behind
     one that has. If forecasts are calibrated, `risk` holds for a whole run however often it is
     checked, because the probability at the first check where it is below `risk` is conditional on
-    everything seen until then. A forecast that is `Status.TOO_SHORT` needs a third of `risk`.
-    Rivals that no law describes (`Status.MISFIT`) stop no run.
+    everything seen until then. A forecast that is `Status.TOO_SHORT` needs a third of `risk`. With
+    `Caveat.REPEATED_DATA` no risk can be promised, and the run is not stopped. Rivals that no law
+    describes (`Status.MISFIT`) stop no run.
 
     Never stops a run without rivals: at least `best` runs are left.
 
@@ -44,6 +46,8 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
 
 def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Recommendation | None:
     forecast = situation.forecast
+    if reasons_open(forecast):
+        return None
     runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
     n_best = n_best_runs(len(runs)) if fixed is None else fixed
     prob = float(prob_among_best(runs, n_best, situation.alike)[0])

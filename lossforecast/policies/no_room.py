@@ -4,8 +4,8 @@ from functools import partial
 
 from lossforecast.checks import non_negative, probability
 from lossforecast.errors import ConfigurationError
+from lossforecast.policies.openness import is_open
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
-from lossforecast.status import Status
 
 __all__ = ["no_room"]
 
@@ -35,7 +35,7 @@ def no_room(min_gain: float, risk: float = _DEFAULT_RISK) -> Policy:
 
 def _policy(situation: Situation, threshold: float, risk_of_run: float) -> Recommendation | None:
     forecast = situation.forecast
-    if forecast.status is Status.TOO_SHORT or forecast.step <= forecast.made_at:
+    if is_open(forecast) or forecast.step <= forecast.made_at:
         return None
     prob = forecast.prob_gain_above(threshold)
     if not prob < risk_of_run:

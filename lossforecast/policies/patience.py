@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from lossforecast.checks import non_negative, whole
 from lossforecast.errors import ConfigurationError
+from lossforecast.policies.openness import is_open
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.runs import Bins
-from lossforecast.status import Status
 
 __all__ = ["patience"]
 
@@ -41,7 +41,7 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
 def _policy(situation: Situation, max_steps: int, delta: float) -> Recommendation | None:
     forecast = situation.forecast
     losses, ends = _windows(situation.history.bins(), max_steps)
-    if losses.size == 0 or forecast.status is Status.TOO_SHORT:
+    if losses.size == 0 or is_open(forecast):
         return None
     before = ends <= ends[-1] - max_steps
     if not before.any() or losses[~before].min() < losses[before].min() - delta:

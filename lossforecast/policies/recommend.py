@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.broken import diverged, non_finite
+from lossforecast.policies.openness import is_open, reasons_open
 from lossforecast.policies.recommendation import (
     Action,
     Policy,
@@ -24,14 +25,14 @@ def recommend(situation: Situation, policies: Sequence[Policy] | None = None) ->
     """Ask `non_finite`, `diverged` and the policies in turn, and return the first answer.
 
     Without data the answer is ABSTAIN before any policy is asked. If none of them answers, it is
-    ABSTAIN for a forecast that is `Status.TOO_SHORT`, else CONTINUE.
+    ABSTAIN while the end of the run `is_open`, else CONTINUE.
 
     Args:
         situation: history, forecast, target and rivals of a run.
         policies: by default `target_miss()` alone.
     """
     chosen = policies or (target_miss(),)
-    for policy in (non_finite, diverged, _no_data, *chosen, _too_short):
+    for policy in (non_finite, diverged, _no_data, *chosen, _open):
         answer = policy(situation)
         if answer is not None:
             return answer
@@ -87,18 +88,22 @@ def _no_data(situation: Situation) -> Recommendation | None:
     return _abstain(situation) if situation.forecast.status is Status.NO_DATA else None
 
 
-def _too_short(situation: Situation) -> Recommendation | None:
-    """ABSTAIN while the forecast rests on too little data."""
-    return _abstain(situation) if situation.forecast.status is Status.TOO_SHORT else None
+def _open(situation: Situation) -> Recommendation | None:
+    """ABSTAIN while the end of the run is open."""
+    return _abstain(situation) if is_open(situation.forecast) else None
 
 
 def _abstain(situation: Situation) -> Recommendation:
-    history = situation.history
+    history, forecast = situation.history, situation.forecast
+    reasons = [] if forecast.status is Status.NO_DATA else reasons_open(forecast)
+    little = (
+        f"{history.n_observed} losses seen up to step {history.last_step} say too little about the "
+        "end of this run"
+    )
     return Recommendation(
         Action.ABSTAIN,
         Reason.THIN_EVIDENCE,
-        f"no advice yet: {history.n_observed} losses seen up to step {history.last_step} say too "
-        "little about the end of this run",
-        expected=expected(situation.forecast),
+        f"no advice yet: {next(iter(reasons), little)}",
+        expected=expected(forecast),
         confidence=0.0,
     )

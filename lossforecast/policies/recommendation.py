@@ -32,7 +32,7 @@ class Action(StrEnum):
     CHANGE_SCHEDULE = "change_schedule"
     """Go on with `Recommendation.schedule` instead of the plan."""
     ABSTAIN = "abstain"
-    """Go on for now: there is too little data to recommend anything."""
+    """Go on for now: what was seen is too little to recommend anything."""
 
 
 class Reason(StrEnum):
@@ -55,7 +55,7 @@ class Reason(StrEnum):
     ON_TRACK = "on_track"
     """No policy has a reason to stop the run or to change its schedule."""
     THIN_EVIDENCE = "thin_evidence"
-    """There is too little data to recommend anything."""
+    """What was seen is too little to recommend anything."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Situation:
         target: the final loss to reach, if one was given.
         rivals: the other runs of the sweep, in progress or ended; without those that were stopped.
         kind: the optimizer of this run, or another label of its group, as in `Outlook.kind`.
-        earlier: forecasts of up to nine earlier checks, oldest first, without those that were
-            `Status.TOO_SHORT`.
+        earlier: forecasts of up to nine earlier checks, oldest first, without those at which
+            the end of the run was open (`lossforecast.policies.is_open`).
         alike: shares of the error variance common to the sweep and to one kind, as in
             `prob_among_best`.
     """
@@ -116,8 +116,8 @@ class Situation:
 Policy = Callable[[Situation], Recommendation | None]
 """A function that returns a recommendation, or None to leave the decision to the next policy.
 
-It is called only once there is a forecast, and decides itself what to do with one that is
-`Status.TOO_SHORT`. It must not change the situation.
+It is called only once there is a forecast, and decides itself what to do while the end of the run
+`is_open`. It must not change the situation.
 """
 
 MAX_EARLIER_CHECKS = 9

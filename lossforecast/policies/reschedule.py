@@ -6,13 +6,14 @@ from functools import partial
 from lossforecast.advice import SHAPES, decays, known_shapes
 from lossforecast.checks import non_negative
 from lossforecast.errors import ConfigurationError
+from lossforecast.policies.openness import is_open
 from lossforecast.policies.recommendation import Action, Policy, Reason, Recommendation, Situation
 from lossforecast.schedule import averages
 from lossforecast.status import Caveat, Status
 
 __all__ = ["reschedule"]
 
-_STATUSES_WITHOUT_ADVICE = (Status.NO_DATA, Status.TOO_SHORT, Status.MISFIT)
+_STATUSES_WITHOUT_ADVICE = (Status.NO_DATA, Status.MISFIT)
 
 
 def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
@@ -46,6 +47,7 @@ def _policy(
     forecast = situation.forecast
     if (
         averages(situation.kind)
+        or is_open(forecast)
         or forecast.status in _STATUSES_WITHOUT_ADVICE
         or Caveat.OVERFITTING in forecast.caveats
     ):

@@ -4,6 +4,7 @@ from functools import partial
 
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
+from lossforecast.policies.openness import is_open
 from lossforecast.policies.recommendation import (
     MAX_EARLIER_CHECKS,
     Policy,
@@ -12,7 +13,6 @@ from lossforecast.policies.recommendation import (
     Situation,
     stopped,
 )
-from lossforecast.status import Status
 
 __all__ = ["target_miss"]
 
@@ -49,7 +49,7 @@ def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
 
 def _policy(situation: Situation, needed: int, limit: float) -> Recommendation | None:
     forecast, target = situation.forecast, situation.target
-    if target is None or forecast.status is Status.TOO_SHORT:
+    if target is None or is_open(forecast):
         return None
     prob = forecast.prob_below(target)
     earlier = (outlook.prob_below(target) for outlook in situation.earlier)

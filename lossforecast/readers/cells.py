@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.columns import listed
+from lossforecast.readers.columns import is_epoch, listed
 
 __all__ = ["NO_VALUE", "known_step_column", "number_in", "step_column_of", "step_in", "value_in"]
 
@@ -57,7 +57,7 @@ def step_in(cell: Any, where: str, column: str) -> int | None:
     Raises:
         ConfigurationError: it is not a whole number of at least 0.
     """
-    value = value_in(cell, where, column)
+    value = _number_or_none(cell, where, column)
     if value is None:
         return None
     if not math.isfinite(value) or value < 0 or value != int(value):
@@ -66,6 +66,25 @@ def step_in(cell: Any, where: str, column: str) -> int | None:
 
 
 def value_in(cell: Any, where: str, column: str) -> float | None:
+    """The number in a cell; None if the cell is empty, or is an epoch in words, such as "1/3".
+
+    Raises:
+        ConfigurationError: it is not a number.
+    """
+    return number_in(cell) if is_epoch(column) else _number_or_none(cell, where, column)
+
+
+def number_in(cell: Any) -> float | None:
+    """The cell as a number; None if it is not one."""
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+        return None
+    try:
+        return float(cell)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _number_or_none(cell: Any, where: str, column: str) -> float | None:
     """The number in a cell; None if the cell is empty.
 
     Raises:
@@ -77,13 +96,3 @@ def value_in(cell: Any, where: str, column: str) -> float | None:
     if value is None:
         raise ConfigurationError(f"{where}: {column} is {cell!r:.60}, not a number")
     return value
-
-
-def number_in(cell: Any) -> float | None:
-    """The cell as a number; None if it is not one."""
-    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
-        return None
-    try:
-        return float(cell)
-    except (ValueError, OverflowError):
-        return None

@@ -1,9 +1,9 @@
-"""Columns recognised by their names: losses of training and validation, and learning rates."""
+"""Columns recognised by their names: losses of training and validation, rates and epochs."""
 
 import re
 from collections.abc import Iterable
 
-__all__ = ["is_loss", "is_rate", "listed", "metric_of", "run_of", "words"]
+__all__ = ["is_epoch", "is_loss", "is_rate", "listed", "metric_of", "run_of", "words"]
 
 _MAX_LISTED = 12  # columns that an error names
 
@@ -13,6 +13,7 @@ _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
     r"($|[^a-z]|loss)"
 )
+_EPOCHS = {"epoch", "epochs", "current_epoch"}
 _NOT_A_RATE = re.compile(
     r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
     r"($|[^a-z])"
@@ -40,6 +41,11 @@ def listed(names: Iterable[str]) -> str:
     n_more = len(columns) - _MAX_LISTED
     more = f" and {n_more} more" if n_more > 0 else ""
     return (", ".join(columns[:_MAX_LISTED]) or "no columns") + more
+
+
+def is_epoch(name: str) -> bool:
+    """True if a column is named like the epoch of each row."""
+    return words(name.rpartition(" - ")[2].rpartition("/")[2]) in _EPOCHS
 
 
 def is_loss(name: str) -> bool:

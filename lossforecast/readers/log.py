@@ -31,6 +31,8 @@ class Log:
         rates: learning rates, (n,).
         total_steps: planned length of the run in optimizer steps, if the log has it.
         steps_taken: optimizer steps of the run so far, judged by all columns of the run.
+        steps_per_epoch: optimizer steps in one pass over the data, judged by the logged epochs;
+            None if there are none, or too few so far.
         others: the other columns that are named like losses.
         notes: remarks for people about what was read or assumed.
     """
@@ -45,6 +47,7 @@ class Log:
     rates: FloatArray = field(repr=False)
     total_steps: int | None
     steps_taken: int
+    steps_per_epoch: float | None = None
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -2,16 +2,25 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
-from lossforecast.readers.columns import is_loss, is_rate, listed, metric_of, run_of, words
+from lossforecast.readers.columns import (
+    is_epoch,
+    is_loss,
+    is_rate,
+    listed,
+    metric_of,
+    run_of,
+    words,
+)
+from lossforecast.readers.epochs import EpochColumn
 from lossforecast.readers.find import MAX_LISTED_LOGS, logs_below, open_log
 from lossforecast.readers.log import Log
 from lossforecast.readers.series import Series
-from lossforecast.readers.source import Source
+from lossforecast.readers.source import Points, Source
 from lossforecast.readers.steps import Numbering
 from lossforecast.runs import History
 
@@ -71,7 +80,9 @@ def read_log(
     """
     source = open_log(path, step_column)
     asked = {name for name in (column, rate_column) if name is not None}
-    series = _read(source, lambda n: n in asked or is_loss(n) or is_rate(n), rate_column)
+    epochs: dict[str, EpochColumn] = {}
+    points = _points(source, asked, epochs)
+    series = _read(points, rate_column)
     _check_columns(source, asked, series)
     losses = [name for name in series if is_loss(name)]
     chosen = column or _loss_column(source, losses, metric)
@@ -82,7 +93,7 @@ def read_log(
     numbering = Numbering.of(source, chosen, total, loss.history.last_step)
     true_step = numbering.true_step(chosen, loss_metric)
     if true_step is not None:  # read again: only the end of the log shows how steps are numbered
-        loss = _read(source, lambda name: name == chosen, None, true_step)[chosen]
+        loss = _read(source.points(lambda name: name == chosen), None, true_step)[chosen]
     notes += [numbering.note] if numbering.note else []
     rate = rate_column or _rate_column(series, chosen, notes)
     bins = series[rate].history.bins() if rate is not None else History().bins()
@@ -99,20 +110,29 @@ def read_log(
         rates=bins.mean[valid],
         total_steps=source.total_steps,
         steps_taken=numbering.steps_taken,
+        steps_per_epoch=source.steps_per_epoch or _steps_per_epoch(epochs, chosen),
         others=tuple(name for name in losses if name != chosen),
         notes=tuple(notes),
     )
 
 
+def _points(source: Source, asked: Container[str], epochs: dict[str, EpochColumn]) -> Points:
+    """The points of losses, rates and columns asked for; those of epochs go into `epochs`."""
+    for name, step, value in source.points(
+        lambda n: n in asked or is_loss(n) or is_rate(n) or is_epoch(n)
+    ):
+        if is_epoch(name):
+            epochs.setdefault(name, EpochColumn()).add(step, value)
+        if name in asked or not is_epoch(name):
+            yield name, step, value
+
+
 def _read(
-    source: Source,
-    wanted: Callable[[str], bool],
-    rate_column: str | None,
-    true_step: Callable[[int], int] | None = None,
+    points: Points, rate_column: str | None, true_step: Callable[[int], int] | None = None
 ) -> dict[str, Series]:
-    """The wanted columns, without learning rates that are not finite."""
+    """The columns of some points, without learning rates that are not finite."""
     series: dict[str, Series] = {}
-    for name, step, value in source.points(wanted):
+    for name, step, value in points:
         if not math.isfinite(value) and (name == rate_column or is_rate(name)):
             continue
         if name not in series:
@@ -175,6 +195,12 @@ def _no_loss(source: Source, losses: Sequence[str], metric: str | None) -> Confi
         f"no column of {log} is named like a {loss}; it has {listed(source.columns)}. Name one "
         f"with --column{hint}"
     )
+
+
+def _steps_per_epoch(epochs: Mapping[str, EpochColumn], loss: str) -> float | None:
+    """The optimizer steps of an epoch of the run of a loss, by the first column that tells."""
+    columns = (column for name, column in epochs.items() if run_of(name) in ("", run_of(loss)))
+    return next((steps for column in columns if (steps := column.steps_per_epoch())), None)
 
 
 def _rate_column(series: Mapping[str, Series], loss: str, notes: list[str]) -> str | None:

@@ -26,6 +26,7 @@ class Source:
         columns: names of the columns seen so far, each with the last step that has a value, or -1.
         steps_taken: optimizer steps of the run so far, if the log has them.
         total_steps: planned length of the run, if the log has it.
+        steps_per_epoch: optimizer steps of an epoch, if the log has them other than in a column.
         notes: remarks for people about what was read or left out.
         losses_are_means: True if a training loss is the mean over the steps since the last one.
         maybe_lightning: True if Lightning may have written the log, which numbers steps its own way
@@ -38,6 +39,7 @@ class Source:
     columns: dict[str, int] = field(default_factory=dict)
     steps_taken: int | None = None
     total_steps: int | None = None
+    steps_per_epoch: float | None = None
     notes: list[str] = field(default_factory=list)
     losses_are_means: bool = False
     maybe_lightning: bool = False

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lossforecast.checks import non_negative
+from lossforecast.checks import non_negative, positive
 from lossforecast.errors import ConfigurationError
 
 __all__ = ["RunInfo", "RunKind"]
@@ -46,6 +46,9 @@ class RunInfo:
         monitor: name under which the loss is logged, such as "eval_loss". Losses with different
             names are never compared; None and all common spellings of "loss" and "validation loss"
             count as one name.
+        steps_per_epoch: optimizer steps in one pass over the training data, also of a run that ends
+            before; None if it is unknown, or if no data is ever seen twice, as in a stream. Runs
+            are never compared by it.
     """
 
     metric: str = "train"
@@ -57,6 +60,7 @@ class RunInfo:
     n_params: float | None = None
     batch_size: float | None = None
     monitor: str | None = None
+    steps_per_epoch: float | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in ("train", "val"):
@@ -68,6 +72,8 @@ class RunInfo:
         for name in ("n_params", "batch_size"):
             if getattr(self, name) is not None:
                 non_negative(name, getattr(self, name), ConfigurationError)
+        if self.steps_per_epoch is not None:
+            positive("steps_per_epoch", self.steps_per_epoch, ConfigurationError)
 
     @property
     def is_language_model(self) -> bool:

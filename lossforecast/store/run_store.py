@@ -222,7 +222,9 @@ class RunStore(StoreReader):
         """
         history = History()
         history.observe_many(steps, losses, lrs)
-        identity = as_json([str(name), asdict(run), schedule.to_dict(), history.state_dict()])
+        facts = asdict(run)
+        del facts["steps_per_epoch"]  # it is not stored, and runs added by earlier versions lack it
+        identity = as_json([str(name), facts, schedule.to_dict(), history.state_dict()])
         key = uuid.uuid5(_IMPORTED_RUNS, identity).hex
         stored = self._cells(key, "state")
         if stored is not None and stored.state != "running":

@@ -111,6 +111,9 @@ LANGUAGE: dict[str, Any] = {"kind": "large language model", "n_params": 3e8}
             "found",
             RunInfo("val", "adamw", n_params=90_000),
         ),
+        ({"steps_per_epoch": 49}, "found", RunInfo("val", "adamw", steps_per_epoch=49)),
+        ({"steps_per_epoch": 49}, "optimizer", RunInfo("val", "adamw")),
+        ({"steps_per_epoch": None}, "found", RunInfo("val", "adamw")),
     ],
 )
 def test_a_run_is_described_as_far_as_the_forecaster_is_told(
@@ -119,9 +122,10 @@ def test_a_run_is_described_as_far_as_the_forecaster_is_told(
     assert described(made(**metadata), Told(told)) == expected
 
 
-def test_a_number_of_parameters_that_is_none_names_the_run() -> None:
-    with pytest.raises(ConfigurationError, match="made, run odd: n_params"):
-        backtest([made("odd", n_params="many")])
+@pytest.mark.parametrize("name", ["n_params", "steps_per_epoch"])
+def test_a_number_that_is_none_names_the_run(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"made, run odd: {name}"):
+        backtest([replace(made("odd"), metadata={name: "many"})])
 
 
 def test_what_the_forecaster_is_told_changes_the_forecast() -> None:

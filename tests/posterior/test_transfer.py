@@ -16,7 +16,12 @@ from lossforecast import ConfigurationError, Forecaster, LRSchedule, Prior, RunI
 from lossforecast.backtest.curves import RecordedRun, load_curves
 from lossforecast.backtest.replay import outcome
 from lossforecast.laws.relaxation import Relaxation, arrived, full_anneal
-from lossforecast.prior.past_runs import PastRun, most_similar
+from lossforecast.prior.past_runs import (
+    STD_OF_EQUAL_SETUPS,
+    PastRun,
+    fits_budget,
+    most_similar,
+)
 from lossforecast.runs.history import History
 
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
@@ -171,12 +176,24 @@ def test_past_runs_of_other_peaks_are_less_sure() -> None:
         ({"dataset": None}, True),  # the same project
         ({"optimizer": "sgd"}, True),
         ({"n_params": 1e9}, True),
+        ({"steps_per_epoch": 300.0}, True),
     ],
 )
 def test_which_runs_are_compared(change: dict[str, Any], comparable: bool) -> None:
     about: dict[str, Any] = {**vars(INFO), "task": "language", "n_params": 1e8}
     run = past("one", WSD, info=RunInfo(**about))
     assert bool(most_similar([run], RunInfo(**{**about, **change}), PLAN)) is comparable
+
+
+def test_epochs_are_no_difference() -> None:
+    counted, unknown = replace(INFO, steps_per_epoch=300.0), replace(INFO, steps_per_epoch=None)
+    run = past("one", WSD, info=counted)
+    assert PastRun.from_dict(run.to_dict()).run == counted
+    for other in (counted, unknown, replace(INFO, steps_per_epoch=7.0)):
+        differences = run.expected_differences(other, WSD)
+        assert differences is not None
+        assert differences.tolist() == list(STD_OF_EQUAL_SETUPS)
+        assert fits_budget(counted, 20_000, other, WSD)
 
 
 def test_the_most_alike_come_first() -> None:

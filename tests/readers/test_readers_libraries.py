@@ -83,6 +83,7 @@ def test_lightning(lightning_logs: Path, what: str) -> None:
     for step, loss in seen(val).items():
         assert loss == pytest.approx(loss_at(step), rel=1e-6)
     assert log.steps_taken == val.steps_taken == STEPS
+    assert log.steps_per_epoch == val.steps_per_epoch == 50
     assert val.plan(STEPS).total_steps == STEPS
 
 
@@ -106,10 +107,13 @@ def test_hugging_face(trainer_state: tuple[Path, list[dict[str, Any]]]) -> None:
     assert seen(val) == {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
     assert log.steps_taken == val.steps_taken == 60
     assert read_log(folder / "checkpoint-30").steps_taken == 30
+    for checkpoint in ("checkpoint-30", "checkpoint-60"):  # in the first epoch, and after it
+        assert read_log(folder / checkpoint).steps_per_epoch == pytest.approx(32)
     for total in (None, 60):  # the same from its event files
         events = read_log(folder / "tb", total_steps=total)
         assert (events.column, events.steps_taken) == ("train/loss", 60)
         assert events.rate_column == "train/learning_rate"
+        assert events.steps_per_epoch == pytest.approx(32, rel=1e-3)
         assert seen(events) == pytest.approx(truth, rel=1e-6)
         assert any("Hugging Face Trainer" in note for note in events.notes)
 

@@ -1,8 +1,10 @@
 """The description of a run, and the kind that follows from it."""
 
+from typing import Any
+
 import pytest
 
-from lossforecast import RunInfo
+from lossforecast import ConfigurationError, RunInfo
 from lossforecast.runs import RunKind
 
 
@@ -43,3 +45,10 @@ def test_the_kind_follows_from_task_and_size(
     task: str | None, n_params: float | None, kind: RunKind
 ) -> None:
     assert RunInfo(task=task, n_params=n_params).kind is kind
+
+
+@pytest.mark.parametrize("given", [0, -1, float("nan"), float("inf"), "many", True])
+def test_an_epoch_has_steps(given: Any) -> None:
+    assert RunInfo(steps_per_epoch=405.5).steps_per_epoch == 405.5
+    with pytest.raises(ConfigurationError, match="steps_per_epoch"):
+        RunInfo(steps_per_epoch=given)

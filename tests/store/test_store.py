@@ -1,6 +1,7 @@
 """Runs written to a database and read back: real files and a real server."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,15 @@ def test_a_run_comes_back_as_it_was(where: str) -> None:
     assert bins.mean.tolist() == LOSSES.tolist()
     assert store.runs() == [found]
     assert store.run(key[:8]) == found
+
+
+def test_a_run_is_the_same_with_epochs_and_without(where: str) -> None:
+    """The length of an epoch is not stored, and runs were added before it was known."""
+    store, key = filled(where)
+    same, again = filled(where, steps_per_epoch=39.0)
+    assert again == key
+    assert [run.run for run in same.runs()] == [INFO]
+    assert store.past(replace(INFO, steps_per_epoch=39.0), PLAN)[0].name == key
 
 
 def test_forecasts_and_decisions_are_kept_and_rewound(where: str) -> None:

@@ -184,6 +184,7 @@ def together(folder: Path, name: str, **options: Any) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "log": log.lines,
         "off": callback.switched_off,
+        "epoch": callback.forecaster.run.steps_per_epoch,
         "logged": watch.losses,
         "seen": dict(zip(bins.last.tolist(), bins.mean.tolist(), strict=True)),
         "forecasts": [[update.step, update.forecast.made_at] for update in updates],

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.cells import step_in, value_in
+from lossforecast.readers.cells import number_in, step_in, value_in
+from lossforecast.readers.epochs import steps_by_fractions
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
 
 __all__ = ["TrainerState"]
 
 _NAME = "trainer_state.json"
+_ROWS = "log_history"
 
 
 class TrainerState(LogFormat):
@@ -34,7 +36,7 @@ class TrainerState(LogFormat):
             raise ConfigurationError(
                 f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
             ) from error
-        history = state.get("log_history") if isinstance(state, dict) else None
+        history = state.get(_ROWS) if isinstance(state, dict) else None
         if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
             raise ConfigurationError(
                 f"{path} is JSON, but has no log_history, as the trainer_state.json of the Hugging "
@@ -46,6 +48,7 @@ class TrainerState(LogFormat):
         source.total_steps = total if isinstance(total, int) and total > 0 else None
         taken = state.get("global_step")
         source.steps_taken = taken if isinstance(taken, int) and taken >= 0 else 0
+        source.steps_per_epoch = _steps_per_epoch(state)
         return source
 
     def find_in(self, folder: Path) -> Path | None:
@@ -59,6 +62,19 @@ class TrainerState(LogFormat):
     def find_below(self, folder: Path) -> list[str]:
         """An empty list, which the checkpoints of one run would fill otherwise."""
         return []
+
+
+def _steps_per_epoch(state: Mapping[str, Any]) -> float | None:
+    """The optimizer steps of an epoch; None for a dataset without a length.
+
+    For such a dataset the Trainer plans endless epochs, and its epoch is the share of the run.
+    """
+    epochs, total = state.get("num_train_epochs"), state.get("max_steps")
+    if isinstance(epochs, int) and isinstance(total, int) and epochs > total > 0:
+        return None
+    rows = ((number_in(row.get("step")), number_in(row.get("epoch"))) for row in state[_ROWS])
+    known = ((step, epoch) for step, epoch in rows if step is not None and epoch is not None)
+    return steps_by_fractions(known)
 
 
 def _points(source: Source, wanted: Wanted, *, history: Iterable[Mapping[str, Any]]) -> Points:

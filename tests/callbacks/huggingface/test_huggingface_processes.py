@@ -28,6 +28,7 @@ def test_only_the_first_process_forecasts_the_mean_of_both_and_writes(found: Any
     assert other["forecasts"] == []
     assert (first["log"], other["log"]) == ([], [])
     assert (first["off"], other["off"]) == (False, False)
+    assert first["epoch"] == other["epoch"] == 3  # of 48 rows, 8 at a time in each process
     assert first["seen"] == other["seen"]
     assert first["logged"] == other["logged"]
     np.testing.assert_allclose(

@@ -91,7 +91,7 @@ def resumed():
     run(watcher, SaveAt(23))
     losses = watcher.forecaster.history.bins().mean.tolist()
     run(watched(sinks=[later.append]), resume=True)
-    return losses, seen(whole), seen(later)
+    return losses, watcher.forecaster.run.steps_per_epoch, seen(whole), seen(later)
 
 found = {
     "without": run(),
@@ -139,10 +139,11 @@ def test_two_processes_stop_together(ranks: list[dict[str, Any]], run: str) -> N
 def test_two_resumed_processes_repeat_their_forecasts(
     ranks: list[dict[str, Any]], turn: int
 ) -> None:
-    losses, whole, later = ranks[0][f"resumed {turn}"]
+    losses, an_epoch, whole, later = ranks[0][f"resumed {turn}"]
     expected = [2.05 + (step + 1) ** -0.5 for step in range(50)]
     assert losses == pytest.approx(expected, rel=1e-6), "averaged over both"
     assert later == {step: each for step, each in whole.items() if int(step) > 23}
     assert list(map(int, later)) == [25, 30, 35, 40, 45, 50]
-    _, *nothing = ranks[1][f"resumed {turn}"]
-    assert nothing == [{}, {}]
+    assert an_epoch == 50
+    _, *others = ranks[1][f"resumed {turn}"]
+    assert others == [50, {}, {}]

@@ -1,0 +1,27 @@
+"""`is_open`: whether the end of a run is still open, so that no policy may promise a risk."""
+
+from lossforecast.forecast import Forecast
+from lossforecast.status import Caveat, Status
+
+__all__ = ["is_open", "reasons_open"]
+
+_OPEN_CAVEATS = {
+    Caveat.REPEATED_DATA: (
+        "the data will be seen again, and nothing seen in the first epoch tells how far a training "
+        "loss falls then"
+    ),
+}
+"""Caveats of forecasts whose interval no policy may rely on, and why."""
+
+
+def is_open(forecast: Forecast) -> bool:
+    """Return whether the end of the run is open.
+
+    It is if the forecast is `Status.TOO_SHORT`, or for one of `reasons_open`.
+    """
+    return forecast.status is Status.TOO_SHORT or bool(reasons_open(forecast))
+
+
+def reasons_open(forecast: Forecast) -> list[str]:
+    """Return why what is still to come cannot be told from the losses seen, however many."""
+    return [why for caveat, why in _OPEN_CAVEATS.items() if caveat in forecast.caveats]
