@@ -72,9 +72,10 @@ def overfitting_rise(history: History, schedule: LRSchedule) -> float:
     """Expected further rise of a validation loss by the end of the run; 0 if it does not rise.
 
     ``rise so far * clip(steps left / steps since the minimum, 0.01, 1)``. 0 as well if
-    the learning rate rose since the minimum, because that explains the rise of the loss.
+    the learning rate rose since the minimum, because that explains the rise of the loss. Only
+    losses since the latest event count.
     """
-    bins = history.bins()
+    bins = history.bins().since(history.latest_event)
     late = np.isfinite(bins.mean) & (bins.first >= _START_SHARE * max(history.last_step, 0))
     steps = np.maximum(bins.last[late], 1)
     lowest, rise = overfit_rise(bins.mean[late])

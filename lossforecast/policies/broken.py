@@ -30,8 +30,10 @@ def diverged(situation: Situation) -> Recommendation | None:
 
     With m the means of the bins, s their running median of three, and d the median of
     |m[i + 1] - m[i]|, a run has diverged if min(m[-10:]) > s[0] + max((s[0] - min s) / 2, 10 d).
+    Only bins since the latest event count, because the loss may have jumped there.
     """
-    bins = situation.history.bins()
+    history = situation.history
+    bins = history.bins().since(history.latest_event)
     mean = bins.mean[np.isfinite(bins.mean)]
     n_latest = min(_DIVERGED_BINS, mean.size // 4)
     if n_latest < _MIN_DIVERGED_BINS:
