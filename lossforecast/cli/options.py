@@ -43,8 +43,8 @@ JOBS_HELP = "Number of processes that share the runs."
 PROJECT_HELP = "Project of the run; runs learn from finished runs of the same project."
 
 _EVENT_HELP = (
-    "A change of data, augmentation, sequence length or batch size, at which the loss may jump: the "
-    "optimizer steps before it, and a name. May be repeated."
+    "Change of the data, augmentation, sequence length or batch size, at which the loss may jump: "
+    "the optimizer steps before it, and a name. May be repeated."
 )
 
 

@@ -160,12 +160,13 @@ export function lossChart({ runs, row, tried, question, theme }) {
   }
   const seen = now ? focus.step : row.step;
   shapes.push(upright(seen, "paper", theme.line, "dot"));
-  for (const event of focus.events) shapes.push(marked(event, focus.total_steps, theme));
+  for (const { step } of focus.events) shapes.push(upright(step, "y domain", theme.text, "solid"));
   const handles = question === null ? [] : handlesOf(question, whatIf);
   const last = Math.max(...runs.map((run) => run.total_steps), tried ? tried.what_if.total_steps : 0);
   const layout = {
     ...base(theme, `${focus.run}\n${focus.tag}`),
     shapes: [...handles, ...shapes],
+    annotations: focus.events.map((event) => nameOf(event, focus.total_steps, theme)),
     editrevision: JSON.stringify(question), // applies a dragged handle once
     xaxis: { ...axes(theme), title: { text: "optimizer step" }, range: [0, 1.02 * last], anchor: "y2" },
     yaxis: { ...axes(theme), title: { text: lossName(runs) },
@@ -183,13 +184,12 @@ function upright(step, yref, colour, dash) {
   };
 }
 
-// An event of the run: a line over the losses, with its name along it, towards the middle.
-function marked({ step, name }, last, theme) {
+// The name of an event along its line, on the side of the middle of the run.
+function nameOf({ step, name }, last, theme) {
   const text = name.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
   return {
-    ...upright(step, "y domain", theme.text, "solid"),
-    label: { text: plain(text), textangle: -90, textposition: "end", yanchor: "top", xanchor: step < last / 2 ? "left" : "right",
-      font: { color: theme.text, size: 11 } },
+    x: step, y: 1, xref: "x", yref: "y domain", text: plain(text), textangle: -90, showarrow: false,
+    xanchor: step < last / 2 ? "left" : "right", yanchor: "top", font: { color: theme.text, size: 11 },
   };
 }
 
