@@ -250,6 +250,13 @@ def test_a_jump_is_no_divergence() -> None:
     assert Action.STOP not in actions[1]
 
 
+def test_a_jump_that_comes_some_steps_after_its_event_is_no_divergence_either() -> None:
+    """As when batches are fetched in advance."""
+    forecaster, steps = watched(HALF, events=(HALF - 20,)), np.arange(HALF, HALF + 200)
+    forecaster.observe_many(steps, expected(steps, WSD, 0.3))
+    assert forecaster.recommend().action is Action.CONTINUE
+
+
 def test_a_divergence_after_an_event_is_one() -> None:
     forecaster = watched(HALF, events=(HALF,))
     steps = np.arange(HALF, HALF + 200)
