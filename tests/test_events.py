@@ -138,6 +138,16 @@ def test_an_event_before_the_first_loss_changes_nothing() -> None:
     assert empty.forecast().status is Status.NO_DATA
 
 
+def test_the_parameters_are_those_of_the_level_after_the_event() -> None:
+    plan = LRSchedule.constant(TOTAL, 1e-3)
+    for jump in (0.4, -0.4):
+        forecast = watched(HALF + 200, plan, jump=jump, events=(HALF,), laws="power").forecast()
+        found = forecast.parameters["power"]
+        left = found["A"] * (HALF + 199) ** -found["alpha"]
+        present = float(expected(HALF + 199, plan, jump))
+        assert found["L0"] + left == pytest.approx(present, rel=0.01)
+
+
 def test_events_that_come_often_leave_a_wide_finite_forecast() -> None:
     forecast = watched(HALF, events=tuple(range(0, HALF, 10))).forecast()
     assert 2 < forecast.median < 3

@@ -316,6 +316,15 @@ class Posterior:
         share: FloatArray = self.now_and_end.basis[0, self.nodes.columns[:, 2]]
         return share
 
+    def discrepancy(self) -> FloatArray:
+        """Expected discrepancy of the run from the law of each node at the present step, (k,)."""
+        nodes, query = self.nodes, self.now_and_end
+        of_law = (query.basis[0, nodes.columns] * nodes.mean).sum(axis=1)
+        has_offset = nodes.offset_column >= 0
+        of_law[has_offset] += query.offsets[0, nodes.offset_column[has_offset]]
+        discrepancy: FloatArray = self._z(query)[0][:, 0] - of_law
+        return discrepancy
+
     def drop_shrinkage(self) -> float:
         """Posterior over prior standard deviation of the full drop.
 
