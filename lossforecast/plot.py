@@ -1,12 +1,14 @@
 """`plot`: losses, forecast and learning rate of a run in one figure (needs matplotlib)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
+from lossforecast.printable import printable
 from lossforecast.runs import History
 from lossforecast.schedule import LRSchedule
 
@@ -16,18 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-_OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW = (
+_OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW, _EVENT = (
     "#4c5a67",
     "#c8553d",
     "#1f6fb4",
     "#b07d2b",
     "#3a8f5c",
     "#99a3ad",
+    "#7a4f9c",
 )
 """Colours."""
 _SOURCES = {"data": "learned from the run", "probe": "measured by the probe", "prior": "assumed"}
 """Sources of the drop still to come, in words."""
 _MAX_POINTS = 400  # of a drawn line of losses
+_MAX_NAME = 40  # characters of the name of an event
 _START_DIVISOR = 20  # the first 1/20 of the bins may lie above the loss axis: the steep start
 
 
@@ -44,7 +48,7 @@ def plot(
 
     Args:
         forecast: the forecast; its intervals are drawn from the step at which it was made.
-        history: the losses observed by that step.
+        history: the losses observed by that step, and the events, drawn as lines with their names.
         target: the final loss to reach, drawn as a line.
         outcome: all losses of the finished run, drawn over the intervals of an earlier forecast.
         title: title of the figure; by default the forecast in one line.
@@ -77,6 +81,7 @@ def plot(
     loss_axes.legend(loc="upper right", frameon=False, fontsize=9)
     loss_axes.set_title(title or headline(forecast), loc="left", fontsize=10)
     _rate(rate_axes, forecast.schedule)
+    _events(loss_axes, {*history.events, *(outcome.events if outcome is not None else ())})
     for axes in (loss_axes, rate_axes):
         axes.axvline(max(forecast.made_at, 0), color=_NOW, lw=1, ls=":")
         axes.spines[["top", "right"]].set_visible(False)
@@ -130,6 +135,27 @@ def _fan(axes: "Axes", forecast: Forecast) -> None:
     axes.fill_between(wide.steps, wide.lower, wide.upper, alpha=0.14, label="95%", **shared)
     axes.fill_between(narrow.steps, narrow.lower, narrow.upper, alpha=0.28, label="80%", **shared)
     axes.plot(narrow.steps, narrow.median, color=_FAN, lw=1.8, label="forecast")
+
+
+def _events(axes: "Axes", events: Iterable[tuple[int, str]]) -> None:
+    """Draw a line at the step of each event, with its name along it, towards the middle."""
+    for step, name in sorted(events):
+        left = step < sum(axes.get_xlim()) / 2
+        axes.axvline(step, color=_EVENT, lw=0.8)
+        axes.annotate(
+            shorten(printable(name), _MAX_NAME, placeholder="..."),
+            (step, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3 if left else -3, -3),
+            textcoords="offset points",
+            rotation=90,
+            ha="left" if left else "right",
+            va="top",
+            fontsize=8,
+            color=_EVENT,
+            parse_math=False,
+            annotation_clip=True,
+        )
 
 
 def _limits(

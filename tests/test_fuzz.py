@@ -58,6 +58,9 @@ class Run:
     def gap(self, step: int, gap: float, stderr: float) -> None:
         self.forecaster.observe_gap(step, gap, stderr, 100)
 
+    def mark(self, ahead: int, name: str) -> None:
+        self.forecaster.event(max(self.forecaster.history.last_step, 0) + ahead, name)
+
     def forecast(self, step: int | None) -> None:
         check(self.forecaster, step, None)
 
@@ -109,6 +112,7 @@ EVENTS: dict[Callable[..., None], tuple[st.SearchStrategy[object], ...]] = {
     Run.resume: (),
     Run.replan: (st.sampled_from([60, TOTAL, 500]).flatmap(schedules),),
     Run.gap: (steps, st.floats(-1, 1), st.floats(0, 1)),
+    Run.mark: (st.integers(-50, 50), st.sampled_from(["longer sequences", "$", ""])),
     Run.forecast: (st.one_of(st.none(), steps),),
     Run.what_if: (st.sampled_from([60, TOTAL, 500]).flatmap(schedules),),
     Run.recommend: (st.one_of(st.none(), usual, losses),),

@@ -50,3 +50,24 @@ def test_spikes_do_not_set_the_scale() -> None:
 
 def test_an_empty_history_with_an_outcome() -> None:
     plot(forecaster(0).forecast(), History(), outcome=forecaster(100).history)
+
+
+def test_events_are_lines_with_their_names(tmp_path: Path) -> None:
+    names = ["longer sequences", "mixup & $cutmix", "a name of many words, " * 5, "after\nthe end"]
+    marked = Forecaster(PLAN, RunInfo(optimizer="adamw"))
+    for step, name in zip((300, 500, 1_900, 5_000), names, strict=True):
+        marked.event(step, name)
+    marked.observe_many(range(1_000), forecaster(1_000).history.bins().mean)
+    outcome = forecaster(2_000).history
+    outcome.event(1_500, "later")
+    figure = plot(marked.forecast(), marked.history, outcome=outcome)
+    figure.savefig(tmp_path / "events.png")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[:2] == names[:2]
+    assert texts[2] == "later"
+    assert len(texts[3]) <= 40
+    assert "\n" not in texts[4]
+    lines = [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines]
+    for step in (300, 500, 1_500, 1_900):
+        assert [step, step] in lines
+    assert figure.axes[0].get_xlim() == (0, 2_000)

@@ -2,7 +2,24 @@
 
 from lossforecast.callbacks.distributed.header import Request
 from lossforecast.callbacks.distributed.processes import processes
-from lossforecast.callbacks.distributed.protocol import Block, Change, GapBatch, Logged, Message
+from lossforecast.callbacks.distributed.protocol import (
+    Block,
+    Change,
+    Event,
+    GapBatch,
+    Logged,
+    Message,
+)
 from lossforecast.callbacks.distributed.team import Team
 
-__all__ = ["Block", "Change", "GapBatch", "Logged", "Message", "Request", "Team", "processes"]
+__all__ = [
+    "Block",
+    "Change",
+    "Event",
+    "GapBatch",
+    "Logged",
+    "Message",
+    "Request",
+    "Team",
+    "processes",
+]

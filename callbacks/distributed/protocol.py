@@ -12,7 +12,7 @@ from lossforecast.arrays import FloatArray
 from lossforecast.callbacks.distributed.header import HEADER_SIZE, Header, Request
 from lossforecast.schedule import Decay, LRSchedule
 
-__all__ = ["Block", "Change", "GapBatch", "Logged", "Member", "Message", "Need"]
+__all__ = ["Block", "Change", "Event", "GapBatch", "Logged", "Member", "Message", "Need"]
 
 _NO_ANSWER = "a process gave no answer while a stop or a decay was agreed on, which is cancelled"
 
@@ -92,7 +92,15 @@ class Change:
     steps_per_epoch: float | None = None
 
 
-Message = Block | Logged | Change
+@dataclass(frozen=True)
+class Event:
+    """A change that the user has marked in this process, after `step` optimizer steps."""
+
+    step: int
+    name: str
+
+
+Message = Block | Logged | Change | Event
 
 
 class Need(Enum):
@@ -203,7 +211,7 @@ class Member:
             return
         try:
             request = self._deliver(message)
-            if not isinstance(message, Change):
+            if not isinstance(message, Change | Event):
                 self._request = request
         except Exception as error:
             self.failure, self._request = error, Request()

@@ -7,6 +7,7 @@ from lossforecast.callbacks.distributed import Block, Message, Team, processes
 from lossforecast.callbacks.pipeline.actions import Actions
 from lossforecast.callbacks.pipeline.listener import Listener
 from lossforecast.callbacks.pipeline.losses import no_losses
+from lossforecast.callbacks.probe import AnnealingProbe
 
 __all__ = ["Exchange"]
 
@@ -45,13 +46,29 @@ class Exchange:
         """Messages that wait for the other processes."""
         return [] if self._team is None else self._team.undelivered
 
-    def connect(
-        self, kind: str, *, start: int, capacity: int, plan: str, probe: tuple[int, int]
-    ) -> None:
-        """Start a team of all processes; the arguments are those of `Team`."""
+    def connect(self, start: int, max_unread: int, probe: AnnealingProbe | None) -> None:
+        """Start a team of all processes, which must have the same settings.
+
+        Args:
+            start: optimizer steps whose losses were posted.
+            max_unread: steps after which losses are read at the latest.
+            probe: an annealing probe that has begun.
+        """
+        forecaster, may = self._listener.monitor.forecaster, self._listener.may_request
+        every_n = forecaster.every_n_steps
+        pace, horizons = (1, 0) if probe is None else (probe.every, len(probe.horizons))
+        if probe is not None:
+            may += f", {horizons} horizons every {pace}"
         rank, self._size = processes()
         self._listener.first = self._actions.logs = rank == 0
-        self._team = Team(kind, start, capacity, plan, deliver=self._listener.deliver, probe=probe)
+        self._team = Team(
+            forecaster.run.metric,
+            start=start,
+            capacity=2 * min(every_n, max_unread),
+            plan=f"a forecast every {every_n} of {forecaster.total_steps} steps{may}",
+            deliver=self._listener.deliver,
+            probe=(pace, horizons),
+        )
 
     def post(self, message: Message) -> None:
         """Deliver a message, or enqueue it for the team; notify sinks of new forecasts."""

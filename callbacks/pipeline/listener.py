@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lossforecast.callbacks.distributed import Block, Change, Logged, Message, Request
+from lossforecast.callbacks.distributed import Block, Change, Event, Logged, Message, Request
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
@@ -58,6 +58,12 @@ class Listener:
         self._advised_at = self._between = 0
         self._updates: list[Update] = []  # not passed to the sinks yet
 
+    @property
+    def may_request(self) -> str:
+        """The possible requests as text: a stop, a decay, or nothing."""
+        may_decay = self._steering is not None and self._steering.apply
+        return ", may stop" * self._stop + ", may decay" * may_decay
+
     def deliver(self, message: Message) -> Request:
         """Observe a message, forecast if that is due, and return the resulting request."""
         before = {name: copy.deepcopy(f.history) for name, f in self.forecasters.items()}
@@ -67,9 +73,9 @@ class Listener:
             for name, history in before.items():
                 self.forecasters[name].history = history
             raise
-        if isinstance(message, Change):
-            if message.plan is not None:
-                self.streak, self._used = Streak(), None
+        if isinstance(message, Change) and message.plan is not None:
+            self.streak, self._used = Streak(), None
+        if isinstance(message, Change | Event):
             return Request()
         self._used = _rate_used(message) or self._used
         self.has_news = self.has_news or not isinstance(message, Block) or message.steps.size > 0
@@ -191,7 +197,7 @@ def _rate_used(message: Block | Logged) -> tuple[int, float] | None:
 
 
 def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Message) -> None:
-    """Pass the losses, gaps or changes in a message to the forecasters."""
+    """Pass the losses, gaps, changes or event in a message to the forecasters."""
     if isinstance(message, Logged):
         forecasters[message.metric].observe(message.step, message.loss, message.rate)
     elif isinstance(message, Change):
@@ -200,6 +206,10 @@ def _observe(forecasters: dict[str, Forecaster], meter: GapMeter, message: Messa
                 forecaster.adopt_plan(message.plan, message.step)
             if message.steps_per_epoch is not None:
                 forecaster.follow_epochs(message.steps_per_epoch)
+    elif isinstance(message, Event):
+        for forecaster in forecasters.values():
+            # a validation loss of the same step was measured before the event
+            forecaster.event(max(message.step, forecaster.history.last_step + 1), message.name)
     else:
         if message.steps.size and "train" in forecasters:
             forecasters["train"].observe_many(message.steps, message.losses, message.rates)

@@ -5,11 +5,13 @@ import weakref
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from lossforecast.callbacks.monitor import clean_up
+from lossforecast.callbacks.distributed import processes
+from lossforecast.callbacks.monitor import clean_up, guarded
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.settings import Settings
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
+from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 
 __all__ = ["LoopCallback"]
@@ -51,6 +53,29 @@ class LoopCallback:
     def recommendation(self) -> Recommendation | None:
         """The latest recommendation; None before the first and outside process 0."""
         return self._pipeline.monitor.recommendation if self._pipeline else None
+
+    def event(self, name: str) -> None:
+        """Mark a change of data, augmentation, sequence length or batch size at the present step.
+
+        The loss may jump there, see `Forecaster.event`. With several processes call it in all of
+        them or in the first. It never raises: outside a run, or without a name, it logs a warning.
+
+        Args:
+            name: the change in a few words, such as "longer sequences".
+        """
+        why = "no run is being forecast"
+        if not isinstance(name, str) or not name.strip():
+            why = "its name must be some words, such as 'longer sequences'"
+        elif self._pipeline is not None and not self._pipeline.has_ended:
+            return self._mark(name)
+        if processes()[0] == 0:
+            logger.warning("event %.60s is not marked: %s", repr(name), why)
+        return None
+
+    @guarded
+    def _mark(self, name: str) -> None:
+        if self._pipeline is not None:
+            self._pipeline.event(name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but the present run, so that a copy is a callback that is in no run."""

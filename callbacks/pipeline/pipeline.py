@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lossforecast.callbacks.capture import LossCapture
-from lossforecast.callbacks.distributed import Block, GapBatch, Logged
+from lossforecast.callbacks.distributed import Block, Event, GapBatch, Logged
 from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, clean_up, state_errors
 from lossforecast.callbacks.pipeline.actions import Actions
@@ -71,6 +71,8 @@ class Pipeline:
         """Calls of the optimizer after which to poll."""
         self.checked = 0
         """Optimizer steps at which the latest forecast was due."""
+        self.has_ended = False
+        """True once the run is closed."""
         self.actions = Actions(monitor, steering)
         self._at_validations = at_validations
         self._steering = steering
@@ -160,6 +162,11 @@ class Pipeline:
             Logged(step, loss, rate, may_stop=self.actions.may_stop, metric="train")
         )
 
+    def event(self, name: str) -> None:
+        """Post a change that the user has marked, after the forecast that is pending."""
+        self._complete_forecast()
+        self._exchange.post(Event(self.capture.steps, name))
+
     def apply_request(self) -> None:
         """Carry out the latest recommendation, unless other processes have to agree."""
         self._exchange.apply_request()
@@ -203,7 +210,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Remove all hooks from the optimizer; drop the averages of the probe and the scheduler."""
-        self._plan_watch = None
+        self._plan_watch, self.has_ended = None, True
         self.capture.close()
         if self._probe is not None:
             self._probe.close()
@@ -384,17 +391,5 @@ class Pipeline:
 
     def _connect(self) -> None:
         """Connect with the other processes as soon as there are any."""
-        if self._exchange.is_complete:
-            return
-        forecaster, probe = self.monitor.forecaster, self._probe
-        pace, horizons = (1, 0) if probe is None else (probe.every, len(probe.horizons))
-        may = ", may stop" * self.stop
-        may += ", may decay" * (self._steering is not None and self._steering.apply)
-        may += f", {horizons} horizons every {pace}" * (probe is not None)
-        self._exchange.connect(
-            forecaster.run.metric,
-            start=self._posted,
-            capacity=2 * min(self._every_n, _MAX_UNREAD_STEPS),
-            plan=f"a forecast every {self._every_n} of {forecaster.total_steps} steps{may}",
-            probe=(pace, horizons),
-        )
+        if not self._exchange.is_complete:
+            self._exchange.connect(self._posted, _MAX_UNREAD_STEPS, self._probe)

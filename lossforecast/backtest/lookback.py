@@ -90,9 +90,12 @@ class LookBack:
         return self.outcome.loss > self.target
 
     def seen(self, moment: Moment) -> History:
-        """The losses seen before a moment."""
+        """The losses seen before a moment, and the events until then."""
         steps, losses = points(self.history)
         history = History()
+        for step, name in self.history.events:
+            if step <= moment.step:
+                history.event(step, name)
         history.observe_many(steps[steps < moment.step], losses[steps < moment.step])
         return history
 
@@ -116,7 +119,7 @@ def look_back(
     The forecast is of the loss at the step of the outcome, such as the middle of the last 2%.
 
     Args:
-        history: all losses.
+        history: all losses, and the events; each is known from its step on.
         plan: the learning rate of every step.
         run: description of the run.
         prior: beliefs before the first loss; None is the packaged prior.
@@ -143,6 +146,9 @@ def look_back(
     for check in np.unique(np.rint(np.linspace(0, total, _CHECKS_PER_RUN + 1)[1:]).astype(int)):
         n_seen = int(np.searchsorted(steps, check, side="left"))
         if n_seen > before:
+            for step, name in history.events:
+                if step <= check:
+                    forecaster.event(step, name)
             forecaster.observe_many(steps[before:n_seen], losses[before:n_seen])
             forecast = forecaster.forecast(step=None if end is None else end.step)
             advice = forecaster.recommend(target, chosen)

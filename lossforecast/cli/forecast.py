@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.cli.live import LiveForecast, file_sizes, wait_for_first_loss
 from lossforecast.cli.options import (
+    EVENT_OPTIONS,
     JSON_HELP,
     LOG_HELP,
     LOG_OPTIONS,
@@ -35,7 +36,7 @@ def add_forecast(app: "typer.Typer") -> None:
     import typer
 
     @app.command("forecast", epilog=EXIT_CODES)
-    @with_options(*LOG_OPTIONS, *STORE_OPTIONS)
+    @with_options(*EVENT_OPTIONS, *LOG_OPTIONS, *STORE_OPTIONS)
     def command(
         options: LogOptions,
         log_: Annotated[Path, typer.Argument(help=LOG_HELP, metavar="LOG")],

@@ -72,6 +72,8 @@ class LiveForecast:
                 f"is held. Give --schedule to change that, {SCHEDULE_EXAMPLE}"
             )
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
+        for step, name in log.history.events:
+            forecaster.event(step, name)
         forecaster.observe_many(*observed(log.history))
         forecast = forecaster.forecast()
         return cls(

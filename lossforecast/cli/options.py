@@ -18,6 +18,7 @@ from lossforecast.store import RunStore
 
 __all__ = [
     "CURVES_HELP",
+    "EVENT_OPTIONS",
     "JOBS_HELP",
     "JSON_HELP",
     "LOG_HELP",
@@ -40,6 +41,11 @@ JSON_HELP = "Write the whole result to this file as JSON; - for stdout."
 CURVES_HELP = "Folder of recorded runs: NAME.npz with its description NAME.json."
 JOBS_HELP = "Number of processes that share the runs."
 PROJECT_HELP = "Project of the run; runs learn from finished runs of the same project."
+
+_EVENT_HELP = (
+    "Change of the data, augmentation, sequence length or batch size, at which the loss may jump: "
+    "the optimizer steps before it, and a name. May be repeated."
+)
 
 
 def _option(text: str, **limits: float) -> Any:
@@ -85,9 +91,21 @@ class LogOptions:
     model: str | None = _option("Name of the architecture.")
     project: str | None = _option(PROJECT_HELP)
     store: str | None = _option("Store of past runs to learn from: a path or a database URL.")
+    event: list[str] | None = field(
+        default=None, metadata={"help": _EVENT_HELP, "metavar": "STEP:NAME"}
+    )
+
+    @property
+    def events(self) -> list[tuple[int, str]]:
+        """Steps and names of the events.
+
+        Raises:
+            ConfigurationError: one of them is not STEP:NAME.
+        """
+        return [_event(text) for text in self.event or ()]
 
     def read(self, path: Path, *, notes: bool = True) -> Log:
-        """Read a log; print its notes unless `notes` is False.
+        """Read a log and mark its events; print its notes unless `notes` is False.
 
         Raises:
             ConfigurationError: the log cannot be read, or an option contradicts it.
@@ -104,6 +122,8 @@ class LogOptions:
         )
         if self.steps_per_epoch is not None:
             log = replace(log, steps_per_epoch=self.steps_per_epoch)
+        for step, name in self.events:
+            log.history.event(step, name)
         for remark in log.notes if notes else ():
             print_note(remark)
         return log
@@ -161,8 +181,26 @@ class LogOptions:
 
 STORE_OPTIONS = ("model", "project", "store")
 """Options of commands that learn from past runs."""
-LOG_OPTIONS = tuple(opt.name for opt in fields(LogOptions) if opt.name not in STORE_OPTIONS)
+EVENT_OPTIONS = ("event",)
+"""Options of commands that forecast from a log."""
+LOG_OPTIONS = tuple(
+    opt.name for opt in fields(LogOptions) if opt.name not in STORE_OPTIONS + EVENT_OPTIONS
+)
 """Options of every command that reads logs."""
+
+
+def _event(text: str) -> tuple[int, str]:
+    """The step and the name of an event."""
+    before, _, name = text.partition(":")
+    try:
+        step = int(before)
+    except ValueError:
+        step = -1
+    if step < 0 or not name.strip():
+        raise ConfigurationError(
+            f"--event {text:.60}: give STEP:NAME, such as '5000:longer sequences'"
+        )
+    return step, name.strip()
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from lossforecast.backtest import LookBack, Moment, look_back
 from lossforecast.cli.log_summary import log_headline, log_to_dict
 from lossforecast.cli.options import (
+    EVENT_OPTIONS,
     JSON_HELP,
     LOG_HELP,
     LOG_OPTIONS,
@@ -43,7 +44,7 @@ def add_replay(app: "typer.Typer") -> None:
     import typer
 
     @app.command("replay", epilog=EXIT_CODES)
-    @with_options(*LOG_OPTIONS)
+    @with_options(*EVENT_OPTIONS, *LOG_OPTIONS)
     def command(
         options: LogOptions,
         logs: Annotated[list[Path], typer.Argument(help=LOG_HELP, metavar="LOG")],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lossforecast.cli.live import LiveForecast
 from lossforecast.cli.options import (
+    EVENT_OPTIONS,
     JSON_HELP,
     LOG_HELP,
     LOG_OPTIONS,
@@ -42,7 +43,7 @@ def add_what_if(app: "typer.Typer") -> None:
     import typer
 
     @app.command("what-if", epilog=EXIT_CODES)
-    @with_options(*LOG_OPTIONS, *STORE_OPTIONS)
+    @with_options(*EVENT_OPTIONS, *LOG_OPTIONS, *STORE_OPTIONS)
     def command(
         options: LogOptions,
         log_: Annotated[
@@ -102,7 +103,10 @@ def _planned(options: LogOptions) -> Forecaster:
         )
     plan = schedule_from_text(options.schedule, options.total_steps)
     run = options.planned_run(options.metric or "train", options.column)
-    return Forecaster(plan, run, prior=options.prior(run, plan))
+    forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
+    for step, name in options.events:
+        forecaster.event(step, name)
+    return forecaster
 
 
 def _to_json(forecasts: dict[str, Forecast], target: float | None) -> list[dict[str, Any]]:

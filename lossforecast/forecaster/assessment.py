@@ -19,7 +19,7 @@ _MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it th
 _MIN_DROP_SHARE_OF_STD = 0.3  # of the std of the forecast: below it the drop hardly matters
 _NEGLIGIBLE_DROP = 1e-9  # of the unit of the loss
 _OFF_PLAN_OBSERVATIONS = 3  # the latest ones, which all have to be off the plan
-_START_SHARE = 0.2  # of the run so far: a minimum within it is no sign of overfitting
+_START_SHARE = 0.2  # of the steps since the latest event: a minimum there is no overfitting
 _RISEN_LR_RATIO = 1.01  # of the present rate to that at the minimum of the loss
 _MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of the rise so far
 _SEEN_OF_SECOND_EPOCH = 0.1  # of an epoch, after which the fall at an epoch boundary has been seen
@@ -86,10 +86,12 @@ def overfitting_rise(history: History, schedule: LRSchedule) -> float:
     """Expected further rise of a validation loss by the end of the run; 0 if it does not rise.
 
     ``rise so far * clip(steps left / steps since the minimum, 0.01, 1)``. 0 as well if
-    the learning rate rose since the minimum, because that explains the rise of the loss.
+    the learning rate rose since the minimum, because that explains the rise of the loss. Only
+    losses since the latest event count.
     """
-    bins = history.bins()
-    late = np.isfinite(bins.mean) & (bins.first >= _START_SHARE * max(history.last_step, 0))
+    begin, bins = history.latest_event, history.bins()
+    start = begin + _START_SHARE * max(history.last_step - begin, 0)
+    late = np.isfinite(bins.mean) & (bins.first >= start)
     steps = np.maximum(bins.last[late], 1)
     lowest, rise = overfit_rise(bins.mean[late])
     if not rise or schedule.lr(steps[-1]) > _RISEN_LR_RATIO * schedule.lr(steps[lowest]):

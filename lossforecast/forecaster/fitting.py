@@ -39,17 +39,17 @@ def fit_run(
         past_runs: finished runs like this one.
     """
     beliefs = prior.for_run(run, planned, laws)
-    evidence = gather(history.bins(), planned, beliefs.burn_in)
+    evidence = gather(history.bins(), planned, beliefs.burn_in, history.event_steps)
     now = max(history.last_step, 0)
     if past_runs is not None and not len(evidence):
         now = max(round(_TRANSFER_START_SHARE * planned.total_steps), 1)
-        evidence = Evidence.placeholder(now, past_runs.level)
+        evidence = Evidence.placeholder(now, past_runs.level, evidence.events)
     measured = prior.gaps.drop(
         gaps,
         planned,
         now,
         step=evidence.step,
-        loss=evidence.loss,
+        loss=evidence.without_jumps().loss,
         variance=evidence.variance,
     )
     if measured is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossforecast.checks import non_negative, number, whole
-from lossforecast.errors import ConfigurationError, ObservationError, StateError
+from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster.assessment import (
     anneal_gain_of,
@@ -21,7 +21,8 @@ from lossforecast.forecaster.assessment import (
 )
 from lossforecast.forecaster.fitting import fit_run, known_laws, transfer_from_past
 from lossforecast.forecaster.hindsight import Hindsight
-from lossforecast.forecaster.replanning import is_constant, rates_after, same_future
+from lossforecast.forecaster.replanning import same_future, with_rate_held
+from lossforecast.forecaster.state import SavedForecaster, damage_reported
 from lossforecast.policies import (
     MAX_EARLIER_CHECKS,
     Outlook,
@@ -41,7 +42,6 @@ from lossforecast.status import Caveat, Status
 
 __all__ = ["Forecaster"]
 
-_STATE_VERSION = 1
 _FORECASTS_PER_RUN = 100
 
 
@@ -167,6 +167,22 @@ class Forecaster:
         self.run = replace(self.run, steps_per_epoch=steps_per_epoch)
         self._forget_fit()
 
+    def event(self, step: int, name: str) -> None:
+        """Mark a change of data, augmentation, sequence length or batch size: the loss may jump.
+
+        Losses before it then count less, and the forecast is wide until one after it is observed.
+        An event before the first loss changes nothing; a rewind drops the events after it.
+
+        Args:
+            step: optimizer steps taken before the change, which may be past or still to come.
+            name: the change in a few words.
+
+        Raises:
+            ObservationError: the step is negative or not whole, or the name is empty.
+        """
+        self.history.event(step, name)
+        self._forget_fit()
+
     def thinned(self, max_bins: int) -> Self:
         """An independent copy whose losses are pooled in at most `max_bins` bins."""
         other = copy.copy(self)
@@ -193,13 +209,9 @@ class Forecaster:
             step: optimizer steps taken.
             present_rate: learning rate of the next optimizer step.
         """
-        plan = self._schedule
-        if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
-            return
-        rates = rates_after(plan, step)
-        if rates[0] != present_rate and is_constant(rates):
-            held = LRSchedule.constant(plan.total_steps, present_rate)
-            self.replan(plan.joined(step, held).with_caveats(Caveat.LR_ASSUMED))
+        plan = with_rate_held(self._schedule, step, present_rate)
+        if plan is not self._schedule:
+            self.replan(plan)
 
     def adopt_plan(self, planned: LRSchedule, step: int) -> bool:
         """Take over the plan of a resumed run from `step` on; return whether it differs.
@@ -246,7 +258,7 @@ class Forecaster:
         if at > end:
             raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
         if self.history.n_observed == 0 and self._past_runs is None:
-            caveats = self._caveats(followed, self._rise())
+            caveats = self._caveats(followed)
             return Forecast.without_data(at, followed, caveats, time.perf_counter() - began)
         forecast = self._forecast(at, planned, followed, began)
         if as_planned:
@@ -290,18 +302,17 @@ class Forecaster:
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state as JSON-able values; a restored forecaster forecasts bit for bit."""
-        return {
-            "version": _STATE_VERSION,
-            "schedule": self._schedule.to_dict(),
-            "run": dict(vars(self.run)),
-            "laws": list(self.laws),
-            "prior": self.prior.to_dict(),
-            "every_n_steps": self.every_n_steps,
-            "history": self.history.state_dict(),
-            "gaps": [list(gap) for gap in self._gaps],
-            "looks": [[step, list(outlook.quantiles)] for step, outlook in self._checks],
-            "seconds_spent": self.seconds_spent,
-        }
+        return SavedForecaster(
+            schedule=self._schedule,
+            run=self.run,
+            laws=self.laws,
+            prior=self.prior,
+            every_n_steps=self.every_n_steps,
+            history=self.history,
+            gaps=self._gaps,
+            checks=self._checks,
+            seconds_spent=self.seconds_spent,
+        ).to_dict()
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -310,29 +321,15 @@ class Forecaster:
         Raises:
             StateError: the state is not that of a forecaster, is damaged or has another version.
         """
-        if not isinstance(state, Mapping) or "version" not in state:
-            raise StateError(f"not a saved forecaster: {state!r:.80}")
-        if state["version"] != _STATE_VERSION:
-            raise StateError(
-                f"the state has version {state['version']!r}, this release reads {_STATE_VERSION}: "
-                "update lossforecast"
-            )
-        try:
+        saved = SavedForecaster.from_dict(state)
+        with damage_reported():
             forecaster = cls(
-                LRSchedule.from_dict(state["schedule"]),
-                RunInfo(**state["run"]),
-                laws=tuple(state["laws"]),
-                prior=Prior.from_dict(state["prior"]),
-                every_n_steps=state["every_n_steps"],
+                saved.schedule, saved.run, saved.laws, saved.prior, saved.every_n_steps
             )
-            forecaster.history = History.from_state_dict(state["history"])
-            for step, gap, stderr, horizon in state["gaps"]:
-                forecaster.observe_gap(step, gap, stderr, horizon)
-            for step, quantiles in state.get("looks", []):
-                forecaster._checks.append((int(step), Outlook(tuple(quantiles))))
-            forecaster.seconds_spent = float(state["seconds_spent"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError(f"the saved forecaster is damaged: {error}") from error
+            for gap in saved.gaps:
+                forecaster.observe_gap(*gap)
+        forecaster.history, forecaster._checks = saved.history, saved.checks
+        forecaster.seconds_spent = saved.seconds_spent
         return forecaster
 
     # ------------------------------------------------------------------ inside
@@ -348,14 +345,13 @@ class Forecaster:
         self, at: int, planned: LRSchedule, followed: LRSchedule, began: float
     ) -> Forecast:
         """Forecast step `at` of the schedule followed, from a fit to the schedule planned."""
-        rise = self._rise(self.history, planned)
-        evidence, posterior = self._fit(planned, rise)
+        evidence, posterior = self._fit(planned)
         mixture, drop = posterior.ahead(followed, max(at, posterior.now))
         gain = anneal_gain_of(posterior, drop)
         if at < posterior.now:
             mixture = posterior.predict(followed, np.array([at]))
         std = float(mixture.moments()[1][0])
-        caveats = self._caveats(followed, rise)
+        caveats = self._caveats(followed, posterior.surprise)
         seconds = time.perf_counter() - began
         self.seconds_spent += seconds
         return Forecast(
@@ -371,21 +367,22 @@ class Forecaster:
             _posterior=posterior,
         )
 
-    def _caveats(self, followed: LRSchedule, rise: float) -> tuple[Caveat, ...]:
-        return caveats_of(self.history, self.run, self._schedule, followed, rise)
+    def _caveats(self, followed: LRSchedule, surprise: float = 0.0) -> tuple[Caveat, ...]:
+        rise = self._rise(self.history, self._effective_schedule())
+        return caveats_of(self.history, self.run, self._schedule, followed, rise, surprise)
 
-    def _fit(self, planned: LRSchedule, rise: float) -> tuple[Evidence, Posterior]:
+    def _fit(self, planned: LRSchedule) -> tuple[Evidence, Posterior]:
         if self._fitted is None:
-            evidence, posterior = self._fit_to(self.history, planned, self._gaps, rise)
+            evidence, posterior = self._fit_to(self.history, planned, self._gaps)
             surprise = self._hindsight.surprise(self.history, self._schedule, self._fit_past)
             self._fitted = evidence, replace(posterior, surprise=surprise)
         return self._fitted
 
     def _fit_past(self, history: History, followed: LRSchedule) -> Posterior:
-        return self._fit_to(history, followed, (), self._rise(history, followed))[1]
+        return self._fit_to(history, followed, ())[1]
 
     def _fit_to(
-        self, history: History, followed: LRSchedule, gaps: Sequence[Gap], rise: float
+        self, history: History, followed: LRSchedule, gaps: Sequence[Gap]
     ) -> tuple[Evidence, Posterior]:
         return fit_run(
             history,
@@ -394,7 +391,7 @@ class Forecaster:
             prior=self.prior,
             laws=self.laws,
             gaps=gaps,
-            rise=rise,
+            rise=self._rise(history, followed),
             past_runs=self._past_runs,
         )
 

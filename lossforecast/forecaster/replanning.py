@@ -6,7 +6,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["is_constant", "plan_difference", "rates_after", "same_future"]
+__all__ = ["plan_difference", "same_future", "with_rate_held"]
 
 _MAX_STEPS_BETWEEN_KNOTS = 100_000  # that are searched for the first one that differs
 _LR_TOLERANCE = 1e-6  # of the peak: a saved plan and a resumed one differ by rounding
@@ -21,7 +21,7 @@ def same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:
     if saved.total_steps != planned.total_steps:
         return False
     assumed = Caveat.LR_ASSUMED in saved.caveats & planned.caveats
-    if assumed and all(is_constant(rates_after(plan, step)) for plan in (saved, planned)):
+    if assumed and all(_is_constant(_rates_after(plan, step)) for plan in (saved, planned)):
         return True
     steps = planned.knots[0]
     steps = steps[steps > step]
@@ -29,15 +29,18 @@ def same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:
     return bool((difference <= _LR_TOLERANCE * planned.peak).all())
 
 
-def rates_after(plan: LRSchedule, step: int) -> FloatArray:
-    """Learning rates at the knots of a plan after a step."""
-    steps, rates = plan.knots
-    return rates[steps > step]
+def with_rate_held(plan: LRSchedule, step: int, present_rate: float) -> LRSchedule:
+    """Return a plan that only assumes a constant rate with the present rate from a step on.
 
-
-def is_constant(rates: FloatArray) -> bool:
-    """Return whether all rates are equal."""
-    return bool((rates == rates[0]).all())
+    A plan without `Caveat.LR_ASSUMED`, or whose rates change after the step, is returned itself.
+    """
+    if Caveat.LR_ASSUMED not in plan.caveats or step >= plan.total_steps:
+        return plan
+    rates = _rates_after(plan, step)
+    if rates[0] == present_rate or not _is_constant(rates):
+        return plan
+    held = LRSchedule.constant(plan.total_steps, present_rate)
+    return plan.joined(step, held).with_caveats(Caveat.LR_ASSUMED)
 
 
 def plan_difference(saved: LRSchedule, planned: LRSchedule, step: int) -> str:
@@ -60,6 +63,17 @@ def plan_difference(saved: LRSchedule, planned: LRSchedule, step: int) -> str:
             now, before = _distinct(*peaks)
             parts.append(f"its largest from here on {now} instead of {before}")
     return ", ".join(parts)
+
+
+def _rates_after(plan: LRSchedule, step: int) -> FloatArray:
+    """Learning rates at the knots of a plan after a step."""
+    steps, rates = plan.knots
+    return rates[steps > step]
+
+
+def _is_constant(rates: FloatArray) -> bool:
+    """Return whether all rates are equal."""
+    return bool((rates == rates[0]).all())
 
 
 def _first_difference(saved: LRSchedule, planned: LRSchedule, step: int) -> int | None:

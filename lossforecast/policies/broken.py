@@ -3,6 +3,7 @@
 import numpy as np
 
 from lossforecast.policies.recommendation import Reason, Recommendation, Situation, stopped
+from lossforecast.runs import Bins
 
 __all__ = ["diverged", "non_finite"]
 
@@ -30,8 +31,21 @@ def diverged(situation: Situation) -> Recommendation | None:
 
     With m the means of the bins, s their running median of three, and d the median of
     |m[i + 1] - m[i]|, a run has diverged if min(m[-10:]) > s[0] + max((s[0] - min s) / 2, 10 d).
+    After an event, at which the loss may jump, this must hold for the bins since then as well.
     """
-    bins = situation.history.bins()
+    bins, event = situation.history.bins(), situation.history.latest_event
+    found = _recent_and_best(bins)
+    if found is not None and event:
+        found = _recent_and_best(bins.since(event))
+    if found is None:
+        return None
+    recent, best = found
+    message = f"diverged: the loss is at {recent:.4g} or more, from a best of {best:.4g}"
+    return stopped(situation, Reason.DIVERGED, message, confidence=1.0)
+
+
+def _recent_and_best(bins: Bins) -> tuple[float, float] | None:
+    """The lowest of the latest losses, if they are all too high, and the best loss; else None."""
     mean = bins.mean[np.isfinite(bins.mean)]
     n_latest = min(_DIVERGED_BINS, mean.size // 4)
     if n_latest < _MIN_DIVERGED_BINS:
@@ -39,7 +53,5 @@ def diverged(situation: Situation) -> Recommendation | None:
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(mean, 3), axis=-1)
     best, start, recent = float(smooth.min()), float(smooth[0]), float(mean[-n_latest:].min())
     jump = float(np.median(np.abs(np.diff(mean))))
-    if recent <= start + max(_DIVERGED_GAIN_LOST * (start - best), _DIVERGED_JUMPS * jump):
-        return None
-    message = f"diverged: the loss is at {recent:.4g} or more, from a best of {best:.4g}"
-    return stopped(situation, Reason.DIVERGED, message, confidence=1.0)
+    limit = start + max(_DIVERGED_GAIN_LOST * (start - best), _DIVERGED_JUMPS * jump)
+    return (recent, best) if recent > limit else None

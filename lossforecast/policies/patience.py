@@ -23,7 +23,8 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
     This is the usual patience, suspended while the drop that the decay of the learning rate is
     still to bring is expected to exceed `min_delta`: before the decay a loss may stand still for
     long and yet end lowest. Losses are compared as means over windows of steps / 4 or 1/128 of the
-    run so far, whichever is longer, which averages out most of the noise of single batches.
+    run so far, whichever is longer, which averages out most of the noise of single batches. After
+    an event, at which the loss may jump, the patience starts anew.
 
     Args:
         steps: optimizer steps without an improvement, at least 1.
@@ -40,7 +41,8 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
 
 def _policy(situation: Situation, max_steps: int, delta: float) -> Recommendation | None:
     forecast = situation.forecast
-    losses, ends = _windows(situation.history.bins(), max_steps)
+    history = situation.history
+    losses, ends = _windows(history.bins().since(history.latest_event), max_steps)
     if losses.size == 0 or is_open(forecast):
         return None
     before = ends <= ends[-1] - max_steps

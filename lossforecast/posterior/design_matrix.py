@@ -18,6 +18,7 @@ __all__ = [
     "clock_terms",
     "columns_at",
     "drop_scales",
+    "jumps_at",
     "log_alpha_weights",
     "walk_time",
     "walk_time_between",
@@ -74,10 +75,12 @@ class QueryPoints:
     """Clock terms, (2, m)."""
     offsets: FloatArray
     """Offsets of z from past runs, (m, p); p is 0 without past runs."""
+    jumps: IntArray
+    """Number of events up to each point, (m,)."""
 
     def last(self) -> "QueryPoints":
         """The last point alone."""
-        return QueryPoints(self.basis[-1:], self.terms[:, -1:], self.offsets[-1:])
+        return QueryPoints(self.basis[-1:], self.terms[:, -1:], self.offsets[-1:], self.jumps[-1:])
 
 
 def columns_at(
@@ -143,6 +146,12 @@ def walk_time(terms: FloatArray, origin: tuple[float, float], lr_travel: float) 
     progress = (origin[0] ** _CLOCK_POWER - terms[0] ** _CLOCK_POWER) / _CLOCK_POWER
     time: FloatArray = np.maximum(progress + lr_travel * (terms[1] - origin[1]), 0.0)
     return time
+
+
+def jumps_at(events: IntArray, steps: IntArray) -> IntArray:
+    """Number of events up to each of some steps, (m,)."""
+    jumps: IntArray = np.searchsorted(events, steps, side="right")
+    return jumps
 
 
 def walk_time_between(one: FloatArray, other: FloatArray, lr_travel: float) -> float:

@@ -13,6 +13,12 @@ to the step forecast while its variance grows with the distance, in a clock that
 ``(S1(T) / S1(t))^0.3`` and with the travel of the learning rate from its peak. Its covariance does
 not depend on the law: one Kalman filter serves all nodes of one size.
 
+At an event, which marks a change of the data, the batch size or the like, the walk may jump: the
+variance of its step to the first observation at or after the event grows by 0.3^2. So the level
+after the event is that of the losses after it, while slope, alpha and drop are still learned from
+both sides. Until a loss after the event is seen, the forecast has that variance as well. Slope,
+fall and the doubt whether the run follows a law are taken from losses moved to one level.
+
 Notation, for n observations, g pairs of the grid, w walks, c components of the drop prior, k nodes
 and p nodes of past runs:
 
@@ -24,7 +30,8 @@ and p nodes of past runs:
     beta             mean        (k, 3)             posterior mean of (level, a, -D)
     V                covariance  (k, 3, 3)          posterior covariance of (level, a, -D)
     log p(z, node)   log_weight  (k,)               log weight of a node, up to a constant
-    slope            slope       scalar             -dz / d log(S1), later half of the losses
+    slope            slope       scalar             -dz / d log(S1), later half of the losses,
+                                                    without their jumps
 """
 
 import math
@@ -32,7 +39,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lossforecast.arrays import FloatArray
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.laws import decaying
 from lossforecast.numerics import solve
 from lossforecast.posterior.design_matrix import (
@@ -40,6 +47,7 @@ from lossforecast.posterior.design_matrix import (
     QueryPoints,
     columns_at,
     drop_scales,
+    jumps_at,
     log_alpha_weights,
     walk_time,
 )
@@ -88,7 +96,9 @@ class _Problem:
     variance: FloatArray  # (n,)
     design: FloatArray  # basis and z, (n, columns + 1)
     offsets: FloatArray  # of past runs, (n, p)
+    continued: FloatArray  # z without the jumps at events, (n,)
     terms: FloatArray  # clock terms, (2, n)
+    jumps: IntArray  # number of events up to each observation, (n,)
     query: QueryPoints  # now and the end of the plan
     grid: Grid
     drop_scale: FloatArray  # D over the drop of a decay to 0, of each member, (members,)
@@ -152,6 +162,7 @@ def fit(
         youth=_youth(schedule, now),
         noise=problem.noise,
         fall=problem.fall,
+        events=evidence.events,
         unsettled=_prob_unsettled(problem, evidence, now),
         added_variance=_added_variance(evidence, transform, averaged_share, rise),
     )
@@ -168,11 +179,14 @@ def _problem(
 ) -> _Problem:
     """Evaluate z, basis, clock and offsets at the observations, the present step and the end."""
     z, variance = transform.to_z(evidence.loss, evidence.variance)
+    level = evidence.without_jumps()
+    continued, _ = transform.to_z(level.loss, evidence.variance)
     steps = np.append(evidence.step, [now, schedule.total_steps])
     basis, terms = columns_at(beliefs, schedule, schedule, now, steps)
     offsets = np.empty((steps.size, 0))
     if past_runs is not None:
         offsets = past_runs.offsets(schedule, steps)
+    jumps = jumps_at(evidence.events, steps)
     at_end, annealed = basis[-1], decaying(schedule)
     if annealed is not schedule:
         at_end = columns_at(beliefs, annealed, annealed, now, steps[-1:])[0][0]
@@ -182,13 +196,15 @@ def _problem(
         variance=variance + _VARIANCE_FLOOR,
         design=np.column_stack([basis[:-2], z]),
         offsets=offsets[:-2],
+        continued=continued,
         terms=terms[:, :-2],
-        query=QueryPoints(basis[-2:], terms[:, -2:], offsets[-2:]),
+        jumps=jumps[:-2],
+        query=QueryPoints(basis[-2:], terms[:, -2:], offsets[-2:], jumps[-2:]),
         grid=Grid.of(beliefs),
         drop_scale=drop_scales(beliefs, annealed, at_end),
-        slope=_slope(z, schedule.s1(np.maximum(evidence.step, 1))),
+        slope=_slope(continued, schedule.s1(np.maximum(evidence.step, 1))),
         noise=min(evidence.noise / transform.unit, _MAX_NOISE),
-        fall=_fall(evidence, transform),
+        fall=_fall(level, transform),
         measured=None if measured_drop is None else _as_z(measured_drop, transform),
     )
 
@@ -202,6 +218,7 @@ def _law_nodes(problem: _Problem) -> tuple[list[Walk], list[NodeSet]]:
         regime_walks = walks_of(
             regime,
             walk_time(problem.terms, problem.origin, regime.lr_travel),
+            problem.jumps,
             problem.variance,
             problem.design,
             lawful=index == 0,
@@ -291,7 +308,7 @@ def _past_run_nodes(
                 walks=((size, probability),),
                 lr_travel=_TRANSFER_LR_TRAVEL,
             )
-            (walk,) = walks_of(regime, time, problem.variance + noise**2, design)
+            (walk,) = walks_of(regime, time, problem.jumps, problem.variance + noise**2, design)
             nodes = nodes_at_scale(
                 expected,
                 index,
@@ -354,16 +371,20 @@ def _prob_unsettled(problem: _Problem, evidence: Evidence, now: int) -> float:
     if not problem.beliefs.may_be_unsettled:
         return 0.0
     present, end = np.maximum(problem.query.terms[0], _TINY)
-    z = problem.design[:, -1]
-    return prob_unsettled(evidence.step / max(now, 1), z, float(np.log(present / end)))
+    time, progress_left = evidence.step / max(now, 1), float(np.log(present / end))
+    return prob_unsettled(time, problem.continued, progress_left)
 
 
 def _fall(evidence: Evidence, transform: LossTransform) -> float:
-    """Z at the first losses, at least 0, as z at the present is about 0; 0 if they are unknown."""
+    """Fall of z from the first losses to the present ones, at least 0; 0 if they are unknown.
+
+    The evidence has no jumps.
+    """
     if not math.isfinite(evidence.initial) or (transform.logarithmic and evidence.initial <= 0):
         return 0.0
-    z, _ = transform.to_z(np.array([evidence.initial]), np.zeros(1))
-    return float(np.clip(z[0], 0.0, MAX_LOG_RATIO))
+    present = LossTransform.of_losses(evidence.loss).level
+    z, _ = transform.to_z(np.array([evidence.initial, present]), np.zeros(2))
+    return float(np.clip(z[0] - z[1], 0.0, MAX_LOG_RATIO))
 
 
 def _slope(z: FloatArray, s1: FloatArray) -> float:

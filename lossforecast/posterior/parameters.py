@@ -60,6 +60,8 @@ def _tangent(posterior: Posterior) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
     transform = posterior.transform
     level, reducible, negative_drop = posterior.nodes.mean.T
+    if posterior.events.size:  # the law goes on at the level after the latest jump
+        level = level + posterior.discrepancy()
     if not transform.logarithmic:
         unit = transform.unit
         return transform.to_loss(level), reducible * unit, -negative_drop * unit

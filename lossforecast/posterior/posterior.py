@@ -17,13 +17,14 @@ from lossforecast.posterior.design_matrix import (
     PastRunOffsets,
     QueryPoints,
     columns_at,
+    jumps_at,
     walk_time,
     walk_time_between,
 )
 from lossforecast.posterior.loss_transform import MAX_LOG_RATIO, LossTransform
 from lossforecast.posterior.node_set import NodeSet
 from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls
-from lossforecast.posterior.walk import Walk
+from lossforecast.posterior.walk import JUMP_VARIANCE, Walk
 from lossforecast.prior import Beliefs
 from lossforecast.schedule import LRSchedule
 
@@ -54,6 +55,8 @@ class Posterior:
     now_and_end: QueryPoints = field(repr=False)
     """The present step and the end of the plan."""
     past_run_offsets: PastRunOffsets | None = field(repr=False)
+    events: IntArray
+    """Steps of the events, at which the walks may jump, increasing."""
     slope: float
     """``-dz / d log(S1)`` over the later half of the evidence."""
     youth: float
@@ -109,9 +112,9 @@ class Posterior:
         parameters, and that of the discrepancy while both clocks run alike. With rows x of the
         basis,
 
-            mean = (x - x') beta + offset - offset',    variance = (x - x') V (x - x')^T + size^2 dt
+            mean = (x - x') beta + offset - offset',    variance = (x - x') V (x - x')^T + var
 
-        where dt is the time of the walk that the two futures do not share.
+        where var is the variance of the walk in the time that the two futures do not share.
 
         Args:
             schedule: the learning rates of the future to compare with.
@@ -128,16 +131,21 @@ class Posterior:
         offsets = base.offsets - np.concatenate([end.offsets for end in ends])
         mean[has_offset] += offsets[:, nodes.offset_column[has_offset]].T
         variance = np.einsum("kmi,kij,kmj->km", rows, nodes.covariance, rows)
+        jumps = np.concatenate([end.jumps for end in ends])
+        jumped = JUMP_VARIANCE * np.abs(jumps - base.jumps)
         for index, walk in enumerate(self.walks):
             apart = [
                 walk_time_between(base.terms[:, 0], end.terms[:, 0], walk.lr_travel) for end in ends
             ]
-            variance[nodes.walk == index] += walk.size**2 * np.array(apart)
+            variance[nodes.walk == index] += walk.size**2 * np.array(apart) + jumped
         fall, fall_std = falls(
             self._progress(np.hstack([base.terms, *(end.terms for end in ends)]))
         )
         weight, mean, variance = self._or_unsettled(
-            mean, variance, fall[:, 1:] - fall[:, :1], (fall_std[:, 1:] - fall_std[:, :1]) ** 2
+            mean,
+            variance,
+            fall[:, 1:] - fall[:, :1],
+            (fall_std[:, 1:] - fall_std[:, :1]) ** 2 + jumped,
         )
         std = np.sqrt(np.maximum(variance, _VARIANCE_FLOOR))
         unit = self.transform.unit
@@ -149,9 +157,10 @@ class Posterior:
 
     def _query(self, schedule: LRSchedule, steps: IntArray) -> QueryPoints:
         basis, terms = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
-        if self.past_run_offsets is None:
-            return QueryPoints(basis, terms, np.empty((steps.size, 0)))
-        return QueryPoints(basis, terms, self.past_run_offsets(schedule, steps))
+        offsets = np.empty((steps.size, 0))
+        if self.past_run_offsets is not None:
+            offsets = self.past_run_offsets(schedule, steps)
+        return QueryPoints(basis, terms, offsets, jumps_at(self.events, steps))
 
     def _loss(self, query: QueryPoints) -> Mixture:
         """Distribution of the loss at m points, calibrated, with the added variances.
@@ -166,11 +175,12 @@ class Posterior:
         fall, fall_std = falls(self._progress(query.terms))
         present, present_variance = self._present
         ahead = query.terms[0] < self.now_and_end.terms[0, 0]
+        jumped = JUMP_VARIANCE * (query.jumps - self.now_and_end.jumps[0])
         weight, mean, variance = self._or_unsettled(
             mean,
             variance,
             np.where(ahead, present - fall, self.weight @ mean),
-            np.where(ahead, present_variance + fall_std**2, self.weight @ variance),
+            np.where(ahead, present_variance + fall_std**2 + jumped, self.weight @ variance),
         )
         transform = self.transform
         std = np.sqrt(np.maximum(variance, _VARIANCE_FLOOR))
@@ -202,7 +212,7 @@ class Posterior:
             if own.size == 0:
                 continue
             expected, walk_variance = walk.expected(
-                walk_time(query.terms, self.origin, walk.lr_travel)
+                walk_time(query.terms, self.origin, walk.lr_travel), query.jumps
             )
             of_basis, of_z, of_offsets = np.split(
                 expected, [basis.shape[1], basis.shape[1] + 1], axis=1
@@ -310,6 +320,15 @@ class Posterior:
         """Share of the full drop that has arrived at the present step, at each node, (k,)."""
         share: FloatArray = self.now_and_end.basis[0, self.nodes.columns[:, 2]]
         return share
+
+    def discrepancy(self) -> FloatArray:
+        """Expected discrepancy of the run from the law of each node at the present step, (k,)."""
+        nodes, query = self.nodes, self.now_and_end
+        of_law = (query.basis[0, nodes.columns] * nodes.mean).sum(axis=1)
+        has_offset = nodes.offset_column >= 0
+        of_law[has_offset] += query.offsets[0, nodes.offset_column[has_offset]]
+        discrepancy: FloatArray = self._z(query)[0][:, 0] - of_law
+        return discrepancy
 
     def drop_shrinkage(self) -> float:
         """Posterior over prior standard deviation of the full drop.

@@ -197,13 +197,16 @@ class _PastPosterior:
         """Discrepancy of this run from its laws where a new run's clock is at `steps`, (m, q)."""
         past = self.posterior
         total_s1 = float(past.schedule.s1(past.schedule.total_steps))
+        event_terms = clock_terms(past.schedule, total_s1, past.events)
         total_s1 *= self._peak_ratio(schedule) ** _S1_PEAK_POWER
         terms = clock_terms(schedule, total_s1, steps)
         discrepancy = np.zeros((steps.size, len(self.pairs)))
         for index, weights in self.residuals:
             walk = past.walks[index]
             time = walk_time(terms, past.origin, walk.lr_travel)
-            discrepancy += walk.expected(time)[0] @ weights
+            events = walk_time(event_terms, past.origin, walk.lr_travel)
+            jumps = np.searchsorted(events, time, side="right")
+            discrepancy += walk.expected(time, jumps)[0] @ weights
         return discrepancy
 
     def _peak_ratio(self, schedule: LRSchedule) -> float:

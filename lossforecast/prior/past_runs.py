@@ -56,7 +56,7 @@ class PastRun:
     @classmethod
     def of(cls, name: str, run: RunInfo, schedule: LRSchedule, history: History) -> Self | None:
         """Thin a finished run; None with too few losses or more steps than its schedule has."""
-        evidence = gather(history.bins(), schedule, _BURN_IN_SHARE)
+        evidence = gather(history.bins(), schedule, _BURN_IN_SHARE, history.event_steps)
         if len(evidence) < _MIN_EVIDENCE_POINTS or history.last_step > schedule.total_steps:
             return None
         return cls(name, run, schedule, evidence)
@@ -68,8 +68,9 @@ class PastRun:
 
     @property
     def diverged(self) -> bool:
-        """True if the run ended at over twice its lowest loss."""
-        return self.final_loss > _DIVERGED_RATIO * abs(float(self.evidence.loss.min()))
+        """True if the run ended at over twice its lowest loss, jumps at events aside."""
+        lowest = float(self.evidence.without_jumps().loss.min())
+        return self.final_loss > _DIVERGED_RATIO * abs(lowest)
 
     def duplicates(self, other: Self) -> bool:
         """True if the two are the same run, stored twice."""
@@ -137,6 +138,7 @@ class PastRun:
                 noise=float(seen["noise"]),
                 n_observed=int(seen["n_observed"]),
                 initial=float(seen.get("initial", math.nan)),
+                events=np.array(seen.get("events", []), np.int64),
             )
             schedule = LRSchedule.from_dict(state["schedule"])
             return cls(str(state["name"]), RunInfo(**state["run"]), schedule, evidence)

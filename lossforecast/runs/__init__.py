@@ -1,7 +1,8 @@
 """One run as observed: its description, losses, learning rates and outcome."""
 
+from lossforecast.runs.bins import Bins
 from lossforecast.runs.evidence import Evidence, gather
-from lossforecast.runs.history import Bins, History
+from lossforecast.runs.history import History
 from lossforecast.runs.observed import observed, points
 from lossforecast.runs.outcome import (
     END_SHARE,

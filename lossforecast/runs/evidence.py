@@ -1,28 +1,33 @@
 """`Evidence`: the losses that a fit uses, thinned and without the start of the run."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
-from lossforecast.arrays import FloatArray
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.numerics import MAD_TO_STD
-from lossforecast.runs.history import Bins
+from lossforecast.runs.bins import Bins
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Evidence", "gather"]
 
 
-_MAX_POINTS = 128  # of evidence: more do not sharpen a forecast
+_MAX_POINTS = 128  # of evidence, and one for each event: more do not sharpen a forecast
 _MIN_POINTS_AFTER_BURN_IN = 8  # with fewer, the start of the run is used too
 _MAX_LOSS = 1e100  # losses are clipped there: their squares stay finite
+_MIN_LOSS = 1e-100  # of positive losses whose jumps are taken out
 _INITIAL_SHARE = 0.01  # of the steps so far, whose median loss is that at the start
 _INITIAL_POINTS = 3  # at least
 _OUTLIER_STDS = 5.0  # distance of an outlier from its neighbours, in robust standard deviations
 _RELATIVE_NOISE_FLOOR = 1e-5  # of one observation, relative to the loss
+_MIN_BINS_FOR_NOISE = 10  # between two events; with fewer, the noise is that of the whole run
+_POINTS_AT_JUMP = 3  # on each side of an event, whose medians show how far the loss jumped
+_NO_EVENTS: IntArray = np.empty(0, np.int64)
 _windows = np.lib.stride_tricks.sliding_window_view
 
 
@@ -39,6 +44,8 @@ class Evidence:
     """Number of finite losses observed so far."""
     initial: float = math.nan
     """Median loss of the first hundredth of the steps so far; nan if unknown."""
+    events: IntArray = field(default_factory=_NO_EVENTS.copy)
+    """Steps of the events after the first loss, increasing; some may still be to come, (m,)."""
 
     def __len__(self) -> int:
         return self.step.size
@@ -48,9 +55,31 @@ class Evidence:
         """True if no loss was observed."""
         return self.n_observed == 0
 
+    def without_jumps(self) -> Self:
+        """The evidence with the losses before each event moved to the level of those after it.
+
+        They are moved by the difference between the medians of three points on each side or, where
+        all losses are above 0, by their ratio. So nothing that is read off early and late losses
+        takes a jump for a fall or a rise.
+        """
+        loss, initial = self.loss.copy(), self.initial
+        relative = bool(loss.size and loss.min() > 0)
+        for part in _parts(self.step, self.events)[1:]:
+            start = part.start
+            before = float(np.median(loss[max(start - _POINTS_AT_JUMP, 0) : start]))
+            after = float(np.median(loss[part][:_POINTS_AT_JUMP]))
+            moved = np.append(loss[:start], initial)
+            moved = moved * (after / before) if relative else moved + (after - before)
+            moved = np.clip(moved, _MIN_LOSS if relative else -_MAX_LOSS, _MAX_LOSS)
+            loss[:start], initial = moved[:-1], float(moved[-1])
+        return replace(self, loss=loss, initial=initial)
+
     @classmethod
-    def placeholder(cls, step: int, loss: float) -> Self:
-        """One loss with a huge variance, for a fit before the first observation."""
+    def placeholder(cls, step: int, loss: float, events: IntArray) -> Self:
+        """One loss with a huge variance, for a fit before the first observation.
+
+        Events up to its step are left out: they precede all losses that are still to come.
+        """
         return cls(
             step=np.array([step]),
             loss=np.array([loss]),
@@ -58,10 +87,13 @@ class Evidence:
             noise=0.0,
             n_observed=0,
             initial=loss,
+            events=events[events > step],
         )
 
 
-def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
+def gather(
+    bins: Bins, schedule: LRSchedule, burn_in: float, events: IntArray = _NO_EVENTS
+) -> Evidence:
     """Thin the observed losses to at most 128 points with a variance each.
 
     1. The warm-up and a share `burn_in` of the run so far are left out, because the start follows
@@ -70,36 +102,61 @@ def gather(bins: Bins, schedule: LRSchedule, burn_in: float) -> Evidence:
        observations, that of second differences; relative to the loss where all losses are above 0.
     3. Bins are pooled evenly in the square root of time.
     4. Points far from their neighbours keep their loss and get a larger variance.
+
+    Losses before and after an event are not pooled, and not compared in 2 and 4.
+
+    Args:
+        bins: the losses.
+        schedule: learning rate of every step.
+        burn_in: share of the run so far.
+        events: steps of the events, increasing, (m,). Those up to the first loss do not count.
     """
     used = _after_burn_in(bins, schedule, burn_in)
     if not used.any():
         empty = np.empty(0)
         return Evidence(
-            step=np.empty(0, dtype=np.int64), loss=empty, variance=empty, noise=0.0, n_observed=0
+            step=np.empty(0, dtype=np.int64),
+            loss=empty,
+            variance=empty,
+            noise=0.0,
+            n_observed=0,
+            events=events,
         )
     step, count = bins.step[used], bins.count[used].astype(float)
     loss = np.clip(bins.mean[used], -_MAX_LOSS, _MAX_LOSS)
     relative = bool(loss.min() > 0)
-    noise = _noise(
+    noise = _noise_between(
+        _parts(step, events),
         np.log(loss) if relative else loss,
         count,
         np.sqrt(bins.variance[used]) / (loss if relative else 1.0),
         unit=0.0 if relative else float(np.median(np.abs(loss))),
     )
-    at, pooled, weight = _pooled(step, loss, count)
+    group = _groups(step, np.searchsorted(events, step, side="right"))
+    at, pooled, weight = _pooled(group, step, loss, count)
     scale = np.abs(pooled) if relative else np.ones(pooled.size)
-    variance = (noise * scale) ** 2 / weight
-    comparable = np.log(pooled) if relative else pooled
-    variance = variance * _inflation(comparable, np.sqrt(variance) / scale)
+    variance = (noise[np.searchsorted(group, np.arange(at.size))] * scale) ** 2 / weight
+    comparable, std = np.log(pooled) if relative else pooled, np.sqrt(variance) / scale
+    variance = variance * np.concatenate(
+        [_inflation(comparable[each], std[each]) for each in _parts(at, events)]
+    )
     recent = float(np.median(scale[-max(1, scale.size // 4) :]))
     return Evidence(
         step=at,
         loss=pooled,
         variance=variance,
-        noise=noise * recent,
+        noise=float(noise[-1]) * recent,
         n_observed=int(bins.count.sum()),
         initial=_initial(bins),
+        events=events[events > bins.first[0]],
     )
+
+
+def _parts(step: IntArray | FloatArray, events: IntArray) -> list[slice]:
+    """The parts into which events cut n >= 1 points, none of them empty."""
+    cuts = np.unique(np.searchsorted(step, events))
+    bounds = [0, *cuts[(cuts > 0) & (cuts < step.size)].tolist(), step.size]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _after_burn_in(bins: Bins, schedule: LRSchedule, burn_in: float) -> NDArray[np.bool_]:
@@ -121,19 +178,36 @@ def _initial(bins: Bins) -> float:
     return float(np.median(np.clip(loss[:n], -_MAX_LOSS, _MAX_LOSS)))
 
 
-def _pooled(
-    step: FloatArray, loss: FloatArray, count: FloatArray
-) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-    """Means over groups of equal width in the square root of time: steps, losses and counts."""
+def _groups(step: FloatArray, part: IntArray) -> IntArray:
+    """Numbers of the groups, (n,): of equal width in the square root of time, within each part."""
     elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
     even = np.minimum(np.sqrt(elapsed) * _MAX_POINTS, _MAX_POINTS - 1).astype(int)
-    group = np.unique(even, return_inverse=True)[1]
+    groups: IntArray = np.unique(even + part, return_inverse=True)[1]  # both do not decrease
+    return groups
+
+
+def _pooled(
+    group: IntArray, step: FloatArray, loss: FloatArray, count: FloatArray
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Means over groups: steps, losses and counts, (m,) each."""
     weight: FloatArray = np.bincount(group, count).astype(float)
     at = np.maximum(np.rint(np.bincount(group, count * step) / weight), 1).astype(np.int64)
     # differences from a level: a mean of 1e30 and 3 must not lose the 3 of its neighbours
     level = np.median(loss)
     pooled = level + np.bincount(group, count * (loss - level)) / weight
     return at, np.clip(pooled, loss.min(), loss.max()), weight
+
+
+def _noise_between(
+    parts: list[slice], loss: FloatArray, count: FloatArray, spread: FloatArray, unit: float
+) -> FloatArray:
+    """The `_noise` of each part between two events, (n,); of the whole run for short parts."""
+    whole = _noise(loss, count, spread, unit)
+    noise = np.full(loss.size, whole)
+    for part in parts if len(parts) > 1 else []:
+        if part.stop - part.start >= _MIN_BINS_FOR_NOISE:
+            noise[part] = _noise(loss[part], count[part], spread[part], unit)
+    return noise
 
 
 def _noise(loss: FloatArray, count: FloatArray, spread: FloatArray, unit: float) -> float:

@@ -1,8 +1,8 @@
 """`History`: the losses and learning rates of a run, in constant memory."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,44 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import number, whole, wholes
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
+from lossforecast.runs.bins import COLUMNS, MAX_DIFFERENCE, Bins, bins_of, difference, merged
 
-__all__ = ["Bins", "History"]
+__all__ = ["History"]
 
 
-_COLUMNS: dict[str, type] = {
-    "first": np.int64,  # first and last step seen in the bin
-    "last": np.int64,
-    "count": np.int64,
-    "step_sum": np.float64,
-    "origin": np.float64,  # the bin's first loss; sums are of differences from it
-    "total": np.float64,
-    "square": np.float64,
-    "lr": np.float64,  # the last learning rate known in the bin, or nan
-}
-_MAX_DIFFERENCE = 1e120  # differences of losses are clipped there: sums of squares stay finite
-
+_MAX_EVENTS = 64  # that are kept; at most one for every four bins
+_BINS_PER_EVENT = 4
 _NEW_BIN: list[float] = []
 _Before = list[float] | None
 """Values of the columns of the last bin before the latest observation, to undo that observation:
 `_NEW_BIN` if it opened the bin, None if it cannot be undone (the bin was merged since) or need not
 be (the loss was not finite)."""
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Consecutive groups of observations, in the order of their steps; every array is (n,)."""
-
-    first: IntArray
-    last: IntArray
-    count: IntArray
-    step: FloatArray
-    """Mean step."""
-    mean: FloatArray
-    """Mean loss."""
-    variance: FloatArray
-    """Sample variance of the losses inside the bin; nan where count is 1."""
-    lr: FloatArray
-    """Learning rate at `last`, nan where it was not given."""
 
 
 class History:
@@ -60,10 +34,14 @@ class History:
 
     A loss that is nan or infinite is counted but not stored. If a step is observed twice in a row,
     the later loss replaces the earlier one. A step before the last one is a rewind (a restored
-    checkpoint): every bin that touches a later step is dropped.
+    checkpoint): every bin that touches a later step is dropped, and every event after it.
+
+    An event marks a step from which on losses may lie on another level. No bin holds losses from
+    before and after an event that was marked before the losses after it were observed.
 
     Args:
-        max_bins: the largest number of bins, at least 2.
+        max_bins: the largest number of bins, at least 2. Of the events, the latest 64 are kept, and
+            at most ``max_bins / 4``.
 
     Example:
         >>> history = History()
@@ -83,9 +61,11 @@ class History:
         """Number of nan or infinite losses since the last finite one."""
         self._size = 0
         self._columns: dict[str, NDArray[Any]] = {
-            name: np.zeros(16, dtype=kind) for name, kind in _COLUMNS.items()
+            name: np.zeros(16, dtype=kind) for name, kind in COLUMNS.items()
         }
         self._before: _Before = None
+        self._events: tuple[tuple[int, str], ...] = ()
+        self._event_steps: list[int] = []
 
     @property
     def n_observed(self) -> int:
@@ -132,28 +112,41 @@ class History:
 
     def bins(self) -> Bins:
         """The bins so far."""
-        c = {name: column[: self._size].copy() for name, column in self._columns.items()}
-        count = np.maximum(c["count"], 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = c["origin"] + c["total"] / count
-            variance = (c["square"] - c["total"] ** 2 / count) / (c["count"] - 1)
-            variance = np.where(c["count"] > 1, np.maximum(variance, 0.0), np.nan)
-        step = c["step_sum"] / count
-        return Bins(
-            first=c["first"],
-            last=c["last"],
-            count=c["count"],
-            step=step,
-            mean=mean,
-            variance=variance,
-            lr=c["lr"],
+        return bins_of(
+            {name: column[: self._size].copy() for name, column in self._columns.items()}
         )
+
+    def event(self, step: int, name: str) -> None:
+        """Mark a change at a step, past, present or future; the same one twice counts once."""
+        at = whole("step", step, ObservationError, least=0)
+        if not isinstance(name, str) or not name.strip():
+            raise ObservationError(
+                f"the name of an event is {name!r:.60}; give some words, such as 'longer sequences'"
+            )
+        self._set_events({*self.events, (at, name)})
+
+    @property
+    def events(self) -> tuple[tuple[int, str], ...]:
+        """Steps and names of the events, in the order of the steps."""
+        return self._events
+
+    @property
+    def event_steps(self) -> IntArray:
+        """The different steps of the events, increasing, (m,)."""
+        return np.array(self._event_steps, np.int64)
+
+    @property
+    def latest_event(self) -> int:
+        """Step of the latest event not after the last step; 0 without one."""
+        n_passed = bisect_right(self._event_steps, self.last_step)
+        return self._event_steps[n_passed - 1] if n_passed else 0
 
     def thinned(self, max_bins: int) -> "History":
         """A copy with at most `max_bins` bins."""
         copy = History(max_bins)
         for name in ("width", "last_step", "n_non_finite", "non_finite_run", "_size"):
             setattr(copy, name, getattr(self, name))
+        copy._set_events(self.events)
         copy._columns = {name: column.copy() for name, column in self._columns.items()}
         while copy._size > copy.max_bins:
             copy._coarsen()
@@ -170,7 +163,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """The history as plain JSON-able values."""
-        return {
+        state = {
             "max_bins": self.max_bins,
             "width": self.width,
             "last_step": self.last_step,
@@ -179,6 +172,7 @@ class History:
             "undo": None if self._before is None else _plain(self._before),
             "bins": {name: _plain(c[: self._size]) for name, c in self._columns.items()},
         }
+        return {**state, "events": [list(event) for event in self.events]} if self.events else state
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -190,12 +184,14 @@ class History:
             history.n_non_finite = whole("count", state["n_non_finite"], StateError, least=0)
             history.non_finite_run = whole("count", state["non_finite_run"], StateError, least=0)
             columns: dict[str, NDArray[Any]] = {}
-            for name, kind in _COLUMNS.items():
+            for name, kind in COLUMNS.items():
                 saved = state["bins"][name]
                 whole_numbers = kind is np.int64
                 columns[name] = (
                     wholes(name, saved, StateError) if whole_numbers else _floats(name, saved)
                 )
+            for step, name in state.get("events", []):
+                history.event(step, name)
             if state["undo"] is not None:
                 history._before = _floats("undo", state["undo"]).ravel().tolist()
         except (KeyError, TypeError, ValueError) as error:
@@ -222,7 +218,7 @@ class History:
             and (c["last"] // self.width == key).all()
             and ((mean_step >= c["first"] - 1) & (mean_step <= c["last"] + 1)).all()
             and (c["square"] >= 0).all()
-            and (np.diff(key) > 0).all()
+            and (c["first"][1:] > c["last"][:-1]).all()
             and (size == 0 or c["last"][-1] <= self.last_step)
             and (self._before is None or len(self._before) in (0, len(c)))
         )
@@ -242,10 +238,10 @@ class History:
             self.non_finite_run += 1
 
     def _add(self, step: int, loss: float, lr: float) -> None:
-        key = step // self.width
+        key = self._key(step)
         while self._size == self.max_bins and key != self._last_key():
             self._coarsen()
-            key = step // self.width
+            key = self._key(step)
         c = self._columns
         if self._size and key == self._last_key():
             i = self._size - 1
@@ -258,9 +254,9 @@ class History:
             self._before = _NEW_BIN
             c["first"][i], c["count"][i], c["origin"][i], c["lr"][i] = step, 0, loss, np.nan
             c["step_sum"][i] = c["total"][i] = c["square"][i] = 0.0
-        difference = min(max(loss - float(c["origin"][i]), -_MAX_DIFFERENCE), _MAX_DIFFERENCE)
-        c["total"][i] += difference
-        c["square"][i] += difference * difference
+        distance = min(max(loss - float(c["origin"][i]), -MAX_DIFFERENCE), MAX_DIFFERENCE)
+        c["total"][i] += distance
+        c["square"][i] += distance * distance
         c["last"][i] = step
         c["count"][i] += 1
         c["step_sum"][i] += step
@@ -270,7 +266,7 @@ class History:
     def _extend(self, steps: IntArray, losses: FloatArray, lrs: FloatArray) -> None:
         """Add finite losses at increasing steps after the last one."""
         while steps.size > 1:
-            keys = steps // self.width
+            keys = self._keys(steps)
             before = self._last_key() if self._size else -1
             new = np.cumsum(np.diff(keys, prepend=before) != 0)
             fit = int(np.searchsorted(new, self.max_bins - self._size, side="right"))
@@ -297,10 +293,10 @@ class History:
         begins = np.searchsorted(where, np.arange(old, size))
         c["first"][old:size] = steps[begins]
         c["origin"][old:size] = losses[begins]
-        difference = _difference(losses, c["origin"][where])
+        distance = difference(losses, c["origin"][where])
         # add.at adds in order, so the sums equal those of observations added one by one
-        np.add.at(c["total"], where, difference)
-        np.add.at(c["square"], where, difference * difference)
+        np.add.at(c["total"], where, distance)
+        np.add.at(c["square"], where, distance * distance)
         np.add.at(c["step_sum"], where, steps.astype(float))
         np.add.at(c["count"], where, 1)
         c["last"][where] = steps  # the last assignment to a bin wins
@@ -310,8 +306,21 @@ class History:
         self.last_step = int(steps[-1])
         self.non_finite_run = 0
 
+    def _key(self, step: int) -> int:
+        """Number of the bin of a step, counted in steps and events."""
+        return step // self.width + bisect_right(self._event_steps, step)
+
+    def _keys(self, steps: IntArray) -> IntArray:
+        """The `_key` of many steps, (n,)."""
+        return steps // self.width + np.searchsorted(self._event_steps, steps, side="right")
+
     def _last_key(self) -> int:
-        return int(self._columns["first"][self._size - 1]) // self.width
+        return self._key(int(self._columns["last"][self._size - 1]))
+
+    def _set_events(self, events: Iterable[tuple[int, str]]) -> None:
+        kept = min(_MAX_EVENTS, self.max_bins // _BINS_PER_EVENT)
+        self._events = tuple(sorted(events)[-kept:]) if kept else ()
+        self._event_steps = sorted({step for step, _ in self._events})
 
     def _reserve(self, size: int) -> None:
         have = self._columns["first"].size
@@ -326,31 +335,17 @@ class History:
         """Double the width and merge the bins that now fall together."""
         self.width *= 2
         c = {name: column[: self._size] for name, column in self._columns.items()}
-        keys = c["first"] // self.width
-        left = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1) != 0)
-        right = np.append(left[1:], self._size) - 1  # equal to left where a bin stays alone
-        two = right > left
-        shift = np.where(two, _difference(c["origin"][right], c["origin"][left]), 0.0)
-        n = c["count"][right]
-        total, square = c["total"][right], c["square"][right]
-        added = {
-            "count": n,
-            "step_sum": c["step_sum"][right],
-            "total": total + n * shift,
-            "square": square + 2 * shift * total + n * shift * shift,
-        }
-        merged = {name: c[name][left] + np.where(two, more, 0) for name, more in added.items()}
-        merged["first"], merged["origin"] = c["first"][left], c["origin"][left]
-        merged["last"] = c["last"][right]
-        merged["lr"] = np.where(np.isnan(c["lr"][right]), c["lr"][left], c["lr"][right])
-        self._size = left.size
-        for name, column in merged.items():
+        apart = self._keys(c["first"][1:]) != self._keys(c["last"][:-1])
+        starts = np.flatnonzero(np.append(True, apart))
+        self._size = starts.size
+        for name, column in merged(c, starts).items():
             self._columns[name][: self._size] = column
         self._before = None
 
     def _rewind(self, step: int) -> None:
         self._size = int(np.searchsorted(self._columns["last"][: self._size], step, side="right"))
         self._before = None
+        self._set_events(event for event in self.events if event[0] <= step)
         self.last_step = int(self._columns["last"][self._size - 1]) if self._size else -1
         if self.last_step == step:
             self._forget_last()
@@ -385,11 +380,6 @@ def _floats(name: str, values: ArrayLike) -> FloatArray:
     except (TypeError, ValueError) as error:
         raise ObservationError(f"{name} must be numbers, not {values!r:.60} ({error})") from error
     return given.astype(np.float64)
-
-
-def _difference(loss: ArrayLike, origin: ArrayLike) -> FloatArray:
-    with np.errstate(over="ignore"):
-        return np.clip(np.subtract(loss, origin), -_MAX_DIFFERENCE, _MAX_DIFFERENCE)
 
 
 def _plain(numbers: Sequence[float] | NDArray[Any]) -> list[Any]:

@@ -88,6 +88,14 @@ def test_a_run_is_stored_and_resumed_in_its_record(tmp_path: Path) -> None:
     assert [row["mean"] for row in made[5:]] == [mean for mean, *_ in found["forecasts"].values()]
 
 
+def test_an_event_is_marked_in_a_fabric_loop_as_in_a_plain_one() -> None:
+    found = train(fabric(), accumulate=2, event_at=63)
+    assert found["events"] == ((63, "other batches"),)
+    assert found == train(None, accumulate=2, event_at=63)
+    assert found["forecasts"][70] != train(fabric(), accumulate=2)["forecasts"][70]
+    assert found["log"] == []
+
+
 def test_a_loop_is_stopped_only_if_asked_to() -> None:
     advised = train(fabric(), policy=stop_from(60))
     assert len(advised["losses"]) == TOTAL

@@ -213,3 +213,39 @@ def test_a_log_is_awaited(tmp_path: Path, content: str | None) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("waiting for the first loss") == 1
     assert json.loads((tmp_path / "now.json").read_text())["last_step"] == TOTAL
+
+
+def test_events_help_after_a_jump_and_are_drawn(tmp_path: Path) -> None:
+    log, steps = tmp_path / "log.csv", np.arange(10, 1_300, 10)
+    losses = losses_at(steps) * np.where(steps >= 1_000, 1.3, 1.0)
+    rows = [f"{step},{loss}" for step, loss in zip(steps, losses, strict=True)]
+    log.write_text("\n".join(["step,val_loss", *rows]) + "\n")
+    options: tuple[object, ...] = (log, "--total-steps", TOTAL, "--schedule", SPEC)
+    options = ("forecast", *options, "--task", "language modelling")
+    events = ("--event", "1000:longer sequences", "--event", "40:start of the decay")
+    truth = 1.3 * losses_at(np.arange(1_960, 2_001, 10)).mean()
+    told = result_of(*options, *events, "--plot", tmp_path / "events.svg")
+    blind = result_of(*options)
+    assert told["lower95"] < truth < told["upper95"]
+    assert told["std"] < 0.5 * blind["std"]
+    drawn = (tmp_path / "events.svg").read_text()
+    assert "longer sequences" in drawn
+    assert "start of the decay" in drawn
+    ahead = result_of(*options, *events, "--event", "1800: to come ")
+    assert ahead["std"] > 3 * told["std"]
+    tried = run("what-if", *options[1:], *events, "--try", "extend:to=2500")
+    assert tried.returncode == 0, tried.stderr
+
+
+WRONG = ["1000", "1000:", ":a", "-5:a", "x:a", "1.5:a", "9" * 5_000 + ":a"]
+
+
+@pytest.mark.parametrize("event", WRONG, ids=lambda event: event[:9])
+@pytest.mark.parametrize("command", ["forecast", "replay", "what-if"])
+def test_a_wrong_event_is_said(tmp_path: Path, command: str, event: str) -> None:
+    log = write_log(tmp_path / "log.csv", 1_000)
+    extra = ("--try", "extend:to=2500") if command == "what-if" else ()
+    done = run(command, log, "--total-steps", TOTAL, f"--event={event}", *extra)
+    assert done.returncode == 2
+    assert "give STEP:NAME, such as '5000:longer sequences'" in done.stderr
+    assert len(done.stderr.splitlines()) <= 2

@@ -86,3 +86,15 @@ def test_tables_are_whole_and_plain_on_a_pipe(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     (row,) = (line for line in done.stdout.splitlines() if "25%, step 500" in line)
     assert row.rstrip().endswith("continue")
+
+
+def test_an_event_is_known_from_its_step_on(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv")
+    about = ("--task", "language modelling")
+    plain = result_of("replay", log, *about)
+    picture = tmp_path / "then.svg"
+    marked = result_of("replay", log, *about, "--event", "1000:other data", "--plot", picture)
+    for before, after in zip(plain["moments"], marked["moments"], strict=True):
+        assert (before["std"] == after["std"]) is (before["made_at"] < 1_000)
+    assert marked["moments"][49]["std"] > 2 * plain["moments"][49]["std"]
+    assert "other data" in picture.read_text()

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lossforecast.errors import ConfigurationError, ObservationError, StateError
-from lossforecast.runs.history import Bins, History
+from lossforecast.runs.bins import Bins
+from lossforecast.runs.history import History
 
 Observation = tuple[int, float, float | None]
 

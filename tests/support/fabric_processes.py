@@ -42,6 +42,7 @@ def train(
     save_at: int | None = None,
     save_to: Path | None = None,
     fail_at: int | None = None,
+    event_at: int | None = None,
     resume: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def train(
         save_at: steps after which everything is saved.
         save_to: where.
         fail_at: steps after which an error ends the loop.
+        event_at: steps after which an event is marked.
         resume: what to go on from.
         **options: of the monitor.
     """
@@ -96,6 +98,8 @@ def train(
         for step in range(state["step"], TOTAL):
             if step == fail_at:
                 raise ValueError("the user's own")
+            if step == event_at and monitor is not None:
+                monitor.event("other batches")
             of_step = []
             for micro in range(accumulate):
                 x, y = batch(step, micro, rank)
@@ -138,6 +142,7 @@ def train(
     if monitor is not None:
         bins = monitor.forecaster.history.bins()
         found["off"] = monitor.switched_off
+        found["events"] = monitor.forecaster.history.events
         found["plan"] = monitor.forecaster.schedule.to_array().tolist()
         found["seen"] = dict(zip(bins.last.tolist(), bins.mean.tolist(), strict=True))
         found["seen rates"] = dict(zip(bins.last[1:].tolist(), bins.lr[1:].tolist(), strict=True))

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
+from lossforecast.callbacks.capture.transfer import Transfer
 from lossforecast.callbacks.distributed import channel, team
 from lossforecast.policies import Action, Reason, Recommendation, Situation
 from support.logs import WarningLog
@@ -147,6 +149,7 @@ def train(
     save_at: int | None = None,
     die_at: int | None = None,
     rewind_at: int | None = None,
+    event_at: int | None = None,
     load: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -189,6 +192,8 @@ def train(
                 scheduler.load_state_dict(state["scheduler"])
                 optimizer.param_groups[0]["lr"] = scheduler.get_last_lr()[0]
                 monitor.load_state_dict(state["monitor"])
+            if step == event_at and monitor is not None:
+                monitor.event("other data")
             output = model(torch.ones(2, 4)).sum()
             value = loss_of(step, rank)
             loss = output - output.detach() + (value if isinstance(value, float) else 0.0)
@@ -214,6 +219,7 @@ def train(
         found["losses"] = dict(zip(bins.last.tolist(), bins.mean.tolist(), strict=True))
         found["non_finite"] = monitor.forecaster.history.n_non_finite
         found["off"] = monitor.switched_off
+        found["events"] = monitor.forecaster.history.events
         found["forecasts"] = {
             update.step: [update.forecast.mean, update.forecast.std, update.forecast.made_at]
             for update in updates
@@ -228,6 +234,16 @@ def shards(model: Model) -> Model:
 
 def nan_on_one(step: int, rank: int) -> float:
     return float("nan") if rank == 1 and step >= 40 else scripted(step, rank)
+
+
+def slowly(what: Callable[[], Any]) -> Any:
+    """As on a GPU, where what is sent to the host arrives later."""
+    with mock.patch.object(Transfer, "pending", property(lambda _: True)):
+        return what()
+
+
+def other_data(step: int, rank: int) -> float:
+    return scripted(step, rank) + (step >= 64)
 
 
 def slow_to_start(step: int, rank: int) -> float:
@@ -281,6 +297,23 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         "slow": lambda: train(stop=True, policy=[slow]),
         "two": two_at_once,
         "seldom": seldom,
+        "unmarked": lambda: train(loss_of=other_data),
+        "event": lambda: resumed(
+            lambda state: state, save_at=77, loss_of=other_data, event_at=64, stop=True
+        ),
+        "event on the first": lambda: resumed(
+            state_of_rank_0,
+            save_at=80,
+            loss_of=other_data,
+            event_at=64 if rank == 0 else None,
+            stop=True,
+        ),
+        "event on the other": lambda: train(loss_of=other_data, event_at=64 if rank else None),
+        # while a forecast of step 60 waits for its losses
+        "early event": lambda: train(loss_of=other_data, event_at=61),
+        "early event, slow device": lambda: slowly(
+            lambda: train(loss_of=other_data, event_at=61 if rank == 0 else None)
+        ),
         "one may stop": lambda: train(stop=rank == 0, policy=[stop_from(60)]),
         "rewind": lambda: train(save_at=47, rewind_at=74),
         "decay and stop": lambda: train(

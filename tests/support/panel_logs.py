@@ -1,6 +1,6 @@
 """Logs with forecasts for the panel to show, written as a training run writes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def updates(
     floor: float = 2.0,
     target: float | None = None,
     seed: int = 0,
+    events: Mapping[int, str] | None = None,
     **about: Any,
 ) -> Iterator[Update]:
     """Updates of a run with made-up losses, one at every forecast."""
@@ -42,6 +43,9 @@ def updates(
     monitor = RunMonitor(forecaster, target=target)
     for step in range(every, upto + 1, every):
         seen = slice(step - every, step)
+        for at, name in (events or {}).items():
+            if step - every <= at < step:
+                forecaster.event(at, name)
         forecaster.observe_many(steps[seen], losses[seen])
         yield monitor.check(step)
 

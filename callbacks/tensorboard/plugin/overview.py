@@ -116,6 +116,7 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
+        "events": [{"step": step, "name": name} for step, name in history.events],
         "schedule": schedule_points(used),
         "peak": plan.peak,
         "shapes": SHAPES,

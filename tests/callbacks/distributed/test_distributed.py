@@ -53,6 +53,52 @@ def test_losses_are_averaged_and_only_the_first_process_forecasts(
     assert first["collectives"] == other["collectives"] == 12, "one a block"
 
 
+@pytest.mark.parametrize("name", ["event", "event on the first"])
+def test_an_event_may_be_marked_in_all_processes_or_in_the_first(found: Found, name: str) -> None:
+    first, other = (each["whole"] for each in of(found, name))
+    unmarked, _ = of(found, "unmarked")
+    assert first["steps"] == other["steps"] == 120
+    assert (first["log"], other["log"], first["off"]) == ([], [], False)
+    assert first["events"] == [[64, "other data"]]
+    assert other["events"] == ([] if "first" in name else [[64, "other data"]])
+    assert first["collectives"] == other["collectives"]
+    assert first["forecasts"] == of(found, "event")[0]["whole"]["forecasts"]
+    for step in map(str, range(10, 61, 10)):
+        assert first["forecasts"][step] == unmarked["forecasts"][step]
+    truth = 3 + 3 * 125**-0.5
+    errors = [abs(each["forecasts"]["80"][0] - truth) for each in (first, unmarked)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("name", ["event", "event on the first"])
+def test_an_event_is_known_to_a_resumed_run(found: Found, name: str) -> None:
+    for each in of(found, name):
+        assert each["resumed"]["events"] == [[64, "other data"]]
+    whole, resumed = (of(found, name)[0][way]["forecasts"] for way in ("whole", "resumed"))
+    assert resumed == {step: whole[step] for step in map(str, range(90, 121, 10))} | {
+        step: whole[step] for step in resumed if step == "80"
+    }
+
+
+def test_an_event_waits_for_the_forecast_that_was_due_before_it(found: Found) -> None:
+    """A slow device makes that forecast late; then the event came before it."""
+    (first, other), (slow, slow_other) = (
+        of(found, f"early event{how}") for how in ("", ", slow device")
+    )
+    assert first["forecasts"] == slow["forecasts"]
+    assert first["forecasts"]["60"] == of(found, "unmarked")[0]["forecasts"]["60"]
+    assert first["forecasts"]["70"] != of(found, "event")[0]["whole"]["forecasts"]["70"]
+    for each in (first, other, slow, slow_other):
+        assert (each["steps"], each["collectives"], each["log"]) == (120, 12, [])
+
+
+def test_an_event_that_the_first_process_does_not_know_changes_nothing(found: Found) -> None:
+    first, other = of(found, "event on the other")
+    assert (first["events"], other["events"]) == ([], [[64, "other data"]])
+    assert first["forecasts"] == of(found, "unmarked")[0]["forecasts"]
+    assert first["collectives"] == other["collectives"] == 12
+
+
 def test_no_loss_of_a_long_block_is_dropped(found: Found) -> None:
     first, other = of(found, "seldom")
     assert first["losses"] == {str(700 * i): 2.0 + i for i in range(8)}

@@ -294,6 +294,24 @@ def test_runs_are_ranked_with_others_of_the_same_loss(run_updates: list[Update])
     assert all("levels" not in each for each in found)
 
 
+def test_events_are_shown_and_known_to_what_ifs() -> None:
+    names = {800: "<b>longer</b> sequences", 1_600: "more data"}
+    marked, plain = (list(updates(upto=1_650, every=50, events=each)) for each in (names, None))
+    known = record.read(record.write(marked[-1]))
+    assert shown(known)["events"] == [{"step": step, "name": name} for step, name in names.items()]
+    assert shown(record.read(record.write(plain[-1])))["events"] == []
+    widths = []
+    for each in (marked, plain):
+        state = record.read(record.write(each[-1]))["state"]
+        question = {**QUESTION, "decay_start": 1_700}
+        tried = answer(Forecaster.from_state_dict(state), 1_650, question)["what_if"]
+        widths.append(tried["upper80"] - tried["lower80"])
+    assert widths[0] > widths[1]
+    known["state"]["history"]["events"] = [[-1, "a"]]
+    with pytest.raises(StateError, match="not a saved history"):
+        shown(known)
+
+
 # ---------------------------------------------------------------------- what if
 
 

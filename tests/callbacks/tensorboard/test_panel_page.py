@@ -436,6 +436,29 @@ def test_names_are_shown_as_text(browser: webdriver.Chrome, tmp_path: Path) -> N
         page.leave()
 
 
+def test_events_are_lines_with_their_names(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    names = {1_000: "<b>longer</b> sequences", 1_900: "x" * 200}
+    write(tmp_path / "logs" / "run", upto=2_000, events=names)
+    with tensorboard(tmp_path / "logs") as (address, _):
+        page = Page(browser, address)
+        page.until(lambda: page.all(f"{LOSS} .annotation"))
+        drawn = "return [...document.querySelectorAll(`${arguments[0]} .annotation text`)]"
+        texts = page.run(f"{drawn}.map(each => each.textContent)", LOSS)
+        assert texts == ["<b>longer</b> sequences", "x" * 39 + "…"]
+        left, right = page.run(f"{drawn}.map(each => each.getBoundingClientRect().x)", LOSS)
+        assert left < right
+        lines = page.run(
+            "return document.querySelector(arguments[0]).layout.shapes.map(each => each.x0)", LOSS
+        )
+        assert lines.count(1_000) == lines.count(1_900) == 1
+        page.find("#travel").send_keys(*[Keys.ARROW_LEFT] * 15)
+        page.until(lambda: page.line("forecast made at")["x"][0] < 1_000)
+        assert len(page.run(drawn, LOSS)) == 2  # as the losses that came later
+        page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
+        page.until(lambda: "Ends at" in page.text(".answer"))
+        page.leave()
+
+
 def test_empty_logs_say_what_to_do_and_trouble_is_told(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import { digits } from "./words.js";
 const LIGHT = { runs: ["#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9"], whatIf: "#b0479b" };
 const DARK = { runs: ["#4fa8e0", "#ff8a50", "#34d3a6", "#f2b84b", "#9adcf7"], whatIf: "#e58fd0" };
 
+const LONGEST_NAME = 40; // of an event, in characters
+
 // The colour of a run by its index; with more runs than colours some share one.
 export function colourOf(index, dark) {
   const { runs } = dark ? DARK : LIGHT;
@@ -157,15 +159,14 @@ export function lossChart({ runs, row, tried, question, theme }) {
       yanchor: "bottom", font: { color: theme.text } } });
   }
   const seen = now ? focus.step : row.step;
-  shapes.push({
-    type: "line", layer: "below", x0: seen, x1: seen, xref: "x", y0: 0, y1: 1, yref: "paper",
-    line: { color: theme.line, width: 1, dash: "dot" },
-  });
+  shapes.push(upright(seen, "paper", theme.line, "dot"));
+  for (const { step } of focus.events) shapes.push(upright(step, "y domain", theme.text, "solid"));
   const handles = question === null ? [] : handlesOf(question, whatIf);
   const last = Math.max(...runs.map((run) => run.total_steps), tried ? tried.what_if.total_steps : 0);
   const layout = {
     ...base(theme, `${focus.run}\n${focus.tag}`),
     shapes: [...handles, ...shapes],
+    annotations: focus.events.map((event) => nameOf(event, focus.total_steps, theme)),
     editrevision: JSON.stringify(question), // applies a dragged handle once
     xaxis: { ...axes(theme), title: { text: "optimizer step" }, range: [0, 1.02 * last], anchor: "y2" },
     yaxis: { ...axes(theme), title: { text: lossName(runs) },
@@ -174,6 +175,22 @@ export function lossChart({ runs, row, tried, question, theme }) {
       exponentformat: "e" },
   };
   return { traces, layout, handles: handles.length };
+}
+
+function upright(step, yref, colour, dash) {
+  return {
+    type: "line", layer: "below", x0: step, x1: step, xref: "x", y0: 0, y1: 1, yref,
+    line: { color: colour, width: 1, dash },
+  };
+}
+
+// The name of an event along its line, on the side of the middle of the run.
+function nameOf({ step, name }, last, theme) {
+  const text = name.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
+  return {
+    x: step, y: 1, xref: "x", yref: "y domain", text: plain(text), textangle: -90, showarrow: false,
+    xanchor: step < last / 2 ? "left" : "right", yanchor: "top", font: { color: theme.text, size: 11 },
+  };
 }
 
 function across(value, axis, colour, dash) {
@@ -240,10 +257,7 @@ export function finalChart({ run, row, theme }) {
     });
   }
   if (row !== null) {
-    shapes.push({
-      type: "line", x0: row.step, x1: row.step, xref: "x", y0: 0, y1: 1, yref: "paper",
-      line: { color: theme.line, width: 1, dash: "dot" },
-    });
+    shapes.push(upright(row.step, "paper", theme.line, "dot"));
   }
   const known = [...end("lower80"), ...end("upper80"), run.outcome, run.target].filter((y) => y !== null);
   const settled = rows.slice(Math.floor(rows.length / 10)).flatMap((each) => [each.lower95.at(-1), each.upper95.at(-1)]);
