@@ -34,6 +34,8 @@ class Caveat(StrEnum):
     """The validation loss has been rising for a while."""
     LR_RISES_AHEAD = "lr_rises_ahead"
     """The plan raises the learning rate again (a restart): forecasts beyond it are poor."""
+    FORECASTS_FAILED = "forecasts_failed"
+    """Earlier forecasts of this run missed what came by over twice their standard deviation."""
     REPEATED_DATA = "repeated_data"
     """The data will be seen again: a training loss can fall at every epoch boundary, and nothing
     seen in the first epoch tells how far."""

@@ -14,6 +14,7 @@ __all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
 _MIN_POINTS_FOR_FORECAST = 10  # of evidence
 _MAX_YOUTH = 0.5  # reached 50 steps after the warm-up or at 1/40 of the run's S1, if later
 _MAX_PROB_UNSETTLED = 0.3  # that the run follows no law yet
+_FAILED_SURPRISE = 2.0  # errors of earlier forecasts, in standard deviations
 _MIN_MISFIT_PROBABILITY = 0.5
 _MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it the data decided
 _MIN_DROP_SHARE_OF_STD = 0.3  # of the std of the forecast: below it the drop hardly matters
@@ -42,7 +43,13 @@ def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: Anneal
 
 
 def caveats_of(
-    history: History, run: RunInfo, plan: LRSchedule, followed: LRSchedule, rise: float
+    history: History,
+    run: RunInfo,
+    plan: LRSchedule,
+    followed: LRSchedule,
+    *,
+    rise: float,
+    surprise: float,
 ) -> tuple[Caveat, ...]:
     """The caveats of a forecast, in the order of their names.
 
@@ -52,6 +59,7 @@ def caveats_of(
         plan: the learning rates planned, which observed ones are compared with.
         followed: the learning rates that the forecast assumes.
         rise: expected rise of an overfitting loss, 0 for none.
+        surprise: root mean square of the errors of earlier forecasts, in standard deviations.
     """
     caveats = set(followed.caveats)
     steps, observed = observed_rates(history)
@@ -66,6 +74,8 @@ def caveats_of(
         caveats.add(Caveat.OVERFITTING)
     if _will_repeat_data(history, run, followed.total_steps):
         caveats.add(Caveat.REPEATED_DATA)
+    if surprise > _FAILED_SURPRISE:
+        caveats.add(Caveat.FORECASTS_FAILED)
     knots, rates = followed.knots
     ahead = rates[knots >= max(history.last_step, 0, followed.warmup_steps)]
     if (ahead - np.minimum.accumulate(ahead) > OFF_PLAN_TOLERANCE * followed.peak).any():

@@ -292,6 +292,7 @@ class Forecaster:
             forecast=forecast,
             target=target,
             rivals=tuple(rivals),
+            run=self.run,
             kind=self.run.optimizer or "",
             earlier=earlier,
             alike=self.prior.alike,
@@ -369,7 +370,9 @@ class Forecaster:
 
     def _caveats(self, followed: LRSchedule, surprise: float = 0.0) -> tuple[Caveat, ...]:
         rise = self._rise(self.history, self._effective_schedule())
-        return caveats_of(self.history, self.run, self._schedule, followed, rise, surprise)
+        return caveats_of(
+            self.history, self.run, self._schedule, followed, rise=rise, surprise=surprise
+        )
 
     def _fit(self, planned: LRSchedule) -> tuple[Evidence, Posterior]:
         if self._fitted is None:

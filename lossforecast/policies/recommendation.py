@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lossforecast.forecast import Estimate, Forecast
 from lossforecast.policies.ranking import Outlook
-from lossforecast.runs import History
+from lossforecast.runs import History, RunInfo
 from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = [
@@ -97,6 +97,7 @@ class Situation:
         forecast: the forecast of the final loss; never `Status.NO_DATA`.
         target: the final loss to reach, if one was given.
         rivals: the other runs of the sweep, in progress or ended; without those that were stopped.
+        run: what is known about the run.
         kind: the optimizer of this run, or another label of its group, as in `Outlook.kind`.
         earlier: forecasts of up to nine earlier checks, oldest first, without those at which
             the end of the run was open (`lossforecast.policies.is_open`).
@@ -108,6 +109,7 @@ class Situation:
     forecast: Forecast
     target: float | None = None
     rivals: Sequence[Outlook] = ()
+    run: RunInfo = field(default_factory=RunInfo)
     kind: str = ""
     earlier: Sequence[Outlook] = ()
     alike: tuple[float, float] | None = None

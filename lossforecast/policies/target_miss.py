@@ -13,13 +13,14 @@ from lossforecast.policies.recommendation import (
     Situation,
     stopped,
 )
+from lossforecast.runs import RunKind
 
 __all__ = ["target_miss"]
 
 _DEFAULT_RISK = 0.05
-# keeps the risk of a whole run below `risk`: with all of it at every check, 8.8% of the language
-# models and 11.3% of the others of 462 recorded runs were stopped
-_RISK_SHARE_PER_CHECK = 0.4
+# of the risk of a whole run, the share that keeps its 48 checks below that risk: measured on
+# recorded runs; forecasts of runs that are no large language models err more often by factors
+_RISK_SHARE_PER_CHECK, _RISK_SHARE_OF_LANGUAGE_MODELS = 0.1, 0.4
 
 
 def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
@@ -42,15 +43,16 @@ def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
     needed = whole("checks", checks, ConfigurationError, least=1)
     if needed > MAX_EARLIER_CHECKS + 1:
         raise ConfigurationError(f"checks is {checks}; at most {MAX_EARLIER_CHECKS + 1} are kept")
-    limit = _RISK_SHARE_PER_CHECK * risk_of_run
 
-    return partial(_policy, needed=needed, limit=limit)
+    return partial(_policy, needed=needed, risk=risk_of_run)
 
 
-def _policy(situation: Situation, needed: int, limit: float) -> Recommendation | None:
+def _policy(situation: Situation, needed: int, risk: float) -> Recommendation | None:
     forecast, target = situation.forecast, situation.target
     if target is None or is_open(forecast):
         return None
+    large = situation.run.kind is RunKind.LARGE_LANGUAGE_MODEL
+    limit = risk * (_RISK_SHARE_OF_LANGUAGE_MODELS if large else _RISK_SHARE_PER_CHECK)
     prob = forecast.prob_below(target)
     earlier = (outlook.prob_below(target) for outlook in situation.earlier)
     missed = [value < limit for value in (*earlier, prob)][-needed:]

@@ -33,6 +33,9 @@ _DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the
 _MIN_SHARE_ARRIVED = 0.01  # of the drop, in the denominator of a drop scale
 _MIN_DROP_SCALE = 0.3
 _MAX_DROP_SCALE = 1 / _MIN_DROP_SCALE
+_STEP_CELLS = 200  # of a run, in which the steps of a step decay are sought
+_MIN_STEP_RATIO, _MIN_STEP_RATE = 1.3, 1e-3  # of the rates before and after; of the peak
+_MAX_FALL_AROUND = 0.05  # of the fall in a step, in the cells before and after it
 _TINY = 1e-300  # keeps divisions finite
 
 
@@ -72,7 +75,7 @@ class QueryPoints:
     basis: FloatArray
     """Columns from `columns_at`, (m, columns)."""
     terms: FloatArray
-    """Clock terms, (2, m)."""
+    """Clock terms, (3, m)."""
     offsets: FloatArray
     """Offsets of z from past runs, (m, p); p is 0 without past runs."""
     jumps: IntArray
@@ -86,14 +89,14 @@ class QueryPoints:
 def columns_at(
     beliefs: Beliefs, schedule: LRSchedule, plan: LRSchedule, now: int, steps: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The basis at some steps, (m, columns), and the clock terms there, (2, m).
+    """The basis at some steps, (m, columns), and the clock terms there, (3, m).
 
     With ``s = S1(t) / S1(now)`` and ``u = t / now``, the columns of a row are
 
         1,  s^-alpha for every alpha,  u^-alpha for every alpha,  arrived(t) for every member,  0
 
-    The clock terms are ``S1(T) / S1(t)`` and the distance that the rate has travelled since the
-    warm-up, in units of the peak.
+    The clock terms are ``S1(T) / S1(t)``, the distance that the rate has travelled since the
+    warm-up, in units of the peak, and by how much the logarithm of the rate has fallen in steps.
 
     Args:
         beliefs: the prior, with exponents and relaxations.
@@ -126,15 +129,15 @@ def columns_at(
         drops.T,
         np.zeros((at.size, 1)),
     ]
-    return np.hstack(columns), np.array([inverse, _travel(schedule, at)])
+    return np.hstack(columns), np.array([inverse, _travel(schedule, at), _stepped(schedule, at)])
 
 
 def clock_terms(schedule: LRSchedule, total_s1: float, steps: IntArray) -> FloatArray:
-    """Clock terms at some steps of a schedule, (2, m), for a run whose S1 ends at `total_s1`."""
+    """Clock terms at some steps of a schedule, (3, m), for a run whose S1 ends at `total_s1`."""
     at = np.maximum(steps, 1)
     s1 = np.maximum(schedule.s1(at), _MIN_S1_SHARE * total_s1)
     inverse = total_s1 / s1 if total_s1 > 0 else schedule.total_steps / at
-    return np.array([inverse, _travel(schedule, at)])
+    return np.array([inverse, _travel(schedule, at), _stepped(schedule, at)])
 
 
 def walk_time(terms: FloatArray, origin: tuple[float, float], lr_travel: float) -> FloatArray:
@@ -194,3 +197,28 @@ def _travel(schedule: LRSchedule, steps: IntArray) -> FloatArray:
     moved = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(rates[after])))])
     travel: FloatArray = np.interp(steps, knots[after], moved / schedule.peak)
     return travel
+
+
+def _stepped(schedule: LRSchedule, steps: IntArray) -> FloatArray:
+    """Sum of ``log(eta_before / eta_after)`` over the steps of a step decay so far, (m,).
+
+    A step is a fall to 1/1.3 or less within a hundredth of the run, while the rate hardly changes
+    in the two hundredths around it; a smooth decay has none. Rates below 1/1000 of the peak count
+    as that much.
+    """
+    edges = np.linspace(1, schedule.total_steps, _STEP_CELLS + 1)
+    if schedule.peak == 0:
+        return np.zeros(steps.size)
+    rates = np.maximum(schedule.lr(edges.astype(np.int64)), _MIN_STEP_RATE * schedule.peak)
+    falls = np.pad(-np.diff(np.log(rates)), 2)
+    both = falls[2:-1] + falls[3:]  # a step may fall into two cells
+    at_most = _MAX_FALL_AROUND * both[:-1]
+    is_step = (
+        (both[:-1] >= np.log(_MIN_STEP_RATIO))
+        & (falls[2:-2] > at_most)
+        & (np.abs(falls[1:-3]) <= at_most)
+        & (np.abs(falls[4:]) <= at_most[:])
+    )
+    total = np.concatenate([[0.0], np.cumsum(np.where(is_step, both[:-1], 0.0))])
+    stepped: FloatArray = total[np.searchsorted(edges[1:], steps, side="right")]
+    return stepped

@@ -97,7 +97,7 @@ class _Problem:
     design: FloatArray  # basis and z, (n, columns + 1)
     offsets: FloatArray  # of past runs, (n, p)
     continued: FloatArray  # z without the jumps at events, (n,)
-    terms: FloatArray  # clock terms, (2, n)
+    terms: FloatArray  # clock terms, (3, n)
     jumps: IntArray  # number of events up to each observation, (n,)
     query: QueryPoints  # now and the end of the plan
     grid: Grid

@@ -138,9 +138,7 @@ class Posterior:
                 walk_time_between(base.terms[:, 0], end.terms[:, 0], walk.lr_travel) for end in ends
             ]
             variance[nodes.walk == index] += walk.size**2 * np.array(apart) + jumped
-        fall, fall_std = falls(
-            self._progress(np.hstack([base.terms, *(end.terms for end in ends)]))
-        )
+        fall, fall_std = self._falls(np.hstack([base.terms, *(end.terms for end in ends)]))
         weight, mean, variance = self._or_unsettled(
             mean,
             variance,
@@ -172,7 +170,7 @@ class Posterior:
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
         mean[of_laws] -= self.transform.logarithmic * start / 2  # keeps the mean of the loss
         variance[of_laws] += start
-        fall, fall_std = falls(self._progress(query.terms))
+        fall, fall_std = self._falls(query.terms)
         present, present_variance = self._present
         ahead = query.terms[0] < self.now_and_end.terms[0, 0]
         jumped = JUMP_VARIANCE * (query.jumps - self.now_and_end.jumps[0])
@@ -235,6 +233,11 @@ class Posterior:
         """
         fall: FloatArray = self.youth * self.slope * self._progress(terms)
         return np.minimum(fall, _MAX_START_STD)
+
+    def _falls(self, terms: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Means and standard deviations of the falls of a run that follows no law yet, (3, m)."""
+        has_stepped = self.now_and_end.terms[2, 0] > 0
+        return falls(self._progress(terms), np.zeros(terms.shape[1]) if has_stepped else terms[2])
 
     def _progress(self, terms: FloatArray) -> FloatArray:
         """``log(S1 / S1(now))`` at m points, (m,), at least 0."""

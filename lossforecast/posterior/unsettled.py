@@ -3,11 +3,13 @@
 A loss on a plateau, or one that falls faster and faster, tells little about where it will end: a
 first fall may be over the next moment, or go on to the end of the run. With some probability p the
 laws are therefore set aside, and the loss is the present one less a fall in proportion to the
-progress of the run,
+progress of the run and to the steps of a step decay,
 
-    z(t) = z(now) - F log(S1(t) / S1(now)),        F >= 0 of any size,
+    z(t) = z(now) - F (log(S1(t) / S1(now)) + r / 2),        F >= 0 of any size,
 
-where p grows with the acceleration of the losses seen. S1 is the sum of the learning rates.
+where p grows with the acceleration of the losses seen. S1 is the sum of the learning rates, and r
+is by how much the logarithm of the rate falls in steps until t; 0 once a step was seen, because the
+laws have learned from it then.
 """
 
 import numpy as np
@@ -26,6 +28,7 @@ FALL_WEIGHTS: FloatArray = np.full(3, 1 / 3)
 
 _MAX_PROGRESS = 2.5  # a run of which a twelfth has been seen; few curves tell more
 _PARTS = ((0.25, 0.5), (0.5, 0.75), (0.9, 1.0))  # of the time seen
+_STEP_PROGRESS = 0.5  # that a step of the rate to 1/e counts as
 _NEGLIGIBLE_FALL = 0.03  # of z
 # p at some accelerations, and the progress to the end at which it begins to fade; as the scale of F
 # they are what intervals of recorded curves were best with, those of large language models left out
@@ -34,13 +37,14 @@ _PROBABILITIES = (0.15, 0.2, 0.6)
 _FADING_PROGRESS = 1.0
 
 
-def falls(progress: FloatArray) -> tuple[FloatArray, FloatArray]:
+def falls(progress: FloatArray, stepped: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Means and standard deviations of the fall of each component after some progress, (3, m) each.
 
     Args:
         progress: ``log(S1(t) / S1(now))``, (m,), at least 0; what exceeds 2.5 does not count.
+        stepped: r, by how much the logarithm of the rate falls in steps, (m,), at least 0.
     """
-    bounded = np.minimum(progress, _MAX_PROGRESS)
+    bounded = np.minimum(progress, _MAX_PROGRESS) + _STEP_PROGRESS * stepped
     return np.outer(_MEANS, bounded), np.outer(_STDS, bounded)
 
 

@@ -60,7 +60,7 @@ def test_the_doubt_fades_as_the_run_ends() -> None:
 
 def test_falls_are_of_any_size_and_in_proportion_to_the_progress() -> None:
     assert FALL_WEIGHTS.sum() == pytest.approx(1.0)
-    mean, std = falls(np.array([0.0, 1.0, 2.0]))
+    mean, std = falls(np.array([0.0, 1.0, 2.0]), np.zeros(3))
     assert (mean[:, 0] == 0).all()
     assert mean[:, 2] == pytest.approx(2 * mean[:, 1])
     assert std[:, 2] == pytest.approx(2 * std[:, 1])
@@ -112,6 +112,6 @@ def test_the_doubt_is_about_what_comes_not_about_what_was() -> None:
 
 def test_a_young_run_is_not_forecast_to_vanish() -> None:
     """However much progress is left, a fall has bounds."""
-    mean, std = falls(np.array([2.5, 20.0]))
+    mean, std = falls(np.array([2.5, 20.0]), np.zeros(2))
     np.testing.assert_array_equal(mean[:, 0], mean[:, 1])
     np.testing.assert_array_equal(std[:, 0], std[:, 1])
