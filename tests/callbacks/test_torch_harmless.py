@@ -32,6 +32,8 @@ def test_the_device_is_read_at_the_ends_of_blocks_only(tensor_rate: bool, stop: 
     with HostReads() as reads:
         for i in range(100):
             reads.now = i
+            if i == 60:
+                monitor.event("other data")  # reads nothing
             loss = weight.square().sum() + i
             monitor.step(loss)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -60,7 +62,9 @@ def test_a_gpu_is_not_waited_for_within_a_block(accumulate: int) -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(steps):
+        for step in range(steps):
+            if step == 100:
+                monitor.event("other data")
             for _ in range(accumulate):
                 loss = weight.square().mean()
                 monitor.step(loss)
