@@ -92,13 +92,15 @@ def _will_repeat_data(history: History, run: RunInfo, total_steps: int) -> bool:
     return has_second and history.last_step - an_epoch < _SEEN_OF_SECOND_EPOCH * an_epoch
 
 
-def overfitting_rise(history: History, schedule: LRSchedule) -> float:
+def overfitting_rise(history: History, run: RunInfo, schedule: LRSchedule) -> float:
     """Expected further rise of a validation loss by the end of the run; 0 if it does not rise.
 
     ``rise so far * clip(steps left / steps since the minimum, 0.01, 1)``. 0 as well if
     the learning rate rose since the minimum, because that explains the rise of the loss. Only
-    losses since the latest event count.
+    losses since the latest event count. 0 for a training loss.
     """
+    if run.metric != "val":
+        return 0.0
     begin, bins = history.latest_event, history.bins()
     start = begin + _START_SHARE * max(history.last_step - begin, 0)
     late = np.isfinite(bins.mean) & (bins.first >= start)

@@ -369,7 +369,7 @@ class Forecaster:
         )
 
     def _caveats(self, followed: LRSchedule, surprise: float = 0.0) -> tuple[Caveat, ...]:
-        rise = self._rise(self.history, self._effective_schedule())
+        rise = overfitting_rise(self.history, self.run, self._effective_schedule())
         return caveats_of(
             self.history, self.run, self._schedule, followed, rise=rise, surprise=surprise
         )
@@ -377,15 +377,12 @@ class Forecaster:
     def _fit(self, planned: LRSchedule) -> tuple[Evidence, Posterior]:
         if self._fitted is None:
             evidence, posterior = self._fit_to(self.history, planned, self._gaps)
-            surprise = self._hindsight.surprise(self.history, self._schedule, self._fit_past)
+            surprise = self._hindsight.surprise(self.history, self._schedule, self._fit_to)
             self._fitted = evidence, replace(posterior, surprise=surprise)
         return self._fitted
 
-    def _fit_past(self, history: History, followed: LRSchedule) -> Posterior:
-        return self._fit_to(history, followed, ())[1]
-
     def _fit_to(
-        self, history: History, followed: LRSchedule, gaps: Sequence[Gap]
+        self, history: History, followed: LRSchedule, gaps: Sequence[Gap] = ()
     ) -> tuple[Evidence, Posterior]:
         return fit_run(
             history,
@@ -394,7 +391,7 @@ class Forecaster:
             prior=self.prior,
             laws=self.laws,
             gaps=gaps,
-            rise=self._rise(history, followed),
+            rise=overfitting_rise(history, self.run, followed),
             past_runs=self._past_runs,
         )
 
@@ -403,7 +400,3 @@ class Forecaster:
         if self._effective is None:
             self._effective = effective_schedule(self._schedule, self.history)
         return self._effective
-
-    def _rise(self, history: History, followed: LRSchedule) -> float:
-        """Expected further rise of an overfitting validation loss; 0 for a training loss."""
-        return overfitting_rise(history, followed) if self.run.metric == "val" else 0.0

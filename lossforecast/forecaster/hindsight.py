@@ -17,7 +17,7 @@ import numpy as np
 
 from lossforecast.numerics import NO_CALIBRATION
 from lossforecast.posterior import Posterior
-from lossforecast.runs import History, effective_schedule
+from lossforecast.runs import Evidence, History, effective_schedule
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Hindsight"]
@@ -30,7 +30,7 @@ _MAX_ERROR = 20.0  # in standard deviations
 _SIDES = np.array([0.1, 0.5, 0.9])
 _STDS_BETWEEN_SIDES = 2.563  # of a normal distribution
 
-Fit = Callable[[History, LRSchedule], Posterior]
+Fit = Callable[[History, LRSchedule], tuple[Evidence, Posterior]]
 
 
 class Hindsight:
@@ -49,14 +49,14 @@ class Hindsight:
         Args:
             history: the losses so far.
             plan: the planned learning rates.
-            fit: the posterior given a history and the schedule that it followed.
+            fit: the evidence and the posterior given a history and the schedule that it followed.
         """
         if plan is not self._plan:
             self._plan, self._errors = plan, {}
         known, self._errors = self._errors, {}
         for origin, start, end in _windows(history.last_step):
             past = history.until(end)
-            key = origin, hash(past.bins().mean.tobytes())
+            key = origin, hash((past.events, past.bins().mean.tobytes()))
             if key not in known:
                 known[key] = _error(past, plan, fit, origin, start)
             self._errors[key] = known[key]
@@ -86,10 +86,11 @@ def _error(past: History, plan: LRSchedule, fit: Fit, origin: int, start: int) -
     """
     seen, bins = past.until(origin), past.bins()
     inside = np.isfinite(bins.mean) & (bins.first > start)
-    if np.isfinite(seen.bins().mean).sum() < _MIN_BINS or not inside.any():
+    is_comparable = inside.any() and not (past.event_steps > origin).any()
+    if np.isfinite(seen.bins().mean).sum() < _MIN_BINS or not is_comparable:
         return None
     followed = effective_schedule(plan, past)
-    posterior = fit(seen, followed)
+    _, posterior = fit(seen, followed)
     posterior = replace(posterior, beliefs=replace(posterior.beliefs, calibration=NO_CALIBRATION))
     count = bins.count[inside]
     step = round(np.average(bins.step[inside], weights=count))

@@ -156,6 +156,7 @@ class History:
     def until(self, step: int) -> "History":
         """A copy with the bins that end at a step or before it; its last step is that of a bin."""
         copy = self.thinned(self.max_bins)
+        copy._set_events(event for event in self.events if event[0] <= step)
         copy._size = int(np.searchsorted(copy._columns["last"], step, side="right"))
         copy._columns = {name: c[: copy._size] for name, c in copy._columns.items()}
         copy.last_step = int(copy._columns["last"][-1]) if copy._size else -1
