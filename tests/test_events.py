@@ -278,12 +278,12 @@ def test_a_jump_of_a_validation_loss_is_no_overfitting() -> None:
     steps = np.arange(100, 3_000, 50)
     noise = 0.005 * np.random.default_rng(0).normal(size=steps.size)
     losses = expected(steps, COSINE, 0.2) + noise
-    for events, caveats in (((), (Caveat.OVERFITTING,)), ((HALF,), ())):
+    for events in ((), (HALF,)):
         forecaster = Forecaster(COSINE, RunInfo("val", "adamw"))
         for step in events:
             forecaster.event(step, "harder examples")
         forecaster.observe_many(steps, losses)
-        assert forecaster.forecast().caveats == caveats
+        assert (Caveat.OVERFITTING in forecaster.forecast().caveats) is not bool(events)
 
 
 def test_patience_starts_anew_at_an_event() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lossforecast.errors import ConfigurationError
+from lossforecast.forecaster.assessment import overfitting_rise
 from lossforecast.laws import LAWS
 from lossforecast.posterior import PastRunTransfer, Posterior, fit
 from lossforecast.prior import Gap, Prior, most_similar
@@ -23,7 +24,6 @@ def fit_run(
     prior: Prior,
     laws: tuple[str, ...],
     gaps: Sequence[Gap],
-    rise: float,
     past_runs: PastRunTransfer | None,
 ) -> tuple[Evidence, Posterior]:
     """The evidence in a history and the posterior of the laws given it.
@@ -35,7 +35,6 @@ def fit_run(
         prior: beliefs before the first loss.
         laws: names of the laws.
         gaps: measurements of the annealing probe.
-        rise: expected rise of an overfitting loss.
         past_runs: finished runs like this one.
     """
     beliefs = prior.for_run(run, planned, laws)
@@ -60,7 +59,7 @@ def fit_run(
         now,
         beliefs,
         measured_drop=measured,
-        rise=rise,
+        rise=overfitting_rise(history, run, planned),
         past_runs=past_runs,
     )
     _, losses = points(history)

@@ -352,14 +352,13 @@ class Forecaster:
         if at < posterior.now:
             mixture = posterior.predict(followed, np.array([at]))
         std = float(mixture.moments()[1][0])
-        caveats = self._caveats(followed, posterior.surprise)
         seconds = time.perf_counter() - began
         self.seconds_spent += seconds
         return Forecast(
             step=at,
             made_at=self._now,
             status=status_of(evidence, posterior, std, gain),
-            caveats=caveats,
+            caveats=self._caveats(followed, posterior.surprise),
             anneal_gain=gain,
             seconds=seconds,
             schedule=followed,
@@ -391,7 +390,6 @@ class Forecaster:
             prior=self.prior,
             laws=self.laws,
             gaps=gaps,
-            rise=overfitting_rise(history, self.run, followed),
             past_runs=self._past_runs,
         )
 

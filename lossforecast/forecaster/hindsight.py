@@ -17,7 +17,7 @@ import numpy as np
 
 from lossforecast.numerics import NO_CALIBRATION
 from lossforecast.posterior import Posterior
-from lossforecast.runs import Evidence, History, effective_schedule
+from lossforecast.runs import Evidence, History, effective_schedule, gather
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Hindsight"]
@@ -29,6 +29,7 @@ _MIN_BINS = 6  # of losses, for a forecast
 _MAX_ERROR = 20.0  # in standard deviations
 _SIDES = np.array([0.1, 0.5, 0.9])
 _STDS_BETWEEN_SIDES = 2.563  # of a normal distribution
+_TINY = 1e-300
 
 Fit = Callable[[History, LRSchedule], tuple[Evidence, Posterior]]
 
@@ -84,24 +85,25 @@ def _error(past: History, plan: LRSchedule, fit: Fit, origin: int, start: int) -
         origin: step at which the forecast is made.
         start: step after which the losses are averaged.
     """
-    seen, bins = past.until(origin), past.bins()
-    inside = np.isfinite(bins.mean) & (bins.first > start)
-    is_comparable = inside.any() and not (past.event_steps > origin).any()
-    if np.isfinite(seen.bins().mean).sum() < _MIN_BINS or not is_comparable:
+    seen = past.until(origin)
+    if np.isfinite(seen.bins().mean).sum() < _MIN_BINS or (past.event_steps > origin).any():
         return None
     followed = effective_schedule(plan, past)
     _, posterior = fit(seen, followed)
-    posterior = replace(posterior, beliefs=replace(posterior.beliefs, calibration=NO_CALIBRATION))
-    count = bins.count[inside]
-    step = round(np.average(bins.step[inside], weights=count))
-    mixture = posterior.predict(followed, np.array([step]))
-    loss = np.average(bins.mean[inside], weights=count)
+    evidence = gather(past.bins(), followed, posterior.beliefs.burn_in)
+    inside = evidence.step > start
+    if not inside.any():
+        return None
+    step, loss, variance = (x[inside] for x in (evidence.step, evidence.loss, evidence.variance))
+    weight = 1 / np.maximum(variance, np.finfo(float).tiny)
+    came = np.average(loss, weights=weight)
+    at = round(np.average(step, weights=weight))
+    beliefs = replace(posterior.beliefs, calibration=NO_CALIBRATION)
+    mixture = replace(posterior, beliefs=beliefs).predict(followed, np.array([at]))
     lower, median, upper = mixture.quantiles(_SIDES)[:, 0]
-    unit = posterior.transform.unit
+    noise = np.sqrt(1 / weight.sum())
     if mixture.logarithmic:
-        tiny = np.finfo(float).tiny
-        lower, median, upper, loss = np.log(np.maximum([lower, median, upper, loss], tiny))
-        unit = 1.0
-    std = (upper - lower) / unit / _STDS_BETWEEN_SIDES
-    error = (loss - median) / unit / np.hypot(std, posterior.noise / np.sqrt(count.sum()))
+        noise /= abs(came)
+        lower, median, upper, came = np.log(np.maximum([lower, median, upper, came], _TINY))
+    error = (came - median) / np.hypot((upper - lower) / _STDS_BETWEEN_SIDES, noise)
     return float(np.clip(error, -_MAX_ERROR, _MAX_ERROR))

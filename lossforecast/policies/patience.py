@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from lossforecast.checks import non_negative, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.openness import is_open
+from lossforecast.forecast import Forecast
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 from lossforecast.runs import Bins
+from lossforecast.status import Caveat, Status
 
 __all__ = ["patience"]
 
@@ -39,11 +40,16 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
     return partial(_policy, max_steps=max_steps, delta=delta)
 
 
+def _is_too_early(forecast: Forecast) -> bool:
+    """Return whether the rest of the run is unlike what was seen; other forecasts do not count."""
+    return forecast.status is Status.TOO_SHORT or Caveat.REPEATED_DATA in forecast.caveats
+
+
 def _policy(situation: Situation, max_steps: int, delta: float) -> Recommendation | None:
     forecast = situation.forecast
     history = situation.history
     losses, ends = _windows(history.bins().since(history.latest_event), max_steps)
-    if losses.size == 0 or is_open(forecast):
+    if losses.size == 0 or _is_too_early(forecast):
         return None
     before = ends <= ends[-1] - max_steps
     if not before.any() or losses[~before].min() < losses[before].min() - delta:

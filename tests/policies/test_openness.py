@@ -33,7 +33,9 @@ def staircase(
     """A loss that stands still in each epoch, and falls at each boundary."""
     steps = np.arange(0, seen, 2)
     noise = 0.005 * np.random.default_rng(0).normal(size=steps.size)
-    levels = np.array([1.08, 0.72, 0.40])[np.minimum(steps // EPOCH, 2)] - fall * steps
+    levels = (
+        np.array([1.08, 0.72, 0.40])[np.minimum(steps // EPOCH, 2)] + fall * (steps + 20.0) ** -0.5
+    )
     run = RunInfo(metric, "adamw", steps_per_epoch=steps_per_epoch)
     forecaster = Forecaster(plan, run)
     forecaster.observe_many(steps, levels + noise)
@@ -100,14 +102,14 @@ def test_no_policy_acts_in_the_first_epoch(name: str) -> None:
     rivals = [Outlook.ended(loss, "adamw") for loss in (1e-4, 2e-4)]
 
     def advice(steps_per_epoch: float | None) -> Any:
-        falls = 5e-4 if name == "reschedule" else 0.0
+        falls = 2.0 if name == "reschedule" else 0.0
         forecaster = staircase(380, plan, steps_per_epoch=steps_per_epoch, fall=falls)
         if name == "reschedule":
             forecaster.run = RunInfo(
                 "train", "adamw", task="language modelling", steps_per_epoch=steps_per_epoch
             )
         forecaster.recommend(1e-3, make())  # `target_miss` asks for two checks in a row
-        forecaster.observe(381, 1.08 - 380 * falls)
+        forecaster.observe(381, 1.08 + falls * 400.0**-0.5)
         return forecaster.recommend(1e-3, make(), rivals)
 
     assert advice(None).action is action, "it would act on this run"
