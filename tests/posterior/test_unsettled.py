@@ -9,6 +9,7 @@ from scipy.stats import halfnorm
 from lossforecast import Forecaster, LRSchedule, Prior, RunInfo, Status
 from lossforecast.laws import LAWS
 from lossforecast.posterior import Posterior, fit
+from lossforecast.posterior.design_matrix import clock_terms
 from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls, prob_unsettled
 from lossforecast.runs import gather
 
@@ -115,3 +116,50 @@ def test_a_young_run_is_not_forecast_to_vanish() -> None:
     mean, std = falls(np.array([2.5, 20.0]), np.zeros(2))
     np.testing.assert_array_equal(mean[:, 0], mean[:, 1])
     np.testing.assert_array_equal(std[:, 0], std[:, 1])
+
+
+def staircase(every: int = 1) -> LRSchedule:
+    """A rate that falls to a tenth at a third and at two thirds of the run, logged now and then."""
+    steps = np.arange(0, TOTAL, every)
+    rates = 0.1 ** np.minimum(3 * steps // TOTAL, 2).astype(float)
+    return LRSchedule.from_points(steps, rates, total_steps=TOTAL)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_the_steps_of_a_step_decay_are_found(every: int) -> None:
+    stepped = clock_terms(staircase(every), 1.0, np.array([1, 1_200, 1_500, 2_500, 2_800, TOTAL]))
+    assert stepped[2] == pytest.approx(np.log(10) * np.array([0, 0, 1, 1, 2, 2]))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        PLAN,
+        LRSchedule.linear(TOTAL, 1e-3),
+        LRSchedule.wsd(TOTAL, 1e-3, decay_fraction=0.1),
+        LRSchedule.wsd(TOTAL, 1e-3, decay_fraction=0.03),
+        LRSchedule.constant(TOTAL, 1e-3),
+        LRSchedule.constant(TOTAL, 0.0),
+        LRSchedule.constant(3, 1e-3),
+        LRSchedule.from_array(1e-3 * 0.999 ** np.arange(TOTAL)),
+    ],
+)
+def test_a_smooth_decay_has_no_steps(plan: LRSchedule) -> None:
+    steps = np.array([1, plan.total_steps // 2, plan.total_steps])
+    assert (clock_terms(plan, 1.0, steps)[2] == 0).all()
+
+
+@pytest.mark.parametrize(("seen", "counts"), [(1_000, True), (1_600, False)])
+def test_until_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
+    seen: int, counts: bool
+) -> None:
+    watch = Forecaster(staircase(), RunInfo("train", "sgd"))
+    steps = np.arange(seen)
+    watch.observe_many(steps, 2 + 3 * (steps + 5.0) ** -0.5)
+    posterior = watch.forecast()._posterior
+    assert posterior is not None
+    end = posterior.now_and_end.terms[:, 1:]
+    mean, _ = posterior._falls(end)
+    without, _ = falls(posterior._progress(end), np.zeros(1))
+    assert (mean > 1.5 * without).all() == counts
+    assert (mean == without).all() != counts

@@ -44,6 +44,7 @@ function endOf(run) {
   if (run.stopped) return `stopped at step ${steps(run.step)}; it would have ended at ${where}`;
   if (forecast.status === "too_short") return `might end at ${where}, too early to tell`;
   if (forecast.status === "misfit") return `might end at ${where}, no loss law fits it`;
+  if (forecast.caveats.includes("forecasts_failed")) return `might end at ${where}, but earlier forecasts were far off`;
   return `will end at ${where}`;
 }
 
