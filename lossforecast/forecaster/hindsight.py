@@ -55,11 +55,12 @@ class Hindsight:
         if plan is not self._plan:
             self._plan, self._errors = plan, {}
         known, self._errors = self._errors, {}
+        bins = history.bins()
         for origin, start, end in _windows(history.last_step):
-            past = history.until(end)
-            key = origin, hash((past.events, past.bins().mean.tobytes()))
+            n_bins = int(np.searchsorted(bins.last, end, side="right"))
+            key = origin, hash((n_bins, history.events, bins.mean[:n_bins].tobytes()))
             if key not in known:
-                known[key] = _error(past, plan, fit, origin, start)
+                known[key] = _error(history.until(end), plan, fit, origin, start)
             self._errors[key] = known[key]
         errors = [error for error in self._errors.values() if error is not None]
         return float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
