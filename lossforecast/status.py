@@ -28,6 +28,8 @@ class Caveat(StrEnum):
     """The future learning rate is unknown; the present one is assumed to be held."""
     LR_OFF_PLAN = "lr_off_plan"
     """The observed learning rate differs from the plan; the rest of the plan is still assumed."""
+    LR_STEP_AHEAD = "lr_step_ahead"
+    """The learning rate will fall in steps, and what the first one brings was not seen yet."""
     NON_FINITE = "non_finite"
     """Some losses were nan or infinite and were left out."""
     OVERFITTING = "overfitting"

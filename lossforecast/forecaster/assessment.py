@@ -47,9 +47,8 @@ def caveats_of(
     run: RunInfo,
     plan: LRSchedule,
     followed: LRSchedule,
-    *,
     rise: float,
-    surprise: float,
+    posterior: Posterior | None,
 ) -> tuple[Caveat, ...]:
     """The caveats of a forecast, in the order of their names.
 
@@ -59,7 +58,7 @@ def caveats_of(
         plan: the learning rates planned, which observed ones are compared with.
         followed: the learning rates that the forecast assumes.
         rise: expected rise of an overfitting loss, 0 for none.
-        surprise: root mean square of the errors of earlier forecasts, in standard deviations.
+        posterior: the fit of the run; None without losses.
     """
     caveats = set(followed.caveats)
     steps, observed = observed_rates(history)
@@ -74,8 +73,10 @@ def caveats_of(
         caveats.add(Caveat.OVERFITTING)
     if _will_repeat_data(history, run, followed.total_steps):
         caveats.add(Caveat.REPEATED_DATA)
-    if surprise > _FAILED_SURPRISE:
+    if posterior is not None and posterior.surprise > _FAILED_SURPRISE:
         caveats.add(Caveat.FORECASTS_FAILED)
+    if posterior is not None and posterior.waits_for_step:
+        caveats.add(Caveat.LR_STEP_AHEAD)
     knots, rates = followed.knots
     ahead = rates[knots >= max(history.last_step, 0, followed.warmup_steps)]
     if (ahead - np.minimum.accumulate(ahead) > OFF_PLAN_TOLERANCE * followed.peak).any():

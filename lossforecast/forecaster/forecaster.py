@@ -358,7 +358,7 @@ class Forecaster:
             step=at,
             made_at=self._now,
             status=status_of(evidence, posterior, std, gain),
-            caveats=self._caveats(followed, posterior.surprise),
+            caveats=self._caveats(followed, posterior),
             anneal_gain=gain,
             seconds=seconds,
             schedule=followed,
@@ -367,11 +367,9 @@ class Forecaster:
             _posterior=posterior,
         )
 
-    def _caveats(self, followed: LRSchedule, surprise: float = 0.0) -> tuple[Caveat, ...]:
+    def _caveats(self, followed: LRSchedule, fit: Posterior | None = None) -> tuple[Caveat, ...]:
         rise = overfitting_rise(self.history, self.run, self._effective_schedule())
-        return caveats_of(
-            self.history, self.run, self._schedule, followed, rise=rise, surprise=surprise
-        )
+        return caveats_of(self.history, self.run, self._schedule, followed, rise, fit)
 
     def _fit(self, planned: LRSchedule) -> tuple[Evidence, Posterior]:
         if self._fitted is None:

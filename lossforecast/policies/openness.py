@@ -10,6 +10,9 @@ _OPEN_CAVEATS = {
         "the data will be seen again, and nothing seen in the first epoch tells how far a training "
         "loss falls then"
     ),
+    Caveat.LR_STEP_AHEAD: (
+        "the learning rate will fall in steps, and what the first of them brings was not seen yet"
+    ),
     Caveat.FORECASTS_FAILED: "earlier forecasts of this run were far off what came",
 }
 """Caveats of forecasts whose interval no policy may rely on, and why."""

@@ -80,6 +80,12 @@ class Posterior:
         return self.unsettled * self._weight_of_laws
 
     @property
+    def waits_for_step(self) -> bool:
+        """True before the first step of a step decay, for runs whose drop no rule tells."""
+        now, end = self.now_and_end.terms[2]
+        return self.beliefs.may_be_unsettled and now == 0 and end > 0
+
+    @property
     def n_columns(self) -> int:
         """Number of columns of the basis."""
         return int(self.now_and_end.basis.shape[1])
@@ -237,7 +243,7 @@ class Posterior:
     def _falls(self, terms: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Means and standard deviations of the falls of a run that follows no law yet, (3, m)."""
         has_stepped = self.now_and_end.terms[2, 0] > 0
-        return falls(self._progress(terms), np.zeros(terms.shape[1]) if has_stepped else terms[2])
+        return falls(self._progress(terms), np.where(has_stepped, 0.0, terms[2]))
 
     def _progress(self, terms: FloatArray) -> FloatArray:
         """``log(S1 / S1(now))`` at m points, (m,), at least 0."""

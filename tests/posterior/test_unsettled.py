@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import halfnorm
 
-from lossforecast import Forecaster, LRSchedule, Prior, RunInfo, Status
+from lossforecast import Caveat, Forecaster, LRSchedule, Prior, RunInfo, Status
 from lossforecast.laws import LAWS
+from lossforecast.policies import is_open
 from lossforecast.posterior import Posterior, fit
 from lossforecast.posterior.design_matrix import clock_terms
 from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls, prob_unsettled
@@ -163,3 +164,21 @@ def test_until_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
     without, _ = falls(posterior._progress(end), np.zeros(1))
     assert (mean > 1.5 * without).all() == counts
     assert (mean == without).all() != counts
+
+
+def test_no_policy_acts_before_the_first_step_of_the_rate() -> None:
+    found = {}
+    for task in ("image classification", "language modelling"):
+        for seen in (1_000, 1_600):
+            watch = Forecaster(staircase(), RunInfo("train", "sgd", task=task))
+            steps = np.arange(seen)
+            watch.observe_many(steps, 2 + 3 * (steps + 5.0) ** -0.5)
+            forecast = watch.forecast()
+            found[task, seen] = Caveat.LR_STEP_AHEAD in forecast.caveats
+            assert found[task, seen] <= is_open(forecast)
+    assert found == {
+        ("image classification", 1_000): True,
+        ("image classification", 1_600): False,
+        ("language modelling", 1_000): False,
+        ("language modelling", 1_600): False,
+    }
