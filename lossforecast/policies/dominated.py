@@ -26,8 +26,8 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
     one that has. If forecasts are calibrated, `risk` holds for a whole run however often it is
     checked, because the probability at the first check where it is below `risk` is conditional on
     everything seen until then. A forecast that is `Status.TOO_SHORT` needs a third of `risk`. With
-    one of the `reasons_open` no risk can be promised, and the run is not stopped. Rivals that no law
-    describes (`Status.MISFIT`) stop no run.
+    one of the `reasons_open` no risk can be promised, and the run is not stopped. Rivals that no
+    law describes (`Status.MISFIT`) stop no run.
 
     Never stops a run without rivals: at least `best` runs are left.
 
