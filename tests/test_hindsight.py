@@ -119,6 +119,18 @@ def test_losses_of_zero_and_below_are_compared_as_well() -> None:
     assert surprise(forecaster(FALLS_LATE - 2.5, 1_250)) > 2
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_the_unit_of_the_loss_does_not_matter(scale: float) -> None:
+    expected = surprise(forecaster(LAWFUL, 1_000))
+    assert surprise(forecaster(scale * LAWFUL, 1_000)) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("end", [0.0, -1.0])
+def test_a_loss_that_reaches_0_and_below_is_compared(end: float) -> None:
+    losses = np.where(STEPS < 700, LAWFUL, end)
+    assert surprise(forecaster(losses, 1_100)) > 2
+
+
 def test_a_rate_that_leaves_the_plan_is_no_fault_of_the_forecasts() -> None:
     halved = np.where(STEPS < 600, 1e-3, 5e-4)
     watch = Forecaster(LRSchedule.constant(TOTAL, 1e-3), RunInfo("train", "adamw"))

@@ -186,7 +186,7 @@ def test_a_gain_is_between_medians() -> None:
     forecaster = spiky()
     forecast, present = forecaster.forecast(), forecaster.forecast(step=299)
     assert present.mean > 1.5 * present.median
-    assert forecast.gain_to_come == pytest.approx(present.median - forecast.median, rel=0.01)
+    assert forecast.gain_to_come == pytest.approx(present.median - forecast.median, rel=0.1)
 
 
 def test_without_data_it_is_nan() -> None:

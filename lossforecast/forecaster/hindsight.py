@@ -91,20 +91,22 @@ def _error(past: History, plan: LRSchedule, fit: Fit, origin: int, start: int) -
         return None
     followed = effective_schedule(plan, past)
     _, posterior = fit(seen, followed)
-    evidence = gather(past.bins(), followed, posterior.beliefs.burn_in)
+    bins = past.bins()
+    evidence = gather(bins, followed, posterior.beliefs.burn_in)
     inside = evidence.step > start
     if not inside.any():
         return None
     step, loss, variance = (x[inside] for x in (evidence.step, evidence.loss, evidence.variance))
-    weight = 1 / np.maximum(variance, np.finfo(float).tiny)
+    least = max(float(variance.min()), np.finfo(float).tiny)
+    weight = least / np.maximum(variance, least)
     came = np.average(loss, weights=weight)
     at = round(np.average(step, weights=weight))
     beliefs = replace(posterior.beliefs, calibration=NO_CALIBRATION)
     mixture = replace(posterior, beliefs=beliefs).predict(followed, np.array([at]))
     lower, median, upper = mixture.quantiles(_SIDES)[:, 0]
-    noise = np.sqrt(1 / weight.sum())
-    if mixture.logarithmic:
-        noise /= abs(came)
+    noise = evidence.noise / np.sqrt(bins.count[bins.last > start].sum())
+    if mixture.logarithmic and came > noise:
+        noise /= came
         lower, median, upper, came = np.log(np.maximum([lower, median, upper, came], _TINY))
     error = (came - median) / np.hypot((upper - lower) / _STDS_BETWEEN_SIDES, noise)
     return float(np.clip(error, -_MAX_ERROR, _MAX_ERROR))
