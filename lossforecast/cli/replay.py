@@ -29,6 +29,7 @@ from lossforecast.cli.tables import empty_table, interval80, number, percent, pr
 from lossforecast.errors import ConfigurationError
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
+from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
@@ -53,37 +54,39 @@ def add_replay(app: "typer.Typer") -> None:
             str | None, typer.Option(help="Percentages of the run to show, such as 10,25,50.")
         ] = None,
         json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
-        plot: Annotated[
+        picture: Annotated[
             Path | None,
             typer.Option(
+                "--plot",
                 help="Draw the forecast at the first percentage, and the losses after it, to this "
-                ".png, .pdf or .svg; - for stdout."
+                ".png, .pdf or .svg; - for stdout.",
             ),
         ] = None,
     ) -> None:
         """Replay a finished run: what would have been forecast on the way, next to how it ended."""
         with errors_in_one_line():
-            check_outputs({"--json": json_, "--plot": plot})
-            check_plot(plot)
+            check_outputs({"--json": json_, "--plot": picture})
+            check_plot(picture)
             shares = _shares(at)
             replays = []
             for path in logs:
                 log = options.read(path)
+                plan = options.plan(log)
                 back = look_back(
                     log.history,
-                    options.plan(log),
+                    plan,
                     options.run(log),
                     target=target,
                     steps_taken=log.steps_taken,
                 )
                 replays.append(_to_json(log, back))
-                _print_table(log, back, shares, to_stderr=STANDARD_OUTPUT in (json_, plot))
-                if plot is not None and path == logs[0]:
+                _print_table(log, plan, back, shares, to_stderr=STANDARD_OUTPUT in (json_, picture))
+                if picture is not None and path == logs[0]:
                     moment = back.at(shares[0])
                     figure = plot_run(
                         moment.forecast, back.seen(moment), target=target, outcome=log.history
                     )
-                    draw(figure, plot)
+                    draw(figure, picture)
             write_json(replays[0] if len(replays) == 1 else replays, json_)
 
 
@@ -114,9 +117,11 @@ def _to_json(log: Log, back: LookBack) -> dict[str, Any]:
     }
 
 
-def _print_table(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
+def _print_table(
+    log: Log, plan: LRSchedule, back: LookBack, shares: Sequence[float], *, to_stderr: bool
+) -> None:
     out = console(to_stderr=to_stderr)
-    print_line(out, log_headline(log, back.total_steps))
+    print_line(out, log_headline(log, plan))
     truth = None if back.outcome is None else back.outcome.loss
     moments = {id(moment): moment for moment in (back.at(share) for share in shares)}
     shown = [moment for moment in moments.values() if moment.step <= log.history.last_step + 1]

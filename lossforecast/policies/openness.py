@@ -10,6 +10,7 @@ _OPEN_CAVEATS = {
         "the data will be seen again, and nothing seen in the first epoch tells how far a training "
         "loss falls then"
     ),
+    Caveat.LR_UNKNOWN: "no learning rate is known, so a decay may still come, or be over already",
     Caveat.FORECASTS_FAILED: "earlier forecasts of this run were far off what came",
 }
 """Caveats of forecasts whose interval no policy may rely on, and why."""

@@ -81,11 +81,9 @@ def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    bare = write_log(tmp_path / "bare.csv", 800, rates=False)
     log = write_log(tmp_path / "log.csv", 800)
     for arguments, why in (
         (("forecast", log), "does not say how long the run is: give --total-steps"),
-        (("forecast", bare, "--total-steps", TOTAL), "is named like a learning rate"),
         (
             ("forecast", log, "--total-steps", 500),
             "the log goes on to step 800, beyond",
