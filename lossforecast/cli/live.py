@@ -16,7 +16,7 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
 from lossforecast.policies import Recommendation
 from lossforecast.readers import Log, find_log
-from lossforecast.runs import observed
+from lossforecast.runs import observed, outcome_of
 from lossforecast.status import Status
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class LiveForecast:
             return
         print_line(out, log_headline(self.log, self.forecaster.schedule))
         out.print(self._table())
+        if self.over:
+            print_line(out, self._end())
 
     def to_dict(self) -> dict[str, Any]:
         """Log, forecast and advice as plain values."""
@@ -109,6 +111,16 @@ class LiveForecast:
             ),
             **self.advice.to_dict(),
         }
+
+    def _end(self) -> str:
+        """The line for a run that has finished."""
+        total = self.forecaster.total_steps
+        end = outcome_of(self.log.history, total, self.log.steps_taken)
+        outcome = "" if end is None else f" at {number(end.loss)} ({end})"
+        return (
+            f"The run has finished{outcome}: 'lossforecast replay LOG' shows what would have been "
+            "forecast on the way."
+        )
 
     def _table(self) -> "Table":
         forecast, gain = self.forecast, self.forecast.anneal_gain

@@ -72,6 +72,7 @@ def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"log_history": rows, "max_steps": 400, "global_step": 400}))
     assert run("forecast", path, "--follow", "--every", 0.1).returncode == 0
+    assert "The run has finished at 2.02" in run("forecast", path).stdout
     found = result_of("replay", path)
     assert found["outcome"] == pytest.approx(2 + 9 / 400)  # that of the last window
     (tmp_path / "part").mkdir()

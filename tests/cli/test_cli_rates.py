@@ -89,6 +89,7 @@ def test_a_log_without_rates_is_looked_back_on(tmp_path: Path) -> None:
     assert found["outcome"] is not None
     assert found["stopped_at"] is None
     assert {moment["action"] for moment in found["moments"]} == {"abstain"}
+    assert "There is no advice without a learning rate." in run("replay", log).stdout
 
 
 def test_what_if_compares_changes_to_unknown_rates(tmp_path: Path) -> None:
