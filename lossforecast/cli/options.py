@@ -71,7 +71,8 @@ class LogOptions:
     )
     schedule: str | None = _option(
         f"Planned schedule of the whole run, {SCHEDULE_EXAMPLE}. One of "
-        f"{', '.join(NAMED_SCHEDULES)}."
+        f"{', '.join(NAMED_SCHEDULES)}. Default: the decay that the logged rates lie on, or the "
+        "last rate held."
     )
     total_steps: int | None = _option("Planned length of the run in optimizer steps.", min=1)
     optimizer: str | None = _option("Name of the optimizer, such as adamw.")

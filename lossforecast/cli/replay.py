@@ -66,7 +66,7 @@ def add_replay(app: "typer.Typer") -> None:
             ),
         ] = None,
     ) -> None:
-        """Replay a finished run: what would have been forecast on the way, next to how it ended."""
+        """Replay a run: what would have been forecast on the way, next to how it ended."""
         with errors_in_one_line():
             check_outputs({"--json": json_, "--plot": picture})
             check_plot(picture)
