@@ -17,7 +17,7 @@ _ALIKE = 0.05  # of the peak: decays that differ by less in future are the same
 _MIN_POINTS = 8  # of the decay
 _MIN_FALL = 0.01  # of the peak: rates that fell less may still be constant
 _MAX_POINTS = 400  # that are compared, of the peak and of the decay each
-_ENDS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # usual last rates, as shares of the peak
+_ENDS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # usual last rates, as shares of the peak
 _SHIFTS = (0, -1, 1)  # the rate beside a step may be the one before or after it
 _N_STARTS = 25  # steps tried for the start of the decay, and as many around the best one
 _N_ROUNDS = 4
@@ -48,7 +48,10 @@ class RateShape:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A decay to ``end * peak`` that begins after step `start`."""
+    """A decay to ``end * peak`` that begins after step `start`.
+
+    `peak` is a share of the largest logged rate.
+    """
 
     shape: str
     end: float
@@ -66,7 +69,7 @@ def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShap
 
     They do if none is further away than 0.3% of the peak: a step that the scaler of mixed precision
     skips moves them a little. A warm-up and a constant phase may come before. The decay ends at 0
-    or at a usual share of the peak (1, 2, 5, 10 or 20%).
+    or at a usual share of the peak (0.5, 1, 2, 5, 10 or 20%).
 
     Args:
         steps: steps of the rates, increasing, (n,).
@@ -86,7 +89,7 @@ def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShap
         return None
     starts = float(steps[first - 1]) if first else 0.0, float(steps[last + 1])
     used = np.unique([*_thinned(first, last), *_thinned(last, n - 1)])
-    at, values = steps[used].astype(float), rates[used]
+    at, values = steps[used].astype(float), rates[used] / peak
     fits = [
         _best(shape, end, starts, at, values, total_steps) for shape in _SHAPES for end in _ENDS
     ]
@@ -103,9 +106,9 @@ def _by_shape(fits: list[_Fit]) -> list[list[_Fit]]:
     return [own for shape in _SHAPES if (own := [fit for fit in fits if fit.shape == shape])]
 
 
-def _range_of_ends(fits: list[_Fit]) -> str:
+def _range_of_ends(fits: list[_Fit], peak: float) -> str:
     """The decays of one shape in words, such as "cosine to 0..2e-05"."""
-    lowest, highest = (f"{fit.end * fit.peak:.3g}" for fit in (fits[0], fits[-1]))
+    lowest, highest = (f"{fit.end * fit.peak * peak:.3g}" for fit in (fits[0], fits[-1]))
     return f"{fits[0].shape} to {lowest}" + (f"..{highest}" if len(fits) > 1 else "")
 
 
@@ -119,15 +122,16 @@ def _told_apart(possible: list[_Fit], peak: float, now: float, total_steps: int)
     ahead = np.linspace(now, total_steps, _N_FUTURE)
     best = min(possible, key=lambda fit: fit.distance)
     futures = np.array([fit.rates(ahead, total_steps) for fit in possible])
-    away = np.abs(futures - best.rates(ahead, total_steps)).max(axis=1) / peak
+    away = np.abs(futures - best.rates(ahead, total_steps)).max(axis=1)
     if (away > _ALIKE).any():
-        words = f"{' or '.join(map(_range_of_ends, _by_shape(possible)))} at {total_steps:,}"
-        return RateShape(None, words, best.distance)
+        words = " or ".join(_range_of_ends(fits, peak) for fits in _by_shape(possible))
+        return RateShape(None, f"{words} at {total_steps:,}", best.distance)
     chosen = next((fit for fit in possible if fit.shape == best.shape), best)  # to 0 if that fits
-    end = chosen.end * chosen.peak
+    top = chosen.peak * peak
+    end = chosen.end * top
     schedule = getattr(LRSchedule, chosen.shape)(
         total_steps,
-        chosen.peak,
+        top,
         end=end,
         warmup=min(round(chosen.start), total_steps - 1),
     )

@@ -5,10 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.log_files import loss_at
+from transformers import get_scheduler
 
 from lossforecast import Caveat, LRSchedule
 from lossforecast.readers import Log, read_log
+from lossforecast.readers.rate_shape import rate_shape
 
 TOTAL = 4_000
 SCHEDULES = {
@@ -105,6 +110,56 @@ def test_a_run_that_is_over_needs_no_shape(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.csv", SCHEDULES["cosine"].lr(steps), steps)
     assert log.rate_shape(TOTAL) is None
     assert log.plan().caveats == frozenset()
+
+
+@pytest.mark.parametrize("peak", [1e-300, 1e300])
+def test_rates_of_any_size_are_compared(peak: float) -> None:
+    steps = np.arange(25, 1_001, 25)
+    shape = rate_shape(steps, peak * SCHEDULES["linear"].lr(steps), TOTAL)
+    assert shape is not None
+    assert shape.description == "linear to 0 at 4,000"
+
+
+@given(
+    st.lists(st.floats(0, 1e308), max_size=40),
+    st.integers(1, 60),
+    st.integers(1, 3),
+)
+def test_any_rates_have_an_answer(rates: list[float], total: int, every: int) -> None:
+    steps = np.arange(1, len(rates) + 1) * every
+    shape = rate_shape(steps, np.array(rates), total)
+    if shape is not None and shape.schedule is not None:
+        assert shape.schedule.total_steps == total
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("linear", "linear to 0 at 600"),
+        ("cosine", "cosine to 0 at 600"),
+        ("polynomial", "linear to 1e-07 at 600"),
+        ("constant_with_warmup", None),
+        ("inverse_sqrt", None),
+        ("cosine_with_restarts", "cosine to 0 at 600"),  # with one cycle
+    ],
+)
+@pytest.mark.parametrize("seen", [200, 500])
+def test_rates_of_the_schedulers_of_transformers(name: str, wanted: str | None, seen: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 2e-5)
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=18, num_training_steps=600)
+    rates = []
+    for _ in range(seen):
+        optimizer.step()
+        scheduler.step()
+        rates.append(scheduler.get_last_lr()[0])
+    steps = np.arange(10, seen + 1, 10)
+    shape = rate_shape(steps, np.array(rates)[steps - 1], 600)
+    if shape is None or wanted is None:
+        assert (shape, wanted) == (None, None)
+        return
+    assert shape.schedule is not None
+    assert shape.description.split()[0] == wanted.split()[0]
+    assert shape.schedule.lr([600])[0] == pytest.approx(0, abs=0.01 * 2e-5)
 
 
 # ---------------------------------------------------------------------- the column
