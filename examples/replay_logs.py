@@ -116,8 +116,8 @@ def report(rows: list[Row], share: float) -> None:
     errors: list[tuple[float, float]] = []
     print(f"\n{'run':32}{'ended':>8}  {f'forecast at {share:.0%}':26}{'with those before it':26}")
     for row in rows:
-        if row.alone.outcome is None:
-            print(f"{row.log.name:32}{'-':>8}  no outcome: ended early, or in nan")
+        if row.alone.outcome is None or row.alone.outcome.loss == 0:
+            print(f"{row.log.name:32}{'-':>8}  no outcome: ended early, in nan or at 0")
             continue
         truth = row.alone.outcome.loss
         both = [back.at(share).forecast for back in (row.alone, row.learned)]

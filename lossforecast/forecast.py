@@ -110,6 +110,7 @@ class Forecast:
         anneal_gain: the drop still to come from the learning-rate decay, and how it is known.
         seconds: time spent on the fit (0 if the last one was still valid) and on this forecast.
         schedule: the learning rates assumed: those observed, then the plan (or the what-if).
+            Where no learning rate is known (`Caveat.LR_UNKNOWN`), a constant one of 1.
     """
 
     step: int
@@ -122,6 +123,8 @@ class Forecast:
     _mixture: Mixture | None = field(repr=False)
     _posterior: Posterior | None = field(repr=False)
     schedule: LRSchedule = field(repr=False)
+    _futures: tuple[LRSchedule, ...] = field(default=(), repr=False)
+    """Schedules that are equally likely, if there are several."""
 
     @classmethod
     def without_data(
@@ -246,7 +249,7 @@ class Forecast:
         if self._posterior is None or at.size == 0:
             nothing = np.full(at.shape, np.nan)
             return [Curve(at, nothing, nothing, nothing, nothing) for _ in tails]
-        mixture = self._posterior.predict(self.schedule, at)
+        mixture = Mixture.joined([self._posterior.predict(plan, at) for plan in self._plans])
         mean = mixture.moments()[0]
         sides = [side for tail in tails for side in (tail, 1 - tail)]
         median, *ends = mixture.quantiles(np.array([0.5, *sides]))
@@ -345,11 +348,15 @@ class Forecast:
         """
         if self._posterior is None:
             return None
+        last, gains = max(self.step, self.made_at), self._posterior.gains
         if schedules is None:
-            end = self.schedule, max(self.step, self.made_at)
-            return self._posterior.gains(self.schedule, self.made_at, [end])
+            return Mixture.joined([gains(p, self.made_at, [(p, last)]) for p in self._plans])
         ends = [(plan, plan.total_steps) for plan in map(self._followed, schedules)]
-        return self._posterior.gains(self.schedule, max(self.step, self.made_at), ends)
+        return Mixture.joined([gains(plan, last, ends) for plan in self._plans])
+
+    @property
+    def _plans(self) -> tuple[LRSchedule, ...]:
+        return self._futures or (self.schedule,)
 
     def _followed(self, schedule: LRSchedule) -> LRSchedule:
         return self.schedule.replanned_from(max(self.made_at, 0), schedule)

@@ -11,6 +11,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.printable import printable
 from lossforecast.runs import History
 from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,8 @@ def _rate(axes: "Axes", schedule: LRSchedule) -> None:
     axes.plot(knots, rates, color=_RATE, lw=1.5)
     axes.fill_between(knots, rates, color=_RATE, alpha=0.12, lw=0)
     axes.set_ylim(0, schedule.peak * 1.1 or 1)
-    axes.set_ylabel("learning rate")
+    unknown = Caveat.LR_UNKNOWN in schedule.caveats
+    axes.set_ylabel("learning rate (unknown)" if unknown else "learning rate")
     axes.set_xlabel("optimizer step")
     axes.set_xlim(0, schedule.total_steps)
 

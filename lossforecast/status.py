@@ -26,6 +26,9 @@ class Caveat(StrEnum):
 
     LR_ASSUMED = "lr_assumed"
     """The future learning rate is unknown; the present one is assumed to be held."""
+    LR_UNKNOWN = "lr_unknown"
+    """No learning rate is known: the forecast covers a held one and one that decays to 0, so it is
+    wide."""
     LR_OFF_PLAN = "lr_off_plan"
     """The observed learning rate differs from the plan; the rest of the plan is still assumed."""
     LR_STEP_AHEAD = "lr_step_ahead"

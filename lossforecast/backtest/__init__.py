@@ -10,7 +10,7 @@ from lossforecast.backtest.families import (
     select_per_family,
 )
 from lossforecast.backtest.learn import Lessons, learn_prior
-from lossforecast.backtest.lookback import LookBack, Moment, look_back
+from lossforecast.backtest.lookback import LookBack, Moment, Tally, look_back
 from lossforecast.backtest.plot import plot_errors
 from lossforecast.backtest.replay import Told
 from lossforecast.backtest.rules import RULES
@@ -33,6 +33,7 @@ __all__ = [
     "Moment",
     "RecordedRun",
     "SweepScore",
+    "Tally",
     "Told",
     "backtest",
     "learn_prior",

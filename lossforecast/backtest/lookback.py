@@ -1,5 +1,6 @@
 """`look_back`: replay a finished run, with the forecast and the advice of each moment."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from lossforecast.schedule import LRSchedule
 __all__ = [
     "LookBack",
     "Moment",
+    "Tally",
     "look_back",
 ]
 
@@ -32,23 +34,45 @@ class Moment:
         share: share of the planned steps taken.
         forecast: forecast of the final loss at that moment.
         advice: recommendation at that moment.
+        last_value: the latest finite loss by then.
     """
 
     step: int
     share: float
     forecast: Forecast = field(repr=False)
     advice: Recommendation
+    last_value: float
 
     def to_dict(self, truth: float | None) -> dict[str, Any]:
-        """Plain JSON-able values, with ``median / truth - 1`` if the outcome `truth` is known."""
-        median = self.forecast.median
+        """Plain JSON-able values, with errors ``value / truth - 1`` if the outcome is known."""
         return {
             "share": self.share,
             **self.forecast.summary(),
             "made_at": self.step,
-            "error": None if truth is None or median != median else median / truth - 1,
+            "error": _relative_error(self.forecast.median, truth),
+            "last_value": self.last_value,
+            "last_value_error": _relative_error(self.last_value, truth),
             **self.advice.to_dict(),
         }
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How the forecasts of a run compare with its last values and with its outcome.
+
+    Attributes:
+        n: number of checks before the end of the run.
+        forecast_nearer: how often the forecast was nearer to the outcome than the last value.
+        last_value_nearer: how often the last value was nearer.
+        inside80: how often the 80% interval held the outcome.
+        inside95: how often the 95% interval held it.
+    """
+
+    n: int
+    forecast_nearer: int
+    last_value_nearer: int
+    inside80: int
+    inside95: int
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,27 @@ class LookBack:
             return None
         return self.outcome.loss > self.target
 
+    @property
+    def tally(self) -> Tally | None:
+        """The forecasts before the end against the last values; None without an outcome."""
+        if self.outcome is None:
+            return None
+        truth, first = self.outcome.loss, self.outcome.first_step
+        before = [moment for moment in self.moments if moment.step <= first]
+        by_forecast = [abs(moment.forecast.median - truth) for moment in before]
+        by_last = [abs(moment.last_value - truth) for moment in before]
+        inside = [
+            [low <= truth <= high for low, high in (m.forecast.interval(level) for m in before)]
+            for level in (0.8, 0.95)
+        ]
+        return Tally(
+            n=len(before),
+            forecast_nearer=sum(a < b for a, b in zip(by_forecast, by_last, strict=True)),
+            last_value_nearer=sum(a > b for a, b in zip(by_forecast, by_last, strict=True)),
+            inside80=sum(inside[0]),
+            inside95=sum(inside[1]),
+        )
+
     def seen(self, moment: Moment) -> History:
         """The losses seen before a moment, and the events until then."""
         steps, losses = points(self.history)
@@ -114,9 +159,10 @@ def look_back(
     policies: Iterable[Policy] | None = None,
     steps_taken: int | None = None,
 ) -> LookBack:
-    """Forecast and advise at about 100 moments of a finished run, each from the losses before it.
+    """Forecast and advise at about 100 moments of a run, each from the losses before it.
 
-    The forecast is of the loss at the step of the outcome, such as the middle of the last 2%.
+    The forecast is of the loss at the step of the outcome, such as the middle of the last 2%. The
+    last moment of a run that has not finished is the present one.
 
     Args:
         history: all losses, and the events; each is known from its step on.
@@ -136,24 +182,29 @@ def look_back(
     total, run = plan.total_steps, run or RunInfo()
     broke_after = int(steps[-1]) if history.non_finite_run else None
     end = outcome_of(history, total, steps_taken)
-    if end is not None and end.loss == 0:  # there is no error relative to it
-        end = None
     steps, losses = observed(history)
     forecaster = Forecaster(plan, run, prior=prior)
     chosen = None if policies is None else list(policies)
     moments: list[Moment] = []
+    checks = np.unique(np.rint(np.linspace(0, total, _CHECKS_PER_RUN + 1)[1:]).astype(int))
+    n_seen = np.searchsorted(steps, checks, side="left")
+    due = np.diff(n_seen, prepend=0) > 0
+    if end is None and broke_after is None:  # not finished: the last check is at the present step
+        now = min(max(history.last_step, steps_taken or 0), total)
+        due &= checks < now
+        checks, n_seen = np.append(checks[due], now), np.append(n_seen[due], steps.size)
+        due = np.ones(checks.size, bool)
     before = 0
-    for check in np.unique(np.rint(np.linspace(0, total, _CHECKS_PER_RUN + 1)[1:]).astype(int)):
-        n_seen = int(np.searchsorted(steps, check, side="left"))
-        if n_seen > before:
-            for step, name in history.events:
-                if step <= check:
-                    forecaster.event(step, name)
-            forecaster.observe_many(steps[before:n_seen], losses[before:n_seen])
-            forecast = forecaster.forecast(step=None if end is None else end.step)
-            advice = forecaster.recommend(target, chosen)
-            moments.append(Moment(int(check), check / total, forecast, advice))
-        before = n_seen
+    for check, n in zip(checks[due].tolist(), n_seen[due].tolist(), strict=True):
+        for step, name in history.events:
+            if step <= check:
+                forecaster.event(step, name)
+        forecaster.observe_many(steps[before:n], losses[before:n])
+        forecast = forecaster.forecast(step=None if end is None else end.step)
+        advice = forecaster.recommend(target, chosen)
+        last = float(losses[:n][np.isfinite(losses[:n])][-1])
+        moments.append(Moment(check, check / total, forecast, advice, last))
+        before = n
     return LookBack(
         history=history,
         moments=moments,
@@ -162,3 +213,8 @@ def look_back(
         target=target,
         broke_after=broke_after,
     )
+
+
+def _relative_error(value: float, truth: float | None) -> float | None:
+    """The error as a share of the outcome; None without a number, or an outcome to divide by."""
+    return None if not truth or not math.isfinite(value) else value / truth - 1

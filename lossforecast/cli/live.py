@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.cli.log_summary import log_headline, log_to_dict
-from lossforecast.cli.options import SCHEDULE_EXAMPLE, LogOptions
+from lossforecast.cli.options import LogOptions
 from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
 from lossforecast.cli.tables import details_table, escaped, interval80, number, print_line
 from lossforecast.errors import ConfigurationError, NothingLoggedError
@@ -16,8 +16,8 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
 from lossforecast.policies import Recommendation
 from lossforecast.readers import Log, find_log
-from lossforecast.runs import observed
-from lossforecast.status import Caveat, Status
+from lossforecast.runs import observed, outcome_of
+from lossforecast.status import Status
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,11 +66,6 @@ class LiveForecast:
                 f"{log.path} ({log.format}) does not say how long the run is: give --total-steps"
             )
         plan, run = options.plan(log), options.run(log)
-        if Caveat.LR_ASSUMED in plan.caveats:
-            print_note(
-                f"learning rate after step {log.rate_steps[-1]:,} unknown; assuming the last one "
-                f"is held. Give --schedule to change that, {SCHEDULE_EXAMPLE}"
-            )
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
         for step, name in log.history.events:
             forecaster.event(step, name)
@@ -100,8 +95,10 @@ class LiveForecast:
             line = f"{datetime.now():%H:%M:%S}  step {taken:,}  {number(self.forecast.median)}"
             out.print(f"{line} (80%: {interval80(self.forecast)})  {self.advice.action}")
             return
-        print_line(out, log_headline(self.log, self.forecaster.total_steps))
+        print_line(out, log_headline(self.log, self.forecaster.schedule))
         out.print(self._table())
+        if self.over:
+            print_line(out, self._end())
 
     def to_dict(self) -> dict[str, Any]:
         """Log, forecast and advice as plain values."""
@@ -114,6 +111,16 @@ class LiveForecast:
             ),
             **self.advice.to_dict(),
         }
+
+    def _end(self) -> str:
+        """The line for a run that has finished."""
+        total = self.forecaster.total_steps
+        end = outcome_of(self.log.history, total, self.log.steps_taken)
+        outcome = "" if end is None else f" at {number(end.loss)} ({end})"
+        return (
+            f"The run has finished{outcome}: 'lossforecast replay LOG' shows what would have been "
+            "forecast on the way."
+        )
 
     def _table(self) -> "Table":
         forecast, gain = self.forecast, self.forecast.anneal_gain

@@ -3,20 +3,23 @@
 from typing import Any
 
 from lossforecast.readers import Log
+from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["log_headline", "log_to_dict"]
 
 _MAX_OTHERS = 4  # further loss columns that the headline names
 
 
-def log_headline(log: Log, total_steps: int) -> str:
+def log_headline(log: Log, plan: LRSchedule) -> str:
     """The run, its format, and the columns that are used."""
-    taken = log.steps_taken
+    taken, total_steps = log.steps_taken, plan.total_steps
+    given = "unknown" if Caveat.LR_UNKNOWN in plan.caveats else "as given"
     others = f"; other losses: {', '.join(log.others[:_MAX_OTHERS])}" if log.others else ""
     return (
         f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
         f"({log.metric}) up to step {taken:,} of {total_steps:,} ({min(taken / total_steps, 1):.0%}"
-        f"), learning rate {log.rate_column or 'as given'}{others}"
+        f"), learning rate {log.rate_column or given}{others}"
     )
 
 

@@ -71,7 +71,8 @@ class LogOptions:
     )
     schedule: str | None = _option(
         f"Planned schedule of the whole run, {SCHEDULE_EXAMPLE}. One of "
-        f"{', '.join(NAMED_SCHEDULES)}."
+        f"{', '.join(NAMED_SCHEDULES)}. Default: the decay that the logged rates lie on, or the "
+        "last rate held."
     )
     total_steps: int | None = _option("Planned length of the run in optimizer steps.", min=1)
     optimizer: str | None = _option("Name of the optimizer, such as adamw.")
@@ -138,7 +139,10 @@ class LogOptions:
                 "Give --total-steps to change that"
             )
         if self.schedule is None:
-            return log.plan(total)
+            plan = log.plan(total)
+            for note in _rate_notes(log, plan):
+                print_note(note)
+            return plan
         plan = log.plan(total, schedule_from_text(self.schedule, total))
         if Caveat.LR_OFF_PLAN in plan.caveats:
             print_note(
@@ -187,6 +191,29 @@ LOG_OPTIONS = tuple(
     opt.name for opt in fields(LogOptions) if opt.name not in STORE_OPTIONS + EVENT_OPTIONS
 )
 """Options of every command that reads logs."""
+
+
+def _rate_notes(log: Log, plan: LRSchedule) -> list[str]:
+    """What is assumed about learning rates that are not logged, and how to do better."""
+    if Caveat.LR_UNKNOWN in plan.caveats:
+        return [
+            f"no column of {log.path} is named like a learning rate: the forecast covers a rate "
+            "that is held and one that decays to 0, so it is wide. It is narrower with the rate: "
+            f"log it, name its column with --lr-column, or give --schedule, {SCHEDULE_EXAMPLE}"
+        ]
+    shape = log.rate_shape(plan.total_steps)
+    if Caveat.LR_ASSUMED in plan.caveats:
+        fits = f"; the logged rates fit {shape.description}" if shape is not None else ""
+        return [
+            f"learning rate after step {log.rate_steps[-1]:,} unknown{fits}; assuming the last one "
+            f"is held. Give --schedule to change that, {SCHEDULE_EXAMPLE}"
+        ]
+    if shape is None:
+        return []
+    return [
+        f"learning rate taken for {shape.description}, as the logged rates are (to "
+        f"{shape.distance:.2%}). Give --schedule to change that, {SCHEDULE_EXAMPLE}"
+    ]
 
 
 def _event(text: str) -> tuple[int, str]:

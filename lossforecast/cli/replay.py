@@ -1,6 +1,7 @@
 """The command `replay`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,17 +26,22 @@ from lossforecast.cli.output import (
     errors_in_one_line,
     write_json,
 )
-from lossforecast.cli.tables import empty_table, interval80, number, percent, print_line
+from lossforecast.cli.tables import empty_table, escaped, interval80, number, percent, print_line
 from lossforecast.errors import ConfigurationError
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
+from lossforecast.runs import points
+from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
     import typer
+    from rich.table import Table
 
 __all__ = ["add_replay"]
 
+_NEAR_ZERO = 0.02  # of the largest loss: errors relative to a lower outcome say nothing
+_SUMMARY_SHARE = 0.25  # of the planned steps
 _DEFAULT_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the planned steps
 
 
@@ -53,38 +59,44 @@ def add_replay(app: "typer.Typer") -> None:
             str | None, typer.Option(help="Percentages of the run to show, such as 10,25,50.")
         ] = None,
         json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
-        plot: Annotated[
+        picture: Annotated[
             Path | None,
             typer.Option(
+                "--plot",
                 help="Draw the forecast at the first percentage, and the losses after it, to this "
-                ".png, .pdf or .svg; - for stdout."
+                ".png, .pdf or .svg; - for stdout.",
             ),
         ] = None,
     ) -> None:
-        """Replay a finished run: what would have been forecast on the way, next to how it ended."""
+        """Replay a run: what would have been forecast on the way, next to how it ended."""
         with errors_in_one_line():
-            check_outputs({"--json": json_, "--plot": plot})
-            check_plot(plot)
+            check_outputs({"--json": json_, "--plot": picture})
+            check_plot(picture)
             shares = _shares(at)
-            replays = []
+            replays, backs = [], []
             for path in logs:
                 log = options.read(path)
+                plan = options.plan(log)
                 back = look_back(
                     log.history,
-                    options.plan(log),
+                    plan,
                     options.run(log),
                     target=target,
                     steps_taken=log.steps_taken,
                 )
                 replays.append(_to_json(log, back))
-                _print_table(log, back, shares, to_stderr=STANDARD_OUTPUT in (json_, plot))
-                if plot is not None and path == logs[0]:
+                backs.append((log.name, back))
+                _print_table(log, plan, back, shares, to_stderr=STANDARD_OUTPUT in (json_, picture))
+                if picture is not None and path == logs[0]:
                     moment = back.at(shares[0])
                     figure = plot_run(
                         moment.forecast, back.seen(moment), target=target, outcome=log.history
                     )
-                    draw(figure, plot)
+                    draw(figure, picture)
             write_json(replays[0] if len(replays) == 1 else replays, json_)
+            if len(backs) > 1:
+                out = console(to_stderr=STANDARD_OUTPUT in (json_, picture))
+                out.print(_summary(backs, _SUMMARY_SHARE if at is None else shares[0]))
 
 
 def _shares(text: str | None) -> list[float]:
@@ -110,36 +122,77 @@ def _to_json(log: Log, back: LookBack) -> dict[str, Any]:
         "stopped_at": None if stop is None else stop.step,
         "saved": back.saved,
         "rightly": back.rightly,
+        "tally": None if back.tally is None else asdict(back.tally),
         "moments": [moment.to_dict(truth) for moment in back.moments],
     }
 
 
-def _print_table(log: Log, back: LookBack, shares: Sequence[float], *, to_stderr: bool) -> None:
+def _print_table(
+    log: Log, plan: LRSchedule, back: LookBack, shares: Sequence[float], *, to_stderr: bool
+) -> None:
     out = console(to_stderr=to_stderr)
-    print_line(out, log_headline(log, back.total_steps))
-    truth = None if back.outcome is None else back.outcome.loss
-    moments = {id(moment): moment for moment in (back.at(share) for share in shares)}
-    shown = [moment for moment in moments.values() if moment.step <= log.history.last_step + 1]
-    if back.stop is not None and all(moment is not back.stop for moment in shown):
-        shown = sorted([*shown, back.stop], key=lambda moment: moment.step)
-    headings = ["forecast", "80% interval", "error", "advice"]
+    print_line(out, log_headline(log, plan))
+    headings = ["forecast", "80% interval", "error", "last value", "its error", "advice"]
+    if back.outcome is None:
+        headings = [heading for heading in headings if "error" not in heading]
     table = empty_table("what would have been forecast", "seen", headings)
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
-    for moment in shown:
-        table.add_row(f"{moment.share:.0%}, step {moment.step:,}", *_cells(moment, truth))
+    for moment in _shown(back, shares):
+        table.add_row(f"{moment.share:.0%}, step {moment.step:,}", *_cells(moment, back))
     out.print(table)
     for line in _conclusions(log, back):
         print_line(out, line)
 
 
-def _cells(moment: Moment, truth: float | None) -> list[str]:
-    forecast = moment.forecast
-    error = "-" if truth is None else f"{percent(forecast.median / truth - 1)}%"
-    return [number(forecast.median), interval80(forecast), error, str(moment.advice.action)]
+def _summary(backs: Sequence[tuple[str, LookBack]], share: float) -> "Table":
+    """One row for each run: the forecast at a share of it, or at the end of its log, and its end."""
+    headings = ["seen", "forecast", "80% interval", "error", "last value", "its error", "ended at"]
+    table = empty_table(f"all {len(backs)} runs", "run", headings)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for name, back in backs:
+        moment = back.at(share)
+        *cells, _ = _cells(moment, back)
+        if back.outcome is None:
+            cells = [*cells[:2], "-", cells[2], "-"]
+        ended = "-" if back.outcome is None else number(back.outcome.loss)
+        table.add_row(escaped(name), f"{moment.share:.0%}", *cells, ended)
+    return table
+
+
+def _shown(back: LookBack, shares: Sequence[float]) -> list[Moment]:
+    """The moments at some shares of the run, the one of a stop, and the present one."""
+    last = back.moments[-1]
+    reached = [share for share in shares if share <= max(last.share, back.moments[0].share)]
+    moments = {moment.step: moment for moment in (back.at(share) for share in reached)}
+    if back.stop is not None:
+        moments[back.stop.step] = back.stop
+    if not moments or (back.outcome is None and back.broke_after is None):
+        moments[last.step] = last
+    return [moments[step] for step in sorted(moments)]
+
+
+def _cells(moment: Moment, back: LookBack) -> list[str]:
+    forecast, last = moment.forecast, moment.last_value
+    cells = [number(forecast.median), interval80(forecast), *_error(forecast.median, back)]
+    return [*cells, number(last), *_error(last, back), str(moment.advice.action)]
+
+
+def _error(value: float, back: LookBack) -> list[str]:
+    """The error relative to the outcome, or the difference if the loss ended near 0.
+
+    Empty without an outcome.
+    """
+    if back.outcome is None:
+        return []
+    truth, highest = back.outcome.loss, float(points(back.history)[1].max())
+    if truth < _NEAR_ZERO * highest or truth <= 0:
+        return [f"{value - truth:+.2g}"]
+    return [f"{percent(value / truth - 1)}%"]
 
 
 def _conclusions(log: Log, back: LookBack) -> list[str]:
-    stop, lines = back.stop, []
+    stop, now = back.stop, back.moments[-1].forecast
+    lines: list[str] = []
     if back.broke_after is not None:
         lines.append(
             f"It broke after step {back.broke_after:,} of {back.total_steps:,}: its losses are nan "
@@ -148,16 +201,21 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
     elif back.outcome is None:
         lines.append(
             f"The log ends at step {log.steps_taken:,} of {back.total_steps:,}, so there is no "
-            "outcome to compare with."
+            "outcome to compare with. Heading for "
+            f"{number(now.median)} (80%: {interval80(now)}) as of then; "
+            "'lossforecast forecast LOG --follow' follows the run."
         )
     else:
         lines.append(f"It ended at {number(back.outcome.loss)} ({back.outcome}).")
+        lines += _tally_lines(back)
     repeated = [m.step for m in back.moments if Caveat.REPEATED_DATA in m.forecast.caveats]
     if repeated:
         lines.append(
             f"There is no advice up to step {repeated[-1]:,}: the data was still to be seen again, "
             "and nothing seen in the first epoch tells how far a training loss falls then."
         )
+    if Caveat.LR_UNKNOWN in now.caveats:
+        lines.append("There is no advice without a learning rate.")
     if stop is not None:
         lines.append(
             f"It would have been stopped at step {stop.step:,}, with {back.saved:.0%} of the "
@@ -167,6 +225,18 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
             lines.append("Rightly." if back.rightly else "Wrongly: it got below the target.")
     elif back.target is not None:
         lines.append(f"It would not have been stopped for the target {back.target:g}.")
-    else:
+    elif Caveat.LR_UNKNOWN not in now.caveats:
         lines.append("It would not have been stopped. Give --target to stop runs that miss one.")
     return lines
+
+
+def _tally_lines(back: LookBack) -> list[str]:
+    """How the forecasts compare with the last values, and whether the intervals held."""
+    tally = back.tally
+    if tally is None or not tally.n:
+        return []
+    return [
+        f"At the {tally.n} checks before the end, the forecast was nearer {tally.forecast_nearer} "
+        f"times and the last value {tally.last_value_nearer} times; the 80% interval held the "
+        f"outcome {tally.inside80} times, the 95% interval {tally.inside95} times."
+    ]

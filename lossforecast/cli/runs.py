@@ -25,6 +25,7 @@ from lossforecast.cli.output import (
 from lossforecast.cli.tables import details_table, empty_table, escaped, number, print_line
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.runs import History, observed, points
+from lossforecast.status import Caveat
 from lossforecast.store import RunStore, StoredRun
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def _table(runs: list[StoredRun]) -> "Table":
     for run in runs:
         total = run.schedule.total_steps
         state = run.state + ", excluded" * run.excluded
+        peak = "-" if Caveat.LR_UNKNOWN in run.schedule.caveats else f"{run.schedule.peak:.3g}"
         done = f"{total:,}" if run.state == "finished" else f"{run.step + 1:,} of {total:,}"
         table.add_row(
             escaped(run.key[:_KEY_CHARACTERS]),
@@ -224,7 +226,7 @@ def _table(runs: list[StoredRun]) -> "Table":
             escaped(run.run.project),
             escaped(run.run.monitor or run.run.metric),
             escaped(run.run.optimizer),
-            f"{run.schedule.peak:.3g}",
+            peak,
             done,
             state,
             number(run.outcome),

@@ -28,6 +28,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import SCHEDULE_EDITS, edited_by_text, schedule_from_text
+from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
     import typer
@@ -80,6 +81,8 @@ def add_what_if(app: "typer.Typer") -> None:
                 forecaster = LiveForecast.from_log(log_, options).forecaster
             plan = forecaster.schedule
             forecasts = {_PLAN: forecaster.forecast()}
+            if Caveat.LR_UNKNOWN in plan.caveats:
+                _check_changes(tries)
             for text in tries:
                 forecasts[text] = forecaster.forecast(schedule=edited_by_text(text, plan))
             if math.isnan(forecasts[_PLAN].median):
@@ -89,6 +92,22 @@ def add_what_if(app: "typer.Typer") -> None:
                 )
             write_json(_to_json(forecasts, target), json_)
             console(to_stderr=json_ == STANDARD_OUTPUT).print(_table(forecasts, target))
+
+
+def _check_changes(tries: list[str]) -> None:
+    """Check that what is compared with a plan of unknown rates are changes to it.
+
+    Raises:
+        ConfigurationError: one is a whole schedule.
+    """
+    changes = {edit.partition(":")[0] for edit in SCHEDULE_EDITS}
+    for text in tries:
+        if text.partition(":")[0].strip() not in changes:
+            raise ConfigurationError(
+                f"--try {text:.60}: no learning rate is known, so a whole schedule cannot be "
+                "compared with the plan. Give the plan with --schedule, or try a change to it, "
+                f"such as {SCHEDULE_EDITS[0].partition(':')[0]}:start=8000,steps=2000"
+            )
 
 
 def _planned(options: LogOptions) -> Forecaster:

@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster.assessment import overfitting_rise
 from lossforecast.laws import LAWS
+from lossforecast.numerics import Mixture
 from lossforecast.posterior import PastRunTransfer, Posterior, fit
 from lossforecast.prior import Gap, Prior, most_similar
 from lossforecast.runs import Evidence, History, RunInfo, gather, points
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["fit_run", "known_laws", "transfer_from_past"]
+__all__ = ["ahead_of", "fit_run", "known_laws", "transfer_from_past"]
 
 _TRANSFER_START_SHARE = 0.1  # of a run without losses: past runs predict it only from there on
 
@@ -66,6 +69,17 @@ def fit_run(
     if losses.size:
         posterior = replace(posterior, highest_loss=float(losses.max()))
     return evidence, posterior
+
+
+def ahead_of(
+    posterior: Posterior, futures: Sequence[LRSchedule], step: int
+) -> tuple[Mixture, Mixture]:
+    """The loss at a step and the drop by annealing until then, over equally likely schedules."""
+    stop = max(step, posterior.now)
+    losses, drops = zip(*(posterior.ahead(plan, stop) for plan in futures), strict=True)
+    if step < posterior.now:
+        losses = (posterior.predict(futures[0], np.array([step])),)
+    return Mixture.joined(losses), Mixture.joined(drops)
 
 
 def transfer_from_past(

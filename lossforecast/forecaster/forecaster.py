@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from lossforecast.checks import non_negative, number, whole
@@ -19,9 +18,9 @@ from lossforecast.forecaster.assessment import (
     overfitting_rise,
     status_of,
 )
-from lossforecast.forecaster.fitting import fit_run, known_laws, transfer_from_past
+from lossforecast.forecaster.fitting import ahead_of, fit_run, known_laws, transfer_from_past
 from lossforecast.forecaster.hindsight import Hindsight
-from lossforecast.forecaster.replanning import same_future, with_rate_held
+from lossforecast.forecaster.replanning import possible_futures, same_future, with_rate_held
 from lossforecast.forecaster.state import SavedForecaster, damage_reported
 from lossforecast.policies import (
     MAX_EARLIER_CHECKS,
@@ -347,10 +346,9 @@ class Forecaster:
     ) -> Forecast:
         """Forecast step `at` of the schedule followed, from a fit to the schedule planned."""
         evidence, posterior = self._fit(planned)
-        mixture, drop = posterior.ahead(followed, max(at, posterior.now))
+        futures = possible_futures(followed, posterior.now)
+        mixture, drop = ahead_of(posterior, futures, at)
         gain = anneal_gain_of(posterior, drop)
-        if at < posterior.now:
-            mixture = posterior.predict(followed, np.array([at]))
         std = float(mixture.moments()[1][0])
         seconds = time.perf_counter() - began
         self.seconds_spent += seconds
@@ -365,6 +363,7 @@ class Forecaster:
             _noise=evidence.noise,
             _mixture=mixture,
             _posterior=posterior,
+            _futures=futures,
         )
 
     def _caveats(self, followed: LRSchedule, fit: Posterior | None = None) -> tuple[Caveat, ...]:

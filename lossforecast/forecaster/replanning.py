@@ -6,10 +6,24 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["plan_difference", "same_future", "with_rate_held"]
+__all__ = ["plan_difference", "possible_futures", "same_future", "with_rate_held"]
 
 _MAX_STEPS_BETWEEN_KNOTS = 100_000  # that are searched for the first one that differs
 _LR_TOLERANCE = 1e-6  # of the peak: a saved plan and a resumed one differ by rounding
+
+
+def possible_futures(followed: LRSchedule, now: int) -> tuple[LRSchedule, ...]:
+    """Return the schedules that a run may follow from the present step on, all equally likely.
+
+    There is one, unless no learning rate is known and `followed` only holds it: then it may as well
+    decay to 0 from now on.
+    """
+    start = max(now, 1)
+    if Caveat.LR_UNKNOWN not in followed.caveats or start >= followed.total_steps:
+        return (followed,)
+    if not _is_constant(_rates_after(followed, start)):
+        return (followed,)
+    return followed, followed.with_decay(start=start)
 
 
 def same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:

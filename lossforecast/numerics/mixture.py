@@ -1,6 +1,7 @@
 """`Mixture`: a Gaussian mixture, the distribution of a forecast."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -133,6 +134,21 @@ class Mixture:
         merged[:] = np.array([np.zeros(m), mean[:, 0], std[:, 0]])[:, np.newaxis]
         merged[:, position, place] = total, centre, np.sqrt(variance)
         return merged
+
+    @classmethod
+    def joined(cls, mixtures: Sequence["Mixture"]) -> "Mixture":
+        """One mixture of several at the same places, each with equal weight.
+
+        All are of the loss, or all of its logarithm.
+        """
+        if len(mixtures) == 1:
+            return mixtures[0]
+        return cls(
+            weight=np.concatenate([each.weight for each in mixtures]) / len(mixtures),
+            mean=np.concatenate([each.mean for each in mixtures]),
+            std=np.concatenate([each.std for each in mixtures]),
+            logarithmic=mixtures[0].logarithmic,
+        )
 
     def with_noise(self, noise: float) -> "Mixture":
         """The mixture for single observations, given the standard deviation of their noise."""

@@ -13,6 +13,7 @@ _OPEN_CAVEATS = {
     Caveat.LR_STEP_AHEAD: (
         "the learning rate will fall in steps, and what the first of them brings was not seen yet"
     ),
+    Caveat.LR_UNKNOWN: "no learning rate is known, so a decay may still come, or be over already",
     Caveat.FORECASTS_FAILED: "earlier forecasts of this run were far off what came",
 }
 """Caveats of forecasts whose interval no policy may rely on, and why."""

@@ -11,6 +11,7 @@ from lossforecast.arrays import FloatArray
 from lossforecast.errors import StateError
 from lossforecast.runs import Evidence, History, RunInfo, gather
 from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["STD_OF_EQUAL_SETUPS", "PastRun", "comparable", "fits_budget", "most_similar"]
 
@@ -85,10 +86,11 @@ class PastRun:
 
         They are relative to the loss, for the level, the remaining reducible loss and the annealing
         drop. The variances of all known differences between the set-ups are added. None if the
-        two runs are not `comparable`.
+        two runs are not `comparable`, or the learning rate of only one of them is known.
         """
-        mine = self.run
-        if not comparable(mine, run):
+        mine, plans = self.run, (self.schedule, schedule)
+        one_unknown = len({Caveat.LR_UNKNOWN in plan.caveats for plan in plans}) > 1
+        if not comparable(mine, run) or one_unknown:
             return None
         parts = [STD_OF_EQUAL_SETUPS]
         numbers = {

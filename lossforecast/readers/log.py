@@ -7,6 +7,7 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.errors import ConfigurationError
+from lossforecast.readers.rate_shape import RateShape, rate_shape
 from lossforecast.runs import END_SHARE, History
 from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat
@@ -59,8 +60,10 @@ class Log:
     def plan(self, total_steps: int | None = None, planned: LRSchedule | None = None) -> LRSchedule:
         """The learning rate of every step: the logged rates, then those of `planned`.
 
-        Without `planned` the last logged rate is held, with the caveat `LR_ASSUMED` unless the log
-        covers the whole run. Logged rates that contradict `planned` add `LR_OFF_PLAN`.
+        Without `planned`, logged rates that lie on a decay (`rate_shape`) follow it to its end.
+        Otherwise the last rate is held, with the caveat `LR_ASSUMED` unless the log covers the
+        whole run. A log without rates has a constant one of 1 in the plan, with the caveat
+        `LR_UNKNOWN`. Logged rates that contradict `planned` add `LR_OFF_PLAN`.
 
         Args:
             total_steps: length of the run; by default the logged length, else that of `planned`,
@@ -68,8 +71,7 @@ class Log:
             planned: the schedule of the whole run.
 
         Raises:
-            ConfigurationError: there is neither a logged rate nor a plan, or the log is longer
-                than the run.
+            ConfigurationError: the log is longer than the run.
         """
         last = max(self.steps_taken, 1)
         total = self.total_steps if total_steps is None else total_steps
@@ -83,14 +85,13 @@ class Log:
             planned = planned if planned.total_steps == total else _of_length(planned, total)
         if not self.rates.size:
             if planned is None:
-                raise ConfigurationError(
-                    f"no column of {self.path} is named like a learning rate. Name the column with "
-                    "--lr-column, or give --schedule, such as cosine:peak=3e-4,warmup=2000"
-                )
+                return LRSchedule.constant(total, 1.0).with_caveats(Caveat.LR_UNKNOWN)
             return planned
         if planned is not None and self._contradicts(planned):
             planned = planned.with_caveats(Caveat.LR_OFF_PLAN)
         covered = int(self.rate_steps[-1])
+        shape = self.rate_shape(total) if planned is None else None
+        planned = planned if shape is None else shape.schedule
         assumed = [Caveat.LR_ASSUMED] if planned is None and covered < END_SHARE * total else []
         logged = LRSchedule.from_points(
             self.rate_steps, self.rates, total_steps=max(total, 1), caveats=assumed
@@ -98,6 +99,12 @@ class Log:
         if planned is None or covered >= total:
             return logged
         return logged.joined(covered, planned)
+
+    def rate_shape(self, total_steps: int) -> RateShape | None:
+        """The decay on which the logged rates lie; None if there is none, or the run is over."""
+        if not self.rates.size or self.rate_steps[-1] >= END_SHARE * total_steps:
+            return None
+        return rate_shape(self.rate_steps, self.rates, total_steps)
 
     def _contradicts(self, planned: LRSchedule) -> bool:
         """True if the logged rates differ from a plan, even when shifted by one step."""

@@ -19,6 +19,7 @@ from lossforecast.readers.columns import (
 from lossforecast.readers.epochs import EpochColumn
 from lossforecast.readers.find import MAX_LISTED_LOGS, logs_below, open_log
 from lossforecast.readers.log import Log
+from lossforecast.readers.rates import rate_column as best_rate_column
 from lossforecast.readers.series import Series
 from lossforecast.readers.source import Points, Source
 from lossforecast.readers.steps import Numbering
@@ -95,7 +96,7 @@ def read_log(
     if true_step is not None:  # read again: only the end of the log shows how steps are numbered
         loss = _read(source.points(lambda name: name == chosen), None, true_step)[chosen]
     notes += [numbering.note] if numbering.note else []
-    rate = rate_column or _rate_column(series, chosen, notes)
+    rate = rate_column or best_rate_column(series, chosen, notes)
     bins = series[rate].history.bins() if rate is not None else History().bins()
     steps = np.rint(bins.step).astype(np.int64)
     valid = np.isfinite(bins.mean) & (bins.mean >= 0)
@@ -201,20 +202,3 @@ def _steps_per_epoch(epochs: Mapping[str, EpochColumn], loss: str) -> float | No
     """The optimizer steps of an epoch of the run of a loss, by the first column that tells."""
     columns = (column for name, column in epochs.items() if run_of(name) in ("", run_of(loss)))
     return next((steps for column in columns if (steps := column.steps_per_epoch())), None)
-
-
-def _rate_column(series: Mapping[str, Series], loss: str, notes: list[str]) -> str | None:
-    """The learning rate of the run of a loss: among several, the first with the highest peak."""
-    rates = [name for name in series if is_rate(name) and run_of(name) in ("", run_of(loss))]
-    if not rates:
-        return None
-    values = [series[name].history.bins().mean for name in rates]
-    peaks = [float(np.max(rate, initial=0.0, where=np.isfinite(rate))) for rate in values]
-    chosen = rates[peaks.index(max(peaks))]
-    if len(rates) > 1:
-        others = ", ".join(repr(name) for name in rates if name != chosen)
-        notes.append(
-            f"using {chosen!r} as the learning rate, the largest of {len(rates)}; name another "
-            f"with --lr-column: {others}"
-        )
-    return chosen

@@ -48,3 +48,22 @@ def test_whether_a_stop_was_right_is_the_outcome_s_to_say(
     back = looked_back(target)
     assert back.stop is not None
     assert back.rightly is rightly
+
+
+def test_the_last_moment_of_an_unfinished_run_is_the_present() -> None:
+    back = look_back(run_of(range(123)), PLAN)
+    assert (back.outcome, back.tally) == (None, None)
+    assert [moment.step for moment in back.moments[-2:]] == [120, 122]
+    assert back.moments[-1].last_value == pytest.approx(2 + 3 * 127**-0.5)
+    later = look_back(run_of(range(123)), PLAN, steps_taken=150)
+    assert later.moments[-1].step == 150
+
+
+def test_the_tally_counts_the_checks_before_the_end() -> None:
+    back = look_back(run_of(range(TOTAL)), PLAN)
+    assert back.outcome is not None
+    tally = back.tally
+    assert tally is not None
+    assert tally.n == sum(moment.step <= back.outcome.first_step for moment in back.moments)
+    assert tally.forecast_nearer + tally.last_value_nearer <= tally.n
+    assert tally.inside80 <= tally.inside95 <= tally.n

@@ -72,6 +72,7 @@ def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"log_history": rows, "max_steps": 400, "global_step": 400}))
     assert run("forecast", path, "--follow", "--every", 0.1).returncode == 0
+    assert "The run has finished at 2.02" in run("forecast", path).stdout
     found = result_of("replay", path)
     assert found["outcome"] == pytest.approx(2 + 9 / 400)  # that of the last window
     (tmp_path / "part").mkdir()
@@ -81,11 +82,9 @@ def test_a_trainer_state_is_followed_to_its_end(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    bare = write_log(tmp_path / "bare.csv", 800, rates=False)
     log = write_log(tmp_path / "log.csv", 800)
     for arguments, why in (
         (("forecast", log), "does not say how long the run is: give --total-steps"),
-        (("forecast", bare, "--total-steps", TOTAL), "is named like a learning rate"),
         (
             ("forecast", log, "--total-steps", 500),
             "the log goes on to step 800, beyond",

@@ -50,8 +50,7 @@ def test_csv_with_names_of_its_own(tmp_path: Path) -> None:
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     assert log.plan(STEPS).lr([100])[0] == pytest.approx(rate_at(100))
     without = read_log(path, step_column="updates", column="objective")
-    with pytest.raises(ConfigurationError, match="--lr-column, or give --schedule"):
-        without.plan(STEPS)
+    assert without.plan(STEPS).caveats == {Caveat.LR_UNKNOWN}
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -202,9 +201,8 @@ def test_the_plan_of_a_run_in_progress(tmp_path: Path) -> None:
     lines = [f"{i},{loss_at(i)},{rate_at(i)}\n" for i in range(80)]
     path.write_text("step,train_loss,lr\n" + "".join(lines))
     log = read_log(path)
-    held = log.plan(STEPS)
-    assert Caveat.LR_ASSUMED in held.caveats
-    assert held.lr([STEPS])[0] == pytest.approx(rate_at(79))
+    told = log.plan(STEPS)  # by the rates so far
+    assert (told.caveats, told.lr([STEPS])[0]) == (frozenset(), 0.0)
     cosine = LRSchedule.cosine(STEPS, 0.1)
     plan = log.plan(planned=cosine)
     assert plan.total_steps == STEPS

@@ -56,6 +56,7 @@ const STATUS = {
 };
 const CAVEATS = {
   lr_assumed: "The future learning rate is unknown: the present rate is assumed to be held",
+  lr_unknown: "No learning rate is known: the forecast covers one that is held and one that decays to 0, so it is wide",
   lr_off_plan: "The learning rates used differ from the plan",
   non_finite: "Some losses were nan or infinite",
   overfitting: "The validation loss has been rising",
