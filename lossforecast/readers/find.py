@@ -6,7 +6,7 @@ from pathlib import Path
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.formats import FORMATS
 from lossforecast.readers.source import FileStart, LogFormat, Source
-from lossforecast.readers.text import check_text
+from lossforecast.readers.text import check_pointer, check_text, check_utf_8
 
 __all__ = ["MAX_LISTED_LOGS", "find_log", "logs_below", "open_log"]
 
@@ -41,6 +41,7 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
         ) from error
     if not start.data.strip(b"\0 \t\r\n"):
         raise NothingLoggedError(f"{place} is empty: nothing was logged, or not flushed yet")
+    check_pointer(place, start.data)
     return _recognised(start).open(place, step_column)
 
 
@@ -92,6 +93,8 @@ def _recognised(start: FileStart) -> LogFormat:
     check_text(start)
     for log_format in FORMATS:
         if log_format.is_text and log_format.matches(start):
+            if log_format.is_strict:
+                check_utf_8(start)
             return log_format
     known = ", ".join(log_format.description for log_format in FORMATS)
     raise ConfigurationError(
