@@ -13,6 +13,8 @@ def log_headline(log: Log, total_steps: int) -> str:
     """The run, its format, and the columns that are used."""
     taken = log.steps_taken
     others = f"; other losses: {', '.join(log.others[:_MAX_OTHERS])}" if log.others else ""
+    if (n_more := len(log.others) - _MAX_OTHERS) > 0:
+        others += f" and {n_more} more"
     return (
         f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
         f"({log.metric}) up to step {taken:,} of {total_steps:,} ({min(taken / total_steps, 1):.0%}"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "words",
 ]
 
+_MAX_CACHED = 4096  # names whose meaning is remembered: it is asked for in every row
 _MAX_LISTED = 60  # columns that an error names
 
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
@@ -33,6 +35,7 @@ _NOT_A_RATE = re.compile(
 )
 
 
+@lru_cache(_MAX_CACHED)
 def metric_of(name: str) -> str:
     """The kind of loss in a column, by its name: "val" or "train"."""
     return "val" if _VALIDATION.search(words(name)) else "train"
@@ -51,6 +54,7 @@ def run_of(name: str) -> str:
     return name.rpartition(" - ")[0]
 
 
+@lru_cache(_MAX_CACHED)
 def words(name: str) -> str:
     """The name in lower case, its words separated: train_loss for trainLoss."""
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
@@ -64,17 +68,20 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(columns[:_MAX_LISTED]) or "no columns") + more
 
 
+@lru_cache(_MAX_CACHED)
 def is_epoch(name: str) -> bool:
     """True if a column is named like the epoch of each row."""
     return words(name.rpartition(" - ")[2].rpartition("/")[2]) in _EPOCHS
 
 
+@lru_cache(_MAX_CACHED)
 def is_loss(name: str) -> bool:
     """True if a column is named like a loss."""
     word = words(name)
     return _LOSS.search(word) is not None and _RATE.search(word) is None
 
 
+@lru_cache(_MAX_CACHED)
 def is_rate(name: str) -> bool:
     """True if a column is named like a learning rate, and not like a factor or momentum of one."""
     word = words(name)

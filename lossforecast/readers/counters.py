@@ -40,11 +40,14 @@ _STEP_COLUMNS = (
 """Names of the column of optimizer steps in lower case, the surest first."""
 _OTHER_COUNTERS = ("episode", "episodes")
 _INDICES = ("", "unnamed: 0", "index")  # names of a column that numbers the rows of a table
-_TOTAL_STEPS = ("total_steps", "max_steps", "total_iters", "max_iters", "num_training_steps")
-_TOTAL_EPOCHS = ("total_epochs", "max_epochs", "num_epochs", "num_train_epochs")
+_TOTAL_STEPS = frozenset(
+    {"total_steps", "max_steps", "total_iters", "max_iters", "num_training_steps"}
+)
+_TOTAL_EPOCHS = frozenset({"total_epochs", "max_epochs", "num_epochs", "num_train_epochs"})
 
 _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the rows; a column that goes back more often counts nothing
+_MIN_ROWS_PER_EPOCH = 3  # with a value of a loss, from which on rows are counted, not epochs
 _MAX_EPOCHS = 4096  # whose beginnings are kept, for a restart from one of them
 _MIN_CONSTANT = 3  # rows of the same number, from which on a column is no counter
 
@@ -56,7 +59,7 @@ class Counter:
     Attributes:
         column: the column that counts.
         epoch: the column of epochs, in each of which `column` may begin anew.
-        counts: "steps", "epochs" or "episodes".
+        counts: "steps", "epochs", "episodes" or "rows".
         first: number of the first epoch.
         unit: epochs to count as one, for epochs that are logged as fractions.
         note: a remark for people.
@@ -98,6 +101,9 @@ class Counter:
         counting = [name for name in steps if _is_counter(name, epoch, rows)]
         if counting:
             return cls(counting[0], epoch)
+        if epoch is not None and _rows_per_epoch(epoch, rows) >= _MIN_ROWS_PER_EPOCH:
+            note = "no optimizer steps logged: counting rows"
+            return cls("", counts="rows", note=note)
         if epoch is not None and _has_numbers(epoch, rows):
             return _counting_epochs(epoch, rows)
         for name in names:
@@ -119,6 +125,9 @@ class Counter:
         Raises:
             ConfigurationError: a cell of the column that counts holds no such number.
         """
+        if self.counts == "rows":
+            self._last += 1
+            return self._last
         cell = row.get(self.column)
         if self.unit != 1:
             part = number_in(cell)
@@ -186,16 +195,19 @@ class Counter:
         end = self._last + (self._interval if first == 0 else 0)
         return end if math.isnan(total) else max(total, self._last)
 
-    def _see_totals(self, row: Row, names: Iterable[str]) -> None:
+    def _see_totals(self, row: Row, named: frozenset[str]) -> None:
         """Note the lengths in a row; one that changes is none."""
-        for name, cells in (
-            (self.column, (self.column + TOTAL, *names)),
-            (self.epoch, (f"{self.epoch}{TOTAL}",)),
-        ):
-            number = next((n for c in cells if (n := number_in(row.get(c))) is not None), None)
-            if number is not None and name is not None and math.isfinite(number):
-                same = self._totals.setdefault(name, number) == number
-                self._totals[name] = number if same else math.nan
+        own = self.column + TOTAL
+        for name in named & row.keys() if own not in row else (own,):
+            self._see_total(self.column, row[name])
+        if (name := f"{self.epoch}{TOTAL}") in row:
+            self._see_total(str(self.epoch), row[name])
+
+    def _see_total(self, counter: str, cell: Any) -> None:
+        total = number_in(cell)
+        if total is not None and math.isfinite(total):
+            same = self._totals.setdefault(counter, total) == total
+            self._totals[counter] = total if same else math.nan
 
 
 def _counting_epochs(column: str, rows: Sequence[Row]) -> Counter:
@@ -221,6 +233,17 @@ def _has_numbers(column: str, rows: Iterable[Row]) -> bool:
     """True unless all cells of a column hold something else."""
     cells = [row[column] for row in rows if has_value(row.get(column))]
     return not cells or any(number_in(cell) is not None for cell in cells)
+
+
+def _rows_per_epoch(epoch: str, rows: Sequence[Row]) -> float:
+    """The number of values that a loss has in each epoch of whole numbers, in the mean."""
+    epochs: dict[str, list[float]] = {}
+    for row in rows:
+        number = number_in(row.get(epoch))
+        for name in row if number is not None else ():
+            if is_loss(name) and has_value(row[name]):
+                epochs.setdefault(name, []).append(number or 0.0)
+    return max((len(each) / len(set(each)) for each in epochs.values()), default=0.0)
 
 
 def _is_counter(column: str, epoch: str | None, rows: Sequence[Row]) -> bool:

@@ -1,6 +1,7 @@
 """`points_of_rows`: the logged values of a format that yields rows of named cells."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import chain, islice
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
@@ -40,14 +41,14 @@ def points_of_rows(
     sample, counter = _counted(source, stream, step_column)
     counter.carry = carry
     source.losses_are_means |= counter.of_trainer
-    source.counts = counter.counts
+    source.counts = "steps" if counter.counts == "rows" else counter.counts
     if counter.unit != 1:
         source.steps_per_epoch = 1 / counter.unit
     source.notes += [counter.note] if counter.note else []
     for name in counter.columns:
         source.columns.pop(name, None)
     has_splits = any(name.lower() in SPLIT_COLUMNS for _, row in sample for name in row)
-    any_step = False
+    any_step, skipped, read = False, counter.columns, cache(wanted)
     for where, row in chain(sample, stream):
         step = counter.step(row, where)
         if step is None:
@@ -55,7 +56,7 @@ def points_of_rows(
         any_step = True
         validation = has_splits and split_of(row) == "val"
         for name, cell in row.items():
-            if name in counter.columns or name.endswith(TOTAL):
+            if name in skipped or name.endswith(TOTAL):
                 continue
             column = name
             if validation and is_loss(name) and metric_of(name) != "val":
@@ -64,7 +65,7 @@ def points_of_rows(
                 source.columns[column] = step
             elif column not in source.columns:
                 source.columns[column] = -1
-            value = value_in(cell, where, name) if wanted(column) else None
+            value = value_in(cell, where, name) if read(column) else None
             if value is not None:
                 yield column, step, value
     if not any_step:

@@ -119,9 +119,9 @@ class LogFormat(ABC):
     def find_in(self, folder: Path) -> Path | None:
         """The log in a folder of one run: a file, or the folder itself for a log of many files."""
         files = (file for name in self.file_names for file in sorted(folder.glob(name)))
-        return next(files, None)
+        return next((file for file in files if file.is_file()), None)
 
     def find_below(self, folder: Path) -> list[str]:
         """Paths relative to a folder of all logs in it and in the folders below."""
         files = (file for name in self.file_names for file in folder.rglob(name))
-        return sorted(str(file.relative_to(folder)) for file in files)
+        return sorted(str(file.relative_to(folder)) for file in files if file.is_file())

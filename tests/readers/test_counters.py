@@ -72,6 +72,14 @@ def test_the_number_of_epochs_tells_that_they_are_numbered_from_1(tmp_path: Path
     assert read_log(path, total_steps=100).steps_taken == 100
 
 
+def test_rows_within_epochs(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [[i // 25, loss_at(i)] for i in range(100)]
+    log = read_log(write_csv(tmp_path / "a.csv", "epoch,loss", rows))
+    assert steps_of(log) == list(range(100))
+    assert log.steps_per_epoch == pytest.approx(25)
+    assert log.notes == ("no optimizer steps logged: counting rows",)
+
+
 def test_fractions_of_epochs(tmp_path: Path) -> None:
     rows: list[list[Any]] = [[round(i * 0.02, 2), loss_at(i)] for i in range(1, 101)]
     log = read_log(write_csv(tmp_path / "a.csv", "epoch,loss", rows))

@@ -1,5 +1,6 @@
 """A whole file of JSON: lists of equal length, as Keras' history, or a list of objects."""
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from lossforecast.readers.text import open_text, parse_json
 
 __all__ = ["JsonDocument", "load_json"]
 
+_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{\]])')
 _MAX_BYTES = 200_000_000  # of a file that is loaded at once
 _MAX_DEPTH = 3  # at which the columns are looked for
 
@@ -25,8 +27,8 @@ class JsonDocument(LogFormat):
     description = "JSON of columns (a dumped history of Keras) or of a list of objects"
 
     def matches(self, start: FileStart) -> bool:
-        """True for any JSON: this format is tried after the others."""
-        return start.text.lstrip().startswith(("{", "[{", "[\n", "[\r", "[ ", "[]"))
+        """True if the file begins as an object or a list of objects; tried after other JSON."""
+        return _JSON.match(start.text) is not None
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Load the file."""
