@@ -274,6 +274,12 @@ def test_numbers_out_of_range(tmp_path: Path) -> None:
     assert read_log(path).history.n_observed == 12
 
 
+def test_the_files_of_a_folder_without_a_log_are_named(tmp_path: Path) -> None:
+    for i in range(7):
+        (tmp_path / f"{i}.csv").write_text(table_of(range(3)))
+    refused(tmp_path, r"holds no log.*give one of its files: 0\.csv, .* 4\.csv and 2 more")
+
+
 def test_binaries_and_folders(tmp_path: Path) -> None:
     for name in ("model.safetensors", "log.csv", "a.log"):
         (tmp_path / name).write_bytes(bytes(range(256)) * 20)

@@ -1,5 +1,7 @@
 """Text logs: any lines with a counter, a loss and perhaps a learning rate."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -334,3 +336,32 @@ def test_carriage_returns_long_lines_and_encodings(tmp_path: Path) -> None:
         assert read_log(path).history.bins().last.tolist() == list(range(30))
     path.write_bytes("".join(f"{row} ünd\n" for row in rows).encode() + b"\xff\xfe\xf6\n")
     assert read_log(path).history.n_observed == 30
+
+
+TRAINING = """
+import torch, sys
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+config = GPT2Config(vocab_size=17, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+row = {"input_ids": torch.arange(16), "labels": torch.arange(16)}
+arguments = TrainingArguments(
+    output_dir=sys.argv[1], num_train_epochs=2, per_device_train_batch_size=2, logging_steps=3,
+    save_strategy="no", eval_strategy="steps", eval_steps=10, report_to=[], use_cpu=True,
+    dataloader_pin_memory=False,
+)
+Trainer(
+    model=GPT2LMHeadModel(config), args=arguments, train_dataset=[row] * 64, eval_dataset=[row] * 20
+).train()
+"""
+
+
+def test_the_output_of_a_real_trainer(tmp_path: Path) -> None:
+    """With its progress bars, as `nohup python train.py` keeps it."""
+    path = tmp_path / "nohup.out"
+    with path.open("wb") as file:
+        command = [sys.executable, "-c", TRAINING, str(tmp_path)]
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True, timeout=300)
+    log = read_log(path)
+    assert (log.column, log.total_steps, log.steps_taken) == ("loss", 64, 64)
+    assert log.history.bins().last.tolist() == [1, *range(4, 63, 3)]
+    assert log.steps_per_epoch == pytest.approx(32)
+    assert read_log(path, metric="val").history.bins().last.tolist() == [*range(10, 61, 10), 64]

@@ -2,6 +2,7 @@
 
 from lossforecast.readers.formats.json_document import JsonDocument
 from lossforecast.readers.formats.json_lines import JsonLines
+from lossforecast.readers.formats.metric_files import MetricFiles
 from lossforecast.readers.formats.table import Table
 from lossforecast.readers.formats.tensorboard import TensorBoardEvents
 from lossforecast.readers.formats.text_log import TextLog
@@ -16,6 +17,7 @@ FORMATS: tuple[LogFormat, ...] = (
     JsonLines(),
     TrainerState(),
     JsonDocument(),
+    MetricFiles(),
     TextLog(),
 )
 """All formats, in the order in which folders are searched and files are tried for them."""

@@ -24,7 +24,7 @@ _MAX_DEPTH = 3  # at which the columns are looked for
 class JsonDocument(LogFormat):
     """One JSON value; it is loaded at once."""
 
-    description = "JSON of columns (a dumped history of Keras) or of a list of objects"
+    description = "JSON of columns (as of Keras) or rows"
 
     def matches(self, start: FileStart) -> bool:
         """True if the file begins as an object or a list of objects; tried after other JSON."""

@@ -17,7 +17,7 @@ from lossforecast.readers.text import open_text, whole_lines
 __all__ = ["TextLog"]
 
 _KEYWORD = re.compile(r"loss|nll|xent|cross_entropy|epoch|step|iter|\d\s*/\s*\d", re.IGNORECASE)
-_REPORT = re.compile(r"\s*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
+_REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
 _STEPS = {"step", "global_step", "num_updates"}
 _BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
 
