@@ -160,5 +160,5 @@ def wait_for_first_loss(path: Path, options: LogOptions, every: float) -> dict[P
 def file_sizes(path: Path) -> dict[Path, int]:
     """Size in bytes of each file of a log: it has grown if they differ."""
     place = find_log(path) if path.is_dir() else path
-    files = place.glob("*") if place.is_dir() else [place]
+    files = place.rglob("*") if place.is_dir() else [place]
     return {file: file.stat().st_size for file in files if file.is_file()}

@@ -16,6 +16,8 @@ def log_headline(log: Log, plan: LRSchedule) -> str:
     taken, total_steps = log.steps_taken, plan.total_steps
     given = "unknown" if Caveat.LR_UNKNOWN in plan.caveats else "as given"
     others = f"; other losses: {', '.join(log.others[:_MAX_OTHERS])}" if log.others else ""
+    if (n_more := len(log.others) - _MAX_OTHERS) > 0:
+        others += f" and {n_more} more"
     return (
         f"{log.name} ({log.format}): {log.history.n_observed:,} losses {log.column!r} "
         f"({log.metric}) up to step {taken:,} of {total_steps:,} ({min(taken / total_steps, 1):.0%}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_CODES",
+    "EXIT_LEFT_OUT",
     "EXIT_MISUSE",
     "PIPE_WIDTH",
     "STANDARD_OUTPUT",
@@ -34,8 +35,11 @@ __all__ = [
     "write_json",
 ]
 
-EXIT_MISUSE = 2
-EXIT_CODES = "Exit codes: 0 done, 2 invalid request (one line says why), 130 interrupted, 1 a bug."
+EXIT_LEFT_OUT, EXIT_MISUSE = 1, 2
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 invalid request (one line says why), 130 interrupted, 1 a bug, or some "
+    "of the logs were left out (with the reasons)."
+)
 PIPE_WIDTH = 200
 """Width in characters of output that is not shown on a terminal: room for the longest row."""
 STANDARD_OUTPUT = Path("-")

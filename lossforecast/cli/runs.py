@@ -15,16 +15,20 @@ from lossforecast.cli.options import (
 )
 from lossforecast.cli.output import (
     EXIT_CODES,
+    EXIT_LEFT_OUT,
     STANDARD_OUTPUT,
     check_outputs,
     console,
     errors_in_one_line,
+    print_error,
     print_note,
     write_json,
 )
 from lossforecast.cli.tables import details_table, empty_table, escaped, number, print_line
-from lossforecast.errors import ConfigurationError, StoreError
+from lossforecast.errors import ConfigurationError, LossForecastError, StoreError
+from lossforecast.readers import Log
 from lossforecast.runs import History, observed, points
+from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 from lossforecast.store import RunStore, StoredRun
 
@@ -125,11 +129,15 @@ def _add_import(group: "typer.Typer") -> None:
         project: Annotated[str, typer.Option(help=PROJECT_HELP)],
         store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
     ) -> None:
-        """Add finished runs to the store, from their logs."""
+        """Add finished runs to the store, from their logs.
+
+        Logs that cannot be read are listed with the reason, and the others are added.
+        """
         with errors_in_one_line():
             options = replace(options, project=project)
-            read = [options.read(path) for path in logs]  # read all before storing any
-            plans = [options.plan(log) for log in read]
+            read, reasons = _read(options, logs)  # read all before storing any
+            if not read:
+                raise ConfigurationError("; ".join(reasons))
             opened = RunStore(store)
             keys = [
                 opened.add(
@@ -139,9 +147,13 @@ def _add_import(group: "typer.Typer") -> None:
                     *observed(log.history),
                     steps_taken=log.steps_taken,
                 )
-                for log, plan in zip(read, plans, strict=True)
+                for log, plan in read
             ]
             console(to_stderr=False).print(_table([opened.run(key) for key in keys]))
+            for reason in reasons:
+                print_error(f"left out: {reason}")
+            if reasons:
+                raise typer.Exit(EXIT_LEFT_OUT)
 
 
 def _add_forget(group: "typer.Typer") -> None:
@@ -172,6 +184,19 @@ def _add_forget(group: "typer.Typer") -> None:
                     opened.forget(key)
                 done = "excluded" if keep else "included" if again else "deleted"
                 print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name!s:.60}")
+
+
+def _read(options: LogOptions, paths: list[Path]) -> tuple[list[tuple[Log, LRSchedule]], list[str]]:
+    """The logs that can be read, with their plans, and why the others cannot."""
+    read, reasons = [], []
+    for path in paths:
+        try:
+            log = options.read(path)
+            read.append((log, options.plan(log)))
+        except (LossForecastError, OSError) as error:
+            message = " ".join(str(error).split())
+            reasons.append(message if str(path) in message else f"{path}: {message}")
+    return read, reasons
 
 
 def _history(store: RunStore, key: str) -> History:

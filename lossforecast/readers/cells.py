@@ -1,54 +1,22 @@
 """Steps and values in the cells of a table or of an object."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.columns import is_epoch, listed
+from lossforecast.readers.columns import is_epoch
 
-__all__ = ["NO_VALUE", "known_step_column", "number_in", "step_column_of", "step_in", "value_in"]
+__all__ = ["MAX_STEP", "has_value", "number_in", "step_in", "value_in"]
 
-_STEP_COLUMNS = (
-    "trainer/global_step",
-    "train/global_step",
-    "global_step",
-    "step",
-    "_step",
-    "steps",
-    "iteration",
-    "iter",
-)
-"""Names of the column of optimizer steps in lower case, the surest first."""
-
+MAX_STEP = 10**15
+"""The largest number that is taken for a step."""
 _EMPTY = ("", "none", "null", "na", "n/a")
-NO_VALUE = (*_EMPTY, "nan")
-"""Cells, in lower case, that hold no finite value."""
+_NO_VALUE = (*_EMPTY, "nan")
 
 
-def step_column_of(path: Path, header: list[str], given: str | None) -> str:
-    """The column of optimizer steps.
-
-    Raises:
-        ConfigurationError: no column has a usual name, or there is none of the name given.
-    """
-    names = listed(header)
-    if given is not None:
-        if given not in header:
-            raise ConfigurationError(f"{path} has no column {given!r}: it has {names}")
-        return given
-    column = known_step_column(header)
-    if column is None:
-        raise ConfigurationError(
-            f"{path} has no column of optimizer steps: it has {names}. Name one with --step-column"
-        )
-    return column
-
-
-def known_step_column(header: list[str]) -> str | None:
-    """The column of optimizer steps, by its name; None if no column has a usual name."""
-    by_word = {name.lower(): name for name in reversed(header)}
-    return next((by_word[word] for word in _STEP_COLUMNS if word in by_word), None)
+def has_value(cell: Any) -> bool:
+    """True unless a cell is empty, or nan in words."""
+    return cell is not None and not (isinstance(cell, str) and cell.strip().lower() in _NO_VALUE)
 
 
 def step_in(cell: Any, where: str, column: str) -> int | None:
@@ -61,7 +29,9 @@ def step_in(cell: Any, where: str, column: str) -> int | None:
     if value is None:
         return None
     if not math.isfinite(value) or value < 0 or value != int(value):
-        raise ConfigurationError(f"{where}: {column} is {cell!r}, not a whole number from 0 on")
+        raise ConfigurationError(f"{where}: {column} is {cell!r:.60}, not a whole number from 0 on")
+    if value > MAX_STEP:
+        raise ConfigurationError(f"{where}: {column} is {cell!r:.60}, too large for a step")
     return int(value)
 
 

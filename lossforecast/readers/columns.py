@@ -1,11 +1,24 @@
 """Columns recognised by their names: losses of training and validation, rates and epochs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
 
-__all__ = ["is_epoch", "is_loss", "is_rate", "listed", "metric_of", "run_of", "words"]
+__all__ = [
+    "SPLIT_COLUMNS",
+    "is_epoch",
+    "is_loss",
+    "is_rate",
+    "listed",
+    "metric_of",
+    "run_of",
+    "split_of",
+    "words",
+]
 
-_MAX_LISTED = 12  # columns that an error names
+_MAX_CACHED = 4096  # names whose meaning is remembered: it is asked for in every row
+_MAX_LISTED = 60  # columns that an error names
 
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
 _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
@@ -13,6 +26,8 @@ _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
     r"($|[^a-z]|loss)"
 )
+SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")
+"""Columns, in lower case, that tell training from validation in words."""
 _EPOCHS = {"epoch", "epochs", "current_epoch"}
 _NOT_A_RATE = re.compile(
     r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
@@ -20,9 +35,18 @@ _NOT_A_RATE = re.compile(
 )
 
 
+@lru_cache(_MAX_CACHED)
 def metric_of(name: str) -> str:
     """The kind of loss in a column, by its name: "val" or "train"."""
     return "val" if _VALIDATION.search(words(name)) else "train"
+
+
+def split_of(row: Mapping[str, Any]) -> str | None:
+    """The kind of the values in a row, "val" or "train", if a column tells it."""
+    for name in row:
+        if name.lower() in SPLIT_COLUMNS and isinstance(cell := row[name], str):
+            return metric_of(cell.strip())
+    return None
 
 
 def run_of(name: str) -> str:
@@ -30,30 +54,34 @@ def run_of(name: str) -> str:
     return name.rpartition(" - ")[0]
 
 
+@lru_cache(_MAX_CACHED)
 def words(name: str) -> str:
     """The name in lower case, its words separated: train_loss for trainLoss."""
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names of the columns of a log, for an error: the first 12, and the number of the rest."""
+    """The names of the columns of a log, for an error: the first 60, and the number of the rest."""
     columns = list(names)
     n_more = len(columns) - _MAX_LISTED
     more = f" and {n_more} more" if n_more > 0 else ""
     return (", ".join(columns[:_MAX_LISTED]) or "no columns") + more
 
 
+@lru_cache(_MAX_CACHED)
 def is_epoch(name: str) -> bool:
     """True if a column is named like the epoch of each row."""
     return words(name.rpartition(" - ")[2].rpartition("/")[2]) in _EPOCHS
 
 
+@lru_cache(_MAX_CACHED)
 def is_loss(name: str) -> bool:
     """True if a column is named like a loss."""
     word = words(name)
     return _LOSS.search(word) is not None and _RATE.search(word) is None
 
 
+@lru_cache(_MAX_CACHED)
 def is_rate(name: str) -> bool:
     """True if a column is named like a learning rate, and not like a factor or momentum of one."""
     word = words(name)

@@ -6,11 +6,12 @@ from pathlib import Path
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.formats import FORMATS
 from lossforecast.readers.source import FileStart, LogFormat, Source
-from lossforecast.readers.text import check_text
+from lossforecast.readers.text import check_pointer, check_text, check_utf_8
 
 __all__ = ["MAX_LISTED_LOGS", "find_log", "logs_below", "open_log"]
 
 _START_BYTES = 4096  # of a file, by which its format is recognised
+_LOG_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".log", ".txt", ".out")
 _MAX_FIRST_LINE_BYTES = 1_000_000  # read in addition if the first line is longer
 MAX_LISTED_LOGS = 5
 """Number of logs below a folder that an error names."""
@@ -41,6 +42,7 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
         ) from error
     if not start.data.strip(b"\0 \t\r\n"):
         raise NothingLoggedError(f"{place} is empty: nothing was logged, or not flushed yet")
+    check_pointer(place, start.data)
     return _recognised(start).open(place, step_column)
 
 
@@ -66,6 +68,10 @@ def _find(folder: Path) -> tuple[LogFormat, Path]:
     hint = (
         f"; there are logs below, name one: {', '.join(below[:MAX_LISTED_LOGS])}" if below else ""
     )
+    files = sorted(file.name for file in folder.iterdir() if file.suffix in _LOG_SUFFIXES)
+    if files and not below:
+        more = f" and {len(files) - MAX_LISTED_LOGS} more" if len(files) > MAX_LISTED_LOGS else ""
+        hint = f"; give one of its files: {', '.join(files[:MAX_LISTED_LOGS])}{more}"
     *names, last = (name for log_format in FORMATS for name in log_format.file_names)
     raise (ConfigurationError if below else NothingLoggedError)(
         f"{folder} holds no log: no {', '.join(names)} or {last}{hint}"
@@ -92,6 +98,8 @@ def _recognised(start: FileStart) -> LogFormat:
     check_text(start)
     for log_format in FORMATS:
         if log_format.is_text and log_format.matches(start):
+            if log_format.is_strict:
+                check_utf_8(start)
             return log_format
     known = ", ".join(log_format.description for log_format in FORMATS)
     raise ConfigurationError(

@@ -1,5 +1,6 @@
 """`LogFormat`, the interface of a log format, and `Source`, an opened log."""
 
+import codecs
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-__all__ = ["FileStart", "LogFormat", "Points", "Source", "Wanted"]
+__all__ = ["FileStart", "LogFormat", "Points", "Source", "Wanted", "encoding_of"]
 
 Points = Iterator[tuple[str, int, float]]
 """Logged values: the name of a column, an optimizer step and a value."""
@@ -28,6 +29,8 @@ class Source:
         total_steps: planned length of the run, if the log has it.
         steps_per_epoch: optimizer steps of an epoch, if the log has them other than in a column.
         notes: remarks for people about what was read or left out.
+        counts: what its steps count: "steps", or "epochs" where no optimizer steps are logged. The
+            first epoch is number 0, and its training loss is the mean over it.
         losses_are_means: True if a training loss is the mean over the steps since the last one.
         maybe_lightning: True if Lightning may have written the log, which numbers steps its own way
             (`lossforecast.readers.steps`).
@@ -41,6 +44,7 @@ class Source:
     total_steps: int | None = None
     steps_per_epoch: float | None = None
     notes: list[str] = field(default_factory=list)
+    counts: str = "steps"
     losses_are_means: bool = False
     maybe_lightning: bool = False
 
@@ -63,13 +67,19 @@ class FileStart:
 
     @property
     def text(self) -> str:
-        """The beginning as text, without a byte-order mark and bytes that are not UTF-8."""
-        return self.data.decode("utf-8-sig", errors="ignore")
+        """The beginning as text, without a byte-order mark and what is no text."""
+        return self.data.decode(encoding_of(self.data), errors="ignore")
 
     @property
     def first_line(self) -> str:
         """The first line of the text, its end included."""
         return io.StringIO(self.text, newline="").readline()
+
+
+def encoding_of(data: bytes) -> str:
+    """The encoding of a text that begins with these bytes: UTF-8, unless marked as UTF-16."""
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if utf_16 else "utf-8-sig"
 
 
 class LogFormat(ABC):
@@ -81,12 +91,14 @@ class LogFormat(ABC):
     Attributes:
         description: the format in a few words, for the list of known formats in an error.
         file_names: glob patterns of the names by which a log is found in a folder.
-        is_text: False for a binary format, which is tried before the file is checked to be UTF-8.
+        is_text: False for a binary format, which is tried before the file is checked to be text.
+        is_strict: False for a text format that replaces bytes which are not in UTF-8.
     """
 
     description: ClassVar[str]
     file_names: ClassVar[tuple[str, ...]] = ()
     is_text: ClassVar[bool] = True
+    is_strict: ClassVar[bool] = True
 
     @abstractmethod
     def matches(self, start: FileStart) -> bool:
@@ -107,9 +119,9 @@ class LogFormat(ABC):
     def find_in(self, folder: Path) -> Path | None:
         """The log in a folder of one run: a file, or the folder itself for a log of many files."""
         files = (file for name in self.file_names for file in sorted(folder.glob(name)))
-        return next(files, None)
+        return next((file for file in files if file.is_file()), None)
 
     def find_below(self, folder: Path) -> list[str]:
         """Paths relative to a folder of all logs in it and in the folders below."""
         files = (file for name in self.file_names for file in folder.rglob(name))
-        return sorted(str(file.relative_to(folder)) for file in files)
+        return sorted(str(file.relative_to(folder)) for file in files if file.is_file())

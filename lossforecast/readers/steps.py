@@ -52,6 +52,9 @@ class Numbering:
         """
         last_steps = _last_steps(source, loss)
         end = max(last_steps.values(), default=-1)
+        if source.counts != "steps":  # the first epoch is number 0
+            one_less = total_steps is not None and end == total_steps
+            return cls(end + (not one_less), train_shift=-one_less, val_shift=1 - one_less)
         if source.losses_are_means:
             return cls(max(source.steps_taken or 0, end), means=True)
         if _is_from_trainer(run_of(loss), set(last_steps)):

@@ -1,56 +1,120 @@
-"""Log files that are UTF-8 text, and may still be written to."""
+"""Log files that are text, and may still be written to."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.source import FileStart, Source
+from lossforecast.readers.source import FileStart, Source, encoding_of
 
-__all__ = ["check_text", "is_json_object", "open_text", "whole_lines"]
+__all__ = [
+    "MAX_LINE",
+    "check_pointer",
+    "check_text",
+    "check_utf_8",
+    "is_json_object",
+    "open_text",
+    "parse_json",
+    "whole_lines",
+]
 
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks
+MAX_LINE = 16_000_000
+"""Characters of a line; a longer one is no line of a log."""
+_MAX_ODD_SHARE = 0.1  # characters that are none in UTF-8; with more a file is no text
+_POINTER = b"version https://git-lfs"
 
 
-def open_text(path: Path) -> TextIO:
-    """Open a UTF-8 file, with or without a byte-order mark; line ends are kept."""
-    return path.open(encoding="utf-8-sig", newline="")
+def open_text(path: Path, *, errors: str = "strict") -> TextIO:
+    """Open a file in UTF-8 or UTF-16, with or without a byte-order mark; line ends are kept."""
+    with path.open("rb") as file:
+        encoding = encoding_of(file.read(len(codecs.BOM_UTF8)))
+    return path.open(encoding=encoding, errors=errors, newline="")
 
 
 def whole_lines(source: Source, file: TextIO) -> Iterator[str]:
     """The complete lines: the last one may still be being written, or may be cut off.
 
     A last line without a line end is complete only if it is a JSON object.
+
+    Raises:
+        ConfigurationError: a line is longer than `MAX_LINE`.
     """
-    for line in file:
-        if not line.endswith(("\n", "\r")) and not is_json_object(line):
-            source.notes.append(f"the last line is cut off and not read: {line[:40]!r}")
-            return
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if not line.endswith(("\n", "\r")):
+            if len(line) == MAX_LINE:
+                raise ConfigurationError(
+                    f"{source.path}, line {number} has more than {MAX_LINE:,} characters: this is "
+                    "no log"
+                )
+            if not is_json_object(line):
+                source.notes.append(f"the last line is cut off and not read: {line[:40]!r}")
+                return
         yield line
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not valid, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def is_json_object(line: str) -> bool:
     """True if a line is one whole JSON object."""
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 
 
-def check_text(start: FileStart) -> None:
-    """Check that a file begins as UTF-8 text.
+def check_pointer(path: Path, data: bytes) -> None:
+    """Check that a file is not one of the pointers that Git LFS leaves in place of large files.
 
     Raises:
-        ConfigurationError: it is binary or in another encoding.
+        ConfigurationError: it is.
+    """
+    if data.startswith(_POINTER):
+        raise ConfigurationError(
+            f"{path} is a Git LFS pointer, not the log itself: get it with git lfs pull"
+        )
+
+
+def check_text(start: FileStart) -> None:
+    """Check that a file begins as text.
+
+    Raises:
+        ConfigurationError: it is binary.
+    """
+    text = start.data.decode(encoding_of(start.data), errors="replace")
+    if "\0" in text or text.count("\ufffd") > _MAX_ODD_SHARE * len(text) + 1:
+        raise ConfigurationError(
+            f"{start.path} is binary, and no event file: give a log in UTF-8 or UTF-16"
+        )
+
+
+def check_utf_8(start: FileStart) -> None:
+    """Check that the first lines of a file are in UTF-8, or marked as UTF-16.
+
+    Raises:
+        ConfigurationError: they are in another encoding.
     """
     data = start.data
-    if data.startswith(_UTF_16) or b"\0" in data:
-        content = "UTF-16 text" if data.startswith(_UTF_16) else "binary, and no event file"
-        raise ConfigurationError(f"{start.path} is {content}: give a log in UTF-8")
+    if encoding_of(data) == "utf-16":
+        return
     try:
         data[: data.rfind(b"\n") + 1 or None].decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":  # the start ends within a character
+            return
         raise ConfigurationError(
             f"{start.path} is not in UTF-8 (byte {error.start}): save it as UTF-8"
         ) from error

@@ -99,3 +99,20 @@ def test_a_run_in_a_store_is_shown_with_what_was_decided(tmp_path: Path) -> None
     (made,) = result_of("runs", "show", key, "--store", tmp_path / "runs.db")["forecasts"]
     assert (made["median"], made["mean"]) == (watch.forecast().median, watch.forecast().mean)
     assert f" {made['median']:.4g} " in done.stdout
+
+
+def test_logs_that_cannot_be_read_are_left_out_of_an_import(tmp_path: Path) -> None:
+    store = tmp_path / "runs.db"
+    good = [write_log(tmp_path / f"{i}.csv") for i in range(2)]
+    pointer, notes = tmp_path / "pointer.csv", tmp_path / "notes.txt"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    notes.write_text("nothing\n")
+    into = ("--project", "small", "--store", store)
+    done = run("runs", "import", good[0], pointer, notes, tmp_path / "none.csv", good[1], *into)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: left out: ")]
+    for error, reason in zip(errors, ("git lfs pull", "not a table", "No such file"), strict=True):
+        assert reason in error
+    assert len(result_of("runs", "list", "--store", store)) == 2
+    done = run("runs", "import", pointer, notes, *into)
+    assert (done.returncode, "git lfs pull" in done.stderr) == (2, True)

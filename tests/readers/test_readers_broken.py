@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lossforecast import ConfigurationError
 from lossforecast.errors import NothingLoggedError
 from lossforecast.readers import read_log
+from lossforecast.readers.text import MAX_LINE
 
 
 def test_memory_does_not_grow_with_an_event_file(tmp_path: Path) -> None:
@@ -34,6 +35,7 @@ def test_memory_does_not_grow_with_an_event_file(tmp_path: Path) -> None:
     script = """
 import resource, sys
 from lossforecast.readers import read_log
+from lossforecast.readers.text import MAX_LINE
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 log = read_log(sys.argv[1])
 assert log.history.n_observed == 200
@@ -86,7 +88,9 @@ def test_wrong_encodings(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(text.encode("latin-1"))
     refused(tmp_path / "latin.csv", "not in UTF-8")
     (tmp_path / "wide.csv").write_text(text, encoding="utf-16")
-    refused(tmp_path / "wide.csv", "is UTF-16 text")
+    assert read_log(tmp_path / "wide.csv").history.n_observed == STEPS
+    (tmp_path / "odd.csv").write_bytes(text.encode("utf-16")[:-1])
+    refused(tmp_path / "odd.csv", "truncated data")
     late = text.encode("latin-1").replace("größe".encode("latin-1"), b"size")
     (tmp_path / "late.csv").write_bytes(late * 5 + "9,ö,1\n".encode("latin-1"))
     refused(tmp_path / "late.csv", "line")
@@ -188,7 +192,7 @@ def test_a_trainer_state_that_is_cut_off_or_something_else(
     path.write_text('{\n"log_history": []\n}')
     refused(path, "no column of .* has values yet; it has no columns")
     path.write_text('[\n{"step": 1, "loss": 2}\n]')
-    refused(path, "one object on each line")
+    refused(path, "has no log_history")
 
 
 def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
@@ -217,6 +221,71 @@ def test_several_runs_in_one_file(tmp_path: Path) -> None:
     path.write_text("step,train_loss,lr\n" + "".join(rows))
     assert read_log(path).history.n_observed == STEPS  # the same step twice: the later one counts
     path.write_text("no header\n1 2 3\n")
-    refused(path, "is in no known format")
+    refused(path, "is text, not a table, and has no lines with a step.*begins with 'no header'")
     path.write_text("1,2\n3,4\n")
-    refused(path, "its first line is '1,2")
+    refused(path, "begins with '1,2")
+
+
+def table_of(steps: range) -> str:
+    return "step,train_loss,lr\n" + "".join(f"{i},{loss_at(i)},0.1\n" for i in steps)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12965\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["trainer_state.json", "a.csv", "x.tfevents.1", "run/x.tfevents.1"]
+)
+def test_pointers_of_git_lfs(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(POINTER)
+    refused(path, "is a Git LFS pointer, not the log itself: get it with git lfs pull")
+    if path.parent != tmp_path:
+        with pytest.raises(ConfigurationError, match="git lfs pull"):
+            read_log(path.parent)
+
+
+def test_headers_in_the_middle_and_mixed_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    whole = table_of(range(100)) + table_of(range(60, STEPS))  # resumed
+    for text in (whole, whole.replace("\n", "\r\n"), whole.replace("\n", "\r", 20) + "\r\n\n"):
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        log = read_log(path)
+        assert list(seen(log)) == list(range(STEPS))
+        assert log.notes == ("the steps go back once: assuming restarts, the later losses count",)
+
+
+def test_lines_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(table_of(range(10)) + "1" * (MAX_LINE + 10))
+    refused(path, "line 12 has more than 16,000,000 characters: this is no log")
+    path.write_text("1" * (MAX_LINE + 10))
+    refused(path, "line 1 has more than")
+    path.write_text('{"step": 1, "loss": ' + "1" * 2_000_000 + "}\n")
+    refused(path, "JSON")
+
+
+def test_numbers_out_of_range(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(table_of(range(10)) + "1e17,2,0.1\n")
+    refused(path, "line 12: step is '1e17', too large for a step")
+    path.write_text(table_of(range(10)) + "10,1e999,1e999\n11,-1e308,-1\n12,1e308,0.1\n")
+    assert read_log(path).history.n_observed == 12
+
+
+def test_the_files_of_a_folder_without_a_log_are_named(tmp_path: Path) -> None:
+    for i in range(7):
+        (tmp_path / f"{i}.csv").write_text(table_of(range(3)))
+    refused(tmp_path, r"holds no log.*give one of its files: 0\.csv, .* 4\.csv and 2 more")
+
+
+def test_binaries_and_folders(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "log.csv", "a.log"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 20)
+        refused(tmp_path / name, "is binary")
+        (tmp_path / name).write_bytes(bytes(range(128, 256)) * 40)
+        refused(tmp_path / name, "is binary")
+    (tmp_path / "deep" / "metrics.csv").mkdir(parents=True)
+    refused(tmp_path / "deep" / "metrics.csv", "holds no log")
+    refused(tmp_path / "deep", "holds no log")

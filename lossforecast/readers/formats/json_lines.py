@@ -1,17 +1,19 @@
 """JSON lines: one object of names and numbers on each line."""
 
-import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.cells import known_step_column, step_column_of, step_in, value_in
-from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
-from lossforecast.readers.text import is_json_object, open_text, whole_lines
+from lossforecast.readers.cells import number_in
+from lossforecast.readers.columns import is_loss
+from lossforecast.readers.rows import Rows, points_of_rows
+from lossforecast.readers.source import FileStart, LogFormat, Source
+from lossforecast.readers.text import is_json_object, open_text, parse_json, whole_lines
 
-__all__ = ["JsonLines"]
+__all__ = ["JsonLines", "flat"]
+
+_MAX_DEPTH = 3  # of objects in objects whose names become columns
 
 
 class JsonLines(LogFormat):
@@ -20,44 +22,36 @@ class JsonLines(LogFormat):
     description = "JSON lines"
 
     def matches(self, start: FileStart) -> bool:
-        """True if the first line is an object, and the file is no state of the Trainer."""
-        text = start.text.lstrip()
-        return (
-            text.startswith(("{", "["))
-            and start.path.name != "trainer_state.json"
-            and is_json_object(text.splitlines()[0])
-        )
+        """True if the first line is an object, unless it is the only one and holds columns."""
+        line = start.text.lstrip().partition("\n")[0]
+        if not line.startswith("{") or start.path.name == "trainer_state.json":
+            return False
+        if not is_json_object(line):
+            return False
+        values = parse_json(line)
+        several = start.text.lstrip().partition("\n")[2].strip() != ""
+        columns = any(isinstance(value, list | dict) for value in values.values())
+        loss = any(is_loss(name) and number_in(values[name]) is not None for name in values)
+        return "log_history" not in values and (several or loss or not columns)
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Open the file; its columns become known only while it is read."""
-        return Source(path, "JSON lines", partial(_points, step_column=step_column))
+        reader = partial(points_of_rows, rows=_rows, step_column=step_column)
+        return Source(path, "JSON lines", reader)
 
 
-def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Points:
-    column, any_step = step_column, False
-    for where, row in _objects(source):
-        for name in row:
-            source.columns.setdefault(name, -1)
-        if column is None:
-            column = known_step_column(list(row))
-        step = None if column is None else step_in(row.get(column), where, column)
-        if step is None:
-            continue
-        any_step = True
-        source.columns.pop(str(column), None)
-        for name, cell in row.items():
-            if name == column:
-                continue
-            if cell is not None:
-                source.columns[name] = step
-            value = value_in(cell, where, name) if wanted(name) else None
-            if value is not None:
-                yield name, step, value
-    if column is None or not any_step:
-        step_column_of(source.path, list(source.columns), step_column)  # raises: names the columns
+def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """The cells of an object; those of objects in it as `outer/inner`."""
+    cells: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict) and depth < _MAX_DEPTH:
+            cells |= flat(value, f"{prefix}{name}/", depth + 1)
+        else:
+            cells[prefix + name] = value
+    return cells
 
 
-def _objects(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(source: Source) -> Rows:
     """Each object, after its place for error messages.
 
     Raises:
@@ -71,13 +65,13 @@ def _objects(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
                     continue
                 where = f"{path}, line {number}"
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
+                    row = parse_json(line)
+                except ValueError as error:
                     raise ConfigurationError(f"{where} is not valid JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise ConfigurationError(
                         f"{where} is not an object of names and numbers: {line:.60}"
                     )
-                yield where, row
-        except UnicodeDecodeError as error:
+                yield where, flat(row)
+        except UnicodeError as error:
             raise ConfigurationError(f"{path}, after line {number}: {error}") from error

@@ -5,15 +5,20 @@ from functools import partial
 from pathlib import Path
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.cells import NO_VALUE, number_in, step_column_of, step_in, value_in
-from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
+from lossforecast.readers.cells import number_in
+from lossforecast.readers.columns import is_loss
+from lossforecast.readers.phrases import phrases
+from lossforecast.readers.rows import Rows, points_of_rows
+from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import open_text, whole_lines
 
 __all__ = ["Table"]
 
 _DELIMITERS = ",;\t"
+_SUFFIXES = (".csv", ".tsv")
 _WANDB_COLUMNS = {"_runtime", "_timestamp"}
 _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
+_MAX_HEADER = 1_000_000  # characters
 
 
 class Table(LogFormat):
@@ -23,59 +28,84 @@ class Table(LogFormat):
     file_names = ("metrics.csv",)
 
     def matches(self, start: FileStart) -> bool:
-        """True if the first line names two columns or more."""
-        if start.text.lstrip().startswith(("{", "[")):
+        """True if the first line names two columns or more, and the next ones hold numbers.
+
+        In a file that is named as a table, the names alone will do.
+        """
+        lines = start.text.splitlines()
+        if start.text.lstrip().startswith(("{", "[")) or not lines:
             return False
-        header, _ = _header(start.first_line)
-        return len(header) >= 2 and all(number_in(name) is None for name in header)
+        header, delimiter = _header(lines[0])
+        if len(header) < 2 or any(number_in(name) is not None for name in header):
+            return False
+        if _is_row_of_text(lines[0]):
+            return False
+        return start.path.suffix.lower() in _SUFFIXES or any(
+            len(cells) == len(header) and any(number_in(cell) is not None for cell in cells)
+            for cells in (_cells(line, delimiter) for line in lines[1:-1] or lines[1:])
+        )
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Read the header."""
         try:
             with open_text(path) as file:
-                line = file.readline()
-        except UnicodeDecodeError as error:
+                line = file.readline(_MAX_HEADER)
+        except UnicodeError as error:
             raise ConfigurationError(f"{path}, in its first line: {error}") from error
         header, delimiter = _header(line)
-        step = step_column_of(path, header, step_column)
-        reader = partial(_points, header=header, delimiter=delimiter, step_column=step)
+        rows = partial(_rows, header=header, delimiter=delimiter)
+        reader = partial(points_of_rows, rows=rows, step_column=step_column)
         source = Source(path, "CSV", reader)
         if _WANDB_COLUMNS & set(header) or any(name.endswith("__MIN") for name in header):
             source.format = "W&B CSV"
-            if step_column is None and step.lower() in ("_step", "step"):
+            word = next((n for n in header if n.lower() in ("_step", "step")), None)
+            if step_column is None and word is not None and not _counts_updates(header):
                 source.notes.append(
-                    f"using {step!r} as the optimizer step; if it counts calls of wandb.log, name "
+                    f"using {word!r} as the optimizer step; if it counts calls of wandb.log, name "
                     "another column with --step-column"
                 )
-        elif path.name == "metrics.csv" and "epoch" in header:
+        elif path.name == "metrics.csv" and {"epoch", "step"} <= set(header):
             source.format, source.maybe_lightning = "Lightning metrics.csv", True
-        names = [name for name in header if name != step and not name.endswith(_WANDB_EXTREMES)]
-        source.columns = dict.fromkeys(names, -1)
+        source.columns = dict.fromkeys(_values(header), -1)
         return source
+
+
+def _counts_updates(header: list[str]) -> bool:
+    return any(name.lower().endswith("global_step") for name in header)
+
+
+def _values(header: list[str]) -> list[str]:
+    return [name for name in header if not name.endswith(_WANDB_EXTREMES)]
+
+
+def _is_row_of_text(line: str) -> bool:
+    """True for a line such as `step 1, loss 2.1`."""
+    named = list(phrases(line))
+    return any(phrase.counts for phrase in named) and any(is_loss(phrase.name) for phrase in named)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a cell of more than 131,072 characters
+        return []
 
 
 def _header(line: str) -> tuple[list[str], str]:
     """The names of the columns, and the delimiter: the commonest of the candidates."""
     delimiter = max(_DELIMITERS, key=line.count)
-    try:
-        names = next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:  # a cell of more than 131,072 characters
-        names = []
-    return [name.strip() for name in names], delimiter
+    return [name.strip() for name in _cells(line, delimiter)], delimiter
 
 
-def _points(
-    source: Source, wanted: Wanted, *, header: list[str], delimiter: str, step_column: str
-) -> Points:
-    path, step_index = source.path, header.index(step_column)
-    columns = [(i, name) for i, name in enumerate(header) if name in source.columns]
-    read = [(i, name) for i, name in columns if wanted(name)]
+def _rows(source: Source, *, header: list[str], delimiter: str) -> Rows:
+    path = source.path
+    kept = [(i, name) for i, name in enumerate(header) if not name.endswith(_WANDB_EXTREMES)]
     with open_text(path) as file:
         rows = csv.reader(whole_lines(source, file), delimiter=delimiter)
-        next(rows)
         try:
+            next(rows, None)
             for row in rows:
-                if not row:
+                if not any(cell.strip() for cell in row):
                     continue
                 where = f"{path}, line {rows.line_num}"
                 if len(row) != len(header):
@@ -83,15 +113,8 @@ def _points(
                         f"{where} has {len(row)} cells, the header {len(header)}: is it cut off, "
                         "or another log?"
                     )
-                step = step_in(row[step_index], where, step_column)
-                if step is None:
-                    continue
-                for i, name in columns:
-                    if row[i].strip().lower() not in NO_VALUE:
-                        source.columns[name] = step
-                for i, name in read:
-                    value = value_in(row[i], where, name)
-                    if value is not None:
-                        yield name, step, value
-        except (csv.Error, UnicodeDecodeError) as error:
+                if [cell.strip() for cell in row] == header:
+                    continue  # of another run that was appended
+                yield where, {name: row[i] for i, name in kept}
+        except (csv.Error, UnicodeError) as error:
             raise ConfigurationError(f"{path}, after line {rows.line_num}: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
+from lossforecast.readers.text import check_pointer
 
 __all__ = ["TensorBoardEvents"]
 
@@ -99,6 +100,8 @@ def _points_of_file(source: Source, path: Path, wanted: Wanted) -> Points:
     if size == 0:
         raise NothingLoggedError(f"{path} is empty: nothing was logged, or not flushed yet")
     if bytes_read == 0:
+        with path.open("rb") as file:
+            check_pointer(path, file.read(100))
         raise ConfigurationError(f"{path} is not an event file, or damaged at its beginning")
     if (left := size - bytes_read) > 0:
         source.notes.append(

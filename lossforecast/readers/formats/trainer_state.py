@@ -1,6 +1,5 @@
 """The trainer_state.json of the Hugging Face Trainer, one in each checkpoint."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in, step_in, value_in
 from lossforecast.readers.epochs import steps_by_fractions
+from lossforecast.readers.formats.json_document import load_json
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
 
 __all__ = ["TrainerState"]
@@ -25,22 +25,18 @@ class TrainerState(LogFormat):
     file_names = (_NAME,)
 
     def matches(self, start: FileStart) -> bool:
-        """True for any JSON: this format is tried after JSON lines."""
-        return start.text.lstrip().startswith(("{", "["))
+        """True if the file has the name of the state, or a `log_history` at its beginning."""
+        json = start.text.lstrip().startswith(("{", "["))
+        return json and (start.path.name == _NAME or f'"{_ROWS}"' in start.text)
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Load the file; its steps have a fixed name."""
-        try:
-            state = json.loads(path.read_text(encoding="utf-8-sig"))
-        except ValueError as error:  # not JSON, or not in UTF-8
-            raise ConfigurationError(
-                f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
-            ) from error
+        state = load_json(path)
         history = state.get(_ROWS) if isinstance(state, dict) else None
         if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
             raise ConfigurationError(
                 f"{path} is JSON, but has no log_history, as the trainer_state.json of the Hugging "
-                "Face Trainer has; other JSON must have one object on each line"
+                "Face Trainer has"
             )
         reader = partial(_points, history=history)
         source = Source(path, "Hugging Face trainer_state.json", reader, losses_are_means=True)

@@ -1,0 +1,274 @@
+"""`Counter`: the column that numbers the rows of a log, and the optimizer step of each row."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from lossforecast.errors import ConfigurationError
+from lossforecast.readers.cells import MAX_STEP, has_value, number_in, step_in
+from lossforecast.readers.columns import is_epoch, is_loss, listed, split_of
+
+__all__ = ["TOTAL", "Counter", "Row"]
+
+Row = Mapping[str, Any]
+"""The cells of a row by the names of their columns."""
+TOTAL = " total"
+"""Suffix of the name of a counter: the cell holds its last number, as in `step 100/2000`."""
+
+_STEP_COLUMNS = (
+    "trainer/global_step",
+    "train/global_step",
+    "global_step",
+    "current_steps",
+    "current_step",
+    "num_updates",
+    "step",
+    "_step",
+    "steps",
+    "iteration",
+    "iterations",
+    "iter",
+    "iters",
+    "time/total_timesteps",
+    "update",
+    "updates",
+    "batch",
+)
+"""Names of the column of optimizer steps in lower case, the surest first."""
+_OTHER_COUNTERS = ("episode", "episodes")
+_INDICES = ("", "unnamed: 0", "index")  # names of a column that numbers the rows of a table
+_TOTAL_STEPS = frozenset(
+    {"total_steps", "max_steps", "total_iters", "max_iters", "num_training_steps"}
+)
+_TOTAL_EPOCHS = frozenset({"total_epochs", "max_epochs", "num_epochs", "num_train_epochs"})
+
+_ALLOWED_REWINDS = 3
+_ALLOWED_REWIND_SHARE = 0.02  # of the rows; a column that goes back more often counts nothing
+_MIN_ROWS_PER_EPOCH = 3  # with a value of a loss, from which on rows are counted, not epochs
+_MAX_EPOCHS = 4096  # whose beginnings are kept, for a restart from one of them
+_MIN_CONSTANT = 3  # rows of the same number, from which on a column is no counter
+
+
+@dataclass
+class Counter:
+    """Turns the rows of a log, in order, into optimizer steps, or into epochs if there are none.
+
+    Attributes:
+        column: the column that counts.
+        epoch: the column of epochs, in each of which `column` may begin anew.
+        counts: "steps", "epochs", "episodes" or "rows".
+        first: number of the first epoch.
+        unit: epochs to count as one, for epochs that are logged as fractions.
+        note: a remark for people.
+        carry: True if a row without a number has that of the row before.
+    """
+
+    column: str
+    epoch: str | None = None
+    counts: str = "steps"
+    first: int = 0
+    unit: float = 1.0
+    note: str | None = None
+    carry: bool = False
+    _last: int = -1  # number in `column`
+    _interval: int = 0  # from the number before that
+    _first: int = 0  # number in the present epoch
+    _step: int = 0
+    _last_epoch: float | None = None
+    _begins: dict[float, int] = field(default_factory=dict)  # first step of each epoch
+    _begins_anew: bool | None = None  # False: `column` was seen to go on in the next epoch
+    _totals: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path, rows: Sequence[Row], given: str | None) -> "Counter | None":
+        """The counter of a log, judged by its first rows; None if they have none.
+
+        Args:
+            path: the log, for errors.
+            rows: the first rows.
+            given: name of the column that counts, if the user named one.
+        """
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        epoch = next((name for name in names if is_epoch(name)), None)
+        if given is not None:
+            if given not in names:
+                raise ConfigurationError(f"{path} has no column {given!r}: it has {listed(names)}")
+            return _counting_epochs(given, rows) if given == epoch else cls(given, epoch)
+        steps = [name for word in _STEP_COLUMNS for name in names if name.lower() == word]
+        counting = [name for name in steps if _is_counter(name, epoch, rows)]
+        if counting:
+            return cls(counting[0], epoch)
+        if epoch is not None and _rows_per_epoch(epoch, rows) >= _MIN_ROWS_PER_EPOCH:
+            note = "no optimizer steps logged: counting rows"
+            return cls("", counts="rows", note=note)
+        if epoch is not None and _has_numbers(epoch, rows):
+            return _counting_epochs(epoch, rows)
+        for name in names:
+            if name.lower() in _OTHER_COUNTERS and _is_counter(name, None, rows):
+                return _counting_epochs(name, rows)
+        if steps:
+            return cls(steps[0], epoch)
+        index = next((name for name in names if _is_index(name, rows)), None)
+        return None if index is None else _counting_epochs(index, rows)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the cells that hold no values of their own."""
+        return frozenset({self.column, self.column + TOTAL, f"{self.epoch}{TOTAL}"})
+
+    def step(self, row: Row, where: str) -> int | None:
+        """The step of a row; None if it has none.
+
+        Raises:
+            ConfigurationError: a cell of the column that counts holds no such number.
+        """
+        if self.counts == "rows":
+            self._last += 1
+            return self._last
+        cell = row.get(self.column)
+        if self.unit != 1:
+            part = number_in(cell)
+            if part is None or not 0 <= part / self.unit < MAX_STEP:
+                return None
+            return round(part / self.unit)
+        if self.counts != "steps":
+            number = step_in(cell, where, self.column)
+            if number is not None:
+                self._see_totals(row, _TOTAL_EPOCHS)
+            return None if number is None else max(number - self.first, 0)
+        number = step_in(cell, where, self.column)
+        if number is None:
+            return self._step if self.carry and self._last >= 0 else None
+        if self._last_epoch is not None and split_of(row) == "val":
+            return self._step  # the number may be that of a batch of validation
+        self._see_totals(row, _TOTAL_STEPS)
+        self._step = number if self.epoch is None else self._begin(row, number) + number
+        self._interval, self._last = number - self._last, number
+        return self._step
+
+    @property
+    def of_trainer(self) -> bool:
+        """True if a callback of the Hugging Face Trainer counts: its losses are means."""
+        return self.column == "current_steps"
+
+    @property
+    def total(self) -> int | None:
+        """The planned length of the run, if the log has it."""
+        own = self._totals.get(self.column)
+        if own is None or not math.isfinite(own):
+            return None
+        epochs = self._totals.get(str(self.epoch), math.nan)
+        if self.counts == "steps" and epochs > 0 and self._begins_anew is not False:
+            own *= epochs
+        return round(own) if 0 < own <= MAX_STEP else None
+
+    def _begin(self, row: Row, number: int) -> int:
+        """The step at which the numbers of the present epoch begin."""
+        value = number_in(row.get(str(self.epoch)))
+        if value is None or not math.isfinite(value):
+            return self._begins.get(self._last_epoch or 0.0, 0)
+        epoch, last = float(math.floor(value)), self._last_epoch
+        first = self._first
+        if epoch != last:
+            self._last_epoch, self._first = epoch, number
+        if last is None:
+            self._begins[epoch] = 0
+        elif epoch > last:
+            begin = self._begins.get(last, 0)
+            all_of_them = number == self._last == self._totals.get(self.column)
+            if self._begins_anew or number <= self._last / 2 or all_of_them:
+                self._begins_anew = True
+                begin += int(self._epoch_length(first) * (epoch - last))
+            else:
+                self._begins_anew = False
+            self._begins[epoch] = begin
+            if len(self._begins) > _MAX_EPOCHS:
+                del self._begins[next(iter(self._begins))]
+        return self._begins.setdefault(epoch, self._begins.get(last or 0.0, 0))
+
+    def _epoch_length(self, first: int) -> float:
+        """The steps of the epoch that ended with the last row, the first of which was `first`."""
+        total = self._totals.get(self.column, math.nan)
+        end = self._last + (self._interval if first == 0 else 0)
+        return end if math.isnan(total) else max(total, self._last)
+
+    def _see_totals(self, row: Row, named: frozenset[str]) -> None:
+        """Note the lengths in a row; one that changes is none."""
+        own = self.column + TOTAL
+        for name in named & row.keys() if own not in row else (own,):
+            self._see_total(self.column, row[name])
+        if (name := f"{self.epoch}{TOTAL}") in row:
+            self._see_total(str(self.epoch), row[name])
+
+    def _see_total(self, counter: str, cell: Any) -> None:
+        total = number_in(cell)
+        if total is not None and math.isfinite(total):
+            same = self._totals.setdefault(counter, total) == total
+            self._totals[counter] = total if same else math.nan
+
+
+def _counting_epochs(column: str, rows: Sequence[Row]) -> Counter:
+    """The counter of a log without optimizer steps."""
+    numbers = _numbers(column, rows)
+    counts = f"{column.lower().rstrip('s')}s" if column.lower() in _OTHER_COUNTERS else "epochs"
+    differences = [b - a for a, b in pairwise(numbers) if b > a]
+    if counts == "epochs" and any(number != int(number) for number in numbers):
+        unit = 10.0 ** math.floor(math.log10(min([*differences, numbers[0] or 1.0, 1.0])) + 1e-9)
+        note = f"no optimizer steps logged: counting {unit:g} epochs as one step"
+        return Counter(column, unit=unit, note=note)
+    first = int(bool(numbers) and numbers[0] == 1)
+    note = f"no optimizer steps logged: counting {counts}"
+    return Counter(column, counts=counts, first=first, note=note)
+
+
+def _numbers(column: str, rows: Iterable[Row]) -> list[float]:
+    numbers = (number_in(row.get(column)) for row in rows)
+    return [number for number in numbers if number is not None and 0 <= number < math.inf]
+
+
+def _has_numbers(column: str, rows: Iterable[Row]) -> bool:
+    """True unless all cells of a column hold something else."""
+    cells = [row[column] for row in rows if has_value(row.get(column))]
+    return not cells or any(number_in(cell) is not None for cell in cells)
+
+
+def _rows_per_epoch(epoch: str, rows: Sequence[Row]) -> float:
+    """The number of values that a loss has in each epoch of whole numbers, in the mean."""
+    epochs: dict[str, list[float]] = {}
+    for row in rows:
+        number = number_in(row.get(epoch))
+        for name in row if number is not None else ():
+            if is_loss(name) and has_value(row[name]):
+                epochs.setdefault(name, []).append(number or 0.0)
+    return max((len(each) / len(set(each)) for each in epochs.values()), default=0.0)
+
+
+def _is_counter(column: str, epoch: str | None, rows: Sequence[Row]) -> bool:
+    """True if the numbers in a column go on, perhaps anew in each epoch."""
+    training = [row for row in rows if has_value(row.get(column)) and split_of(row) != "val"]
+    losses = [row for row in training if any(is_loss(n) and has_value(row[n]) for n in row)]
+    rows = losses or training
+    numbers = [number_in(row[column]) for row in rows]
+    if any(number is not None and number % 1 for number in numbers):
+        return False
+    if len(numbers) >= _MIN_CONSTANT and len(set(numbers)) == 1:
+        return epoch is None or len({number_in(row.get(epoch)) for row in rows}) == 1
+    epochs = [number_in(row.get(str(epoch))) for row in rows]
+    anew = [a is not None and b is not None and a < b for a, b in pairwise(epochs)]
+    if sum(anew) > len(anew) / 2:  # a row or two an epoch: in these nothing begins anew
+        anew = [False] * len(anew)
+    steps = [-1 if number is None else number for number in numbers]
+    backs = sum(b < a and not new for (a, b), new in zip(pairwise(steps), anew, strict=True))
+    return backs <= max(_ALLOWED_REWINDS, _ALLOWED_REWIND_SHARE * len(rows))
+
+
+def _is_index(column: str, rows: Sequence[Row]) -> bool:
+    """True if a column without a name of its own numbers the rows from 0 or 1."""
+    if column.lower() not in _INDICES:
+        return False
+    numbers = [number_in(row.get(column)) for row in rows]
+    first = numbers[0]
+    return first in (0, 1) and numbers == [first + i for i in range(len(numbers))]

@@ -1,0 +1,162 @@
+"""Text logs: any lines that hold a counter, a loss and perhaps a learning rate with numbers."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lossforecast.errors import ConfigurationError
+from lossforecast.readers.columns import is_loss, is_rate, metric_of
+from lossforecast.readers.counters import TOTAL
+from lossforecast.readers.phrases import phrases
+from lossforecast.readers.rows import Rows, points_of_rows
+from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
+from lossforecast.readers.text import open_text, whole_lines
+
+__all__ = ["TextLog"]
+
+_KEYWORD = re.compile(r"loss|nll|xent|cross_entropy|epoch|step|iter|\d\s*/\s*\d", re.IGNORECASE)
+_REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
+_STEPS = {"step", "global_step", "num_updates"}
+_BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
+
+_LOOKED_FOR = (
+    "lines with a step, iteration or epoch, a loss and their numbers, such as 'step 100: loss 2.3' "
+    "or 'Epoch [1/3], Step [100/2000], Loss: 2.3'"
+)
+
+
+class TextLog(LogFormat):
+    """Lines of text, some of which hold named numbers; the others are skipped."""
+
+    description = "text with a step and a loss in its lines"
+    is_strict = False
+
+    def matches(self, start: FileStart) -> bool:
+        """True for any text: this format is the last to be tried."""
+        return True
+
+    def open(self, path: Path, step_column: str | None) -> Source:
+        """Open the file; its columns become known only while it is read."""
+        return Source(path, "text log", partial(_points, step_column=step_column))
+
+
+def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Points:
+    """The points of the lines.
+
+    Raises:
+        ConfigurationError: no line holds a counter and a loss.
+    """
+    rows = _with_bars(_rows(source))
+    first = next(rows, None)
+    if first is None:
+        raise ConfigurationError(
+            f"{source.path} is text, not a table, and has no {_LOOKED_FOR}; it begins with "
+            f"{_first_line(source.path)!r}"
+        )
+
+    def all_rows(_: Source) -> Rows:
+        yield first
+        yield from rows
+
+    yield from points_of_rows(source, wanted, rows=all_rows, step_column=step_column, carry=True)
+
+
+def _first_line(path: Path) -> str:
+    with open_text(path, errors="replace") as file:
+        return next((line.strip() for line in file if line.strip()), "")[:60]
+
+
+def _lines(source: Source) -> Iterator[tuple[str, str]]:
+    with open_text(source.path, errors="replace") as file:
+        for number, line in enumerate(whole_lines(source, file), 1):
+            if _KEYWORD.search(line):
+                yield f"{source.path}, line {number}", line
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line holds.
+
+    Attributes:
+        where: its place for error messages.
+        row: its numbers; empty if there is neither a loss nor a rate.
+        bar: the numbers of its progress bar, such as 10/1000.
+        is_report: True for a printed dict of the Trainer, whose step only the bar shows.
+    """
+
+    where: str
+    row: dict[str, str]
+    bar: tuple[int, int] | None
+    is_report: bool
+
+
+def _rows(source: Source) -> Iterator[_Line]:
+    """The lines that hold a loss or a rate, and those with nothing but a progress bar.
+
+    A line without an epoch has that of the line before.
+    """
+    epoch: dict[str, str] = {}
+    any_counter = False
+    for where, line in _lines(source):
+        values: dict[str, str] = {}
+        counted: dict[str, str] = {}
+        for phrase in phrases(line):
+            if not phrase.counts:
+                values.setdefault(phrase.name, phrase.value)
+                continue
+            if phrase.name not in counted:
+                counted[phrase.name] = phrase.value
+                if phrase.total is not None:
+                    counted[phrase.name + TOTAL] = phrase.total
+        batch, batches = counted.pop("", None), counted.pop(TOTAL, None)
+        losses = [name for name in values if is_loss(name)]
+        of_validation = losses and all(metric_of(name) == "val" for name in losses)
+        if batch is not None and "step" not in counted and not of_validation:
+            counted |= {"step": batch} | ({"step" + TOTAL: batches} if batches else {})
+        match = _BAR.search(line)
+        bar = (int(match[1]), int(match[2])) if match else None
+        if not any(is_loss(name) or is_rate(name) for name in values):
+            if bar is not None:
+                yield _Line(where, {}, bar, False)
+            else:
+                epoch = _epoch_in(counted) or epoch
+        elif _REPORT.match(line):
+            source.losses_are_means = True
+            yield _Line(where, {**counted, **values}, None, not _STEPS & set(counted))
+        else:
+            epoch = _epoch_in(counted) or epoch
+            any_counter = any_counter or bool(epoch or counted)
+            if any_counter:
+                yield _Line(where, {**epoch, **counted, **values}, bar, False)
+
+
+def _epoch_in(counted: Mapping[str, str]) -> dict[str, str]:
+    return {name: number for name, number in counted.items() if name in ("epoch", "epoch" + TOTAL)}
+
+
+def _with_bars(lines: Iterator[_Line]) -> Rows:
+    """The rows; a report of the Trainer gets the step of the bar that follows it.
+
+    Other bars (of an evaluation, of loading data) have another length than the bar of training,
+    which is the one after the first report of a training loss.
+    """
+    report: _Line | None = None
+    length, step = 0, {}
+    for line in lines:
+        if line.bar is not None and not line.row:
+            number, total = line.bar
+            if report is not None and "loss" in report.row:
+                length = length or total
+            if total == length:
+                step = {"step": str(number), "step" + TOTAL: str(total)}
+        if report is not None:
+            yield report.where, report.row | step
+            report = None
+        if line.is_report:
+            report = line
+        elif line.row:
+            yield line.where, line.row
+    if report is not None:
+        yield report.where, report.row | step

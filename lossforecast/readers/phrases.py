@@ -1,0 +1,138 @@
+"""`phrases`: the named numbers in a line of text, as in `step 100/2000 | train loss: 2.31`."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lossforecast.readers.cells import number_in
+from lossforecast.readers.columns import is_loss, metric_of
+
+__all__ = ["Phrase", "phrases"]
+
+_MAX_CHARACTERS = 4000  # of a line that are read
+_MAX_WORDS = 3  # of a name
+
+_TIME = re.compile(
+    r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?Z?)?"  # a date, a time
+    r"|\d\d?/\d\d?(?=\s+\d\d:\d\d:\d\d)"  # a day without a year
+    r"|\d+:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_NUMBER = re.compile(
+    r"(?<![\w.])(?P<number>[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|(?<![\w-])[-+]?(?:nan|NaN|NAN|inf|Inf|INF|Infinity|-inf)(?![\w-]))"
+    r"(?P<unit>[A-Za-z%][\w%]*(?:/[A-Za-z]+)?)?"
+    r"(?:\s*(?:/|\bof\b)\s*(?P<total>\d[\d,]*)(?![\d.\w]))?"
+)
+_SEPARATORS = " \t:=-'\"[(<>~"  # between a name and its number
+_ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
+_COPULAS = {"is", "was", "at", "of", "no", "no."}
+_FILLERS = {"training", "train", "global", "current", "starting", "start", "end", "at", "on", "in"}
+_FILLERS |= {"after", "finished", "of", "the", "optimizer", "info", "-", "total", "current", "avg"}
+_COUNTERS = {
+    "step": "step",
+    "steps": "step",
+    "global_step": "global_step",
+    "it": "step",
+    "iter": "step",
+    "iters": "step",
+    "iteration": "step",
+    "iterations": "step",
+    "batch": "batch",
+    "epoch": "epoch",
+    "ep": "epoch",
+    "num_updates": "num_updates",
+    "update": "update",
+    "updates": "update",
+}
+_SPLIT_WORD = re.compile(
+    r"(?<![\w./-])(?:(?P<train>train|training|train_inner)"
+    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing)(?![\w./-])",
+    re.IGNORECASE,
+)
+_SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)")  # fairseq's mean over an epoch
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A number in a line of text.
+
+    Attributes:
+        name: its name in lower case, its words joined by underscores; "" if it has none.
+        value: the number as it is written.
+        total: the number after a slash, if there is one.
+        counts: True if the name is that of a counter.
+    """
+
+    name: str
+    value: str
+    total: str | None = None
+    counts: bool = False
+
+
+def phrases(line: str) -> Iterator[Phrase]:
+    """The named numbers in a line of text.
+
+    A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
+    """
+    line = _TIME.sub(" ", _COLOUR.sub("", line[:_MAX_CHARACTERS]))
+    end, pending = 0, ""
+    for match in _NUMBER.finditer(line):
+        words = _name(line[end : match.start()])
+        if words and words[-1] in _COUNTERS and is_loss(" ".join(words)):  # loss after epoch 3: 2.1
+            pending = "_".join(words[: max(i for i, w in enumerate(words) if is_loss(w)) + 1])
+            words = words[-1:]
+        elif not words and pending and match["total"] is None:
+            words, pending = [pending], ""
+        end = match.end()
+        number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
+        counter = _counter(words)
+        if counter is not None:
+            total = total or _next_total(line, end)
+            if number_in(number) is not None and unit is None:
+                yield Phrase(counter, number, _plain(total), counts=True)
+        elif not words:
+            if total is not None and unit is None:
+                yield Phrase("", number, _plain(total), counts=True)
+        elif unit is None or unit == "%":
+            yield Phrase(_of_split("_".join(words), line[: match.start()]), number)
+
+
+def _plain(total: str | None) -> str | None:
+    return None if total is None else total.replace(",", "")
+
+
+def _next_total(line: str, end: int) -> str | None:
+    """The total after a bracket, as in `iteration [100]/[5000]`."""
+    match = re.match(r"\]\s*/\s*\[?(\d+)", line[end : end + 20])
+    return match[1] if match else None
+
+
+def _name(gap: str) -> list[str]:
+    """The words of the name of a number, from the text before it."""
+    gap = re.sub(r"\(\w+\)", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
+    words = _ENDS_OF_NAMES.split(gap)[-1].split()
+    while words and words[-1].lower() in _COPULAS:
+        words.pop()
+    words = words[-_MAX_WORDS:]
+    start = next((i for i in range(len(words), 0, -1) if not words[i - 1][0].isalpha()), 0)
+    return [word.lower().strip(".*!") for word in words[start:] if word.strip(".*!")]
+
+
+def _counter(words: list[str]) -> str | None:
+    """The counter that a name is that of, as in "training step"."""
+    if not words or not all(word in _FILLERS for word in words[:-1]):
+        return None
+    return _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(words[-1])
+
+
+def _of_split(name: str, before: str) -> str:
+    """The name of a value; of a loss after a word such as "validation" with that in its name."""
+    if not is_loss(name) or metric_of(name) == "val":
+        return name
+    if _SUMMARY.search(before):
+        return f"train_epoch_{name}"
+    split = None
+    for match in _SPLIT_WORD.finditer(before):
+        split = match
+    return f"val_{name}" if split is not None and split["train"] is None else name

@@ -1,0 +1,170 @@
+"""Logs that are cut, doubled, reordered or of wrong types: an answer, or one of our errors."""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from support.log_files import loss_at
+
+from lossforecast.errors import LossForecastError
+from lossforecast.readers import read_log
+
+MUTATIONS = 500 if os.environ.get("LOSSFORECAST_FULL") else 60
+N = 30
+
+ROWS = [
+    {"step": 10 * i, "epoch": i // 10, "loss": loss_at(i), "val_loss": 3.0, "lr": 0.1}
+    for i in range(N)
+]
+
+
+def table(delimiter: str) -> str:
+    lines = [delimiter.join(ROWS[0]), *(delimiter.join(map(str, row.values())) for row in ROWS)]
+    return "\n".join(lines) + "\n"
+
+
+STATE = {"max_steps": 300, "global_step": 300, "num_train_epochs": 3, "log_history": ROWS}
+COLUMNS = {name: [row[name] for row in ROWS] for name in ("loss", "val_loss", "lr")}
+LOGS: dict[str, str] = {
+    "a.csv": table(","),
+    "a.tsv": table("\t"),
+    "metrics.csv": table(","),
+    "epochs.csv": table(",").replace("step", "x"),
+    "a.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "iterations.log.json": "".join(
+        json.dumps({"mode": "train", "epoch": i // 10, "iter": i % 10, "loss": loss_at(i)}) + "\n"
+        for i in range(N)
+    ),
+    "trainer_state.json": json.dumps(STATE, indent=2),
+    "history.json": json.dumps(COLUMNS),
+    "rows.json": json.dumps(ROWS, indent=1),
+    "colons.log": "".join(
+        f"Epoch [{i // 10}/3], Step [{i % 10}/10], Loss: {loss_at(i)}\n" for i in range(N)
+    ),
+    "bars.log": "".join(
+        f"{{'loss': '{loss_at(i)}', 'epoch': '{i / 10}'}}\n{i}%|## | {i}/30 [00:10<00:20]\r"
+        for i in range(N)
+    ),
+}
+
+ODD = ["nan", "-inf", "1e999", "-5", "9" * 400, "1" + "0" * 17, "0.5", "", "null", "true", '"x"',
+       "{}", "[]", "loss", "step", "epoch 7", "\0", "\ufeff", "é", "/", "{", '"', ",", "\r", "%",
+       "\x1b[31m", "1/0", "step 5: loss 2 (", "[" * 2000]  # fmt: skip
+
+
+def mutated(text: str, source: random.Random) -> str:
+    """The text after one to four changes."""
+
+    def cut(text: str) -> str:
+        return text[: source.randrange(len(text) + 1)]
+
+    def behead(text: str) -> str:
+        return text[source.randrange(len(text) + 1) :]
+
+    def insert(text: str) -> str:
+        at = source.randrange(len(text) + 1)
+        return text[:at] + source.choice(ODD) + text[at:]
+
+    def replace(text: str) -> str:
+        parts = text.split(separator := source.choice([" ", ",", "\n", ":"]))
+        parts[source.randrange(len(parts))] = source.choice(ODD)
+        return separator.join(parts)
+
+    def shuffle(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        source.shuffle(lines)
+        return "".join(lines)
+
+    def double(text: str) -> str:
+        return text + text
+
+    def drop(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if source.random() < 0.8)
+
+    def rename(text: str) -> str:
+        names = ["loss", "step", "epoch", "lr", "iter"]
+        return text.replace(source.choice(names), source.choice([*names, "", "x"]))
+
+    def endings(text: str) -> str:
+        return "".join(source.choice(["\n", "\r\n", "\r"]) if c == "\n" else c for c in text)
+
+    changes: list[Callable[[str], str]] = [
+        cut, behead, insert, insert, replace, replace, shuffle, double, drop, rename, endings,
+    ]  # fmt: skip
+    for _ in range(source.randint(1, 4)):
+        text = source.choice(changes)(text)
+    return text
+
+
+def read(path: Path) -> None:
+    try:
+        read_log(path).plan()
+    except LossForecastError:
+        return
+
+
+@pytest.mark.parametrize("name", LOGS)
+@settings(
+    max_examples=MUTATIONS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(
+    source=st.randoms(use_true_random=False), encoding=st.sampled_from(["utf-8"] * 4 + ["utf-16"])
+)
+def test_an_answer_or_an_error(
+    tmp_path: Path, name: str, source: random.Random, encoding: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(mutated(LOGS[name], source).encode(encoding))
+    read(path)
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_unmutated_logs_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(LOGS[name])
+    assert read_log(tmp_path / name).history.n_observed >= N - 1
+
+
+@settings(
+    max_examples=MUTATIONS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.binary(max_size=300), name=st.sampled_from(sorted([*LOGS, "a.tfevents", "x"])))
+def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    read(tmp_path / name)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["loss", "step", "epoch", "lr", "log_history", "mode", "1", ""]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(
+    max_examples=MUTATIONS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(value=_json, lines=st.integers(1, 3), name=st.sampled_from(["trainer_state.json", "a.json"]))
+def test_any_json(tmp_path: Path, value: Any, lines: int, name: str) -> None:
+    (tmp_path / name).write_text("\n".join([json.dumps(value)] * lines))
+    read(tmp_path / name)
