@@ -26,7 +26,7 @@ from lossforecast.cli.output import (
     errors_in_one_line,
     write_json,
 )
-from lossforecast.cli.tables import empty_table, interval80, number, percent, print_line
+from lossforecast.cli.tables import empty_table, escaped, interval80, number, percent, print_line
 from lossforecast.errors import ConfigurationError
 from lossforecast.plot import plot as plot_run
 from lossforecast.readers import Log
@@ -36,10 +36,12 @@ from lossforecast.status import Caveat
 
 if TYPE_CHECKING:
     import typer
+    from rich.table import Table
 
 __all__ = ["add_replay"]
 
 _NEAR_ZERO = 0.02  # of the largest loss: errors relative to a lower outcome say nothing
+_SUMMARY_SHARE = 0.25  # of the planned steps
 _DEFAULT_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the planned steps
 
 
@@ -71,7 +73,7 @@ def add_replay(app: "typer.Typer") -> None:
             check_outputs({"--json": json_, "--plot": picture})
             check_plot(picture)
             shares = _shares(at)
-            replays = []
+            replays, backs = [], []
             for path in logs:
                 log = options.read(path)
                 plan = options.plan(log)
@@ -83,6 +85,7 @@ def add_replay(app: "typer.Typer") -> None:
                     steps_taken=log.steps_taken,
                 )
                 replays.append(_to_json(log, back))
+                backs.append((log.name, back))
                 _print_table(log, plan, back, shares, to_stderr=STANDARD_OUTPUT in (json_, picture))
                 if picture is not None and path == logs[0]:
                     moment = back.at(shares[0])
@@ -91,6 +94,9 @@ def add_replay(app: "typer.Typer") -> None:
                     )
                     draw(figure, picture)
             write_json(replays[0] if len(replays) == 1 else replays, json_)
+            if len(backs) > 1:
+                out = console(to_stderr=STANDARD_OUTPUT in (json_, picture))
+                out.print(_summary(backs, _SUMMARY_SHARE if at is None else shares[0]))
 
 
 def _shares(text: str | None) -> list[float]:
@@ -136,6 +142,21 @@ def _print_table(
     out.print(table)
     for line in _conclusions(log, back):
         print_line(out, line)
+
+
+def _summary(backs: Sequence[tuple[str, LookBack]], share: float) -> "Table":
+    """One row for each run: the forecast at a share of it, or at the end of its log."""
+    headings = ["seen", "forecast", "80% interval", "error", "last value", "its error", "ended at"]
+    table = empty_table(f"all {len(backs)} runs", "run", headings)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for name, back in backs:
+        moment = back.at(share)
+        *cells, _ = _cells(moment, back)
+        if back.outcome is None:
+            cells = [*cells[:2], "-", cells[2], "-"]
+        ended = "-" if back.outcome is None else number(back.outcome.loss)
+        table.add_row(escaped(name), f"{moment.share:.0%}", *cells, ended)
+    return table
 
 
 def _shown(back: LookBack, shares: Sequence[float]) -> list[Moment]:

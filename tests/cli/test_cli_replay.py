@@ -82,6 +82,20 @@ def test_several_logs_are_replayed_in_turn(tmp_path: Path) -> None:
     assert [Path(each["log"]).name for each in found] == ["0.csv", "1.csv"]
 
 
+def test_several_logs_end_with_a_summary(tmp_path: Path) -> None:
+    whole, part = write_log(tmp_path / "a.csv"), write_log(tmp_path / "b.csv", 300)
+    options = ("--total-steps", TOTAL, "--schedule", SPEC)
+    text = run("replay", whole, part, *options).stdout
+    first, second = table_of(text[text.index("all 2 runs") :])
+    found = result_of("replay", whole, part, *options)
+    quarter = found[0]["moments"][24]
+    assert first[0].endswith("/a.csv")
+    assert first[1:3] == ["25%", f"{quarter['median']:.4g}"]
+    assert first[-1] == f"{found[0]['outcome']:.4g}"
+    assert (second[1], second[4], second[-1]) == ("15%", "-", "-")
+    assert "all 2 runs" not in run("replay", whole).stdout
+
+
 def test_tables_are_whole_and_plain_on_a_pipe(tmp_path: Path) -> None:
     done = run("replay", write_log(tmp_path / "log.csv"), environment={"COLUMNS": "40"})
     assert "\x1b" not in done.stdout
