@@ -75,7 +75,7 @@ LAZY = {
     "cli.live": {"rich"},
     "cli.options": {"typer"},
     "cli.output": {"matplotlib", "rich", "typer"},
-    "cli.replay": {"typer"},
+    "cli.replay": {"rich", "typer"},
     "cli.runs": {"rich", "typer"},
     "cli.score_tables": {"rich"},
     "cli.sweep_tables": {"rich"},

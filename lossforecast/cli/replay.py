@@ -145,7 +145,7 @@ def _print_table(
 
 
 def _summary(backs: Sequence[tuple[str, LookBack]], share: float) -> "Table":
-    """One row for each run: the forecast at a share of it or at the end of its log, and its end."""
+    """One row for each run: the forecast at a share of it, or at the end of its log."""
     headings = ["seen", "forecast", "80% interval", "error", "last value", "its error", "ended at"]
     table = empty_table(f"all {len(backs)} runs", "run", headings)
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
