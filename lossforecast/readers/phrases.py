@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, metric_of
+from lossforecast.readers.columns import words as separated
 
 __all__ = ["Phrase", "phrases"]
 
@@ -33,11 +34,11 @@ _COUNTERS = {
     "step": "step",
     "steps": "step",
     "global_step": "global_step",
-    "it": "step",
-    "iter": "step",
-    "iters": "step",
-    "iteration": "step",
-    "iterations": "step",
+    "it": "iter",
+    "iter": "iter",
+    "iters": "iter",
+    "iteration": "iter",
+    "iterations": "iter",
     "batch": "batch",
     "epoch": "epoch",
     "ep": "epoch",
@@ -50,6 +51,7 @@ _SPLIT_WORD = re.compile(
     r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing)(?![\w./-])",
     re.IGNORECASE,
 )
+_BATCH = re.compile(r"\]?\s*\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)")  # fairseq's mean over an epoch
 
 
@@ -87,6 +89,10 @@ def phrases(line: str) -> Iterator[Phrase]:
         end = match.end()
         number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
         counter = _counter(words)
+        if (
+            words and words[-1] in ("train", "training") and _BATCH.match(line, end)
+        ):  # Train: 3 [100/2000]
+            counter = "epoch"
         if counter is not None:
             total = total or _next_total(line, end)
             if number_in(number) is not None and unit is None:
@@ -116,7 +122,7 @@ def _name(gap: str) -> list[str]:
         words.pop()
     words = words[-_MAX_WORDS:]
     start = next((i for i in range(len(words), 0, -1) if not words[i - 1][0].isalpha()), 0)
-    return [word.lower().strip(".*!") for word in words[start:] if word.strip(".*!")]
+    return [separated(word.strip(".*!")) for word in words[start:] if word.strip(".*!")]
 
 
 def _counter(words: list[str]) -> str | None:
