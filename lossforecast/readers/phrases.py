@@ -10,13 +10,12 @@ from lossforecast.readers.columns import words as separated
 
 __all__ = ["Phrase", "phrases"]
 
-_MAX_CHARACTERS = 4000  # of a line that are read
 _MAX_WORDS = 3  # of a name
 
 _TIME = re.compile(
     r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?Z?)?"  # a date, a time
     r"|\d\d?/\d\d?(?=\s+\d\d:\d\d:\d\d)"  # a day without a year
-    r"|\d+:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
+    r"|\d{1,4}:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NUMBER = re.compile(
@@ -77,7 +76,7 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
-    line = _TIME.sub(" ", _COLOUR.sub("", line[:_MAX_CHARACTERS]))
+    line = _TIME.sub(" ", _COLOUR.sub("", line))
     end, pending = 0, ""
     for match in _NUMBER.finditer(line):
         words = _name(line[end : match.start()])

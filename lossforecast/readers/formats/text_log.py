@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
@@ -20,6 +20,7 @@ _KEYWORD = re.compile(
     r"loss|nll|xent|entropy|epoch|step|iter|\blr|learning|\d\s*/\s*\d", re.IGNORECASE
 )
 _REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
+_MAX_CHARACTERS = 4000  # of a line that are read
 _STEPS = {"step", "global_step", "num_updates"}
 _REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
 _BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
@@ -49,12 +50,12 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
     """The points of the lines.
 
     Raises:
-        ConfigurationError: no line holds a counter and a loss.
+        NothingLoggedError: no line holds a counter and a loss (yet).
     """
     rows = _with_bars(_rows(source))
     first = next(rows, None)
     if first is None:
-        raise ConfigurationError(
+        raise NothingLoggedError(
             f"{source.path} is text, not a table, and has no {_LOOKED_FOR}; it begins with "
             f"{_first_line(source.path)!r}"
         )
@@ -73,7 +74,8 @@ def _first_line(path: Path) -> str:
 
 def _lines(source: Source) -> Iterator[tuple[str, str]]:
     with open_text(source.path, errors="replace") as file:
-        for number, line in enumerate(whole_lines(source, file), 1):
+        for number, whole in enumerate(whole_lines(source, file), 1):
+            line = whole[:_MAX_CHARACTERS]
             if _KEYWORD.search(line):
                 yield f"{source.path}, line {number}", line
 
