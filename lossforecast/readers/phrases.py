@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, metric_of
+from lossforecast.readers.columns import words as separated
 
 __all__ = ["Phrase", "phrases"]
 
-_MAX_CHARACTERS = 4000  # of a line that are read
 _MAX_WORDS = 3  # of a name
 
 _TIME = re.compile(
     r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?Z?)?"  # a date, a time
     r"|\d\d?/\d\d?(?=\s+\d\d:\d\d:\d\d)"  # a day without a year
-    r"|\d+:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
+    r"|\d{1,4}:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NUMBER = re.compile(
@@ -33,11 +33,11 @@ _COUNTERS = {
     "step": "step",
     "steps": "step",
     "global_step": "global_step",
-    "it": "step",
-    "iter": "step",
-    "iters": "step",
-    "iteration": "step",
-    "iterations": "step",
+    "it": "iter",
+    "iter": "iter",
+    "iters": "iter",
+    "iteration": "iter",
+    "iterations": "iter",
     "batch": "batch",
     "epoch": "epoch",
     "ep": "epoch",
@@ -50,6 +50,7 @@ _SPLIT_WORD = re.compile(
     r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing)(?![\w./-])",
     re.IGNORECASE,
 )
+_BATCH = re.compile(r"\]?\s*\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)")  # fairseq's mean over an epoch
 
 
@@ -75,7 +76,7 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
-    line = _TIME.sub(" ", _COLOUR.sub("", line[:_MAX_CHARACTERS]))
+    line = _TIME.sub(" ", _COLOUR.sub("", line))
     end, pending = 0, ""
     for match in _NUMBER.finditer(line):
         words = _name(line[end : match.start()])
@@ -87,6 +88,10 @@ def phrases(line: str) -> Iterator[Phrase]:
         end = match.end()
         number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
         counter = _counter(words)
+        if (
+            words and words[-1] in ("train", "training") and _BATCH.match(line, end)
+        ):  # Train: 3 [100/2000]
+            counter = "epoch"
         if counter is not None:
             total = total or _next_total(line, end)
             if number_in(number) is not None and unit is None:
@@ -116,7 +121,7 @@ def _name(gap: str) -> list[str]:
         words.pop()
     words = words[-_MAX_WORDS:]
     start = next((i for i in range(len(words), 0, -1) if not words[i - 1][0].isalpha()), 0)
-    return [word.lower().strip(".*!") for word in words[start:] if word.strip(".*!")]
+    return [separated(word.strip(".*!")) for word in words[start:] if word.strip(".*!")]
 
 
 def _counter(words: list[str]) -> str | None:

@@ -83,6 +83,67 @@ KINDS: dict[str, tuple[str, str, Callable[[int, float, float], str]]] = {
             f"1:02:03  time: 0.5  data_time: 0.1  memory: 1234  loss: {y}  decode.loss_ce: 0.5"
         ),
     ),
+    "DeepSpeed": (
+        "loss",
+        "lr",
+        lambda t, y, r: (
+            f"[2026-01-02 10:11:12,345] [INFO] [logging.py:96:log_dist] [Rank 0] step={t}, "
+            f"skipped=0, lr=[{r}, {r}], mom=[(0.9, 0.95)]\nsteps: {t} loss: {y} iter time (s): 0.5"
+        ),
+    ),
+    "OLMo": (
+        "train/cross_entropy_loss",
+        "optim/learning_rate_group0",
+        lambda t, y, r: (
+            f"2026-01-02 10:11:12.345 host:0 olmo.train:920 INFO [step={t}/400,epoch=0]\n"
+            f"    train/CrossEntropyLoss={y}\n    train/Perplexity=12.1\n"
+            f"    optim/learning_rate_group0={r}\n    throughput/total_tokens=123"
+        ),
+    ),
+    "litgpt": (
+        "loss",
+        "",
+        lambda t, y, r: (
+            f"Epoch 1 | iter {4 * t} step {t} | loss train: {y}, val: n/a | iter time: 20.10 ms"
+        ),
+    ),
+    "torchtitan": (
+        "loss",
+        "",
+        lambda t, y, r: (
+            f"[rank0]:[titan] 2026-01-02 10:11:12,345 - root - INFO - \x1b[31mstep: {t}  "
+            f"\x1b[32mloss:  {y}  \x1b[33mmemory: 40.5GiB(50.1%)  tps: 1,200  mfu: 35.1%\x1b[39m"
+        ),
+    ),
+    "modded-nanoGPT": (
+        "train_loss",
+        "",
+        lambda t, y, r: f"step:{t}/400 train_loss:{y} train_time:1234ms step_avg:120.90ms",
+    ),
+    "llm.c": (
+        "loss",
+        "lr",
+        lambda t, y, r: (
+            f"step {t:4d}/400 | loss {y} (+1.20z)| norm 0.5 (+0.1z)| lr {r} | 200.1 ms | "
+            "50.1% bf16 MFU | 100000 tok/s"
+        ),
+    ),
+    "detectron2": (
+        "total_loss",
+        "lr",
+        lambda t, y, r: (
+            f"[01/02 10:11:12 d2.utils.events]:  eta: 0:10:00  iter: {t}  total_loss: {y}  "
+            f"loss_cls: 0.5  time: 0.1  last_time: 0.1  lr: {r}  max_mem: 100M"
+        ),
+    ),
+    "Caffe": (
+        "loss",
+        "lr",
+        lambda t, y, r: (
+            f"I0102 10:11:12.3456 12 solver.cpp:228] Iteration {t}, loss = {y}\n"
+            f"I0102 10:11:12.3456 12 sgd_solver.cpp:106] Iteration {t}, lr = {r}"
+        ),
+    ),
     "fairseq": (
         "loss",
         "lr",
@@ -157,6 +218,30 @@ EPOCHS: dict[str, tuple[Callable[[int, int, float], str], Callable[[int, float],
     "mmdetection": (
         lambda e, t, y: f"2026-01-02 10:11:12,345 - mmdet - INFO - Epoch [{e}][{t}/100]\tloss: {y}",
         lambda e, y: f"2026-01-02 10:11:12,345 - mmdet - INFO - Epoch(val) [{e}][50]\tloss: {y}",
+    ),
+    "timm": (
+        lambda e, t, y: (
+            f"Train: {e} [{t:4d}/100 ({t:3d}%)]  Loss: {y} (6.9)  Time: 1.2s,  100.1/s  LR: 1.0e-06"
+        ),
+        lambda e, y: f"Test: [  50/50]  Time: 0.1 (0.1)  Loss:  {y} (3.1)  Acc@1: 70.1 (70.1)",
+    ),
+    "Swin": (
+        lambda e, t, y: (
+            f"[2026-01-02 10:11:12 swin](main.py 221): INFO Train: [{e}/3][{t}/100]\teta 0:10:00 "
+            f"lr 0.001\t time 0.3 (0.3)\tloss {y} (6.9)\tgrad_norm 1.2 (1.3)"
+        ),
+        lambda e, y: f"[2026-01-02 10:11:12 swin](main.py 301): INFO Test: [50/50]\tLoss {y} (3.1)",
+    ),
+    "DETR": (
+        lambda e, t, y: f"Epoch: [{e}]  [{t:3d}/100]  eta: 0:10:00  lr: 0.0001  loss: {y} (6.95)",
+        lambda e, y: f"Test:  [ 50/ 50]  eta: 0:00:00  loss: {y} (3.1)  time: 0.1",
+    ),
+    "PaddleClas": (
+        lambda e, t, y: (
+            f"[2026/01/02 10:11:12] ppcls INFO: [Train][Epoch {e}/3][Iter: {t}/100]lr: 0.1, "
+            f"loss: {y}"
+        ),
+        lambda e, y: f"[2026/01/02 10:11:12] ppcls INFO: [Eval][Epoch {e}][Avg]loss: {y}",
     ),
     "mmengine": (
         lambda e, t, y: (
@@ -302,8 +387,8 @@ def test_fairseq_summaries_are_apart(tmp_path: Path) -> None:
         ("step 3: loss nan", {"step": "3", "loss": "nan"}),
         ("step 3: loss -inf lr 0", {"step": "3", "loss": "-inf", "lr": "0"}),
         ("Step 1 of 20, train/loss = .5", {"step": "1", "train/loss": ".5"}),
-        ("iteration [3]/[50] total loss => 2.", {"step": "3", "total_loss": "2."}),
-        ("[2026-01-02T10:11:12.1Z] it 7 xent 1e-3", {"step": "7", "xent": "1e-3"}),
+        ("iteration [3]/[50] total loss => 2.", {"iter": "3", "total_loss": "2."}),
+        ("[2026-01-02T10:11:12.1Z] it 7 xent 1e-3", {"iter": "7", "xent": "1e-3"}),
         ("10:11:12 global step 5 - train loss: 1.5", {"global_step": "5"}),
         ("loss after epoch 3: 0.5", {"epoch": "3", "loss": "0.5"}),
         ("time per iteration 3.2, GPT-2, v1.2.3", {"time_per_iteration": "3.2"}),

@@ -19,6 +19,7 @@ _SUFFIXES = (".csv", ".tsv")
 _WANDB_COLUMNS = {"_runtime", "_timestamp"}
 _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
 _MAX_HEADER = 1_000_000  # characters
+_MAX_CHARACTERS = 4000  # of a first line, by which it is taken for text
 
 
 class Table(LogFormat):
@@ -80,7 +81,7 @@ def _values(header: list[str]) -> list[str]:
 
 def _is_row_of_text(line: str) -> bool:
     """True for a line such as `step 1, loss 2.1`."""
-    named = list(phrases(line))
+    named = list(phrases(line[:_MAX_CHARACTERS]))
     return any(phrase.counts for phrase in named) and any(is_loss(phrase.name) for phrase in named)
 
 

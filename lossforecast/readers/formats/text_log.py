@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lossforecast.errors import ConfigurationError
+from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
@@ -16,9 +16,13 @@ from lossforecast.readers.text import open_text, whole_lines
 
 __all__ = ["TextLog"]
 
-_KEYWORD = re.compile(r"loss|nll|xent|cross_entropy|epoch|step|iter|\d\s*/\s*\d", re.IGNORECASE)
+_KEYWORD = re.compile(
+    r"loss|nll|xent|entropy|epoch|step|iter|\blr|learning|\d\s*/\s*\d", re.IGNORECASE
+)
 _REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
+_MAX_CHARACTERS = 4000  # of a line that are read
 _STEPS = {"step", "global_step", "num_updates"}
+_REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
 _BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
 
 _LOOKED_FOR = (
@@ -46,12 +50,12 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
     """The points of the lines.
 
     Raises:
-        ConfigurationError: no line holds a counter and a loss.
+        NothingLoggedError: no line holds a counter and a loss (yet).
     """
     rows = _with_bars(_rows(source))
     first = next(rows, None)
     if first is None:
-        raise ConfigurationError(
+        raise NothingLoggedError(
             f"{source.path} is text, not a table, and has no {_LOOKED_FOR}; it begins with "
             f"{_first_line(source.path)!r}"
         )
@@ -70,7 +74,8 @@ def _first_line(path: Path) -> str:
 
 def _lines(source: Source) -> Iterator[tuple[str, str]]:
     with open_text(source.path, errors="replace") as file:
-        for number, line in enumerate(whole_lines(source, file), 1):
+        for number, whole in enumerate(whole_lines(source, file), 1):
+            line = whole[:_MAX_CHARACTERS]
             if _KEYWORD.search(line):
                 yield f"{source.path}, line {number}", line
 
@@ -95,9 +100,10 @@ class _Line:
 def _rows(source: Source) -> Iterator[_Line]:
     """The lines that hold a loss or a rate, and those with nothing but a progress bar.
 
-    A line without an epoch has that of the line before.
+    A line without a step or an epoch has that of a line above, such as `[step=100]`.
     """
     epoch: dict[str, str] = {}
+    header: dict[str, str] = {}  # the step in a line above
     any_counter = False
     for where, line in _lines(source):
         values: dict[str, str] = {}
@@ -110,11 +116,10 @@ def _rows(source: Source) -> Iterator[_Line]:
                 counted[phrase.name] = phrase.value
                 if phrase.total is not None:
                     counted[phrase.name + TOTAL] = phrase.total
-        batch, batches = counted.pop("", None), counted.pop(TOTAL, None)
         losses = [name for name in values if is_loss(name)]
-        of_validation = losses and all(metric_of(name) == "val" for name in losses)
-        if batch is not None and "step" not in counted and not of_validation:
-            counted |= {"step": batch} | ({"step" + TOTAL: batches} if batches else {})
+        of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
+        unnamed = "" in counted
+        counted = _with_step(counted, of_validation)
         match = _BAR.search(line)
         bar = (int(match[1]), int(match[2])) if match else None
         if not any(is_loss(name) or is_rate(name) for name in values):
@@ -122,14 +127,30 @@ def _rows(source: Source) -> Iterator[_Line]:
                 yield _Line(where, {}, bar, False)
             else:
                 epoch = _epoch_in(counted) or epoch
+                header = counted if "step" in counted and not unnamed else header
         elif _REPORT.match(line):
             source.losses_are_means = True
             yield _Line(where, {**counted, **values}, None, not _STEPS & set(counted))
         else:
             epoch = _epoch_in(counted) or epoch
+            header = {} if _STEPS & set(counted) else header
+            counted |= header
             any_counter = any_counter or bool(epoch or counted)
             if any_counter:
                 yield _Line(where, {**epoch, **counted, **values}, bar, False)
+
+
+def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
+    """The counters of a line, an iteration as its step unless there is another.
+
+    A number without a name is no step in a line of validation: it counts batches of validation.
+    """
+    for name in ("iter", "") if not of_validation else ("iter",):
+        if name in counted and "step" not in counted:
+            counted["step"] = counted[name]
+            if name + TOTAL in counted:
+                counted["step" + TOTAL] = counted[name + TOTAL]
+    return {name: number for name, number in counted.items() if name not in _REPLACED}
 
 
 def _epoch_in(counted: Mapping[str, str]) -> dict[str, str]:
