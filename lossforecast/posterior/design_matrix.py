@@ -34,6 +34,7 @@ _MIN_SHARE_ARRIVED = 0.01  # of the drop, in the denominator of a drop scale
 _MIN_DROP_SCALE = 0.3
 _MAX_DROP_SCALE = 1 / _MIN_DROP_SCALE
 _STEP_CELLS = 200  # of a run, in which the steps of a step decay are sought
+_MIN_STEP_EDGES = 20  # of these cells: a shorter run is too coarse to tell a step from a decay
 _MIN_STEP_RATIO, _MIN_STEP_RATE = 1.3, 1e-3  # of the rates before and after; of the peak
 _MAX_FALL_AROUND = 0.05  # of the fall in a step, in the cells before and after it
 _TINY = 1e-300  # keeps divisions finite
@@ -206,10 +207,10 @@ def _stepped(schedule: LRSchedule, steps: IntArray) -> FloatArray:
     in the two hundredths around it; a smooth decay has none. Rates below 1/1000 of the peak count
     as that much.
     """
-    edges = np.linspace(1, schedule.total_steps, _STEP_CELLS + 1)
-    if schedule.peak == 0:
+    edges = np.unique(np.linspace(1, schedule.total_steps, _STEP_CELLS + 1).astype(np.int64))
+    if schedule.peak == 0 or edges.size < _MIN_STEP_EDGES:
         return np.zeros(steps.size)
-    rates = np.maximum(schedule.lr(edges.astype(np.int64)), _MIN_STEP_RATE * schedule.peak)
+    rates = np.maximum(schedule.lr(edges), _MIN_STEP_RATE * schedule.peak)
     falls = np.pad(-np.diff(np.log(rates)), 2)
     both = falls[2:-1] + falls[3:]  # a step may fall into two cells
     at_most = _MAX_FALL_AROUND * both[:-1]
@@ -217,7 +218,7 @@ def _stepped(schedule: LRSchedule, steps: IntArray) -> FloatArray:
         (both[:-1] >= np.log(_MIN_STEP_RATIO))
         & (falls[2:-2] > at_most)
         & (np.abs(falls[1:-3]) <= at_most)
-        & (np.abs(falls[4:]) <= at_most[:])
+        & (np.abs(falls[4:]) <= at_most)
     )
     total = np.concatenate([[0.0], np.cumsum(np.where(is_step, both[:-1], 0.0))])
     stepped: FloatArray = total[np.searchsorted(edges[1:], steps, side="right")]

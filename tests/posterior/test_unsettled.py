@@ -142,6 +142,9 @@ def test_the_steps_of_a_step_decay_are_found(every: int) -> None:
         LRSchedule.constant(TOTAL, 1e-3),
         LRSchedule.constant(TOTAL, 0.0),
         LRSchedule.constant(3, 1e-3),
+        *(LRSchedule.linear(steps, 1e-3) for steps in (5, 30, 120, 250, 1_000_000)),
+        *(LRSchedule.cosine(steps, 1e-3, warmup=2) for steps in (5, 30, 120, 250, 1_000_000)),
+        *(LRSchedule.wsd(steps, 1e-3, decay_fraction=0.2) for steps in (10, 30, 120, 250)),
         LRSchedule.from_array(1e-3 * 0.999 ** np.arange(TOTAL)),
     ],
 )
