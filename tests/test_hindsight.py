@@ -1,4 +1,4 @@
-"""What a run's own earlier forecasts tell: how far they were off what came."""
+"""A run's own earlier forecasts, and how far they were off what came."""
 
 import json
 
@@ -25,7 +25,7 @@ def forecaster(losses: np.ndarray, seen: int, plan: LRSchedule = PLAN) -> Foreca
 
 
 def surprise(watch: Forecaster) -> float:
-    return Hindsight().surprise(watch.history, watch.schedule, watch._fit_to)
+    return Hindsight().surprise(watch.history, watch.schedule, watch._posterior)
 
 
 def width(watch: Forecaster) -> float:

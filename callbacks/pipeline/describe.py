@@ -14,8 +14,13 @@ from lossforecast.store import storable
 __all__ = ["describe", "identified", "kind_message", "project_name", "with_given"]
 
 _GIVEN_ON_RESUMING = (
-    *("project", "task", "model", "dataset"),
-    *("n_params", "batch_size", "steps_per_epoch"),
+    "project",
+    "task",
+    "model",
+    "dataset",
+    "n_params",
+    "batch_size",
+    "steps_per_epoch",
 )
 
 

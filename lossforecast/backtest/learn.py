@@ -35,7 +35,7 @@ from lossforecast.forecaster import Hindsight
 from lossforecast.laws import LAWS, full_anneal
 from lossforecast.posterior import Posterior, fit
 from lossforecast.prior import DropComponent, DropRule, Prior
-from lossforecast.runs import Evidence, History, gather
+from lossforecast.runs import History, gather
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Lessons", "learn_prior"]
@@ -202,13 +202,13 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _fitted(
+def _posterior(
     run: RecordedRun, history: History, plan: LRSchedule, prior: Prior, burn_in: float | None = None
-) -> tuple[Evidence, Posterior]:
-    """The evidence in a history, and the posterior of the run given it."""
+) -> Posterior:
+    """The posterior of a run given the losses in a history."""
     beliefs = prior.for_run(described(run, Told.FOUND), plan, tuple(LAWS))
     evidence = gather(history.bins(), plan, burn_in or beliefs.burn_in)
-    return evidence, fit(evidence, plan, history.last_step, beliefs)
+    return fit(evidence, plan, history.last_step, beliefs)
 
 
 def _history(run: RecordedRun, plan: LRSchedule, fraction: float) -> History:
@@ -235,7 +235,7 @@ def _measure(run: RecordedRun) -> _Drop | None:
     share, depth = full_anneal(plan)
     if depth < _MIN_DECAY_DEPTH:
         return None
-    _, finished = _fitted(run, _history(run, plan, 1.0), plan, vague, _BURN_IN_SHARE)
+    finished = _posterior(run, _history(run, plan, 1.0), plan, vague, _BURN_IN_SHARE)
     drop, spread, _ = finished.full_drop()
     if drop <= 0 or spread > _MAX_RELATIVE_ERROR * drop:
         return None
@@ -243,7 +243,7 @@ def _measure(run: RecordedRun) -> _Drop | None:
     fall = finished.fall - drop
     if run.enough_seen(_YOUNG_SHARE):
         young_history = _history(run, plan, _YOUNG_SHARE)
-        _, young = _fitted(run, young_history, plan, vague, _BURN_IN_SHARE)
+        young = _posterior(run, young_history, plan, vague, _BURN_IN_SHARE)
         slope_ratio = drop / young.slope if young.slope > _MIN_YOUNG_SLOPE else np.nan
         if run.metric == "val":
             unit, _ = DropComponent(1.0, 0.0, 0.0, jitters=1.0).moments(0.0, young.noise, 0.0)
@@ -351,8 +351,8 @@ def _replay_errors(task: tuple[RecordedRun, Prior]) -> list[StandardizedError]:
         return []
     plan, hindsight = run.plan, Hindsight()
 
-    def fit_to(history: History, followed: LRSchedule) -> tuple[Evidence, Posterior]:
-        return _fitted(run, history, followed, prior)
+    def fit_to(history: History, followed: LRSchedule) -> Posterior:
+        return _posterior(run, history, followed, prior)
 
     errors = []
     for fraction in FRACTIONS:
@@ -360,7 +360,7 @@ def _replay_errors(task: tuple[RecordedRun, Prior]) -> list[StandardizedError]:
             continue
         history = _history(run, plan, fraction)
         surprise = hindsight.surprise(history, plan, fit_to)
-        posterior = replace(fit_to(history, plan)[1], surprise=surprise)
+        posterior = replace(fit_to(history, plan), surprise=surprise)
         mixture = posterior.predict(plan, np.array([end.step]))
         z, below = standardized_error(mixture, end.loss)
         errors.append(

@@ -194,7 +194,7 @@ LOG_OPTIONS = tuple(
 
 
 def _rate_notes(log: Log, plan: LRSchedule) -> list[str]:
-    """What is assumed about learning rates that are not logged, and how to do better."""
+    """Notes on learning rates that are not logged: the assumption, and how to do better."""
     if Caveat.LR_UNKNOWN in plan.caveats:
         return [
             f"no column of {log.path} is named like a learning rate: the forecast covers a rate "

@@ -373,12 +373,15 @@ class Forecaster:
     def _fit(self, planned: LRSchedule) -> tuple[Evidence, Posterior]:
         if self._fitted is None:
             evidence, posterior = self._fit_to(self.history, planned, self._gaps)
-            surprise = self._hindsight.surprise(self.history, self._schedule, self._fit_to)
+            surprise = self._hindsight.surprise(self.history, self._schedule, self._posterior)
             self._fitted = evidence, replace(posterior, surprise=surprise)
         return self._fitted
 
+    def _posterior(self, history: History, followed: LRSchedule) -> Posterior:
+        return self._fit_to(history, followed, ())[1]
+
     def _fit_to(
-        self, history: History, followed: LRSchedule, gaps: Sequence[Gap] = ()
+        self, history: History, followed: LRSchedule, gaps: Sequence[Gap]
     ) -> tuple[Evidence, Posterior]:
         return fit_run(
             history,

@@ -17,7 +17,7 @@ import numpy as np
 
 from lossforecast.numerics import NO_CALIBRATION
 from lossforecast.posterior import Posterior
-from lossforecast.runs import Evidence, History, effective_schedule, gather
+from lossforecast.runs import History, effective_schedule, gather
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Hindsight"]
@@ -31,7 +31,7 @@ _SIDES = np.array([0.1, 0.5, 0.9])
 _STDS_BETWEEN_SIDES = 2.563  # of a normal distribution
 _TINY = 1e-300
 
-Fit = Callable[[History, LRSchedule], tuple[Evidence, Posterior]]
+Fit = Callable[[History, LRSchedule], Posterior]
 
 
 class Hindsight:
@@ -50,7 +50,7 @@ class Hindsight:
         Args:
             history: the losses so far.
             plan: the planned learning rates.
-            fit: the evidence and the posterior given a history and the schedule that it followed.
+            fit: the posterior given a history and the schedule that it followed.
         """
         if plan is not self._plan:
             self._plan, self._errors = plan, {}
@@ -90,7 +90,7 @@ def _error(past: History, plan: LRSchedule, fit: Fit, origin: int, start: int) -
     if np.isfinite(seen.bins().mean).sum() < _MIN_BINS or (past.event_steps > origin).any():
         return None
     followed = effective_schedule(plan, past)
-    _, posterior = fit(seen, followed)
+    posterior = fit(seen, followed)
     bins = past.bins()
     evidence = gather(bins, followed, posterior.beliefs.burn_in)
     inside = evidence.step > start

@@ -23,7 +23,7 @@ _LOG_STD_CELL, _MEAN_CELL = 0.15, 0.2  # width of a cell of components merged; i
 _MAX_CELLS = 1 << 40  # away from the centre
 _BLOCK_SIZE = 1 << 14  # numbers evaluated at a time, so that they stay in the cache
 _SQRT_2PI = math.sqrt(2 * math.pi)
-_TINY = 1e-300
+_TINY = 1e-300  # keeps divisions finite
 _MAX_LOG_STD = 1.2  # of the logarithm of a loss, so that moments stay sensible
 _MAX_LOG_LOSS = 650.0  # so that moments stay finite
 _STDS_BELOW = 2.0  # from the mean of a component to the bound of `below`: 97.7% lie below it
@@ -55,7 +55,7 @@ class Mixture:
         centre = self.weight @ mean
         away = np.abs(mean - centre)
         # in units of the largest, so that losses of 1e100 do not overflow
-        unit = np.maximum(np.maximum(std, away).max(axis=0), 1e-300)
+        unit = np.maximum(np.maximum(std, away).max(axis=0), _TINY)
         variance = self.weight @ ((std / unit) ** 2 + (away / unit) ** 2)
         return centre, unit * np.sqrt(variance)
 
@@ -89,8 +89,8 @@ class Mixture:
             here, excess = at[left], below - level[left]
             low[left] = np.where(excess < 0, here, low[left])
             high[left] = np.where(excess < 0, high[left], here)
-            step = excess / np.maximum(density, 1e-300)
-            bend = step * slope / np.maximum(2 * density, 1e-300)
+            step = excess / np.maximum(density, _TINY)
+            bend = step * slope / np.maximum(2 * density, _TINY)
             step = here - step / np.clip(1 - bend, 0.5, 2.0)
             # bisect where the step leaves the bracket or converges slowly, as near a narrow peak
             slow = np.abs(excess) > before[left] / 2

@@ -55,7 +55,7 @@ class Reason(StrEnum):
     ON_TRACK = "on_track"
     """No policy has a reason to stop the run or to change its schedule."""
     THIN_EVIDENCE = "thin_evidence"
-    """What was seen is too little to recommend anything."""
+    """Too little was seen to recommend anything, or the end of the run is open."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ __all__ = [
     "clock_terms",
     "columns_at",
     "drop_scales",
-    "jumps_at",
     "log_alpha_weights",
     "walk_time",
     "walk_time_between",
@@ -76,28 +75,68 @@ class QueryPoints:
     basis: FloatArray
     """Columns from `columns_at`, (m, columns)."""
     terms: FloatArray
-    """Clock terms, (3, m)."""
+    """Clock terms, (2, m)."""
     offsets: FloatArray
     """Offsets of z from past runs, (m, p); p is 0 without past runs."""
     jumps: IntArray
     """Number of events up to each point, (m,)."""
+    stepped: FloatArray
+    """By how much the logarithm of the rate has fallen in steps up to each point, (m,)."""
 
-    def last(self) -> "QueryPoints":
-        """The last point alone."""
-        return QueryPoints(self.basis[-1:], self.terms[:, -1:], self.offsets[-1:], self.jumps[-1:])
+    @classmethod
+    def at(
+        cls,
+        schedule: LRSchedule,
+        steps: IntArray,
+        *,
+        beliefs: Beliefs,
+        plan: LRSchedule,
+        now: int,
+        events: IntArray,
+        past_runs: PastRunOffsets | None,
+    ) -> "QueryPoints":
+        """The points at some steps of a schedule, (m,).
+
+        Args:
+            schedule: the learning rates to evaluate under.
+            steps: shape (m,).
+            beliefs: the prior.
+            plan: the learning rates of the fitted run.
+            now: the present step.
+            events: steps of the events, increasing.
+            past_runs: offsets from past runs, if there are any.
+        """
+        basis, terms = columns_at(beliefs, schedule, plan, now, steps)
+        return cls(
+            basis=basis,
+            terms=terms,
+            offsets=np.empty((steps.size, 0)) if past_runs is None else past_runs(schedule, steps),
+            jumps=np.searchsorted(events, steps, side="right"),
+            stepped=_stepped(schedule, steps),
+        )
+
+    def last(self, n: int = 1) -> "QueryPoints":
+        """The last n points alone."""
+        return QueryPoints(
+            basis=self.basis[-n:],
+            terms=self.terms[:, -n:],
+            offsets=self.offsets[-n:],
+            jumps=self.jumps[-n:],
+            stepped=self.stepped[-n:],
+        )
 
 
 def columns_at(
     beliefs: Beliefs, schedule: LRSchedule, plan: LRSchedule, now: int, steps: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The basis at some steps, (m, columns), and the clock terms there, (3, m).
+    """The basis at some steps, (m, columns), and the clock terms there, (2, m).
 
     With ``s = S1(t) / S1(now)`` and ``u = t / now``, the columns of a row are
 
         1,  s^-alpha for every alpha,  u^-alpha for every alpha,  arrived(t) for every member,  0
 
-    The clock terms are ``S1(T) / S1(t)``, the distance that the rate has travelled since the
-    warm-up, in units of the peak, and by how much the logarithm of the rate has fallen in steps.
+    The clock terms are ``S1(T) / S1(t)`` and the distance that the rate has travelled since the
+    warm-up, in units of the peak.
 
     Args:
         beliefs: the prior, with exponents and relaxations.
@@ -130,15 +169,15 @@ def columns_at(
         drops.T,
         np.zeros((at.size, 1)),
     ]
-    return np.hstack(columns), np.array([inverse, _travel(schedule, at), _stepped(schedule, at)])
+    return np.hstack(columns), np.array([inverse, _travel(schedule, at)])
 
 
 def clock_terms(schedule: LRSchedule, total_s1: float, steps: IntArray) -> FloatArray:
-    """Clock terms at some steps of a schedule, (3, m), for a run whose S1 ends at `total_s1`."""
+    """Clock terms at some steps of a schedule, (2, m), for a run whose S1 ends at `total_s1`."""
     at = np.maximum(steps, 1)
     s1 = np.maximum(schedule.s1(at), _MIN_S1_SHARE * total_s1)
     inverse = total_s1 / s1 if total_s1 > 0 else schedule.total_steps / at
-    return np.array([inverse, _travel(schedule, at), _stepped(schedule, at)])
+    return np.array([inverse, _travel(schedule, at)])
 
 
 def walk_time(terms: FloatArray, origin: tuple[float, float], lr_travel: float) -> FloatArray:
@@ -150,12 +189,6 @@ def walk_time(terms: FloatArray, origin: tuple[float, float], lr_travel: float) 
     progress = (origin[0] ** _CLOCK_POWER - terms[0] ** _CLOCK_POWER) / _CLOCK_POWER
     time: FloatArray = np.maximum(progress + lr_travel * (terms[1] - origin[1]), 0.0)
     return time
-
-
-def jumps_at(events: IntArray, steps: IntArray) -> IntArray:
-    """Number of events up to each of some steps, (m,)."""
-    jumps: IntArray = np.searchsorted(events, steps, side="right")
-    return jumps
 
 
 def walk_time_between(one: FloatArray, other: FloatArray, lr_travel: float) -> float:

@@ -47,7 +47,6 @@ from lossforecast.posterior.design_matrix import (
     QueryPoints,
     columns_at,
     drop_scales,
-    jumps_at,
     log_alpha_weights,
     walk_time,
 )
@@ -97,7 +96,7 @@ class _Problem:
     design: FloatArray  # basis and z, (n, columns + 1)
     offsets: FloatArray  # of past runs, (n, p)
     continued: FloatArray  # z without the jumps at events, (n,)
-    terms: FloatArray  # clock terms, (3, n)
+    terms: FloatArray  # clock terms, (2, n)
     jumps: IntArray  # number of events up to each observation, (n,)
     query: QueryPoints  # now and the end of the plan
     grid: Grid
@@ -182,24 +181,28 @@ def _problem(
     level = evidence.without_jumps()
     continued, _ = transform.to_z(level.loss, evidence.variance)
     steps = np.append(evidence.step, [now, schedule.total_steps])
-    basis, terms = columns_at(beliefs, schedule, schedule, now, steps)
-    offsets = np.empty((steps.size, 0))
-    if past_runs is not None:
-        offsets = past_runs.offsets(schedule, steps)
-    jumps = jumps_at(evidence.events, steps)
-    at_end, annealed = basis[-1], decaying(schedule)
+    points = QueryPoints.at(
+        schedule,
+        steps,
+        beliefs=beliefs,
+        plan=schedule,
+        now=now,
+        events=evidence.events,
+        past_runs=None if past_runs is None else past_runs.offsets,
+    )
+    at_end, annealed = points.basis[-1], decaying(schedule)
     if annealed is not schedule:
         at_end = columns_at(beliefs, annealed, annealed, now, steps[-1:])[0][0]
     return _Problem(
         beliefs=beliefs,
         transform=transform,
         variance=variance + _VARIANCE_FLOOR,
-        design=np.column_stack([basis[:-2], z]),
-        offsets=offsets[:-2],
+        design=np.column_stack([points.basis[:-2], z]),
+        offsets=points.offsets[:-2],
         continued=continued,
-        terms=terms[:, :-2],
-        jumps=jumps[:-2],
-        query=QueryPoints(basis[-2:], terms[:, -2:], offsets[-2:], jumps[-2:]),
+        terms=points.terms[:, :-2],
+        jumps=points.jumps[:-2],
+        query=points.last(2),
         grid=Grid.of(beliefs),
         drop_scale=drop_scales(beliefs, annealed, at_end),
         slope=_slope(continued, schedule.s1(np.maximum(evidence.step, 1))),

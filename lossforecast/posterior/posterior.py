@@ -16,8 +16,6 @@ from lossforecast.numerics import Mixture
 from lossforecast.posterior.design_matrix import (
     PastRunOffsets,
     QueryPoints,
-    columns_at,
-    jumps_at,
     walk_time,
     walk_time_between,
 )
@@ -82,7 +80,7 @@ class Posterior:
     @property
     def waits_for_step(self) -> bool:
         """True before the first step of a step decay, for runs whose drop no rule tells."""
-        now, end = self.now_and_end.terms[2]
+        now, end = self.now_and_end.stepped
         return self.beliefs.may_be_unsettled and now == 0 and end > 0
 
     @property
@@ -144,7 +142,7 @@ class Posterior:
                 walk_time_between(base.terms[:, 0], end.terms[:, 0], walk.lr_travel) for end in ends
             ]
             variance[nodes.walk == index] += walk.size**2 * np.array(apart) + jumped
-        fall, fall_std = self._falls(np.hstack([base.terms, *(end.terms for end in ends)]))
+        fall, fall_std = self._falls(base, *ends)
         weight, mean, variance = self._or_unsettled(
             mean,
             variance,
@@ -160,11 +158,15 @@ class Posterior:
         return self._calibrated(Mixture(weight, unit * mean, unit * std))
 
     def _query(self, schedule: LRSchedule, steps: IntArray) -> QueryPoints:
-        basis, terms = columns_at(self.beliefs, schedule, self.schedule, self.now, steps)
-        offsets = np.empty((steps.size, 0))
-        if self.past_run_offsets is not None:
-            offsets = self.past_run_offsets(schedule, steps)
-        return QueryPoints(basis, terms, offsets, jumps_at(self.events, steps))
+        return QueryPoints.at(
+            schedule,
+            steps,
+            beliefs=self.beliefs,
+            plan=self.schedule,
+            now=self.now,
+            events=self.events,
+            past_runs=self.past_run_offsets,
+        )
 
     def _loss(self, query: QueryPoints) -> Mixture:
         """Distribution of the loss at m points, calibrated, with the added variances.
@@ -176,7 +178,7 @@ class Posterior:
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
         mean[of_laws] -= self.transform.logarithmic * start / 2  # keeps the mean of the loss
         variance[of_laws] += start
-        fall, fall_std = self._falls(query.terms)
+        fall, fall_std = self._falls(query)
         present, present_variance = self._present
         ahead = query.terms[0] < self.now_and_end.terms[0, 0]
         jumped = JUMP_VARIANCE * (query.jumps - self.now_and_end.jumps[0])
@@ -240,10 +242,12 @@ class Posterior:
         fall: FloatArray = self.youth * self.slope * self._progress(terms)
         return np.minimum(fall, _MAX_START_STD)
 
-    def _falls(self, terms: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _falls(self, *queries: QueryPoints) -> tuple[FloatArray, FloatArray]:
         """Means and standard deviations of the falls of a run that follows no law yet, (3, m)."""
-        has_stepped = self.now_and_end.terms[2, 0] > 0
-        return falls(self._progress(terms), np.where(has_stepped, 0.0, terms[2]))
+        terms = np.hstack([query.terms for query in queries])
+        stepped = np.concatenate([query.stepped for query in queries])
+        has_stepped = self.now_and_end.stepped[0] > 0
+        return falls(self._progress(terms), np.where(has_stepped, 0.0, stepped))
 
     def _progress(self, terms: FloatArray) -> FloatArray:
         """``log(S1 / S1(now))`` at m points, (m,), at least 0."""

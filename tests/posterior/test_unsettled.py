@@ -10,7 +10,7 @@ from lossforecast import Caveat, Forecaster, LRSchedule, Prior, RunInfo, Status
 from lossforecast.laws import LAWS
 from lossforecast.policies import is_open
 from lossforecast.posterior import Posterior, fit
-from lossforecast.posterior.design_matrix import clock_terms
+from lossforecast.posterior.design_matrix import _stepped
 from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls, prob_unsettled
 from lossforecast.runs import gather
 
@@ -128,8 +128,8 @@ def staircase(every: int = 1) -> LRSchedule:
 
 @pytest.mark.parametrize("every", [1, 10])
 def test_the_steps_of_a_step_decay_are_found(every: int) -> None:
-    stepped = clock_terms(staircase(every), 1.0, np.array([1, 1_200, 1_500, 2_500, 2_800, TOTAL]))
-    assert stepped[2] == pytest.approx(np.log(10) * np.array([0, 0, 1, 1, 2, 2]))
+    stepped = _stepped(staircase(every), np.array([1, 1_200, 1_500, 2_500, 2_800, TOTAL]))
+    assert stepped == pytest.approx(np.log(10) * np.array([0, 0, 1, 1, 2, 2]))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_the_steps_of_a_step_decay_are_found(every: int) -> None:
 )
 def test_a_smooth_decay_has_no_steps(plan: LRSchedule) -> None:
     steps = np.array([1, plan.total_steps // 2, plan.total_steps])
-    assert (clock_terms(plan, 1.0, steps)[2] == 0).all()
+    assert (_stepped(plan, steps) == 0).all()
 
 
 @pytest.mark.parametrize(("seen", "counts"), [(1_000, True), (1_600, False)])
@@ -162,9 +162,9 @@ def test_until_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
     watch.observe_many(steps, 2 + 3 * (steps + 5.0) ** -0.5)
     posterior = watch.forecast()._posterior
     assert posterior is not None
-    end = posterior.now_and_end.terms[:, 1:]
+    end = posterior.now_and_end.last()
     mean, _ = posterior._falls(end)
-    without, _ = falls(posterior._progress(end), np.zeros(1))
+    without, _ = falls(posterior._progress(end.terms), np.zeros(1))
     assert (mean > 1.5 * without).all() == counts
     assert (mean == without).all() != counts
 

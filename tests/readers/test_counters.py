@@ -1,4 +1,4 @@
-"""What numbers the rows of a log: steps, iterations within epochs, epochs, episodes."""
+"""Columns that number the rows of a log: steps, iterations within epochs, epochs, episodes."""
 
 import json
 import random

@@ -63,7 +63,7 @@ class NaiveHistory:
         self.events = sorted({*self.events, step})[-(self.max_bins // 4) :]
 
     def continues(self, group: list[Observation], step: int) -> bool:
-        """Whether a step is in the bin of a group: no limit and no event lies between them."""
+        """True if a step is in the bin of a group: no limit and no event lies between them."""
         last = group[-1][0]
         between = any(last < event <= step for event in self.events)
         return group[0][0] // self.width == step // self.width and not between

@@ -82,7 +82,7 @@ def _lines(source: Source) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Line:
-    """What a line holds.
+    """The numbers in a line.
 
     Attributes:
         where: its place for error messages.
