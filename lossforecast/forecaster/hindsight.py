@@ -92,7 +92,7 @@ def _error(past: History, plan: LRSchedule, fit: Fit, origin: int, start: int) -
     followed = effective_schedule(plan, past)
     posterior = fit(seen, followed)
     bins = past.bins()
-    evidence = gather(bins, followed, posterior.beliefs.burn_in)
+    evidence = gather(bins, followed, posterior.beliefs.burn_in, past.event_steps)
     inside = evidence.step > start
     if not inside.any():
         return None
