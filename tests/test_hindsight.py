@@ -138,3 +138,27 @@ def test_a_rate_that_leaves_the_plan_is_no_fault_of_the_forecasts() -> None:
     watch.observe_many(STEPS[:1_000], dropped[:1_000], halved[:1_000])
     blind = forecaster(dropped, 1_000, LRSchedule.constant(TOTAL, 1e-3))
     assert surprise(watch) < surprise(blind)
+
+
+def test_a_rate_that_is_followed_changes_no_earlier_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the windows that ended since the last check are forecast, also on resume."""
+    fits = 0
+    fitted = Forecaster._posterior
+
+    def counted(self: Forecaster, *args: object) -> object:
+        nonlocal fits
+        fits += 1
+        return fitted(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Forecaster, "_posterior", counted)
+    assumed = LRSchedule.constant(TOTAL, 1e-3).with_caveats(Caveat.LR_ASSUMED)
+    watch = forecaster(LAWFUL, 0, assumed)
+    rates = PLAN.lr(STEPS + 1)
+    for end in range(50, 2_001, 50):
+        watch.observe_many(STEPS[end - 50 : end], LAWFUL[end - 50 : end], rates[end - 50 : end])
+        watch.follow_rate(end, float(rates[end]))
+        watch.forecast()
+    assert fits <= 25  # 22 windows end in 2,000 steps; with 3 at each check it would be 113
+    resumed = Forecaster.from_state_dict(json.loads(json.dumps(watch.state_dict())))
+    assert surprise(resumed) == surprise(watch) > 0
+    assert resumed.forecast().at_levels == watch.forecast().at_levels

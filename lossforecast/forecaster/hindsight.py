@@ -19,6 +19,7 @@ from lossforecast.numerics import NO_CALIBRATION
 from lossforecast.posterior import Posterior
 from lossforecast.runs import History, effective_schedule, gather
 from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["Hindsight"]
 
@@ -52,18 +53,32 @@ class Hindsight:
             plan: the planned learning rates.
             fit: the posterior given a history and the schedule that it followed.
         """
-        if plan is not self._plan:
+        assumed = Caveat.LR_ASSUMED in plan.caveats
+        if plan is not self._plan and not assumed:
             self._plan, self._errors = plan, {}
         known, self._errors = self._errors, {}
         bins = history.bins()
         for origin, start, end in _windows(history.last_step):
             n_bins = int(np.searchsorted(bins.last, end, side="right"))
-            key = origin, hash((n_bins, history.events, bins.mean[:n_bins].tobytes()))
+            planned, rates = _as_assumed_at(plan, end) if assumed else (plan, b"")
+            key = origin, hash((n_bins, history.events, bins.mean[:n_bins].tobytes(), rates))
             if key not in known:
-                known[key] = _error(history.until(end), plan, fit, origin, start)
+                known[key] = _error(history.until(end), planned, fit, origin, start)
             self._errors[key] = known[key]
         errors = [error for error in self._errors.values() if error is not None]
         return float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
+
+
+def _as_assumed_at(plan: LRSchedule, step: int) -> tuple[LRSchedule, bytes]:
+    """An assumed plan as it was at a step: its rate there is held; and what tells it from others.
+
+    So a rate that is followed later changes no error.
+    """
+    then = plan
+    if step < plan.total_steps:
+        held = LRSchedule.constant(plan.total_steps, float(plan.lr(step)))
+        then = plan.joined(step, held.with_caveats(Caveat.LR_ASSUMED))
+    return then, b"".join(part.tobytes() for part in then.knots)
 
 
 def _windows(now: int) -> list[tuple[int, int, int]]:

@@ -26,6 +26,7 @@ Units: losses in the user's unit, learning rates absolute, time in optimizer ste
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,11 @@ class Relaxation:
     beta: float = 0.0
     gamma: float = 0.0
     concavity: float = 0.0
+
+    @cached_property
+    def published(self) -> "Relaxation":
+        """The same member without concavity."""
+        return replace(self, concavity=0.0)
 
     def share(self, age: FloatArray, distance: FloatArray, rate: FloatArray) -> FloatArray:
         """G of changes of the learning rate: the share of their effect that has arrived.
@@ -135,7 +141,7 @@ def arrived(
     travelled = s1_at[row] - s1_first[segment] - s1_step[segment] * earlier
     distance = np.maximum(travelled, 0.0) / total_s1
     rate = begin[segment] - fall[segment] * (earlier + 1)
-    linear = [replace(g, concavity=0.0) for g in relaxations]
+    linear = [g.published for g in relaxations]
     share_of = {
         g: np.bincount(row, weight * g.share(age, distance, rate), minlength=steps.size)
         for g in set(linear)

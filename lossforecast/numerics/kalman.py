@@ -8,6 +8,7 @@ take a thousand times as long as the computation itself.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg.lapack import dgtsv
 
 from lossforecast.arrays import FloatArray
 
@@ -64,12 +65,22 @@ def whiten(filter_: Filter, columns: FloatArray) -> tuple[FloatArray, FloatArray
         filter_: the filters of w walks at n observations.
         columns: p series of observations, (n, p), or different ones for each walk, (w, n, p).
     """
-    shape = (*filter_.gain.shape, columns.shape[-1])
-    by_time = np.broadcast_to(columns, shape).swapaxes(0, 1)
-    gain = filter_.gain.T[..., np.newaxis]
-    white, state = np.empty(by_time.shape), np.zeros((shape[0], shape[2]))
-    for i, observed in enumerate(by_time):
-        innovation = np.subtract(observed, state, out=white[i])
-        state += gain[i] * innovation
-    white /= filter_.std.T[..., np.newaxis]
-    return white.swapaxes(0, 1), state
+    white = np.empty((*filter_.gain.shape, columns.shape[-1]))
+    state = np.empty((len(white), columns.shape[-1]))
+    for i, (gain, std) in enumerate(zip(filter_.gain, filter_.std, strict=True)):
+        observed = columns if columns.ndim == 2 else columns[i]
+        states = _solved(gain - 1, gain[:, np.newaxis] * observed)
+        white[i] = observed
+        white[i, 1:] -= states[:-1]
+        white[i] /= std[:, np.newaxis]
+        state[i] = states[-1]
+    return white, state
+
+
+def _solved(below: FloatArray, right: FloatArray) -> FloatArray:
+    """Solution x of ``x_i + below_i x_(i-1) = right_i`` from ``x_(-1) = 0`` on, (n, p)."""
+    if len(right) < 2:
+        return right
+    one, zero = np.ones(len(right)), np.zeros(len(right) - 1)
+    solution: FloatArray = dgtsv(below[1:], one, zero, right)[3]
+    return solution

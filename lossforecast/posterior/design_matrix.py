@@ -32,10 +32,6 @@ _DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the
 _MIN_SHARE_ARRIVED = 0.01  # of the drop, in the denominator of a drop scale
 _MIN_DROP_SCALE = 0.3
 _MAX_DROP_SCALE = 1 / _MIN_DROP_SCALE
-_STEP_CELLS = 200  # of a run, in which the steps of a step decay are sought
-_MIN_STEP_EDGES = 20  # of these cells: a shorter run is too coarse to tell a step from a decay
-_MIN_STEP_RATIO, _MIN_STEP_RATE = 1.3, 1e-3  # of the rates before and after; of the peak
-_MAX_FALL_AROUND = 0.05  # of the fall in a step, in the cells before and after it
 _TINY = 1e-300  # keeps divisions finite
 
 
@@ -112,7 +108,7 @@ class QueryPoints:
             terms=terms,
             offsets=np.empty((steps.size, 0)) if past_runs is None else past_runs(schedule, steps),
             jumps=np.searchsorted(events, steps, side="right"),
-            stepped=_stepped(schedule, steps),
+            stepped=schedule.stepped(steps),
         )
 
     def last(self, n: int = 1) -> "QueryPoints":
@@ -231,28 +227,3 @@ def _travel(schedule: LRSchedule, steps: IntArray) -> FloatArray:
     moved = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(rates[after])))])
     travel: FloatArray = np.interp(steps, knots[after], moved / schedule.peak)
     return travel
-
-
-def _stepped(schedule: LRSchedule, steps: IntArray) -> FloatArray:
-    """Sum of ``log(eta_before / eta_after)`` over the steps of a step decay so far, (m,).
-
-    A step is a fall to 1/1.3 or less within a hundredth of the run, while the rate hardly changes
-    in the two hundredths around it; a smooth decay has none. Rates below 1/1000 of the peak count
-    as that much.
-    """
-    edges = np.unique(np.linspace(1, schedule.total_steps, _STEP_CELLS + 1).astype(np.int64))
-    if schedule.peak == 0 or edges.size < _MIN_STEP_EDGES:
-        return np.zeros(steps.size)
-    rates = np.maximum(schedule.lr(edges), _MIN_STEP_RATE * schedule.peak)
-    falls = np.pad(-np.diff(np.log(rates)), 2)
-    both = falls[2:-1] + falls[3:]  # a step may fall into two cells
-    at_most = _MAX_FALL_AROUND * both[:-1]
-    is_step = (
-        (both[:-1] >= np.log(_MIN_STEP_RATIO))
-        & (falls[2:-2] > at_most)
-        & (np.abs(falls[1:-3]) <= at_most)
-        & (np.abs(falls[4:]) <= at_most)
-    )
-    total = np.concatenate([[0.0], np.cumsum(np.where(is_step, both[:-1], 0.0))])
-    stepped: FloatArray = total[np.searchsorted(edges[1:], steps, side="right")]
-    return stepped

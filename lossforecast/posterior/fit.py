@@ -205,7 +205,7 @@ def _problem(
         query=points.last(2),
         grid=Grid.of(beliefs),
         drop_scale=drop_scales(beliefs, annealed, at_end),
-        slope=_slope(continued, schedule.s1(np.maximum(evidence.step, 1))),
+        slope=_slope(continued, points.terms[0, :-2]),
         noise=min(evidence.noise / transform.unit, _MAX_NOISE),
         fall=_fall(level, transform),
         measured=None if measured_drop is None else _as_z(measured_drop, transform),
@@ -390,10 +390,15 @@ def _fall(evidence: Evidence, transform: LossTransform) -> float:
     return float(np.clip(z[0] - z[1], 0.0, MAX_LOG_RATIO))
 
 
-def _slope(z: FloatArray, s1: FloatArray) -> float:
-    """``-dz / d log(S1)`` over the later half of the evidence, at least 0."""
+def _slope(z: FloatArray, s1_ratio: FloatArray) -> float:
+    """``-dz / d log(S1)`` over the later half of the evidence, at least 0.
+
+    Args:
+        z: the losses, (n,).
+        s1_ratio: S1 at the end of the plan over S1 at each of them, the first clock term, (n,).
+    """
     n = max(z.size // 2, min(_MIN_SLOPE_POINTS, z.size))
-    x = np.log(np.maximum(s1[-n:], _TINY))
+    x = -np.log(np.maximum(s1_ratio[-n:], _TINY))
     if np.ptp(x) < 1e-6:
         return 0.0
     x = x - x.mean()

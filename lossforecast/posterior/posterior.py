@@ -102,10 +102,12 @@ class Posterior:
 
         The step is the present one or later; both mixtures have one place.
         """
-        query = self.now_and_end
+        query, z = self.now_and_end, self._z_now_and_end
         if schedule is not self.schedule or stop != schedule.total_steps:
             query = self._query(schedule, np.array([self.now, stop], np.int64))
-        return self._loss(query.last()), self._drop(query.basis)
+            z = self._z(query)
+        at_stop = z[0][:, 1:], z[1][:, 1:]
+        return self._loss(query.last(), at_stop), self._drop(query.basis)
 
     def gains(
         self, schedule: LRSchedule, stop: int, others: Sequence[tuple[LRSchedule, int]]
@@ -168,16 +170,21 @@ class Posterior:
             past_runs=self.past_run_offsets,
         )
 
-    def _loss(self, query: QueryPoints) -> Mixture:
+    def _loss(self, query: QueryPoints, z: tuple[FloatArray, FloatArray] | None = None) -> Mixture:
         """Distribution of the loss at m points, calibrated, with the added variances.
 
         The added variance v is that of the loss relative to its level; on the log scale it is that
         of the log-normal distribution with this relative variance, ``log(1 + v)``.
+
+        Args:
+            query: the points.
+            z: `_z` there, where it is known.
         """
-        mean, variance = self._z(query)
+        mean, variance = z or self._z(query)
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
-        mean[of_laws] -= self.transform.logarithmic * start / 2  # keeps the mean of the loss
-        variance[of_laws] += start
+        # on the log scale, the shift keeps the mean of the loss
+        mean = mean - np.outer(of_laws, self.transform.logarithmic * start / 2)
+        variance = variance + np.outer(of_laws, start)
         fall, fall_std = self._falls(query)
         present, present_variance = self._present
         ahead = query.terms[0] < self.now_and_end.terms[0, 0]
@@ -257,9 +264,14 @@ class Posterior:
         return progress
 
     @cached_property
+    def _z_now_and_end(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance of z at every node, now and at the end of the plan, (k, 2) each."""
+        return self._z(self.now_and_end)
+
+    @cached_property
     def _present(self) -> tuple[float, float]:
         """Mean and variance of z at the present step, over all nodes."""
-        mean, variance = (part[:, 0] for part in self._z(self.now_and_end))
+        mean, variance = (part[:, 0] for part in self._z_now_and_end)
         centre = float(self.weight @ mean)
         return centre, float(self.weight @ (variance + (mean - centre) ** 2))
 
@@ -340,7 +352,7 @@ class Posterior:
         of_law = (query.basis[0, nodes.columns] * nodes.mean).sum(axis=1)
         has_offset = nodes.offset_column >= 0
         of_law[has_offset] += query.offsets[0, nodes.offset_column[has_offset]]
-        discrepancy: FloatArray = self._z(query)[0][:, 0] - of_law
+        discrepancy: FloatArray = self._z_now_and_end[0][:, 0] - of_law
         return discrepancy
 
     def drop_shrinkage(self) -> float:

@@ -243,8 +243,8 @@ def _inflation(loss: FloatArray, noise: FloatArray) -> FloatArray:
     """
     if loss.size < 7:
         return np.ones(loss.size)
-    around = np.median(_windows(np.pad(loss, 3, mode="reflect"), 7), axis=-1)
-    after = np.median(_windows(np.pad(loss, (0, 3), mode="edge"), 4), axis=-1)
+    around = np.sort(_windows(np.concatenate([loss[3:0:-1], loss, loss[-2:-5:-1]]), 7))[:, 3]
+    after = np.sort(_windows(np.append(loss, [loss[-1]] * 3), 4))[:, 1:3].mean(axis=1)
     away = np.abs(loss - around)
     typical = MAD_TO_STD * np.median(away[away.size // 4 :])
     away = np.where(loss < around, np.minimum(away, np.abs(loss - after)), away)

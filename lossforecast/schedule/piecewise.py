@@ -19,6 +19,7 @@ from lossforecast.schedule.pieces import (
     piece_sums,
     piece_values,
 )
+from lossforecast.schedule.step_decay import falls_in_steps
 from lossforecast.status import Caveat
 
 __all__ = ["PiecewiseSchedule", "pieces_of", "window"]
@@ -111,6 +112,19 @@ class PiecewiseSchedule:
     def knot_sums(self) -> FloatArray:
         """S1 at the knots, (n,)."""
         return self.s1(self.knots[0])
+
+    def stepped(self, steps: ArrayLike) -> FloatArray:
+        """Fall of the logarithm of the rate until some steps, in the steps of a step decay.
+
+        Any shape; 0 where the rate has only changed smoothly.
+        """
+        edges, fallen = self._steps_down
+        stepped: FloatArray = fallen[np.searchsorted(edges[1:], steps, side="right")]
+        return stepped
+
+    @cached_property
+    def _steps_down(self) -> tuple[IntArray, FloatArray]:
+        return falls_in_steps(self.lr, self.total_steps, self.peak)
 
     # ------------------------------------------------------------------ plain values
 

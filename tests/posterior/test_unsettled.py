@@ -10,7 +10,6 @@ from lossforecast import Caveat, Forecaster, LRSchedule, Prior, RunInfo, Status
 from lossforecast.laws import LAWS
 from lossforecast.policies import is_open
 from lossforecast.posterior import Posterior, fit
-from lossforecast.posterior.design_matrix import _stepped
 from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls, prob_unsettled
 from lossforecast.runs import gather
 
@@ -128,7 +127,7 @@ def staircase(every: int = 1) -> LRSchedule:
 
 @pytest.mark.parametrize("every", [1, 10])
 def test_the_steps_of_a_step_decay_are_found(every: int) -> None:
-    stepped = _stepped(staircase(every), np.array([1, 1_200, 1_500, 2_500, 2_800, TOTAL]))
+    stepped = staircase(every).stepped([1, 1_200, 1_500, 2_500, 2_800, TOTAL])
     assert stepped == pytest.approx(np.log(10) * np.array([0, 0, 1, 1, 2, 2]))
 
 
@@ -150,7 +149,7 @@ def test_the_steps_of_a_step_decay_are_found(every: int) -> None:
 )
 def test_a_smooth_decay_has_no_steps(plan: LRSchedule) -> None:
     steps = np.array([1, plan.total_steps // 2, plan.total_steps])
-    assert (_stepped(plan, steps) == 0).all()
+    assert (plan.stepped(steps) == 0).all()
 
 
 @pytest.mark.parametrize(("seen", "counts"), [(1_000, True), (1_600, False)])
