@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -74,7 +75,7 @@ class Mixture:
         1e-3 of the narrowest standard deviation; the error goes as its cube.
         """
         z = ndtri(q)[:, np.newaxis]
-        merged = self._merged()
+        merged = self._merged
         weight, mean, std = merged
         narrow, wide = std.min(axis=0), std.max(axis=0)
         low = (mean.min(axis=0) + np.minimum(z * narrow, z * wide)).ravel()
@@ -104,6 +105,7 @@ class Mixture:
         quantiles: FloatArray = at.reshape(len(q), -1)
         return np.exp(quantiles) if self.logarithmic else quantiles
 
+    @cached_property
     def _merged(self) -> FloatArray:
         """Weight, mean and std of the components, those much alike merged, (3, cells, m).
 

@@ -31,7 +31,6 @@ __all__ = ["Posterior"]
 _MAX_SURPRISE = 20.0  # that widens a forecast
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
-_TAIL_WITH_PAST_RUNS = 2.0  # of the calibration, where past runs tell all
 _MAX_LOSS_RATIO = 10.0  # upper end of the 95% interval over the largest loss observed
 
 
@@ -305,9 +304,9 @@ class Posterior:
     def _calibrated(self, mixture: Mixture) -> Mixture:
         """The mixture stretched by the scale and tail learned for this share of a run.
 
-        They were learned from the laws alone. What past runs tell keeps its width, with a tail of
-        2, whatever the calibration. Where earlier forecasts of the run were wrong by more than
-        their standard deviation, both grow with the square root of the surprise.
+        They were learned from the laws alone; what past runs tell has its own. Where earlier
+        forecasts of the run were wrong by more than their standard deviation, both grow with the
+        square root of the surprise.
         """
         widened = math.sqrt(min(max(self.surprise, 1.0), _MAX_SURPRISE))
         seen = self.now / self.schedule.total_steps
@@ -316,8 +315,10 @@ class Posterior:
         if self.past_run_offsets is None:
             return mixture.calibrated(widened * scale, widened * tail)
         of_laws = self._weight_of_laws
-        tail = tail**of_laws * _TAIL_WITH_PAST_RUNS ** (1 - of_laws)
-        return mixture.calibrated(widened * scale**of_laws, widened * tail)
+        past_scale, past_tail = self.beliefs.transfer_calibration
+        scale = scale**of_laws * past_scale ** (1 - of_laws)
+        tail = tail**of_laws * past_tail ** (1 - of_laws)
+        return mixture.calibrated(widened * scale, widened * tail)
 
     @property
     def _weight_of_laws(self) -> float:

@@ -62,6 +62,8 @@ class Beliefs:
     """True if the run may follow no law yet; large language models follow one from their start."""
     calibration: Calibration
     """Scale and tail of the intervals by the share of the run seen."""
+    transfer_calibration: tuple[float, float]
+    """Scale and tail of the intervals where past runs tell all."""
     burn_in: float
     """Share of the steps so far that is left out, because the start of a run follows no law."""
     window: float
