@@ -7,17 +7,20 @@ from typing import Any
 
 __all__ = [
     "SPLIT_COLUMNS",
+    "in_run",
     "is_epoch",
     "is_loss",
     "is_rate",
     "listed",
     "metric_of",
+    "plain",
     "run_of",
     "split_of",
     "words",
 ]
 
 _MAX_CACHED = 4096  # names whose meaning is remembered: it is asked for in every row
+_RUN_SEPARATOR = " - "
 _MAX_LISTED = 60  # columns that an error names
 
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
@@ -51,7 +54,17 @@ def split_of(row: Mapping[str, Any]) -> str | None:
 
 def run_of(name: str) -> str:
     """The run that a column of an exported W&B panel belongs to, as in "run - train/loss"."""
-    return name.rpartition(" - ")[0]
+    return name.rpartition(_RUN_SEPARATOR)[0]
+
+
+def plain(name: str) -> str:
+    """The name of a column without that of its run."""
+    return name.rpartition(_RUN_SEPARATOR)[2]
+
+
+def in_run(run: str, name: str) -> str:
+    """The name of a column of a run, in a log of several."""
+    return f"{run}{_RUN_SEPARATOR}{name}"
 
 
 @lru_cache(_MAX_CACHED)
@@ -61,7 +74,7 @@ def words(name: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names of the columns of a log, for an error: the first 60, and the number of the rest."""
+    """The names of the columns or runs of a log: the first 60, and the number of the rest."""
     columns = list(names)
     n_more = len(columns) - _MAX_LISTED
     more = f" and {n_more} more" if n_more > 0 else ""
@@ -71,7 +84,7 @@ def listed(names: Iterable[str]) -> str:
 @lru_cache(_MAX_CACHED)
 def is_epoch(name: str) -> bool:
     """True if a column is named like the epoch of each row."""
-    return words(name.rpartition(" - ")[2].rpartition("/")[2]) in _EPOCHS
+    return words(plain(name).rpartition("/")[2]) in _EPOCHS
 
 
 @lru_cache(_MAX_CACHED)

@@ -49,7 +49,14 @@ def points_of_rows(
         source.columns.pop(name, None)
     has_splits = any(name.lower() in SPLIT_COLUMNS for _, row in sample for name in row)
     any_step, skipped, read = False, counter.columns, cache(wanted)
+    starts = counter.starts()
     for where, row in chain(sample, stream):
+        if starts.at(row):
+            if not source.begin_run():
+                break
+            counter = counter.renewed()
+        if source.skips:
+            continue
         step = counter.step(row, where)
         if step is None:
             continue
@@ -68,6 +75,7 @@ def points_of_rows(
             value = value_in(cell, where, name) if read(column) else None
             if value is not None:
                 yield column, step, value
+    source.check_run()
     if not any_step:
         raise NothingLoggedError(
             f"no column of {source.path} ({source.format}) has values yet; it has "

@@ -36,12 +36,23 @@ class Series:
         if step == self._last_step and self._last_is_finite and not finite:
             return
         self.points += 1
-        self.rewinds += step < self._last_step
         self._last_step, self._last_is_finite = step, finite
         self._steps.append(step)
         self._values.append(value)
         if len(self._steps) >= _CHUNK_POINTS:
             self.flush()
+
+    @property
+    def last_step(self) -> int:
+        """The last step; -1 before the first."""
+        return self._last_step
+
+    def rewind(self, step: int) -> None:
+        """Drop the points after a step; those that follow are of a restart from there."""
+        self.flush()
+        self.history.rewind(step)
+        self.rewinds += 1
+        self._last_step, self._last_is_finite = step, False
 
     def flush(self) -> None:
         """Put the buffered points into the history."""

@@ -9,7 +9,7 @@ steps since the last log.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lossforecast.readers.columns import is_loss, metric_of, run_of
+from lossforecast.readers.columns import is_loss, metric_of, plain, run_of
 from lossforecast.readers.source import Source
 from lossforecast.runs import mean_step
 
@@ -78,7 +78,7 @@ class Numbering:
 
         None if they are the same.
         """
-        if self.means and loss.rpartition(" - ")[2] in ("loss", "train/loss"):
+        if self.means and plain(loss) in ("loss", "train/loss"):
             return _MeanSteps()
         shift = self.train_shift if metric == "train" else self.val_shift
         return (lambda step: max(step + shift, 0)) if shift else None

@@ -215,7 +215,7 @@ def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
 def test_several_runs_in_one_file(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     rows = [f"{i},{loss_at(i) + shift},0.1\n" for i in range(STEPS) for shift in (0, 0.5)]
-    runs = [f"{i},{loss_at(i)},0.1\n" for _ in range(30) for i in range(20)]
+    runs = [f"{i + j},{loss_at(i)},0.1\n" for i in range(STEPS) for j in (7, 0)]
     path.write_text("step,train_loss,lr\n" + "".join(runs))
     refused(path, "several runs are mixed up")
     path.write_text("step,train_loss,lr\n" + "".join(rows))
