@@ -142,6 +142,14 @@ def test_runs_that_were_begun_in_the_same_folder(tmp_path: Path) -> None:
         read_log(tmp_path, run=7)
 
 
+def test_event_files_of_one_second_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number, steps in ((9, range(120)), (10, range(100, STEPS))):
+        write_events(tmp_path / "new", steps)
+        (path,) = (tmp_path / "new").iterdir()
+        path.rename(tmp_path / f"events.out.tfevents.1795956673.host.7.{number}")
+    assert list(seen(read_log(tmp_path))) == list(range(STEPS))
+
+
 def test_a_run_that_was_restarted_is_one_run(tmp_path: Path) -> None:
     write_events(tmp_path, range(120), ".1")
     write_events(tmp_path, range(100, STEPS), ".2")

@@ -35,7 +35,7 @@ class TensorBoardEvents(LogFormat):
             raise ConfigurationError(
                 'event files need TensorBoard: pip install "lossforecast[tensorboard]"'
             )
-        files = sorted(path.glob(_FILES)) if path.is_dir() else [path]
+        files = sorted(path.glob(_FILES), key=_age) if path.is_dir() else [path]
         reader = partial(_points, files=files)
         source = Source(path, "TensorBoard events", reader, maybe_lightning=True)
         if len(files) > 1:
@@ -50,6 +50,11 @@ class TensorBoardEvents(LogFormat):
         """The folders below that hold event files."""
         folders = {path.parent.relative_to(folder) for path in folder.rglob(_FILES)}
         return sorted(str(path) for path in folders if path.parts)
+
+
+def _age(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts files by the numbers in their names: the time, the process, a count."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.name.split(".")]
 
 
 def _points(source: Source, wanted: Wanted, *, files: Sequence[Path]) -> Points:
