@@ -14,6 +14,7 @@ __all__ = [
     "listed",
     "metric_of",
     "plain",
+    "reward_of",
     "run_of",
     "split_of",
     "words",
@@ -28,6 +29,10 @@ _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
     r"($|[^a-z]|loss)"
+)
+_REWARD = re.compile(
+    r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg|ppo|grpo|dpo"
+    r"|surrogate|reinforce)($|[^a-z]|avg)"
 )
 SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")
 """Columns, in lower case, that tell training from validation in words."""
@@ -79,6 +84,21 @@ def listed(names: Iterable[str]) -> str:
     n_more = len(columns) - _MAX_LISTED
     more = f" and {n_more} more" if n_more > 0 else ""
     return (", ".join(columns[:_MAX_LISTED]) or "no columns") + more
+
+
+def reward_of(loss: str, names: Iterable[str]) -> str | None:
+    """The column by which a loss is an objective of reinforcement learning or of preferences.
+
+    Such a loss, of PPO, GRPO or DPO, need not fall while the policy gets better.
+
+    Args:
+        loss: the column of the loss.
+        names: the columns of the same run.
+
+    Returns:
+        The loss, or another column that is named like a reward or a policy; None for other losses.
+    """
+    return next((name for name in (loss, *names) if _REWARD.search(words(plain(name)))), None)
 
 
 @lru_cache(_MAX_CACHED)

@@ -16,6 +16,7 @@ from lossforecast.readers.columns import (
     listed,
     metric_of,
     plain,
+    reward_of,
     run_of,
     words,
 )
@@ -102,6 +103,12 @@ def read_log(
     loss, loss_metric = series[chosen], metric or metric_of(chosen)
     loss.check(source, chosen)
     notes = [*source.notes, *loss.notes()]
+    same_run = (name for name in source.columns if run_of(name) in ("", run_of(chosen)))
+    if (sign := reward_of(chosen, same_run)) is not None:
+        notes.append(
+            f"{chosen!r} is an objective of reinforcement learning or of preferences, as {sign!r} "
+            "shows: it need not fall while the policy gets better, so its forecast says little"
+        )
     total = source.total_steps if total_steps is None else total_steps
     numbering = Numbering.of(source, chosen, total, loss.history.last_step)
     true_step = numbering.true_step(chosen, loss_metric)
