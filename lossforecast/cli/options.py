@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from lossforecast.cli.output import print_note
+from lossforecast.cli.output import print_note, reading
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Prior
 from lossforecast.readers import FORMATS, Log, read_log
@@ -118,15 +118,17 @@ class LogOptions:
         """
         if self.metric not in (None, "train", "val"):
             raise ConfigurationError(f"--metric {self.metric}: it must be train or val")
-        log = read_log(
-            path,
-            column=self.column,
-            metric=self.metric,
-            step_column=self.step_column,
-            rate_column=self.lr_column,
-            total_steps=self.total_steps,
-            run=self.run,
-        )
+        with reading(path) as on_read:
+            log = read_log(
+                path,
+                column=self.column,
+                metric=self.metric,
+                step_column=self.step_column,
+                rate_column=self.lr_column,
+                total_steps=self.total_steps,
+                run=self.run,
+                on_read=on_read,
+            )
         if self.steps_per_epoch is not None:
             log = replace(log, steps_per_epoch=self.steps_per_epoch)
         for step, name in self.events:

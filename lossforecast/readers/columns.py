@@ -31,7 +31,7 @@ _VALIDATION = re.compile(
     r"($|[^a-z]|loss)"
 )
 _REWARD = re.compile(
-    r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg|ppo|grpo|dpo"
+    r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg_loss|ppo|grpo|dpo"
     r"|surrogate|reinforce)($|[^a-z]|avg)"
 )
 SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")

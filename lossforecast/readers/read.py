@@ -55,6 +55,7 @@ def read_log(
     rate_column: str | None = None,
     total_steps: int | None = None,
     run: str | int | None = None,
+    on_read: Callable[[int], None] | None = None,
 ) -> Log:
     r"""Read a log of any known format: TensorBoard events, CSV, JSON lines, trainer_state.json.
 
@@ -72,6 +73,7 @@ def read_log(
         total_steps: planned length of the run; shows whether its steps are numbered from 0 or 1.
         run: the run to read from a log of several: its name, or its number from 1. By default the
             last of runs that were appended, and the first of runs with names.
+        on_read: is told, now and then, how many more bytes were read. Some logs are read twice.
 
     Raises:
         ConfigurationError: the log is missing, empty, damaged or in no known format, or it lacks
@@ -87,6 +89,7 @@ def read_log(
         ('train_loss', 'train', 3, 'lr')
     """
     source = open_log(path, step_column)
+    source.on_read = on_read
     asked = {name for name in (column, rate_column) if name is not None}
     if run is not None and not source.runs_have_names:
         source.run = run_number(source, run)

@@ -22,6 +22,7 @@ OTHERS = [
     "train_loss,returned_rows,dport",
     "loss,repository,backward,img/s",
     "loss,actors_found",
+    "loss,lr/pg0,lr/pg1",
 ]
 
 

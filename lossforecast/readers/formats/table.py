@@ -26,7 +26,7 @@ class Table(LogFormat):
     """Comma, semicolon or tab separated values under a header line."""
 
     description = "CSV with a header line (Lightning's metrics.csv, exports of W&B, any other)"
-    file_names = ("metrics.csv",)
+    file_names = ("metrics.csv", "results.csv")
 
     def matches(self, start: FileStart) -> bool:
         """True if the first line names two columns or more, and the next ones hold numbers.

@@ -15,6 +15,7 @@ __all__ = ["TensorBoardEvents"]
 _FILES = "*tfevents*"
 _FIRST_EVENT = b"brain.Event:"  # in the first bytes: the version of the format
 _FRAME_BYTES = 16  # of a record, in addition to its content: the length and two checksums
+_BYTES_PER_REPORT = 1_000_000  # of the progress of reading
 _MAX_CHECKED_BYTES = 512  # largest content of a record whose checksum is compared
 
 
@@ -99,10 +100,13 @@ def _values(source: Source, path: Path) -> Iterator[tuple[str, int, Any]]:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
-    bytes_read, n_events = 0, 0
+    bytes_read, n_events, reported = 0, 0, 0
     for record in _records(path):
         bytes_read += len(record) + _FRAME_BYTES
         n_events += 1
+        if source.on_read is not None and bytes_read - reported > _BYTES_PER_REPORT:
+            source.on_read(bytes_read - reported)
+            reported = bytes_read
         try:
             event = Event.FromString(record)
         except DecodeError as error:
