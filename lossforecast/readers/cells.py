@@ -11,7 +11,7 @@ __all__ = ["MAX_STEP", "has_value", "number_in", "step_in", "value_in"]
 MAX_STEP = 10**15
 """The largest number that is taken for a step."""
 _DIGITS = frozenset("0123456789")
-_EMPTY = ("", "none", "null", "na", "n/a")
+_EMPTY = ("", "none", "null", "na", "n/a", "no log")
 _NO_VALUE = (*_EMPTY, "nan")
 
 

@@ -25,6 +25,7 @@ _RUN_SEPARATOR = " - "
 _MAX_LISTED = 60  # columns that an error names
 
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
+_SCALE = re.compile(r"loss[ _-]?scal")  # of mixed precision
 _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
@@ -111,7 +112,11 @@ def is_epoch(name: str) -> bool:
 def is_loss(name: str) -> bool:
     """True if a column is named like a loss."""
     word = words(name)
-    return _LOSS.search(word) is not None and _RATE.search(word) is None
+    return (
+        _LOSS.search(word) is not None
+        and _RATE.search(word) is None
+        and _SCALE.search(word) is None
+    )
 
 
 @lru_cache(_MAX_CACHED)

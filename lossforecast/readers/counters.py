@@ -98,7 +98,14 @@ class Counter:
             if given not in names:
                 raise ConfigurationError(f"{path} has no column {given!r}: it has {listed(names)}")
             return _counting_epochs(given, rows) if given == epoch else cls(given, epoch)
+        last_words = {name: name.lower().rpartition("/")[2] for name in names}
         steps = [name for word in _STEP_COLUMNS for name in names if name.lower() == word]
+        steps += [
+            name
+            for word in _STEP_COLUMNS
+            for name in names
+            if last_words[name] == word and name not in steps and not is_loss(name)
+        ]
         counting = [name for name in steps if _is_counter(name, epoch, rows)]
         if counting:
             return cls(counting[0], epoch)

@@ -113,7 +113,8 @@ def read_log(
             "shows: it need not fall while the policy gets better, so its forecast says little"
         )
     total = source.total_steps if total_steps is None else total_steps
-    numbering = Numbering.of(source, chosen, total, loss.history.last_step)
+    from_1 = loss_metric == "train" and loss.counts_from_1
+    numbering = Numbering.of(source, chosen, total, loss.history.last_step, from_1)
     true_step = numbering.true_step(chosen, loss_metric)
     if true_step is not None:  # read again: only the end of the log shows how steps are numbered
         loss = _read(source, {chosen}, None, true_step)[0][chosen]

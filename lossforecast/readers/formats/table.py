@@ -18,6 +18,7 @@ _DELIMITERS = ",;\t"
 _SUFFIXES = (".csv", ".tsv")
 _WANDB_COLUMNS = {"_runtime", "_timestamp"}
 _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
+_TENSORBOARD_COLUMNS = ["wall time", "step", "value"]  # of a download, named after its run and tag
 _MAX_HEADER = 1_000_000  # characters
 _MAX_CHARACTERS = 4000  # of a first line, by which it is taken for text
 
@@ -54,6 +55,9 @@ class Table(LogFormat):
         except UnicodeError as error:
             raise ConfigurationError(f"{path}, in its first line: {error}") from error
         header, delimiter = header_of(line)
+        of_tensorboard = [name.lower() for name in header] == _TENSORBOARD_COLUMNS
+        if of_tensorboard:
+            header[-1] = path.stem.rpartition("tag-")[2]
         rows = partial(rows_of, header=header, delimiter=delimiter)
         reader = partial(points_of_rows, rows=rows, step_column=step_column)
         source = Source(path, "CSV", reader)
@@ -67,6 +71,8 @@ class Table(LogFormat):
                 )
         elif path.name == "metrics.csv" and {"epoch", "step"} <= set(header):
             source.format, source.maybe_lightning = "Lightning metrics.csv", True
+        elif of_tensorboard:
+            source.format = "TensorBoard CSV"
         source.columns = dict.fromkeys(_values(header), -1)
         source.runs_have_names = len({run_of(name) for name in header if is_loss(name)} - {""}) > 1
         return source
@@ -114,6 +120,8 @@ def rows_of(source: Source, *, header: list[str], delimiter: str) -> Rows:
             for row in rows:
                 if not any(cell.strip() for cell in row):
                     continue
+                if delimiter == ";":  # where numbers have a decimal comma
+                    row = [cell.replace(",", ".") for cell in row]
                 where = f"{path}, line {rows.line_num}"
                 if len(row) != len(header):
                     raise ConfigurationError(
