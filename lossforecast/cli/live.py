@@ -65,7 +65,7 @@ class LiveForecast:
             raise ConfigurationError(
                 f"{log.path} ({log.format}) does not say how long the run is: give --total-steps"
             )
-        plan, run = options.plan(log), options.run(log)
+        plan, run = options.plan(log), options.run_info(log)
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
         for step, name in log.history.events:
             forecaster.event(step, name)

@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from lossforecast.cli.output import print_note
+from lossforecast.cli.output import print_note, reading
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import Prior
 from lossforecast.readers import FORMATS, Log, read_log
@@ -28,6 +28,7 @@ __all__ = [
     "STORE_OPTIONS",
     "TARGET_HELP",
     "LogOptions",
+    "print_notes",
     "with_options",
 ]
 
@@ -68,6 +69,10 @@ class LogOptions:
     )
     lr_column: str | None = _option(
         "Column of the learning rate. Default: the one whose name looks like it (lr, ...)."
+    )
+    run: str | None = _option(
+        "Run to read from a log of several, by its name or its number from 1. Default: the last of "
+        "runs that were appended, the first of runs with names."
     )
     schedule: str | None = _option(
         f"Planned schedule of the whole run, {SCHEDULE_EXAMPLE}. One of "
@@ -113,20 +118,23 @@ class LogOptions:
         """
         if self.metric not in (None, "train", "val"):
             raise ConfigurationError(f"--metric {self.metric}: it must be train or val")
-        log = read_log(
-            path,
-            column=self.column,
-            metric=self.metric,
-            step_column=self.step_column,
-            rate_column=self.lr_column,
-            total_steps=self.total_steps,
-        )
+        with reading(path) as on_read:
+            log = read_log(
+                path,
+                column=self.column,
+                metric=self.metric,
+                step_column=self.step_column,
+                rate_column=self.lr_column,
+                total_steps=self.total_steps,
+                run=self.run,
+                on_read=on_read,
+            )
         if self.steps_per_epoch is not None:
             log = replace(log, steps_per_epoch=self.steps_per_epoch)
         for step, name in self.events:
             log.history.event(step, name)
-        for remark in log.notes if notes else ():
-            print_note(remark)
+        if notes:
+            print_notes(log)
         return log
 
     def plan(self, log: Log) -> LRSchedule:
@@ -150,7 +158,7 @@ class LogOptions:
             )
         return plan
 
-    def run(self, log: Log) -> RunInfo:
+    def run_info(self, log: Log) -> RunInfo:
         """The description of the run of a log."""
         run = self.planned_run(log.metric, log.column)
         return replace(run, steps_per_epoch=log.steps_per_epoch)
@@ -214,6 +222,12 @@ def _rate_notes(log: Log, plan: LRSchedule) -> list[str]:
         f"learning rate taken for {shape.description}, as the logged rates are (to "
         f"{shape.distance:.2%}). Give --schedule to change that, {SCHEDULE_EXAMPLE}"
     ]
+
+
+def print_notes(log: Log) -> None:
+    """Print the remarks on what was read."""
+    for remark in log.notes:
+        print_note(remark)
 
 
 def _event(text: str) -> tuple[int, str]:

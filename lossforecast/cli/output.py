@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ __all__ = [
     "print_error",
     "print_note",
     "progress",
+    "reading",
     "write",
     "write_json",
 ]
@@ -43,6 +44,8 @@ EXIT_CODES = (
 PIPE_WIDTH = 200
 """Width in characters of output that is not shown on a terminal: room for the longest row."""
 STANDARD_OUTPUT = Path("-")
+_MEGABYTE = 1_000_000
+_LARGE = 50 * _MEGABYTE  # bytes of a log whose reading takes seconds
 _PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 _PICTURE_DPI = 150
 
@@ -189,3 +192,25 @@ def progress(label: str) -> Iterator[Any]:
     with Progress(*columns, console=stderr) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Callable[[int], None] | None]:
+    """Yield a function of the bytes just read that draws a bar on standard error.
+
+    None for a small log, and if standard error is no terminal.
+    """
+    files = path.iterdir() if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if size < _LARGE or not sys.stderr.isatty():
+        yield None
+        return
+    done = 0
+    with progress(f"reading {printable(path.name)} (MB)") as report:
+
+        def on_read(more: int) -> None:
+            nonlocal done
+            done = (done + more) % size  # some logs are read twice
+            report(done // _MEGABYTE, size // _MEGABYTE)
+
+        yield on_read

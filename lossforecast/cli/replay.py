@@ -80,7 +80,7 @@ def add_replay(app: "typer.Typer") -> None:
                 back = look_back(
                     log.history,
                     plan,
-                    options.run(log),
+                    options.run_info(log),
                     target=target,
                     steps_taken=log.steps_taken,
                 )

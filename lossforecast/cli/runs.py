@@ -11,6 +11,7 @@ from lossforecast.cli.options import (
     LOG_OPTIONS,
     PROJECT_HELP,
     LogOptions,
+    print_notes,
     with_options,
 )
 from lossforecast.cli.output import (
@@ -131,7 +132,8 @@ def _add_import(group: "typer.Typer") -> None:
     ) -> None:
         """Add finished runs to the store, from their logs.
 
-        Logs that cannot be read are listed with the reason, and the others are added.
+        All runs of a log that holds several are added, unless --run names one. Logs that cannot be
+        read are listed with the reason, and the others are added.
         """
         with errors_in_one_line():
             options = replace(options, project=project)
@@ -142,7 +144,7 @@ def _add_import(group: "typer.Typer") -> None:
             keys = [
                 opened.add(
                     log.name,
-                    options.run(log),
+                    options.run_info(log),
                     plan,
                     *observed(log.history),
                     steps_taken=log.steps_taken,
@@ -191,12 +193,26 @@ def _read(options: LogOptions, paths: list[Path]) -> tuple[list[tuple[Log, LRSch
     read, reasons = [], []
     for path in paths:
         try:
-            log = options.read(path)
-            read.append((log, options.plan(log)))
+            log = options.read(path, notes=False)
+            if not log.runs or options.run is not None:
+                print_notes(log)
+                read.append((log, options.plan(log)))
+                continue
         except (LossForecastError, OSError) as error:
-            message = " ".join(str(error).split())
-            reasons.append(message if str(path) in message else f"{path}: {message}")
+            reasons.append(_reason(path, error))
+            continue
+        for run in log.runs:
+            try:
+                log = replace(options, run=run).read(path)
+                read.append((log, options.plan(log)))
+            except (LossForecastError, OSError) as error:
+                reasons.append(f"run {run} of {_reason(path, error)}")
     return read, reasons
+
+
+def _reason(path: Path, error: Exception) -> str:
+    message = " ".join(str(error).split())
+    return message if str(path) in message else f"{path}: {message}"
 
 
 def _history(store: RunStore, key: str) -> History:

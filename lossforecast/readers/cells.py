@@ -10,13 +10,16 @@ __all__ = ["MAX_STEP", "has_value", "number_in", "step_in", "value_in"]
 
 MAX_STEP = 10**15
 """The largest number that is taken for a step."""
-_EMPTY = ("", "none", "null", "na", "n/a")
+_DIGITS = frozenset("0123456789")
+_EMPTY = ("", "none", "null", "na", "n/a", "no log")
 _NO_VALUE = (*_EMPTY, "nan")
 
 
 def has_value(cell: Any) -> bool:
     """True unless a cell is empty, or nan in words."""
-    return cell is not None and not (isinstance(cell, str) and cell.strip().lower() in _NO_VALUE)
+    if not isinstance(cell, str):
+        return cell is not None
+    return cell[:1] in _DIGITS or cell.strip().lower() not in _NO_VALUE
 
 
 def step_in(cell: Any, where: str, column: str) -> int | None:
@@ -46,11 +49,11 @@ def value_in(cell: Any, where: str, column: str) -> float | None:
 
 def number_in(cell: Any) -> float | None:
     """The cell as a number; None if it is not one."""
-    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+    if isinstance(cell, bool):
         return None
     try:
         return float(cell)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -60,9 +63,9 @@ def _number_or_none(cell: Any, where: str, column: str) -> float | None:
     Raises:
         ConfigurationError: it is not a number.
     """
+    value = number_in(cell)
+    if value is not None:
+        return value
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in _EMPTY):
         return None
-    value = number_in(cell)
-    if value is None:
-        raise ConfigurationError(f"{where}: {column} is {cell!r:.60}, not a number")
-    return value
+    raise ConfigurationError(f"{where}: {column} is {cell!r:.60}, not a number")

@@ -7,24 +7,33 @@ from typing import Any
 
 __all__ = [
     "SPLIT_COLUMNS",
+    "in_run",
     "is_epoch",
     "is_loss",
     "is_rate",
     "listed",
     "metric_of",
+    "plain",
+    "reward_of",
     "run_of",
     "split_of",
     "words",
 ]
 
 _MAX_CACHED = 4096  # names whose meaning is remembered: it is asked for in every row
+_RUN_SEPARATOR = " - "
 _MAX_LISTED = 60  # columns that an error names
 
 _LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
+_SCALE = re.compile(r"loss[ _-]?scal")  # of mixed precision
 _RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
     r"($|[^a-z]|loss)"
+)
+_REWARD = re.compile(
+    r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg_loss|ppo|grpo|dpo"
+    r"|surrogate|reinforce)($|[^a-z]|avg)"
 )
 SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")
 """Columns, in lower case, that tell training from validation in words."""
@@ -51,7 +60,17 @@ def split_of(row: Mapping[str, Any]) -> str | None:
 
 def run_of(name: str) -> str:
     """The run that a column of an exported W&B panel belongs to, as in "run - train/loss"."""
-    return name.rpartition(" - ")[0]
+    return name.rpartition(_RUN_SEPARATOR)[0]
+
+
+def plain(name: str) -> str:
+    """The name of a column without that of its run."""
+    return name.rpartition(_RUN_SEPARATOR)[2]
+
+
+def in_run(run: str, name: str) -> str:
+    """The name of a column of a run, in a log of several."""
+    return f"{run}{_RUN_SEPARATOR}{name}"
 
 
 @lru_cache(_MAX_CACHED)
@@ -61,24 +80,43 @@ def words(name: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names of the columns of a log, for an error: the first 60, and the number of the rest."""
+    """The names of the columns or runs of a log: the first 60, and the number of the rest."""
     columns = list(names)
     n_more = len(columns) - _MAX_LISTED
     more = f" and {n_more} more" if n_more > 0 else ""
     return (", ".join(columns[:_MAX_LISTED]) or "no columns") + more
 
 
+def reward_of(loss: str, names: Iterable[str]) -> str | None:
+    """The column by which a loss is an objective of reinforcement learning or of preferences.
+
+    Such a loss, of PPO, GRPO or DPO, need not fall while the policy gets better.
+
+    Args:
+        loss: the column of the loss.
+        names: the columns of the same run.
+
+    Returns:
+        The loss, or another column that is named like a reward or a policy; None for other losses.
+    """
+    return next((name for name in (loss, *names) if _REWARD.search(words(plain(name)))), None)
+
+
 @lru_cache(_MAX_CACHED)
 def is_epoch(name: str) -> bool:
     """True if a column is named like the epoch of each row."""
-    return words(name.rpartition(" - ")[2].rpartition("/")[2]) in _EPOCHS
+    return words(plain(name).rpartition("/")[2]) in _EPOCHS
 
 
 @lru_cache(_MAX_CACHED)
 def is_loss(name: str) -> bool:
     """True if a column is named like a loss."""
     word = words(name)
-    return _LOSS.search(word) is not None and _RATE.search(word) is None
+    return (
+        _LOSS.search(word) is not None
+        and _RATE.search(word) is None
+        and _SCALE.search(word) is None
+    )
 
 
 @lru_cache(_MAX_CACHED)

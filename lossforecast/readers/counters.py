@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import MAX_STEP, has_value, number_in, step_in
 from lossforecast.readers.columns import is_epoch, is_loss, listed, split_of
+from lossforecast.readers.run_starts import RunStarts
 
 __all__ = ["TOTAL", "Counter", "Row"]
 
@@ -97,13 +98,20 @@ class Counter:
             if given not in names:
                 raise ConfigurationError(f"{path} has no column {given!r}: it has {listed(names)}")
             return _counting_epochs(given, rows) if given == epoch else cls(given, epoch)
+        last_words = {name: name.lower().rpartition("/")[2] for name in names}
         steps = [name for word in _STEP_COLUMNS for name in names if name.lower() == word]
+        steps += [
+            name
+            for word in _STEP_COLUMNS
+            for name in names
+            if last_words[name] == word and name not in steps and not is_loss(name)
+        ]
         counting = [name for name in steps if _is_counter(name, epoch, rows)]
         if counting:
             return cls(counting[0], epoch)
         if epoch is not None and _rows_per_epoch(epoch, rows) >= _MIN_ROWS_PER_EPOCH:
             note = "no optimizer steps logged: counting rows"
-            return cls("", counts="rows", note=note)
+            return cls("", epoch, counts="rows", note=note)
         if epoch is not None and _has_numbers(epoch, rows):
             return _counting_epochs(epoch, rows)
         for name in names:
@@ -118,6 +126,16 @@ class Counter:
     def columns(self) -> frozenset[str]:
         """Names of the cells that hold no values of their own."""
         return frozenset({self.column, self.column + TOTAL, f"{self.epoch}{TOTAL}"})
+
+    def starts(self) -> RunStarts:
+        """What tells where another run begins, for the rows of the whole log."""
+        return RunStarts(self.column or self.epoch or "", self.epoch)
+
+    def renewed(self) -> "Counter":
+        """A counter of the same columns that has seen no row yet."""
+        return Counter(
+            self.column, self.epoch, self.counts, self.first, self.unit, self.note, self.carry
+        )
 
     def step(self, row: Row, where: str) -> int | None:
         """The step of a row; None if it has none.
@@ -243,7 +261,8 @@ def _rows_per_epoch(epoch: str, rows: Sequence[Row]) -> float:
         for name in row if number is not None else ():
             if is_loss(name) and has_value(row[name]):
                 epochs.setdefault(name, []).append(number or 0.0)
-    return max((len(each) / len(set(each)) for each in epochs.values()), default=0.0)
+    lengths = (len(each) / len(list(groupby(each))) for each in epochs.values())
+    return max(lengths, default=0.0)
 
 
 def _is_counter(column: str, epoch: str | None, rows: Sequence[Row]) -> bool:
@@ -257,7 +276,7 @@ def _is_counter(column: str, epoch: str | None, rows: Sequence[Row]) -> bool:
     if len(numbers) >= _MIN_CONSTANT and len(set(numbers)) == 1:
         return epoch is None or len({number_in(row.get(epoch)) for row in rows}) == 1
     epochs = [number_in(row.get(str(epoch))) for row in rows]
-    anew = [a is not None and b is not None and a < b for a, b in pairwise(epochs)]
+    anew = [None not in (a, b) and a != b for a, b in pairwise(epochs)]
     if sum(anew) > len(anew) / 2:  # a row or two an epoch: in these nothing begins anew
         anew = [False] * len(anew)
     steps = [-1 if number is None else number for number in numbers]

@@ -36,6 +36,9 @@ class Log:
             None if there are none, or too few so far.
         others: the other columns that are named like losses.
         notes: remarks for people about what was read or assumed.
+        run: name or number of the run, in a log of several.
+        runs: names or numbers of the runs in the log, as far as it was read; empty if there is one
+            without a name.
     """
 
     path: Path
@@ -51,11 +54,14 @@ class Log:
     steps_per_epoch: float | None = None
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    run: str | None = None
+    runs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """Name of the run: the last two parts of the path."""
-        return "/".join(self.path.absolute().parts[-2:])
+        """Name of the run: the last two parts of the path, and which run in it."""
+        name = "/".join(self.path.absolute().parts[-2:])
+        return name if self.run is None else f"{name}, run {self.run}"
 
     def plan(self, total_steps: int | None = None, planned: LRSchedule | None = None) -> LRSchedule:
         """The learning rate of every step: the logged rates, then those of `planned`.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, metric_of
@@ -11,6 +12,7 @@ from lossforecast.readers.columns import words as separated
 __all__ = ["Phrase", "phrases"]
 
 _MAX_WORDS = 3  # of a name
+_MAX_CACHED = 1024  # texts between numbers whose meaning is remembered: they repeat in every line
 
 _TIME = re.compile(
     r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?Z?)?"  # a date, a time
@@ -76,7 +78,7 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
-    line = _TIME.sub(" ", _COLOUR.sub("", line))
+    line = _TIME.sub(" ", _COLOUR.sub("", line) if "\x1b" in line else line)
     end, pending = 0, ""
     for match in _NUMBER.finditer(line):
         words = _name(line[end : match.start()])
@@ -84,7 +86,7 @@ def phrases(line: str) -> Iterator[Phrase]:
             pending = "_".join(words[: max(i for i, w in enumerate(words) if is_loss(w)) + 1])
             words = words[-1:]
         elif not words and pending and match["total"] is None:
-            words, pending = [pending], ""
+            words, pending = (pending,), ""
         end = match.end()
         number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
         counter = _counter(words)
@@ -113,7 +115,8 @@ def _next_total(line: str, end: int) -> str | None:
     return match[1] if match else None
 
 
-def _name(gap: str) -> list[str]:
+@lru_cache(_MAX_CACHED)
+def _name(gap: str) -> tuple[str, ...]:
     """The words of the name of a number, from the text before it."""
     gap = re.sub(r"\(\w+\)", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
     words = _ENDS_OF_NAMES.split(gap)[-1].split()
@@ -121,10 +124,11 @@ def _name(gap: str) -> list[str]:
         words.pop()
     words = words[-_MAX_WORDS:]
     start = next((i for i in range(len(words), 0, -1) if not words[i - 1][0].isalpha()), 0)
-    return [separated(word.strip(".*!")) for word in words[start:] if word.strip(".*!")]
+    return tuple(separated(word.strip(".*!")) for word in words[start:] if word.strip(".*!"))
 
 
-def _counter(words: list[str]) -> str | None:
+@lru_cache(_MAX_CACHED)
+def _counter(words: tuple[str, ...]) -> str | None:
     """The counter that a name is that of, as in "training step"."""
     if not words or not all(word in _FILLERS for word in words[:-1]):
         return None

@@ -2,17 +2,21 @@
 
 import math
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.columns import (
+    in_run,
     is_epoch,
     is_loss,
     is_rate,
     listed,
     metric_of,
+    plain,
+    reward_of,
     run_of,
     words,
 )
@@ -21,7 +25,8 @@ from lossforecast.readers.find import MAX_LISTED_LOGS, logs_below, open_log
 from lossforecast.readers.log import Log
 from lossforecast.readers.rates import rate_column as best_rate_column
 from lossforecast.readers.series import Series
-from lossforecast.readers.source import Points, Source
+from lossforecast.readers.several_runs import chosen_run, run_number, runs_of
+from lossforecast.readers.source import Source
 from lossforecast.readers.steps import Numbering
 from lossforecast.runs import History
 
@@ -40,8 +45,6 @@ _PREFERRED_LOSSES = (
 )
 """Names of the loss to forecast, the preferred one first."""
 
-_MAX_LISTED_RUNS = 6  # runs that an error names
-
 
 def read_log(
     path: str | os.PathLike[str],
@@ -51,11 +54,14 @@ def read_log(
     step_column: str | None = None,
     rate_column: str | None = None,
     total_steps: int | None = None,
+    run: str | int | None = None,
+    on_read: Callable[[int], None] | None = None,
 ) -> Log:
     r"""Read a log of any known format: TensorBoard events, CSV, JSON lines, trainer_state.json.
 
-    Memory does not grow with the log. A step lower than the one before is a restart: earlier
-    losses from that step on are dropped.
+    Memory does not grow with the log. A step lower than the one before is a restart: what any
+    column had from that step on is dropped. A log that goes back to its first step holds several
+    runs, of which the last is read.
 
     Args:
         path: a file, or the folder of one run.
@@ -65,10 +71,13 @@ def read_log(
         step_column: the column of optimizer steps in a table, if its name is not a usual one.
         rate_column: the column of the learning rate; by default the one named like it.
         total_steps: planned length of the run; shows whether its steps are numbered from 0 or 1.
+        run: the run to read from a log of several: its name, or its number from 1. By default the
+            last of runs that were appended, and the first of runs with names.
+        on_read: is told, now and then, how many more bytes were read. Some logs are read twice.
 
     Raises:
         ConfigurationError: the log is missing, empty, damaged or in no known format, or it lacks
-            a column asked for. The message says what the log has.
+            a column or run asked for. The message says what the log has.
 
     Example:
         >>> import tempfile
@@ -80,21 +89,35 @@ def read_log(
         ('train_loss', 'train', 3, 'lr')
     """
     source = open_log(path, step_column)
+    source.on_read = on_read
     asked = {name for name in (column, rate_column) if name is not None}
-    epochs: dict[str, EpochColumn] = {}
-    points = _points(source, asked, epochs)
-    series = _read(points, rate_column)
-    _check_columns(source, asked, series)
+    if run is not None and not source.runs_have_names:
+        source.run = run_number(source, run)
+    series, epochs = _read(source, asked, rate_column)
+    source.check_run()
     losses = [name for name in series if is_loss(name)]
+    runs = runs_of(source, series if column in series else losses)
+    taken = chosen_run(source, runs, run, column if column in series else None)
+    if source.runs_have_names:
+        losses = [name for name in losses if run_of(name) == (taken or "")]
+        column, rate_column = _of_run(taken, column, series), _of_run(taken, rate_column, series)
+    _check_columns(source, {name for name in (column, rate_column) if name is not None}, series)
     chosen = column or _loss_column(source, losses, metric)
     loss, loss_metric = series[chosen], metric or metric_of(chosen)
     loss.check(source, chosen)
     notes = [*source.notes, *loss.notes()]
+    same_run = (name for name in source.columns if run_of(name) in ("", run_of(chosen)))
+    if (sign := reward_of(chosen, same_run)) is not None:
+        notes.append(
+            f"{chosen!r} is an objective of reinforcement learning or of preferences, as {sign!r} "
+            "shows: it need not fall while the policy gets better, so its forecast says little"
+        )
     total = source.total_steps if total_steps is None else total_steps
-    numbering = Numbering.of(source, chosen, total, loss.history.last_step)
+    from_1 = loss_metric == "train" and loss.counts_from_1
+    numbering = Numbering.of(source, chosen, total, loss.history.last_step, from_1)
     true_step = numbering.true_step(chosen, loss_metric)
     if true_step is not None:  # read again: only the end of the log shows how steps are numbered
-        loss = _read(source.points(lambda name: name == chosen), None, true_step)[chosen]
+        loss = _read(source, {chosen}, None, true_step)[0][chosen]
     notes += [numbering.note] if numbering.note else []
     rate = rate_column or best_rate_column(series, chosen, notes)
     bins = series[rate].history.bins() if rate is not None else History().bins()
@@ -114,34 +137,66 @@ def read_log(
         steps_per_epoch=source.steps_per_epoch or _steps_per_epoch(epochs, chosen),
         others=tuple(name for name in losses if name != chosen),
         notes=tuple(notes),
+        run=taken,
+        runs=runs,
     )
 
 
-def _points(source: Source, asked: Container[str], epochs: dict[str, EpochColumn]) -> Points:
-    """The points of losses, rates and columns asked for; those of epochs go into `epochs`."""
+def _read(
+    source: Source,
+    asked: AbstractSet[str],
+    rate_column: str | None,
+    true_step: Callable[[int], int] | None = None,
+) -> tuple[dict[str, Series], dict[str, EpochColumn]]:
+    """The losses, rates and columns asked for, or these alone if `true_step` is given; the epochs.
+
+    Learning rates that are not finite are left out.
+    """
+    series: dict[str, Series] = {}
+    epochs: dict[str, EpochColumn] = {}
+    n_runs = 1
     for name, step, value in source.points(
-        lambda n: n in asked or is_loss(n) or is_rate(n) or is_epoch(n)
+        lambda n: (
+            n in asked
+            or plain(n) in asked
+            or (true_step is None and (is_loss(n) or is_rate(n) or is_epoch(n)))
+        )
     ):
+        if source.n_runs != n_runs:
+            n_runs = source.n_runs
+            series.clear()
+            epochs.clear()
         if is_epoch(name):
             epochs.setdefault(name, EpochColumn()).add(step, value)
-        if name in asked or not is_epoch(name):
-            yield name, step, value
-
-
-def _read(
-    points: Points, rate_column: str | None, true_step: Callable[[int], int] | None = None
-) -> dict[str, Series]:
-    """The columns of some points, without learning rates that are not finite."""
-    series: dict[str, Series] = {}
-    for name, step, value in points:
+        if is_epoch(name) and name not in asked:
+            continue
         if not math.isfinite(value) and (name == rate_column or is_rate(name)):
             continue
         if name not in series:
             series[name] = Series()
-        series[name].add(step if true_step is None else true_step(step), value)
+        at = step if true_step is None else true_step(step)
+        if at < (last := series[name].last_step):
+            _restart(source, series, at, last)
+        series[name].add(at, value)
     for column in series.values():
         column.flush()
-    return series
+    return series, epochs
+
+
+def _restart(source: Source, series: Mapping[str, Series], step: int, last: int) -> None:
+    """Drop what the columns that count the same steps have after a step to which one goes back."""
+    for column in series.values():
+        if step < column.last_step <= last:
+            column.rewind(step)
+    for name, end in source.columns.items():
+        if step < end <= last:
+            source.columns[name] = step
+
+
+def _of_run(run: str | None, name: str | None, series: Mapping[str, Series]) -> str | None:
+    """The full name of a column that was given without the name of its run."""
+    full = in_run(run or "", name or "")
+    return full if full in series else name
 
 
 def _check_columns(source: Source, asked: set[str], series: Mapping[str, Series]) -> None:
@@ -158,20 +213,14 @@ def _loss_column(source: Source, losses: Sequence[str], metric: str | None) -> s
     """The loss to forecast: a training loss if there is one, by the commonest name.
 
     Raises:
-        ConfigurationError: there is none, or the log holds several runs.
+        ConfigurationError: there is none.
     """
     fitting = [name for name in losses if metric in (None, metric_of(name))]
     if not fitting:
         raise _no_loss(source, losses, metric)
-    runs = {run_of(name) for name in fitting if " - " in name}
-    if len(runs) > 1:
-        raise ConfigurationError(
-            f"{source.path} ({source.format}) holds {len(runs)} runs: name one with --column, "
-            f"{', '.join(map(repr, fitting[:_MAX_LISTED_RUNS]))}"
-        )
 
     def rank(name: str) -> tuple[bool, int, int]:
-        word = words(name.rpartition(" - ")[2])
+        word = words(plain(name))
         common = word in _PREFERRED_LOSSES
         place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES)
         return metric_of(name) == "val", place, losses.index(name)

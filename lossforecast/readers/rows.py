@@ -48,26 +48,43 @@ def points_of_rows(
     for name in counter.columns:
         source.columns.pop(name, None)
     has_splits = any(name.lower() in SPLIT_COLUMNS for _, row in sample for name in row)
-    any_step, skipped, read = False, counter.columns, cache(wanted)
+    any_step = False
+
+    @cache
+    def plan(name: str, validation: bool) -> tuple[str, bool] | None:
+        """The column of a cell, and whether it is read; None for a cell that counts."""
+        if name in counter.columns or name.endswith(TOTAL):
+            return None
+        column = (
+            f"val/{name}" if validation and is_loss(name) and metric_of(name) != "val" else name
+        )
+        return column, wanted(column)
+
+    starts = counter.starts()
     for where, row in chain(sample, stream):
+        if starts.at(row):
+            if not source.begin_run():
+                break
+            counter = counter.renewed()
+        if source.skips:
+            continue
         step = counter.step(row, where)
         if step is None:
             continue
         any_step = True
         validation = has_splits and split_of(row) == "val"
         for name, cell in row.items():
-            if name in skipped or name.endswith(TOTAL):
+            if (planned := plan(name, validation)) is None:
                 continue
-            column = name
-            if validation and is_loss(name) and metric_of(name) != "val":
-                column = f"val/{name}"
+            column, read = planned
             if has_value(cell):
                 source.columns[column] = step
             elif column not in source.columns:
                 source.columns[column] = -1
-            value = value_in(cell, where, name) if read(column) else None
+            value = value_in(cell, where, name) if read else None
             if value is not None:
                 yield column, step, value
+    source.check_run()
     if not any_step:
         raise NothingLoggedError(
             f"no column of {source.path} ({source.format}) has values yet; it has "

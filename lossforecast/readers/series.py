@@ -21,11 +21,13 @@ class Series:
         history: the points so far; complete after `flush`.
         points: number of points.
         rewinds: how often a step was lower than the one before.
+        first_steps: the first two steps.
     """
 
     def __init__(self) -> None:
         self.history = History(_MAX_BINS)
         self.points = self.rewinds = 0
+        self.first_steps: list[int] = []
         self._last_step, self._last_is_finite = -1, False
         self._steps: list[int] = []
         self._values: list[float] = []
@@ -36,12 +38,33 @@ class Series:
         if step == self._last_step and self._last_is_finite and not finite:
             return
         self.points += 1
-        self.rewinds += step < self._last_step
+        if len(self.first_steps) < 2 and step not in self.first_steps:
+            self.first_steps.append(step)
         self._last_step, self._last_is_finite = step, finite
         self._steps.append(step)
         self._values.append(value)
         if len(self._steps) >= _CHUNK_POINTS:
             self.flush()
+
+    @property
+    def last_step(self) -> int:
+        """The last step; -1 before the first."""
+        return self._last_step
+
+    @property
+    def counts_from_1(self) -> bool:
+        """True if the first step is the interval to the second, as in 1, 2 or 10, 20.
+
+        A loop that counts from 0 logs step 0, or 9 and 19.
+        """
+        return len(self.first_steps) == 2 and 2 * self.first_steps[0] == self.first_steps[1]
+
+    def rewind(self, step: int) -> None:
+        """Drop the points after a step; those that follow are of a restart from there."""
+        self.flush()
+        self.history.rewind(step)
+        self.rewinds += 1
+        self._last_step, self._last_is_finite = step, False
 
     def flush(self) -> None:
         """Put the buffered points into the history."""

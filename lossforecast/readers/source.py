@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from lossforecast.errors import ConfigurationError
+
 __all__ = ["FileStart", "LogFormat", "Points", "Source", "Wanted", "encoding_of"]
 
 Points = Iterator[tuple[str, int, float]]
@@ -34,6 +36,10 @@ class Source:
         losses_are_means: True if a training loss is the mean over the steps since the last one.
         maybe_lightning: True if Lightning may have written the log, which numbers steps its own way
             (`lossforecast.readers.steps`).
+        runs_have_names: True if the names of its columns begin with those of runs.
+        run: number, from 1, of the run to read where several were appended; None for the last.
+        n_runs: number of appended runs so far.
+        on_read: is told, now and then, how many more bytes were read.
     """
 
     path: Path
@@ -47,10 +53,38 @@ class Source:
     counts: str = "steps"
     losses_are_means: bool = False
     maybe_lightning: bool = False
+    runs_have_names: bool = False
+    run: int | None = None
+    n_runs: int = 1
+    on_read: Callable[[int], None] | None = field(default=None, repr=False)
 
     def points(self, wanted: Wanted) -> Points:
         """The points of the wanted columns, in the order of the log."""
+        self.n_runs = 1
         return self.reader(self, wanted)
+
+    def begin_run(self) -> bool:
+        """Note that another run begins in the log; False if the run to read is over."""
+        if self.n_runs == self.run:
+            return False
+        self.n_runs += 1
+        self.columns = dict.fromkeys(self.columns, -1)
+        return True
+
+    @property
+    def skips(self) -> bool:
+        """True before the run to read."""
+        return self.run is not None and self.n_runs < self.run
+
+    def check_run(self) -> None:
+        """Check that a log that has been read holds the run to read.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        if self.skips:
+            has = "one run" if self.n_runs == 1 else f"{self.n_runs} runs"
+            raise ConfigurationError(f"{self.path} has no run {self.run}: it holds {has}")
 
 
 @dataclass(frozen=True)

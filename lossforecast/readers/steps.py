@@ -9,7 +9,7 @@ steps since the last log.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lossforecast.readers.columns import is_loss, metric_of, run_of
+from lossforecast.readers.columns import is_loss, metric_of, plain, run_of
 from lossforecast.readers.source import Source
 from lossforecast.runs import mean_step
 
@@ -40,7 +40,12 @@ class Numbering:
 
     @classmethod
     def of(
-        cls, source: Source, loss: str, total_steps: int | None, last_step: int = -1
+        cls,
+        source: Source,
+        loss: str,
+        total_steps: int | None,
+        last_step: int = -1,
+        from_1: bool = False,
     ) -> "Numbering":
         """The numbering of a log that has been read once, so that its columns are known.
 
@@ -49,6 +54,7 @@ class Numbering:
             loss: the column that is forecast.
             total_steps: planned length of the run, if known.
             last_step: last logged step of that column, also if the loss there is not finite.
+            from_1: True if the steps of that column are numbered from 1.
         """
         last_steps = _last_steps(source, loss)
         end = max(last_steps.values(), default=-1)
@@ -69,6 +75,8 @@ class Numbering:
             return cls(end, train_shift=-1, note=note)
         if source.maybe_lightning and "epoch" in last_steps and end != total_steps:
             return cls(end + 1, val_shift=1)
+        if from_1:
+            return cls(max(end, 0, last_step))
         # a training loss at step t is that of the batch of optimizer step t + 1
         own_end = last_step + (metric_of(loss) == "train" and last_step != total_steps)
         return cls(max(end, 0, own_end, *(step + 1 for step in training)))
@@ -78,7 +86,7 @@ class Numbering:
 
         None if they are the same.
         """
-        if self.means and loss.rpartition(" - ")[2] in ("loss", "train/loss"):
+        if self.means and plain(loss) in ("loss", "train/loss"):
             return _MeanSteps()
         shift = self.train_shift if metric == "train" else self.val_shift
         return (lambda step: max(step + shift, 0)) if shift else None

@@ -23,6 +23,7 @@ __all__ = [
 MAX_LINE = 16_000_000
 """Characters of a line; a longer one is no line of a log."""
 _MAX_ODD_SHARE = 0.1  # characters that are none in UTF-8; with more a file is no text
+_LINES_PER_REPORT = 4096  # of the progress of reading
 _POINTER = b"version https://git-lfs"
 
 
@@ -41,9 +42,12 @@ def whole_lines(source: Source, file: TextIO) -> Iterator[str]:
     Raises:
         ConfigurationError: a line is longer than `MAX_LINE`.
     """
-    number = 0
+    number, place = 0, 0
     while line := file.readline(MAX_LINE):
         number += 1
+        if source.on_read is not None and number % _LINES_PER_REPORT == 0:
+            source.on_read(file.buffer.tell() - place)
+            place = file.buffer.tell()
         if not line.endswith(("\n", "\r")):
             if len(line) == MAX_LINE:
                 raise ConfigurationError(

@@ -141,6 +141,13 @@ class History:
         n_passed = bisect_right(self._event_steps, self.last_step)
         return self._event_steps[n_passed - 1] if n_passed else 0
 
+    def rewind(self, step: int) -> None:
+        """Drop every bin that touches a step after this one, and every later event."""
+        self._size = int(np.searchsorted(self._columns["last"][: self._size], step, side="right"))
+        self._before = None
+        self._set_events(event for event in self.events if event[0] <= step)
+        self.last_step = int(self._columns["last"][self._size - 1]) if self._size else -1
+
     def thinned(self, max_bins: int) -> "History":
         """A copy with at most `max_bins` bins."""
         copy = History(max_bins)
@@ -226,8 +233,8 @@ class History:
 
     def _observe(self, step: int, loss: float, lr: float) -> None:
         if step < self.last_step:
-            self._rewind(step)
-        elif step == self.last_step:
+            self.rewind(step)
+        if step == self.last_step:
             self._forget_last()
         self.last_step = step
         if math.isfinite(loss):
@@ -342,14 +349,6 @@ class History:
         for name, column in merged(c, starts).items():
             self._columns[name][: self._size] = column
         self._before = None
-
-    def _rewind(self, step: int) -> None:
-        self._size = int(np.searchsorted(self._columns["last"][: self._size], step, side="right"))
-        self._before = None
-        self._set_events(event for event in self.events if event[0] <= step)
-        self.last_step = int(self._columns["last"][self._size - 1]) if self._size else -1
-        if self.last_step == step:
-            self._forget_last()
 
     def _forget_last(self) -> None:
         """Undo the latest observation, if it is finite and was not merged with others since."""

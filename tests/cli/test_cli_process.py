@@ -1,10 +1,12 @@
 """The command line as a process of its own: pipes, interrupts and the installed script."""
 
 import os
+import pty
 import signal
 import subprocess
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,23 @@ def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
         assert follower.stderr is not None
         assert b"Traceback" not in follower.stderr.read()
     assert follower.returncode in INTERRUPTED
+
+
+def test_reading_a_large_log_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    rows = [f"step {i}: loss {2.5 + 10 / (i + 20)}\n" for i in range(0, 2_000, 10)]
+    (tmp_path / "large.log").write_text(f"{'x' * 9_999}\n" * 5_500 + "".join(rows))
+    words = [*PYTHON, "forecast", "large.log", "--total-steps", str(TOTAL), "--schedule", SPEC]
+    environment = {**os.environ, **ENVIRONMENT, "TERM": "xterm"}
+    reading, terminal = pty.openpty()
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=terminal, cwd=tmp_path, env=environment
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # at the end of the process, which holds the other end
+        while more := os.read(reading, 4096):
+            shown += more
+    os.close(reading)
+    assert process.wait() == 0
+    assert b"reading large.log (MB)" in shown
+    assert b"/55" in shown

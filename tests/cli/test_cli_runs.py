@@ -116,3 +116,23 @@ def test_logs_that_cannot_be_read_are_left_out_of_an_import(tmp_path: Path) -> N
     assert len(result_of("runs", "list", "--store", store)) == 2
     done = run("runs", "import", pointer, notes, *into)
     assert (done.returncode, "git lfs pull" in done.stderr) == (2, True)
+
+
+def test_all_runs_of_a_log_of_several_are_imported_or_the_one_named(tmp_path: Path) -> None:
+    store = tmp_path / "runs.db"
+    logs = [write_log(tmp_path / f"{i}.csv", level=2.5 + i) for i in range(3)]
+    several = tmp_path / "several.csv"
+    several.write_text("".join(log.read_text() for log in logs))
+    ends = [result_of("replay", log)["outcome"] for log in logs]
+    assert result_of("replay", several)["outcome"] == ends[2]
+    assert result_of("replay", several, "--run", 2)["outcome"] == ends[1]
+    assert result_of("forecast", several, "--run", 1, "--total-steps", TOTAL)["log"] == str(several)
+    for options, expected in ((("--run", 2), ends[1:2]), ((), ends)):
+        done = run("runs", "import", several, "--project", "small", "--store", store, *options)
+        assert done.returncode == 0, done.stderr
+        listed = result_of("runs", "list", "--store", store)
+        assert sorted(each["outcome"] for each in listed) == pytest.approx(expected)
+    names = sorted(each["name"].rpartition("/")[2] for each in listed)
+    assert names == [f"several.csv, run {i}" for i in (1, 2, 3)]
+    done = run("runs", "import", several, "--project", "small", "--store", store, "--run", 4)
+    assert (done.returncode, "has no run 4: it holds 3 runs" in done.stderr) == (2, True)

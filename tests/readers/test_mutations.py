@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.log_files import loss_at
+from support.log_files import loss_at, write_events
 
 from lossforecast.errors import LossForecastError
 from lossforecast.readers import read_log
@@ -46,6 +47,19 @@ LOGS: dict[str, str] = {
     "rows.json": json.dumps(ROWS, indent=1),
     "colons.log": "".join(
         f"Epoch [{i // 10}/3], Step [{i % 10}/10], Loss: {loss_at(i)}\n" for i in range(N)
+    ),
+    "appended.jsonl": "".join(json.dumps(row) + "\n" for row in [*ROWS[:20], *ROWS]),
+    "panel.csv": "Step,a - loss,a - loss__MIN,b - loss,a - lr\n"
+    + "".join(f"{i},{loss_at(i)},{loss_at(i)},3,0.1\n" for i in range(N)),
+    "long.csv": "Run,Run ID,metric,step,timestamp,value\n"
+    + "".join(f"{run},{run}1,loss,{i},17,{loss_at(i)}\n" for run in "ab" for i in range(N)),
+    "train_loss": "".join(f"1795956673809 {loss_at(i)} {i}\n" for i in range(N)),
+    "steps.log": "".join(f"step {i}/90: train loss {loss_at(i)}, lr 1e-3\n" for i in range(N)),
+    "dicts.log": "".join(f"{{'loss': {loss_at(i)}, 'step': {i}}}\n" for i in range(N)),
+    "iterations.log": "".join(
+        f"11/29 17:20:37 - INFO - Iter(train) [{i}/90]  lr: 1e-2  eta: 0:00:00  loss: {loss_at(i)}"
+        "\n11/29 17:20:37 - INFO - Iter(val) [9/9]  val_loss: 3.0\n"
+        for i in range(N)
     ),
     "bars.log": "".join(
         f"{{'loss': '{loss_at(i)}', 'epoch': '{i / 10}'}}\n{i}%|## | {i}/30 [00:10<00:20]\r"
@@ -126,6 +140,56 @@ def test_an_answer_or_an_error(
     path = tmp_path / name
     path.write_bytes(mutated(LOGS[name], source).encode(encoding))
     read(path)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("events")
+    write_events(folder, range(N))
+    return next(folder.iterdir()).read_bytes()
+
+
+@settings(
+    max_examples=MUTATIONS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(source=st.randoms(use_true_random=False))
+def test_event_files(tmp_path: Path, events: bytes, source: random.Random) -> None:
+    data = bytearray(events)
+    for _ in range(source.randint(1, 4)):
+        at, end = sorted(source.randrange(len(data) + 1) for _ in range(2))
+        match source.randrange(4):
+            case 0:
+                del data[at:end]
+            case 1:
+                data[at:at] = data[:end]
+            case 2 if at < len(data):
+                data[at] = source.randrange(256)
+            case _:
+                data[end:] = b""
+    (tmp_path / "a.tfevents").write_bytes(data)
+    read(tmp_path / "a.tfevents")
+
+
+@settings(
+    max_examples=MUTATIONS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(source=st.randoms(use_true_random=False), dvclive=st.booleans())
+def test_folders_of_metrics(tmp_path: Path, source: random.Random, dvclive: bool) -> None:
+    shutil.rmtree(tmp_path / "metrics", ignore_errors=True)
+    (tmp_path / "metrics").mkdir()
+    text = LOGS["train_loss"]
+    if dvclive:
+        text = "step\tloss\n" + "".join(f"{i}\t{loss_at(i)}\n" for i in range(N))
+    for name in ("loss", "lr"):
+        path = tmp_path / "metrics" / (f"{name}.tsv" if dvclive else name)
+        path.write_text(mutated(text, source))
+    read(tmp_path)
 
 
 @pytest.mark.parametrize("name", LOGS)

@@ -60,6 +60,42 @@ def test_memory_does_not_grow_with_the_number_of_points(tmp_path: Path) -> None:
     assert bins.mean[-1] == pytest.approx(loss_at(int(bins.step[-1])), abs=1e-4)
 
 
+def peak_kib(path: Path, n: int) -> int:
+    """The largest memory of a process that reads a log of `n` steps."""
+    script = """
+import resource, sys
+from lossforecast.readers import read_log
+assert read_log(sys.argv[1]).steps_taken == int(sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), str(n)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".log", ".jsonl"])
+def test_forty_times_the_lines_take_no_more_memory(tmp_path: Path, suffix: str) -> None:
+    peaks = []
+    for n in (1_000, 40_000):
+        path = tmp_path / f"{n}{suffix}"
+        with path.open("w") as file:
+            file.write("step,loss,lr,note\n" if suffix == ".csv" else "")
+            for i in range(n):
+                line = {
+                    ".csv": f"{i},{loss_at(i):.6f},0.1,{'x' * 100}",
+                    ".log": f"{'x' * 50}: step {i} | loss {loss_at(i):.6f}\n{'y' * 50}",
+                    ".jsonl": f'{{"step": {i}, "loss": {loss_at(i)}, "note": "{"x" * 100}"}}',
+                }[suffix]
+                file.write(line + "\n")
+        peaks.append(peak_kib(path, n))
+    assert (tmp_path / f"40000{suffix}").stat().st_size > 4e6
+    assert peaks[1] < 1.2 * peaks[0]
+
+
 # ---------------------------------------------------------------------- broken
 
 
@@ -71,7 +107,7 @@ def refused(path: Path, match: str, **options: Any) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "missing.csv", "cannot read .*No such file")
-    refused(tmp_path, "no .tfevents., metrics.csv or trainer_state.json")
+    refused(tmp_path, r"no .tfevents., metrics\.csv, .* or trainer_state\.json")
     write_events(tmp_path / "run-1")
     refused(tmp_path, "there are logs below, name one: run-1")
 
@@ -215,7 +251,7 @@ def test_cells_that_are_no_numbers(tmp_path: Path) -> None:
 def test_several_runs_in_one_file(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     rows = [f"{i},{loss_at(i) + shift},0.1\n" for i in range(STEPS) for shift in (0, 0.5)]
-    runs = [f"{i},{loss_at(i)},0.1\n" for _ in range(30) for i in range(20)]
+    runs = [f"{i + j},{loss_at(i)},0.1\n" for i in range(STEPS) for j in (7, 0)]
     path.write_text("step,train_loss,lr\n" + "".join(runs))
     refused(path, "several runs are mixed up")
     path.write_text("step,train_loss,lr\n" + "".join(rows))

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from support.log_files import STEPS, loss_at, seen, write_events
 
-from lossforecast import LRSchedule
+from lossforecast import ConfigurationError, LRSchedule
 from lossforecast.readers import read_log
 from lossforecast.runs.windows import mean_step
 
@@ -130,6 +130,24 @@ def test_tensorboard(tmp_path: Path) -> None:
         assert list(seen(log)) == list(range(STEPS))
         assert log.history.bins().mean == pytest.approx([loss_at(i) for i in range(STEPS)])
         assert log.notes == ()
+
+
+def test_runs_that_were_begun_in_the_same_folder(tmp_path: Path) -> None:
+    for run, n in enumerate((30, 20, 40, 10, 25, 30)):
+        write_events(tmp_path, range(n), f".{run}")
+    log = read_log(tmp_path)
+    assert (list(seen(log)), log.runs) == (list(range(30)), tuple("123456"))
+    assert list(seen(read_log(tmp_path, run=3))) == list(range(40))
+    with pytest.raises(ConfigurationError, match="has no run 7: it holds 6 runs"):
+        read_log(tmp_path, run=7)
+
+
+def test_event_files_of_one_second_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number, steps in ((9, range(120)), (10, range(100, STEPS))):
+        write_events(tmp_path / "new", steps)
+        (path,) = (tmp_path / "new").iterdir()
+        path.rename(tmp_path / f"events.out.tfevents.1795956673.host.7.{number}")
+    assert list(seen(read_log(tmp_path))) == list(range(STEPS))
 
 
 def test_a_run_that_was_restarted_is_one_run(tmp_path: Path) -> None:

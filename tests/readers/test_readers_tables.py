@@ -73,11 +73,6 @@ def test_a_panel_exported_from_wandb(tmp_path: Path) -> None:
     log = read_log(path)
     assert (log.format, log.column, log.others) == ("W&B CSV", name, ())
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
-    two = path.read_text().replace("__MIN", "").replace("bumbling", "winter", 1)
-    two = two.replace(f'"{name}",', '"winter-1 - train/loss",', 1)
-    path.write_text(two)
-    with pytest.raises(ConfigurationError, match="holds 2 runs: name one with --column"):
-        read_log(path)
 
 
 def test_a_history_downloaded_from_wandb(tmp_path: Path) -> None:
@@ -107,7 +102,18 @@ def test_steps_that_are_numbered_from_1(tmp_path: Path) -> None:
     assert log.steps_taken == STEPS
     assert log.plan(STEPS).total_steps == STEPS
     assert any("assuming that steps are numbered from 1" in note for note in log.notes)
-    assert read_log(path).steps_taken == STEPS + 1  # nothing tells
+    assert read_log(path).steps_taken == STEPS
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken"),
+    [((1, 2, 3), 3), ((10, 20, 30), 30), ((0, 10, 20), 21), ((9, 19, 29), 30), ((7, 8, 9), 10)],
+)
+def test_the_first_steps_tell_from_where_they_are_numbered(
+    tmp_path: Path, steps: tuple[int, ...], taken: int
+) -> None:
+    path = write_csv(tmp_path / "log.csv", "step,train_loss", [[i, loss_at(i)] for i in steps])
+    assert read_log(path).steps_taken == taken
 
 
 def test_a_run_that_is_nan_to_its_end_has_come_to_it(tmp_path: Path) -> None:
@@ -210,3 +216,38 @@ def test_the_plan_of_a_run_in_progress(tmp_path: Path) -> None:
     np.testing.assert_allclose(plan.lr(np.arange(1, STEPS + 1)), cosine.lr(np.arange(1, STEPS + 1)))
     assert log.plan().total_steps == 80
     assert log.plan().caveats == frozenset()
+
+
+# ------------------------------------------------------------- tables of other programs
+
+
+def test_a_download_from_tensorboard_is_named_after_its_tag(tmp_path: Path) -> None:
+    rows = [[1.7e9 + i, 10 * i, loss_at(i)] for i in range(50)]
+    for name, column in (("run-a_b-tag-train_loss.csv", "train_loss"), ("loss.csv", "loss")):
+        path = write_csv(tmp_path / name, "Wall time,Step,Value", rows)
+        log = read_log(path, column=column)
+        assert (log.format, log.column) == ("TensorBoard CSV", column)
+        assert seen(log) == {10 * i: loss_at(i) for i in range(50)}
+    assert read_log(tmp_path / "run-a_b-tag-train_loss.csv").column == "train_loss"
+
+
+def test_the_table_of_a_notebook_has_cells_without_a_log(tmp_path: Path) -> None:
+    lines = [f"{500 * i}\t{loss_at(i)}\t{'No log' if i % 2 else 2.5}" for i in range(1, 20)]
+    path = tmp_path / "table.txt"
+    path.write_text("Step\tTraining Loss\tValidation Loss\n" + "\n".join(lines) + "\n")
+    assert seen(read_log(path)) == {500 * i: loss_at(i) for i in range(1, 20)}
+    assert list(seen(read_log(path, metric="val"))) == list(range(1_000, 10_000, 1_000))
+
+
+def test_decimal_commas_between_semicolons(tmp_path: Path) -> None:
+    lines = [f"{i};{loss_at(i)}".replace(".", ",") for i in range(50)]
+    (tmp_path / "a.csv").write_text("step;loss\n" + "\n".join(lines) + "\n")
+    assert seen(read_log(tmp_path / "a.csv")) == {i: loss_at(i) for i in range(50)}
+
+
+@pytest.mark.parametrize("column", ["time/batch", "charts/global_step", "progress/step"])
+def test_a_counter_may_have_a_prefix(tmp_path: Path, column: str) -> None:
+    rows = [[i // 20, 10 * i, loss_at(i), 64.0] for i in range(60)]
+    log = read_log(write_csv(tmp_path / "a.csv", f"epoch,{column},loss,loss_scale", rows))
+    assert (list(seen(log)), log.notes) == (list(range(0, 600, 10)), ())
+    assert (log.column, log.others) == ("loss", ()), "a scale of the loss is none"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.log_files import loss_at
+from support.log_files import loss_at, seen
 
 from lossforecast import ConfigurationError
 from lossforecast.readers import read_log
@@ -357,6 +357,21 @@ def test_what_the_trainer_prints(tmp_path: Path, bars: str) -> None:
     validation = read_log(tmp_path / "train.log", metric="val")
     assert validation.column == "eval_loss"
     assert validation.history.bins().last.tolist() == [100 * unit * i for i in range(1, 5)]
+
+
+def test_batches_of_validation_are_no_steps(tmp_path: Path) -> None:
+    """Lines of mmengine's text log, counted in iterations."""
+    lines = []
+    for i in range(10, 161, 10):
+        lines.append(f"Iter(train) [{i:3}/160]  lr: 5.2e-03  eta: 0:00:00  loss: {loss_at(i - 1)}")
+        if i % 40 == 0:
+            lines.append("Iter(val) [20/40]    eta: 0:00:00  time: 0.0003  data_time: 0.0001")
+            lines.append("Iter(val) [40/40]    acc: 1.0000  val_loss: 2.0000  time: 0.0003")
+    (tmp_path / "a.log").write_text("".join(f"11/29 17:16:28 - INFO - {x}\n" for x in lines))
+    log = read_log(tmp_path / "a.log")
+    assert (log.total_steps, log.steps_taken, log.rate_column) == (160, 160, "lr")
+    assert seen(log) == {i: loss_at(i) for i in range(9, 160, 10)}
+    assert list(seen(read_log(tmp_path / "a.log", metric="val"))) == [40, 80, 120, 160]
 
 
 def test_fairseq_summaries_are_apart(tmp_path: Path) -> None:

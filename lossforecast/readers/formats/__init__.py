@@ -2,6 +2,7 @@
 
 from lossforecast.readers.formats.json_document import JsonDocument
 from lossforecast.readers.formats.json_lines import JsonLines
+from lossforecast.readers.formats.long_table import LongTable
 from lossforecast.readers.formats.metric_files import MetricFiles
 from lossforecast.readers.formats.table import Table
 from lossforecast.readers.formats.tensorboard import TensorBoardEvents
@@ -13,6 +14,7 @@ __all__ = ["FORMATS"]
 
 FORMATS: tuple[LogFormat, ...] = (
     TensorBoardEvents(),
+    LongTable(),
     Table(),
     JsonLines(),
     TrainerState(),

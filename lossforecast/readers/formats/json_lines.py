@@ -20,6 +20,7 @@ class JsonLines(LogFormat):
     """One object on each line; its columns may differ from line to line."""
 
     description = "JSON lines"
+    file_names = ("trainer_log.jsonl", "scalars.json")
 
     def matches(self, start: FileStart) -> bool:
         """True if the first line is an object, unless it is the only one and holds columns."""

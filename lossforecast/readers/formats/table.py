@@ -6,18 +6,19 @@ from pathlib import Path
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_loss
+from lossforecast.readers.columns import is_loss, run_of
 from lossforecast.readers.phrases import phrases
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import open_text, whole_lines
 
-__all__ = ["Table"]
+__all__ = ["Table", "header_of", "rows_of"]
 
 _DELIMITERS = ",;\t"
 _SUFFIXES = (".csv", ".tsv")
 _WANDB_COLUMNS = {"_runtime", "_timestamp"}
 _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
+_TENSORBOARD_COLUMNS = ["wall time", "step", "value"]  # of a download, named after its run and tag
 _MAX_HEADER = 1_000_000  # characters
 _MAX_CHARACTERS = 4000  # of a first line, by which it is taken for text
 
@@ -26,7 +27,7 @@ class Table(LogFormat):
     """Comma, semicolon or tab separated values under a header line."""
 
     description = "CSV with a header line (Lightning's metrics.csv, exports of W&B, any other)"
-    file_names = ("metrics.csv",)
+    file_names = ("metrics.csv", "results.csv")
 
     def matches(self, start: FileStart) -> bool:
         """True if the first line names two columns or more, and the next ones hold numbers.
@@ -36,7 +37,7 @@ class Table(LogFormat):
         lines = start.text.splitlines()
         if start.text.lstrip().startswith(("{", "[")) or not lines:
             return False
-        header, delimiter = _header(lines[0])
+        header, delimiter = header_of(lines[0])
         if len(header) < 2 or any(number_in(name) is not None for name in header):
             return False
         if _is_row_of_text(lines[0]):
@@ -53,8 +54,11 @@ class Table(LogFormat):
                 line = file.readline(_MAX_HEADER)
         except UnicodeError as error:
             raise ConfigurationError(f"{path}, in its first line: {error}") from error
-        header, delimiter = _header(line)
-        rows = partial(_rows, header=header, delimiter=delimiter)
+        header, delimiter = header_of(line)
+        of_tensorboard = [name.lower() for name in header] == _TENSORBOARD_COLUMNS
+        if of_tensorboard:
+            header[-1] = path.stem.rpartition("tag-")[2]
+        rows = partial(rows_of, header=header, delimiter=delimiter)
         reader = partial(points_of_rows, rows=rows, step_column=step_column)
         source = Source(path, "CSV", reader)
         if _WANDB_COLUMNS & set(header) or any(name.endswith("__MIN") for name in header):
@@ -67,7 +71,10 @@ class Table(LogFormat):
                 )
         elif path.name == "metrics.csv" and {"epoch", "step"} <= set(header):
             source.format, source.maybe_lightning = "Lightning metrics.csv", True
+        elif of_tensorboard:
+            source.format = "TensorBoard CSV"
         source.columns = dict.fromkeys(_values(header), -1)
+        source.runs_have_names = len({run_of(name) for name in header if is_loss(name)} - {""}) > 1
         return source
 
 
@@ -92,13 +99,18 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _header(line: str) -> tuple[list[str], str]:
+def header_of(line: str) -> tuple[list[str], str]:
     """The names of the columns, and the delimiter: the commonest of the candidates."""
     delimiter = max(_DELIMITERS, key=line.count)
     return [name.strip() for name in _cells(line, delimiter)], delimiter
 
 
-def _rows(source: Source, *, header: list[str], delimiter: str) -> Rows:
+def rows_of(source: Source, *, header: list[str], delimiter: str) -> Rows:
+    """The rows under a header, without those that repeat it.
+
+    Raises:
+        ConfigurationError: a row has another number of cells, or is not in UTF-8.
+    """
     path = source.path
     kept = [(i, name) for i, name in enumerate(header) if not name.endswith(_WANDB_EXTREMES)]
     with open_text(path) as file:
@@ -108,6 +120,8 @@ def _rows(source: Source, *, header: list[str], delimiter: str) -> Rows:
             for row in rows:
                 if not any(cell.strip() for cell in row):
                     continue
+                if delimiter == ";":  # where numbers have a decimal comma
+                    row = [cell.replace(",", ".") for cell in row]
                 where = f"{path}, line {rows.line_num}"
                 if len(row) != len(header):
                     raise ConfigurationError(

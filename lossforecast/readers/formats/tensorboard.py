@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
@@ -14,6 +15,7 @@ __all__ = ["TensorBoardEvents"]
 _FILES = "*tfevents*"
 _FIRST_EVENT = b"brain.Event:"  # in the first bytes: the version of the format
 _FRAME_BYTES = 16  # of a record, in addition to its content: the length and two checksums
+_BYTES_PER_REPORT = 1_000_000  # of the progress of reading
 _MAX_CHECKED_BYTES = 512  # largest content of a record whose checksum is compared
 
 
@@ -34,7 +36,7 @@ class TensorBoardEvents(LogFormat):
             raise ConfigurationError(
                 'event files need TensorBoard: pip install "lossforecast[tensorboard]"'
             )
-        files = sorted(path.glob(_FILES)) if path.is_dir() else [path]
+        files = sorted(path.glob(_FILES), key=_age) if path.is_dir() else [path]
         reader = partial(_points, files=files)
         source = Source(path, "TensorBoard events", reader, maybe_lightning=True)
         if len(files) > 1:
@@ -51,6 +53,11 @@ class TensorBoardEvents(LogFormat):
         return sorted(str(path) for path in folders if path.parts)
 
 
+def _age(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts files by the numbers in their names: the time, the process, a count."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.name.split(".")]
+
+
 def _points(source: Source, wanted: Wanted, *, files: Sequence[Path]) -> Points:
     """The points of every file that can be read.
 
@@ -58,9 +65,23 @@ def _points(source: Source, wanted: Wanted, *, files: Sequence[Path]) -> Points:
         ConfigurationError: no file can be read.
     """
     errors: list[ConfigurationError] = []
+    first, last = -1, dict[str, int]()  # step of the first value of a run, of the last by its tag
     for path in files:
+        begun = False  # another run, in this file
         try:
-            yield from _points_of_file(source, path, wanted)
+            for tag, step, value in _values(source, path):
+                if not begun and step < last.get(tag, -1) and step <= first:
+                    if not source.begin_run():
+                        return
+                    last.clear()
+                    begun = True
+                first = first if last else step
+                last[tag] = step
+                if source.skips:
+                    continue
+                source.columns[tag] = step
+                if wanted(tag) and (number := _number(value)) is not None:
+                    yield tag, step, number
         except ConfigurationError as error:
             errors.append(error)
         except OSError as error:
@@ -70,32 +91,29 @@ def _points(source: Source, wanted: Wanted, *, files: Sequence[Path]) -> Points:
     source.notes.extend(f"left out: {error}" for error in errors)
 
 
-def _points_of_file(source: Source, path: Path, wanted: Wanted) -> Points:
+def _values(source: Source, path: Path) -> Iterator[tuple[str, int, Any]]:
+    """The tags, steps and values of a file.
+
+    Raises:
+        ConfigurationError: the file is damaged, or none of events.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
 
-    bytes_read, n_events = 0, 0
+    bytes_read, n_events, reported = 0, 0, 0
     for record in _records(path):
         bytes_read += len(record) + _FRAME_BYTES
         n_events += 1
+        if source.on_read is not None and bytes_read - reported > _BYTES_PER_REPORT:
+            source.on_read(bytes_read - reported)
+            reported = bytes_read
         try:
             event = Event.FromString(record)
         except DecodeError as error:
             raise ConfigurationError(f"{path} is damaged at event {n_events}: {error}") from error
         for value in event.summary.value:
-            content = value.WhichOneof("value")
-            if content not in ("simple_value", "tensor"):
-                continue
-            source.columns[value.tag] = event.step
-            if not wanted(value.tag):
-                continue
-            if content == "simple_value":
-                yield value.tag, event.step, value.simple_value
-                continue
-            tensor = make_ndarray(value.tensor)
-            if tensor.size == 1 and tensor.dtype.kind in "iuf":  # a number, not text
-                yield value.tag, event.step, float(tensor.item())
+            if value.WhichOneof("value") in ("simple_value", "tensor"):
+                yield value.tag, event.step, value
     size = path.stat().st_size
     if size == 0:
         raise NothingLoggedError(f"{path} is empty: nothing was logged, or not flushed yet")
@@ -108,6 +126,16 @@ def _points_of_file(source: Source, path: Path, wanted: Wanted) -> Points:
             f"{path.name} is cut off or damaged after {n_events} events: the last {left} bytes "
             "are not read"
         )
+
+
+def _number(value: Any) -> float | None:
+    """The number in a value; None if it holds text or an array."""
+    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
+
+    if value.WhichOneof("value") == "simple_value":
+        return float(value.simple_value)
+    tensor = make_ndarray(value.tensor)
+    return float(tensor.item()) if tensor.size == 1 and tensor.dtype.kind in "iuf" else None
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -104,7 +104,7 @@ def _rows(source: Source) -> Iterator[_Line]:
     """
     epoch: dict[str, str] = {}
     header: dict[str, str] = {}  # the step in a line above
-    any_counter = False
+    any_counter, length = False, ""  # the total of the iterations of training
     for where, line in _lines(source):
         values: dict[str, str] = {}
         counted: dict[str, str] = {}
@@ -119,6 +119,11 @@ def _rows(source: Source) -> Iterator[_Line]:
         losses = [name for name in values if is_loss(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
         unnamed = "" in counted
+        total = counted.get("iter" + TOTAL, length)
+        if losses and not of_validation:
+            length = total
+        elif length and total != length:  # a number of batches of validation
+            counted = {name: counted[name] for name in counted if not name.startswith("iter")}
         counted = _with_step(counted, of_validation)
         match = _BAR.search(line)
         bar = (int(match[1]), int(match[2])) if match else None

@@ -1,0 +1,59 @@
+"""Tables with a row for each value: the metrics that MLflow's page downloads."""
+
+from functools import partial
+from pathlib import Path
+
+from lossforecast.readers.cells import step_in, value_in
+from lossforecast.readers.columns import in_run
+from lossforecast.readers.formats.table import header_of, rows_of
+from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
+from lossforecast.readers.text import open_text
+
+__all__ = ["LongTable"]
+
+_NAMES = ("metric", "key", "name", "tag")
+_RUNS = ("run", "group", "run_id", "run id", "run_name")
+_IDS = ("run id", "run_id")
+
+
+class LongTable(LogFormat):
+    """A header with `metric`, `step` and `value` (or `key`, ...), perhaps of several runs."""
+
+    description = "CSV of one value a row (downloads of MLflow)"
+
+    def matches(self, start: FileStart) -> bool:
+        """True if the first line names a metric, a step and a value."""
+        header = {name.lower() for name in header_of(start.first_line)[0]}
+        return {"step", "value"} <= header and not header.isdisjoint(_NAMES)
+
+    def open(self, path: Path, step_column: str | None) -> Source:
+        """Read the header; the columns become known only while the file is read."""
+        with open_text(path) as file:
+            header, delimiter = header_of(file.readline())
+        reader = partial(_points, header=header, delimiter=delimiter, step_column=step_column)
+        return Source(path, "CSV of metrics", reader, runs_have_names=True)
+
+
+def _points(
+    source: Source, wanted: Wanted, *, header: list[str], delimiter: str, step_column: str | None
+) -> Points:
+    columns = {name.lower(): name for name in reversed(header)}
+    name_column = next(columns[name] for name in _NAMES if name in columns)
+    run_column = next((columns[name] for name in _RUNS if name in columns), None)
+    id_column = next((columns[name] for name in _IDS if name in columns), run_column or "")
+    step, value = step_column or columns["step"], columns["value"]
+    runs: dict[str, str] = {}  # their names by their ids
+    for where, row in rows_of(source, header=header, delimiter=delimiter):
+        name = str(row[name_column]).strip()
+        if run_column is not None:
+            key, run = str(row[id_column]), str(row[run_column])
+            if key not in runs:
+                runs[key] = f"{run} ({key})" if run in runs.values() else run
+            name = in_run(runs[key], name)
+        at = step_in(row.get(step), where, step)
+        if at is None:
+            continue
+        source.columns[name] = at
+        number = value_in(row[value], where, value) if wanted(name) else None
+        if number is not None:
+            yield name, at, number
