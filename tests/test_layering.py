@@ -27,11 +27,13 @@ PACKAGES = (
     "runs",
     "prior",
     "posterior",
+    "estimate",
+    "display",
+    "plot",
     "forecast",
     "advice",
     "policies",
     "forecaster",
-    "plot",
     "store",
     "readers",
     "backtest",
@@ -64,6 +66,7 @@ LIBRARIES = {"numpy", "scipy"}
 """What the core may import besides the standard library and itself."""
 
 LAZY = {
+    "forecast": {"matplotlib"},
     "plot": {"matplotlib"},
     "backtest.plot": {"matplotlib"},
     "backtest.rules": {"optuna"},
