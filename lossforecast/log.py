@@ -12,11 +12,24 @@ from typing import Any, Final
 from lossforecast.printable import printable
 from lossforecast.signals import contained
 
-__all__ = ["logger"]
+__all__ = ["logger", "notice"]
 
 _NAME = "lossforecast"
 
 logger: Final = logging.getLogger(_NAME)
+
+
+def notice(message: str) -> None:
+    """Tell the user something that is no warning, which Python's logging would not show by default.
+
+    It is a line on stderr where logging is not configured, and a record of level INFO where it is.
+    """
+    silenced = max(logger.level, logger.manager.disable) > logging.INFO
+    if logging.lastResort is None or sys.stderr is None or silenced or _is_configured():
+        logger.info("%s", message)
+        return
+    with contained():  # stderr may be closed
+        print(f"{_NAME}: {printable(message)}", file=sys.stderr)  # noqa: T201
 
 
 class _ConsoleHandler(logging.Handler):

@@ -128,7 +128,9 @@ def test_the_code_runs_and_prints_what_is_shown(
     if not to_run:
         return
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOSSFORECAST_STORE", str(tmp_path / "users.db"))
+    monkeypatch.delenv("LOSSFORECAST_STORE", raising=False)
+    for folder_of_users in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(folder_of_users, str(tmp_path / "users"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("MPLBACKEND", "agg")
     variables: dict[str, Any] = {"__name__": "__main__", **setup_of(readme, tmp_path)}
