@@ -50,6 +50,7 @@ CALLBACK_PACKAGES = (
     "probe",
     "monitor",
     "tensorboard",
+    "trackers",
     "pipeline",
     "torch",
     "lightning",
@@ -97,28 +98,36 @@ LAZY = {
 FRAMEWORKS = {
     "lightning",
     "matplotlib",
+    "mlflow",
     "optuna",
     "pytorch_lightning",
     "ray",
     "rich",
     "tensorboard",
     "torch",
+    "trackio",
     "transformers",
     "typer",
+    "wandb",
 }
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
 SLOW = pytest.mark.slow
-ADAPTERS = {
+ADAPTERS: dict[str, set[str]] = {
     "AnnealingProbe": {"torch"},
+    "CSVSink": set(),
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},
     # its metrics load transformers where that is installed, its progress bars rich
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
+    "MLflowSink": set(),
     "SteerableLR": {"torch"},
+    "TensorBoardSink": set(),
     "TorchLossForecast": {"torch"},
+    "TrackioSink": set(),
     "TransformersLossForecast": {"torch", "transformers"},
+    "WandbSink": set(),
     "schedule_from_torch": {"torch"},
 }
 """The frameworks that naming an adapter may load."""

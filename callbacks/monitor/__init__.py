@@ -3,12 +3,13 @@
 from lossforecast.callbacks.monitor.guard import clean_up, guarded, state_errors, switch_off
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.trail import FAN, Trail, fan, short
-from lossforecast.callbacks.monitor.update import Sink, Update, listed_sinks
+from lossforecast.callbacks.monitor.update import Sink, Tenths, Update, listed_sinks
 
 __all__ = [
     "FAN",
     "RunMonitor",
     "Sink",
+    "Tenths",
     "Trail",
     "Update",
     "adopt_plan",
