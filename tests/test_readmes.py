@@ -20,6 +20,7 @@ import itertools
 import logging
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,17 +105,21 @@ def setup_of(readme: Path, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def bare_console() -> Iterator[Callable[[], str]]:
-    """Collects what is printed, and what the package logs to a console nobody has set up."""
-    out = io.StringIO()
-    handler = logging.StreamHandler(out)
-    handler.setLevel(logging.WARNING)
+    """Collects what is printed, and what the package tells a console nobody has set up."""
+    out, errors = io.StringIO(), sys.stderr
     logger = logging.getLogger("lossforecast")
-    logger.addHandler(handler)
+
+    class Console(io.TextIOBase):
+        def write(self, text: str) -> int:
+            ours = "lossforecast" in sys._getframe(1).f_globals["__name__"]
+            return (out if ours else errors).write(text)
+
+    logger.propagate = False  # pytest has a handler above
     try:
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Console()):
             yield out.getvalue
     finally:
-        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 @pytest.mark.filterwarnings("default")

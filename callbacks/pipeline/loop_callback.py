@@ -10,10 +10,11 @@ from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.monitor import clean_up, guarded
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.settings import Settings
+from lossforecast.display import brief, encodable
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger, notice
-from lossforecast.policies import Recommendation
+from lossforecast.policies import Action, Recommendation
 
 __all__ = ["LoopCallback"]
 
@@ -54,6 +55,19 @@ class LoopCallback:
     def recommendation(self) -> Recommendation | None:
         """The latest recommendation; None before the first and outside process 0."""
         return self._pipeline.monitor.recommendation if self._pipeline else None
+
+    @property
+    def postfix(self) -> str:
+        """The latest forecast in a few characters, such as ``→0.61±0.02``, for a progress bar.
+
+        The number after ± is half the width of the 80% interval. It is ``→0.61?`` while there is no
+        advice yet, and empty without a forecast. ``bar.set_postfix_str(monitor.postfix)`` shows it.
+        """
+        forecast, advice = self.forecast, self.recommendation
+        if forecast is None:
+            return ""
+        sure = advice is None or advice.action is not Action.ABSTAIN
+        return encodable(brief(forecast.estimate, sure=sure))
 
     def event(self, name: str) -> None:
         """Mark a change of data, augmentation, sequence length or batch size at the present step.
