@@ -14,6 +14,7 @@ CORE = ROOT / "lossforecast"
 CALLBACKS = ROOT / "callbacks"
 
 PACKAGES = (
+    "version",
     "printable",
     "errors",
     "status",
@@ -44,6 +45,7 @@ PACKAGES = (
 """The packages (and single modules) of the core; each imports only those named before it."""
 
 CALLBACK_PACKAGES = (
+    "version",
     "capture",
     "distributed",
     "lr_schedulers",
@@ -84,6 +86,7 @@ LAZY = {
     "cli.score_tables": {"rich"},
     "cli.sweep_tables": {"rich"},
     "cli.tables": {"rich"},
+    "cli.watch": {"rich", "typer"},
     "cli.what_if": {"rich", "typer"},
     "readers.formats.tensorboard": {"google", "tensorboard"},
     "store.address": {"sqlalchemy"},

@@ -15,7 +15,7 @@ from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
-from lossforecast.policies import Recommendation
+from lossforecast.policies import Policy, Recommendation
 from lossforecast.readers import Log, find_log
 from lossforecast.runs import observed, outcome_of
 
@@ -45,9 +45,13 @@ class LiveForecast:
 
     @classmethod
     def from_log(
-        cls, path: Path, options: LogOptions, target: float | None = None
+        cls,
+        path: Path,
+        options: LogOptions,
+        target: float | None = None,
+        policy: Policy | None = None,
     ) -> "LiveForecast":
-        """Read a log as it is now, and forecast.
+        """Read a log as it is now, and forecast; `policy` as in `Forecaster.recommend`.
 
         Raises:
             ConfigurationError: the log cannot be read, or the length of the run is unknown.
@@ -67,7 +71,7 @@ class LiveForecast:
             log=log,
             forecaster=forecaster,
             forecast=forecast,
-            advice=forecaster.recommend(target),
+            advice=forecaster.recommend(target, policy),
             target=target,
         )
 
