@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_watch"]
 
-_HEADINGS = ("done", "losses", "now", "forecast", "80% interval", "advice")
+_HEADINGS = ("run", "done", "losses", "now", "forecast", "80% interval", "advice")
 _LINES_AROUND_ROWS = 5  # title, headings, rule and prompt
+_MIN_ADVICE = 16  # characters of the advice that are always shown
+_MIN_NAME = 12  # of a name
 _NOTIFY_TIMEOUT_S = 60.0
 
 
@@ -143,6 +145,8 @@ class Page:
 
     def _table(self, runs: Sequence[WatchedRun], room: int) -> "Table":
         """The runs by name; if there is not room for all, those that were written last."""
+        from rich.text import Text
+
         shown = list(runs)
         if len(shown) > max(room, 1):
             latest = sorted(shown, key=lambda run: run.quiet_s)[: max(room, 1)]
@@ -152,12 +156,36 @@ class Page:
             title += f", the {len(shown)} written last"
         if not runs:
             title += ": no log found yet"
-        table = empty_table(title, "run", _HEADINGS)
-        table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
-        table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
-        for run in shown:
-            table.add_row(*run.row(ascii_only=self._ascii_only))
+        rows = [_HEADINGS, *(run.row(ascii_only=self._ascii_only) for run in shown)]
+        if self._live is not None:
+            rows = _fitted(rows, self._out.width)
+        table = empty_table(title, rows[0][0], rows[0][1:])
+        table.columns[-1].justify, table.columns[-1].no_wrap = "left", self._live is not None
+        for row in rows[1:]:
+            table.add_row(*map(Text, row))  # names are no markup
         return table
+
+
+def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
+    """The rows, headings first, so that each fits into one line of a terminal.
+
+    Long names lose their beginning. If need be, there are no losses; then the last cells are cut.
+    """
+    longest = max(width // 4, _MIN_NAME)
+    rows = [
+        [row[0] if len(row[0]) <= longest else f"...{row[0][3 - longest :]}", *row[1:]]
+        for row in rows
+    ]
+
+    def room(rows: Sequence[Sequence[str]]) -> int:
+        columns = list(zip(*rows, strict=True))[:-1]
+        return width - 2 - sum(max(map(len, column)) + 2 for column in columns)
+
+    if room(rows) < _MIN_ADVICE:
+        rows = [[*row[:2], *row[4:]] for row in rows]
+    left = max(room(rows), _MIN_ADVICE)
+    cut = [row[-1] if len(row[-1]) <= left else f"{row[-1][: left - 3]}..." for row in rows]
+    return [[*row[:-1], last] for row, last in zip(rows, cut, strict=True)]
 
 
 class Alarms:

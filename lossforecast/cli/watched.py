@@ -5,16 +5,17 @@ import io
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from lossforecast.cli.live import LiveForecast, file_sizes
 from lossforecast.cli.options import LogOptions
-from lossforecast.cli.tables import escaped, interval80, number
+from lossforecast.cli.tables import interval80, number
 from lossforecast.errors import ConfigurationError, LossForecastError
 from lossforecast.policies import Action, Reason, target_miss
+from lossforecast.printable import printable
 from lossforecast.readers import FORMATS, find_log
 from lossforecast.runs import outcome_of
 
@@ -41,6 +42,8 @@ class WatchedRun:
     problem: str = ""
     is_guess: bool = False
     """True if only the suffix of the file tells that it may be a log."""
+    says_length: bool = True
+    """Whether the log itself says how long the run is."""
     misses: int = 0
     """Readings in a row at which the target was out of reach."""
 
@@ -65,17 +68,17 @@ class WatchedRun:
         """The cells of a table: name, progress, losses, latest loss, forecast, interval, advice."""
         live = self.live
         if live is None:
-            return [escaped(self.name), "", "", "", "", "", escaped(self.problem)]
+            return [printable(self.name), "", "", "", "", "", printable(self.problem)]
         bins, total = live.log.history.bins(), live.forecaster.total_steps
         finite = bins.mean[np.isfinite(bins.mean)]
         return [
-            escaped(self.name),
+            printable(self.name),
             f"{min(live.log.steps_taken / total, 1):.0%} of {total:,}",
             _spark(finite, _ASCII_BLOCKS if ascii_only else _BLOCKS),
             number(float(finite[-1])) if finite.size else "-",
             number(live.forecast.median),
             interval80(live.forecast),
-            escaped(self._advice(live)),
+            printable(self._advice(live)),
         ]
 
     def line(self) -> str:
@@ -99,9 +102,9 @@ class WatchedRun:
             said = f"{live.advice.action}: {live.advice.reason}".replace("_", " ")
         if live.target is not None and live.advice.action is not Action.STOP:
             chance = live.forecast.prob_below(live.target)
-            said += f", {chance:.0%} to end below {live.target:g}"
+            said += f", {chance:.0%} below {live.target:g}"
         if self.quiet_s >= QUIET_S:
-            said += f"; quiet for {self.quiet_s / 60:,.0f} min"
+            said += f"; quiet {self.quiet_s / 60:,.0f} min"
         return said
 
 
@@ -143,14 +146,26 @@ class Watched:
     def _forecast(self, run: WatchedRun) -> None:
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # notes of the reader
-                run.live = LiveForecast.from_log(
-                    run.path, self._options, self._target, policy=target_miss(checks=1)
-                )
+                run.live = self._live(run)
         except (LossForecastError, OSError) as error:
             run.problem = " ".join(str(error).split())
             return
         missed = run.live.advice.reason is Reason.TARGET_MISS
         run.misses = run.misses + 1 if missed else 0
+
+    def _live(self, run: WatchedRun) -> LiveForecast:
+        """Forecast; the length given is that of the runs whose logs do not say theirs."""
+        given = self._options
+        if run.says_length and given.total_steps is not None:
+            try:
+                return self._from_log(run.path, replace(given, total_steps=None))
+            except ConfigurationError:
+                run.says_length = False
+        return self._from_log(run.path, given)
+
+    def _from_log(self, path: Path, options: LogOptions) -> LiveForecast:
+        policy = target_miss(checks=1)
+        return LiveForecast.from_log(path, options, self._target, policy=policy)
 
 
 def logs_of(place: Path) -> Iterator[tuple[Path, bool]]:

@@ -46,10 +46,12 @@ def test_every_run_below_a_folder_has_a_row(tmp_path: Path) -> None:
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[4:] if line.strip()}
     assert list(rows) == ["plain/done.csv", "trainer", "version_0", "version_1"]
     number = r"\d\.\d+"
-    for name, percent in (("version_0", 50), ("version_1", 75)):
-        shape = (
-            rf"{name} +{percent}% of 2,000 +[▁-█]{{16}} +{number} +{number} +{number} to {number}"
-        )
+    for name, done_so_far in (
+        ("version_0", "50% of 2,000"),
+        ("version_1", "75% of 2,000"),
+        ("trainer", "50% of 400"),  # as its log says
+    ):
+        shape = rf"{name} +{done_so_far} +[▁-█]{{16}} +{number} +{number} +{number} to {number}"
         assert re.search(shape, rows[name]), rows[name]
     assert re.search(r"finished at \d\.\d+$", rows["plain/done.csv"].rstrip())
 
@@ -80,6 +82,14 @@ def test_a_folder_may_still_be_empty_but_must_be_there(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_read_has_its_reason(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,val_loss\n")
     assert "metrics.csv" in run("watch", tmp_path, "--once").stdout
+
+
+def test_a_name_is_neither_markup_nor_a_command_for_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "[red]a[").mkdir()
+    write_log(tmp_path / "[red]a[/b]\x1b[2J.csv", 1_000)
+    done = run("watch", tmp_path, "--once", *OPTIONS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"[red]a[/b]\x1b[2J.csv" in done.stdout
 
 
 def test_without_arrows_and_blocks_the_page_is_ascii(tmp_path: Path) -> None:
@@ -114,7 +124,7 @@ def test_a_run_that_broke_long_ago_is_shown_and_not_told(tmp_path: Path) -> None
     log = write_broken_log(tmp_path / "broken.csv", 1_010, 1_490)
     os.utime(log, (0, 0))
     done = run("watch", tmp_path, "--once", *OPTIONS, "--notify", NOTIFY, cwd=tmp_path)
-    assert "stop: non finite; quiet for" in done.stdout
+    assert "stop: non finite; quiet" in done.stdout
     assert told(tmp_path) == []
 
 
@@ -197,6 +207,20 @@ def test_the_page_on_a_terminal_ends_cleanly(
     assert "Traceback" not in shown
     assert "40 runs, the 19 written last" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_a_narrow_terminal_has_whole_numbers_in_one_line_a_run(
+    tmp_path: Path, terminal: Callable[..., tuple[str, int]]
+) -> None:
+    for name in ("first", "second"):
+        write_log(tmp_path / f"a rather long name of the {name} run.csv", 1_000)
+    shown, _ = terminal("go on", COLUMNS="80")
+    plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+    rows = [line.rstrip() for line in re.split(r"[\r\n]+", plain) if "50%" in line]
+    assert len(rows) >= 2
+    for row in rows:
+        assert len(row) <= 80
+        assert re.search(r"50% of 2,000 +\d\.\d+ +\d\.\d+ to \d\.\d+ +go on", row)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
