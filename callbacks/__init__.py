@@ -13,29 +13,41 @@ if TYPE_CHECKING:
     from lossforecast.callbacks.probe import AnnealingProbe
     from lossforecast.callbacks.sweeps.optuna import ForecastPruner
     from lossforecast.callbacks.sweeps.ray import ForecastScheduler, ForecastStopper
+    from lossforecast.callbacks.tensorboard import TensorBoardSink
     from lossforecast.callbacks.torch import TorchLossForecast
+    from lossforecast.callbacks.trackers import CSVSink, MLflowSink, TrackioSink, WandbSink
 
 __all__ = [
     "AnnealingProbe",
+    "CSVSink",
     "ForecastPruner",
     "ForecastScheduler",
     "ForecastStopper",
     "LightningLossForecast",
+    "MLflowSink",
     "SteerableLR",
+    "TensorBoardSink",
     "TorchLossForecast",
+    "TrackioSink",
     "TransformersLossForecast",
+    "WandbSink",
     "schedule_from_torch",
 ]
 
 _HOME = {
     "AnnealingProbe": "lossforecast.callbacks.probe",
+    "CSVSink": "lossforecast.callbacks.trackers",
     "ForecastPruner": "lossforecast.callbacks.sweeps.optuna",
     "ForecastScheduler": "lossforecast.callbacks.sweeps.ray",
     "ForecastStopper": "lossforecast.callbacks.sweeps.ray",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
+    "MLflowSink": "lossforecast.callbacks.trackers",
     "SteerableLR": "lossforecast.callbacks.lr_schedulers",
+    "TensorBoardSink": "lossforecast.callbacks.tensorboard",
     "TorchLossForecast": "lossforecast.callbacks.torch",
+    "TrackioSink": "lossforecast.callbacks.trackers",
     "TransformersLossForecast": "lossforecast.callbacks.huggingface",
+    "WandbSink": "lossforecast.callbacks.trackers",
     "schedule_from_torch": "lossforecast.callbacks.lr_schedulers",
 }
 """Package of each adapter."""
@@ -50,7 +62,7 @@ _NEEDS = {
     "TransformersLossForecast": 'Transformers: pip install "lossforecast[huggingface]"',
     "schedule_from_torch": 'PyTorch: pip install "lossforecast[torch]"',
 }
-"""Framework of each adapter, and how to install it."""
+"""Framework of each adapter, and how to install it; sinks load theirs when they are created."""
 
 
 def __getattr__(name: str) -> Any:
@@ -59,6 +71,8 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
+        if name not in _NEEDS:
+            raise
         raise ModuleNotFoundError(f"{name} needs {_NEEDS[name]} ({error})") from error
 
 

@@ -26,8 +26,7 @@ from lossforecast.runs import Bins, History, RunInfo
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 from lossforecast.store import RunStore
-
-__version__ = "0.1.0"
+from lossforecast.version import __version__
 
 __all__ = [
     "Action",

@@ -43,6 +43,10 @@ class Option:
     decay: Decay | None
     gain: Estimate
 
+    def __str__(self) -> str:
+        how = self.schedule if self.decay is None else self.decay
+        return f"{how}: ends lower than the plan by {self.gain!r}"
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -59,6 +63,10 @@ class Ending:
     schedule: LRSchedule
     loss: Estimate
     per_step: float
+
+    def __str__(self) -> str:
+        more = "if it ended now" if self.steps == 0 else f"after {self.steps:,} more steps"
+        return f"{more}: {self.loss!r}"
 
 
 def decays(

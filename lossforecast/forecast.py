@@ -4,19 +4,26 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from lossforecast.arrays import FloatArray
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import number, probability, wholes
+from lossforecast.display import STATUS_WORDS, Chart, gain_words, heading
 from lossforecast.errors import ConfigurationError
+from lossforecast.estimate import AnnealGain, Curve, Estimate
 from lossforecast.numerics import Mixture
+from lossforecast.plot import plot
 from lossforecast.posterior import Posterior, parameters_of
+from lossforecast.runs import History
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "QUANTILE_LEVELS",
@@ -31,66 +38,6 @@ _CURVE_STEPS = 101  # of a curve whose steps are not given
 
 QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
 """Probabilities that describe a distribution: the normal cdf at -3.5, -3.25, ..., 3.5, (29,)."""
-
-
-class Estimate(float):
-    """An uncertain number: the float is its median, with the 80% interval as attributes.
-
-    Attributes:
-        lower: the 10% quantile.
-        upper: the 90% quantile.
-    """
-
-    lower: float
-    upper: float
-
-    def __new__(cls, centre: float, lower: float, upper: float) -> Self:
-        """Make a number with the ends of its interval."""
-        self = super().__new__(cls, centre)
-        self.lower, self.upper = float(lower), float(upper)
-        return self
-
-    def __reduce__(self) -> tuple[type[Self], tuple[float, float, float]]:
-        """Keep the interval when copied or pickled."""
-        return type(self), (float(self), self.lower, self.upper)
-
-    @classmethod
-    def of(cls, mixture: Mixture | None) -> Self:
-        """Median and 10% and 90% quantiles of a mixture at one place; nan for None."""
-        if mixture is None:
-            return cls(math.nan, math.nan, math.nan)
-        lower, median, upper = mixture.quantiles(np.array([0.1, 0.5, 0.9]))[:, 0]
-        return cls(median, lower, upper)
-
-    def __repr__(self) -> str:
-        return f"{float(self):.4g} ({self.lower:.4g} to {self.upper:.4g})"
-
-
-@dataclass(frozen=True)
-class AnnealGain:
-    """The drop still to come from the decay of the learning rate, from now to the step forecast.
-
-    Attributes:
-        mean: expected drop, in units of the loss.
-        std: its standard deviation.
-        source: "data" (learned from this run), "probe" (measured on its weights), "prior" (assumed)
-            or "none" (the learning rate changes nothing from here on).
-    """
-
-    mean: float
-    std: float
-    source: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The forecast at many steps: median, mean and interval of the loss; every array is (n,)."""
-
-    steps: NDArray[np.int64]
-    median: FloatArray
-    mean: FloatArray
-    lower: FloatArray
-    upper: FloatArray
 
 
 @dataclass(frozen=True)
@@ -125,6 +72,8 @@ class Forecast:
     schedule: LRSchedule = field(repr=False)
     _futures: tuple[LRSchedule, ...] = field(default=(), repr=False)
     """Schedules that are equally likely, if there are several."""
+    _seen: tuple[IntArray, FloatArray] | None = field(default=None, repr=False, compare=False)
+    """Steps and losses that the fit used, (n,) each: up to about 128 means, for pictures."""
 
     @classmethod
     def without_data(
@@ -329,6 +278,58 @@ class Forecast:
         value = number("least", least, ConfigurationError)
         mixture = self._gains(None if schedule is None else [schedule])
         return math.nan if mixture is None else 1 - float(mixture.cdf(np.array([[value]]))[0, 0])
+
+    def __str__(self) -> str:
+        """Where the loss is heading, what annealing will bring, and how far to trust that."""
+        caveats = f"; caveats: {', '.join(self.caveats)}" if self.caveats else ""
+        known = f"status {self.status}: {STATUS_WORDS[self.status]}{caveats}"
+        if self._mixture is None:
+            return f"nothing to forecast step {self.step:,} from: {known}"
+        return (
+            f"at step {self.made_at:,}: {heading(self.estimate)} at step {self.step:,}\n"
+            f"{gain_words(self.anneal_gain)}\n{known}"
+        )
+
+    def __repr__(self) -> str:
+        numbers = f"{self.estimate!r} at step {self.step}, made_at={self.made_at}"
+        return f"Forecast({numbers}, status={str(self.status)!r})"
+
+    def __rich__(self) -> str:
+        """The same as `__str__`: rich would show the fields."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """The words of `__str__` and a small chart, for notebooks."""
+        fan: tuple[FloatArray, ...] = ()
+        if self._mixture is not None:
+            inner, outer = self.curves(levels=(0.8, 0.95))
+            edges = (inner.lower, inner.upper, outer.lower, outer.upper)
+            fan = (inner.steps.astype(float), inner.median, *edges)
+        seen = self._seen or (np.empty(0, np.int64), np.empty(0))
+        plan = self.schedule
+        chart = Chart(plan.total_steps, max(self.made_at, 0), seen, fan, plan.knots)
+        first, *more = str(self).splitlines()
+        return "<br>".join([f"<div><b>{first}</b>", *more, f"{chart.svg()}</div>"])
+
+    def plot(self, history: History | None = None, **options: Any) -> "Figure":
+        """Draw losses, forecast and learning rate with `lossforecast.plot.plot`.
+
+        Args:
+            history: the losses observed, such as ``forecaster.history``. Default: those that the
+                fit used, up to about 128 means without the start of the run.
+            options: `target`, `outcome`, `title` or `figure`, as in `lossforecast.plot.plot`.
+
+        Returns:
+            The matplotlib figure; a notebook shows it, ``savefig("forecast.png")`` writes it.
+
+        Raises:
+            ConfigurationError: matplotlib is missing.
+        """
+        if history is None:
+            history = History()
+            if self._seen is not None:
+                history.observe_many(*self._seen)
+        return plot(self, history, **options)
 
     @cached_property
     def parameters(self) -> Mapping[str, Mapping[str, float]]:

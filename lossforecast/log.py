@@ -12,11 +12,37 @@ from typing import Any, Final
 from lossforecast.printable import printable
 from lossforecast.signals import contained
 
-__all__ = ["logger"]
+__all__ = ["logger", "notice"]
 
 _NAME = "lossforecast"
 
 logger: Final = logging.getLogger(_NAME)
+
+
+def notice(message: str, *, always: bool = False) -> None:
+    """Tell the user something that is no warning, which Python's logging would not show by default.
+
+    It is a line on stderr where logging is not configured, and a record of level INFO where it is.
+
+    Args:
+        message: the line.
+        always: print it also where logging is configured.
+    """
+    silenced = max(logger.level, logger.manager.disable) > logging.INFO
+    if not always and (logging.lastResort is None or silenced or _is_configured()):
+        logger.info("%s", message)
+    elif sys.stderr is not None:
+        with contained():  # stderr may be closed
+            _print(f"{_NAME}: {printable(message)}")
+
+
+def _print(line: str) -> None:
+    """Print a line on stderr, above the progress bars of tqdm where there are any."""
+    bar: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if getattr(bar, "_instances", None):
+        bar.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)  # noqa: T201
 
 
 class _ConsoleHandler(logging.Handler):
@@ -31,7 +57,7 @@ class _ConsoleHandler(logging.Handler):
         if logging.lastResort is None or _is_configured():
             return
         with contained(lambda _: self.handleError(record)):
-            print(self.format(record), file=sys.stderr)  # noqa: T201
+            _print(self.format(record))
 
 
 def _is_configured() -> bool:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lossforecast.display import gain_words, heading
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import Forecast
+from lossforecast.estimate import AnnealGain, Curve, Estimate
 from lossforecast.printable import printable
 from lossforecast.runs import History
 from lossforecast.schedule import LRSchedule
@@ -29,15 +30,43 @@ _OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW, _EVENT = (
     "#7a4f9c",
 )
 """Colours."""
-_SOURCES = {"data": "learned from the run", "probe": "measured by the probe", "prior": "assumed"}
-"""Sources of the drop still to come, in words."""
 _MAX_POINTS = 400  # of a drawn line of losses
 _MAX_NAME = 40  # characters of the name of an event
 _START_DIVISOR = 20  # the first 1/20 of the bins may lie above the loss axis: the steep start
 
 
+class Drawn(Protocol):
+    """What is drawn of a `lossforecast.Forecast`."""
+
+    @property
+    def made_at(self) -> int:
+        """The last step observed; -1 before any."""
+
+    @property
+    def schedule(self) -> LRSchedule:
+        """The learning rates assumed."""
+
+    @property
+    def median(self) -> float:
+        """The forecast as one number; nan without data."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The same with its 80% interval."""
+
+    @property
+    def anneal_gain(self) -> AnnealGain:
+        """The drop still to come."""
+
+    def interval(self, level: float = 0.8) -> tuple[float, float]:
+        """Ends of the interval that holds the outcome with `level`."""
+
+    def curve(self, steps: None = None, level: float = 0.8) -> Curve:
+        """The forecast from the present step to the end."""
+
+
 def plot(
-    forecast: Forecast,
+    forecast: Drawn,
     history: History,
     *,
     target: float | None = None,
@@ -102,18 +131,13 @@ def _rate(axes: "Axes", schedule: LRSchedule) -> None:
     axes.set_xlim(0, schedule.total_steps)
 
 
-def headline(forecast: Forecast) -> str:
+def headline(forecast: Drawn) -> str:
     """The forecast in one line: final loss, 80% interval and the drop still to come."""
     if np.isnan(forecast.median):
-        return "nothing observed yet"
-    low, high = forecast.interval(0.8)
-    gain = forecast.anneal_gain
-    drop = "no annealing to come"
-    if gain.source != "none":
-        drop = f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+        return heading(forecast.estimate)
     return (
-        f"at step {forecast.made_at:,}: heading for {forecast.median:.4g} "
-        f"(80%: {low:.4g} to {high:.4g}); {drop}"
+        f"at step {forecast.made_at:,}: {heading(forecast.estimate)}; "
+        f"{gain_words(forecast.anneal_gain)}"
     )
 
 
@@ -128,7 +152,7 @@ def _observed(axes: "Axes", history: History, **style: Any) -> None:
     axes.plot(step, mean, lw=1.1, **style)
 
 
-def _fan(axes: "Axes", forecast: Forecast) -> None:
+def _fan(axes: "Axes", forecast: Drawn) -> None:
     """Draw the median of the loss with its 80% and 95% intervals."""
     if np.isnan(forecast.median):
         return
@@ -162,7 +186,7 @@ def _events(axes: "Axes", events: Iterable[tuple[int, str]]) -> None:
 
 def _limits(
     axes: "Axes",
-    forecast: Forecast,
+    forecast: Drawn,
     history: History,
     outcome: History | None,
     target: float | None,

@@ -14,6 +14,7 @@ CORE = ROOT / "lossforecast"
 CALLBACKS = ROOT / "callbacks"
 
 PACKAGES = (
+    "version",
     "printable",
     "errors",
     "status",
@@ -27,11 +28,13 @@ PACKAGES = (
     "runs",
     "prior",
     "posterior",
+    "estimate",
+    "display",
+    "plot",
     "forecast",
     "advice",
     "policies",
     "forecaster",
-    "plot",
     "store",
     "readers",
     "backtest",
@@ -42,12 +45,14 @@ PACKAGES = (
 """The packages (and single modules) of the core; each imports only those named before it."""
 
 CALLBACK_PACKAGES = (
+    "version",
     "capture",
     "distributed",
     "lr_schedulers",
     "probe",
     "monitor",
     "tensorboard",
+    "trackers",
     "pipeline",
     "torch",
     "lightning",
@@ -64,6 +69,7 @@ LIBRARIES = {"numpy", "scipy"}
 """What the core may import besides the standard library and itself."""
 
 LAZY = {
+    "forecast": {"matplotlib"},
     "plot": {"matplotlib"},
     "backtest.plot": {"matplotlib"},
     "backtest.rules": {"optuna"},
@@ -80,6 +86,7 @@ LAZY = {
     "cli.score_tables": {"rich"},
     "cli.sweep_tables": {"rich"},
     "cli.tables": {"rich"},
+    "cli.watch": {"rich", "typer"},
     "cli.what_if": {"rich", "typer"},
     "readers.formats.tensorboard": {"google", "tensorboard"},
     "store.address": {"sqlalchemy"},
@@ -94,28 +101,36 @@ LAZY = {
 FRAMEWORKS = {
     "lightning",
     "matplotlib",
+    "mlflow",
     "optuna",
     "pytorch_lightning",
     "ray",
     "rich",
     "tensorboard",
     "torch",
+    "trackio",
     "transformers",
     "typer",
+    "wandb",
 }
 """What must not be loaded before an adapter, or a function of the core, asks for it."""
 
 SLOW = pytest.mark.slow
-ADAPTERS = {
+ADAPTERS: dict[str, set[str]] = {
     "AnnealingProbe": {"torch"},
+    "CSVSink": set(),
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},
     # its metrics load transformers where that is installed, its progress bars rich
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
+    "MLflowSink": set(),
     "SteerableLR": {"torch"},
+    "TensorBoardSink": set(),
     "TorchLossForecast": {"torch"},
+    "TrackioSink": set(),
     "TransformersLossForecast": {"torch", "transformers"},
+    "WandbSink": set(),
     "schedule_from_torch": {"torch"},
 }
 """The frameworks that naming an adapter may load."""

@@ -144,3 +144,40 @@ def test_an_interrupt_in_a_handler_passes() -> None:
             logger.warning("step")
     finally:
         logger.removeHandler(handler)
+
+
+NOTICE = 'from lossforecast.log import notice; notice("step 720: on its way")'
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err"),
+    [
+        (NOTICE, "", "lossforecast: step 720: on its way\n"),
+        (f"logging.basicConfig(level='INFO', stream=sys.stdout); {NOTICE}", "INFO:", ""),
+        (f"logging.basicConfig(stream=sys.stdout); {NOTICE}", "", ""),
+        (f"logging.getLogger().addHandler(logging.NullHandler()); {NOTICE}", "", ""),
+        (f"logging.lastResort = None; {NOTICE}", "", ""),
+        (f"logger.setLevel(logging.WARNING); {NOTICE}", "", ""),
+        (f"logging.disable(); {NOTICE}", "", ""),
+        (f"sys.stderr = None; {NOTICE}", "", ""),
+        (f"sys.stderr.close(); {NOTICE}", "", ""),
+    ],
+    ids=[
+        "bare",
+        "configured",
+        "only warnings",
+        "silenced",
+        "no last resort",
+        "level",
+        "disabled",
+        "no stderr",
+        "closed stderr",
+    ],
+)
+def test_a_notice_is_shown_where_nobody_has_configured_logging(
+    code: str, out: str, err: str, tmp_path: Path
+) -> None:
+    shown, errors = printed(code, tmp_path)
+    assert shown.startswith(out)
+    assert bool(shown) == bool(out)
+    assert errors == err

@@ -34,13 +34,18 @@ PUBLIC = {
     ],
     "lossforecast.callbacks": [
         "AnnealingProbe",
+        "CSVSink",
         "ForecastPruner",
         "ForecastScheduler",
         "ForecastStopper",
         "LightningLossForecast",
+        "MLflowSink",
         "SteerableLR",
+        "TensorBoardSink",
         "TorchLossForecast",
+        "TrackioSink",
         "TransformersLossForecast",
+        "WandbSink",
         "schedule_from_torch",
     ],
 }

@@ -20,6 +20,7 @@ import itertools
 import logging
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,17 +105,21 @@ def setup_of(readme: Path, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def bare_console() -> Iterator[Callable[[], str]]:
-    """Collects what is printed, and what the package logs to a console nobody has set up."""
-    out = io.StringIO()
-    handler = logging.StreamHandler(out)
-    handler.setLevel(logging.WARNING)
+    """Collects what is printed, and what the package tells a console nobody has set up."""
+    out, errors = io.StringIO(), sys.stderr
     logger = logging.getLogger("lossforecast")
-    logger.addHandler(handler)
+
+    class Console(io.TextIOBase):
+        def write(self, text: str) -> int:
+            ours = "lossforecast" in sys._getframe(1).f_globals["__name__"]
+            return (out if ours else errors).write(text)
+
+    logger.propagate = False  # pytest has a handler above
     try:
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Console()):
             yield out.getvalue
     finally:
-        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 @pytest.mark.filterwarnings("default")
@@ -128,7 +133,9 @@ def test_the_code_runs_and_prints_what_is_shown(
     if not to_run:
         return
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOSSFORECAST_STORE", str(tmp_path / "users.db"))
+    monkeypatch.delenv("LOSSFORECAST_STORE", raising=False)
+    for folder_of_users in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(folder_of_users, str(tmp_path / "users"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("MPLBACKEND", "agg")
     variables: dict[str, Any] = {"__name__": "__main__", **setup_of(readme, tmp_path)}

@@ -20,6 +20,7 @@ from lossforecast.callbacks.huggingface.host import host_run
 from lossforecast.callbacks.huggingface.logs import is_logged_next, is_training_loss, warn_if_few
 from lossforecast.callbacks.huggingface.losses import LossReader
 from lossforecast.callbacks.huggingface.probe import TrainerProbe
+from lossforecast.callbacks.huggingface.progress import show_in_bar
 from lossforecast.callbacks.huggingface.schedule import lint_run
 from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.monitor import Sink, clean_up, guarded
@@ -41,7 +42,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
 
     The Trainer gives its callbacks the mean training loss since its last log, and the law is fitted
     to means over those steps; let ``logging_steps`` be a hundredth of the run or less. Forecasts go
-    to the logger of the package and to `sinks`. By default it only advises.
+    to the progress bar, the logger of the package and `sinks`. By default it only advises.
 
     With ``logging_nan_inf_filter`` the Trainer hides losses that are not finite, and logs 0 if all
     are. A loss logged with a gradient norm that is not finite is therefore taken for nan; where no
@@ -85,7 +86,15 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         ConfigurationError: an argument makes no sense.
     """
 
-    _run_attributes = ("_place", "_probe", "_training", "_group", "_given", "_losses")
+    _run_attributes = (
+        "_place",
+        "_probe",
+        "_training",
+        "_group",
+        "_given",
+        "_losses",
+        "_total_steps",
+    )
 
     def __init__(
         self,
@@ -130,7 +139,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._place = 0  # index among the callbacks of the same class and monitor
         self._probe = None if probe is None else TrainerProbe(probe)
         self._training = False
-        self._group = 0
+        self._group = self._length = 0
         self._given: dict[str, Any] = {}  # what the Trainer passes to callbacks
         self._losses: LossReader | None = None
         self._finalizer: Any = weakref.finalize(self, int)
@@ -147,7 +156,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._finalizer()  # records the previous run, if an exception ended it
         self._pipeline, self._losses, self.switched_off = None, None, False
         self._place = callback_index(state, type(self).__name__, self.settings.monitor)
-        self._given = dict(kwargs)
+        self._given, self._length = dict(kwargs), int(state.max_steps)
         self._start(args, state, self._given)
         self._training = True
 
@@ -185,6 +194,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._finalizer.detach()
         if self._pipeline is not None:
             self._finish()
+            show_in_bar(self._length, self.postfix)
         self._release()
         self._record_end()
 
@@ -273,6 +283,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             return
         if self._pipeline.is_due:
             self._poll()
+            show_in_bar(self._length, self.postfix)
             if self.switched_off:
                 self._pipeline.capture.forget()
                 self._pipeline.withdraw()

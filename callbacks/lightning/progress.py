@@ -1,6 +1,5 @@
 """Shows the forecast in the progress bar of a Lightning ``Trainer``."""
 
-import math
 from typing import Any
 
 from lossforecast.signals import contained
@@ -14,9 +13,9 @@ _METHOD = "get_metrics"  # through which every progress bar of Lightning collect
 class ForecastInBar:
     """Replaces ``get_metrics`` of a progress bar by one that adds the latest forecast.
 
-    The value is shown and nothing else: unlike a logged one it is in no result of the Trainer. A
-    metric of that name wins, and of several callbacks the first. The replacement can be pickled and
-    copied with the bar.
+    The entry is text, as it is no loss of the present step. It is shown and nothing else: unlike a
+    logged value it is in no result of the Trainer. A metric of that name wins, and of several
+    callbacks the first. The replacement can be pickled and copied with the bar.
 
     Args:
         bar: a progress bar of Lightning.
@@ -59,7 +58,6 @@ class ForecastInBar:
         metrics = plain(*args, **kwargs)
         with contained():
             for callback in self._callbacks:
-                forecast = callback.forecast
-                if forecast is not None and not math.isnan(forecast.median):
-                    return {_LABEL: forecast.median} | metrics
+                if callback.postfix:
+                    return {_LABEL: callback.postfix} | metrics
         return metrics

@@ -9,7 +9,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Recommendation
 
-__all__ = ["Sink", "Update", "listed_sinks"]
+__all__ = ["Sink", "Tenths", "Update", "listed_sinks"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,19 @@ class Update:
 
 
 Sink = Callable[[Update], None]
+
+
+class Tenths:
+    """Tells which updates are the first in a tenth of their run, for what is not due at each."""
+
+    def __init__(self) -> None:
+        self._latest = 0
+
+    def is_due(self, update: Update) -> bool:
+        """Return whether an update is in a later tenth than the one before it."""
+        tenth = 10 * update.step // update.forecast.schedule.total_steps
+        before, self._latest = self._latest, tenth
+        return tenth > before
 
 
 def listed_sinks(sinks: Iterable[Sink]) -> list[Sink]:

@@ -2,17 +2,19 @@
 
 import os
 import weakref
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.monitor import clean_up, guarded
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.settings import Settings
+from lossforecast.display import brief, encodable
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.log import logger
-from lossforecast.policies import Recommendation
+from lossforecast.log import logger, notice
+from lossforecast.policies import Action, Recommendation
 
 __all__ = ["LoopCallback"]
 
@@ -54,6 +56,19 @@ class LoopCallback:
         """The latest recommendation; None before the first and outside process 0."""
         return self._pipeline.monitor.recommendation if self._pipeline else None
 
+    @property
+    def postfix(self) -> str:
+        """The latest forecast in a few characters, such as ``→0.61±0.02``, for a progress bar.
+
+        The number after ± is half the width of the 80% interval. It is ``→0.61?`` while there is no
+        advice yet, and empty without a forecast. ``bar.set_postfix_str(monitor.postfix)`` shows it.
+        """
+        forecast, advice = self.forecast, self.recommendation
+        if forecast is None:
+            return ""
+        sure = advice is None or advice.action is not Action.ABSTAIN
+        return encodable(brief(forecast.estimate, sure=sure))
+
     def event(self, name: str) -> None:
         """Mark a change of data, augmentation, sequence length or batch size at the present step.
 
@@ -88,10 +103,13 @@ class LoopCallback:
             clean_up(self._pipeline.leave, self._pipeline.close)
 
     def _record_end(self, error: BaseException | None = None) -> None:
-        """Record the end of the run in the store; log errors."""
+        """Record the end of the run in the store, or suggest one; log errors."""
         if self._pipeline is not None:
             watched = not self.switched_off
             clean_up(partial(self._pipeline.record_end, error, watched=watched))
+            has_losses = watched and self.forecast is not None and self._pipeline.has_losses
+            if self.settings.store is None and self.settings.place is None and has_losses:
+                clean_up(_suggest_store)
 
     def _abandon(self) -> None:
         """Leave the run to the parent of this process, which is a forked child."""
@@ -100,6 +118,15 @@ class LoopCallback:
         if self._pipeline is not None:
             self.switched_off = True
             self._pipeline.abandon()
+
+
+@cache
+def _suggest_store() -> None:
+    """Say, once in this process, what a store would bring."""
+    install = ""
+    if find_spec("sqlalchemy") is None:
+        install = ', after pip install "lossforecast[store]"'
+    notice(f"the next run like this one could be forecast from this one: store=True{install}")
 
 
 def _abandon_runs() -> None:

@@ -30,12 +30,14 @@ from lossforecast.store import (
     connect,
     default_path,
     shown,
+    switched_on,
 )
 
 __all__ = ["Place", "RunRecorder", "StoreLike", "resolve_store"]
 
 StoreLike = bool | str | os.PathLike[str] | RunStore | None
-"""True for the store of this user; a path, a URL or a `RunStore`; None or False for no store."""
+"""True for the store of this user; a path, a URL or a `RunStore`; False for no store; None for what
+$LOSSFORECAST_STORE says: 1 is the store of this user, a path or URL another, unset no store."""
 Place = str | os.PathLike[str] | RunStore
 """Path or URL of a store, or the store itself."""
 T = TypeVar("T")
@@ -368,9 +370,17 @@ def _within(timeout_s: float, task: Callable[[], T]) -> T | None:
 def resolve_store(store: StoreLike) -> Place | None:
     """Return the place of a store; None for no store.
 
+    With None, $LOSSFORECAST_STORE decides. Where it names no store, or a library is not installed,
+    there is none and a warning: it is set for all programs of a user.
+
     Raises:
         ConfigurationError: the argument names no store, or a library for it is not installed.
     """
+    if store is None and switched_on():
+        try:
+            return resolve_store(True)
+        except ConfigurationError as error:
+            logger.warning("$LOSSFORECAST_STORE is set, but no run is recorded: %s", error)
     if store is None or store is False:
         return None
     place: Any = default_path() if store is True else store

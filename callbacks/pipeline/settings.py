@@ -42,8 +42,9 @@ class Settings:
         every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
         probe: measures on the weights how much annealing will lower the loss.
         store: where runs are recorded and past runs are found: True for the store of this user, or
-            a path, a database URL or a `lossforecast.RunStore`. Runs of the same `run.project` are
-            compared; by default, runs of the same script.
+            a path, a database URL or a `lossforecast.RunStore`; False for none. Default: what
+            $LOSSFORECAST_STORE says (1, a path or a URL), else none. Runs of the same `run.project`
+            are compared; by default, runs of the same script.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.monitor import Update
+from lossforecast.callbacks.monitor import Tenths, Update
 from lossforecast.callbacks.tensorboard.plugin import record
 from lossforecast.plot import plot
 
@@ -96,7 +96,7 @@ class TensorBoardSink:
     def __init__(self, writer: Any, *, pictures: bool = False) -> None:
         self._writer = writer
         self._laid_out = False
-        self._tenth = 0  # of the run, at the latest picture
+        self._tenths = Tenths()
         self._pictures = pictures
         writes_summaries = hasattr(writer, "_get_file_writer")
         self._tab = writes_summaries and importlib.util.find_spec("tensorboard") is not None
@@ -118,9 +118,7 @@ class TensorBoardSink:
             self._writer.add_scalar(tag, value, update.step)
         if self._tab:
             self._add(summary(update), update.step)
-        tenth = 10 * update.step // update.forecast.schedule.total_steps
-        if values and self._pictures and tenth > self._tenth:
-            self._tenth = tenth
+        if values and self._tenths.is_due(update) and self._pictures:
             image = picture(update)
             self._writer.add_image("forecast/picture", image, update.step, dataformats="HWC")
 

@@ -11,7 +11,14 @@ import torch
 
 from lossforecast.callbacks.capture import innermost, uncompiled
 from lossforecast.callbacks.lr_schedulers import LoopLint, parameter_group
-from lossforecast.callbacks.monitor import Sink, adopt_plan, clean_up, guarded, switch_off
+from lossforecast.callbacks.monitor import (
+    ConsoleSink,
+    Sink,
+    adopt_plan,
+    clean_up,
+    guarded,
+    switch_off,
+)
 from lossforecast.callbacks.pipeline import (
     HostRun,
     LoopCallback,
@@ -25,6 +32,7 @@ from lossforecast.callbacks.pipeline import (
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.callbacks.torch.schedule import plan_source, steering_of
+from lossforecast.checks import instance
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
@@ -96,6 +104,8 @@ class TorchLossForecast(LoopCallback):
             `lossforecast.RunStore`. See `lossforecast.callbacks.pipeline.Settings`.
         writer: a TensorBoard ``SummaryWriter`` to write forecasts to.
         sinks: functions called with every `lossforecast.callbacks.monitor.Update`.
+        verbose: whether to print a line on stderr after each tenth of the run. Default: if there
+            are no sinks, no writer, and Python's logging is not configured.
 
     Raises:
         ConfigurationError: the length of the run is unknown, or an argument makes no sense.
@@ -128,6 +138,7 @@ class TorchLossForecast(LoopCallback):
         store: StoreLike = None,
         writer: Any = None,
         sinks: Iterable[Sink] = (),
+        verbose: bool | None = None,
     ) -> None:
         self.settings = Settings(
             metric=metric,
@@ -145,6 +156,10 @@ class TorchLossForecast(LoopCallback):
             store=store,
             sinks=sinks,
         )
+        instance("verbose", verbose, bool, ConfigurationError)
+        hosts: list[Sink] = [TensorBoardSink(writer)] if writer is not None else []
+        if verbose or (verbose is None and not hosts and not self.settings.sinks):
+            hosts.append(ConsoleSink(always=bool(verbose)))
         pace, optimizer = steps_per_scheduler_step, innermost(optimizer)
         group = parameter_group(optimizer.param_groups, group)
         new_source = partial(
@@ -162,7 +177,7 @@ class TorchLossForecast(LoopCallback):
                 plan=plan,
                 trained=optimizer,
                 metrics=("train", "val"),
-                sinks=[TensorBoardSink(writer)] if writer is not None else [],
+                sinks=hosts,
                 source=source,
                 steering=steering_of(scheduler, self.settings, pace=pace, group=group),
                 begin_probe=None if probe is None else probe.begin,

@@ -11,7 +11,7 @@ A command is one module with a function ``add_COMMAND(app)``, listed in `app`.
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.cli.backtest import add_backtest
 from lossforecast.cli.forecast import add_forecast
@@ -19,7 +19,9 @@ from lossforecast.cli.learn_prior import add_learn_prior
 from lossforecast.cli.output import EXIT_CODES, EXIT_MISUSE, print_error
 from lossforecast.cli.replay import add_replay
 from lossforecast.cli.runs import add_runs
+from lossforecast.cli.watch import add_watch
 from lossforecast.cli.what_if import add_what_if
+from lossforecast.version import __version__
 
 if TYPE_CHECKING:
     import typer
@@ -46,6 +48,30 @@ def app() -> "typer.Typer":
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    for add in (add_replay, add_forecast, add_what_if, add_runs, add_backtest, add_learn_prior):
+
+    def show_version(asked: bool) -> None:
+        if asked:
+            typer.echo(f"lossforecast {__version__}")
+            raise typer.Exit
+
+    @program.callback()
+    def _(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=show_version, is_eager=True, help="Show the version."
+            ),
+        ] = False,
+    ) -> None: ...
+
+    for add in (
+        add_replay,
+        add_forecast,
+        add_watch,
+        add_what_if,
+        add_runs,
+        add_backtest,
+        add_learn_prior,
+    ):
         add(program)
     return program

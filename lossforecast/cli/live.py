@@ -10,27 +10,19 @@ from lossforecast.cli.log_summary import log_headline, log_to_dict
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
 from lossforecast.cli.tables import details_table, escaped, interval80, number, print_line
+from lossforecast.display import STATUS_WORDS
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
-from lossforecast.policies import Recommendation
+from lossforecast.policies import Policy, Recommendation
 from lossforecast.readers import Log, find_log
 from lossforecast.runs import observed, outcome_of
-from lossforecast.status import Status
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["LiveForecast", "file_sizes", "wait_for_first_loss"]
-
-_MEANING = {
-    Status.NO_DATA: "no losses yet",
-    Status.TOO_SHORT: "few losses yet, or none that follow a law",
-    Status.PRIOR_DRIVEN: "the drop from annealing is assumed",
-    Status.IDENTIFIED: "learned from this run",
-    Status.MISFIT: "no law describes this run",
-}
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,13 @@ class LiveForecast:
 
     @classmethod
     def from_log(
-        cls, path: Path, options: LogOptions, target: float | None = None
+        cls,
+        path: Path,
+        options: LogOptions,
+        target: float | None = None,
+        policy: Policy | None = None,
     ) -> "LiveForecast":
-        """Read a log as it is now, and forecast.
+        """Read a log as it is now, and forecast; `policy` as in `Forecaster.recommend`.
 
         Raises:
             ConfigurationError: the log cannot be read, or the length of the run is unknown.
@@ -75,7 +71,7 @@ class LiveForecast:
             log=log,
             forecaster=forecaster,
             forecast=forecast,
-            advice=forecaster.recommend(target),
+            advice=forecaster.recommend(target, policy),
             target=target,
         )
 
@@ -130,7 +126,7 @@ class LiveForecast:
             "80% interval": interval80(forecast),
             "95% interval": f"{number(lower)} to {number(upper)}",
             "annealing still to bring": f"{number(gain.mean)} (from: {gain.source})",
-            "status": f"{forecast.status} ({_MEANING[forecast.status]})",
+            "status": f"{forecast.status} ({STATUS_WORDS[forecast.status]})",
             "caveats": ", ".join(map(str, forecast.caveats)) or "none",
             "advice": self.advice.message,
         }

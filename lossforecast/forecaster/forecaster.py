@@ -10,6 +10,7 @@ from typing import Any, Self
 from numpy.typing import ArrayLike
 
 from lossforecast.checks import non_negative, number, whole
+from lossforecast.display import heading
 from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster.assessment import (
@@ -65,8 +66,7 @@ class Forecaster:
         >>> from lossforecast import Forecaster, LRSchedule, RunInfo
         >>> plan = LRSchedule.wsd(total_steps=1_000, peak=1e-3, warmup=50)
         >>> forecaster = Forecaster(plan, RunInfo("val", "adamw", task="language modelling"))
-        >>> steps = range(0, 500)
-        >>> forecaster.observe_many(steps, [2 + 3 * (t + 5) ** -0.5 for t in steps])
+        >>> forecaster.observe_many(range(500), [2 + 3 * (t + 5) ** -0.5 for t in range(500)])
         >>> forecast = forecaster.forecast()
         >>> forecast.status.name, forecast.anneal_gain.source
         ('PRIOR_DRIVEN', 'prior')
@@ -142,11 +142,9 @@ class Forecaster:
     def observe_gap(self, step: int, gap: float, stderr: float, horizon: int) -> None:
         """Record a measurement of the annealing probe: loss(raw weights) - loss(EMA weights).
 
-        A gap that is nan or infinite is ignored.
-
         Args:
             step: the step of the measurement.
-            gap: the difference, in units of the loss.
+            gap: the difference, in units of the loss; ignored if it is nan or infinite.
             stderr: its standard error.
             horizon: EMA horizon in optimizer steps (decay ``1 - 1 / horizon``).
 
@@ -298,6 +296,11 @@ class Forecaster:
         )
         return recommend(situation, policies)
 
+    def __repr__(self) -> str:
+        seen = f"step {self._now} of {self.total_steps}, {self.history.n_observed} losses"
+        ahead = heading(self._as_planned.estimate) if self._as_planned else "no forecast yet"
+        return f"Forecaster({seen}, {self.run.kind}, {ahead})"
+
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
@@ -364,6 +367,7 @@ class Forecaster:
             _mixture=mixture,
             _posterior=posterior,
             _futures=futures,
+            _seen=(evidence.step, evidence.loss) if self.history.n_observed else None,
         )
 
     def _caveats(self, followed: LRSchedule, fit: Posterior | None = None) -> tuple[Caveat, ...]:
@@ -383,14 +387,9 @@ class Forecaster:
     def _fit_to(
         self, history: History, followed: LRSchedule, gaps: Sequence[Gap]
     ) -> tuple[Evidence, Posterior]:
+        laws, past = self.laws, self._past_runs
         return fit_run(
-            history,
-            followed,
-            self.run,
-            prior=self.prior,
-            laws=self.laws,
-            gaps=gaps,
-            past_runs=self._past_runs,
+            history, followed, self.run, prior=self.prior, laws=laws, gaps=gaps, past_runs=past
         )
 
     def _effective_schedule(self) -> LRSchedule:

@@ -83,6 +83,12 @@ class Recommendation:
     steps_saved: int = 0
     decay: Decay | None = None
 
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"Recommendation({str(self.action)!r}, {str(self.reason)!r}, {self.message!r})"
+
     def to_dict(self) -> dict[str, str]:
         """Action, reason and message as plain text."""
         return {"action": str(self.action), "reason": str(self.reason), "message": self.message}

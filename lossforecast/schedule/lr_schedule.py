@@ -50,6 +50,10 @@ class Decay:
     steps: int
     shape: str
 
+    def __str__(self) -> str:
+        end = self.start + self.steps
+        return f"{self.shape} decay from step {self.start:,} to step {end:,}"
+
 
 class LRSchedule(PiecewiseSchedule):
     """The learning rate ``eta_i`` of the optimizer steps i = 1..`total_steps`.

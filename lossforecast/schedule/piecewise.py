@@ -24,6 +24,8 @@ from lossforecast.status import Caveat
 
 __all__ = ["PiecewiseSchedule", "pieces_of", "window"]
 
+_MAX_NAMED = 4  # pieces that are named when a schedule is printed
+
 
 class PiecewiseSchedule:
     """The learning rates of a run in pieces: evaluation, comparison and saved form.
@@ -171,10 +173,23 @@ class PiecewiseSchedule:
         return hash((self._pieces.tobytes(), self._values.tobytes(), self.caveats))
 
     def __repr__(self) -> str:
-        names = [SHAPE_NAMES[number] for number in self._pieces["shape"][:4]]
+        names = [SHAPE_NAMES[number] for number in self._pieces["shape"][:_MAX_NAMED]]
         more = ", ..." if self._pieces.size > len(names) else ""
         shapes = ", ".join(names) + more
         return f"LRSchedule(total_steps={self.total_steps}, peak={self.peak:g}, pieces=[{shapes}])"
+
+    def __str__(self) -> str:
+        """Its length, and what the learning rate does in the first four pieces."""
+        stops = self._pieces["stop"].tolist()
+        starts = [1, *stops[:-1]]
+        said = []
+        for i, stop in list(enumerate(stops))[:_MAX_NAMED]:
+            begin, end = self.lr([starts[i], stop]).tolist()
+            shape = SHAPE_NAMES[self._pieces["shape"][i]].replace("_", " ")
+            how = f"{shape} to {end:.3g} at" if begin != end else f"{end:.3g} to"
+            said.append(f"{how} step {stop:,}")
+        more = ", ..." if len(stops) > _MAX_NAMED else ""
+        return f"{self.total_steps:,} steps: {', '.join(said)}{more}"
 
     def _replaced(self, pieces: NDArray[np.void]) -> Self:
         return type(self)(pieces, self._values, self.caveats)

@@ -1,6 +1,6 @@
 """The run store: finished and running runs in a database."""
 
-from lossforecast.store.address import address, default_path, full_address, shown
+from lossforecast.store.address import address, default_path, full_address, shown, switched_on
 from lossforecast.store.engines import connect
 from lossforecast.store.rows import StoredRun, storable
 from lossforecast.store.run_store import BINS, FinishedRows, RunStore
@@ -16,4 +16,5 @@ __all__ = [
     "full_address",
     "shown",
     "storable",
+    "switched_on",
 ]

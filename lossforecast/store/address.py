@@ -21,8 +21,11 @@ __all__ = [
     "redacted",
     "secrets_of",
     "shown",
+    "switched_on",
 ]
 
+_VARIABLE = "LOSSFORECAST_STORE"
+_SWITCHES = ("0", "1")
 _HARMLESS_OPTIONS = {
     "application_name",
     "connect_timeout",
@@ -46,10 +49,13 @@ _BROKEN_URL = re.compile(
 def default_path() -> str | Path:
     """Location of this user's store: $LOSSFORECAST_STORE, or a file in the user data folder.
 
+    1 and 0 are no locations: they switch the store of every callback on and off, see `switched_on`.
+
     Raises:
         ConfigurationError: the user has no home folder.
     """
-    if given := os.environ.get("LOSSFORECAST_STORE"):
+    given = os.environ.get(_VARIABLE, "")
+    if given not in ("", *_SWITCHES):
         return given if "://" in given else Path(given)
     try:
         if sys.platform == "win32":
@@ -64,6 +70,14 @@ def default_path() -> str | Path:
             "$LOSSFORECAST_STORE to a path or a database URL, or give one instead of store=True"
         ) from None
     return home / "lossforecast" / "runs.db"
+
+
+def switched_on() -> bool:
+    """Return whether $LOSSFORECAST_STORE switches the store on for every callback.
+
+    It does if it is 1, a path or a URL; it does not if it is 0, empty or unset.
+    """
+    return os.environ.get(_VARIABLE, "") not in ("", "0")
 
 
 def address(where: str | os.PathLike[str] | None) -> "sa.URL":

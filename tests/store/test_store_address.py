@@ -76,7 +76,7 @@ def test_a_password_is_shown_by_no_error(tmp_path: Path, monkeypatch: pytest.Mon
         said = said_by(partial(RunStore, text), partial(Settings, store=text))
         assert SECRET not in said, (text, said)
         monkeypatch.setenv("LOSSFORECAST_STORE", text)
-        assert SECRET not in said_by(RunStore), text
+        assert SECRET not in said_by(RunStore, Settings), text
     assert list(tmp_path.iterdir()) == []
 
 

@@ -176,7 +176,8 @@ def test_the_store_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     RunStore()
     assert (tmp_path / "other.db").exists()
     assert not (tmp_path / "sqlite:").exists()
-    monkeypatch.delenv("LOSSFORECAST_STORE")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    if sys.platform == "linux":
-        assert default_path() == tmp_path / "data" / "lossforecast" / "runs.db"
+    for no_place in ("", "0", "1"):
+        monkeypatch.setenv("LOSSFORECAST_STORE", no_place)
+        if sys.platform == "linux":
+            assert default_path() == tmp_path / "data" / "lossforecast" / "runs.db"

@@ -25,7 +25,7 @@ def train(
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=peak)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    options = {"every_n_steps": 20, **options}
+    options = {"every_n_steps": 20, "verbose": False, **options}
     monitor = TorchLossForecast(optimizer, scheduler, total, store=store, **options)
     start = 0
     if state is not None:

@@ -1,0 +1,63 @@
+"""`ConsoleSink`: tells on the console, after each tenth of a run, where its loss is heading."""
+
+import numpy as np
+
+from lossforecast.callbacks.monitor.update import Tenths, Update
+from lossforecast.display import gain_words, heading
+from lossforecast.forecast import Forecast
+from lossforecast.log import notice
+from lossforecast.policies import Action
+from lossforecast.status import Status
+
+__all__ = ["ConsoleSink", "console_line"]
+
+_LITTLE = 0.1  # of the width of the interval, below which the drop from annealing is not told
+
+
+class ConsoleSink:
+    """Prints a line on stderr after each tenth of a run.
+
+    Args:
+        always: whether to print also where logging is configured; otherwise the lines are records
+            of level INFO there.
+    """
+
+    def __init__(self, *, always: bool = False) -> None:
+        self._always = always
+        self._tenths = Tenths()
+
+    def __call__(self, update: Update) -> None:
+        """Print a line if a tenth of the run is over."""
+        if self._tenths.is_due(update):
+            notice(console_line(update), always=self._always)
+
+
+def console_line(update: Update) -> str:
+    """The step, where the loss is heading, when it reaches the target, what annealing brings.
+
+    What annealing brings is left out where it is little beside the width of the interval, and while
+    there is no advice yet.
+    """
+    forecast, target = update.forecast, update.target
+    estimate, gain = forecast.estimate, forecast.anneal_gain
+    step = f"step {update.step:,} of {forecast.schedule.total_steps:,}"
+    if forecast.status is Status.NO_DATA:
+        return f"{step}: no finite loss yet"
+    said = [f"{step}: {heading(estimate)}"]
+    if target is not None:
+        said.append(_arrival(forecast, target))
+    if update.recommendation.action is Action.ABSTAIN:
+        said.append("no advice yet")
+    elif gain.mean > _LITTLE * (estimate.upper - estimate.lower):
+        said.append(gain_words(gain))
+    return "; ".join(said)
+
+
+def _arrival(forecast: Forecast, target: float) -> str:
+    """When the median falls below the target, and the probability that the run ends above it."""
+    curve, chance = forecast.curve(), forecast.prob_below(target)
+    below = np.flatnonzero(curve.median < target)
+    if below.size == 0 or below[0] == 0:
+        return f"{chance:.0%} to end below {target:g}"
+    step = float(f"{curve.steps[below[0]]:.3g}")
+    return f"reaches {target:g} at about step {step:,.0f}, or not at all: {1 - chance:.0%}"

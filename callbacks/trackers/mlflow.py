@@ -1,0 +1,47 @@
+"""`MLflowSink`: writes forecasts to a run of MLflow."""
+
+from time import time
+
+from lossforecast.callbacks.monitor import Tenths, Update
+from lossforecast.callbacks.tensorboard import scalars
+from lossforecast.callbacks.trackers.library import draws, library
+from lossforecast.errors import ConfigurationError
+from lossforecast.plot import plot
+
+__all__ = ["MLflowSink"]
+
+
+class MLflowSink:
+    """Writes every forecast to a run of MLflow, at its optimizer step.
+
+    Args:
+        run_id: identifier of the run; by default that of the active one.
+        pictures: whether to add a picture ``forecast/step_N.png`` to the artifacts after every
+            tenth of the run; by default if matplotlib is installed.
+
+    Raises:
+        ConfigurationError: MLflow is not installed, or no run is active.
+    """
+
+    def __init__(self, run_id: str | None = None, *, pictures: bool | None = None) -> None:
+        mlflow = library("mlflow", self)
+        active = mlflow.active_run()
+        if run_id is None and active is None:
+            raise ConfigurationError(
+                "MLflowSink has no run: call mlflow.start_run() before, or give run_id"
+            )
+        self._run_id = active.info.run_id if run_id is None else run_id
+        self._tenths, self._draws = Tenths(), draws(pictures)
+
+    def __call__(self, update: Update) -> None:
+        """Write one forecast; nothing if there was no loss to forecast from."""
+        values = scalars(update)
+        if not values:
+            return
+        mlflow = library("mlflow", self)
+        client, metric, now = mlflow.MlflowClient(), mlflow.entities.Metric, round(1e3 * time())
+        rows = [metric(name, value, now, update.step) for name, value in values.items()]
+        client.log_batch(self._run_id, rows)
+        if self._tenths.is_due(update) and self._draws:
+            figure = plot(update.forecast, update.forecaster.history, target=update.target)
+            client.log_figure(self._run_id, figure, f"forecast/step_{update.step}.png")

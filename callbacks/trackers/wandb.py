@@ -1,0 +1,47 @@
+"""`WandbSink`: writes forecasts to a run of Weights & Biases."""
+
+from typing import Any
+
+from lossforecast.callbacks.monitor import Tenths, Update
+from lossforecast.callbacks.tensorboard import picture, scalars
+from lossforecast.callbacks.trackers.library import draws, library
+from lossforecast.errors import ConfigurationError
+
+__all__ = ["WandbSink"]
+
+_STEP = "forecast/step"
+
+
+class WandbSink:
+    """Writes every forecast to a run of W&B, with ``forecast/step`` as the axis of its charts.
+
+    A forecast joins the row of the next ``log`` of yours and never begins one: it moves no step
+    that you count, and none of your values is refused for going back. Of several forecasts between
+    two rows the last is kept.
+
+    Args:
+        run: a run of W&B; by default the one that ``wandb.init`` began.
+        pictures: whether to add a picture after every tenth of the run; by default if matplotlib
+            is installed.
+
+    Raises:
+        ConfigurationError: W&B is not installed, or no run has begun.
+    """
+
+    def __init__(self, run: Any = None, *, pictures: bool | None = None) -> None:
+        wandb = library("wandb", self)
+        self._run, self._image = wandb.run if run is None else run, wandb.Image
+        if self._run is None:
+            raise ConfigurationError("WandbSink has no run: call wandb.init() before, or give one")
+        self._tenths, self._draws = Tenths(), draws(pictures)
+        self._run.define_metric(_STEP, hidden=True)
+        self._run.define_metric("forecast/*", step_metric=_STEP)
+
+    def __call__(self, update: Update) -> None:
+        """Write one forecast; nothing if there was no loss to forecast from."""
+        values: dict[str, Any] = dict(scalars(update))
+        if not values:
+            return
+        if self._tenths.is_due(update) and self._draws:
+            values["forecast/picture"] = self._image(picture(update))
+        self._run.log({_STEP: update.step, **values}, commit=False)

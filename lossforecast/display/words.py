@@ -1,0 +1,95 @@
+"""The words for a forecast: where the loss is heading, how that is known, what it will gain."""
+
+import math
+import sys
+from typing import Final
+
+from lossforecast.estimate import AnnealGain, Estimate
+from lossforecast.status import Status
+
+__all__ = ["STATUS_WORDS", "brief", "encodable", "gain_words", "heading"]
+
+STATUS_WORDS: Final = {
+    Status.NO_DATA: "no losses yet",
+    Status.TOO_SHORT: "few losses yet, or none that follow a law",
+    Status.PRIOR_DRIVEN: "the drop from annealing is assumed",
+    Status.IDENTIFIED: "learned from this run",
+    Status.MISFIT: "no law describes this run",
+}
+"""What each status means."""
+_SOURCES = {"data": "learned from the run", "probe": "measured by the probe", "prior": "assumed"}
+"""Sources of the drop still to come."""
+
+
+def heading(estimate: Estimate) -> str:
+    """Where the loss is heading, with its 80% interval; without a number if there is none.
+
+    Example:
+        >>> heading(Estimate(2.4587, 2.4331, 2.4863))
+        'heading for 2.459 (80%: 2.433 to 2.486)'
+    """
+    if math.isnan(estimate):
+        return "nothing observed yet"
+    return f"heading for {estimate:.4g} (80%: {estimate.lower:.4g} to {estimate.upper:.4g})"
+
+
+def gain_words(gain: AnnealGain) -> str:
+    """What annealing will still bring, and how that is known.
+
+    Example:
+        >>> gain_words(AnnealGain(0.1049, 0.08, "prior"))
+        'annealing still to bring 0.105 (assumed)'
+    """
+    if gain.source == "none":
+        return "no annealing to come"
+    return f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+
+
+def brief(estimate: Estimate, *, sure: bool = True) -> str:
+    """A few characters for a progress bar: the median, and half the width of the 80% interval.
+
+    Args:
+        estimate: the forecast; nan gives an empty text.
+        sure: whether to give the width; without it there is a question mark.
+
+    Example:
+        >>> brief(Estimate(0.6134, 0.59, 0.63)), brief(Estimate(0.6134, 0.59, 0.63), sure=False)
+        ('→0.61±0.02', '→0.61?')
+        >>> brief(Estimate(3.5136, 3.5122, 3.515)), brief(Estimate(1234.5, 1000.0, 1400.0))
+        ('→3.5136±0.0014', '→1200±200')
+    """
+    if math.isnan(estimate):
+        return ""
+    half = (estimate.upper - estimate.lower) / 2
+    digits = _last_digit(half, estimate)
+    median, width = _rounded(estimate, digits), _rounded(half, digits)
+    return f"→{median}±{width}" if sure else f"→{median}?"
+
+
+def encodable(text: str) -> str:
+    """The text, in ASCII if standard output or standard error cannot show it as it is."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            text.encode(getattr(stream, "encoding", None) or "utf-8")
+        except (UnicodeEncodeError, LookupError):
+            return text.replace("→", "->").replace("±", "+-")
+    return text
+
+
+def _last_digit(width: float, value: float) -> int:
+    """Place of the last digit that tells something, as a power of ten.
+
+    It is the first of the width, or the second of one that begins with 1; the value has two to five
+    digits.
+    """
+    size = math.floor(math.log10(abs(value))) if value else 0
+    if width <= 0:
+        return size - 4
+    place = math.floor(math.log10(width))
+    return min(max(place - (width < 2 * 10.0**place), size - 4), size - 1)
+
+
+def _rounded(value: float, place: int) -> str:
+    if -7 < place < 6:
+        return f"{round(value, -place):.{max(-place, 0)}f}"
+    return f"{value:.3g}"
