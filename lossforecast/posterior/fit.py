@@ -391,12 +391,7 @@ def _fall(evidence: Evidence, transform: LossTransform) -> float:
 
 
 def _slope(z: FloatArray, s1_ratio: FloatArray) -> float:
-    """``-dz / d log(S1)`` over the later half of the evidence, at least 0.
-
-    Args:
-        z: the losses, (n,).
-        s1_ratio: S1 at the end of the plan over S1 at each of them, the first clock term, (n,).
-    """
+    """``-dz / d log(S1)`` over the later half of n losses, at least 0, from S1(T) / S1, (n,)."""
     n = max(z.size // 2, min(_MIN_SLOPE_POINTS, z.size))
     x = -np.log(np.maximum(s1_ratio[-n:], _TINY))
     if np.ptp(x) < 1e-6:

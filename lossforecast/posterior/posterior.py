@@ -174,10 +174,7 @@ class Posterior:
 
         The added variance v is that of the loss relative to its level; on the log scale it is that
         of the log-normal distribution with this relative variance, ``log(1 + v)``.
-
-        Args:
-            query: the points.
-            z: `_z` there, where it is known.
+        `z` is `_z` at these points, if it is known.
         """
         mean, variance = z or self._z(query)
         start, of_laws = self._start_std(query.terms) ** 2, self.nodes.offset_column < 0
