@@ -42,7 +42,7 @@ from lossforecast.status import Caveat, Status
 
 __all__ = ["Forecaster"]
 
-_FORECASTS_PER_RUN = 100
+_FORECASTS_PER_RUN = 60
 
 
 class Forecaster:
@@ -57,7 +57,7 @@ class Forecaster:
         laws: "auto" (all, averaged by evidence) or one or more of "annealing", "multi-power",
             "memoryless", "power".
         prior: beliefs before the first loss, past runs included; None is the packaged prior.
-        every_n_steps: steps between forecasts; by default about a hundredth of the run.
+        every_n_steps: steps between forecasts; by default about a sixtieth of the run.
 
     Raises:
         ConfigurationError: an argument has another type, or a law is unknown.
