@@ -72,7 +72,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `monitor`.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
-        every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
+        every_n_steps: optimizer steps between two forecasts. Default: a sixtieth of the run.
         probe: a `lossforecast.callbacks.AnnealingProbe`; measures how much annealing will lower the
             loss, on training batches as the model gets them; with sharded weights on held-out
             batches only. With ``label_smoothing_factor`` or ``compute_loss_func`` the model gets no

@@ -59,7 +59,7 @@ class LightningLossForecast(LoopCallback, Callback):
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `monitor`.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
-        every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
+        every_n_steps: optimizer steps between two forecasts. Default: a sixtieth of the run.
         optimizer_index: index of the module's optimizer whose steps count.
         probe: a `lossforecast.callbacks.AnnealingProbe`; measures how much annealing will lower the
             loss, on training batches and in the precision of the Trainer.

@@ -39,7 +39,7 @@ class Settings:
             the callback, and the optimizer if it is missing.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
-        every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
+        every_n_steps: optimizer steps between two forecasts. Default: a sixtieth of the run.
         probe: measures on the weights how much annealing will lower the loss.
         store: where runs are recorded and past runs are found: True for the store of this user, or
             a path, a database URL or a `lossforecast.RunStore`; False for none. Default: what

@@ -95,7 +95,7 @@ class TorchLossForecast(LoopCallback):
             it out if none is ever seen twice. The one in `run` prevails.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
-        every_n_steps: optimizer steps between two forecasts. Default: a hundredth of the run.
+        every_n_steps: optimizer steps between two forecasts. Default: a sixtieth of the run.
         group: index of the parameter group whose learning rate counts. Default: the first of
             those with the largest rate.
         probe: a `lossforecast.callbacks.AnnealingProbe` of the model; measures how much annealing
