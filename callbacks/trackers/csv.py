@@ -11,21 +11,9 @@ from lossforecast.errors import ConfigurationError
 __all__ = ["CSVSink"]
 
 _COLUMNS = (
-    "at",
-    "step",
-    "median",
-    "lower80",
-    "upper80",
-    "lower95",
-    "upper95",
-    "gain_mean",
-    "gain_source",
-    "status",
-    "target",
-    "prob_target",
-    "action",
-    "reason",
-    "message",
+    *("at", "step", "median", "lower80", "upper80", "lower95", "upper95"),
+    *("gain_mean", "gain_source", "status", "target", "prob_target"),
+    *("action", "reason", "message"),
 )
 
 

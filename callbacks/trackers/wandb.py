@@ -20,28 +20,37 @@ class WandbSink:
     two rows the last is kept.
 
     Args:
-        run: a run of W&B; by default the one that ``wandb.init`` began.
+        run: a run of W&B; by default the one that has begun when the first forecast is made, by
+            ``wandb.init`` or the Hugging Face ``Trainer``.
         pictures: whether to add a picture after every tenth of the run; by default if matplotlib
             is installed.
 
     Raises:
-        ConfigurationError: W&B is not installed, or no run has begun.
+        ConfigurationError: W&B is not installed.
     """
 
     def __init__(self, run: Any = None, *, pictures: bool | None = None) -> None:
-        wandb = library("wandb", self)
-        self._run, self._image = wandb.run if run is None else run, wandb.Image
-        if self._run is None:
-            raise ConfigurationError("WandbSink has no run: call wandb.init() before, or give one")
+        library("wandb", self)
+        self._run, self._has_axis = run, False
         self._tenths, self._draws = Tenths(), draws(pictures)
-        self._run.define_metric(_STEP, hidden=True)
-        self._run.define_metric("forecast/*", step_metric=_STEP)
 
     def __call__(self, update: Update) -> None:
-        """Write one forecast; nothing if there was no loss to forecast from."""
+        """Write one forecast; nothing if there was no loss to forecast from.
+
+        Raises:
+            ConfigurationError: no run has begun.
+        """
+        wandb = library("wandb", self)
         values: dict[str, Any] = dict(scalars(update))
+        run = wandb.run if self._run is None else self._run
         if not values:
             return
+        if run is None:
+            raise ConfigurationError("WandbSink has no run: call wandb.init() before, or give one")
+        if not self._has_axis:
+            self._has_axis = True
+            run.define_metric(_STEP, hidden=True)
+            run.define_metric("forecast/*", step_metric=_STEP)
         if self._tenths.is_due(update) and self._draws:
-            values["forecast/picture"] = self._image(picture(update))
-        self._run.log({_STEP: update.step, **values}, commit=False)
+            values["forecast/picture"] = wandb.Image(picture(update))
+        run.log({_STEP: update.step, **values}, commit=False)

@@ -8,12 +8,14 @@ import json
 import os
 import pickle
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.hf_processes import TOTAL
 
 from lossforecast import ConfigurationError
 from lossforecast.callbacks import (
@@ -49,8 +51,31 @@ def train(sink: Sink, log: Callable[[int], Any] = lambda step: None, until: int 
     return monitor.forecast
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline run: a log of LevelDB after a header of 7 bytes."""
+def train_without_a_run(sink: Sink, message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The sink says what is missing, and the training goes on."""
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    with TorchLossForecast(optimizer, None, 40, sinks=[sink], store=False) as monitor:
+        for step in range(40):
+            monitor.step(2 + 3 * (step + 5.0) ** -0.5)
+            optimizer.step()
+    assert monitor.forecast is not None
+    assert "a sink failed and gets no more forecasts" in caplog.text
+    assert message in caplog.text
+
+
+def wandb_records(path: Path) -> list[Any]:
+    """The records of an offline run that has ended; its service may still be writing them."""
+    ends = time.monotonic() + 30
+    while True:
+        records = list(records_in(path))
+        if any(each.WhichOneof("record_type") == "exit" for each in records):
+            return records
+        assert time.monotonic() < ends, "the run was not written to its end"
+        time.sleep(0.1)
+
+
+def records_in(path: Path) -> Iterator[Any]:
+    """The records in a file of W&B: a log of LevelDB after a header of 7 bytes."""
     parser = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
     data, at, record = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
@@ -104,12 +129,11 @@ def test_wandb(numbered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.filterwarnings("default")
 def test_wandb_has_forecasts_on_an_axis_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with pytest.raises(ConfigurationError, match=r"wandb\.init"):
-        WandbSink()
+    train_without_a_run(WandbSink(), "WandbSink has no run: call wandb.init() before", caplog)
     with wandb.init(mode="offline", project="p", dir=tmp_path) as run:
         train(WandbSink(run, pictures=False))
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
@@ -125,12 +149,42 @@ def test_wandb_has_forecasts_on_an_axis_of_their_own(
 
 
 @pytest.mark.filterwarnings("default")
-def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sink_joins_the_run_that_the_trainer_of_hugging_face_begins(
+    tmp_path: Path, run_python: Callable[..., str]
+) -> None:
+    pytest.importorskip("wandb")
+    code = """
+import os
+os.environ.pop("WANDB_SERVICE", None)  # that of the tests before, which would not end the run
+from pathlib import Path
+from support.hf_processes import train
+from lossforecast.callbacks import TransformersLossForecast, WandbSink
+
+callback = TransformersLossForecast(every_n_steps=4, sinks=[WandbSink(pictures=False)])
+train(Path("."), [callback], report_to=["wandb"])
+assert callback._pipeline.monitor.sinks, "the sink has failed"
+import wandb
+wandb.finish()
+"""
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join(map(str, (tests, tests.parent)))
+    offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}
+    run_python("-c", code, cwd=tmp_path, PYTHONPATH=paths, **offline)
+    rows = wandb_rows(tmp_path)
+    at = [row["forecast/step"] for row in rows if "forecast/step" in row]
+    assert at[-1] == TOTAL, at
+    assert at == sorted(set(at))
+    assert [row for row in rows if "train/loss" in row]
+
+
+@pytest.mark.filterwarnings("default")
+def test_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(ConfigurationError, match=r"mlflow\.start_run"):
-        MLflowSink()
+    train_without_a_run(MLflowSink(), "MLflowSink has no run: call mlflow.start_run()", caplog)
     with mlflow.start_run() as run:
         final = train(MLflowSink(), lambda step: mlflow.log_metric("mine", step, step=step))
     client = mlflow.MlflowClient()
@@ -159,7 +213,7 @@ import json
 print(json.dumps([final.median, SQLiteStorage.get_logs("p", "r")]))
 """
     here = Path(__file__).parent
-    paths = os.pathsep.join(map(str, (here, here.parents[1])))
+    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     out = run_python("-c", code, cwd=tmp_path, TRACKIO_DIR=str(tmp_path), PYTHONPATH=paths)
     median, rows = json.loads(out.splitlines()[-1])
     ours = [row for row in rows if "forecast/final_loss" in row]
