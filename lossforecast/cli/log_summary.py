@@ -30,6 +30,8 @@ def log_to_dict(log: Log, total_steps: int) -> dict[str, Any]:
     return {
         "log": str(log.path),
         "format": log.format,
+        "run": log.run,
+        "runs": list(log.runs),
         "column": log.column,
         "metric": log.metric,
         "lr_column": log.rate_column,

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
+from lossforecast.readers.cells import MAX_STEP
 from lossforecast.readers.columns import (
     in_run,
     is_epoch,
@@ -166,6 +167,9 @@ def _read(
             n_runs = source.n_runs
             series.clear()
             epochs.clear()
+        if source.purged_from is not None:
+            _restart(source, series, source.purged_from - 1, MAX_STEP)
+            source.purged_from = None
         if is_epoch(name):
             epochs.setdefault(name, EpochColumn()).add(step, value)
         if is_epoch(name) and name not in asked:

@@ -39,6 +39,7 @@ class Source:
         runs_have_names: True if the names of its columns begin with those of runs.
         run: number, from 1, of the run to read where several were appended; None for the last.
         n_runs: number of appended runs so far.
+        purged_from: step from which on the writer has just withdrawn all values, if it has.
         on_read: is told, now and then, how many more bytes were read.
     """
 
@@ -56,6 +57,7 @@ class Source:
     runs_have_names: bool = False
     run: int | None = None
     n_runs: int = 1
+    purged_from: int | None = None
     on_read: Callable[[int], None] | None = field(default=None, repr=False)
 
     def points(self, wanted: Wanted) -> Points:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from support.log_files import STEPS, loss_at, seen, write_events
+from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast import ConfigurationError, LRSchedule
 from lossforecast.readers import read_log
@@ -140,6 +141,15 @@ def test_runs_that_were_begun_in_the_same_folder(tmp_path: Path) -> None:
     assert list(seen(read_log(tmp_path, run=3))) == list(range(40))
     with pytest.raises(ConfigurationError, match="has no run 7: it holds 6 runs"):
         read_log(tmp_path, run=7)
+
+
+def test_what_the_writer_withdraws_at_its_start_is_dropped(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path), filename_suffix=".1") as writer:
+        for step in range(120):
+            writer.add_scalar("loss", loss_at(step), step)
+    with SummaryWriter(str(tmp_path), filename_suffix=".2", purge_step=100) as writer:
+        writer.add_scalar("loss", loss_at(150), 150)
+    assert list(seen(read_log(tmp_path))) == [*range(100), 150]
 
 
 def test_event_files_of_one_second_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:

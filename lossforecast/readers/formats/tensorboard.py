@@ -111,6 +111,8 @@ def _values(source: Source, path: Path) -> Iterator[tuple[str, int, Any]]:
             event = Event.FromString(record)
         except DecodeError as error:
             raise ConfigurationError(f"{path} is damaged at event {n_events}: {error}") from error
+        if event.session_log.status == event.session_log.START and event.step > 0:
+            source.purged_from = event.step  # as after SummaryWriter(purge_step=...)
         for value in event.summary.value:
             if value.WhichOneof("value") in ("simple_value", "tensor"):
                 yield value.tag, event.step, value
