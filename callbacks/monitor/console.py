@@ -22,6 +22,8 @@ class ConsoleSink:
             of level INFO there.
     """
 
+    reads_trail = False
+
     def __init__(self, *, always: bool = False) -> None:
         self._always = always
         self._tenths = Tenths()

@@ -92,7 +92,8 @@ class RunMonitor:
             logger.log(level, "step %d: %s", step, self.recommendation.message)
         if self.recorder is not None:
             self.recorder.record(step, self.forecaster, self.recommendation)
-        self.trail.add(step, self.forecast, self.recommendation)
+        drawn = any(getattr(sink, "reads_trail", True) for sink in self.sinks)
+        self.trail.add(step, self.forecast, self.recommendation, drawn=drawn)
         return Update(
             step=step,
             forecast=self.forecast,

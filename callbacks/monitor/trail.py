@@ -20,7 +20,7 @@ Row = dict[str, Any]
 FAN = ("median", "mean", "lower80", "upper80", "lower95", "upper95")
 """The lines of a fan: median, mean and bounds of the 80% and 95% intervals."""
 _MAX_ROWS = 256
-_FAN_STEPS = 9  # steps at which the fan of each forecast is kept
+_FAN_STEPS = 9  # steps at which the fan of each forecast is kept, where something may draw it
 
 
 class Trail:
@@ -31,7 +31,8 @@ class Trail:
 
     * ``step``: optimizer steps taken when it was made;
     * ``steps``, ``median``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan,
-      lists of up to 9 values from that step to the end; rows of earlier versions have no median;
+      lists of up to 9 values from that step to the end, or of the one at the end if nothing was
+      there to draw them; rows of earlier versions have no median;
     * ``status``, ``gain``: as in `Forecast`, the gain as mean, standard deviation and source;
     * ``action``, ``reason``, ``message``: the recommendation; no message if it is the previous one;
     * ``done``: action taken at or after that forecast, if any: "stop" or "change_schedule".
@@ -40,13 +41,16 @@ class Trail:
     def __init__(self, rows: Sequence[Row] = ()) -> None:
         self.rows = list(rows)
 
-    def add(self, step: int, forecast: Forecast, advice: Recommendation) -> None:
+    def add(
+        self, step: int, forecast: Forecast, advice: Recommendation, *, drawn: bool = True
+    ) -> None:
         """Append a forecast; drop rows of the same or later steps, from before a rewind.
 
         Args:
             step: optimizer steps taken when the forecast was made.
             forecast: forecast of the final loss.
             advice: the recommendation.
+            drawn: whether something may draw the fan; its end alone is computed in less time.
         """
         done = None
         while self.rows and self.rows[-1]["step"] >= step:
@@ -55,7 +59,7 @@ class Trail:
         gain = forecast.anneal_gain
         row = {
             "step": step,
-            **fan(forecast, _FAN_STEPS),
+            **(fan(forecast, _FAN_STEPS) if drawn else _end_of_fan(forecast)),
             "status": str(forecast.status),
             "gain": [short(gain.mean), short(gain.std), gain.source],
             **advice.to_dict(),
@@ -109,6 +113,12 @@ def fan(forecast: Forecast, n_steps: int) -> dict[str, list[Any]]:
     lines = (inner.median, inner.mean, inner.lower, inner.upper, outer.lower, outer.upper)
     rounded = ([short(x) for x in line.tolist()] for line in lines)
     return {"steps": steps.tolist(), **dict(zip(FAN, rounded, strict=True))}
+
+
+def _end_of_fan(forecast: Forecast) -> dict[str, list[Any]]:
+    values = (forecast.median, forecast.mean, *forecast.interval(0.8), *forecast.interval(0.95))
+    lines = {name: [short(value)] for name, value in zip(FAN, values, strict=True)}
+    return {"steps": [forecast.step], **lines}
 
 
 def short(x: float) -> float | None:

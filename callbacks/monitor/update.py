@@ -22,7 +22,8 @@ class Update:
         recommendation: recommended action.
         target: final loss to reach; None if there is no target.
         forecaster: copy of the forecaster at that step, its losses averaged into bins.
-        trail: all forecasts so far, the latest last, as rows of a `Trail`.
+        trail: all forecasts so far, the latest last, as rows of a `Trail`; with fans if one of
+            the sinks reads them (`Sink`).
     """
 
     step: int
@@ -34,6 +35,8 @@ class Update:
 
 
 Sink = Callable[[Update], None]
+"""A function of every update. With an attribute `reads_trail` that is False, it does without the
+fans of earlier forecasts, which then are not computed unless another sink reads them."""
 
 
 class Tenths:

@@ -137,7 +137,8 @@ class PlanWatch:
         if length is None or length <= steps:
             return False
         tolerance = _GIVEN_LENGTH_TOLERANCE if self._source.fixed_length else _LENGTH_TOLERANCE
-        if abs(length - self._total) <= tolerance * self._total:
+        # a pace that was counted over `steps` may be one step off
+        if abs(length - self._total) <= self._total * max(tolerance, 1 / max(steps, 1)):
             return False
         if self._source.fixed_length:
             self._warn_once(

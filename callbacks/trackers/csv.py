@@ -29,6 +29,8 @@ class CSVSink:
         ConfigurationError: the file is another table.
     """
 
+    reads_trail = False
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         header = ",".join(_COLUMNS)

@@ -24,6 +24,8 @@ class MLflowSink:
         ConfigurationError: MLflow is not installed.
     """
 
+    reads_trail = False
+
     def __init__(self, run_id: str | None = None, *, pictures: bool | None = None) -> None:
         library("mlflow", self)
         self._run_id = run_id

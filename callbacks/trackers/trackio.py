@@ -22,6 +22,8 @@ class TrackioSink:
         ConfigurationError: Trackio is not installed.
     """
 
+    reads_trail = False
+
     def __init__(self, run: Any = None) -> None:
         self._run = run
         library("trackio", self)

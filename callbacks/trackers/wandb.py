@@ -29,6 +29,8 @@ class WandbSink:
         ConfigurationError: W&B is not installed.
     """
 
+    reads_trail = False
+
     def __init__(self, run: Any = None, *, pictures: bool | None = None) -> None:
         library("wandb", self)
         self._run, self._has_axis = run, False

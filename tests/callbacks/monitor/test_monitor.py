@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from lossforecast import Action, Caveat, Forecaster, LRSchedule, Reason, Recommendation
+from lossforecast.callbacks.monitor import FAN
 from lossforecast.callbacks.monitor.guard import guarded
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
 from lossforecast.callbacks.monitor.update import Update
@@ -133,6 +134,27 @@ def test_every_sink_gets_every_update() -> None:
     monitor = RunMonitor(young(), target=2.5, sinks=(box.append for box in seen))
     updates = [check(monitor, step, 1e-3) for step in (400, 410)]
     assert seen == [updates, updates]
+
+
+def test_fans_are_kept_for_the_sinks_that_read_them_and_their_end_for_all() -> None:
+    """A sink that does without the trail spares the run most of its cost."""
+
+    class Terse:
+        reads_trail = False
+
+        def __call__(self, update: Update) -> None: ...
+
+    rows = []
+    for sinks in ([], [Terse()], [Terse(), list[Update]().append]):
+        monitor = RunMonitor(young(), sinks=sinks)
+        monitor.check(400)
+        rows.append(monitor.trail.rows[0])
+    nothing, terse, drawn = rows
+    assert nothing == terse
+    assert nothing["steps"] == [TOTAL]
+    assert len(drawn["steps"]) == 9
+    for line in FAN:
+        assert nothing[line] == [pytest.approx(drawn[line][-1], rel=1e-5)]
 
 
 def test_a_sink_that_raises_is_dropped_and_the_others_go_on(
