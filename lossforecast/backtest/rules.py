@@ -32,11 +32,13 @@ _LATE_RUNG = 0.06  # of a run: the first rung of the halving that costs more and
 
 def dominated(runs: Sequence[SweepRun]) -> Stopper:
     """The policy `lossforecast.policies.dominated`, with its defaults, for all runs at once."""
-    best = n_best_runs(len(runs))
+    best, ended = n_best_runs(len(runs)), [Outlook.ended(run.truth) for run in runs]
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        if all(runs[i].is_open[check] for i in active):
+            return []
         outlooks = [runs[i].outlooks[check] for i in active]
-        outlooks += [Outlook.ended(runs[i].truth) for i in finished]
+        outlooks += [ended[i] for i in finished]
         probabilities = prob_among_best(outlooks, best, runs[0].alike)
         return [
             i
