@@ -1,5 +1,6 @@
 """Optuna: `ForecastPruner` prunes trials by forecasts of their final values."""
 
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ __all__ = ["ForecastPruner"]
 _Key = tuple[str, int]  # name of the study, number of the trial
 
 _REASON_KEY = "lossforecast:reason"  # user attribute of a pruned trial
+_MAX_SILENCE_S = 3_600.0  # without a report, after which a running trial may have died
 
 
 class ForecastPruner(BasePruner):
@@ -46,6 +48,9 @@ class ForecastPruner(BasePruner):
     negatives are forecast. The reported steps must be those of the schedule:
     ``trial.report(val_loss, optimizer_steps_taken)``. If the first trial ends far from the end of
     its schedule, as when epochs are reported, a warning says so.
+
+    A running trial that has reported nothing for an hour is no rival any more: its process may have
+    died. With a storage that has a heartbeat, Optuna fails it earlier.
 
     A pruned trial says why in the log and in its user attribute ``"lossforecast:reason"``.
 
@@ -156,7 +161,9 @@ class ForecastPruner(BasePruner):
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
                 running.add((study.study_name, other.number))
-                rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
+                watched = self._watched_trial(study, other)
+                if time.monotonic() - watched.heard_at < _MAX_SILENCE_S:
+                    rivals.append(Outlook.of(watched.forecaster.forecast(), self._kind(other)))
         self._watched = {key: one for key, one in self._watched.items() if key in running}
         return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
 
@@ -208,11 +215,19 @@ class ForecastPruner(BasePruner):
 
 @dataclass
 class _Watched:
-    """A trial: its forecaster, the steps read so far, and the final values forecast at them."""
+    """A trial.
+
+    Attributes:
+        forecaster: has observed the reported values, negated if they are maximised.
+        steps: the steps read so far.
+        finals: final values forecast at them, for a stock pruner.
+        heard_at: monotonic time of its latest new report, in seconds.
+    """
 
     forecaster: Forecaster
     steps: list[int] = field(default_factory=list)
     finals: dict[int, float] = field(default_factory=dict)
+    heard_at: float = field(default_factory=time.monotonic)
 
     def continues(self, values: dict[int, float]) -> bool:
         """Return whether all new steps come after those read so far."""
@@ -223,6 +238,7 @@ class _Watched:
         for step in sorted(values)[len(self.steps) :]:
             self.forecaster.observe(step, sign * values[step])
             self.steps.append(step)
+            self.heard_at = time.monotonic()
             yield step
 
 

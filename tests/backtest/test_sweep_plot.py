@@ -21,9 +21,9 @@ def test_a_rule_is_at_its_means_with_a_line_up_to_its_worst(tmp_path: Path) -> N
     figure = plot_sweeps([*scores, score("halving", 1.0, 0.5, runs=3)])
     (axes,) = figure.axes
     line, worst, mean = axes.lines[:3]
-    np.testing.assert_allclose(line.get_xydata(), [[20, 0.3], [20, 0.5]])
-    np.testing.assert_allclose(worst.get_xydata(), [[20, 0.5]])
-    np.testing.assert_allclose(mean.get_xydata(), [[20, 0.3]])
+    np.testing.assert_allclose(np.asarray(line.get_xydata()), np.array([[20, 0.3], [20, 0.5]]))
+    np.testing.assert_allclose(np.asarray(worst.get_xydata()), np.array([[20, 0.5]]))
+    np.testing.assert_allclose(np.asarray(mean.get_xydata()), np.array([[20, 0.3]]))
     assert [text.get_text() for text in axes.texts] == ["halving", "median"]
     assert [text.get_fontweight() for text in axes.texts] == ["bold", "normal"], "ours stands out"
     figure.savefig(tmp_path / "sweeps.png")
@@ -39,7 +39,7 @@ def test_each_arrival_has_a_panel() -> None:
 
 def test_without_large_sweeps_the_small_ones_are_drawn() -> None:
     (axes,) = plot_sweeps([score("halving", 0.5, 0.002, runs=3)]).axes
-    np.testing.assert_allclose(axes.lines[-1].get_xydata(), [[50, 0.2]])
+    np.testing.assert_allclose(np.asarray(axes.lines[-1].get_xydata()), np.array([[50, 0.2]]))
 
 
 def test_a_rule_without_a_survivor_is_named() -> None:

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,7 @@ def test_impossible_arguments() -> None:
 
 WORKER = """
 import sys
+import time
 import optuna
 sys.path[:0] = sys.argv[2:]
 from test_optuna import objective, plan
@@ -288,3 +290,29 @@ def test_halving_decides_alike_in_a_process_that_has_seen_nothing() -> None:
 
     assert decisions(fresh=True) == decisions(fresh=False)
     assert min(step or 0 for step in decisions(fresh=True)) == 100
+
+
+def test_a_trial_whose_process_died_is_no_rival_after_an_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rivals: list[int] = []
+
+    def counting(situation: Situation) -> Recommendation | None:
+        rivals.append(len(situation.rivals))
+        return None
+
+    pruner = ForecastPruner(plan, policy=counting)
+    study = study_with(pruner)
+    died, alive = study.ask(), study.ask()
+    for trial in (died, alive):
+        trial.suggest_float("level", 2.0, 3.0)
+        trial.report(3.0, EVERY)
+        trial.should_prune()
+    now = time.monotonic()
+    for hours, step in ((0.9, 2), (1.1, 3)):
+        monkeypatch.setattr(time, "monotonic", lambda hours=hours: now + 3_600 * hours)
+        alive.report(2.9, step * EVERY)
+        alive.should_prune()
+    died.report(2.9, 2 * EVERY)
+    alive.should_prune()
+    assert rivals == [0, 1, 1, 0, 1]
