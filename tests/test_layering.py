@@ -66,6 +66,7 @@ LIBRARIES = {"numpy", "scipy"}
 LAZY = {
     "plot": {"matplotlib"},
     "backtest.plot": {"matplotlib"},
+    "backtest.sweep_plot": {"matplotlib"},
     "backtest.rules": {"optuna"},
     "cli.app": {"typer"},
     "cli.backtest": {"rich", "typer"},

@@ -134,9 +134,9 @@ class Ladder(Generic[RunId]):
         if better < places:
             return None
         return (
-            f"{better} of {len(peers) - 1} alike runs were ahead at {self.halving.rungs[rung]:.2g} "
-            f"of the plan, where the best {places} stay: the loss was heading for {loss:.4g}, "
-            f"theirs for {min(peers):.4g} or more"
+            f"behind {better} of {len(peers) - 1} alike runs at "
+            f"{100 * self.halving.rungs[rung]:.2g}% of the plan, where the best {places} may stay: "
+            f"heading for {loss:.4g}, the best of them for {min(peers):.4g}"
         )
 
 

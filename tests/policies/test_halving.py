@@ -38,8 +38,8 @@ def test_the_lowest_forecasts_stay() -> None:
     assert staying(ladder, "abcdef") == "bd"
     why = ladder.behind("a")
     assert why is not None
-    assert why.startswith("4 of 5 alike runs were ahead at 0.02 of the plan")
-    assert "heading for 2.5, theirs for 2.1 or more" in why
+    assert why.startswith("behind 4 of 5 alike runs at 2% of the plan, where the best 2 may stay")
+    assert why.endswith("heading for 2.5, the best of them for 2.1")
 
 
 def test_level_runs_stay_together() -> None:
