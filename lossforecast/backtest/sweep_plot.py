@@ -19,7 +19,10 @@ __all__ = ["plot_sweeps"]
 _OUR_COLOR, _OTHER_COLOR = "#1f6fb4", "#8a939c"
 _ARRIVALS = {"parallel": "all runs at once", "sequential": "one run after the other"}
 _LINEAR_BELOW = 0.1  # % of regret, below which the axis is linear, so that it has a 0
-_LABEL_OFFSET = 5  # points
+_LABEL_OFFSET = 6  # points
+_LABEL_ANGLE = 35  # degrees, upwards above a bar and downwards below a dot
+_LABEL_ROOM = 8  # times the worst regret, to the top of the panel
+_LABEL_LEFT_FROM = 70  # % of the compute; beyond, a label would leave the panel
 
 
 def plot_sweeps(scores: Sequence[SweepScore]) -> "Figure":
@@ -48,7 +51,7 @@ def plot_sweeps(scores: Sequence[SweepScore]) -> "Figure":
         raise ConfigurationError("there are no scores to draw: give those of replay_sweeps")
     large = [score for score in scores if score.runs >= LARGE_SWEEP_RUNS] or list(scores)
     arrivals = list(dict.fromkeys(score.arrival for score in large))
-    figure = Figure(figsize=(5.6 * len(arrivals), 4.4), layout="constrained")
+    figure = Figure(figsize=(5.6 * len(arrivals), 5.2), layout="constrained")
     panels = figure.subplots(1, len(arrivals), squeeze=False)[0]
     for panel, arrival in zip(panels, arrivals, strict=True):
         _draw_panel(panel, arrival, [score for score in large if score.arrival == arrival])
@@ -58,7 +61,7 @@ def plot_sweeps(scores: Sequence[SweepScore]) -> "Figure":
 def _draw_panel(axes: "Axes", arrival: str, scores: Sequence[SweepScore]) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    without_survivor = []
+    without_survivor, worst = [], 0.0
     for policy in dict.fromkeys(score.policy for score in scores):
         sweeps = [score for score in scores if score.policy == policy]
         compute = 100 * float(np.mean([score.compute_used for score in sweeps]))
@@ -66,24 +69,27 @@ def _draw_panel(axes: "Axes", arrival: str, scores: Sequence[SweepScore]) -> Non
         if any(map(math.isnan, regrets)):
             without_survivor.append(policy)
             continue
-        ours = policy in OUR_RULES
+        worst, ours = max(worst, *regrets), policy in OUR_RULES
         color, mean = _OUR_COLOR if ours else _OTHER_COLOR, float(np.mean(regrets))
         axes.plot([compute] * 2, [mean, max(regrets)], color=color, lw=1.2, alpha=0.6)
         axes.plot(compute, max(regrets), color=color, marker="_", ms=8)
         axes.plot(compute, mean, color=color, marker="o", ms=8 if ours else 6, zorder=5)
-        left = compute > 60  # %; the label must stay inside the panel
+        left, below = compute > _LABEL_LEFT_FROM, ours and mean > 0
         axes.annotate(
             policy,
-            (compute, mean),
-            xytext=(-_LABEL_OFFSET if left else _LABEL_OFFSET, _LABEL_OFFSET),
+            (compute, mean if ours else max(regrets)),
+            xytext=(-_LABEL_OFFSET if left else 0, -_LABEL_OFFSET if below else _LABEL_OFFSET),
             textcoords="offset points",
+            rotation=0 if left else -_LABEL_ANGLE if below else _LABEL_ANGLE,
+            rotation_mode="anchor",
             ha="right" if left else "left",
+            va="top" if below else "bottom",
             fontsize=9,
             color=color,
             fontweight="bold" if ours else "normal",
         )
     axes.set_yscale("symlog", linthresh=_LINEAR_BELOW)
-    axes.set_ylim(bottom=-0.01)
+    axes.set_ylim(bottom=-0.01, top=_LABEL_ROOM * max(worst, _LINEAR_BELOW))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.set_xlim(0, 105)
