@@ -50,6 +50,7 @@ def schedulers(steps: int) -> dict[str, TrialScheduler]:
     return {
         "no stopping": FIFOScheduler(),
         "by forecast": forecast(),
+        "halving by forecast": forecast(rule="halving"),
         "ASHA": asha(),
         "ASHA of forecasts": forecast(stock=asha()),
         "median": median(),

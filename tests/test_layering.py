@@ -72,6 +72,7 @@ LAZY = {
     "forecast": {"matplotlib"},
     "plot": {"matplotlib"},
     "backtest.plot": {"matplotlib"},
+    "backtest.sweep_plot": {"matplotlib"},
     "backtest.rules": {"optuna"},
     "cli.app": {"typer"},
     "cli.backtest": {"rich", "typer"},

@@ -1,6 +1,7 @@
 """Optuna: `ForecastPruner` prunes trials by forecasts of their final values."""
 
-from collections.abc import Callable, Container, Iterable
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,27 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
-from lossforecast.policies import Action, Outlook, Policy, Recommendation, dominated, policy_list
+from lossforecast.policies import (
+    Action,
+    Halving,
+    Ladder,
+    Outlook,
+    Policy,
+    Recommendation,
+    alike,
+    dominated,
+    halving_of,
+    policy_list,
+)
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["ForecastPruner"]
+
+_Key = tuple[str, int]  # name of the study, number of the trial
+
+_REASON_KEY = "lossforecast:reason"  # user attribute of a pruned trial
+_MAX_SILENCE_S = 3_600.0  # without a report, after which a running trial may have died
 
 
 class ForecastPruner(BasePruner):
@@ -32,6 +49,11 @@ class ForecastPruner(BasePruner):
     ``trial.report(val_loss, optimizer_steps_taken)``. If the first trial ends far from the end of
     its schedule, as when epochs are reported, a warning says so.
 
+    A running trial that has reported nothing for an hour is no rival any more: its process may have
+    died. With a storage that has a heartbeat, Optuna fails it earlier.
+
+    A pruned trial says why in the log and in its user attribute ``"lossforecast:reason"``.
+
     An internal error is logged once, with its traceback; from then on no trial is pruned.
 
     Args:
@@ -40,6 +62,10 @@ class ForecastPruner(BasePruner):
         run: facts about a trial, or a function of the trial that returns them; default: its values
             are validation losses. The forecast errors of trials with the same ``optimizer`` are
             assumed to be correlated.
+        rule: "dominated" asks the policies alone. "halving" is cheaper: at rungs of its own
+            schedule a trial is pruned unless its forecast is among the best third of alike trials
+            (same optimizer, peak rates within a factor of two); the policies are asked about the
+            rest. A `lossforecast.policies.Halving` sets share and rungs.
         policy: one or more policies; default: `lossforecast.policies.dominated`. Broken and
             diverged trials are always pruned.
         stock: an Optuna pruner that decides instead. It sees the forecasts of the final value made
@@ -55,17 +81,23 @@ class ForecastPruner(BasePruner):
         schedule: LRSchedule | Callable[[FrozenTrial], LRSchedule],
         run: RunInfo | Callable[[FrozenTrial], RunInfo] | None = None,
         *,
+        rule: str | Halving = "dominated",
         policy: Policy | Iterable[Policy] | None = None,
         stock: BasePruner | None = None,
         shadow: bool = False,
     ) -> None:
         if policy is not None and stock is not None:
             raise ConfigurationError("give either a policy or a stock pruner, not both")
+        halving = halving_of(rule)
+        if halving is not None and stock is not None:
+            raise ConfigurationError("give either rule or a stock pruner, not both")
         self.switched_off = False
         self._plans = Plans(schedule, run, "trial")
         self._policies = policy_list(policy) or [dominated()]
         self._stock, self._shadow = stock, shadow
-        self._watched: dict[tuple[str, int], _Watched] = {}
+        self._watched: dict[_Key, _Watched] = {}
+        self._ladder = None if halving is None else Ladder[_Key](halving)
+        self._climbed: set[_Key] = set()  # trials that are over, with all their rungs recorded
         self._length_checked = False
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -90,12 +122,34 @@ class ForecastPruner(BasePruner):
             seen = _Foreseen(study, self._foreseen)
             pruned, why = self._stock.prune(seen, self._foreseen(study, trial)), ""  # type: ignore[arg-type]
         else:
-            advice = self._advice(study, trial)
-            pruned, why = advice.action is Action.STOP, f": {advice.message}"
+            why = self._why_stopped(study, trial)
+            pruned = bool(why)
         if pruned:
             would = "would be pruned" if self._shadow else "is pruned"
-            logger.info("trial %d %s at step %s%s", trial.number, would, trial.last_step, why)
+            because = why and f": {why}"
+            logger.info("trial %d %s at step %s%s", trial.number, would, trial.last_step, because)
+        if why and not self._shadow:
+            study._storage.set_trial_user_attr(trial._trial_id, _REASON_KEY, why)
         return pruned and not self._shadow
+
+    def _why_stopped(self, study: Study, trial: FrozenTrial) -> str:
+        """Return why to prune a trial, in words; empty to let it go on."""
+        advice = self._advice(study, trial)
+        if advice.action is Action.STOP:
+            return advice.message
+        if self._ladder is None:
+            return ""
+        self._climb(study)
+        behind = self._ladder.behind((study.study_name, trial.number))
+        return f"stop: {behind}" if behind else ""
+
+    def _climb(self, study: Study) -> None:
+        """Record the rungs of trials that are over and were reported to another process."""
+        for other in study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)):
+            key = (study.study_name, other.number)
+            if key not in self._climbed and other.intermediate_values:
+                self._watched_trial(study, other)
+            self._climbed.add(key)
 
     def _advice(self, study: Study, trial: FrozenTrial) -> Recommendation:
         rivals, running = [], {(study.study_name, trial.number)}
@@ -107,7 +161,9 @@ class ForecastPruner(BasePruner):
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
                 running.add((study.study_name, other.number))
-                rivals.append(Outlook.of(self._watch(study, other).forecast(), self._kind(other)))
+                watched = self._watched_trial(study, other)
+                if time.monotonic() - watched.heard_at < _MAX_SILENCE_S:
+                    rivals.append(Outlook.of(watched.forecaster.forecast(), self._kind(other)))
         self._watched = {key: one for key, one in self._watched.items() if key in running}
         return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
 
@@ -121,7 +177,14 @@ class ForecastPruner(BasePruner):
         if watched is None or not watched.continues(values):
             watched = _Watched(self._plans.forecaster(trial))
             self._watched[key] = watched
-        watched.catch_up(values, _sign(study), at_each=self._stock is not None)
+        forecaster = watched.forecaster
+        for step in watched.catch_up(values, _sign(study)):
+            if self._stock is not None:
+                watched.finals[step] = _sign(study) * forecaster.forecast().median
+            share = step / forecaster.total_steps
+            if self._ladder is not None and self._ladder.wants(key, share):
+                group = alike(self._kind(trial), forecaster.schedule)
+                self._ladder.record(key, group, share, forecaster.forecast().median)
         return watched
 
     def _foreseen(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
@@ -152,23 +215,31 @@ class ForecastPruner(BasePruner):
 
 @dataclass
 class _Watched:
-    """A trial: its forecaster, the steps read so far, and the final values forecast at them."""
+    """A trial.
+
+    Attributes:
+        forecaster: has observed the reported values, negated if they are maximised.
+        steps: the steps read so far.
+        finals: final values forecast at them, for a stock pruner.
+        heard_at: monotonic time of its latest new report, in seconds.
+    """
 
     forecaster: Forecaster
     steps: list[int] = field(default_factory=list)
     finals: dict[int, float] = field(default_factory=dict)
+    heard_at: float = field(default_factory=time.monotonic)
 
     def continues(self, values: dict[int, float]) -> bool:
         """Return whether all new steps come after those read so far."""
         return sorted(values)[: len(self.steps)] == self.steps
 
-    def catch_up(self, values: dict[int, float], sign: int, *, at_each: bool) -> None:
-        """Observe the new values; with `at_each`, forecast after each of them."""
+    def catch_up(self, values: dict[int, float], sign: int) -> Iterator[int]:
+        """Observe the new values one by one, and yield the step of each."""
         for step in sorted(values)[len(self.steps) :]:
             self.forecaster.observe(step, sign * values[step])
             self.steps.append(step)
-            if at_each:
-                self.finals[step] = sign * self.forecaster.forecast().median
+            self.heard_at = time.monotonic()
+            yield step
 
 
 class _Foreseen:

@@ -19,7 +19,7 @@ from ray.tune.utils import flatten_dict
 from lossforecast.callbacks.monitor import guarded
 from lossforecast.callbacks.sweeps.ray_trials import Config, Result, SweepTrials, named
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies import Policy
+from lossforecast.policies import Halving, Policy
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -53,6 +53,7 @@ class ForecastStopper(Stopper):
         metric: name of the value in the results; ``"eval/loss"`` if it is nested.
         mode: "min" or "max".
         time_attr: name of the result that counts the steps taken.
+        rule: as for `ForecastScheduler`.
         policy: one or more policies; default: `lossforecast.policies.dominated`, and with a target
             `lossforecast.policies.target_miss`. Broken and diverged trials are always stopped.
         target: the final value to reach.
@@ -70,13 +71,20 @@ class ForecastStopper(Stopper):
         metric: str,
         mode: str = "min",
         time_attr: str = "training_iteration",
+        rule: str | Halving = "dominated",
         policy: Policy | Iterable[Policy] | None = None,
         target: float | None = None,
         shadow: bool = False,
     ) -> None:
         self.switched_off = False
         self._trials = SweepTrials(
-            schedule, run, time_attr=time_attr, policy=policy, target=target, shadow=shadow
+            schedule,
+            run,
+            time_attr=time_attr,
+            rule=rule,
+            policy=policy,
+            target=target,
+            shadow=shadow,
         )
         self._trials.measure(named("metric", metric), mode)
 
@@ -116,6 +124,10 @@ class ForecastScheduler(TrialScheduler):
         metric: name of the value in the results, unless ``tune.TuneConfig`` sets it.
         mode: "min" or "max", unless ``tune.TuneConfig`` sets it.
         time_attr: name of the result that counts the steps taken, as in the schedule.
+        rule: "dominated" asks the policies alone. "halving" is cheaper: at rungs of its own
+            schedule a trial is stopped unless its forecast is among the best third of alike trials
+            (same optimizer, peak rates within a factor of two); the policies are asked about the
+            rest. A `lossforecast.policies.Halving` sets share and rungs.
         policy: one or more policies; default: `lossforecast.policies.dominated`, and with a target
             `lossforecast.policies.target_miss`.
         target: the final value to reach.
@@ -135,14 +147,18 @@ class ForecastScheduler(TrialScheduler):
         metric: str | None = None,
         mode: str | None = None,
         time_attr: str = "training_iteration",
+        rule: str | Halving = "dominated",
         policy: Policy | Iterable[Policy] | None = None,
         target: float | None = None,
         stock: TrialScheduler | None = None,
         shadow: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if stock is not None and (policy is not None or target is not None):
-            raise ConfigurationError("give either policy and target or a stock scheduler, not both")
+        own_rule = policy is not None or target is not None or rule != "dominated"
+        if stock is not None and own_rule:
+            raise ConfigurationError(
+                "give either rule, policy and target or a stock scheduler, not both"
+            )
         if stock is not None and not isinstance(stock, TrialScheduler):
             raise ConfigurationError(
                 f"stock must be a scheduler of Ray Tune, not {type(stock).__name__}"
@@ -154,7 +170,13 @@ class ForecastScheduler(TrialScheduler):
             )
         self.switched_off = False
         self._trials = SweepTrials(
-            schedule, run, time_attr=time_attr, policy=policy, target=target, shadow=shadow
+            schedule,
+            run,
+            time_attr=time_attr,
+            rule=rule,
+            policy=policy,
+            target=target,
+            shadow=shadow,
         )
         self._trials.measure(metric, mode)
         self._stock, self._fifo = stock, FIFOScheduler()

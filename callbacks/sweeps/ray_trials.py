@@ -13,10 +13,14 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
     Action,
+    Halving,
+    Ladder,
     Outlook,
     Policy,
+    alike,
     checked_target,
     dominated,
+    halving_of,
     policy_list,
     target_miss,
 )
@@ -90,6 +94,7 @@ class SweepTrials:
         run: RunInfo | Callable[[Config], RunInfo] | None,
         *,
         time_attr: str,
+        rule: str | Halving,
         policy: Policy | Iterable[Policy] | None,
         target: float | None,
         shadow: bool,
@@ -101,6 +106,8 @@ class SweepTrials:
         self._time_attr = named("time_attr", time_attr)
         self._policies = policy_list(policy) or [target_miss(), dominated()]
         self._target = checked_target(target)
+        halving = halving_of(rule)
+        self._ladder = None if halving is None else Ladder[str](halving)
         self._running: dict[str, Trial] = {}
         self._ended: dict[str, Outlook] = {}
         self._logged: set[str] = set()
@@ -143,6 +150,7 @@ class SweepTrials:
         if trial.counts:
             value = number(self.metric, result[self.metric], ObservationError)
             trial.observe(result[self._time_attr], self._sign * value)
+            self._climb(trial_id, trial)
         return trial.counts
 
     def hopeless(self, trial_id: str) -> bool:
@@ -158,7 +166,10 @@ class SweepTrials:
         ]
         target = None if self._target is None else self._sign * self._target
         advice = trial.forecaster.recommend(target, self._policies, rivals)
-        return advice.action is Action.STOP and self.stop(trial_id, f": {advice.message}")
+        if advice.action is Action.STOP:
+            return self.stop(trial_id, f": {advice.message}")
+        behind = self._ladder.behind(trial_id) if self._ladder else None
+        return behind is not None and self.stop(trial_id, f": stop: {behind}")
 
     def foreseen(self, trial_id: str, result: Result) -> Result:
         """Return a copy of the result with the present forecast in place of the value."""
@@ -204,6 +215,14 @@ class SweepTrials:
         if self.observe(trial_id, config, result, last=True):
             self.set_counts(trial_id, self._running[trial_id].at_its_end)
             self.close(trial_id)
+
+    def _climb(self, trial_id: str, trial: Trial) -> None:
+        """Record the forecast with which a trial reaches a rung."""
+        forecaster = trial.forecaster
+        share = trial.step / forecaster.total_steps
+        if self._ladder is not None and self._ladder.wants(trial_id, share):
+            group = alike(forecaster.run.optimizer or "", forecaster.schedule)
+            self._ladder.record(trial_id, group, share, forecaster.forecast().median)
 
     @property
     def _sign(self) -> int:

@@ -13,14 +13,17 @@ from lossforecast.backtest.learn import Lessons, learn_prior
 from lossforecast.backtest.lookback import LookBack, Moment, Tally, look_back
 from lossforecast.backtest.plot import plot_errors
 from lossforecast.backtest.replay import Told
-from lossforecast.backtest.rules import RULES
+from lossforecast.backtest.rules import OUR_RULES, RULES
 from lossforecast.backtest.scorecard import MIN_FORECASTS_PER_CELL, VIEWS, Cell
-from lossforecast.backtest.sweeps import SweepScore, replay_sweeps
+from lossforecast.backtest.sweep_plot import plot_sweeps
+from lossforecast.backtest.sweeps import LARGE_SWEEP_RUNS, SweepScore, replay_sweeps
 
 __all__ = [
     "FRACTIONS",
+    "LARGE_SWEEP_RUNS",
     "MIN_FORECASTS_FOR_RATIO",
     "MIN_FORECASTS_PER_CELL",
+    "OUR_RULES",
     "RULES",
     "VIEWS",
     "WORSE_FACTOR",
@@ -40,6 +43,7 @@ __all__ = [
     "load_curves",
     "look_back",
     "plot_errors",
+    "plot_sweeps",
     "prior_without_fold",
     "replay_sweeps",
     "select_per_family",

@@ -1,21 +1,22 @@
-"""Rules that stop runs of a sweep early: `dominated` of this package, and those in common use.
+"""Rules that stop runs of a sweep early: those of this package, and those in common use.
 
 A rule is given the runs of a sweep and returns a `Stopper`, which is called at every check and
 returns the active runs to stop. Runs are numbered by their position in the sweep.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun
-from lossforecast.policies import Outlook, n_best_runs, prob_among_best, stop_threshold
+from lossforecast.policies import Halving, Ladder, Outlook, n_best_runs, prob_among_best
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["RULES", "Rule", "Stopper"]
+__all__ = ["OUR_RULES", "RULES", "Rule", "Stopper"]
 
 Stopper = Callable[[int, Sequence[int], Sequence[int]], Collection[int]]
 """Returns the runs to stop, given the check (0..48), the active runs and the finished ones."""
@@ -25,21 +26,40 @@ Rule = Callable[[Sequence[SweepRun]], Stopper]
 _REDUCTION_FACTOR = 3  # successive halving and Hyperband keep one run of three
 _GRACE_SHARE = 0.1  # of a run, before `last_value` stops it
 _MARGIN_SHARE = 0.05  # of the best latest loss, by which a run may be above it
+_RISK = 0.01  # the default of `lossforecast.policies.dominated`
+_LATE_RUNG = 0.06  # of a run: the first rung of the halving that costs more and loses less
 
 
 def dominated(runs: Sequence[SweepRun]) -> Stopper:
     """The policy `lossforecast.policies.dominated`, with its defaults, for all runs at once."""
-    best = n_best_runs(len(runs))
+    best, ended = n_best_runs(len(runs)), [Outlook.ended(run.truth) for run in runs]
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        if all(runs[i].is_open[check] for i in active):
+            return []
         outlooks = [runs[i].outlooks[check] for i in active]
-        outlooks += [Outlook.ended(runs[i].truth) for i in finished]
+        outlooks += [ended[i] for i in finished]
         probabilities = prob_among_best(outlooks, best, runs[0].alike)
         return [
             i
             for i, probability in zip(active, probabilities, strict=False)
-            if probability < stop_threshold(runs[i].statuses[check])
+            if probability < _RISK and not runs[i].is_open[check]
         ]
+
+    return stopper
+
+
+def halving(runs: Sequence[SweepRun], first: float = Halving.first) -> Stopper:
+    """`lossforecast.policies.Halving`, and `dominated` among the runs that it leaves."""
+    ladder, hopeless = Ladder[int](Halving(first=first)), dominated(runs)
+
+    def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        share = (check + 1) / CHECKS_PER_RUN
+        for i in active:
+            ladder.record(i, runs[i].group, share, runs[i].outlooks[check].median)
+        stopped = [i for i in active if ladder.behind(i)]
+        left = [i for i in active if i not in stopped]
+        return [*stopped, *hopeless(check, left, finished)]
 
     return stopper
 
@@ -129,12 +149,19 @@ def _pruner_stopper(runs: Sequence[SweepRun], pruner: "optuna.pruners.BasePruner
     return stopper
 
 
-RULES: dict[str, Rule] = {
+OUR_RULES: dict[str, Rule] = {
+    "halving": halving,
+    "halving from 6%": partial(halving, first=_LATE_RUNG),
     "dominated": dominated,
+}
+"""The rules of this package by name."""
+
+RULES: dict[str, Rule] = {
+    **OUR_RULES,
     "successive-halving": successive_halving,
     "hyperband": hyperband,
     "median": median,
     "last-value": last_value,
     "patience": patience,
 }
-"""Rules by name; successive halving, Hyperband and the median rule need Optuna."""
+"""All rules by name; successive halving, Hyperband and the median rule need Optuna."""

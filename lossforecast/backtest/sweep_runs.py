@@ -7,20 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossforecast.backtest.curves import RecordedRun
-from lossforecast.backtest.replay import naming, outcome
+from lossforecast.backtest.replay import Told, described, naming, outcome
 from lossforecast.forecast import QUANTILE_LEVELS
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Outlook
+from lossforecast.policies import Outlook, alike, is_open
 from lossforecast.prior import Prior
-from lossforecast.runs import RunInfo
-from lossforecast.status import Status
 
 __all__ = ["CHECKS_PER_RUN", "SweepRun", "decay_start", "patience_end", "sweep_run"]
 
 CHECKS_PER_RUN = 50
 """Checks of a run, evenly spaced; the last one is its end, where nothing is left to stop."""
 
-_MIN_LOSSES = 3  # before a run is forecast
 _PATIENCE_VALIDATIONS = 3  # the default of Lightning's EarlyStopping
 _DECAYED_SHARE = 0.9  # of the peak rate: below it the decay has begun
 _MAX_FINAL_SHARE = 0.5  # of the peak rate at the end, for a schedule to count as decaying
@@ -35,8 +32,9 @@ class SweepRun:
         run_id: its name.
         total_steps: its length in optimizer steps.
         truth: the loss it ended with.
+        group: label that alike runs have in common, as `lossforecast.policies.alike`.
         outlooks: forecasts of the final loss, (49,).
-        statuses: statuses of these forecasts, (49,).
+        is_open: whether the end of the run is open then, (49,).
         latest: the latest loss, nan before the first, (49,).
         alike: shares of the forecasts' error variance that runs have in common, as in `Prior`.
         decay_start: share of the steps after which the learning rate has fallen below 90% of its
@@ -48,8 +46,9 @@ class SweepRun:
     run_id: str
     total_steps: int
     truth: float
+    group: str
     outlooks: tuple[Outlook, ...]
-    statuses: tuple[Status, ...]
+    is_open: NDArray[np.bool_]
     latest: NDArray[np.float64]
     alike: tuple[float, float]
     decay_start: float
@@ -72,14 +71,15 @@ def sweep_run(run: RecordedRun, prior: Prior | None = None) -> SweepRun | None:
     check_steps = np.arange(1, CHECKS_PER_RUN) / CHECKS_PER_RUN * run.total_steps
     n_seen = np.searchsorted(run.step, check_steps, side="right")
     with naming(run):
-        outlooks, statuses = _forecasts(run, check_steps, n_seen, prior)
+        outlooks, open_ends = _forecasts(run, check_steps, n_seen, prior)
     latest = np.array([run.loss[n - 1] if n else np.nan for n in n_seen], float)
     return SweepRun(
         run_id=run.run_id,
         total_steps=run.total_steps,
         truth=end.loss,
+        group=alike(run.optimizer or "", run.plan),
         outlooks=tuple(outlooks),
-        statuses=tuple(statuses),
+        is_open=np.array(open_ends),
         latest=latest,
         alike=(prior or Prior()).alike,
         decay_start=decay_start(run),
@@ -92,26 +92,25 @@ def _forecasts(
     check_steps: NDArray[np.float64],
     n_seen: NDArray[np.intp],
     prior: Prior | None,
-) -> tuple[list[Outlook], list[Status]]:
-    """Outlook and status at each check, from the first `n_seen` losses and the gaps until then."""
-    info = RunInfo(metric=run.metric, optimizer=run.optimizer)
-    forecaster = Forecaster(run.plan, info, prior=prior)
-    outlook, status, before = _NO_OUTLOOK, Status.NO_DATA, 0
+) -> tuple[list[Outlook], list[bool]]:
+    """Outlook and openness at each check, from the first `n_seen` losses and the gaps."""
+    forecaster = Forecaster(run.plan, described(run, Told.FOUND), prior=prior)
+    outlook, open_end, before = _NO_OUTLOOK, True, 0
     outlooks: list[Outlook] = []
-    statuses: list[Status] = []
+    open_ends: list[bool] = []
     gaps = sorted(run.gaps, reverse=True)
     for check_step, n in zip(check_steps, n_seen, strict=True):
         while gaps and gaps[-1].step <= check_step:
             forecaster.observe_gap(*gaps.pop())
         if n > before:
             forecaster.observe_many(run.step[before:n], run.loss[before:n])
-            if n >= _MIN_LOSSES:
-                forecast = forecaster.forecast()
-                outlook, status = Outlook.of(forecast, run.optimizer or ""), forecast.status
+            forecast = forecaster.forecast()
+            outlook = Outlook.of(forecast, run.optimizer or "")
+            open_end = is_open(forecast)
         outlooks.append(outlook)
-        statuses.append(status)
+        open_ends.append(open_end)
         before = n
-    return outlooks, statuses
+    return outlooks, open_ends
 
 
 def decay_start(run: RecordedRun) -> float:

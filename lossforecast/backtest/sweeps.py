@@ -28,7 +28,10 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.policies import n_best_runs
 from lossforecast.prior import Prior
 
-__all__ = ["SweepScore", "replay_sweeps"]
+__all__ = ["LARGE_SWEEP_RUNS", "SweepScore", "replay_sweeps"]
+
+LARGE_SWEEP_RUNS = 15
+"""Least number of runs of a sweep that counts in the means over sweeps."""
 
 _SEQUENTIAL_ORDERS = 10  # random orders of arrival, averaged
 _MIN_RUNS_PER_SWEEP = 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.backtest import (
     MIN_FORECASTS_PER_CELL,
+    OUR_RULES,
     RULES,
     VIEWS,
     Backtest,
@@ -16,6 +17,7 @@ from lossforecast.backtest import (
     learn_prior,
     load_curves,
     plot_errors,
+    plot_sweeps,
     prior_without_fold,
     replay_sweeps,
 )
@@ -82,7 +84,8 @@ def add_backtest(app: "typer.Typer") -> None:
         plot: Annotated[
             Path | None,
             typer.Option(
-                help="Draw error against fraction to this .png, .pdf or .svg; - for stdout."
+                help="Draw error against fraction, or with --sweep regret against compute, to this "
+                ".png, .pdf or .svg; - for stdout."
             ),
         ] = None,
         markdown_: Annotated[
@@ -139,12 +142,13 @@ def add_backtest(app: "typer.Typer") -> None:
         with errors_in_one_line():
             check_outputs({"--json": json_, "--plot": plot, "--markdown": markdown_})
             if sweep:
-                if plot or markdown_ or by or unseen != "fold" or told != "found" or max_per_family:
+                if markdown_ or by or unseen != "fold" or told != "found" or max_per_family:
                     raise ConfigurationError(
-                        "--plot, --markdown, --by, --unseen, --told and --max-per-family do not "
-                        "apply to sweeps: leave them out with --sweep"
+                        "--markdown, --by, --unseen, --told and --max-per-family do not apply to "
+                        "sweeps: leave them out with --sweep"
                     )
-                _backtest_sweeps(curves, json_, jobs, baselines=baselines)
+                check_plot(plot)
+                _backtest_sweeps(curves, json_, plot, jobs, baselines=baselines)
                 return
             check_plot(plot)
             views, described_as = _views(by), _told(told)
@@ -174,7 +178,9 @@ def add_backtest(app: "typer.Typer") -> None:
             _print_tables(result, views, described_as, to_stderr=to_stderr)
 
 
-def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: bool) -> None:
+def _backtest_sweeps(
+    curves: Path, json_: Path | None, plot: Path | None, jobs: int, *, baselines: bool
+) -> None:
     from rich.console import Console
 
     if baselines and importlib.util.find_spec("optuna") is None:
@@ -182,7 +188,7 @@ def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: 
             'the rules to compare with need optuna: pip install "lossforecast[optuna]", or give '
             "--no-baselines"
         )
-    rules = RULES if baselines else {"dominated": RULES["dominated"]}
+    rules = RULES if baselines else OUR_RULES
     with progress("forecasting runs") as report:
         scores = replay_sweeps(curves, jobs=jobs, rules=rules, progress=report)
     if not scores:
@@ -190,8 +196,10 @@ def _backtest_sweeps(curves: Path, json_: Path | None, jobs: int, *, baselines: 
             f"{curves} has no sweep to score: it needs two completed runs with validation losses "
             "and the same `sweep_of` in their descriptions"
         )
+    if plot is not None:
+        draw(plot_sweeps(scores), plot)
     write_json([score.to_json() for score in scores], json_)
-    console = Console(stderr=json_ == STANDARD_OUTPUT, highlight=False, width=PIPE_WIDTH)
+    console = Console(stderr=STANDARD_OUTPUT in (json_, plot), highlight=False, width=PIPE_WIDTH)
     for table in sweep_tables(scores):
         console.print(table)
 

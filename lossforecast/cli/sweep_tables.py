@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lossforecast.backtest import SweepScore
+from lossforecast.backtest import LARGE_SWEEP_RUNS, SweepScore
 from lossforecast.cli.tables import empty_table, escaped, percent
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_tables"]
 
-_LARGE_SWEEP_RUNS = 15  # of a sweep that counts in the means over sweeps
 _HEADINGS = ("sweep", "runs", "compute used", "regret", "worst", "false kills", "before decay")
 _ARRIVALS = {
     "parallel": "in parallel, all at the same share of their steps",
@@ -28,9 +27,9 @@ def sweep_tables(scores: Sequence[SweepScore]) -> Iterator["Table"]:
         of_arrival = [score for score in scores if score.arrival == arrival]
         for policy in dict.fromkeys(score.policy for score in of_arrival):
             sweeps = [score for score in of_arrival if score.policy == policy]
-            large = [score for score in sweeps if score.runs >= _LARGE_SWEEP_RUNS]
+            large = [score for score in sweeps if score.runs >= LARGE_SWEEP_RUNS]
             if len(large) > 1:
-                name = f"{len(large)} of {_LARGE_SWEEP_RUNS} runs or more"
+                name = f"{len(large)} of {LARGE_SWEEP_RUNS} runs or more"
                 table.add_row(policy, *_row(name, large))
             for score in sweeps:
                 table.add_row(policy, *_row(score.sweep, [score]), end_section=score is sweeps[-1])

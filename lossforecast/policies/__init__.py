@@ -3,14 +3,15 @@
 Give one or more of `target_miss`, `dominated`, `no_room`, `patience` and `reschedule` to
 `Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped whatever the
 policies; otherwise the first policy that answers decides, so list the most important one first.
-While the end of a run `is_open`, they recommend nothing; only `dominated` acts on a forecast that
-is `Status.TOO_SHORT`, at a third of the risk.
+While the end of a run `is_open`, they recommend nothing.
 
 A policy is a function from `Situation` to `Recommendation`, or None to leave the decision to the
-next one. `Outlook` and `prob_among_best` compare the runs of a sweep.
+next one. `Outlook` and `prob_among_best` compare the runs of a sweep; `Halving` and `Ladder` keep
+the best of them by rank.
 """
 
-from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
+from lossforecast.policies.dominated import dominated, n_best_runs
+from lossforecast.policies.halving import Halving, Ladder, alike, halving_of
 from lossforecast.policies.no_room import no_room
 from lossforecast.policies.openness import is_open
 from lossforecast.policies.patience import patience
@@ -30,13 +31,17 @@ from lossforecast.policies.target_miss import target_miss
 __all__ = [
     "MAX_EARLIER_CHECKS",
     "Action",
+    "Halving",
+    "Ladder",
     "Outlook",
     "Policy",
     "Reason",
     "Recommendation",
     "Situation",
+    "alike",
     "checked_target",
     "dominated",
+    "halving_of",
     "is_open",
     "n_best_runs",
     "no_room",
@@ -45,6 +50,5 @@ __all__ = [
     "prob_among_best",
     "recommend",
     "reschedule",
-    "stop_threshold",
     "target_miss",
 ]

@@ -14,6 +14,9 @@ _DIVERGED_BINS = 10  # latest bins that must all be high; fewer in a short histo
 _MIN_DIVERGED_BINS = 3
 _DIVERGED_GAIN_LOST = 0.5  # share of the improvement so far, as a rise above the start
 _DIVERGED_JUMPS = 10  # the same rise in typical differences between neighbouring bins
+_DIVERGED_RATIO = 1.5  # the latest losses over the typical one before
+_RECOVERING_SHARE = 0.1  # of the rise, won back within the latest bins: it may well go on
+_MAX_PROB_RECOVERED = 0.05  # probability of ending below the first losses
 
 
 def non_finite(situation: Situation) -> Recommendation | None:
@@ -27,25 +30,34 @@ def non_finite(situation: Situation) -> Recommendation | None:
 
 
 def diverged(situation: Situation) -> Recommendation | None:
-    """STOP when the latest losses all lie far above both the best loss and the first ones.
+    """STOP when the loss has risen far, and is not forecast to fall back below its first values.
 
-    With m the means of the bins, s their running median of three, and d the median of
-    |m[i + 1] - m[i]|, a run has diverged if min(m[-10:]) > s[0] + max((s[0] - min s) / 2, 10 d).
-    After an event, at which the loss may jump, this must hold for the bins since then as well.
+    With m the means of the bins, s their running median of three, d the median of
+    |m[i + 1] - m[i]| and l the median of |m| before the latest bins, the loss has risen far if
+
+        min(m[-10:]) > max(s[0] + max((s[0] - min s) / 2, 10 d), 1.5 l)
+
+    and the last five of these bins have not won back a tenth of the rise. A new warm-up, a new
+    schedule after annealed weights, or other data raise the loss for a while, too; there, the
+    forecast knows that the rate will fall again. After an event, at which the loss may jump, all of
+    this must hold for the bins since then as well.
     """
     bins, event = situation.history.bins(), situation.history.latest_event
-    found = _recent_and_best(bins)
+    found = _rise(bins)
     if found is not None and event:
-        found = _recent_and_best(bins.since(event))
+        found = _rise(bins.since(event))
     if found is None:
         return None
-    recent, best = found
+    start, recent, best = found
+    prob_recovered = situation.forecast.prob_below(start)
+    if prob_recovered > _MAX_PROB_RECOVERED:
+        return None
     message = f"diverged: the loss is at {recent:.4g} or more, from a best of {best:.4g}"
-    return stopped(situation, Reason.DIVERGED, message, confidence=1.0)
+    return stopped(situation, Reason.DIVERGED, message, confidence=1 - prob_recovered)
 
 
-def _recent_and_best(bins: Bins) -> tuple[float, float] | None:
-    """The lowest of the latest losses, if they are all too high, and the best loss; else None."""
+def _rise(bins: Bins) -> tuple[float, float, float] | None:
+    """The first, the lowest of the latest and the best loss of a run that has risen far."""
     mean = bins.mean[np.isfinite(bins.mean)]
     n_latest = min(_DIVERGED_BINS, mean.size // 4)
     if n_latest < _MIN_DIVERGED_BINS:
@@ -54,4 +66,9 @@ def _recent_and_best(bins: Bins) -> tuple[float, float] | None:
     best, start, recent = float(smooth.min()), float(smooth[0]), float(mean[-n_latest:].min())
     jump = float(np.median(np.abs(np.diff(mean))))
     limit = start + max(_DIVERGED_GAIN_LOST * (start - best), _DIVERGED_JUMPS * jump)
-    return (recent, best) if recent > limit else None
+    level = float(np.median(np.abs(mean[:-n_latest])))
+    earlier, later = np.array_split(mean[-n_latest:], 2)
+    won_back = float(np.median(earlier) - np.median(later))
+    recovering = won_back > _RECOVERING_SHARE * (float(np.median(earlier)) - start)
+    high = recent > max(limit, _DIVERGED_RATIO * level) and not recovering
+    return (start, recent, best) if high else None

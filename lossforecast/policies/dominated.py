@@ -6,16 +6,14 @@ import numpy as np
 
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.policies.openness import reasons_open
+from lossforecast.policies.openness import is_open
 from lossforecast.policies.ranking import Outlook, prob_among_best
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
-from lossforecast.status import Status
 
-__all__ = ["dominated", "n_best_runs", "stop_threshold"]
+__all__ = ["dominated", "n_best_runs"]
 
 _BEST_SHARE = 0.05  # share of the runs of a sweep that count as its best
 _DEFAULT_RISK = 0.01
-_RISK_SHARE_IF_TOO_SHORT = 1 / 3  # an early forecast is less well calibrated
 
 
 def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
@@ -25,9 +23,8 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
     schedules, horizons or progress can be compared: a run that has not annealed yet is not behind
     one that has. If forecasts are calibrated, `risk` holds for a whole run however often it is
     checked, because the probability at the first check where it is below `risk` is conditional on
-    everything seen until then. A forecast that is `Status.TOO_SHORT` needs a third of `risk`. With
-    one of the `reasons_open` no risk can be promised, and the run is not stopped. Rivals that no
-    law describes (`Status.MISFIT`) stop no run.
+    everything seen until then. While the end of the run `is_open` no risk can be promised, and it
+    is not stopped. Rivals that no law describes (`Status.MISFIT`) stop no run.
 
     Never stops a run without rivals: at least `best` runs are left.
 
@@ -46,12 +43,12 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
 
 def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Recommendation | None:
     forecast = situation.forecast
-    if reasons_open(forecast):
+    if is_open(forecast):
         return None
     runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
     n_best = n_best_runs(len(runs)) if fixed is None else fixed
     prob = float(prob_among_best(runs, n_best, situation.alike)[0])
-    if not prob < stop_threshold(forecast.status, risk_of_run):
+    if not prob < risk_of_run:
         return None
     medians = np.median(
         [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
@@ -69,8 +66,3 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
 def n_best_runs(n_runs: int) -> int:
     """Number of runs among `n_runs` that count as the best: 5%, at least one."""
     return max(1, int(_BEST_SHARE * n_runs))
-
-
-def stop_threshold(status: Status, risk: float = _DEFAULT_RISK) -> float:
-    """Probability of ending among the best below which a run with this status is stopped."""
-    return risk * _RISK_SHARE_IF_TOO_SHORT if status is Status.TOO_SHORT else risk

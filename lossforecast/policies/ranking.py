@@ -75,6 +75,11 @@ class Outlook:
         return float(ndtr(score))
 
     @property
+    def median(self) -> float:
+        """Median of the final loss; nan for a run without a forecast."""
+        return self.quantiles[len(QUANTILE_LEVELS) // 2]
+
+    @property
     def known(self) -> bool:
         """True if there is a forecast: no quantile is nan."""
         return not any(map(math.isnan, self.quantiles))

@@ -195,12 +195,15 @@ def write_sweep(folder: Path) -> Path:
 @pytest.mark.slow
 def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     folder, path = write_sweep(tmp_path / "sweep"), tmp_path / "scores.json"
-    done = run("backtest", "--curves", folder, "--sweep", "--json", path)
+    plot = tmp_path / "sweeps.png"
+    done = run("backtest", "--curves", folder, "--sweep", "--json", path, "--plot", plot)
     assert done.returncode == 0, done.stderr
     scores = json.loads(path.read_text())
     assert [(each["policy"], each["arrival"]) for each in scores] == [
         (policy, arrival)
         for policy in (
+            "halving",
+            "halving from 6%",
             "dominated",
             "successive-halving",
             "hyperband",
@@ -219,10 +222,13 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
         assert 0 < each["compute_used"] <= 1
     assert scores[0]["compute_used"] < 1
     assert scores[0]["regret"] == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
     assert "runs arrive in parallel" in done.stdout
     assert "runs arrive one after the other" in done.stdout
     piped = run("backtest", "--curves", folder, "--sweep", "--no-baselines", "--json", "-")
-    assert [each["policy"] for each in json.loads(piped.stdout)] == ["dominated", "dominated"]
+    assert {each["policy"] for each in json.loads(piped.stdout)} == {
+        "halving", "halving from 6%", "dominated",
+    }  # fmt: skip
 
 
 def test_sweeps_that_cannot_be_scored(curves: Path, tmp_path: Path) -> None:
@@ -230,7 +236,7 @@ def test_sweeps_that_cannot_be_scored(curves: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no sweep to score" in done.stderr
     for option in (
-        ("--plot", tmp_path / "a.png"),
+        ("--markdown", tmp_path / "a.md"),
         ("--by", "group"),
         ("--unseen", "peak"),
         ("--told", "nothing"),

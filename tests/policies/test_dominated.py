@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossforecast import Action, ConfigurationError, Forecaster, LRSchedule, Reason, RunInfo
-from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
+from lossforecast.policies.dominated import dominated, n_best_runs
 from lossforecast.policies.ranking import Outlook
 from lossforecast.status import Status
 
@@ -76,14 +76,11 @@ def test_more_risk_stops_sooner() -> None:
     assert near.recommend(policy=dominated(risk=0.5), rivals=rivals).action is Action.STOP
 
 
-def test_little_evidence_takes_a_third_of_the_risk() -> None:
-    assert stop_threshold(Status.TOO_SHORT, 0.06) == pytest.approx(0.02)
-    assert stop_threshold(Status.PRIOR_DRIVEN, 0.05) == 0.05
+def test_no_risk_is_promised_on_little_evidence() -> None:
     short = run(9.0, 100)
     assert short.forecast().status is Status.TOO_SHORT
     hopeless = [Outlook.ended(0.1)] * 3
-    assert short.recommend(policy=dominated(), rivals=hopeless).action is Action.STOP
-    assert short.recommend(policy=dominated()).action is Action.ABSTAIN
+    assert short.recommend(policy=dominated(), rivals=hopeless).action is Action.ABSTAIN
 
 
 def test_five_percent_are_the_best() -> None:

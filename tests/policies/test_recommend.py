@@ -89,6 +89,47 @@ def test_a_spike_that_recovers_is_no_divergence() -> None:
     assert run_of(losses).recommend().action is Action.CONTINUE
 
 
+def warm_start(peak: float, seen: int = 700) -> Forecaster:
+    """A run from annealed weights: the loss rises to `peak` with the rate, and falls with it."""
+    plan = LRSchedule.cosine(TOTAL, 1e-2, warmup=200)
+    forecaster = Forecaster(plan, RunInfo(metric="val", optimizer="adamw", task="regression"))
+    steps = np.arange(0, seen, 10)
+    noise = 0.003 * np.random.default_rng(0).normal(size=steps.size)
+    losses = 0.35 - 0.04 * steps / TOTAL + (peak - 0.35) * plan.lr(steps + 1) / plan.peak + noise
+    forecaster.observe_many(steps, losses)
+    return forecaster
+
+
+@pytest.mark.parametrize("peak", [0.4, 0.5, 0.9])
+def test_annealed_weights_that_are_trained_on_have_not_diverged(peak: float) -> None:
+    for seen in range(100, 800, 50):
+        assert warm_start(peak, seen).recommend().reason is not Reason.DIVERGED
+
+
+def test_a_loss_that_begins_near_0_has_not_diverged_from_there() -> None:
+    losses = healthy(600) - 2.0
+    losses[:5] = 0.0
+    for seen in (12, 16, 20, 30, 50, 100, 600):
+        assert run_of(losses[:seen]).recommend().reason is not Reason.DIVERGED
+
+
+def test_a_loss_that_falls_back_is_waited_for() -> None:
+    losses = healthy(700)
+    losses[500:] += 50 * np.exp(-np.arange(200) / 40)
+    assert all(
+        run_of(losses[:seen]).recommend().reason is not Reason.DIVERGED
+        for seen in range(520, 700, 20)
+    )
+
+
+def test_the_confidence_of_a_divergence_is_that_of_the_forecast() -> None:
+    forecaster = run_of(np.r_[healthy(500), 2.8 + np.exp(np.linspace(0, 4, 100))])
+    first = float(np.median(healthy(500)[:3]))
+    confidence = forecaster.recommend().confidence
+    assert 0.95 < confidence < 1
+    assert confidence == pytest.approx(1 - forecaster.forecast().prob_below(first), abs=0.02)
+
+
 def test_policies_are_pluggable_and_broken_runs_stop_all_the_same() -> None:
     def never(situation: Situation) -> Recommendation | None:
         return Recommendation(Action.CONTINUE, Reason.ON_TRACK, f"seen {len(situation.history)}")

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from support.logs import warnings_in
 
 from lossforecast import ConfigurationError, LRSchedule, RunInfo
 from lossforecast.callbacks import ForecastPruner
-from lossforecast.policies import Action, Reason, Recommendation, Situation
+from lossforecast.policies import Action, Halving, Reason, Recommendation, Situation
 
 TOTAL, EVERY = 1_000, 20
 
@@ -229,6 +230,7 @@ def test_impossible_arguments() -> None:
 
 WORKER = """
 import sys
+import time
 import optuna
 sys.path[:0] = sys.argv[2:]
 from test_optuna import objective, plan
@@ -258,3 +260,59 @@ def test_processes_that_share_a_database(tmp_path: Path) -> None:
     assert pruned
     best = study.best_trial.params["level"]
     assert min(trial.params["level"] for trial in pruned) > best - 0.01
+
+
+def test_halving_trains_less_and_says_why_it_pruned(
+    unpruned: optuna.Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lossforecast")
+    run = RunInfo("val", "adamw", task="language modelling")
+    study = study_with(ForecastPruner(plan, run, rule="halving"))
+    study.optimize(objective, n_trials=30)
+    assert steps_used(study) < 0.4 * steps_used(unpruned)
+    assert study.best_value < unpruned.best_value * 1.01
+    reasons = [trial.user_attrs.get("lossforecast:reason") for trial in study.trials]
+    pruned = [trial.state is optuna.trial.TrialState.PRUNED for trial in study.trials]
+    assert [reason is not None for reason in reasons] == pruned
+    ranked = [reason for reason in reasons if reason and "alike runs at" in reason]
+    assert ranked
+    assert all(f": {reason}" in caplog.text for reason in ranked)
+
+
+def test_halving_decides_alike_in_a_process_that_has_seen_nothing() -> None:
+    def decisions(fresh: bool) -> list[int | None]:
+        pruner = ForecastPruner(plan, rule=Halving(first=0.1))
+        study = study_with(pruner)
+        for _ in range(8):
+            study.pruner = ForecastPruner(plan, rule=Halving(first=0.1)) if fresh else pruner
+            study.optimize(objective, n_trials=1)
+        return [trial.last_step for trial in study.trials]
+
+    assert decisions(fresh=True) == decisions(fresh=False)
+    assert min(step or 0 for step in decisions(fresh=True)) == 100
+
+
+def test_a_trial_whose_process_died_is_no_rival_after_an_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rivals: list[int] = []
+
+    def counting(situation: Situation) -> Recommendation | None:
+        rivals.append(len(situation.rivals))
+        return None
+
+    pruner = ForecastPruner(plan, policy=counting)
+    study = study_with(pruner)
+    died, alive = study.ask(), study.ask()
+    for trial in (died, alive):
+        trial.suggest_float("level", 2.0, 3.0)
+        trial.report(3.0, EVERY)
+        trial.should_prune()
+    now = time.monotonic()
+    for hours, step in ((0.9, 2), (1.1, 3)):
+        monkeypatch.setattr(time, "monotonic", lambda hours=hours: now + 3_600 * hours)
+        alive.report(2.9, step * EVERY)
+        alive.should_prune()
+    died.report(2.9, 2 * EVERY)
+    alive.should_prune()
+    assert rivals == [0, 1, 1, 0, 1]

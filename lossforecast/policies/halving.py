@@ -1,0 +1,157 @@
+"""`Halving` and `Ladder`: keep the best share of alike runs, by forecast, at rungs of their plans.
+
+ladder = Ladder(Halving())
+ladder.record("run 7", alike("adamw", plan), 0.02, forecast.median)
+why = ladder.behind("run 7")  # None: the run stays
+"""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from lossforecast.checks import number
+from lossforecast.errors import ConfigurationError
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["Halving", "Ladder", "alike", "halving_of"]
+
+RunId = TypeVar("RunId", bound=Hashable)
+
+_ROUNDING = 1e-9  # of shares and counts, so that a third of three runs is one
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving with rungs at shares of each run's own plan.
+
+    At every rung the best `keep` of the alike runs that have reached it stay, at least one. The
+    rungs are at `first`, `first / keep`, `first / keep**2` and so on, below 1. A rank promises no
+    risk, so it may act on forecasts that are too uncertain for any policy.
+
+    Attributes:
+        keep: share of the runs that stays at each rung, between 0 and 1.
+        first: share of a run at which the first rung is, between 0 and 1. A later one costs more
+            compute and less regret.
+
+    Raises:
+        ConfigurationError: `keep` or `first` is not between 0 and 1.
+
+    Example:
+        >>> Halving(keep=1 / 3, first=0.02).rungs
+        (0.02, 0.06, 0.18, 0.54)
+    """
+
+    keep: float = 1 / 3
+    first: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "first"):
+            value = number(name, getattr(self, name), ConfigurationError)
+            if not 0 < value < 1:
+                raise ConfigurationError(f"{name} is {value}; it must be between 0 and 1")
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Shares of a plan at which its run is compared, ascending."""
+        count = math.ceil(math.log(self.first, self.keep) - _ROUNDING)
+        return tuple(round(self.first / self.keep**i, 9) for i in range(count))
+
+    def passed(self, share: float) -> int:
+        """Return the number of rungs at or below a share of a plan."""
+        return sum(rung <= share + _ROUNDING for rung in self.rungs)
+
+    def places(self, runs: int) -> int:
+        """Return how many of the runs that have reached a rung stay."""
+        return max(1, math.ceil(self.keep * runs - _ROUNDING))
+
+
+def halving_of(rule: "str | Halving") -> Halving | None:
+    """Return the halving that a rule stands for; None for "dominated", which has no rungs.
+
+    Args:
+        rule: "halving", "dominated" or a `Halving`.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if isinstance(rule, Halving):
+        return rule
+    if rule not in ("halving", "dominated"):
+        raise ConfigurationError(
+            f'rule is {rule!r}; it must be "dominated", "halving" or a Halving, such as '
+            "Halving(first=0.06)"
+        )
+    return Halving() if rule == "halving" else None
+
+
+@dataclass
+class Ladder(Generic[RunId]):
+    """The forecasts with which the runs of a sweep reached each rung.
+
+    A run is judged at the latest rung that it has reached, against the alike runs that have reached
+    it as well, including those that were stopped since. No run waits for another: the first at a
+    rung has nobody to be compared with, and is judged again, whenever asked, as others arrive.
+
+    Attributes:
+        halving: the rungs, and the share of the runs that stays.
+    """
+
+    halving: Halving
+    _groups: dict[RunId, str] = field(default_factory=dict)
+    _reached: dict[RunId, list[float]] = field(default_factory=dict)
+
+    def wants(self, run: RunId, share: float) -> bool:
+        """Return whether a run at this share of its plan has reached a rung not yet recorded."""
+        return self.halving.passed(share) > len(self._reached.get(run, ()))
+
+    def record(self, run: RunId, group: str, share: float, loss: float) -> None:
+        """Record the final loss forecast for a run, if it has reached a new rung.
+
+        Args:
+            run: the run.
+            group: label that alike runs have in common (`alike`).
+            share: share of its plan that it has taken.
+            loss: the forecast; nan, no forecast, records nothing: the run stays for now.
+        """
+        if math.isnan(loss) or not self.wants(run, share):
+            return
+        self._groups[run] = group
+        reached = self._reached.setdefault(run, [])
+        reached += [loss] * (self.halving.passed(share) - len(reached))
+
+    def behind(self, run: RunId) -> str | None:
+        """Return why a run does not stay; None if it does, or has reached no rung."""
+        if run not in self._reached:
+            return None
+        rung, loss = len(self._reached[run]) - 1, self._reached[run][-1]
+        peers = [
+            losses[rung]
+            for other, losses in self._reached.items()
+            if len(losses) > rung and self._groups[other] == self._groups[run]
+        ]
+        better, places = sum(peer < loss for peer in peers), self.halving.places(len(peers))
+        if better < places:
+            return None
+        return (
+            f"behind {better} of {len(peers) - 1} alike runs at "
+            f"{100 * self.halving.rungs[rung]:.2g}% of the plan, where the best {places} may stay: "
+            f"heading for {loss:.4g}, the best of them for {min(peers):.4g}"
+        )
+
+
+def alike(kind: str, plan: LRSchedule) -> str:
+    """Label of the runs whose forecasts err alike: one kind, peak rates in one octave.
+
+    Runs with the same optimizer and about the same rate gain about the same from annealing, so that
+    their early order tells; that of others does not.
+
+    Args:
+        kind: the optimizer, or another label that sets runs of a sweep apart, as `Outlook.kind`.
+        plan: the planned learning rates.
+
+    Example:
+        >>> alike("adamw", LRSchedule.cosine(1_000, 1e-3))
+        'adamw, rate near 0.00098'
+    """
+    return f"{kind}, rate near {2.0 ** round(math.log2(plan.peak)):.2g}" if plan.peak else kind
