@@ -12,7 +12,7 @@ from lossforecast import Action, Caveat, Forecaster, LRSchedule, Reason, Recomme
 from lossforecast.callbacks.monitor import FAN
 from lossforecast.callbacks.monitor.guard import guarded
 from lossforecast.callbacks.monitor.run_monitor import RunMonitor, adopt_plan
-from lossforecast.callbacks.monitor.update import Update
+from lossforecast.callbacks.monitor.update import Sink, Update
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies import Policy, Situation
 
@@ -145,7 +145,8 @@ def test_fans_are_kept_for_the_sinks_that_read_them_and_their_end_for_all() -> N
         def __call__(self, update: Update) -> None: ...
 
     rows = []
-    for sinks in ([], [Terse()], [Terse(), list[Update]().append]):
+    choices: list[list[Sink]] = [[], [Terse()], [Terse(), list[Update]().append]]
+    for sinks in choices:
         monitor = RunMonitor(young(), sinks=sinks)
         monitor.check(400)
         rows.append(monitor.trail.rows[0])
