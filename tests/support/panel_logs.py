@@ -40,7 +40,7 @@ def updates(
     noise = np.random.default_rng(seed).normal(0, 0.02, total)
     losses = lawful - annealed + noise
     forecaster = Forecaster(plan, RunInfo("train", "adamw", **about), every_n_steps=every)
-    monitor = RunMonitor(forecaster, target=target)
+    monitor = RunMonitor(forecaster, target=target, sinks=[lambda update: None])
     for step in range(every, upto + 1, every):
         seen = slice(step - every, step)
         for at, name in (events or {}).items():
