@@ -16,7 +16,7 @@ _DIVERGED_GAIN_LOST = 0.5  # share of the improvement so far, as a rise above th
 _DIVERGED_JUMPS = 10  # the same rise in typical differences between neighbouring bins
 _DIVERGED_RATIO = 1.5  # the latest losses over the typical one before
 _RECOVERING_SHARE = 0.1  # of the rise, won back within the latest bins: it may well go on
-_MAX_PROB_RECOVERED = 0.05  # probability of ending below the first losses
+_MAX_PROB_RECOVERED = 0.25  # of ending below the first losses; forecasts after a rise are wide
 
 
 def non_finite(situation: Situation) -> Recommendation | None:

@@ -24,7 +24,8 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
     one that has. If forecasts are calibrated, `risk` holds for a whole run however often it is
     checked, because the probability at the first check where it is below `risk` is conditional on
     everything seen until then. While the end of the run `is_open` no risk can be promised, and it
-    is not stopped. Rivals that no law describes (`Status.MISFIT`) stop no run.
+    is not stopped. Rivals that no law describes (`Status.MISFIT`), or whose end is open, stop no
+    run.
 
     Never stops a run without rivals: at least `best` runs are left.
 

@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import QUANTILE_LEVELS, Forecast
+from lossforecast.policies.openness import is_open
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
@@ -31,8 +32,8 @@ class Outlook:
             all equal for a run that has ended, all nan for one without a forecast.
         kind: group of runs whose forecasts have correlated errors: the optimizer, by convention,
             or any other label that sets runs of a sweep apart.
-        described: False if no law describes the run (`Status.MISFIT`). Such a forecast is too
-            unreliable to stop other runs.
+        described: False if no law describes the run (`Status.MISFIT`) or its end `is_open`. Such a
+            forecast is too unreliable to stop other runs.
 
     Raises:
         ConfigurationError: the quantiles are not 29 numbers that do not decrease.
@@ -61,7 +62,7 @@ class Outlook:
     @classmethod
     def of(cls, forecast: Forecast, kind: str = "") -> Self:
         """Outlook of a run in progress; its quantiles are nan if the forecast has no data."""
-        described = forecast.status is not Status.MISFIT
+        described = forecast.status is not Status.MISFIT and not is_open(forecast)
         return cls(forecast.at_levels, kind, described)
 
     @classmethod

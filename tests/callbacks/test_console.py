@@ -67,10 +67,14 @@ def test_a_new_user_sees_a_line_after_each_tenth_and_what_a_store_would_bring(
     [
         ("store=False, verbose=False", "", 0),
         ("store=False, sinks=[lambda update: None]", "", 0),
-        ("store=False, sinks=[lambda update: None], verbose=True", "", 10),
-        ("store=False", "logging.basicConfig()", 0),
+        pytest.param(
+            "store=False, sinks=[lambda update: None], verbose=True", "", 10, marks=pytest.mark.slow
+        ),
+        pytest.param("store=False", "logging.basicConfig()", 0, marks=pytest.mark.slow),
         ("store=False", "logging.basicConfig(level='INFO')", 11),  # one is the kind of the run
-        ("store=False, verbose=True", "logging.basicConfig()", 10),
+        pytest.param(
+            "store=False, verbose=True", "logging.basicConfig()", 10, marks=pytest.mark.slow
+        ),
         ("store=False", "logging.getLogger('lossforecast').setLevel('WARNING')", 0),
     ],
 )

@@ -69,6 +69,16 @@ def test_rivals_of_which_nothing_is_known_stop_nobody() -> None:
     assert run(9.0, 1_000).recommend(policy=dominated(), rivals=[unknown]).action is not Action.STOP
 
 
+def test_a_rival_whose_end_is_open_stops_nobody() -> None:
+    young, later = run(2.0, 140), run(2.0, 1_000)
+    assert young.forecast().status is Status.TOO_SHORT
+    assert young.forecast().median < 3
+    behind = run(9.0, 1_000)
+    for rivals, action in (([young], Action.CONTINUE), ([young, later], Action.STOP)):
+        advice = behind.recommend(policy=dominated(), rivals=[outlook(each) for each in rivals])
+        assert advice.action is action
+
+
 def test_more_risk_stops_sooner() -> None:
     rivals = [outlook(run(2.0, 1_000))]
     near = run(2.04, 1_000)
