@@ -17,6 +17,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
+    RISK_BESIDE_HALVING,
     Action,
     Halving,
     Ladder,
@@ -93,7 +94,8 @@ class ForecastPruner(BasePruner):
             raise ConfigurationError("give either rule or a stock pruner, not both")
         self.switched_off = False
         self._plans = Plans(schedule, run, "trial")
-        self._policies = policy_list(policy) or [dominated()]
+        usual = dominated() if halving is None else dominated(risk=RISK_BESIDE_HALVING)
+        self._policies = policy_list(policy) or [usual]
         self._stock, self._shadow = stock, shadow
         self._watched: dict[_Key, _Watched] = {}
         self._ladder = None if halving is None else Ladder[_Key](halving)

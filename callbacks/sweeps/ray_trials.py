@@ -12,6 +12,7 @@ from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
+    RISK_BESIDE_HALVING,
     Action,
     Halving,
     Ladder,
@@ -104,9 +105,10 @@ class SweepTrials:
         self.mode: str | None = None
         self._plans = Plans(schedule, run, "config")
         self._time_attr = named("time_attr", time_attr)
-        self._policies = policy_list(policy) or [target_miss(), dominated()]
         self._target = checked_target(target)
         halving = halving_of(rule)
+        usual = dominated() if halving is None else dominated(risk=RISK_BESIDE_HALVING)
+        self._policies = policy_list(policy) or [target_miss(), usual]
         self._ladder = None if halving is None else Ladder[str](halving)
         self._running: dict[str, Trial] = {}
         self._ended: dict[str, Outlook] = {}

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun
-from lossforecast.policies import Halving, Ladder, Outlook, n_best_runs, prob_among_best
+from lossforecast.policies import (
+    RISK_BESIDE_HALVING,
+    Halving,
+    Ladder,
+    Outlook,
+    n_best_runs,
+    prob_among_best,
+    stop_threshold,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -26,12 +34,12 @@ Rule = Callable[[Sequence[SweepRun]], Stopper]
 _REDUCTION_FACTOR = 3  # successive halving and Hyperband keep one run of three
 _GRACE_SHARE = 0.1  # of a run, before `last_value` stops it
 _MARGIN_SHARE = 0.05  # of the best latest loss, by which a run may be above it
-_RISK = 0.01  # the default of `lossforecast.policies.dominated`
 _LATE_RUNG = 0.06  # of a run: the first rung of the halving that costs more and loses less
 
 
-def dominated(runs: Sequence[SweepRun]) -> Stopper:
-    """The policy `lossforecast.policies.dominated`, with its defaults, for all runs at once."""
+def dominated(runs: Sequence[SweepRun], risk: float | None = None) -> Stopper:
+    """The policy `lossforecast.policies.dominated` for all runs at once."""
+    threshold = stop_threshold() if risk is None else stop_threshold(risk)
     best, ended = n_best_runs(len(runs)), [Outlook.ended(run.truth) for run in runs]
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
@@ -43,7 +51,7 @@ def dominated(runs: Sequence[SweepRun]) -> Stopper:
         return [
             i
             for i, probability in zip(active, probabilities, strict=False)
-            if probability < _RISK and not runs[i].is_open[check]
+            if probability < threshold and not runs[i].is_open[check]
         ]
 
     return stopper
@@ -51,7 +59,8 @@ def dominated(runs: Sequence[SweepRun]) -> Stopper:
 
 def halving(runs: Sequence[SweepRun], first: float = Halving.first) -> Stopper:
     """`lossforecast.policies.Halving`, and `dominated` among the runs that it leaves."""
-    ladder, hopeless = Ladder[int](Halving(first=first)), dominated(runs)
+    ladder = Ladder[int](Halving(first=first))
+    hopeless = dominated(runs, RISK_BESIDE_HALVING)
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
         share = (check + 1) / CHECKS_PER_RUN

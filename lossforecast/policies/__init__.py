@@ -10,8 +10,8 @@ next one. `Outlook` and `prob_among_best` compare the runs of a sweep; `Halving`
 the best of them by rank.
 """
 
-from lossforecast.policies.dominated import dominated, n_best_runs
-from lossforecast.policies.halving import Halving, Ladder, alike, halving_of
+from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
+from lossforecast.policies.halving import RISK_BESIDE_HALVING, Halving, Ladder, alike, halving_of
 from lossforecast.policies.no_room import no_room
 from lossforecast.policies.openness import is_open
 from lossforecast.policies.patience import patience
@@ -30,6 +30,7 @@ from lossforecast.policies.target_miss import target_miss
 
 __all__ = [
     "MAX_EARLIER_CHECKS",
+    "RISK_BESIDE_HALVING",
     "Action",
     "Halving",
     "Ladder",
@@ -50,5 +51,6 @@ __all__ = [
     "prob_among_best",
     "recommend",
     "reschedule",
+    "stop_threshold",
     "target_miss",
 ]

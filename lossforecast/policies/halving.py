@@ -14,10 +14,12 @@ from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Halving", "Ladder", "alike", "halving_of"]
+__all__ = ["RISK_BESIDE_HALVING", "Halving", "Ladder", "alike", "halving_of"]
 
 RunId = TypeVar("RunId", bound=Hashable)
 
+RISK_BESIDE_HALVING = 0.03
+"""Risk with which `lossforecast.policies.dominated` stops runs that halving has left."""
 _ROUNDING = 1e-9  # of shares and counts, so that a third of three runs is one
 
 
