@@ -20,8 +20,8 @@ _OUR_COLOR, _OTHER_COLOR = "#1f6fb4", "#8a939c"
 _ARRIVALS = {"parallel": "all runs at once", "sequential": "one run after the other"}
 _LINEAR_BELOW = 0.1  # % of regret, below which the axis is linear, so that it has a 0
 _LABEL_OFFSET = 6  # points
-_LABEL_ANGLE = 35  # degrees, upwards above a bar and downwards below a dot
-_LABEL_ROOM = 8  # times the worst regret, to the top of the panel
+_LABEL_ANGLE = 60  # degrees, above a bar, or below a dot of ours
+_LABEL_ROOM = 15  # times the worst regret, to the top of the panel
 _LABEL_LEFT_FROM = 70  # % of the compute; beyond, a label would leave the panel
 
 
@@ -74,15 +74,16 @@ def _draw_panel(axes: "Axes", arrival: str, scores: Sequence[SweepScore]) -> Non
         axes.plot([compute] * 2, [mean, max(regrets)], color=color, lw=1.2, alpha=0.6)
         axes.plot(compute, max(regrets), color=color, marker="_", ms=8)
         axes.plot(compute, mean, color=color, marker="o", ms=8 if ours else 6, zorder=5)
-        left, below = compute > _LABEL_LEFT_FROM, ours and mean > 0
+        left = compute > _LABEL_LEFT_FROM
+        below = ours and not left and mean > 0
         axes.annotate(
             policy,
             (compute, mean if ours else max(regrets)),
             xytext=(-_LABEL_OFFSET if left else 0, -_LABEL_OFFSET if below else _LABEL_OFFSET),
             textcoords="offset points",
-            rotation=0 if left else -_LABEL_ANGLE if below else _LABEL_ANGLE,
+            rotation=0 if left else _LABEL_ANGLE,
             rotation_mode="anchor",
-            ha="right" if left else "left",
+            ha="right" if left or below else "left",
             va="top" if below else "bottom",
             fontsize=9,
             color=color,
