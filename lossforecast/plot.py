@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lossforecast.display import gain_words, heading
+from lossforecast.display import after_start, gain_words, heading
 from lossforecast.errors import ConfigurationError
 from lossforecast.estimate import AnnealGain, Curve, Estimate
 from lossforecast.printable import printable
@@ -32,11 +32,10 @@ _OBSERVED, _OUTCOME, _FAN, _RATE, _TARGET, _NOW, _EVENT = (
 """Colours."""
 _MAX_POINTS = 400  # of a drawn line of losses
 _MAX_NAME = 40  # characters of the name of an event
-_START_DIVISOR = 20  # the first 1/20 of the bins may lie above the loss axis: the steep start
 
 
 class Drawn(Protocol):
-    """What is drawn of a `lossforecast.Forecast`."""
+    """The parts of a `lossforecast.Forecast` that are drawn."""
 
     @property
     def made_at(self) -> int:
@@ -201,7 +200,7 @@ def _limits(
         if mean.size:
             values += [
                 float(np.quantile(mean, 0.005)),
-                float(np.quantile(mean[mean.size // _START_DIVISOR :], 0.95)),
+                float(np.quantile(after_start(mean), 0.95)),
             ]
     if values:
         low, high = min(values), max(values)

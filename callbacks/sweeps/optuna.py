@@ -17,7 +17,6 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
-    RISK_BESIDE_HALVING,
     Action,
     Halving,
     Ladder,
@@ -25,8 +24,8 @@ from lossforecast.policies import (
     Policy,
     Recommendation,
     alike,
-    dominated,
     halving_of,
+    policy_beside,
     policy_list,
 )
 from lossforecast.runs import RunInfo
@@ -67,8 +66,8 @@ class ForecastPruner(BasePruner):
             schedule a trial is pruned unless its forecast is among the best third of alike trials
             (same optimizer, peak rates within a factor of two); the policies are asked about the
             rest. A `lossforecast.policies.Halving` sets share and rungs.
-        policy: one or more policies; default: `lossforecast.policies.dominated`. Broken and
-            diverged trials are always pruned.
+        policy: one or more policies; default: `lossforecast.policies.dominated`, beside halving
+            with a risk of 3%. Broken and diverged trials are always pruned.
         stock: an Optuna pruner that decides instead. It sees the forecasts of the final value made
             at the reported steps in place of the reported values.
         shadow: only log which trials would be pruned.
@@ -94,8 +93,7 @@ class ForecastPruner(BasePruner):
             raise ConfigurationError("give either rule or a stock pruner, not both")
         self.switched_off = False
         self._plans = Plans(schedule, run, "trial")
-        usual = dominated() if halving is None else dominated(risk=RISK_BESIDE_HALVING)
-        self._policies = policy_list(policy) or [usual]
+        self._policies = policy_list(policy) or [policy_beside(halving)]
         self._stock, self._shadow = stock, shadow
         self._watched: dict[_Key, _Watched] = {}
         self._ladder = None if halving is None else Ladder[_Key](halving)

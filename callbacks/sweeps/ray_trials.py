@@ -12,7 +12,6 @@ from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
-    RISK_BESIDE_HALVING,
     Action,
     Halving,
     Ladder,
@@ -20,8 +19,8 @@ from lossforecast.policies import (
     Policy,
     alike,
     checked_target,
-    dominated,
     halving_of,
+    policy_beside,
     policy_list,
     target_miss,
 )
@@ -107,8 +106,7 @@ class SweepTrials:
         self._time_attr = named("time_attr", time_attr)
         self._target = checked_target(target)
         halving = halving_of(rule)
-        usual = dominated() if halving is None else dominated(risk=RISK_BESIDE_HALVING)
-        self._policies = policy_list(policy) or [target_miss(), usual]
+        self._policies = policy_list(policy) or [target_miss(), policy_beside(halving)]
         self._ladder = None if halving is None else Ladder[str](halving)
         self._running: dict[str, Trial] = {}
         self._ended: dict[str, Outlook] = {}

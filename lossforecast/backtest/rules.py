@@ -37,9 +37,8 @@ _MARGIN_SHARE = 0.05  # of the best latest loss, by which a run may be above it
 _LATE_RUNG = 0.06  # of a run: the first rung of the halving that costs more and loses less
 
 
-def dominated(runs: Sequence[SweepRun], risk: float | None = None) -> Stopper:
+def dominated(runs: Sequence[SweepRun], threshold: float = stop_threshold()) -> Stopper:
     """The policy `lossforecast.policies.dominated` for all runs at once."""
-    threshold = stop_threshold() if risk is None else stop_threshold(risk)
     best, ended = n_best_runs(len(runs)), [Outlook.ended(run.truth) for run in runs]
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
@@ -60,7 +59,7 @@ def dominated(runs: Sequence[SweepRun], risk: float | None = None) -> Stopper:
 def halving(runs: Sequence[SweepRun], first: float = Halving.first) -> Stopper:
     """`lossforecast.policies.Halving`, and `dominated` among the runs that it leaves."""
     ladder = Ladder[int](Halving(first=first))
-    hopeless = dominated(runs, RISK_BESIDE_HALVING)
+    hopeless = dominated(runs, stop_threshold(RISK_BESIDE_HALVING))
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
         share = (check + 1) / CHECKS_PER_RUN

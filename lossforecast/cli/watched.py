@@ -13,6 +13,7 @@ import numpy as np
 from lossforecast.cli.live import LiveForecast, file_sizes
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.tables import interval80, number
+from lossforecast.display import after_start
 from lossforecast.errors import ConfigurationError, LossForecastError
 from lossforecast.policies import Action, Reason, target_miss
 from lossforecast.printable import printable
@@ -27,7 +28,6 @@ _OTHER_LOGS = (".csv", ".tsv", ".jsonl")  # in a folder without a log of a usual
 _SHARED_NAMES = {name for log_format in FORMATS for name in log_format.file_names}
 _PARTS_OF_RUNS = ("metrics", "plots")  # folders inside that of a run
 _SPARK_POINTS = 16
-_START_DIVISOR = 20  # the first 1/20 of the losses may lie above the line: the steep start
 _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=*#%@"
 
 
@@ -43,7 +43,7 @@ class WatchedRun:
     is_guess: bool = False
     """True if only the suffix of the file tells that it may be a log."""
     says_length: bool = True
-    """Whether the log itself says how long the run is."""
+    """False once the log itself has turned out not to say how long the run is."""
     misses: int = 0
     """Readings in a row at which the target was out of reach."""
 
@@ -216,7 +216,7 @@ def _written(file: Path) -> float:
 
 def _spark(losses: np.ndarray, blocks: str) -> str:
     """Losses (n,) as a line of characters of different heights."""
-    losses = losses[losses.size // _START_DIVISOR :]
+    losses = after_start(losses)
     if losses.size == 0:
         return ""
     parts = np.array_split(losses, min(_SPARK_POINTS, losses.size))

@@ -7,13 +7,13 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
 
-__all__ = ["Chart"]
+__all__ = ["Chart", "after_start"]
 
 _WIDTH, _HEIGHT = 480, 170  # pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 20  # margins, pixels
 _RATE_SHARE = 0.16  # of the height, at the bottom, which the learning rate takes
 _ROOM = 0.25  # above and below the losses, as a share of their range
-_START_DIVISOR = 20  # the first 1/20 of the losses may lie above the chart: the steep start
+_START_DIVISOR = 20  # the first 1/20 of the losses are the steep start
 _FAN, _RATE = "#2f81c7", "#b07d2b"  # seen on white and on black
 
 
@@ -82,7 +82,7 @@ class Chart:
     def _limits(self) -> tuple[float, float]:
         """Ends of the loss axis: the 80% interval at the end, and losses after the start."""
         losses = np.asarray(self.seen[1], float)
-        values = [losses[losses.size // _START_DIVISOR :]]
+        values = [after_start(losses)]
         if self.fan:
             values += [self.fan[2][-1:], self.fan[3][-1:]]
         finite = np.concatenate(values)
@@ -100,6 +100,11 @@ class Chart:
         y = floor - rates / peak * 0.8 * (floor - ground)
         x = self._x(steps)
         return _points(np.concatenate([x[:1], x, x[-1:]]), np.concatenate([[floor], y, [floor]]))
+
+
+def after_start(losses: FloatArray) -> FloatArray:
+    """Losses without their steep start, by which no axis should be scaled: (n,) to (m,)."""
+    return losses[losses.size // _START_DIVISOR :]
 
 
 def _points(x: FloatArray, y: FloatArray) -> list[str]:

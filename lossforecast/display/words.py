@@ -16,7 +16,7 @@ STATUS_WORDS: Final = {
     Status.IDENTIFIED: "learned from this run",
     Status.MISFIT: "no law describes this run",
 }
-"""What each status means."""
+"""The meaning of each status."""
 _SOURCES = {"data": "learned from the run", "probe": "measured by the probe", "prior": "assumed"}
 """Sources of the drop still to come."""
 
@@ -34,7 +34,7 @@ def heading(estimate: Estimate) -> str:
 
 
 def gain_words(gain: AnnealGain) -> str:
-    """What annealing will still bring, and how that is known.
+    """The drop that annealing will still bring, and how it is known.
 
     Example:
         >>> gain_words(AnnealGain(0.1049, 0.08, "prior"))

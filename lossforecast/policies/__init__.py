@@ -11,7 +11,14 @@ the best of them by rank.
 """
 
 from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
-from lossforecast.policies.halving import RISK_BESIDE_HALVING, Halving, Ladder, alike, halving_of
+from lossforecast.policies.halving import (
+    RISK_BESIDE_HALVING,
+    Halving,
+    Ladder,
+    alike,
+    halving_of,
+    policy_beside,
+)
 from lossforecast.policies.no_room import no_room
 from lossforecast.policies.openness import is_open
 from lossforecast.policies.patience import patience
@@ -47,6 +54,7 @@ __all__ = [
     "n_best_runs",
     "no_room",
     "patience",
+    "policy_beside",
     "policy_list",
     "prob_among_best",
     "recommend",

@@ -12,9 +12,11 @@ from typing import Generic, TypeVar
 
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError
+from lossforecast.policies.dominated import dominated
+from lossforecast.policies.recommendation import Policy
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["RISK_BESIDE_HALVING", "Halving", "Ladder", "alike", "halving_of"]
+__all__ = ["RISK_BESIDE_HALVING", "Halving", "Ladder", "alike", "halving_of", "policy_beside"]
 
 RunId = TypeVar("RunId", bound=Hashable)
 
@@ -85,6 +87,11 @@ def halving_of(rule: "str | Halving") -> Halving | None:
             "Halving(first=0.06)"
         )
     return Halving() if rule == "halving" else None
+
+
+def policy_beside(halving: Halving | None) -> Policy:
+    """Return the policy for the runs that a halving leaves; for all runs, if there is none."""
+    return dominated() if halving is None else dominated(risk=RISK_BESIDE_HALVING)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lossforecast.checks import number
+from lossforecast.display import heading
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.broken import diverged, non_finite
 from lossforecast.policies.openness import is_open, reasons_open
@@ -76,8 +77,7 @@ def _on_track(situation: Situation) -> Recommendation:
     return Recommendation(
         Action.CONTINUE,
         Reason.ON_TRACK,
-        f"go on: the loss is heading for {forecast.median:.4g} (80%: {final.lower:.4g} to "
-        f"{final.upper:.4g}) at step {forecast.step}{chance}",
+        f"go on: the loss is {heading(final)} at step {forecast.step}{chance}",
         expected=final,
         confidence=prob,
     )

@@ -128,7 +128,7 @@ class Counter:
         return frozenset({self.column, self.column + TOTAL, f"{self.epoch}{TOTAL}"})
 
     def starts(self) -> RunStarts:
-        """What tells where another run begins, for the rows of the whole log."""
+        """A finder of the rows at which another run begins, for those of the whole log."""
         return RunStarts(self.column or self.epoch or "", self.epoch)
 
     def renewed(self) -> "Counter":
