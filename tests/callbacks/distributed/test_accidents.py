@@ -5,8 +5,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,30 +13,24 @@ from typing import Any
 
 import pytest
 from support.processes import SUPPORT
+from support.warm import WarmProcess
 
 SCRIPT = SUPPORT / "accident_processes.py"
 TOTAL = 100
 FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
 FORKS, ACCIDENTS = (40, 40) if FULL else (3, 1)
 LIMIT_S = 15.0
-START_S = 60.0  # for two processes to load torch, on a busy machine
+START_S = 60.0  # for two processes to begin, on a busy machine
 
 
 @contextmanager
-def pair(folder: Path, **options: Any) -> Iterator[list[subprocess.Popen[bytes]]]:
+def pair(folder: Path, **options: Any) -> Iterator[list[WarmProcess]]:
     """Two processes of one world; none is left in the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = [str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     both = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, folder, str(rank), str(port), json.dumps(options)],
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=environment,
-        )
+        WarmProcess(SCRIPT, folder, rank, port, json.dumps(options), output=folder / f"out-{rank}")
         for rank in range(2)
     ]
     try:
@@ -46,15 +38,14 @@ def pair(folder: Path, **options: Any) -> Iterator[list[subprocess.Popen[bytes]]
     finally:
         for process in both:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
-def ended(process: subprocess.Popen[bytes], limit: float) -> int:
+def ended(process: WarmProcess, limit: float) -> int:
     try:
-        process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
+        return process.wait(timeout=limit)
+    except TimeoutError:
         pytest.fail(f"still running after {limit} s")
-    return process.returncode
 
 
 def answer(folder: Path, rank: int) -> dict[str, Any]:
@@ -62,7 +53,7 @@ def answer(folder: Path, rank: int) -> dict[str, Any]:
     return found
 
 
-def wait_until_frozen(process: subprocess.Popen[bytes]) -> None:
+def wait_until_frozen(process: WarmProcess) -> None:
     last = time.monotonic() + START_S
     while time.monotonic() < last:
         stat = Path(f"/proc/{process.pid}/stat").read_text()

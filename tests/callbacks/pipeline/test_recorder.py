@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +18,7 @@ from support.lightning_runs import loader, trainer_of
 from support.logs import warnings_in
 from support.processes import SUPPORT, torchrun
 from support.recorded import train
+from support.warm import WarmProcess, run_warm
 
 from lossforecast import (
     Action,
@@ -242,12 +241,8 @@ def test_a_loop_that_nobody_closes_is_stored_to_its_end(
 ) -> None:
     """Its last losses come after its last forecast, at step 380 or 200."""
     call = f"recorded.train({str(tmp_path / 'runs.db')!r}, until={until})"
-    script = f"import recorded; {'monitor = ' * in_use}{call}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    script = f"from support import recorded; {'monitor = ' * in_use}{call}"
+    assert run_warm("-c", script, output=tmp_path / "out.txt") == ""
     store = RunStore(tmp_path / "runs.db")
     (run,) = store.runs()
     assert (run.state, run.step) == (state, until - 1)
@@ -432,16 +427,16 @@ def test_a_file_that_is_no_store_is_left_alone(
 
 
 def test_a_killed_run_loses_no_more_than_the_last_flush(tmp_path: Path) -> None:
-    writer = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path / "runs.db"), "killed"])
-    with writer:
-        deadline = time.monotonic() + 120
-        kept: list[dict[str, Any]] = []
-        while len(kept) < 5 and time.monotonic() < deadline:
-            time.sleep(0.05)
-            if (tmp_path / "runs.db").exists() and RunStore(tmp_path / "runs.db").runs():
-                store = RunStore(tmp_path / "runs.db")
-                kept = store.forecasts(store.runs()[0].key)
-        writer.send_signal(signal.SIGKILL)
+    writer = WarmProcess(SCRIPT, tmp_path / "runs.db", "killed", output=tmp_path / "out.txt")
+    deadline = time.monotonic() + 120
+    kept: list[dict[str, Any]] = []
+    while len(kept) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if (tmp_path / "runs.db").exists() and RunStore(tmp_path / "runs.db").runs():
+            store = RunStore(tmp_path / "runs.db")
+            kept = store.forecasts(store.runs()[0].key)
+    writer.kill()
+    assert writer.wait() == -signal.SIGKILL
     store = RunStore(tmp_path / "runs.db")
     (run,) = store.runs()
     assert run.state == "running"

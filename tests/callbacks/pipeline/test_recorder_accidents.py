@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from support.logs import warnings_in
 from support.processes import SUPPORT
 from support.recorded import train
+from support.warm import run_warm
 
 from lossforecast import LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks import TorchLossForecast
@@ -30,18 +31,15 @@ FULL = bool(os.environ.get("LOSSFORECAST_FULL"))
 FORKS, KILLS = (40, 40) if FULL else (6, 1)
 
 
-def run_script(name: str, *arguments: object, **environment: str) -> list[str]:
-    """The lines that a script of `support` prints."""
-    paths = [str(SUPPORT.parent), *sys.path]
-    done = subprocess.run(
-        [sys.executable, str(SUPPORT / name), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[..., Any]:
+    """Runs a script of `support` in a process of its own; returns the JSON of its last line."""
+
+    def run(name: str, *arguments: object) -> Any:
+        output = run_warm(SUPPORT / name, *arguments, output=tmp_path / "out.txt")
+        return json.loads(output.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture
@@ -64,7 +62,9 @@ def public() -> Iterator[Path]:
         *(pytest.param(what, marks=pytest.mark.slow) for what in ("file", "folder", "both")),
     ],
 )
-def test_a_store_that_may_only_be_read_is_read(public: Path, what: str) -> None:
+def test_a_store_that_may_only_be_read_is_read(
+    public: Path, what: str, told: Callable[..., Any]
+) -> None:
     folder = public / "store"
     folder.mkdir()
     path = folder / "runs.db"
@@ -75,9 +75,8 @@ def test_a_store_that_may_only_be_read_is_read(public: Path, what: str) -> None:
         if what == "in use" and os.geteuid() == 0:  # by root, with changes that are not merged yet
             raw.execute("UPDATE lossforecast_runs SET project = 'read'")
             raw.commit()
-        (line,) = run_script("unprivileged.py", "read_only", path)
+        result = told("unprivileged.py", "read_only", path)
     folder.chmod(0o777)
-    result = json.loads(line)
     warnings = result.pop("warnings")
     assert "cannot be written" in result.pop("write")
     assert result.pop("name")
@@ -86,9 +85,10 @@ def test_a_store_that_may_only_be_read_is_read(public: Path, what: str) -> None:
     assert "readonly" in warnings[0]
 
 
-def test_a_run_without_threads_is_stored_when_it_ends(public: Path) -> None:
-    (line,) = run_script("unprivileged.py", "without_threads", public / "runs.db")
-    result = json.loads(line)
+def test_a_run_without_threads_is_stored_when_it_ends(
+    public: Path, told: Callable[..., Any]
+) -> None:
+    result = told("unprivileged.py", "without_threads", public / "runs.db")
     assert not result["can_start"]
     assert not result["switched_off"]
     assert result["runs"] == [["finished", 20]]
@@ -97,9 +97,8 @@ def test_a_run_without_threads_is_stored_when_it_ends(public: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a home")
-def test_a_user_without_a_home_is_told_to_name_a_store() -> None:
-    (line,) = run_script("unprivileged.py", "without_home", "-")
-    result = json.loads(line)
+def test_a_user_without_a_home_is_told_to_name_a_store(told: Callable[..., Any]) -> None:
+    result = told("unprivileged.py", "without_home", "-")
     for name in ("settings", "store"):
         assert result[name].startswith("ConfigurationError: ")
         assert "$LOSSFORECAST_STORE" in result[name]
@@ -109,10 +108,9 @@ def test_a_user_without_a_home_is_told_to_name_a_store() -> None:
 # ---------------------------------------------------------------------- other processes
 
 
-def test_a_forked_child_ends_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_forked_child_ends_and_writes_nothing(tmp_path: Path, told: Callable[..., Any]) -> None:
     path = tmp_path / "runs.db"
-    (line,) = run_script("forked.py", path, FORKS)
-    codes = json.loads(line)
+    codes = told("forked.py", path, FORKS)
     endings = {"exit": 3, "now": 3, "error": 1, "end": 0, "close": 0, "train": 0}
     assert codes == [[*endings.values()][i % len(endings)] for i in range(FORKS)]
     (run,) = RunStore(path).runs()
