@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from lossforecast import Forecaster, LossForecastError, LRSchedule, RunInfo, Status
@@ -164,4 +164,4 @@ def test_every_event_is_accepted_at_times(what: Callable[..., None]) -> None:
         run.observe_block(40, 3.0, 0.2, 0.0)
         return not refused(what, run, *arguments)
 
-    find(st.tuples(*EVENTS[what]), accepted)
+    find(st.tuples(*EVENTS[what]), accepted, settings=settings(phases=[Phase.generate]))
