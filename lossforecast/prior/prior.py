@@ -245,10 +245,7 @@ class Prior:
         """
         try:
             values = _current(state)
-            values["members"] = tuple(
-                Member(**{**m, "relaxation": m["relaxation"] and Relaxation(**m["relaxation"])})
-                for m in state["members"]
-            )
+            values["members"] = tuple(_member(member) for member in state["members"])
             for name in ("lawful", "loose"):
                 values[name] = _regime(state[name])
             values |= _learned_fields(values)
@@ -259,6 +256,13 @@ class Prior:
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"not a saved prior: {error!r}") from error
+
+
+def _member(state: Mapping[str, Any]) -> Member:
+    relaxation = state["relaxation"]
+    return Member(
+        **{**state, "relaxation": None if relaxation is None else Relaxation(**relaxation)}
+    )
 
 
 def _current(state: Mapping[str, Any]) -> dict[str, Any]:

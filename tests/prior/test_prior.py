@@ -135,3 +135,11 @@ def test_priors_saved_before_kinds_were_known_are_read() -> None:
 def test_a_damaged_calibration_is_refused(damaged: object) -> None:
     with pytest.raises(ConfigurationError, match="not a saved prior"):
         Prior.from_dict({**Prior().to_dict(), "calibration": damaged})
+
+
+@pytest.mark.parametrize("damaged", [0, "", [], {}, 1])
+def test_a_damaged_relaxation_is_refused(damaged: object) -> None:
+    state = Prior().to_dict()
+    state["members"][0]["relaxation"] = damaged
+    with pytest.raises(ConfigurationError, match="not a saved prior"):
+        Prior.from_dict(state)
