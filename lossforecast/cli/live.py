@@ -65,7 +65,14 @@ class LiveForecast:
         forecaster = Forecaster(plan, run, prior=options.prior(run, plan))
         for step, name in log.history.events:
             forecaster.event(step, name)
-        forecaster.observe_many(*observed(log.history))
+        steps, losses = observed(log.history)
+        if target is not None:  # a run is stopped for its target at two checks in a row
+            due = forecaster.every_n_steps * (log.history.last_step // forecaster.every_n_steps)
+            earlier = steps < due
+            forecaster.observe_many(steps[earlier], losses[earlier])
+            forecaster.recommend(target, policy)
+            steps, losses = steps[~earlier], losses[~earlier]
+        forecaster.observe_many(steps, losses)
         forecast = forecaster.forecast()
         return cls(
             log=log,

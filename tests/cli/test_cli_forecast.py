@@ -36,6 +36,16 @@ def test_a_run_in_progress_is_forecast(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "f.svg").read_text()
 
 
+def test_a_run_that_will_miss_its_target_is_stopped(tmp_path: Path) -> None:
+    """A run is stopped at two checks in a row; a log is one look at it."""
+    log = write_log(tmp_path / "log.csv", 1_800)
+    options = ("--total-steps", TOTAL, "--schedule", SPEC, "--target")
+    missed, met = (result_of("forecast", log, *options, target) for target in (1.5, 4.0))
+    assert (missed["action"], missed["reason"]) == ("stop", "target_miss")
+    assert met["action"] == "continue"
+    assert [missed[name] for name in ("median", "lower80")] == [met["median"], met["lower80"]]
+
+
 def test_a_run_in_progress_that_broke_is_stopped(tmp_path: Path) -> None:
     log = write_broken_log(tmp_path / "log.csv", 1_010, 1_490)
     found = result_of("forecast", log, "--total-steps", TOTAL, "--schedule", SPEC)
