@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossforecast.callbacks.huggingface import TransformersLossForecast
     from lossforecast.callbacks.lightning import LightningLossForecast
+    from lossforecast.callbacks.loop import LossForecast
     from lossforecast.callbacks.lr_schedulers import SteerableLR, schedule_from_torch
     from lossforecast.callbacks.probe import AnnealingProbe
     from lossforecast.callbacks.sweeps.optuna import ForecastPruner
@@ -24,6 +25,7 @@ __all__ = [
     "ForecastScheduler",
     "ForecastStopper",
     "LightningLossForecast",
+    "LossForecast",
     "MLflowSink",
     "SteerableLR",
     "TensorBoardSink",
@@ -41,6 +43,7 @@ _HOME = {
     "ForecastScheduler": "lossforecast.callbacks.sweeps.ray",
     "ForecastStopper": "lossforecast.callbacks.sweeps.ray",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
+    "LossForecast": "lossforecast.callbacks.loop",
     "MLflowSink": "lossforecast.callbacks.trackers",
     "SteerableLR": "lossforecast.callbacks.lr_schedulers",
     "TensorBoardSink": "lossforecast.callbacks.tensorboard",

@@ -54,6 +54,8 @@ CALLBACK_PACKAGES = (
     "tensorboard",
     "trackers",
     "pipeline",
+    "loop",
+    "torch_run",
     "torch",
     "lightning",
     "huggingface",
@@ -100,6 +102,8 @@ LAZY = {
 """What a module of the core may import besides, inside a function or for type checkers."""
 
 FRAMEWORKS = {
+    "jax",
+    "keras",
     "lightning",
     "matplotlib",
     "mlflow",
@@ -125,6 +129,7 @@ ADAPTERS: dict[str, set[str]] = {
     "ForecastStopper": {"ray", "rich"},
     # its metrics load transformers where that is installed, its progress bars rich
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
+    "LossForecast": set(),
     "MLflowSink": set(),
     "SteerableLR": {"torch"},
     "TensorBoardSink": set(),

@@ -39,6 +39,7 @@ PUBLIC = {
         "ForecastScheduler",
         "ForecastStopper",
         "LightningLossForecast",
+        "LossForecast",
         "MLflowSink",
         "SteerableLR",
         "TensorBoardSink",

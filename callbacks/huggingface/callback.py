@@ -26,6 +26,7 @@ from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.monitor import Sink, clean_up, guarded
 from lossforecast.callbacks.pipeline import LoopCallback, Pipeline, Settings, StoreLike, start
 from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.torch_run import capture_of
 from lossforecast.log import logger
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
@@ -234,7 +235,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             args, state, given, settings, name=name, place=self._place, created=self._saved
         )
         if probe is not None:
-            host = replace(host, begin_probe=partial(probe.begin, model=given["model"]))
+            host = replace(host, probe=partial(probe.begin, model=given["model"]))
         try:
             self._pipeline = start(settings, host)
             if probe is not None and host.saved is not None:
@@ -266,7 +267,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         if given["optimizer"] is not before:
             self._given["optimizer"] = given["optimizer"]
             optimizer = innermost(given["optimizer"])
-            self._pipeline.capture.watch(optimizer, widest_group(optimizer.param_groups))
+            capture_of(self._pipeline).watch(optimizer, widest_group(optimizer.param_groups))
 
     @guarded
     def _record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
