@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossforecast.callbacks.huggingface import TransformersLossForecast
+    from lossforecast.callbacks.keras import KerasLossForecast
     from lossforecast.callbacks.lightning import LightningLossForecast
     from lossforecast.callbacks.loop import LossForecast
     from lossforecast.callbacks.lr_schedulers import SteerableLR, schedule_from_torch
@@ -24,6 +25,7 @@ __all__ = [
     "ForecastPruner",
     "ForecastScheduler",
     "ForecastStopper",
+    "KerasLossForecast",
     "LightningLossForecast",
     "LossForecast",
     "MLflowSink",
@@ -42,6 +44,7 @@ _HOME = {
     "ForecastPruner": "lossforecast.callbacks.sweeps.optuna",
     "ForecastScheduler": "lossforecast.callbacks.sweeps.ray",
     "ForecastStopper": "lossforecast.callbacks.sweeps.ray",
+    "KerasLossForecast": "lossforecast.callbacks.keras",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
     "LossForecast": "lossforecast.callbacks.loop",
     "MLflowSink": "lossforecast.callbacks.trackers",
@@ -59,6 +62,7 @@ _NEEDS = {
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
     "ForecastScheduler": 'Ray Tune: pip install "lossforecast[ray]"',
     "ForecastStopper": 'Ray Tune: pip install "lossforecast[ray]"',
+    "KerasLossForecast": 'Keras 3: pip install "lossforecast[keras]"',
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
     "SteerableLR": 'PyTorch: pip install "lossforecast[torch]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',

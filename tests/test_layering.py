@@ -55,6 +55,7 @@ CALLBACK_PACKAGES = (
     "trackers",
     "pipeline",
     "loop",
+    "keras",
     "torch_run",
     "torch",
     "lightning",
@@ -64,7 +65,7 @@ CALLBACK_PACKAGES = (
 )
 """The same for `callbacks`, whose modules may import all of the core below `cli`."""
 
-HOSTS = {"torch", "lightning", "huggingface", "sweeps"}
+HOSTS = {"keras", "torch", "lightning", "huggingface", "sweeps"}
 """Of these, the adapters to one host each: none imports another."""
 
 LIBRARIES = {"numpy", "scipy"}
@@ -127,6 +128,7 @@ ADAPTERS: dict[str, set[str]] = {
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},
+    "KerasLossForecast": {"jax", "keras", "rich", "torch"},  # one of its backends
     # its metrics load transformers where that is installed, its progress bars rich
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
     "LossForecast": set(),

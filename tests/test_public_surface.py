@@ -38,6 +38,7 @@ PUBLIC = {
         "ForecastPruner",
         "ForecastScheduler",
         "ForecastStopper",
+        "KerasLossForecast",
         "LightningLossForecast",
         "LossForecast",
         "MLflowSink",

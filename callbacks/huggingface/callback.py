@@ -24,7 +24,13 @@ from lossforecast.callbacks.huggingface.progress import show_in_bar
 from lossforecast.callbacks.huggingface.schedule import lint_run
 from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.monitor import Sink, clean_up, guarded
-from lossforecast.callbacks.pipeline import LoopCallback, Pipeline, Settings, StoreLike, start
+from lossforecast.callbacks.pipeline import (
+    LoopCallback,
+    Settings,
+    StoreLike,
+    finalize_failed,
+    start,
+)
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.torch_run import capture_of
 from lossforecast.log import logger
@@ -252,7 +258,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             )
         self._losses = LossReader(self._pipeline, settings.monitor, host.steps_taken)
         self._group, self._saved = host.group, None
-        self._finalizer = weakref.finalize(self, _finalize, self._pipeline)
+        self._finalizer = weakref.finalize(self, finalize_failed, self._pipeline)
         warn_if_few(args, state, settings.monitor)
         if host.steps_taken == 0:
             followed = given.get("lr_scheduler") if settings.schedule is None else None
@@ -321,9 +327,3 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._given = {}
         if self._probe is not None:
             clean_up(self._probe.close)
-
-
-def _finalize(pipeline: Pipeline) -> None:
-    """Record the failure of a run that an exception ended, which the Trainer does not report."""
-    error = RuntimeError("an exception ended the run")
-    clean_up(pipeline.capture.close, partial(pipeline.record_end, error))

@@ -1,7 +1,7 @@
 """The way from captured losses to forecasts, shared by the callbacks of all training loops."""
 
 from lossforecast.callbacks.pipeline.capture import Capture
-from lossforecast.callbacks.pipeline.loop_callback import LoopCallback
+from lossforecast.callbacks.pipeline.loop_callback import LoopCallback, finalize_failed
 from lossforecast.callbacks.pipeline.losses import Losses
 from lossforecast.callbacks.pipeline.metric_direction import is_loss_like
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
@@ -22,6 +22,7 @@ __all__ = [
     "Recognition",
     "Settings",
     "StoreLike",
+    "finalize_failed",
     "is_loss_like",
     "resume",
     "start",
