@@ -87,6 +87,7 @@ LAZY = {
     "cli.output": {"matplotlib", "rich", "typer"},
     "cli.replay": {"rich", "typer"},
     "cli.runs": {"rich", "typer"},
+    "cli.schema": {"typer"},
     "cli.score_tables": {"rich"},
     "cli.sweep_tables": {"rich"},
     "cli.tables": {"rich"},

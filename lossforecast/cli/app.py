@@ -19,6 +19,7 @@ from lossforecast.cli.learn_prior import add_learn_prior
 from lossforecast.cli.output import EXIT_CODES, EXIT_MISUSE, print_error
 from lossforecast.cli.replay import add_replay
 from lossforecast.cli.runs import add_runs
+from lossforecast.cli.schema import add_schema
 from lossforecast.cli.watch import add_watch
 from lossforecast.cli.what_if import add_what_if
 from lossforecast.version import __version__
@@ -72,6 +73,7 @@ def app() -> "typer.Typer":
         add_runs,
         add_backtest,
         add_learn_prior,
+        add_schema,
     ):
         add(program)
     return program

@@ -1,7 +1,6 @@
 """`KerasLossForecast` under the real Keras, with torch as its backend."""
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from support.logs import warnings_in
 from lossforecast import Caveat, LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks.monitor.update import Update
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 keras: Any = pytest.importorskip("keras", reason="keras is not installed")
 KerasLossForecast = pytest.importorskip("lossforecast.callbacks").KerasLossForecast
 
