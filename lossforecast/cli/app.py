@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.cli.backtest import add_backtest
+from lossforecast.cli.demo import add_demo
 from lossforecast.cli.forecast import add_forecast
 from lossforecast.cli.learn_prior import add_learn_prior
 from lossforecast.cli.output import EXIT_CODES, EXIT_MISUSE, print_error
@@ -66,6 +67,7 @@ def app() -> "typer.Typer":
     ) -> None: ...
 
     for add in (
+        add_demo,
         add_replay,
         add_forecast,
         add_watch,

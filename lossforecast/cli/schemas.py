@@ -204,12 +204,18 @@ _PRIOR = {
     "all": _field("object", "The prior learned from all runs."),
     "without": _field("object", "The prior learned without each fold, by its name."),
 }
+_DEMO_FORECAST = {"share": _MOMENT["share"], **_SUMMARY}
 
 
 def _results(fields: dict[str, Any], text: str) -> dict[str, Any]:
     return {"results": _list(fields, text)}
 
 
+_DEMO = {
+    "outcome": _field("number", "The loss that the run ended with."),
+    **_results(_DEMO_FORECAST, "The forecasts on the way."),
+    "files": _field("[string]", "Files written."),
+}
 _FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "replay": ("A replayed run for each log.", _results(_REPLAY, "One for each log.")),
     "forecast": ("The forecast of a run in progress.", _LIVE),
@@ -230,6 +236,7 @@ _FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
         "Scores of stopping rules.",
         _results(_SWEEP, "One per rule, sweep and order of arrival."),
     ),
+    "demo": ("The demo's run.", _DEMO),
     "learn-prior": ("The table that Prior.from_table reads.", _PRIOR),
 }
 
