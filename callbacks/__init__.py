@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from lossforecast.callbacks.sweeps.ray import ForecastScheduler, ForecastStopper
     from lossforecast.callbacks.tensorboard import TensorBoardSink
     from lossforecast.callbacks.torch import TorchLossForecast
-    from lossforecast.callbacks.trackers import CSVSink, MLflowSink, TrackioSink, WandbSink
+    from lossforecast.callbacks.trackers import (
+        AccelerateSink,
+        CSVSink,
+        MLflowSink,
+        TrackioSink,
+        WandbSink,
+    )
 
 __all__ = [
+    "AccelerateSink",
     "AnnealingProbe",
     "CSVSink",
     "ForecastPruner",
@@ -39,6 +46,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AccelerateSink": "lossforecast.callbacks.trackers",
     "AnnealingProbe": "lossforecast.callbacks.probe",
     "CSVSink": "lossforecast.callbacks.trackers",
     "ForecastPruner": "lossforecast.callbacks.sweeps.optuna",

@@ -128,6 +128,7 @@ FRAMEWORKS = {
 
 SLOW = pytest.mark.slow
 ADAPTERS: dict[str, set[str]] = {
+    "AccelerateSink": set(),
     "AnnealingProbe": {"torch"},
     "CSVSink": set(),
     "ForecastPruner": {"optuna"},

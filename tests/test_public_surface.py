@@ -33,6 +33,7 @@ PUBLIC = {
         "__version__",
     ],
     "lossforecast.callbacks": [
+        "AccelerateSink",
         "AnnealingProbe",
         "CSVSink",
         "ForecastPruner",

@@ -21,6 +21,7 @@ from lossforecast.callbacks.huggingface.logs import is_logged_next, is_training_
 from lossforecast.callbacks.huggingface.losses import LossReader
 from lossforecast.callbacks.huggingface.probe import TrainerProbe
 from lossforecast.callbacks.huggingface.progress import show_in_bar
+from lossforecast.callbacks.huggingface.reporters import ReporterLog
 from lossforecast.callbacks.huggingface.schedule import lint_run
 from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.monitor import Sink, clean_up, guarded
@@ -49,7 +50,8 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
 
     The Trainer gives its callbacks the mean training loss since its last log, and the law is fitted
     to means over those steps; let ``logging_steps`` be a hundredth of the run or less. Forecasts go
-    to the progress bar, the logger of the package and `sinks`. By default it only advises.
+    to the progress bar, the logger of the package, the reporters of the Trainer (``report_to``) and
+    `sinks`. By default it only advises.
 
     With ``logging_nan_inf_filter`` the Trainer hides losses that are not finite, and logs 0 if all
     are. A loss logged with a gradient norm that is not finite is therefore taken for nan; where no
@@ -100,6 +102,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         "_group",
         "_given",
         "_losses",
+        "_reporters",
         "_total_steps",
     )
 
@@ -149,6 +152,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._group = self._length = 0
         self._given: dict[str, Any] = {}  # what the Trainer passes to callbacks
         self._losses: LossReader | None = None
+        self._reporters: ReporterLog | None = None
         self._finalizer: Any = weakref.finalize(self, int)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -161,20 +165,23 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         """Read the plan and start the pipeline."""
         self._release()
         self._finalizer()  # records the previous run, if an exception ended it
-        self._pipeline, self._losses, self.switched_off = None, None, False
+        self._pipeline, self._losses, self._reporters = None, None, None
+        self.switched_off = False
         self._place = callback_index(state, type(self).__name__, self.settings.monitor)
         self._given, self._length = dict(kwargs), int(state.max_steps)
         self._start(args, state, self._given)
         self._training = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Record the mean training loss of the steps since the last log."""
-        if self._losses is None or self.settings.monitor is not None:
+        """Record the mean training loss since the last log, and add a new forecast to the log."""
+        if self._losses is None:
             return
-        step = int(state.global_step)
-        if is_training_loss(logs) and step > self._losses.logged:
+        step, forecasts_train = int(state.global_step), self.settings.monitor is None
+        if forecasts_train and is_training_loss(logs) and step > self._losses.logged:
             self._record(logs, args, step)
             self._poll_if_due(control)
+        if self._reporters is not None and logs is not None:
+            self._reporters.add_to(logs)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
@@ -240,6 +247,9 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         host = host_run(
             args, state, given, settings, name=name, place=self._place, created=self._saved
         )
+        self._reporters = ReporterLog.of(self)
+        if self._reporters is not None:
+            host = replace(host, sinks=[self._reporters])
         if probe is not None:
             host = replace(host, probe=partial(probe.begin, model=given["model"]))
         try:
