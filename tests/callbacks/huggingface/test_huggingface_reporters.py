@@ -109,3 +109,30 @@ def test_a_trainer_without_reporters_is_left_alone(folder: Path) -> None:
 def test_outside_of_a_trainer_there_is_no_log() -> None:
     reporter: Any = TensorBoardCallback
     assert ReporterLog.of(reporter()) is None
+
+
+def test_they_are_in_wandb_in_rows_of_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    for name, value in (("MODE", "offline"), ("DIR", str(tmp_path)), ("SILENT", "true")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    callback = TransformersLossForecast(every_n_steps=6)
+    trainer, _ = train(tmp_path / "run", [callback], report_to="wandb")
+    assert {f"train/forecast/{name}" for name in NAMES} <= set(wandb.run.summary.keys())
+    assert wandb.run.step == len(trainer.state.log_history)
+    wandb.finish()
+
+
+@pytest.mark.filterwarnings("default")  # of its own
+def test_they_are_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'runs.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
+    train(tmp_path / "run", [TransformersLossForecast(every_n_steps=6)], report_to="mlflow")
+    run, client = mlflow.last_active_run(), mlflow.MlflowClient()
+    rows = {
+        name: [each.step for each in client.get_metric_history(run.info.run_id, name)]
+        for name in ("loss", *(f"forecast/{name}" for name in NAMES))
+    }
+    assert all(steps and set(steps) <= set(rows["loss"]) for steps in rows.values())
