@@ -40,14 +40,18 @@ class KerasRates:
         """Return the learning rate of the next step, after so many steps taken."""
         if self.schedule is None:
             return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+        return float(self._planned(steps))
+
+    def _planned(self, steps: Any) -> Any:
+        """Return the rate of the schedule after so many steps taken, a number or an array."""
         # Keras counts batches, and an optimizer step is taken with the last of those accumulated
-        batch = self.accumulated * (steps + 1) - 1
-        return float(keras.ops.convert_to_numpy(self.schedule(batch)))
+        assert self.schedule is not None
+        return keras.ops.convert_to_numpy(self.schedule(self.accumulated * (steps + 1) - 1))
 
     def plan(self, total_steps: int, steps: int) -> LRSchedule:
         """Return the learning rate of every step, after so many steps taken."""
         if self.schedule is not None:
-            return plan_of(self.next_rate, total_steps)
+            return plan_of(self._planned, total_steps)
         held = LRSchedule.constant(total_steps, self.next_rate(steps))
         return held.with_caveats(Caveat.LR_ASSUMED)
 

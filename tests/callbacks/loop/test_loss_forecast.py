@@ -15,7 +15,7 @@ import torch
 from support.logs import warnings_in
 from support.torch_runs import Bench, scripted
 
-from lossforecast import ConfigurationError, LRSchedule, RunInfo, RunStore, StateError
+from lossforecast import Caveat, ConfigurationError, LRSchedule, RunInfo, RunStore, StateError
 from lossforecast.callbacks import LossForecast, TorchLossForecast
 from lossforecast.callbacks.loop import StepCapture, plan_of
 from lossforecast.callbacks.monitor.update import Update
@@ -194,7 +194,7 @@ def test_a_copy_is_in_no_run(caplog: pytest.LogCaptureFixture) -> None:
         ((cosine,), "the length of the run is unknown; give total_steps="),
         ((cosine, 0), "total_steps is 0"),
         ((lambda step: "much", 10), "the learning rate at step 0 is 'much'; give a number of 0 or"),
-        ((lambda step: -step, 10), "the learning rate at step 1 is -1; give a number of 0 or more"),
+        ((lambda step: -1, 10), "the learning rate at step 0 is -1; give a number of 0 or more"),
         ((math.nan, 10), "the learning rate at step 0 is nan"),
         ((LRSchedule.constant(10, 0.1), 20), "total_steps is 20, but the schedule has 10 steps"),
     ],
@@ -204,17 +204,38 @@ def test_what_makes_no_sense_is_refused(arguments: tuple[Any, ...], said: str) -
         LossForecast(*arguments)
 
 
-def test_a_long_plan_is_the_function_to_a_millionth() -> None:
-    total = 300_000
+def two_parts(step: int) -> float:
+    """A warm-up, and a rate that falls in one step; for numbers only."""
+    warm = min(step / 2_000, 1)
+    return warm * (1.0 if step < 60_000 else 0.1)
 
-    def rate(step: int) -> float:
-        warm = min(step / 2_000, 1)
-        return warm * (1.0 if step < 200_000 else 0.1)
 
-    plan = plan_of(rate, total)
-    at = np.array([1, 2, 1_000, 2_000, 2_001, 2_002, 199_999, 200_000, 200_001, total])
-    expected = [rate(step - 1) for step in at.tolist()]
+@pytest.mark.parametrize("total", [90_000, 300_000])
+def test_a_plan_is_its_function(total: int) -> None:
+    plan = plan_of(two_parts, total)
+    at = np.array([1, 2, 1_000, 2_000, 2_001, 2_002, 59_999, 60_000, 60_001, total])
+    expected = [two_parts(step - 1) for step in at.tolist()]
     assert np.allclose(plan.lr(at), expected, rtol=1e-6, atol=1e-9)
+    assert (Caveat.SCHEDULE_APPROXIMATED in plan.caveats) is (total > 100_000)
+
+
+def test_a_function_of_arrays_is_called_a_few_times() -> None:
+    calls = list[Any]()
+
+    def rate(step: Any) -> Any:
+        calls.append(step)
+        return np.float32(0.1) / (1 + np.asarray(step))
+
+    plan = plan_of(rate, 50_000)
+    assert len(calls) < 10
+    assert plan.lr([1, 50_000]) == pytest.approx([0.1, 0.1 / 50_000])
+
+
+def test_a_function_that_takes_arrays_for_something_else_is_called_step_by_step() -> None:
+    def rate(step: Any) -> Any:
+        return np.full(40, 0.1) if np.ndim(step) else 0.1 / (1 + step)
+
+    assert plan_of(rate, 40).lr([1, 40]) == pytest.approx([0.1, 0.1 / 40])
 
 
 class Pending:
