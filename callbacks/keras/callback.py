@@ -220,7 +220,7 @@ class KerasLossForecast(LoopCallback, keras.callbacks.Callback):  # type: ignore
             capture.keep(loss, self._before + middle // accumulated)
         taken = self._before + count // accumulated
         if taken > capture.steps:
-            capture.count(taken - capture.steps)
+            capture.count(taken - capture.steps, self._rates.next_rate(taken - 1))
 
     def _poll_if_due(self) -> None:
         if self._pipeline is None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from lossforecast.callbacks.loop import CountedRun, console_sinks, plan_of
 from lossforecast.callbacks.pipeline import PlanSource, Recognition, Settings, is_loss_like
@@ -115,7 +116,7 @@ def host_run(
         ),
         steps_taken=steps,
         steps_per_epoch=None if batches is None else max(batches / rates.accumulated, 1),
-        next_rate=rates.next_rate,
+        next_rates=lambda steps: np.array([rates.next_rate(step) for step in steps.tolist()]),
         seen=Recognition(
             optimizer=rates.name, model=type(model).__name__, n_params=sum(weights) or None
         ),

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from lossforecast.callbacks.loop.counted_run import CountedRun
 from lossforecast.callbacks.loop.own_loop import OwnLoop, console_sinks
 from lossforecast.callbacks.loop.plan import LearningRate, plan_of
@@ -98,7 +100,7 @@ class LossForecast(OwnLoop):
             metrics=("train", "val"),
             sinks=console_sinks(verbose, (), settings),
             source=source,
-            next_rate=lambda step: float(plan.lr(min(step + 1, plan.total_steps))),
+            next_rates=lambda steps: plan.lr(np.minimum(steps + 1, plan.total_steps)),
         )
         self._begin(settings, host, lambda: source)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.callbacks.loop.step_capture import StepCapture
 from lossforecast.callbacks.pipeline import HostRun, Recognition
 
@@ -14,11 +15,11 @@ class CountedRun(HostRun):
     """A run whose loop counts its own steps.
 
     Attributes:
-        next_rate: returns the learning rate of the next step, after so many steps taken.
+        next_rates: returns the learning rate of the step after so many steps, (n,) to (n,).
         seen: what the model and the optimizer show about the run.
     """
 
-    next_rate: Callable[[int], float]
+    next_rates: Callable[[IntArray], FloatArray]
     seen: Recognition = field(default_factory=Recognition)
 
     def recognised(self) -> Recognition:
@@ -27,4 +28,4 @@ class CountedRun(HostRun):
 
     def capture(self) -> StepCapture:
         """Count steps from 0 on."""
-        return StepCapture(self.next_rate)
+        return StepCapture(self.next_rates)

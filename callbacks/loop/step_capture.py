@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.callbacks.pipeline import Losses
 from lossforecast.checks import non_negative, whole
 from lossforecast.errors import ConfigurationError, StateError
@@ -19,15 +20,16 @@ class StepCapture:
     forecast needs them. Other losses are read at once.
 
     Args:
-        next_rate: returns the learning rate of the next step, after so many steps taken.
+        next_rates: returns the learning rate of the step after so many steps, (n,) to (n,).
     """
 
-    def __init__(self, next_rate: Callable[[int], float]) -> None:
+    def __init__(self, next_rates: Callable[[IntArray], FloatArray]) -> None:
         self.steps = 0
         """Optimizer steps taken."""
-        self._next_rate = next_rate
-        self._last_rate: float | None = None
-        self._kept: list[tuple[int, Any, float]] = []  # steps before each loss, loss, rate
+        self._next_rates = next_rates
+        self._rate: float | None = None  # of the last step, where it was given
+        # steps before each loss, the loss, and the rate of the last of them, where it was given
+        self._kept: list[tuple[int, Any, float | None]] = []
 
     @property
     def calls(self) -> int:
@@ -44,19 +46,17 @@ class StepCapture:
             loss.copy_to_host_async()
         else:
             loss = _number(loss)
-        rate = np.nan if self._last_rate is None else self._last_rate
         loss = loss if scale == 1.0 else loss * scale
-        self._kept.append((self.steps if step is None else step, loss, rate))
+        self._kept.append((self.steps if step is None else step, loss, self._rate))
 
     def count(self, steps: int = 1, rate: float | None = None) -> None:
         """Count optimizer steps that were taken.
 
         Args:
             steps: their number.
-            rate: learning rate of the last of them; default: that of `next_rate`.
+            rate: learning rate of the last of them; default: that of `next_rates`.
         """
-        used = self._next_rate(self.steps + steps - 1) if rate is None else rate
-        self._last_rate, self.steps = float(used), self.steps + steps
+        self._rate, self.steps = None if rate is None else float(rate), self.steps + steps
 
     def send(self) -> bool:
         """Return whether all losses are on the host already."""
@@ -68,11 +68,15 @@ class StepCapture:
         taken = [row for row in self._kept if row[0] < cut]
         losses = [_number(loss) for _, loss, _ in taken]
         self._kept = [row for row in self._kept if row[0] >= cut]
+        if not taken:
+            return np.empty(0, np.int64), np.empty(0), np.empty(0)
         steps, which = np.unique([row[0] for row in taken], return_inverse=True)
         rates = np.full(steps.size, np.nan)
-        rates[which] = [row[2] for row in taken]
+        rates[which] = [np.nan if row[2] is None else row[2] for row in taken]
+        planned = np.isnan(rates) & (steps > 0)
+        rates[planned] = self._next_rates(steps[planned] - 1)
         with np.errstate(over="ignore", invalid="ignore"):
-            means = np.bincount(which, losses) / np.bincount(which) if taken else np.empty(0)
+            means = np.bincount(which, losses) / np.bincount(which)
         return steps.astype(np.int64), means, rates
 
     def take_all(self) -> Losses:
@@ -85,7 +89,7 @@ class StepCapture:
 
     def present_rate(self) -> float:
         """Return the learning rate of the next step."""
-        return float(self._next_rate(self.steps))
+        return float(self._next_rates(np.array([self.steps]))[0])
 
     def ask_rate(self) -> Callable[[], float]:
         """Return a function that returns the `present_rate` of this moment."""
@@ -94,7 +98,9 @@ class StepCapture:
 
     def last_rate(self) -> float | None:
         """Return the learning rate of the last step; None before the first."""
-        return self._last_rate
+        if self._rate is None and self.steps > 0:
+            return float(self._next_rates(np.array([self.steps - 1]))[0])
+        return self._rate
 
     def warn_if_not_stepped(self, *, at_end: bool = False) -> bool:
         """Return False: each loss comes with its step."""
@@ -105,11 +111,11 @@ class StepCapture:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count and the last learning rate."""
-        return {"steps": self.steps, "last_rate": self._last_rate}
+        return {"steps": self.steps, "last_rate": self.last_rate()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved count."""
-        self.steps, self._last_rate = self.checked_state(state)
+        self.steps, self._rate = self.checked_state(state)
         self.forget()
 
     @staticmethod

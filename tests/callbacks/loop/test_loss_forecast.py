@@ -258,7 +258,10 @@ class Pending:
 
 
 def test_losses_that_are_still_computed_are_read_late() -> None:
-    capture, losses = StepCapture(lambda step: 0.1), [Pending(float(i)) for i in range(4)]
+    capture, losses = (
+        StepCapture(lambda steps: np.full(steps.shape, 0.1)),
+        [Pending(float(i)) for i in range(4)],
+    )
     for loss in losses:
         capture.keep(loss)
         capture.count()
