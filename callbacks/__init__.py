@@ -8,22 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossforecast.callbacks.huggingface import TransformersLossForecast
+    from lossforecast.callbacks.keras import KerasLossForecast
     from lossforecast.callbacks.lightning import LightningLossForecast
+    from lossforecast.callbacks.loop import LossForecast
     from lossforecast.callbacks.lr_schedulers import SteerableLR, schedule_from_torch
     from lossforecast.callbacks.probe import AnnealingProbe
     from lossforecast.callbacks.sweeps.optuna import ForecastPruner
     from lossforecast.callbacks.sweeps.ray import ForecastScheduler, ForecastStopper
     from lossforecast.callbacks.tensorboard import TensorBoardSink
     from lossforecast.callbacks.torch import TorchLossForecast
-    from lossforecast.callbacks.trackers import CSVSink, MLflowSink, TrackioSink, WandbSink
+    from lossforecast.callbacks.trackers import (
+        AccelerateSink,
+        CSVSink,
+        MLflowSink,
+        TrackioSink,
+        WandbSink,
+    )
 
 __all__ = [
+    "AccelerateSink",
     "AnnealingProbe",
     "CSVSink",
     "ForecastPruner",
     "ForecastScheduler",
     "ForecastStopper",
+    "KerasLossForecast",
     "LightningLossForecast",
+    "LossForecast",
     "MLflowSink",
     "SteerableLR",
     "TensorBoardSink",
@@ -35,12 +46,15 @@ __all__ = [
 ]
 
 _HOME = {
+    "AccelerateSink": "lossforecast.callbacks.trackers",
     "AnnealingProbe": "lossforecast.callbacks.probe",
     "CSVSink": "lossforecast.callbacks.trackers",
     "ForecastPruner": "lossforecast.callbacks.sweeps.optuna",
     "ForecastScheduler": "lossforecast.callbacks.sweeps.ray",
     "ForecastStopper": "lossforecast.callbacks.sweeps.ray",
+    "KerasLossForecast": "lossforecast.callbacks.keras",
     "LightningLossForecast": "lossforecast.callbacks.lightning",
+    "LossForecast": "lossforecast.callbacks.loop",
     "MLflowSink": "lossforecast.callbacks.trackers",
     "SteerableLR": "lossforecast.callbacks.lr_schedulers",
     "TensorBoardSink": "lossforecast.callbacks.tensorboard",
@@ -56,6 +70,7 @@ _NEEDS = {
     "ForecastPruner": 'Optuna: pip install "lossforecast[optuna]"',
     "ForecastScheduler": 'Ray Tune: pip install "lossforecast[ray]"',
     "ForecastStopper": 'Ray Tune: pip install "lossforecast[ray]"',
+    "KerasLossForecast": 'Keras 3: pip install "lossforecast[keras]"',
     "LightningLossForecast": 'Lightning: pip install "lossforecast[lightning]"',
     "SteerableLR": 'PyTorch: pip install "lossforecast[torch]"',
     "TorchLossForecast": 'PyTorch: pip install "lossforecast[torch]"',

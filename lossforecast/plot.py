@@ -1,6 +1,8 @@
 """`plot`: losses, forecast and learning rate of a run in one figure (needs matplotlib)."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from io import BytesIO
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,7 +86,7 @@ def plot(
         figure: an empty matplotlib figure to draw into; by default a new one.
 
     Returns:
-        The figure; ``figure.savefig("forecast.png")`` writes it.
+        The figure, which shows itself in a notebook; ``figure.savefig("forecast.png")`` writes it.
 
     Raises:
         ConfigurationError: matplotlib is missing.
@@ -96,6 +98,7 @@ def plot(
             'plots need matplotlib: pip install "lossforecast[plot]"'
         ) from error
     figure = figure or Figure(figsize=(9, 6), layout="constrained")
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     loss_axes, rate_axes = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, 1]}
     )
@@ -116,6 +119,13 @@ def plot(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    """The figure as a notebook shows it, also where nobody has imported pyplot."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def _rate(axes: "Axes", schedule: LRSchedule) -> None:

@@ -12,6 +12,7 @@ from types import FunctionType, ModuleType
 
 import pytest
 
+os.environ.setdefault("KERAS_BACKEND", "torch")  # the one that is installed
 pytest.register_assert_rewrite("support")  # helpers there assert as well
 
 

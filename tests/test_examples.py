@@ -203,3 +203,9 @@ def test_a_folder_of_logs_is_looked_back_on(tmp_path: Path) -> None:
     assert [line for line in again.splitlines() if line.startswith("replay/rate-")] == rows
     assert "left out: " in again
     assert "notes.jsonl" in again
+
+
+def test_a_loop_of_jax_forecasts_from_its_optax_schedule(run_here: Callable[..., str]) -> None:
+    pytest.importorskip("optax", reason="jax and optax are not installed")
+    printed = run_here("spirals_optax.py", "--steps", "400")
+    assert re.search(r"go on: the loss is heading for 0\.\d+ .* at step 400", printed)

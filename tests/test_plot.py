@@ -1,4 +1,6 @@
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,3 +73,11 @@ def test_events_are_lines_with_their_names(tmp_path: Path) -> None:
     for step in (300, 500, 1_500, 1_900):
         assert [step, step] in lines
     assert figure.axes[0].get_xlim() == (0, 2_000)
+
+
+def test_a_figure_shows_itself_in_a_notebook_and_can_be_pickled() -> None:
+    made = forecaster(200)
+    figure: Any = plot(made.forecast(), made.history)
+    shown = figure._repr_png_()
+    assert shown.startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(figure))._repr_png_() == shown

@@ -35,8 +35,15 @@ from lossforecast.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 READMES = sorted(
     path
-    for folder in ("", "callbacks", "lossforecast", "examples", "tests")
-    for path in (ROOT / folder).glob("**/README.md" if folder else "README.md")
+    for pattern in (
+        "README.md",
+        *(
+            f"{folder}/**/README.md"
+            for folder in ("callbacks", "lossforecast", "examples", "tests")
+        ),
+        "examples/SKILL.md",
+    )
+    for path in ROOT.glob(pattern)
     if "lossforecast/callbacks" not in path.relative_to(ROOT).as_posix()
     and ".pytest_cache" not in path.parts
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lossforecast.arrays import FloatArray
 from lossforecast.callbacks.capture.optimizers import innermost
 from lossforecast.callbacks.capture.transfer import Block, Transfer, copied, uncompiled
-from lossforecast.checks import number, whole
+from lossforecast.checks import non_negative, whole
 from lossforecast.errors import ConfigurationError, StateError
 from lossforecast.log import logger
 from lossforecast.signals import is_from_signal
@@ -232,10 +232,7 @@ class LossCapture:
             KeyError, TypeError, StateError: the state is damaged.
         """
         steps, rate = whole("steps", state["steps"], StateError, least=0), state["last_rate"]
-        rate = None if rate is None else number("last_rate", rate, StateError)
-        if rate is not None and rate < 0:
-            raise StateError(f"last_rate is {rate}; it must not be negative")
-        return steps, rate
+        return steps, None if rate is None else non_negative("last_rate", rate, StateError)
 
     # ------------------------------------------------------------------ inside
 

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -11,10 +12,9 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lossforecast.callbacks.distributed.processes import dist
+from lossforecast.callbacks.distributed.processes import torch_distributed
 
 __all__ = ["Channel"]
 
@@ -35,19 +35,21 @@ class Channel:
     def __init__(
         self, store: Any, rank: int, size: int, timeout: timedelta, over: Callable[[], bool]
     ) -> None:
+        self._dist = dist = torch_distributed()
         self._group = dist.ProcessGroupGloo(dist.PrefixStore("group", store), rank, size, timeout)
         self._over = over
         _channels.add(self)
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sums over all processes, of the shape of `values`."""
-        self._all_reduce(values, dist.ReduceOp.SUM)
+        self._all_reduce(values, self._dist.ReduceOp.SUM)
         return values
 
     def maximum(self, value: int, limit: float = math.inf) -> int | None:
         """Return the largest value of all processes; None if one is missing after `limit` s."""
         values = np.array([value])
-        return int(values[0]) if self._all_reduce(values, dist.ReduceOp.MAX, limit) else None
+        operation = self._dist.ReduceOp.MAX
+        return int(values[0]) if self._all_reduce(values, operation, limit) else None
 
     def _all_reduce(self, values: NDArray[Any], operation: Any, limit: float = math.inf) -> bool:
         """Reduce `values` over all processes, in place; return False if that takes too long.
@@ -58,7 +60,9 @@ class Channel:
         Raises:
             RuntimeError: the team ended before the others took part.
         """
-        options = dist.AllreduceOptions()
+        import torch  # nobody else needs it where there is one process
+
+        options = self._dist.AllreduceOptions()
         options.reduceOp = operation
         work = self._group.allreduce([torch.from_numpy(values)], options)
         pause, last = 1e-4, time.monotonic() + limit
@@ -89,9 +93,11 @@ def _keep_all() -> None:
 
     The default group, too, which no child can use: at exit its destructor may wait as well.
     """
-    if dist.is_available() and dist.is_initialized():
+    dist = torch_distributed()
+    if dist is not None and dist.is_available() and dist.is_initialized():
         with suppress(Exception):  # not every group has a backend for the CPU
-            _never_free(dist.group.WORLD, dist.group.WORLD._get_backend(torch.device("cpu")))
+            cpu = sys.modules["torch"].device("cpu")
+            _never_free(dist.group.WORLD, dist.group.WORLD._get_backend(cpu))
     for channel in list(_channels):
         _never_free(channel, channel._group)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from lossforecast.callbacks.distributed.channel import Channel
 from lossforecast.callbacks.distributed.header import Request
-from lossforecast.callbacks.distributed.processes import dist, processes
+from lossforecast.callbacks.distributed.processes import processes, torch_distributed
 from lossforecast.callbacks.distributed.protocol import Block, Member, Message, Need
 from lossforecast.log import logger
 from lossforecast.schedule import Decay
@@ -290,7 +290,7 @@ class Team:
     def _open_rendezvous(self) -> Any:
         """On rank 0, open a namespace of torch's key-value store where the processes meet."""
         store = _own_store()
-        namespace = dist.PrefixStore(str(store.add("rendezvous", 1)), store)
+        namespace = torch_distributed().PrefixStore(str(store.add("rendezvous", 1)), store)
         namespace.set("open", self._name)
         namespace.set("process 0", self._announcement)
         return namespace
@@ -304,7 +304,7 @@ class Team:
         store, key = _own_store(), f"process {self._rank}"
         for _ in self._poll_until(self.timeouts.connection):
             for number in range(1, store.add("rendezvous", 0) + 1):
-                namespace = dist.PrefixStore(str(number), store)
+                namespace = torch_distributed().PrefixStore(str(number), store)
                 is_open = namespace.check(["open"])
                 if not is_open or namespace.get("open").decode() != self._name:
                     continue
@@ -370,6 +370,7 @@ class Team:
 
 def _own_store() -> Any:
     """Return a connection of this thread to torch's key-value store, under a prefix of our own."""
+    dist = torch_distributed()
     store: Any = dist.distributed_c10d._get_default_store()
     store = store.clone() if hasattr(store, "clone") else store
     return dist.PrefixStore("lossforecast", store)

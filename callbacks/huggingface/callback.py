@@ -21,11 +21,19 @@ from lossforecast.callbacks.huggingface.logs import is_logged_next, is_training_
 from lossforecast.callbacks.huggingface.losses import LossReader
 from lossforecast.callbacks.huggingface.probe import TrainerProbe
 from lossforecast.callbacks.huggingface.progress import show_in_bar
+from lossforecast.callbacks.huggingface.reporters import ReporterLog
 from lossforecast.callbacks.huggingface.schedule import lint_run
 from lossforecast.callbacks.lr_schedulers import widest_group
 from lossforecast.callbacks.monitor import Sink, clean_up, guarded
-from lossforecast.callbacks.pipeline import LoopCallback, Pipeline, Settings, StoreLike, start
+from lossforecast.callbacks.pipeline import (
+    LoopCallback,
+    Settings,
+    StoreLike,
+    finalize_failed,
+    start,
+)
 from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.torch_run import capture_of
 from lossforecast.log import logger
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
@@ -42,7 +50,8 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
 
     The Trainer gives its callbacks the mean training loss since its last log, and the law is fitted
     to means over those steps; let ``logging_steps`` be a hundredth of the run or less. Forecasts go
-    to the progress bar, the logger of the package and `sinks`. By default it only advises.
+    to the progress bar, the logger of the package, the reporters of the Trainer (``report_to``) and
+    `sinks`. By default it only advises.
 
     With ``logging_nan_inf_filter`` the Trainer hides losses that are not finite, and logs 0 if all
     are. A loss logged with a gradient norm that is not finite is therefore taken for nan; where no
@@ -93,6 +102,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         "_group",
         "_given",
         "_losses",
+        "_reporters",
         "_total_steps",
     )
 
@@ -142,6 +152,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._group = self._length = 0
         self._given: dict[str, Any] = {}  # what the Trainer passes to callbacks
         self._losses: LossReader | None = None
+        self._reporters: ReporterLog | None = None
         self._finalizer: Any = weakref.finalize(self, int)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -154,20 +165,23 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         """Read the plan and start the pipeline."""
         self._release()
         self._finalizer()  # records the previous run, if an exception ended it
-        self._pipeline, self._losses, self.switched_off = None, None, False
+        self._pipeline, self._losses, self._reporters = None, None, None
+        self.switched_off = False
         self._place = callback_index(state, type(self).__name__, self.settings.monitor)
         self._given, self._length = dict(kwargs), int(state.max_steps)
         self._start(args, state, self._given)
         self._training = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Record the mean training loss of the steps since the last log."""
-        if self._losses is None or self.settings.monitor is not None:
+        """Record the mean training loss since the last log, and add a new forecast to the log."""
+        if self._losses is None:
             return
-        step = int(state.global_step)
-        if is_training_loss(logs) and step > self._losses.logged:
+        step, forecasts_train = int(state.global_step), self.settings.monitor is None
+        if forecasts_train and is_training_loss(logs) and step > self._losses.logged:
             self._record(logs, args, step)
             self._poll_if_due(control)
+        if self._reporters is not None and logs is not None:
+            self._reporters.add_to(logs)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
@@ -233,8 +247,11 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         host = host_run(
             args, state, given, settings, name=name, place=self._place, created=self._saved
         )
+        self._reporters = ReporterLog.of(self)
+        if self._reporters is not None:
+            host = replace(host, sinks=[self._reporters])
         if probe is not None:
-            host = replace(host, begin_probe=partial(probe.begin, model=given["model"]))
+            host = replace(host, probe=partial(probe.begin, model=given["model"]))
         try:
             self._pipeline = start(settings, host)
             if probe is not None and host.saved is not None:
@@ -251,7 +268,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             )
         self._losses = LossReader(self._pipeline, settings.monitor, host.steps_taken)
         self._group, self._saved = host.group, None
-        self._finalizer = weakref.finalize(self, _finalize, self._pipeline)
+        self._finalizer = weakref.finalize(self, finalize_failed, self._pipeline)
         warn_if_few(args, state, settings.monitor)
         if host.steps_taken == 0:
             followed = given.get("lr_scheduler") if settings.schedule is None else None
@@ -266,7 +283,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         if given["optimizer"] is not before:
             self._given["optimizer"] = given["optimizer"]
             optimizer = innermost(given["optimizer"])
-            self._pipeline.capture.watch(optimizer, widest_group(optimizer.param_groups))
+            capture_of(self._pipeline).watch(optimizer, widest_group(optimizer.param_groups))
 
     @guarded
     def _record(self, logs: Mapping[str, Any], args: Any, step: int) -> None:
@@ -320,9 +337,3 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._given = {}
         if self._probe is not None:
             clean_up(self._probe.close)
-
-
-def _finalize(pipeline: Pipeline) -> None:
-    """Record the failure of a run that an exception ended, which the Trainer does not report."""
-    error = RuntimeError("an exception ended the run")
-    clean_up(pipeline.capture.close, partial(pipeline.record_end, error))

@@ -10,7 +10,8 @@ from lossforecast.callbacks.huggingface.checkpoint import checkpoint_state
 from lossforecast.callbacks.huggingface.logs import higher_is_better
 from lossforecast.callbacks.huggingface.schedule import planned
 from lossforecast.callbacks.lr_schedulers import Steering, widest_group
-from lossforecast.callbacks.pipeline import HostRun, PlanSource, Settings, is_loss_like
+from lossforecast.callbacks.pipeline import PlanSource, Settings, is_loss_like
+from lossforecast.callbacks.torch_run import TorchRun
 from lossforecast.log import logger
 from lossforecast.runs import RunInfo
 
@@ -26,7 +27,7 @@ def host_run(
     name: str,
     place: int,
     created: dict[str, Any] | None,
-) -> HostRun:
+) -> TorchRun:
     """Describe the run to the pipeline, all but its probe.
 
     Args:
@@ -54,7 +55,7 @@ def host_run(
         higher_is_better(args, settings.monitor),
         acts=settings.stop or settings.apply,
     )
-    return HostRun(
+    return TorchRun(
         optimizer=optimizer,
         group=group,
         plan=plan,

@@ -11,6 +11,7 @@ from lossforecast.callbacks.lightning.progress import ForecastInBar
 from lossforecast.callbacks.monitor import Sink, guarded
 from lossforecast.callbacks.pipeline import LoopCallback, Settings, StoreLike, start
 from lossforecast.callbacks.probe import AnnealingProbe
+from lossforecast.callbacks.torch_run import capture_of
 from lossforecast.checks import whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies import Policy
@@ -256,7 +257,7 @@ class LightningLossForecast(LoopCallback, Callback):
         assert self._pipeline is not None
         assert self._plan is not None
         if self._plan.optimizer_changed():
-            self._pipeline.capture.watch(self._plan.optimizer, self._plan.group)
+            capture_of(self._pipeline).watch(self._plan.optimizer, self._plan.group)
         if self._plan.pace.is_training:
             self._plan.pace.begin_batch(batch_idx, self._pipeline.capture.steps)
 

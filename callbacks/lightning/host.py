@@ -8,7 +8,8 @@ from lossforecast.callbacks.lightning.loggers import logger_sinks, run_name
 from lossforecast.callbacks.lightning.plan import TrainerPlan
 from lossforecast.callbacks.lightning.schedule import steerable
 from lossforecast.callbacks.lr_schedulers import widest_group
-from lossforecast.callbacks.pipeline import HostRun, Settings, is_loss_like
+from lossforecast.callbacks.pipeline import Settings, is_loss_like
+from lossforecast.callbacks.torch_run import TorchRun
 from lossforecast.log import logger
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def host_run(
     plan_of_trainer: TrainerPlan,
     *,
     saved: dict[str, Any] | None,
-) -> HostRun | None:
+) -> TorchRun | None:
     """Describe the run, or warn and return None if its length is unknown.
 
     Args:
@@ -57,7 +58,7 @@ def host_run(
     if settings.schedule is None:
         apply = settings.apply and may_act
         steering = steerable(trainer, optimizer, group, plan.total_steps, apply=apply)
-    return HostRun(
+    return TorchRun(
         optimizer=optimizer,
         group=group,
         plan=plan,
@@ -68,7 +69,7 @@ def host_run(
         may_act=may_act,
         source=plan_of_trainer.source(plan),
         steering=steering,
-        begin_probe=begin_probe,
+        probe=begin_probe,
         steps_taken=taken,
         steps_per_epoch=plan_of_trainer.steps_per_epoch(taken),
         saved=saved,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.pipeline import Pipeline
+from lossforecast.callbacks.torch_run import capture_of
 from lossforecast.log import logger
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class LossReader:
         if self._evaluations > 1:
             loss = self._first
         if loss is not None:
-            self._pipeline.capture.record(loss, self.batch_step, float(accumulated))
+            capture_of(self._pipeline).record(loss, self.batch_step, float(accumulated))
             self._found = True
         elif not self._found:
             self._skipped += 1

@@ -19,11 +19,10 @@ from lossforecast.callbacks.lr_schedulers.formulas import corners_of, rate_formu
 from lossforecast.callbacks.lr_schedulers.generators import generators_restored
 from lossforecast.callbacks.lr_schedulers.groups import parameter_group
 from lossforecast.callbacks.lr_schedulers.own_rates import own_rates
-from lossforecast.callbacks.lr_schedulers.sampling import first_steps, sampled
-from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, unwrapped
+from lossforecast.callbacks.lr_schedulers.stepping import Positions, every, first_steps, unwrapped
 from lossforecast.checks import whole, wholes
 from lossforecast.errors import ConfigurationError, ScheduleError
-from lossforecast.schedule import LRSchedule
+from lossforecast.schedule import LRSchedule, sampled
 from lossforecast.signals import contained
 from lossforecast.status import Caveat
 

@@ -17,6 +17,7 @@ __all__ = [
     "PaceMeter",
     "Positions",
     "every",
+    "first_steps",
     "is_near",
     "measured_pace",
     "position_of",
@@ -172,3 +173,21 @@ class PaceMeter:
         declared = every(self._pace, step=start[0], times=self._times)
         planned = int(declared(np.array([steps + 1]))[0])
         return planned, self._latest[-1][1] - start[1], steps - start[0]
+
+
+def first_steps(positions: Positions, at: IntArray, first: int, last: int) -> IntArray:
+    """Return the first optimizer step at each position of the scheduler, by bisection, (n,).
+
+    Args:
+        positions: function from optimizer steps to positions of the scheduler; never decreasing.
+        at: positions, increasing, all of them reached by step `last`, (n,).
+        first: lowest step.
+        last: highest step.
+    """
+    low, high = np.full(at.shape, first), np.full(at.shape, last)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        reached = positions(middle) >= at
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+        low = np.minimum(low, high)
+    return low

@@ -1,9 +1,13 @@
 """`Actions`: stops a training loop and begins a decay."""
 
-from lossforecast.callbacks.lr_schedulers import Steering
+from typing import TYPE_CHECKING
+
 from lossforecast.callbacks.monitor import RunMonitor
 from lossforecast.policies import Action
 from lossforecast.schedule import Decay
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.lr_schedulers import Steering
 
 __all__ = ["Actions"]
 
@@ -19,7 +23,7 @@ class Actions:
         steering: begins a decay; None without a steerable scheduler.
     """
 
-    def __init__(self, monitor: RunMonitor, steering: Steering | None) -> None:
+    def __init__(self, monitor: RunMonitor, steering: "Steering | None") -> None:
         self.should_stop = False
         """True when the loop is to end now."""
         self.may_stop = True

@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lossforecast.callbacks.lr_schedulers import is_schedule_free
-from lossforecast.callbacks.pipeline.recognise import Recognition
+from lossforecast.callbacks.pipeline.recognition import Recognition
 from lossforecast.runs import RunInfo, RunKind
 from lossforecast.schedule import averages
 from lossforecast.store import storable
@@ -26,7 +25,6 @@ _GIVEN_ON_RESUMING = (
 
 def describe(
     run: RunInfo | None,
-    optimizer: Any,
     metric: str,
     monitor: str | None,
     seen: Recognition,
@@ -36,16 +34,15 @@ def describe(
 
     Args:
         run: facts given by the user.
-        optimizer: the torch optimizer.
         metric: "train" or "val".
         monitor: name of the metric in the host's logs.
-        seen: what the model shows about the run.
+        seen: what the model and the optimizer show about the run.
         steps_per_epoch: optimizer steps in one pass over the data, as the training loop knows them.
     """
     known = run or RunInfo()
-    name = known.optimizer or type(optimizer).__name__
-    if is_schedule_free(optimizer) and not averages(name):
-        name += "-schedule-free"
+    name = known.optimizer or seen.optimizer
+    if seen.schedule_free and not averages(name or ""):
+        name = f"{name}-schedule-free"
     return replace(
         known,
         metric=metric,
@@ -57,15 +54,14 @@ def describe(
     )
 
 
-def identified(run: RunInfo, trained: Any) -> RunInfo:
+def identified(run: RunInfo, seen: Recognition) -> RunInfo:
     """Complete the facts about a run with its project and model, where they are missing.
 
     Args:
         run: facts about the run.
-        trained: the model, or the optimizer where the model is unknown.
+        seen: what the model shows about the run.
     """
-    model = None if hasattr(trained, "param_groups") else type(trained).__name__
-    return replace(run, project=run.project or project_name(), model=run.model or model)
+    return replace(run, project=run.project or project_name(), model=run.model or seen.model)
 
 
 def with_given(state: Any, run: RunInfo | None, steps_per_epoch: float | None = None) -> Any:
@@ -103,7 +99,7 @@ def kind_message(run: RunInfo, given: RunInfo | None, seen: Recognition) -> str:
         given: those given by the user.
         seen: what the model shows about the run.
     """
-    facts = f"({_size_text(run.n_params)}, {run.optimizer})"
+    facts = f"({', '.join(filter(None, [_size_text(run.n_params), run.optimizer]))})"
     if run.kind is RunKind.SMALL_MODEL:
         return f"kind of run: {run.kind} {facts}"
     if run.task is None:

@@ -1,13 +1,15 @@
 """`Exchange`: brings messages to the listener, directly or through the other processes."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.distributed import Block, Message, Team, processes
 from lossforecast.callbacks.pipeline.actions import Actions
 from lossforecast.callbacks.pipeline.listener import Listener
 from lossforecast.callbacks.pipeline.losses import no_losses
-from lossforecast.callbacks.probe import AnnealingProbe
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.probe import AnnealingProbe
 
 __all__ = ["Exchange"]
 
@@ -46,7 +48,7 @@ class Exchange:
         """Messages that wait for the other processes."""
         return [] if self._team is None else self._team.undelivered
 
-    def connect(self, start: int, max_unread: int, probe: AnnealingProbe | None) -> None:
+    def connect(self, start: int, max_unread: int, probe: "AnnealingProbe | None") -> None:
         """Start a team of all processes, which must have the same settings.
 
         Args:

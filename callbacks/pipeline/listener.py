@@ -2,12 +2,11 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lossforecast.callbacks.distributed import Block, Change, Event, Logged, Message, Request
-from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Trail, Update
 from lossforecast.callbacks.pipeline.gap_meter import GapMeter
 from lossforecast.callbacks.pipeline.plan_watch import Streak
@@ -16,6 +15,9 @@ from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import OFF_PLAN_TOLERANCE
 from lossforecast.status import Caveat
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.lr_schedulers import Steering
 
 __all__ = ["Listener"]
 
@@ -39,7 +41,7 @@ class Listener:
         monitor: RunMonitor,
         *,
         stop: bool = False,
-        steering: Steering | None = None,
+        steering: "Steering | None" = None,
         horizons: tuple[int, ...] = (),
     ) -> None:
         self.forecasters = forecasters

@@ -16,7 +16,7 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger, notice
 from lossforecast.policies import Action, Recommendation
 
-__all__ = ["LoopCallback"]
+__all__ = ["LoopCallback", "finalize_failed"]
 
 _callbacks: "weakref.WeakSet[LoopCallback]" = weakref.WeakSet()
 
@@ -118,6 +118,12 @@ class LoopCallback:
         if self._pipeline is not None:
             self.switched_off = True
             self._pipeline.abandon()
+
+
+def finalize_failed(pipeline: Pipeline) -> None:
+    """Record the failure of a run that an exception ended, where the host reports none."""
+    error = RuntimeError("an exception ended the run")
+    clean_up(pipeline.capture.close, partial(pipeline.record_end, error))
 
 
 @cache

@@ -1,15 +1,14 @@
 """`Pipeline`: turns captured losses into forecasts on a grid of optimizer steps."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import Block, Event, GapBatch, Logged
-from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, clean_up, state_errors
 from lossforecast.callbacks.pipeline.actions import Actions
+from lossforecast.callbacks.pipeline.capture import Capture
 from lossforecast.callbacks.pipeline.exchange import Exchange
 from lossforecast.callbacks.pipeline.listener import Listener
 from lossforecast.callbacks.pipeline.losses import (
@@ -20,12 +19,15 @@ from lossforecast.callbacks.pipeline.losses import (
     no_losses,
 )
 from lossforecast.callbacks.pipeline.plan_watch import PlanSource, PlanWatch
-from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import whole
 from lossforecast.errors import StateError
 from lossforecast.forecaster import Forecaster
 from lossforecast.schedule import LRSchedule
 from lossforecast.signals import contained
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.lr_schedulers import Steering
+    from lossforecast.callbacks.probe import AnnealingProbe
 
 __all__ = ["Pipeline"]
 
@@ -55,14 +57,14 @@ class Pipeline:
 
     def __init__(
         self,
-        capture: LossCapture,
+        capture: Capture,
         forecasters: dict[str, Forecaster],
         monitor: RunMonitor,
         *,
         stop: bool = False,
         at_validations: bool = False,
-        steering: Steering | None = None,
-        probe: AnnealingProbe | None = None,
+        steering: "Steering | None" = None,
+        probe: "AnnealingProbe | None" = None,
     ) -> None:
         self.capture = capture
         self.monitor = monitor

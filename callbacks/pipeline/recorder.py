@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.pipeline.describe import identified
 from lossforecast.callbacks.pipeline.flush import Flush
+from lossforecast.callbacks.pipeline.recognition import Recognition
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, StateError, StoreError
 from lossforecast.forecaster import Forecaster
@@ -96,7 +97,13 @@ class RunRecorder:
 
     @classmethod
     def create(
-        cls, store: Place | None, name: str | None, run: RunInfo, *, plan: LRSchedule, trained: Any
+        cls,
+        store: Place | None,
+        name: str | None,
+        run: RunInfo,
+        *,
+        plan: LRSchedule,
+        seen: Recognition,
     ) -> "RunRecorder | None":
         """Return a recorder, or None if there is no store.
 
@@ -105,12 +112,12 @@ class RunRecorder:
             name: name of the run for people; None is the present time.
             run: facts about the run.
             plan: planned learning rates.
-            trained: the model, or the optimizer where the model is unknown.
+            seen: what the model shows about the run.
         """
         if store is None:
             return None
         name = name or f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        known = identified(run, trained)
+        known = identified(run, seen)
         # runs of a project that is only guessed may train on other data, with other final losses
         return cls(store, name, known, plan, rival=replace(known, project=run.project))
 

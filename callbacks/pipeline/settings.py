@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.monitor import RunMonitor, Sink, listed_sinks
 from lossforecast.callbacks.pipeline.recorder import Place, StoreLike, resolve_store
-from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.checks import instance, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
@@ -14,6 +13,9 @@ from lossforecast.policies import Policy, reschedule, target_miss
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
+
+if TYPE_CHECKING:
+    from lossforecast.callbacks.probe import AnnealingProbe
 
 __all__ = ["Settings"]
 
@@ -63,7 +65,7 @@ class Settings:
     laws: str | Iterable[str] = "auto"
     prior: Prior | None = None
     every_n_steps: int | None = None
-    probe: AnnealingProbe | None = None
+    probe: "AnnealingProbe | None" = None
     store: StoreLike = field(default=None, repr=False)  # may hold a password
     sinks: Iterable[Sink] = ()
     policies: list[Policy] | None = field(init=False)
@@ -82,9 +84,12 @@ class Settings:
             ("stop", bool),
             ("apply", bool),
             ("run", RunInfo),
-            ("probe", AnnealingProbe),
         ):
             instance(name, getattr(self, name), kind, ConfigurationError)
+        if self.probe is not None:  # loads torch
+            from lossforecast.callbacks.probe import AnnealingProbe
+
+            instance("probe", self.probe, AnnealingProbe, ConfigurationError)
         self._set("laws", self.laws if isinstance(self.laws, str) else tuple(self.laws))
         self._set("sinks", listed_sinks(self.sinks))
         self._set("place", resolve_store(self.store))

@@ -1,17 +1,17 @@
 """The start of a run, between the arguments of a callback and the first step."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lossforecast.callbacks.capture import LossCapture
 from lossforecast.callbacks.distributed import processes
-from lossforecast.callbacks.lr_schedulers import Steering
 from lossforecast.callbacks.monitor import RunMonitor, Sink, adopt_plan, clean_up
+from lossforecast.callbacks.pipeline.capture import Capture
 from lossforecast.callbacks.pipeline.describe import describe, kind_message, with_given
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.plan_watch import PlanSource
-from lossforecast.callbacks.pipeline.recognise import Recognition, recognise
+from lossforecast.callbacks.pipeline.recognition import Recognition
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
 from lossforecast.callbacks.pipeline.settings import Settings
 from lossforecast.forecaster import Forecaster
@@ -20,18 +20,18 @@ from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
+if TYPE_CHECKING:
+    from lossforecast.callbacks.lr_schedulers import Steering
+
 __all__ = ["HostRun", "resume", "start"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HostRun:
+class HostRun(ABC):
     """A run at its start, as the host's training loop describes it.
 
     Attributes:
-        optimizer: the torch optimizer, without wrappers.
-        group: index of the parameter group whose learning rate counts.
         plan: planned learning rate of every step.
-        trained: the model, or the optimizer where the model is unknown; shows its size and task.
         name: name of the run for people; None is the present time.
         metrics: kinds of loss that get a forecaster each, with the metric of the settings.
         run: facts about the run, instead of those of the settings.
@@ -39,28 +39,37 @@ class HostRun:
         may_act: whether the run may be stopped or changed, if the settings ask for it.
         source: what the plan was read from, if it can change.
         steering: reports changes of a steerable scheduler, and may begin a decay.
-        begin_probe: starts the probe; called with the optimizer, a function that returns the
-            optimizer steps taken, and the length of the run.
         steps_taken: optimizer steps taken before this start.
         steps_per_epoch: optimizer steps in one pass over the training data; None if unknown.
         saved: state of the pipeline in the checkpoint that is resumed, if any.
     """
 
-    optimizer: Any
-    group: int
     plan: LRSchedule
-    trained: Any
     name: str | None = None
     metrics: tuple[str, ...]
     run: RunInfo | None = None
     sinks: Iterable[Sink] = ()
     may_act: bool = True
     source: PlanSource | None = None
-    steering: Steering | None = None
-    begin_probe: Callable[[Any, Callable[[], int], int], object] | None = None
+    steering: "Steering | None" = None
     steps_taken: int = 0
     steps_per_epoch: float | None = None
     saved: dict[str, Any] | None = None
+
+    @abstractmethod
+    def recognised(self) -> Recognition:
+        """Return what the model and the optimizer show about the run."""
+
+    @abstractmethod
+    def capture(self) -> Capture:
+        """Begin to count the steps, and return what keeps the losses."""
+
+    def begin_probe(self, steps: Callable[[], int]) -> None:  # noqa: B027, most have none
+        """Start the annealing probe, if there is one.
+
+        Args:
+            steps: returns the optimizer steps taken.
+        """
 
 
 def start(settings: Settings, host: HostRun) -> Pipeline:
@@ -76,7 +85,7 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         ConfigurationError: the run does not fit the arguments.
         StateError: the saved state is damaged.
     """
-    seen = recognise(host.trained)
+    seen = host.recognised()
     forecasters, recorder = _forecasters(settings, host, seen)
     monitor = RunMonitor(
         forecasters[settings.metric],
@@ -85,10 +94,9 @@ def start(settings: Settings, host: HostRun) -> Pipeline:
         sinks=[*host.sinks, *settings.sinks],
         recorder=recorder,
     )
-    capture, probe = LossCapture(host.optimizer, host.group), settings.probe
+    capture, probe = host.capture(), settings.probe
     try:
-        if host.begin_probe is not None:
-            host.begin_probe(host.optimizer, lambda: capture.steps, host.plan.total_steps)
+        host.begin_probe(lambda: capture.steps)
         pipeline = Pipeline(
             capture,
             forecasters,
@@ -140,12 +148,12 @@ def _forecasters(
     """
     run = settings.run if host.run is None else host.run
     runs = {
-        name: describe(run, host.optimizer, name, settings.monitor, seen, host.steps_per_epoch)
+        name: describe(run, name, settings.monitor, seen, host.steps_per_epoch)
         for name in host.metrics
     }
     priors: dict[str, Prior | None] = dict.fromkeys(host.metrics, settings.prior)
     recorder = RunRecorder.create(
-        settings.place, host.name, runs[settings.metric], plan=host.plan, trained=host.trained
+        settings.place, host.name, runs[settings.metric], plan=host.plan, seen=seen
     )
     if recorder is not None:
         runs[settings.metric] = recorder.run

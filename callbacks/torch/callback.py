@@ -1,53 +1,30 @@
 """`TorchLossForecast`: forecasts inside a plain PyTorch loop."""
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from lossforecast.callbacks.capture import innermost, uncompiled
+from lossforecast.callbacks.capture import LossCapture, innermost, uncompiled
+from lossforecast.callbacks.loop import OwnLoop, console_sinks
 from lossforecast.callbacks.lr_schedulers import LoopLint, parameter_group
-from lossforecast.callbacks.monitor import (
-    ConsoleSink,
-    Sink,
-    adopt_plan,
-    clean_up,
-    guarded,
-    switch_off,
-)
-from lossforecast.callbacks.pipeline import (
-    HostRun,
-    LoopCallback,
-    Pipeline,
-    PlanSource,
-    Settings,
-    StoreLike,
-    resume,
-    start,
-)
+from lossforecast.callbacks.monitor import Sink, guarded
+from lossforecast.callbacks.pipeline import Settings, StoreLike
 from lossforecast.callbacks.probe import AnnealingProbe
 from lossforecast.callbacks.tensorboard import TensorBoardSink
 from lossforecast.callbacks.torch.schedule import plan_source, steering_of
-from lossforecast.checks import instance
-from lossforecast.errors import ConfigurationError
-from lossforecast.forecaster import Forecaster
-from lossforecast.log import logger
+from lossforecast.callbacks.torch_run import TorchRun
 from lossforecast.policies import Policy
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
-from lossforecast.signals import is_from_signal
 
 __all__ = ["TorchLossForecast"]
 
-_COPY = "this is a copy of a TorchLossForecast, which is in no run"
 
-
-class TorchLossForecast(LoopCallback):
+class TorchLossForecast(OwnLoop):
     """Forecasts the final loss of a plain training loop.
 
         with TorchLossForecast(optimizer, scheduler, total_steps=N) as monitor:
@@ -111,9 +88,8 @@ class TorchLossForecast(LoopCallback):
         ConfigurationError: the length of the run is unknown, or an argument makes no sense.
     """
 
-    _pipeline: Pipeline
-    _warned = False
-    _run_attributes = ("_resumed", "_new_source", "_capture", "_lint")
+    _capture: LossCapture
+    _run_attributes = (*OwnLoop._run_attributes, "_lint")
 
     def __init__(
         self,
@@ -140,7 +116,7 @@ class TorchLossForecast(LoopCallback):
         sinks: Iterable[Sink] = (),
         verbose: bool | None = None,
     ) -> None:
-        self.settings = Settings(
+        settings = Settings(
             metric=metric,
             target=target,
             stop=stop,
@@ -156,161 +132,37 @@ class TorchLossForecast(LoopCallback):
             store=store,
             sinks=sinks,
         )
-        instance("verbose", verbose, bool, ConfigurationError)
-        hosts: list[Sink] = [TensorBoardSink(writer)] if writer is not None else []
-        if verbose or (verbose is None and not hosts and not self.settings.sinks):
-            hosts.append(ConsoleSink(always=bool(verbose)))
+        panel = [] if writer is None else [TensorBoardSink(writer)]
         pace, optimizer = steps_per_scheduler_step, innermost(optimizer)
         group = parameter_group(optimizer.param_groups, group)
-        new_source = partial(
-            plan_source, optimizer, scheduler, self.settings, pace=pace, group=group
-        )
+        new_source = partial(plan_source, optimizer, scheduler, settings, pace=pace, group=group)
         source = new_source()
         plan = source.read(0)
-        self._resumed = False
-        self._new_source: Callable[[], PlanSource] | None = new_source
-        self._pipeline = start(
-            self.settings,
-            HostRun(
-                optimizer=optimizer,
-                group=group,
-                plan=plan,
-                trained=optimizer,
-                metrics=("train", "val"),
-                sinks=hosts,
-                source=source,
-                steering=steering_of(scheduler, self.settings, pace=pace, group=group),
-                begin_probe=None if probe is None else probe.begin,
-            ),
+        host = TorchRun(
+            optimizer=optimizer,
+            group=group,
+            plan=plan,
+            trained=optimizer,
+            metrics=("train", "val"),
+            sinks=console_sinks(verbose, panel, settings),
+            source=source,
+            steering=steering_of(scheduler, settings, pace=pace, group=group),
+            probe=None if probe is None else probe.begin,
         )
-        self._capture = self._pipeline.capture
+        self._begin(settings, host, new_source)
         followed = scheduler if schedule is None else None
         self._lint = LoopLint(optimizer, plan, followed, pace=pace, group=group)
-        # without `with` or `close`, the run ends when this object is deleted or Python ends
-        self._finalizer = weakref.finalize(self, self._pipeline.finalize)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.switched_off = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close(wait=error is None, error=error)
-
-    # ------------------------------------------------------------------ in the loop
 
     @uncompiled
     def step(self, loss: torch.Tensor | float) -> None:
         """Record the loss of a (micro-)batch, right after it was computed."""
-        if self._is_copy():
-            return
-        self._poll_if_due()
-        if self.switched_off:
-            self._capture.forget()
-            return
-        try:
-            self._capture.keep(loss)
-        except Exception as error:
-            if is_from_signal(error):
-                raise
-            switch_off(self)
+        if not self._is_copy():
+            self._keep(loss)
 
     @uncompiled
     def validation(self, loss: torch.Tensor | float) -> None:
         """Record a validation loss, measured after the optimizer steps taken so far."""
-        if not self._is_copy():
-            self._validate(loss)
-            self._poll_if_due()
-
-    @property
-    def should_stop(self) -> bool:
-        """True when the training loop is to end; always False without ``stop=True``."""
-        if self._is_copy():
-            return False
-        if self._pipeline.stop:
-            self._poll_if_due()
-        return self._pipeline.should_stop
-
-    def close(self) -> None:
-        """Read the remaining losses, make the last forecast and remove all hooks."""
-        self._close(wait=True)
-
-    # ------------------------------------------------------------------ reading
-
-    @property
-    def metric(self) -> str:
-        """The loss of `forecast` and `recommendation`: "train" or "val"."""
-        return self.settings.metric
-
-    @property
-    def forecaster(self) -> Forecaster:
-        """The forecaster of the chosen metric, with all losses read so far."""
-        return self._run.forecaster()
-
-    def forecaster_of(self, metric: str) -> Forecaster:
-        """Return the forecaster of the "train" or the "val" loss; both are kept."""
-        if metric not in self._run.forecasters:
-            raise ConfigurationError(f'metric is {metric!r}; it must be "train" or "val"')
-        return self._pipeline.forecaster(metric)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps taken; includes steps that the device may turn out to have skipped."""
-        return self._run.capture.steps
-
-    # ------------------------------------------------------------------ state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain values, to be saved with the model.
-
-        It has all but the losses of the present step, and no pending stop: a resumed run continues
-        until a stop is due again.
-        """
-        self._flush()
-        return self._run.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state; a changed schedule is adopted with a warning.
-
-        Facts about the run are as saved, but for those that `run` gives now.
-
-        Raises:
-            StateError: the state is not of a run, or is damaged.
-        """
-        resume(self._run, self.settings, state)
-        self._resumed = True
-        if self.settings.probe is not None:
-            self.settings.probe.restart()
-
-    # ------------------------------------------------------------------ inside
-
-    @property
-    def _run(self) -> Pipeline:
-        if vars(self).get("_pipeline") is None:
-            raise ConfigurationError(f"{_COPY}: create a TorchLossForecast for each optimizer")
-        return self._pipeline
-
-    def _is_copy(self) -> bool:
-        """Return whether this is a copy, which is in no run; warn at the first time."""
-        if vars(self).get("_pipeline") is not None:
-            return False
-        if not self._warned:
-            self._warned = True
-            logger.warning("no forecasts: %s", _COPY)
-        return True
-
-    def _poll_if_due(self) -> None:
-        if self._pipeline.is_due:
-            self._poll()
-            if self.switched_off:
-                self._pipeline.withdraw()
+        super().validation(loss.detach() if isinstance(loss, torch.Tensor) else loss)
 
     @guarded
     def _poll(self) -> None:
@@ -318,50 +170,12 @@ class TorchLossForecast(LoopCallback):
         self._lint.check(self._capture.steps)
         self._pipeline.poll()
 
-    @guarded
-    def _flush(self) -> None:
-        self._pipeline.flush()
-
-    @guarded
-    def _validate(self, loss: torch.Tensor | float) -> None:
-        self._adopt_plan()
-        self._pipeline.validate(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
-
-    @guarded
-    def _finish(self, wait: bool) -> None:
-        self._adopt_plan()
-        self._pipeline.finish(wait=wait)
-        if wait:
-            self._pipeline.warn_at_end()
-
     def _close(self, wait: bool, error: BaseException | None = None) -> None:
-        if self._is_copy():
-            return
         try:
-            self._finish(wait)
-            clean_up(self._pipeline.leave)
-            self._record_end(error)
-        finally:  # also after Ctrl-C during the last forecast
-            self._finalizer.detach()
-            self._pipeline.close()
-            self._lint.close()
-            self._new_source = None
-
-    def _adopt_plan(self) -> None:
-        """Adopt the plan of a resumed run, at its first step, with a warning if it has changed.
-
-        By then the user has restored the scheduler, too.
-        """
-        if not self._resumed or self._new_source is None:
-            return
-        self._resumed, source = False, self._new_source()
-        plan = source.read(self._capture.steps)
-        self._pipeline.watch_plan(source, plan)
-        for name, forecaster in self._pipeline.forecasters.items():
-            if name == self.metric:
-                adopt_plan(forecaster, plan, self._capture.steps)
-            else:
-                forecaster.adopt_plan(plan, self._capture.steps)
+            super()._close(wait, error)
+        finally:
+            if "_lint" in vars(self):  # a copy has none
+                self._lint.close()
 
 
 def _with_epochs(run: RunInfo | None, steps_per_epoch: float | None) -> RunInfo | None:

@@ -1,8 +1,9 @@
 """Sinks that write forecasts to experiment trackers and files; none loads its library before."""
 
+from lossforecast.callbacks.trackers.accelerate import AccelerateSink
 from lossforecast.callbacks.trackers.csv import CSVSink
 from lossforecast.callbacks.trackers.mlflow import MLflowSink
 from lossforecast.callbacks.trackers.trackio import TrackioSink
 from lossforecast.callbacks.trackers.wandb import WandbSink
 
-__all__ = ["CSVSink", "MLflowSink", "TrackioSink", "WandbSink"]
+__all__ = ["AccelerateSink", "CSVSink", "MLflowSink", "TrackioSink", "WandbSink"]

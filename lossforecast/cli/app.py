@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.cli.backtest import add_backtest
+from lossforecast.cli.demo import add_demo
 from lossforecast.cli.forecast import add_forecast
 from lossforecast.cli.learn_prior import add_learn_prior
 from lossforecast.cli.output import EXIT_CODES, EXIT_MISUSE, print_error
 from lossforecast.cli.replay import add_replay
 from lossforecast.cli.runs import add_runs
+from lossforecast.cli.schema import add_schema
 from lossforecast.cli.watch import add_watch
 from lossforecast.cli.what_if import add_what_if
 from lossforecast.version import __version__
@@ -65,6 +67,7 @@ def app() -> "typer.Typer":
     ) -> None: ...
 
     for add in (
+        add_demo,
         add_replay,
         add_forecast,
         add_watch,
@@ -72,6 +75,7 @@ def app() -> "typer.Typer":
         add_runs,
         add_backtest,
         add_learn_prior,
+        add_schema,
     ):
         add(program)
     return program

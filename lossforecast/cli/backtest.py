@@ -171,7 +171,7 @@ def add_backtest(app: "typer.Typer") -> None:
                 )
             if plot is not None:
                 draw(plot_errors(result), plot)
-            write_json(result.to_json(), json_)
+            write_json("backtest", result.to_json(), json_)
             if markdown_ is not None:
                 write(markdown_, _markdown(result, views, described_as))
             to_stderr = STANDARD_OUTPUT in (json_, plot, markdown_)
@@ -198,7 +198,7 @@ def _backtest_sweeps(
         )
     if plot is not None:
         draw(plot_sweeps(scores), plot)
-    write_json([score.to_json() for score in scores], json_)
+    write_json("backtest-sweep", [score.to_json() for score in scores], json_)
     console = Console(stderr=STANDARD_OUTPUT in (json_, plot), highlight=False, width=PIPE_WIDTH)
     for table in sweep_tables(scores):
         console.print(table)

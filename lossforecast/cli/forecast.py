@@ -16,11 +16,13 @@ from lossforecast.cli.options import (
     with_options,
 )
 from lossforecast.cli.output import (
+    EXIT_CODE_HELP,
     EXIT_CODES,
     STANDARD_OUTPUT,
     check_outputs,
     check_plot,
     errors_in_one_line,
+    exit_by_advice,
     print_note,
 )
 from lossforecast.errors import ConfigurationError
@@ -55,6 +57,7 @@ def add_forecast(app: "typer.Typer") -> None:
             Path | None,
             typer.Option(help="Draw the forecast to this .png, .pdf or .svg; - for stdout."),
         ] = None,
+        exit_code: Annotated[bool, typer.Option("--exit-code", help=EXIT_CODE_HELP)] = False,
     ) -> None:
         """Forecast the final loss of a run in progress."""
         with errors_in_one_line():
@@ -76,3 +79,5 @@ def add_forecast(app: "typer.Typer") -> None:
                     print_note(f"{error}; reading it again when it changes")
                 else:
                     live.show(json_, plot, brief=True)
+            if exit_code:
+                exit_by_advice([live.advice.action])

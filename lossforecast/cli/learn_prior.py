@@ -40,7 +40,7 @@ def add_learn_prior(app: "typer.Typer") -> None:
             check_outputs({"--json": json_})
             with progress("learning") as report:
                 lessons = learn_prior(load_curves(curves), jobs=jobs, progress=report)
-            write_json(lessons.to_json(), json_)
+            write_json("learn-prior", lessons.to_json(), json_)
             _print_lessons(lessons, to_stderr=json_ == STANDARD_OUTPUT)
 
 

@@ -89,7 +89,7 @@ class LiveForecast:
 
     def show(self, json_: Path | None, plot: Path | None, *, brief: bool) -> None:
         """Write JSON and picture where asked for, and print a table or, if brief, one line."""
-        write_json(self.to_dict(), json_)
+        write_json("forecast", self.to_dict(), json_)
         if plot is not None:
             draw(plot_run(self.forecast, self.forecaster.history, target=self.target), plot)
         out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))

@@ -5,12 +5,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossforecast.cli.schemas import schema_name
 from lossforecast.errors import ConfigurationError, LossForecastError
+from lossforecast.policies import Action
 from lossforecast.printable import printable
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "EXIT_BY_ADVICE",
     "EXIT_CODES",
+    "EXIT_CODE_HELP",
     "EXIT_LEFT_OUT",
     "EXIT_MISUSE",
     "PIPE_WIDTH",
@@ -28,6 +32,7 @@ __all__ = [
     "console",
     "draw",
     "errors_in_one_line",
+    "exit_by_advice",
     "print_error",
     "print_note",
     "progress",
@@ -40,6 +45,12 @@ EXIT_LEFT_OUT, EXIT_MISUSE = 1, 2
 EXIT_CODES = (
     "Exit codes: 0 done, 2 invalid request (one line says why), 130 interrupted, 1 a bug, or some "
     "of the logs were left out (with the reasons)."
+)
+EXIT_BY_ADVICE = {Action.STOP: 10, Action.CHANGE_SCHEDULE: 11, Action.ABSTAIN: 12}
+"""Exit codes of --exit-code, the gravest first; 0 is to go on."""
+EXIT_CODE_HELP = (
+    "End with an exit code for the advice: 0 go on, 10 stop, 11 change the schedule, 12 no advice "
+    "yet."
 )
 PIPE_WIDTH = 200
 """Width in characters of output that is not shown on a terminal: room for the longest row."""
@@ -63,6 +74,16 @@ def errors_in_one_line() -> Iterator[None]:
     except (LossForecastError, OSError) as error:
         print_error(" ".join(str(error).split()))
         raise typer.Exit(EXIT_MISUSE) from None
+
+
+def exit_by_advice(advice: Iterable[Action]) -> None:
+    """End the command with the exit code of the gravest advice."""
+    import typer
+
+    given = set(advice)
+    for action, code in EXIT_BY_ADVICE.items():
+        if action in given:
+            raise typer.Exit(code)
 
 
 def print_error(message: str) -> None:
@@ -135,9 +156,17 @@ def print_note(message: str) -> None:
     sys.stderr.write(f"note: {printable(message)}\n")
 
 
-def write_json(value: Any, path: Path | None) -> None:
-    """Write plain values as JSON, with null for numbers that are not finite."""
-    write(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+def write_json(command: str, value: Any, path: Path | None) -> None:
+    """Write the result of a command as JSON of its schema, null for numbers that are not finite.
+
+    Args:
+        command: name of the schema.
+        value: fields of the result, or the list of its results, as plain values.
+        path: file to write; None for nothing.
+    """
+    fields = value if isinstance(value, Mapping) else {"results": value}
+    result = {"schema": schema_name(command), **_finite(fields)}
+    write(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -78,7 +78,7 @@ def _add_list(group: "typer.Typer") -> None:
             filters = {name: value for name, value in given.items() if value is not None}
             opened = RunStore(store, make=False)
             runs = opened.runs(**filters)
-            write_json([_to_json(run) for run in runs], json_)
+            write_json("runs-list", [_to_json(run) for run in runs], json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
             if not runs:
                 print_line(out, f"no runs in {opened.url}")
@@ -110,7 +110,7 @@ def _add_show(group: "typer.Typer") -> None:
                 "forecasts": forecasts,
                 "decisions": decisions,
             }
-            write_json(result, json_)
+            write_json("runs-show", result, json_)
             out = console(to_stderr=json_ == STANDARD_OUTPUT)
             out.print(_details(run))
             if forecasts:
@@ -129,6 +129,7 @@ def _add_import(group: "typer.Typer") -> None:
         logs: Annotated[list[Path], typer.Argument(help=LOG_HELP, metavar="LOG")],
         project: Annotated[str, typer.Option(help=PROJECT_HELP)],
         store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
+        json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
         """Add finished runs to the store, from their logs.
 
@@ -136,6 +137,7 @@ def _add_import(group: "typer.Typer") -> None:
         read are listed with the reason, and the others are added.
         """
         with errors_in_one_line():
+            check_outputs({"--json": json_})
             options = replace(options, project=project)
             read, reasons = _read(options, logs)  # read all before storing any
             if not read:
@@ -151,7 +153,10 @@ def _add_import(group: "typer.Typer") -> None:
                 )
                 for log, plan in read
             ]
-            console(to_stderr=False).print(_table([opened.run(key) for key in keys]))
+            runs = [opened.run(key) for key in keys]
+            added = {"results": [_to_json(run) for run in runs], "left_out": reasons}
+            write_json("runs-import", added, json_)
+            console(to_stderr=json_ == STANDARD_OUTPUT).print(_table(runs))
             for reason in reasons:
                 print_error(f"left out: {reason}")
             if reasons:
@@ -172,20 +177,24 @@ def _add_forget(group: "typer.Typer") -> None:
             bool, typer.Option("--include", help="Learn from excluded runs again.")
         ] = False,
         store: Annotated[str | None, typer.Option(help=_STORE_HELP)] = None,
+        json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
         """Delete runs, or stop learning from them."""
         with errors_in_one_line():
+            check_outputs({"--json": json_})
             if keep and again:
                 raise ConfigurationError("--exclude and --include: give only one of them")
             opened = RunStore(store, make=False)
             runs = [opened.find(key) for key in keys]  # find all before deleting any
+            done = "excluded" if keep else "included" if again else "deleted"
             for key, name in runs:
                 if keep or again:
                     opened.exclude(key, keep)
                 else:
                     opened.forget(key)
-                done = "excluded" if keep else "included" if again else "deleted"
                 print_note(f"{done}: {key[:_KEY_CHARACTERS]} {name!s:.60}")
+            forgotten = [{"key": key, "name": name, "done": done} for key, name in runs]
+            write_json("runs-forget", forgotten, json_)
 
 
 def _read(options: LogOptions, paths: list[Path]) -> tuple[list[tuple[Log, LRSchedule]], list[str]]:

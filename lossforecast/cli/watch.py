@@ -15,11 +15,13 @@ from lossforecast.cli.options import (
     with_options,
 )
 from lossforecast.cli.output import (
+    EXIT_CODE_HELP,
     EXIT_CODES,
     STANDARD_OUTPUT,
     check_outputs,
     console,
     errors_in_one_line,
+    exit_by_advice,
     print_note,
     write_json,
 )
@@ -75,6 +77,9 @@ def add_watch(app: "typer.Typer") -> None:
                 "--json", help="Write all runs to this file as JSON at every look; - for stdout."
             ),
         ] = None,
+        exit_code: Annotated[
+            bool, typer.Option("--exit-code", help=f"{EXIT_CODE_HELP} The gravest of all runs.")
+        ] = False,
     ) -> None:
         """Show all runs below a folder and where they will end, until all are over or Ctrl-C."""
         with errors_in_one_line():
@@ -90,13 +95,15 @@ def add_watch(app: "typer.Typer") -> None:
                         changed = watched.read()
                         page.show(watched.runs, changed)
                         found = [run.live.to_dict() for run in watched.runs if run.live]
-                        write_json(found, json_)
+                        write_json("watch", found, json_)
                         alarms.raise_for(changed)
                         if once or _all_over(watched):
                             break
                         time.sleep(every)
             except KeyboardInterrupt:
                 pass  # the way to end it
+            if exit_code:
+                exit_by_advice(run.live.advice.action for run in watched.runs if run.live)
 
 
 def _all_over(watched: Watched) -> bool:

@@ -90,7 +90,7 @@ def add_what_if(app: "typer.Typer") -> None:
                     "no forecast yet: the run has no loss, and the store has no finished run of "
                     "its project"
                 )
-            write_json(_to_json(forecasts, target), json_)
+            write_json("what-if", _to_json(forecasts, target), json_)
             console(to_stderr=json_ == STANDARD_OUTPUT).print(_table(forecasts, target))
 
 

@@ -8,6 +8,7 @@ from lossforecast.schedule.lr_schedule import (
     Decay,
     LRSchedule,
 )
+from lossforecast.schedule.sampling import sampled
 from lossforecast.schedule.text import (
     NAMED_SCHEDULES,
     SCHEDULE_EDITS,
@@ -30,5 +31,6 @@ __all__ = [
     "edited_by_text",
     "falls_once",
     "lint",
+    "sampled",
     "schedule_from_text",
 ]

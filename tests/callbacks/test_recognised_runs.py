@@ -22,7 +22,7 @@ from lossforecast.callbacks import (
     TransformersLossForecast,
 )
 from lossforecast.callbacks.pipeline.describe import kind_message
-from lossforecast.callbacks.pipeline.recognise import Recognition
+from lossforecast.callbacks.pipeline.recognition import Recognition
 from lossforecast.runs import RunKind
 
 pytestmark = IGNORED_WARNINGS

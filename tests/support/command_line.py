@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
 from lossforecast import LRSchedule
 from lossforecast.cli.app import main
+from lossforecast.cli.schemas import SCHEMAS
 
 PYTHON = [sys.executable, "-m", "lossforecast"]
 ENVIRONMENT = {"NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
@@ -57,10 +59,32 @@ def run(
 
 
 def result_of(*arguments: object, **options: Any) -> Any:
-    """The JSON that a command writes to standard output."""
+    """The JSON that a command writes to standard output: its results, or its one result.
+
+    It must be as its schema says, with no field that is missing there.
+    """
     done = run(*arguments, "--json", "-", **options)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return results_in(done.stdout)
+
+
+def results_in(text: str) -> Any:
+    """The results in the JSON of a command, which must be as its schema says."""
+    written = json.loads(text)
+    name = written["schema"].split("/")[1]
+    jsonschema.validate(written, closed(SCHEMAS[name]))
+    results = written.get("results", written)
+    return results[0] if name == "replay" and len(results) == 1 else results
+
+
+def closed(schema: Any) -> Any:
+    """A schema that allows no other fields."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: closed(part) for name, part in schema.items()}
+    return inner | {"additionalProperties": False} if "properties" in schema else inner
 
 
 def losses_at(steps: Any, level: float = 2.5, seed: int = 0) -> Any:

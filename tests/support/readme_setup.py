@@ -254,6 +254,7 @@ SETUPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "callbacks/probe/README.md": short_loop,
     "callbacks/sweeps/README.md": sweep,
     "callbacks/tensorboard/README.md": everything,
+    "examples/SKILL.md": everything,
     "lossforecast/README.md": by_hand,
     "lossforecast/backtest/README.md": log_of_a_run,
     "lossforecast/policies/README.md": held_rate,

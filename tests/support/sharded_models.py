@@ -7,7 +7,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks.capture import innermost
-from lossforecast.callbacks.pipeline.recognise import recognise
+from lossforecast.callbacks.torch_run.recognise import recognise
 from support.models import LanguageModel, optimizer_of
 
 

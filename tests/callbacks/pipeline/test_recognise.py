@@ -13,7 +13,7 @@ from support import hf_models, models
 from support.models import ROWS, WIDTH, LanguageModel, optimizer_of
 from torch import nn
 
-from lossforecast.callbacks.pipeline.recognise import recognise
+from lossforecast.callbacks.torch_run.recognise import recognise
 from lossforecast.runs import RunInfo, RunKind
 
 CAUSAL, MASKED = "language modelling", "masked language modelling"

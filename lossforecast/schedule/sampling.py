@@ -7,9 +7,8 @@ from typing import Self
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
-from lossforecast.callbacks.lr_schedulers.stepping import Positions
 
-__all__ = ["first_steps", "sampled"]
+__all__ = ["sampled"]
 
 _MAX_POINTS = 12_000  # half a megabyte
 _GRID_INTERVALS = 1_000  # equal intervals in which the search for bends begins
@@ -141,21 +140,3 @@ def sampled(
     all_steps, all_lrs = (np.concatenate(column) for column in zip(*points, strict=True))
     all_steps, index = np.unique(all_steps, return_index=True)
     return all_steps.astype(np.int64), np.where(all_lrs == _UNKNOWN_RATE, np.nan, all_lrs)[index]
-
-
-def first_steps(positions: Positions, at: IntArray, first: int, last: int) -> IntArray:
-    """Return the first optimizer step at each position of the scheduler, by bisection, (n,).
-
-    Args:
-        positions: function from optimizer steps to positions of the scheduler; never decreasing.
-        at: positions, increasing, all of them reached by step `last`, (n,).
-        first: lowest step.
-        last: highest step.
-    """
-    low, high = np.full(at.shape, first), np.full(at.shape, last)
-    while np.any(low < high):
-        middle = (low + high) // 2
-        reached = positions(middle) >= at
-        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
-        low = np.minimum(low, high)
-    return low

@@ -18,16 +18,17 @@ only, or divide their parameters among several optimizers.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lossforecast.callbacks.distributed import processes
+from lossforecast.callbacks.pipeline import Recognition
 from lossforecast.signals import contained
 
-__all__ = ["Recognition", "recognise"]
+__all__ = ["recognise"]
 
 _CAUSAL = "language modelling"
 _MASKED = "masked language modelling"
@@ -48,21 +49,6 @@ _MIN_SHARE_BESIDE_TABLES = 0.2  # of all parameters; a recommender is nearly all
 _MIN_MATRICES_BESIDE_TABLES = 4  # with a side as long as a row of the tables
 _SHARD_MARKS = ("ds_id", "_fsdp_flattened", "tensor_model_parallel")
 """Attributes of parameters of which each process has a part: of DeepSpeed, FSDP and Megatron."""
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """Facts about a run that its model shows.
-
-    Attributes:
-        n_params: number of parameters that are trained; None if they cannot be counted.
-        task: the task; None if it is not recognised.
-        reason: what the task was recognised by, or why it was not, for the log; may be empty.
-    """
-
-    n_params: int | None = None
-    task: str | None = None
-    reason: str = ""
 
 
 def recognise(trained: Any) -> Recognition:

@@ -1,0 +1,252 @@
+"""The JSON of every command as JSON Schema, with a version that changes when readers may break.
+
+A field may be added within a version. One that is renamed, removed or gets another meaning makes a
+new version of all commands.
+"""
+
+from typing import Any
+
+from lossforecast.policies import Action, Reason
+from lossforecast.status import Caveat, Status
+
+__all__ = ["SCHEMAS", "schema_name"]
+
+_VERSION = 1
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_TYPES = ("integer", "number", "string", "boolean", "object", "null")
+
+
+def schema_name(command: str) -> str:
+    """Return the name and version of the schema of a command, as its JSON gives them."""
+    return f"lossforecast/{command}/{_VERSION}"
+
+
+def _field(kind: str, text: str, **more: Any) -> dict[str, Any]:
+    """A field: its type, with a ? if it may be null, and what it is; [type] is a list of them."""
+    if kind.startswith("["):
+        return {"type": "array", "items": {"type": kind.strip("[]")}, "description": text}
+    name = kind.rstrip("?")
+    assert name in _TYPES
+    return {"type": [name, "null"] if kind != name else name, "description": text, **more}
+
+
+def _word(words: Any, text: str) -> dict[str, Any]:
+    return {"enum": [str(word) for word in words], "description": text}
+
+
+def _object(fields: dict[str, Any], text: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": text,
+        "properties": fields,
+        "required": list(fields),
+    }
+
+
+def _list(fields: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"type": "array", "description": text, "items": _object(fields, "One of them.")}
+
+
+_LOG = {
+    "log": _field("string", "Path of the log."),
+    "format": _field("string", "Format of the log."),
+    "run": _field("string?", "Name of the run in a log of several."),
+    "runs": _field("[string]", "Names of all runs in a log of several."),
+    "column": _field("string", "Column of the losses."),
+    "metric": _word(["train", "val"], "Kind of the loss."),
+    "lr_column": _field("string?", "Column of the learning rates; null if they are not logged."),
+    "losses": _field("integer", "Number of losses."),
+    "last_step": _field("integer", "Optimizer steps before the latest loss."),
+    "total_steps": _field("integer", "Length of the run in optimizer steps."),
+    "steps_per_epoch": _field("number?", "Optimizer steps in one pass over the data, if known."),
+    "notes": _field("[string]", "Remarks on what was read and assumed."),
+}
+_INTERVALS = {
+    "lower80": _field("number?", "Lower end of the 80% interval."),
+    "upper80": _field("number?", "Upper end of the 80% interval."),
+    "lower95": _field("number?", "Lower end of the 95% interval."),
+    "upper95": _field("number?", "Upper end of the 95% interval."),
+}
+_SUMMARY = {
+    "made_at": _field("integer", "Step of the latest loss that the forecast has seen."),
+    "step": _field("integer", "Step whose loss is forecast: the end of the run."),
+    "median": _field("number?", "The forecast loss: as likely to end below as above."),
+    "mean": _field("number?", "Mean of the forecast."),
+    "std": _field("number?", "Standard deviation of the forecast."),
+    **_INTERVALS,
+    "gain_mean": _field("number?", "How much lower annealing will still bring the loss."),
+    "gain_std": _field("number?", "Standard deviation of that."),
+    "status": _word(Status, "How far the forecast can be trusted."),
+    "gain_source": _field("string", "How the gain from annealing is known."),
+}
+_TARGET = {"target": _field("number?", "Final loss to reach, as given.")}
+_CHANCE = {"prob_below_target": _field("number?", "Probability to end below the target, 0 to 1.")}
+_ADVICE = {
+    "action": _word(Action, "The advice."),
+    "reason": _word(Reason, "The reason for it."),
+    "message": _field("string", "The advice in one sentence."),
+}
+_CAVEATS = {
+    "caveats": {
+        "type": "array",
+        "items": {"enum": [str(caveat) for caveat in Caveat]},
+        "description": "What else to know about the forecast.",
+    }
+}
+_LIVE = {**_LOG, **_TARGET, **_SUMMARY, **_CAVEATS, **_CHANCE, **_ADVICE}
+_MOMENT = {
+    "share": _field("number", "Share of the run seen, 0 to 1."),
+    **_SUMMARY,
+    "error": _field("number?", "Error of the forecast, relative to the outcome."),
+    "last_value": _field("number?", "The latest loss at that moment."),
+    "last_value_error": _field("number?", "Error of the latest loss as a forecast."),
+    **_ADVICE,
+}
+_TALLY = {
+    "n": _field("integer", "Number of checks before the end."),
+    "forecast_nearer": _field("integer", "How often the forecast was nearer to the outcome."),
+    "last_value_nearer": _field("integer", "How often the latest loss was."),
+    "inside80": _field("integer", "How often the 80% interval held the outcome."),
+    "inside95": _field("integer", "How often the 95% interval did."),
+}
+_REPLAY = {
+    **_LOG,
+    **_TARGET,
+    "outcome": _field("number?", "The loss that the run ended with; null if it has not ended."),
+    "broke_after": _field("integer?", "Step after which all losses were nan or infinite."),
+    "stopped_at": _field("integer?", "Step at which the run would have been stopped."),
+    "saved": _field("number", "Share of the compute that this would have saved, 0 to 1."),
+    "rightly": _field("boolean?", "Whether that would have been right; null if unknown."),
+    "tally": {
+        "anyOf": [_object(_TALLY, "Forecasts beside latest losses."), {"type": "null"}],
+        "description": "How the forecasts compare with the latest losses.",
+    },
+    "moments": _list(_MOMENT, "The forecasts on the way."),
+}
+_WHAT_IF = {
+    "schedule": _field("string", "The schedule: 'as planned', or as given with --try."),
+    **_SUMMARY,
+    "total_steps": _field("integer", "Length of the run under it, in optimizer steps."),
+    **_CHANCE,
+}
+_STORED = {
+    "key": _field("string", "Identity of the run in the store."),
+    "name": _field("string", "Its name for people."),
+    "metric": _word(["train", "val"], "Kind of its loss."),
+    "optimizer": _field("string?", "Name of the optimizer."),
+    "task": _field("string?", "What the model is trained for."),
+    "project": _field("string?", "Project of the run."),
+    "model": _field("string?", "Name of the architecture."),
+    "dataset": _field("string?", "Name of the training data."),
+    "n_params": _field("number?", "Number of parameters."),
+    "batch_size": _field("number?", "Samples or tokens per optimizer step."),
+    "monitor": _field("string?", "Name of the loss in the logs."),
+    "state": _word(["running", "finished", "stopped", "failed"], "State of the run."),
+    "step": _field("integer", "Last observed step, -1 before the first."),
+    "total_steps": _field("integer", "Length of the run in optimizer steps."),
+    "outcome": _field("number?", "The loss that it ended with."),
+    "excluded": _field("boolean", "Whether new runs do not learn from it."),
+    "started": _field("string", "Time of its start, ISO 8601 in UTC."),
+    "updated": _field("string", "Time of its last update, ISO 8601 in UTC."),
+}
+_STORED_FORECAST = {
+    key: value for key, value in _SUMMARY.items() if key not in ("gain_mean", "gain_std")
+} | {name: _SUMMARY[name] for name in ("gain_mean", "gain_std")}
+_SHOWN = {
+    **_STORED,
+    "schedule": _field("object", "Learning rate of every step, as LRSchedule.from_dict reads it."),
+    "steps": _field("[integer]", "Steps of the losses."),
+    "losses": {
+        "type": "array",
+        "items": {"type": ["number", "null"]},
+        "description": "The losses, averaged into bins if they are many.",
+    },
+    "forecasts": _list(_STORED_FORECAST, "The forecasts made on the way."),
+    "decisions": _list(
+        {"step": _field("integer", "Optimizer steps taken."), **_ADVICE}, "New advice on the way."
+    ),
+}
+_FORGOTTEN = {
+    "key": _STORED["key"],
+    "name": _STORED["name"],
+    "done": _word(["deleted", "excluded", "included"], "What was done with it."),
+}
+_RECORD = {
+    "source": _field("string", "Name of the files that hold the run."),
+    "run_id": _field("string", "Its name in these files."),
+    "metric": _word(["train", "val"], "Kind of its loss."),
+    "fraction": _field("number", "Share of the planned steps seen, 0 to 1."),
+    "truth": _field("number", "The loss that the run ended with."),
+    "median": _SUMMARY["median"],
+    "mean": _SUMMARY["mean"],
+    **_INTERVALS,
+    "status": _SUMMARY["status"],
+    "seconds": _field("number", "Duration of the fit and the forecast in seconds."),
+    "kind": _field("string?", "Kind of the run."),
+    "fold": _field("string", "Runs of one fold are left out together when something is learned."),
+    "cluster": _field("string", "Runs of one cluster are resampled together."),
+    "told": _field("string", "What the forecaster was told of the run."),
+    "last_value": _field("number?", "The latest finite loss seen."),
+}
+_SWEEP = {
+    "policy": _field("string", "Name of the rule."),
+    "sweep": _field("string", "Name of the sweep."),
+    "runs": _field("integer", "Number of completed runs in it."),
+    "arrival": _word(["parallel", "sequential"], "Whether the runs are trained at once."),
+    "compute_used": _field("number", "Steps trained over the steps of all runs in full."),
+    "regret": _field("number?", "Best final loss of the survivors over that of all runs, less 1."),
+    "false_kills": _field("number", "Stopped runs that ended among the best 5%."),
+    "before_decay": _field("number", "Those of them stopped before their decay began."),
+}
+_PRIOR = {
+    "provenance": _field("object", "What the prior was learned from."),
+    "all": _field("object", "The prior learned from all runs."),
+    "without": _field("object", "The prior learned without each fold, by its name."),
+}
+_DEMO_FORECAST = {"share": _MOMENT["share"], **_SUMMARY}
+
+
+def _results(fields: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"results": _list(fields, text)}
+
+
+_DEMO = {
+    "outcome": _field("number", "The loss that the run ended with."),
+    **_results(_DEMO_FORECAST, "The forecasts on the way."),
+    "files": _field("[string]", "Files written."),
+}
+_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "replay": ("A replayed run for each log.", _results(_REPLAY, "One for each log.")),
+    "forecast": ("The forecast of a run in progress.", _LIVE),
+    "watch": ("The forecasts of all runs.", _results(_LIVE, "Runs that have losses.")),
+    "what-if": ("The forecast under each schedule.", _results(_WHAT_IF, "The plan is first.")),
+    "runs-list": ("The runs in the store.", _results(_STORED, "Newest first.")),
+    "runs-show": ("A run in the store.", _SHOWN),
+    "runs-import": (
+        "The runs added to the store.",
+        {
+            **_results(_STORED, "In the order of the logs."),
+            "left_out": _field("[string]", "Logs that were left out, with the reason."),
+        },
+    ),
+    "runs-forget": ("The runs deleted or excluded.", _results(_FORGOTTEN, "As given.")),
+    "backtest": ("A forecast with its outcome.", _results(_RECORD, "One per run and fraction.")),
+    "backtest-sweep": (
+        "Scores of stopping rules.",
+        _results(_SWEEP, "One per rule, sweep and order of arrival."),
+    ),
+    "demo": ("The demo's run.", _DEMO),
+    "learn-prior": ("The table that Prior.from_table reads.", _PRIOR),
+}
+
+
+def _schema(command: str, text: str, fields: dict[str, Any]) -> dict[str, Any]:
+    name = {"const": schema_name(command), "description": "Name and version of this schema."}
+    return {"$schema": _DIALECT, "$id": schema_name(command)} | _object(
+        {"schema": name, **fields}, text
+    )
+
+
+SCHEMAS = {name: _schema(name, text, fields) for name, (text, fields) in _FIELDS.items()}
+"""JSON Schema of each command, by its words joined by hyphens."""
