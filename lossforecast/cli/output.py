@@ -160,13 +160,12 @@ def write_json(command: str, value: Any, path: Path | None) -> None:
     """Write the result of a command as JSON of its schema, null for numbers that are not finite.
 
     Args:
-        command: name of the schema.
-        value: fields of the result, or the list of its results, as plain values.
+        command: name of the schema, which an object gets as its first field.
+        value: one object or a list of them, as plain values.
         path: file to write; None for nothing.
     """
-    fields = value if isinstance(value, Mapping) else {"results": value}
-    result = {"schema": schema_name(command), **_finite(fields)}
-    write(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    named = {"schema": schema_name(command), **value} if isinstance(value, Mapping) else value
+    write(path, json.dumps(_finite(named), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

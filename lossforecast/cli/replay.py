@@ -93,7 +93,7 @@ def add_replay(app: "typer.Typer") -> None:
                         moment.forecast, back.seen(moment), target=target, outcome=log.history
                     )
                     draw(figure, picture)
-            write_json("replay", replays, json_)
+            write_json("replay", replays[0] if len(replays) == 1 else replays, json_)
             if len(backs) > 1:
                 out = console(to_stderr=STANDARD_OUTPUT in (json_, picture))
                 out.print(_summary(backs, _SUMMARY_SHARE if at is None else shares[0]))

@@ -1,7 +1,8 @@
 """The JSON of every command as JSON Schema, with a version that changes when readers may break.
 
-A field may be added within a version. One that is renamed, removed or gets another meaning makes a
-new version of all commands.
+Objects name their schema; lists, of one object for each run or the like, are bare. A field may be
+added within a version. One that is renamed, removed or gets another meaning makes a new version of
+all commands.
 """
 
 from typing import Any
@@ -207,46 +208,45 @@ _PRIOR = {
 _DEMO_FORECAST = {"share": _MOMENT["share"], **_SUMMARY}
 
 
-def _results(fields: dict[str, Any], text: str) -> dict[str, Any]:
-    return {"results": _list(fields, text)}
-
-
 _DEMO = {
     "outcome": _field("number", "The loss that the run ended with."),
-    **_results(_DEMO_FORECAST, "The forecasts on the way."),
+    "results": _list(_DEMO_FORECAST, "The forecasts on the way."),
     "files": _field("[string]", "Files written."),
 }
-_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "replay": ("A replayed run for each log.", _results(_REPLAY, "One for each log.")),
-    "forecast": ("The forecast of a run in progress.", _LIVE),
-    "watch": ("The forecasts of all runs.", _results(_LIVE, "Runs that have losses.")),
-    "what-if": ("The forecast under each schedule.", _results(_WHAT_IF, "The plan is first.")),
-    "runs-list": ("The runs in the store.", _results(_STORED, "Newest first.")),
-    "runs-show": ("A run in the store.", _SHOWN),
-    "runs-import": (
-        "The runs added to the store.",
-        {
-            **_results(_STORED, "In the order of the logs."),
-            "left_out": _field("[string]", "Logs that were left out, with the reason."),
-        },
-    ),
-    "runs-forget": ("The runs deleted or excluded.", _results(_FORGOTTEN, "As given.")),
-    "backtest": ("A forecast with its outcome.", _results(_RECORD, "One per run and fraction.")),
-    "backtest-sweep": (
-        "Scores of stopping rules.",
-        _results(_SWEEP, "One per rule, sweep and order of arrival."),
-    ),
-    "demo": ("The demo's run.", _DEMO),
-    "learn-prior": ("The table that Prior.from_table reads.", _PRIOR),
+_IMPORTED = {
+    "results": _list(_STORED, "The runs added, in the order of the logs."),
+    "left_out": _field("[string]", "Logs that were left out, with the reason."),
 }
 
 
-def _schema(command: str, text: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _one(command: str, fields: dict[str, Any], text: str) -> dict[str, Any]:
+    """The schema of a command that writes one object, which names its schema."""
     name = {"const": schema_name(command), "description": "Name and version of this schema."}
-    return {"$schema": _DIALECT, "$id": schema_name(command)} | _object(
-        {"schema": name, **fields}, text
-    )
+    return _object({"schema": name, **fields}, text)
 
 
-SCHEMAS = {name: _schema(name, text, fields) for name, (text, fields) in _FIELDS.items()}
+_BODIES = {
+    "replay": {
+        "anyOf": [
+            _one("replay", _REPLAY, "The replayed run, for one log."),
+            _list(_REPLAY, "One for each log, for several."),
+        ],
+        "description": "Replayed runs.",
+    },
+    "forecast": _one("forecast", _LIVE, "The forecast of a run in progress."),
+    "watch": _list(_LIVE, "The forecasts of all runs that have losses."),
+    "what-if": _list(_WHAT_IF, "The forecast under each schedule, the plan first."),
+    "runs-list": _list(_STORED, "The runs in the store, newest first."),
+    "runs-show": _one("runs-show", _SHOWN, "A run in the store."),
+    "runs-import": _one("runs-import", _IMPORTED, "The runs added to the store."),
+    "runs-forget": _list(_FORGOTTEN, "The runs deleted or excluded, as given."),
+    "backtest": _list(_RECORD, "A forecast with its outcome for each run and fraction."),
+    "backtest-sweep": _list(_SWEEP, "Scores for each rule, sweep and order of arrival."),
+    "demo": _one("demo", _DEMO, "The run of the demo."),
+    "learn-prior": _one("learn-prior", _PRIOR, "The table that Prior.from_table reads."),
+}
+
+SCHEMAS = {
+    name: {"$schema": _DIALECT, "$id": schema_name(name), **body} for name, body in _BODIES.items()
+}
 """JSON Schema of each command, by its words joined by hyphens."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.command_line import results_in, run, write_curves
+from support.command_line import run, write_curves, written_by
 
 KEYS = {
     "source", "run_id", "metric", "fraction", "truth", "median", "mean", "lower80", "upper80",
@@ -19,14 +19,14 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def timeless(text: str) -> list[dict[str, object]]:
-    return [{**each, "seconds": 0} for each in results_in(text)]
+    return [{**each, "seconds": 0} for each in written_by("backtest", text)]
 
 
 def test_a_folder_becomes_json_tables_and_a_picture(curves: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "scores.json", tmp_path / "errors.png"
     done = run("backtest", "--curves", curves, "--json", out, "--plot", picture)
     assert done.returncode == 0, done.stderr
-    found = results_in(out.read_text())
+    found = written_by("backtest", out.read_text())
     assert len(found) == 16 * 4  # a tenth has 4 points
     assert all(set(each) == KEYS for each in found)
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -84,7 +84,7 @@ def test_families_count_once_in_the_table_by_kind(two_kinds: Path, tmp_path: Pat
     printed = done.stdout
     assert printed.startswith("scores by kind")
     assert "scores by group" not in printed
-    records = [each for each in results_in(out.read_text()) if each["fraction"] == 0.5]
+    records = [each for each in written_by("backtest", out.read_text()) if each["fraction"] == 0.5]
     assert {each["told"] for each in records} == {"found"}
     small = [each for each in records if each["kind"] == "small model"]
     assert len(small) == 6
@@ -121,7 +121,7 @@ def test_what_the_forecaster_is_told_and_how_many_runs_it_sees(two_kinds: Path) 
     arguments = ("backtest", "--curves", two_kinds, "--no-baselines", "--json", "-")
     done = run(*arguments, "--told", "nothing", "--max-per-family", "3")
     assert "(told: nothing)" in done.stderr
-    few = results_in(done.stdout)
+    few = written_by("backtest", done.stdout)
     small = [each for each in few if each["fold"] == "digits" and each["fraction"] == 0.5]
     assert sorted(each["cluster"] for each in small) == ["seed 0", "seed 1", "seed 2"]
     assert {each["told"] for each in few} == {"nothing"}
@@ -178,7 +178,7 @@ def test_a_bar_is_drawn_on_a_terminal(curves: Path) -> None:
     )
     assert done.returncode == 0
     assert "16/16" in done.stderr
-    results_in(done.stdout)
+    written_by("backtest", done.stdout)
 
 
 def write_sweep(folder: Path) -> Path:
@@ -198,7 +198,7 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     plot = tmp_path / "sweeps.png"
     done = run("backtest", "--curves", folder, "--sweep", "--json", path, "--plot", plot)
     assert done.returncode == 0, done.stderr
-    scores = results_in(path.read_text())
+    scores = written_by("backtest-sweep", path.read_text())
     assert [(each["policy"], each["arrival"]) for each in scores] == [
         (policy, arrival)
         for policy in (
@@ -226,7 +226,7 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     assert "runs arrive in parallel" in done.stdout
     assert "runs arrive one after the other" in done.stdout
     piped = run("backtest", "--curves", folder, "--sweep", "--no-baselines", "--json", "-")
-    assert {each["policy"] for each in results_in(piped.stdout)} == {
+    assert {each["policy"] for each in written_by("backtest-sweep", piped.stdout)} == {
         "halving", "halving from 6%", "dominated",
     }  # fmt: skip
 

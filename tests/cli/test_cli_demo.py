@@ -27,7 +27,7 @@ def test_it_trains_forecasts_and_says_where_to_look(tmp_path: Path) -> None:
 
 
 def test_its_result_is_written(tmp_path: Path) -> None:
-    rows = result_of("demo", "--steps", STEPS, "--out", tmp_path / "d")
+    rows = result_of("demo", "--steps", STEPS, "--out", tmp_path / "d")["results"]
     assert [row["share"] for row in rows] == [0.1, 0.25, 0.5, 0.75]
     assert all(row["lower80"] < row["median"] < row["upper80"] for row in rows)
     assert (tmp_path / "d" / "log.csv").read_text().startswith("step,train_loss,lr\n0,")

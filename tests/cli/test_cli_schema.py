@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 import typer.main
-from support.command_line import TOTAL, result_of, run, write_broken_log, write_log
+from support.command_line import TOTAL, result_of, run, write_broken_log, write_log, written_by
 
 from lossforecast.cli.app import app
 from lossforecast.cli.schemas import SCHEMAS
@@ -54,7 +54,7 @@ def test_the_command_prints_one_schema_or_all() -> None:
     assert json.loads(run("schema").stdout) == SCHEMAS
     one = json.loads(run("schema", "runs", "list").stdout)
     assert one == SCHEMAS["runs-list"] == json.loads(run("schema", "runs-list").stdout)
-    assert one["$id"] == "lossforecast/runs-list/1" == one["properties"]["schema"]["const"]
+    assert one["$id"] == "lossforecast/runs-list/1"
     refused = run("schema", "fly")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: fly has no JSON: give one of replay, forecast, ")
@@ -98,8 +98,7 @@ def test_what_is_imported_and_forgotten_is_written(tmp_path: Path) -> None:
     torn.write_text("nothing\n")
     done = run("runs", "import", log, torn, "--project", "p", "--store", store, "--json", "-")
     assert done.returncode == 1
-    written = json.loads(done.stdout)
-    jsonschema.validate(written, SCHEMAS["runs-import"])
+    written = written_by("runs-import", done.stdout)
     (added,), (reason,) = written["results"], written["left_out"]
     assert added["name"].endswith("/a.csv")
     assert added["state"] == "finished"

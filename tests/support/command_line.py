@@ -59,22 +59,21 @@ def run(
 
 
 def result_of(*arguments: object, **options: Any) -> Any:
-    """The JSON that a command writes to standard output: its results, or its one result.
+    """The JSON that a command writes to standard output.
 
     It must be as its schema says, with no field that is missing there.
     """
     done = run(*arguments, "--json", "-", **options)
     assert done.returncode == 0, done.stderr
-    return results_in(done.stdout)
+    words = arguments[:2] if arguments[0] == "runs" else arguments[:1]
+    return written_by("-".join(map(str, words)), done.stdout)
 
 
-def results_in(text: str) -> Any:
-    """The results in the JSON of a command, which must be as its schema says."""
+def written_by(command: str, text: str) -> Any:
+    """The JSON of a command, which must be as its schema says."""
     written = json.loads(text)
-    name = written["schema"].split("/")[1]
-    jsonschema.validate(written, closed(SCHEMAS[name]))
-    results = written.get("results", written)
-    return results[0] if name == "replay" and len(results) == 1 else results
+    jsonschema.validate(written, closed(SCHEMAS[command]))
+    return written
 
 
 def closed(schema: Any) -> Any:
