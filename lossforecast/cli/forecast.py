@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lossforecast.cli.live import LiveForecast, file_sizes, wait_for_first_loss
+from lossforecast.cli.live import LiveForecast, file_versions, wait_for_first_loss
 from lossforecast.cli.options import (
     EVENT_OPTIONS,
     JSON_HELP,
@@ -65,19 +65,24 @@ def add_forecast(app: "typer.Typer") -> None:
             check_plot(plot)
             if follow and STANDARD_OUTPUT in (json_, plot):
                 raise ConfigurationError("--follow writes many times: give --json and --plot paths")
-            sizes = wait_for_first_loss(log_, options, every) if follow else {}
+            seen = wait_for_first_loss(log_, options, every) if follow else {}
             live = LiveForecast.from_log(log_, options, target)
             live.show(json_, plot, brief=False)
+            said = ""
             while follow and not live.over:
                 time.sleep(every)
-                if (now := file_sizes(log_)) == sizes:
-                    continue
-                sizes = now
                 try:
-                    live = LiveForecast.from_log(log_, options, target)
-                except ConfigurationError as error:  # the log is being written
-                    print_note(f"{error}; reading it again when it changes")
-                else:
-                    live.show(json_, plot, brief=True)
+                    if (files := file_versions(log_)) == seen:
+                        continue
+                    latest = LiveForecast.from_log(log_, options, target)
+                    latest.show(json_, plot, brief=True)
+                    live, seen = latest, files
+                except BrokenPipeError:
+                    raise
+                except (ConfigurationError, OSError) as error:  # away, half written, a full disk
+                    note = f"{error}; trying again every {every:g} s"
+                    if note != said:
+                        print_note(note)
+                    said = note
             if exit_code:
                 exit_by_advice([live.advice.action])

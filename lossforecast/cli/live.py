@@ -22,7 +22,7 @@ from lossforecast.runs import observed, outcome_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["LiveForecast", "file_sizes", "wait_for_first_loss"]
+__all__ = ["LiveForecast", "file_versions", "wait_for_first_loss"]
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,16 @@ class LiveForecast:
         return table
 
 
-def wait_for_first_loss(path: Path, options: LogOptions, every: float) -> dict[Path, int]:
-    """Read a log every `every` seconds until it has a loss; returns its `file_sizes` by then."""
+def wait_for_first_loss(
+    path: Path, options: LogOptions, every: float
+) -> dict[Path, tuple[int, int]]:
+    """Read a log every `every` seconds until it has a loss; returns its `file_versions` by then."""
     announced = False
     while True:
         try:
-            sizes = file_sizes(path)
+            versions = file_versions(path)
             options.read(path, notes=False)
-            return sizes
+            return versions
         except NothingLoggedError as error:
             if not announced:
                 print_note(f"{error}; waiting for the first loss")
@@ -160,8 +162,8 @@ def wait_for_first_loss(path: Path, options: LogOptions, every: float) -> dict[P
             time.sleep(every)
 
 
-def file_sizes(path: Path) -> dict[Path, int]:
-    """Size in bytes of each file of a log: it has grown if they differ."""
+def file_versions(path: Path) -> dict[Path, tuple[int, int]]:
+    """Size in bytes and time of the last change in ns of each file of a log."""
     place = find_log(path) if path.is_dir() else path
-    files = place.rglob("*") if place.is_dir() else [place]
-    return {file: file.stat().st_size for file in files if file.is_file()}
+    files = [file for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
+    return {file: (stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]}

@@ -181,8 +181,18 @@ def write(path: Path | None, text: str) -> None:
     if path == STANDARD_OUTPUT:
         sys.stdout.write(text)
         sys.stdout.flush()
-    elif path is not None:
+    elif path is not None and path.exists() and not path.is_file():  # a pipe, a device
         path.write_text(text, encoding="utf-8")
+    elif path is not None:  # readers find a whole file at any moment, also once the disk is full
+        whole = path.resolve()
+        partial = whole.with_name(f".{whole.name}.{os.getpid()}")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(whole)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager

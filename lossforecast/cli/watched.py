@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lossforecast.cli.live import LiveForecast, file_sizes
+from lossforecast.cli.live import LiveForecast, file_versions
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.tables import interval80, number
 from lossforecast.display import after_start
@@ -37,7 +37,7 @@ class WatchedRun:
 
     path: Path
     name: str
-    sizes: dict[Path, int]
+    sizes: dict[Path, tuple[int, int]]
     live: LiveForecast | None = None
     problem: str = ""
     is_guess: bool = False
@@ -132,7 +132,7 @@ class Watched:
         for place in self._places:
             for path, is_guess in logs_of(place):
                 try:
-                    sizes = file_sizes(path)
+                    sizes = file_versions(path)
                 except OSError:  # it has just been moved away
                     continue
                 name = _name(path, place)

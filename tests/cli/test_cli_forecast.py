@@ -178,6 +178,43 @@ def test_a_log_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
     assert json.loads(now.read_text())["last_step"] == TOTAL
 
 
+def test_a_log_that_is_away_and_an_output_that_cannot_be_written_are_waited_for(
+    tmp_path: Path,
+) -> None:
+    whole = write_log(tmp_path / "whole.csv").read_text().splitlines(keepends=True)
+    log, now = tmp_path / "log.csv", tmp_path / "out" / "now.json"
+    log.write_text("".join(whole[:60]))
+    now.parent.mkdir()
+
+    def accidents() -> None:
+        wait_for(now.exists)
+        log.rename(tmp_path / "log.csv.1")
+        time.sleep(0.6)
+        now.rename(tmp_path / "first.json")
+        now.parent.rmdir()
+        log.write_text("".join(whole[:90]))
+        time.sleep(0.6)
+        now.parent.mkdir()
+        wait_for(now.exists)
+        now.rename(tmp_path / "second.json")
+        log.write_text("".join(whole))
+
+    writer = threading.Thread(target=accidents)
+    writer.start()
+    done = run(*follow(log, now), "--schedule", SPEC)
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert f"cannot read {log}: No such file or directory" in done.stderr
+    wrote = f"note: cannot write {now}: No such file or directory; trying again every 0.2 s\n"
+    assert done.stderr.count(wrote) == 1
+    steps = [
+        json.loads(path.read_text())["last_step"]
+        for path in (tmp_path / "first.json", tmp_path / "second.json", now)
+    ]
+    assert steps == [590, 890, TOTAL]
+    assert [path.name for path in now.parent.iterdir()] == ["now.json"]
+
+
 def test_checkpoints_of_a_run_are_followed(tmp_path: Path) -> None:
     now = tmp_path / "now.json"
 
