@@ -28,6 +28,7 @@ PACKAGES = (
     "runs",
     "prior",
     "posterior",
+    "ladder",
     "estimate",
     "display",
     "plot",

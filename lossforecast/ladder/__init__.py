@@ -1,0 +1,7 @@
+"""Forecasts of a large run from smaller runs of its family."""
+
+from lossforecast.ladder.foretold import Foretold
+from lossforecast.ladder.ladder import Ladder, LadderForecast
+from lossforecast.ladder.size_law import SizeLaw
+
+__all__ = ["Foretold", "Ladder", "LadderForecast", "SizeLaw"]
