@@ -79,6 +79,7 @@ LAZY = {
     "cli.backtest": {"rich", "typer"},
     "cli.family_tables": {"rich"},
     "cli.forecast": {"typer"},
+    "cli.ladder_tables": {"rich"},
     "cli.learn_prior": {"rich", "typer"},
     "cli.live": {"rich"},
     "cli.options": {"typer"},
