@@ -7,9 +7,10 @@ the logarithm of the loss that the smaller runs foretell,
 
 c is the error of the level at the end, a that of the reducible loss, d that of the annealing drop,
 and the walk, which is 0 at the end, the rest. All are Gaussian with mean 0 and standard deviations
-measured on recorded families, times a scale that differs between losses and families: a few values
-of it are weighted by a prior and by the likelihood of the losses. So a run that leaves its ladder
-makes the scale large, and the ladder says little about it.
+measured on recorded families, times a scale that differs between losses and families. With a small
+probability the recipe of the run is another one: then c may have any size, and the rest is larger.
+The values of the scale, with and without another recipe, are weighted by a prior and by the
+likelihood of the losses. So the ladder says little about a run that leaves it.
 """
 
 from dataclasses import dataclass, replace
@@ -24,14 +25,17 @@ from lossforecast.schedule import LRSchedule
 
 __all__ = ["SCALES", "Foretold"]
 
-SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 32.0)
-_LOG_PRIOR = np.log([0.15, 0.35, 0.25, 0.13, 0.07, 0.05])
+SCALES = (0.5, 1.0, 2.0, 4.0)
+"""Values of the scale."""
+_LOG_PRIOR = np.log([0.15, 0.4, 0.3, 0.15])
 # standard deviations of a, d and of the walk after one unit of its time, for a factor of 2 in size
 _START_STD, _DROP_STD, _WALK_STD = 0.003, 0.002, 0.0015
+# where the recipe is another one: standard deviation of c, two equally likely factors on the scale of
+# the rest, and the probability before any loss
+_OTHER_RECIPE_STD, _OTHER_RECIPE_SCALES, _PROB_OTHER_RECIPE = 0.5, (12.0, 50.0), 0.05
 _START_POWER = 0.42  # of the reducible loss
 # the start follows no ladder: standard deviation of the log loss at 5% of a run, falling as f^-2
 _EARLY_STD, _EARLY_SHARE, _EARLY_POWER = 0.02, 0.05, 2.0
-_TEMPER = 0.5  # power of the likelihood of a scale: the losses of a run err together
 _TIMING_STD = 0.004  # of a run: how far the course may be ahead, which counts where it is steep
 _NOISE_STD = 0.0005  # of a log loss, beside its own noise
 _WARMUPS = 1.5  # lengths of the warm-up that are left out
@@ -40,7 +44,9 @@ _MIN_SHARE = 0.03  # of a run, before which losses are left out
 
 @dataclass(frozen=True)
 class Foretold:
-    """The distribution of the log loss along a run, over s scales.
+    """The distribution of the log loss along a run, over s cases.
+
+    A case is one of `SCALES`, for the recipe of the ladder or for another one.
 
     Attributes:
         schedule: the plan.
@@ -51,7 +57,7 @@ class Foretold:
         start_std: standard deviation of a, (s,).
         drop_std: standard deviation of d, (s,).
         walk_std: standard deviation of the walk after one unit of time, (s,).
-        log_weight: log weight of each scale, (s,).
+        log_weight: log weight of each case, (s,).
         steps: steps of the losses that correct it, (n,).
         away: their logarithm above the course, (n,).
         variance: variance of that by their noise, (n,).
@@ -97,17 +103,22 @@ class Foretold:
             growth: by how much a, d and the walk are larger than for a factor of 2 in size.
             log_weight: log evidence for each scale, (s,).
         """
-        scale = np.array(SCALES)
+        factors = np.array([1.0, *_OTHER_RECIPE_SCALES])
+        scale = np.outer(factors, SCALES).ravel()
+        others = len(_OTHER_RECIPE_SCALES)
+        weight = _normalised(_LOG_PRIOR + log_weight)
         return cls(
             schedule=schedule,
             fractions=fractions,
             course=shape + start * _reducible(fractions),
-            end=end,
-            end_std=end_std,
+            end=np.tile(end, factors.size),
+            end_std=np.concatenate([end_std, np.full(others * end.size, _OTHER_RECIPE_STD)]),
             start_std=scale * np.hypot(growth * _START_STD, start_std),
             drop_std=scale * np.hypot(growth * _DROP_STD, start_std),
             walk_std=scale * growth * _WALK_STD,
-            log_weight=_normalised(_LOG_PRIOR + log_weight),
+            log_weight=np.add.outer(
+                np.log([1 - _PROB_OTHER_RECIPE, *[_PROB_OTHER_RECIPE / others] * others]), weight
+            ).ravel(),
             steps=np.empty(0, np.int64),
             away=np.empty(0),
             variance=np.empty(0),
@@ -128,14 +139,14 @@ class Foretold:
         variance = evidence.variance[used] / loss**2 + early**2 + timing**2 + _NOISE_STD**2
         away = np.log(loss) - self._course(steps)
         log_likelihood = []
-        for i in range(len(SCALES)):
+        for i in range(self.end.size):
             covariance = self._covariance(i, steps, steps) + np.diag(variance)
             error = away - self.end[i]
             _, log_det = np.linalg.slogdet(covariance)
             log_likelihood.append(-(error @ np.linalg.solve(covariance, error) + log_det) / 2)
         return replace(
             self,
-            log_weight=_normalised(self.log_weight + _TEMPER * np.array(log_likelihood)),
+            log_weight=_normalised(self.log_weight + np.array(log_likelihood)),
             steps=steps,
             away=away,
             variance=variance,
@@ -145,7 +156,7 @@ class Foretold:
         """Distribution of the loss at steps (k,), on the log scale: a component for each scale."""
         means, stds = [], []
         course = self._course(steps)
-        for i in range(len(SCALES)):
+        for i in range(self.end.size):
             mean = course + self.end[i]
             variance = np.diag(self._covariance(i, steps, steps)).copy()
             if self.steps.size:

@@ -27,7 +27,7 @@ _SQRT_2PI = math.sqrt(2 * math.pi)
 _TINY = 1e-300  # keeps divisions finite
 _MAX_LOG_STD = 1.2  # of the logarithm of a loss, so that moments stay sensible
 _MAX_LOG_LOSS = 650.0  # so that moments stay finite
-_COMMON_ERROR, _MUCH_WIDER = 1.5, 3.0  # of two estimates: see `Mixture.pooled`
+_COMMON_ERROR, _MUCH_WIDER = 1.5, 1.5  # of two estimates: see `Mixture.pooled`
 _STDS_BELOW = 2.0  # from the mean of a component to the bound of `below`: 97.7% lie below it
 _MIN_STD_BELOW = 0.5  # left to a component at that bound
 
@@ -184,7 +184,7 @@ class Mixture:
         With medians m, m' and half-widths s, s' of the 80% intervals, the pooled estimate is that
         of Gaussians with standard deviations k s and s',
 
-            k = 1 + 1.5 s^2 / (s^2 + (s' / 3)^2)
+            k = 1 + 1.5 s^2 / (s^2 + (s' / 1.5)^2)
 
         because the errors of two estimates of one run are partly the same, and this one is easily
         too sure; k is about 1 where the other is much wider and adds little. Every component keeps
