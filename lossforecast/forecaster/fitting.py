@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -46,7 +45,7 @@ class Background:
             beliefs = prior.for_run(past.run, past.schedule, laws)
             end = past.schedule.total_steps
             posteriors.append((fit(past.evidence, past.schedule, end, beliefs), difference_std))
-        ladder = Ladder.of(prior.past, run, partial(prior.for_run, laws=laws))
+        ladder = Ladder.of(prior.past, run, prior, laws)
         return cls(prior, laws, PastRunTransfer.of(posteriors), ladder)
 
     @property

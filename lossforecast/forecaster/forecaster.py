@@ -110,6 +110,12 @@ class Forecaster:
         return self._schedule
 
     @property
+    def n_smaller_runs(self) -> int:
+        """Number of past runs of smaller models that the forecast starts from."""
+        ladder = self._background.ladder
+        return 0 if ladder is None else ladder.n_runs
+
+    @property
     def total_steps(self) -> int:
         """Length of the planned run in optimizer steps."""
         return self._schedule.total_steps

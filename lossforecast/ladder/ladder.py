@@ -3,16 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.ladder.foretold import SCALES, Foretold
-from lossforecast.ladder.rung import BeliefsOf, Rung, rungs_of
+from lossforecast.ladder.rung import Rung, rungs_of
 from lossforecast.ladder.size_law import SizeLaw
+from lossforecast.laws import LAWS
 from lossforecast.numerics import Mixture
-from lossforecast.prior import PastRun, smaller
+from lossforecast.prior import PastRun, Prior, smaller
 from lossforecast.runs import Evidence, RunInfo
 from lossforecast.schedule import LRSchedule
 
@@ -26,6 +28,7 @@ _FALL_PER_LOG_TOKENS = (0.035, 0.012)
 _START_PER_LOG_TOKENS = (0.012, 0.008)
 _RUNG_STD, _RUNG_STD_PER_DISTANCE = 0.001, 0.005  # of the log loss that a rung foretells
 _SUDDEN_CHANGE = 0.02  # of the rate between two knots, in units of its peak
+_MAX_RUNGS = 6  # learned from in a store
 _MAX_COURSES = 8  # kept, one for each schedule asked for
 _USUAL_STEP = 0.7  # logarithm of the ratio of two sizes, a factor of 2
 
@@ -44,16 +47,29 @@ class Ladder:
     _courses: dict[LRSchedule, Foretold] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, runs: Sequence[PastRun], run: RunInfo, beliefs_of: BeliefsOf) -> Self | None:
+    def of(
+        cls,
+        runs: Sequence[PastRun],
+        run: RunInfo,
+        prior: Prior | None = None,
+        laws: tuple[str, ...] = tuple(LAWS),
+    ) -> Self | None:
         """The ladder of the smaller runs among some finished ones; None if there is none.
 
         Args:
             runs: finished runs, of which `lossforecast.prior.smaller` chooses.
             run: description of the larger run.
-            beliefs_of: the general prior of a run under a schedule.
+            prior: the general prior, by which each smaller run is fitted; by default the packaged.
+            laws: names of the laws.
         """
+        beliefs_of = partial((prior or Prior()).for_run, laws=laws)
         rungs = rungs_of(smaller(runs, run), beliefs_of)
         return cls(run, rungs) if rungs else None
+
+    def nearest(self, schedule: LRSchedule) -> list[PastRun]:
+        """The smaller runs that a plan needs: at most 8 of each of the 6 largest sizes."""
+        rungs = self.rungs[-_MAX_RUNGS:]
+        return [past for rung in rungs for past in rung.nearest(self.run, schedule)]
 
     @property
     def n_runs(self) -> int:

@@ -13,9 +13,9 @@ from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs, PastRun, is_smaller
 from lossforecast.runs import Evidence, RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["BeliefsOf", "Rung", "RungCurve", "rungs_of"]
+__all__ = ["Rung", "RungCurve", "rungs_of"]
 
-BeliefsOf = Callable[[RunInfo, LRSchedule], Beliefs]
+_BeliefsOf = Callable[[RunInfo, LRSchedule], Beliefs]
 
 _MAX_RUNS = 4  # of one size
 _PRESENT_SHARE = 0.1  # of a run without losses: its laws are anchored there
@@ -42,6 +42,20 @@ class RungCurve(NamedTuple):
     distance: float
 
 
+class _RungPlan(NamedTuple):
+    """The plan of a larger run, stretched for one size.
+
+    Attributes:
+        excess: as in `RungCurve`.
+        plan: the stretched plan.
+        distances: distances to it of the plans of the runs of this size, (n,).
+    """
+
+    excess: float
+    plan: LRSchedule
+    distances: FloatArray
+
+
 @dataclass(frozen=True)
 class Rung:
     """The runs of one size.
@@ -54,7 +68,7 @@ class Rung:
 
     n_params: float
     runs: tuple[PastRun, ...]
-    beliefs_of: BeliefsOf = field(repr=False)
+    beliefs_of: _BeliefsOf = field(repr=False)
     _posteriors: dict[str, Posterior] = field(default_factory=dict, repr=False, compare=False)
 
     def curve(self, run: RunInfo, schedule: LRSchedule, fractions: FloatArray) -> RungCurve:
@@ -69,21 +83,32 @@ class Rung:
             schedule: its plan.
             fractions: shares of the run, increasing, (m,).
         """
+        excess, plan, distances = min(
+            self._plans(run, schedule),
+            key=lambda plan: float(plan.distances.min()) + _EXCESS_WEIGHT * plan.excess,
+        )
+        log_loss = self._predicted(plan, distances, fractions)
+        nearest = float(distances.min())
+        return RungCurve(log_loss, excess, 0.0 if nearest < _SAME_PLAN else nearest)
+
+    def nearest(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
+        """The runs of this size that its `curve` may use."""
+        orders = [np.argsort(plan.distances, kind="stable") for plan in self._plans(run, schedule)]
+        return [self.runs[i] for i in dict.fromkeys(i for o in orders for i in o[:_MAX_RUNS])]
+
+    def _plans(self, run: RunInfo, schedule: LRSchedule) -> list[_RungPlan]:
+        """The plan stretched to equal tokens per parameter, and to equal tokens."""
         size = math.log((run.n_params or self.n_params) / self.n_params)
         own = [each.run.batch_size for each in self.runs if each.run.batch_size]
         batches = run.batch_size / own[0] if own and run.batch_size else 1.0
         peak = float(np.median([each.schedule.peak for each in self.runs]))
-        candidates = []
+        plans = []
         for excess in (0.0, size):
             steps = max(round(schedule.total_steps * batches * math.exp(excess - size)), 2)
             plan = _stretched(schedule, steps, peak)
             distances = np.array([_distance(each.schedule, plan) for each in self.runs])
-            cost = distances.min() + _EXCESS_WEIGHT * excess
-            candidates.append((cost, excess, plan, distances))
-        _, excess, plan, distances = min(candidates, key=lambda candidate: candidate[0])
-        log_loss = self._predicted(plan, distances, fractions)
-        nearest = float(distances.min())
-        return RungCurve(log_loss, excess, 0.0 if nearest < _SAME_PLAN else nearest)
+            plans.append(_RungPlan(excess, plan, distances))
+        return plans
 
     def _predicted(
         self, plan: LRSchedule, distances: FloatArray, fractions: FloatArray
@@ -140,7 +165,7 @@ def _distance(one: LRSchedule, other: LRSchedule) -> float:
     return abs(math.log(one.total_steps / other.total_steps)) + _SHAPE_WEIGHT * shape
 
 
-def rungs_of(runs: Sequence[PastRun], beliefs_of: BeliefsOf) -> tuple[Rung, ...]:
+def rungs_of(runs: Sequence[PastRun], beliefs_of: _BeliefsOf) -> tuple[Rung, ...]:
     """The sizes among some runs, smallest first; sizes within 20% of each other are one."""
     groups: list[list[PastRun]] = []
     for each in sorted(runs, key=lambda past: past.run.n_params or 0.0):

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
+from lossforecast.ladder import Ladder
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
@@ -270,7 +271,9 @@ class RunStore(StoreReader):
     def past(
         self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRows | None = None
     ) -> list[PastRun]:
-        """The finished runs to learn from, most similar first; damaged ones are left out.
+        """The finished runs to learn from: the most similar ones, then a ladder of smaller ones.
+
+        Damaged runs are left out.
 
         Args:
             run: description of the new run.
@@ -297,7 +300,9 @@ class RunStore(StoreReader):
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
-        return [past for past, _ in most_similar(candidates, run, schedule)]
+        alike = [past for past, _ in most_similar(candidates, run, schedule)]
+        ladder = Ladder.of(candidates, run)
+        return [*alike, *(ladder.nearest(schedule) if ladder else ())]
 
     def prior(
         self,
