@@ -29,7 +29,7 @@ SCALES = (0.5, 1.0, 2.0, 4.0)
 """Values of the scale."""
 _LOG_PRIOR = np.log([0.15, 0.4, 0.3, 0.15])
 # standard deviations of a, d and of the walk after one unit of its time, for a factor of 2 in size
-_START_STD, _DROP_STD, _WALK_STD = 0.004, 0.002, 0.002
+_START_STD, _DROP_STD, _WALK_STD = 0.006, 0.002, 0.002
 # where the recipe is another one: standard deviation of c, two equally likely factors on the scale
 # of the rest, and the probability before any loss
 _OTHER_RECIPE_STD, _OTHER_RECIPE_SCALES, _PROB_OTHER_RECIPE = 0.5, (12.0, 50.0), 0.05
