@@ -84,6 +84,7 @@ LAZY = {
     "cli.live": {"rich"},
     "cli.options": {"typer"},
     "cli.output": {"matplotlib", "rich", "typer"},
+    "cli.plan": {"rich", "typer"},
     "cli.replay": {"rich", "typer"},
     "cli.runs": {"rich", "typer"},
     "cli.score_tables": {"rich"},

@@ -2,6 +2,7 @@
 
 from lossforecast.ladder.foretold import Foretold
 from lossforecast.ladder.ladder import Ladder, LadderForecast
+from lossforecast.ladder.rung import stretched
 from lossforecast.ladder.size_law import SizeLaw
 
-__all__ = ["Foretold", "Ladder", "LadderForecast", "SizeLaw"]
+__all__ = ["Foretold", "Ladder", "LadderForecast", "SizeLaw", "stretched"]

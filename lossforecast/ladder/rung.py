@@ -13,7 +13,7 @@ from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs, PastRun, is_smaller
 from lossforecast.runs import Evidence, RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Rung", "RungCurve", "rungs_of"]
+__all__ = ["Rung", "RungCurve", "rungs_of", "stretched"]
 
 _BeliefsOf = Callable[[RunInfo, LRSchedule], Beliefs]
 
@@ -105,7 +105,7 @@ class Rung:
         plans = []
         for excess in (0.0, size):
             steps = max(round(schedule.total_steps * batches * math.exp(excess - size)), 2)
-            plan = _stretched(schedule, steps, peak)
+            plan = stretched(schedule, steps, peak)
             distances = np.array([_distance(each.schedule, plan) for each in self.runs])
             plans.append(_RungPlan(excess, plan, distances))
         return plans
@@ -143,7 +143,7 @@ class Rung:
         return self._posteriors[past.name]
 
 
-def _stretched(schedule: LRSchedule, total_steps: int, peak: float) -> LRSchedule:
+def stretched(schedule: LRSchedule, total_steps: int, peak: float) -> LRSchedule:
     """A schedule of the same shape with another length and peak."""
     knots, _ = schedule.knots
     shares = np.union1d(np.linspace(0, 1, _SAMPLES), knots / schedule.total_steps)
