@@ -157,8 +157,9 @@ def add_backtest(app: "typer.Typer") -> None:
                 others = markdown_ or by or unseen != "fold" or told != "found" or max_per_family
                 if others or (ladder and (sweep or plot)):
                     raise ConfigurationError(
-                        f"{mode} goes with --curves, --json, --jobs and --no-baselines"
-                        f"{' and --plot' if sweep else ''} only: leave the other options out"
+                        f"--markdown, --by, --unseen, --told, --max-per-family"
+                        f"{', --plot and --sweep' if ladder else ''} do not apply to "
+                        f"{mode}: leave them out"
                     )
             if ladder:
                 _backtest_ladder(curves, json_, jobs, baselines=baselines)
