@@ -15,6 +15,7 @@ from lossforecast.posterior import PastRunTransfer, Posterior, fit
 from lossforecast.prior import Gap, Prior, most_similar
 from lossforecast.runs import Evidence, History, RunInfo, gather, points
 from lossforecast.schedule import LRSchedule
+from lossforecast.status import Caveat
 
 __all__ = ["Background", "ahead_of", "known_laws"]
 
@@ -45,7 +46,8 @@ class Background:
             beliefs = prior.for_run(past.run, past.schedule, laws)
             end = past.schedule.total_steps
             posteriors.append((fit(past.evidence, past.schedule, end, beliefs), difference_std))
-        ladder = Ladder.of(prior.past, run, prior, laws)
+        rates_known = Caveat.LR_UNKNOWN not in schedule.caveats
+        ladder = Ladder.of(prior.past, run, prior, laws) if rates_known else None
         return cls(prior, laws, PastRunTransfer.of(posteriors), ladder)
 
     @property
@@ -67,7 +69,7 @@ class Background:
         prior, past_runs = self.prior, self.past_runs
         beliefs = prior.for_run(run, planned, self.laws)
         evidence = gather(history.bins(), planned, beliefs.burn_in, history.event_steps)
-        foretold = None if self.ladder is None else LadderForecast(self.ladder, evidence)
+        foretold = self._foretold(evidence)
         now = max(history.last_step, 0)
         if not self.is_blank and not len(evidence):
             now = max(round(_TRANSFER_START_SHARE * planned.total_steps), 1)
@@ -95,6 +97,16 @@ class Background:
         if losses.size:
             posterior = replace(posterior, highest_loss=float(losses.max()))
         return evidence, replace(posterior, foretold=foretold)
+
+    def _foretold(self, evidence: Evidence) -> LadderForecast | None:
+        """What the ladder foretells; nothing while an event is ahead, after which losses may jump.
+
+        Losses before an event are moved to the level of those after it.
+        """
+        latest = evidence.step[-1] if len(evidence) else 0
+        if self.ladder is None or (evidence.events > latest).any():
+            return None
+        return LadderForecast(self.ladder, evidence.without_jumps())
 
     def _level(self, planned: LRSchedule) -> float:
         """Approximate final loss, from the ladder or else from the past runs."""

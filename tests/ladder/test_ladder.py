@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.families import info_of, losses_of, past_of, plan_of, run_of
 
-from lossforecast import Forecaster, LRSchedule, Prior, Status
+from lossforecast import Caveat, Forecaster, LRSchedule, Prior, Status
 from lossforecast.ladder import Ladder
 from lossforecast.prior import PastRun
 
@@ -154,3 +154,36 @@ def test_many_runs_of_a_size_are_thinned_to_the_nearest() -> None:
     kept = ladder.nearest(plan_of(LARGE))
     assert len(kept) <= 8
     assert "8" in {past.name for past in kept}  # of equal tokens per parameter
+
+
+def test_an_event_ahead_keeps_the_forecast_wide() -> None:
+    quiet, changed = (forecaster(*SMALL, seen=0.3) for _ in range(2))
+    now = changed.history.last_step
+    changed.event(now + 1, "other data")
+    widths = [float(np.ptp(each.forecast().interval(0.8))) for each in (quiet, changed)]
+    assert widths[1] > 10 * widths[0]
+    plan, steps, losses = run_of(LARGE, seed=9)
+    later = (steps > now) & (steps < 0.6 * plan.total_steps)
+    changed.observe_many(steps[later], 1.3 * losses[later])
+    assert changed.forecast().median == pytest.approx(1.3 * final_loss(), rel=0.02)
+
+
+def test_a_plan_of_unknown_rates_has_no_ladder() -> None:
+    plan = LRSchedule.constant(40_000, 1.0).with_caveats(Caveat.LR_UNKNOWN)
+    made = Forecaster(plan, info_of(LARGE), prior=prior(*SMALL))
+    assert made.n_smaller_runs == 0
+    assert made.forecast().status is Status.NO_DATA
+
+
+@pytest.mark.parametrize("total_steps", [1, 3, 20])
+def test_tiny_plans_are_foretold_without_an_error(total_steps: int) -> None:
+    made = Forecaster(LRSchedule.constant(total_steps, 1e-3), info_of(LARGE), prior=prior(*SMALL))
+    assert np.isfinite(made.forecast().median)
+    made.observe(0, 9.0)
+    assert np.isfinite(made.forecast().median)
+
+
+def test_schedules_that_begin_or_stay_at_zero_are_foretold() -> None:
+    for rates in ([0.0] * 50, [0.0] * 25 + [1e-3] * 25):
+        made = Forecaster(LRSchedule.from_array(rates), info_of(LARGE), prior=prior(*SMALL))
+        assert np.isfinite(made.forecast().median)
