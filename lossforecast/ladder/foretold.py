@@ -152,6 +152,11 @@ class Foretold:
             variance=variance,
         )
 
+    @property
+    def prob_other_recipe(self) -> float:
+        """Probability that the recipe of the run is not that of the ladder."""
+        return float(np.exp(self.log_weight[len(SCALES) :]).sum())
+
     def at(self, steps: IntArray) -> Mixture:
         """Distribution of the loss at steps (k,), on the log scale: a component for each scale."""
         means, stds = [], []

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.ladder.departure import Departure, departure_of
 from lossforecast.ladder.foretold import SCALES, Foretold
 from lossforecast.ladder.rung import Rung, rungs_of
 from lossforecast.ladder.size_law import SizeLaw
@@ -132,6 +133,10 @@ class LadderForecast:
     def __call__(self, schedule: LRSchedule, steps: IntArray) -> Mixture:
         """Distribution of the loss at steps (m,) of a schedule, on the log scale."""
         return self.ladder.foretell(schedule).given(self.evidence).at(steps)
+
+    def departure(self, schedule: LRSchedule) -> Departure | None:
+        """How far the run is above its ladder; None if it is not, beyond a doubt of 1%."""
+        return departure_of(self.ladder.foretell(schedule), self.evidence)
 
 
 def _fractions(schedule: LRSchedule) -> FloatArray:

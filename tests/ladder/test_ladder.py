@@ -9,6 +9,7 @@ import pytest
 from support.families import info_of, losses_of, past_of, plan_of, run_of
 
 from lossforecast import Caveat, Forecaster, LRSchedule, Prior, Status
+from lossforecast.callbacks.monitor import RunMonitor
 from lossforecast.ladder import Ladder
 from lossforecast.prior import PastRun
 
@@ -187,3 +188,43 @@ def test_schedules_that_begin_or_stay_at_zero_are_foretold() -> None:
     for rates in ([0.0] * 50, [0.0] * 25 + [1e-3] * 25):
         made = Forecaster(LRSchedule.from_array(rates), info_of(LARGE), prior=prior(*SMALL))
         assert np.isfinite(made.forecast().median)
+
+
+def rising(seen: float, rise: float) -> Forecaster:
+    """A run whose loss rises against its ladder between 40 and 45% of it."""
+    plan, steps, losses = run_of(LARGE, seed=9)
+    share = steps / plan.total_steps
+    n = int(np.searchsorted(share, seen, side="right"))
+    made = Forecaster(plan, info_of(LARGE), prior=prior(*SMALL))
+    made.observe_many(steps[:n], (losses * (1 + rise * np.clip((share - 0.4) / 0.05, 0, 1)))[:n])
+    return made
+
+
+def test_a_run_that_leaves_its_ladder_is_told_soon() -> None:
+    assert rising(0.4, 0.06).forecast().departure is None
+    found = rising(0.5, 0.06).forecast()
+    assert found.departure is not None
+    assert found.departure.excess == pytest.approx(0.06, abs=0.015)
+    total = plan_of(LARGE).total_steps
+    assert 0.38 * total < found.departure.since < 0.46 * total
+    assert str(found.departure) in str(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sound_run_never_leaves_its_ladder(seed: int) -> None:
+    plan, steps, losses = run_of(LARGE, seed=seed)
+    made = Forecaster(plan, info_of(LARGE), prior=prior(*SMALL))
+    for part in np.array_split(np.arange(steps.size), 8):
+        made.observe_many(steps[part], losses[part])
+        assert made.forecast().departure is None
+
+
+def test_a_run_that_is_better_than_its_ladder_is_not_told() -> None:
+    assert rising(0.8, -0.06).forecast().departure is None
+
+
+def test_the_monitor_warns_of_a_departure_once(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = RunMonitor(rising(0.5, 0.06))
+    for _ in range(2):
+        monitor.check(20_000)
+    assert caplog.text.count("above what its smaller siblings foretold") == 1
