@@ -51,7 +51,7 @@ class Foretold:
     Attributes:
         schedule: the plan.
         fractions: shares of the run, increasing, (m,).
-        course: m(f) up to its end value, (m,).
+        course: m(f) less its value at the end, (m,).
         end: m(1), (s,).
         end_std: standard deviation of c, (s,).
         start_std: standard deviation of a, (s,).
