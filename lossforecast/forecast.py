@@ -15,6 +15,7 @@ from lossforecast.checks import number, probability, wholes
 from lossforecast.display import STATUS_WORDS, Chart, gain_words, heading
 from lossforecast.errors import ConfigurationError
 from lossforecast.estimate import AnnealGain, Curve, Estimate
+from lossforecast.ladder import Departure, LadderForecast
 from lossforecast.numerics import Mixture
 from lossforecast.plot import plot
 from lossforecast.posterior import Posterior, parameters_of
@@ -99,6 +100,17 @@ class Forecast:
             return math.nan, math.nan
         mean, std = self._mixture.moments()
         return float(mean[0]), float(std[0])
+
+    @cached_property
+    def departure(self) -> Departure | None:
+        """How far the run is above what smaller runs foretold; None if it is not, or without any.
+
+        None of 105 recorded sound runs was ever told so (`lossforecast.ladder`).
+        """
+        foretold = None if self._posterior is None else self._posterior.foretold
+        if not isinstance(foretold, LadderForecast):
+            return None
+        return foretold.departure(self.schedule)
 
     @property
     def median(self) -> float:
@@ -285,9 +297,10 @@ class Forecast:
         known = f"status {self.status}: {STATUS_WORDS[self.status]}{caveats}"
         if self._mixture is None:
             return f"nothing to forecast step {self.step:,} from: {known}"
+        departed = "" if self.departure is None else f"\n{self.departure}"
         return (
             f"at step {self.made_at:,}: {heading(self.estimate)} at step {self.step:,}\n"
-            f"{gain_words(self.anneal_gain)}\n{known}"
+            f"{gain_words(self.anneal_gain)}\n{known}{departed}"
         )
 
     def __repr__(self) -> str:

@@ -72,6 +72,7 @@ class RunMonitor:
         self.trail = Trail()
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
+        self._departed = False  # whether a warning said that the run left its ladder
 
     @property
     def target(self) -> float | None:
@@ -90,6 +91,9 @@ class RunMonitor:
             if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):
                 level = logging.WARNING
             logger.log(level, "step %d: %s", step, self.recommendation.message)
+        if self.forecast.departure is not None and not self._departed:
+            self._departed = True
+            logger.warning("step %d: the loss is %s", step, self.forecast.departure)
         if self.recorder is not None:
             self.recorder.record(step, self.forecaster, self.recommendation)
         drawn = any(getattr(sink, "reads_trail", True) for sink in self.sinks)

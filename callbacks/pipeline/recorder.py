@@ -19,7 +19,7 @@ from lossforecast.errors import ConfigurationError, StateError, StoreError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
-from lossforecast.prior import Prior
+from lossforecast.prior import Prior, is_smaller
 from lossforecast.runs import RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
 from lossforecast.signals import contained
@@ -144,15 +144,19 @@ class RunRecorder:
         if informed is None:
             return prior
         known = {row["key"]: row["name"] for row in past}
-        names = [f"{known[past.name]:.60}" for past in informed.past]
+        alike = [past for past in informed.past if not is_smaller(past.run, self.run)]
+        names = [f"{known[past.name]:.60}" for past in alike]
+        n_smaller = len(informed.past) - len(alike)
+        ladder = f"; from {n_smaller} smaller runs" if n_smaller else ""
         aim = "" if self._target is None else f"; target: the best of them, {self._target:.4g}"
         if not (self._rival.project or self._rival.dataset):
             aim = "; none of them sets a target, because RunInfo names no project or dataset"
         logger.info(
-            "recording this run in %s, project %r; past runs used for the prior: %s%s",
+            "recording this run in %s, project %r; past runs used for the prior: %s%s%s",
             store.url,
             self.run.project,
             ", ".join(names) or "none",
+            ladder,
             aim,
         )
         return informed

@@ -9,6 +9,7 @@ from lossforecast.backtest.families import (
     KindScore,
     select_per_family,
 )
+from lossforecast.backtest.ladder import LADDER_BASELINES, LadderRecord, replay_ladder
 from lossforecast.backtest.learn import Lessons, learn_prior
 from lossforecast.backtest.lookback import LookBack, Moment, Tally, look_back
 from lossforecast.backtest.plot import plot_errors
@@ -20,6 +21,7 @@ from lossforecast.backtest.sweeps import LARGE_SWEEP_RUNS, SweepScore, replay_sw
 
 __all__ = [
     "FRACTIONS",
+    "LADDER_BASELINES",
     "LARGE_SWEEP_RUNS",
     "MIN_FORECASTS_FOR_RATIO",
     "MIN_FORECASTS_PER_CELL",
@@ -31,6 +33,7 @@ __all__ = [
     "Cell",
     "FamilyScore",
     "KindScore",
+    "LadderRecord",
     "Lessons",
     "LookBack",
     "Moment",
@@ -45,6 +48,7 @@ __all__ = [
     "plot_errors",
     "plot_sweeps",
     "prior_without_fold",
+    "replay_ladder",
     "replay_sweeps",
     "select_per_family",
 ]

@@ -11,7 +11,8 @@ also read from `what`). These keys are optional:
 * `cluster`: runs that are not independent of each other, default the run alone;
 * `sweep_of`: the sweep that the run belongs to, default none;
 * `kind`: a word for runs whose scores are reported together, default the source NAME;
-* `n_params`: number of parameters of the model;
+* `n_params`: number of parameters of the model; `batch_tokens`: tokens per optimizer step;
+* `val_set`: the data that the loss is evaluated on, where there are several;
 * `steps_per_epoch`: optimizer steps in one pass over the data; null if no data is seen twice;
 * `language_model`: "causal" or "masked" if a language model of any size is trained.
 """

@@ -18,6 +18,7 @@ from lossforecast.cli.demo import add_demo
 from lossforecast.cli.forecast import add_forecast
 from lossforecast.cli.learn_prior import add_learn_prior
 from lossforecast.cli.output import EXIT_CODES, EXIT_MISUSE, print_error
+from lossforecast.cli.plan import add_plan
 from lossforecast.cli.replay import add_replay
 from lossforecast.cli.runs import add_runs
 from lossforecast.cli.schema import add_schema
@@ -72,6 +73,7 @@ def app() -> "typer.Typer":
         add_forecast,
         add_watch,
         add_what_if,
+        add_plan,
         add_runs,
         add_backtest,
         add_learn_prior,

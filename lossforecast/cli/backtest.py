@@ -19,6 +19,7 @@ from lossforecast.backtest import (
     plot_errors,
     plot_sweeps,
     prior_without_fold,
+    replay_ladder,
     replay_sweeps,
 )
 from lossforecast.cli.family_tables import (
@@ -28,6 +29,7 @@ from lossforecast.cli.family_tables import (
     kind_table,
     worse_table,
 )
+from lossforecast.cli.ladder_tables import LADDER_LEGEND, ladder_table
 from lossforecast.cli.options import CURVES_HELP, JOBS_HELP
 from lossforecast.cli.output import (
     EXIT_CODES,
@@ -137,16 +139,32 @@ def add_backtest(app: "typer.Typer") -> None:
                 "--no-baselines.",
             ),
         ] = False,
+        ladder: Annotated[
+            bool,
+            typer.Option(
+                "--ladder",
+                help="Forecast every run above the smallest size of its source and evaluation set "
+                "from all smaller ones, before its first step and on the way; --json then writes "
+                "one object per run and fraction, with the predictions of baselines by name.",
+            ),
+        ] = False,
     ) -> None:
         """Replay recorded runs and score the forecasts made on the way."""
         with errors_in_one_line():
             check_outputs({"--json": json_, "--plot": plot, "--markdown": markdown_})
-            if sweep:
-                if markdown_ or by or unseen != "fold" or told != "found" or max_per_family:
+            if sweep or ladder:
+                mode = "--sweep" if sweep else "--ladder"
+                others = markdown_ or by or unseen != "fold" or told != "found" or max_per_family
+                if others or (ladder and (sweep or plot)):
                     raise ConfigurationError(
-                        "--markdown, --by, --unseen, --told and --max-per-family do not apply to "
-                        "sweeps: leave them out with --sweep"
+                        f"--markdown, --by, --unseen, --told, --max-per-family"
+                        f"{', --plot and --sweep' if ladder else ''} do not apply to "
+                        f"{mode}: leave them out"
                     )
+            if ladder:
+                _backtest_ladder(curves, json_, jobs, baselines=baselines)
+                return
+            if sweep:
                 check_plot(plot)
                 _backtest_sweeps(curves, json_, plot, jobs, baselines=baselines)
                 return
@@ -202,6 +220,22 @@ def _backtest_sweeps(
     console = Console(stderr=STANDARD_OUTPUT in (json_, plot), highlight=False, width=PIPE_WIDTH)
     for table in sweep_tables(scores):
         console.print(table)
+
+
+def _backtest_ladder(curves: Path, json_: Path | None, jobs: int, *, baselines: bool) -> None:
+    from rich.console import Console
+
+    with progress("forecasting runs") as report:
+        records = replay_ladder(curves, jobs=jobs, baselines=baselines, progress=report)
+    if not records:
+        raise ConfigurationError(
+            f"{curves} has no run with smaller ones: runs of one source need different `n_params` "
+            "in their descriptions"
+        )
+    write_json("backtest-ladder", [record.to_json() for record in records], json_)
+    console = Console(stderr=json_ == STANDARD_OUTPUT, highlight=False, width=PIPE_WIDTH)
+    console.print(ladder_table(records))
+    console.print(LADDER_LEGEND, style="dim", markup=False, width=_NOTE_WIDTH)
 
 
 def _views(by: Sequence[str] | None) -> list[str]:

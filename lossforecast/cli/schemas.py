@@ -7,6 +7,7 @@ all commands.
 
 from typing import Any
 
+from lossforecast.backtest import LADDER_BASELINES
 from lossforecast.policies import Action, Reason
 from lossforecast.status import Caveat, Status
 
@@ -36,17 +37,22 @@ def _word(words: Any, text: str) -> dict[str, Any]:
     return {"enum": [str(word) for word in words], "description": text}
 
 
-def _object(fields: dict[str, Any], text: str) -> dict[str, Any]:
+def _object(
+    fields: dict[str, Any], text: str, optional: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {
         "type": "object",
         "description": text,
-        "properties": fields,
+        "properties": fields | (optional or {}),
         "required": list(fields),
     }
 
 
-def _list(fields: dict[str, Any], text: str) -> dict[str, Any]:
-    return {"type": "array", "description": text, "items": _object(fields, "One of them.")}
+def _list(
+    fields: dict[str, Any], text: str, optional: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    items = _object(fields, "One of them.", optional)
+    return {"type": "array", "description": text, "items": items}
 
 
 _LOG = {
@@ -200,6 +206,37 @@ _SWEEP = {
     "false_kills": _field("number", "Stopped runs that ended among the best 5%."),
     "before_decay": _field("number", "Those of them stopped before their decay began."),
 }
+_LADDER = {
+    **{name: _RECORD[name] for name in ("source", "run_id", "metric")},
+    "val_set": _field("string?", "Name of the evaluation set, if it was recorded."),
+    "n_params": _field("number", "Number of parameters of the run."),
+    "from_params": {
+        "type": "array",
+        "items": {"type": "number"},
+        "description": "The smaller sizes that it was forecast from, increasing.",
+    },
+    "from_runs": _field("integer", "Number of smaller runs."),
+    "fraction": _field("number", "Share of the planned steps seen; 0 is before the first."),
+    **{name: _RECORD[name] for name in ("truth", "median", "lower80", "upper80")},
+}
+_LADDER_BASELINES = {
+    name: _field("number?", "What this baseline said; absent with --no-baselines.")
+    for name in LADDER_BASELINES
+}
+_POINT = {name: _SUMMARY[name] for name in ("median", "lower80", "upper80")}
+_PLAN = {
+    **_SUMMARY,
+    "n_smaller_runs": _field("integer", "Number of smaller runs of its family."),
+    "course": _list({"step": _field("integer", "Step."), **_POINT}, "The loss along the run."),
+    "splits": _list(
+        {
+            "n_params": _field("number", "Number of parameters."),
+            "total_steps": _field("integer", "Steps that take the same compute."),
+            **_POINT,
+        },
+        "Final losses of other splits of the compute.",
+    ),
+}
 _PRIOR = {
     "provenance": _field("object", "What the prior was learned from."),
     "all": _field("object", "The prior learned from all runs."),
@@ -242,6 +279,10 @@ _BODIES = {
     "runs-forget": _list(_FORGOTTEN, "The runs deleted or excluded, as given."),
     "backtest": _list(_RECORD, "A forecast with its outcome for each run and fraction."),
     "backtest-sweep": _list(_SWEEP, "Scores for each rule, sweep and order of arrival."),
+    "backtest-ladder": _list(
+        _LADDER, "A forecast from smaller runs for each run and fraction.", _LADDER_BASELINES
+    ),
+    "plan": _one("plan", _PLAN, "A run that has not begun."),
     "demo": _one("demo", _DEMO, "The run of the demo."),
     "learn-prior": _one("learn-prior", _PRIOR, "The table that Prior.from_table reads."),
 }

@@ -19,7 +19,7 @@ from lossforecast.forecaster.assessment import (
     overfitting_rise,
     status_of,
 )
-from lossforecast.forecaster.fitting import ahead_of, fit_run, known_laws, transfer_from_past
+from lossforecast.forecaster.fitting import Background, ahead_of, known_laws
 from lossforecast.forecaster.hindsight import Hindsight
 from lossforecast.forecaster.replanning import possible_futures, same_future, with_rate_held
 from lossforecast.forecaster.state import SavedForecaster, damage_reported
@@ -98,7 +98,7 @@ class Forecaster:
         self._checks: list[tuple[int, Outlook]] = []  # step and outlook of the latest ones
         self._fitted: tuple[Evidence, Posterior] | None = None
         self._hindsight = Hindsight()
-        self._past_runs = transfer_from_past(self.prior, self.run, schedule, self.laws)
+        self._background = Background.of(self.prior, self.run, schedule, self.laws)
         self._effective: LRSchedule | None = None
         self._as_planned: Forecast | None = None
 
@@ -108,6 +108,12 @@ class Forecaster:
     def schedule(self) -> LRSchedule:
         """The planned learning rates."""
         return self._schedule
+
+    @property
+    def n_smaller_runs(self) -> int:
+        """Number of past runs of smaller models that the forecast starts from."""
+        ladder = self._background.ladder
+        return 0 if ladder is None else ladder.n_runs
 
     @property
     def total_steps(self) -> int:
@@ -254,7 +260,7 @@ class Forecaster:
         at = end if step is None else whole("step", step, ConfigurationError, least=0)
         if at > end:
             raise ConfigurationError(f"step {at} is after the end of the schedule ({end})")
-        if self.history.n_observed == 0 and self._past_runs is None:
+        if self.history.n_observed == 0 and self._background.is_blank:
             caveats = self._caveats(followed)
             return Forecast.without_data(at, followed, caveats, time.perf_counter() - began)
         forecast = self._forecast(at, planned, followed, began)
@@ -376,21 +382,13 @@ class Forecaster:
 
     def _fit(self, planned: LRSchedule) -> tuple[Evidence, Posterior]:
         if self._fitted is None:
-            evidence, posterior = self._fit_to(self.history, planned, self._gaps)
+            evidence, posterior = self._background.fit(self.history, planned, self.run, self._gaps)
             surprise = self._hindsight.surprise(self.history, self._schedule, self._posterior)
             self._fitted = evidence, replace(posterior, surprise=surprise)
         return self._fitted
 
     def _posterior(self, history: History, followed: LRSchedule) -> Posterior:
-        return self._fit_to(history, followed, ())[1]
-
-    def _fit_to(
-        self, history: History, followed: LRSchedule, gaps: Sequence[Gap]
-    ) -> tuple[Evidence, Posterior]:
-        laws, past = self.laws, self._past_runs
-        return fit_run(
-            history, followed, self.run, prior=self.prior, laws=laws, gaps=gaps, past_runs=past
-        )
+        return self._background.fit(history, followed, self.run, ())[1]
 
     def _effective_schedule(self) -> LRSchedule:
         """The observed learning rates where they differ from the plan, then the plan."""

@@ -4,7 +4,7 @@ The model and its symbols are those of `lossforecast.posterior.fit`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -21,12 +21,15 @@ from lossforecast.posterior.design_matrix import (
 )
 from lossforecast.posterior.loss_transform import MAX_LOG_RATIO, LossTransform
 from lossforecast.posterior.node_set import NodeSet
-from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls
+from lossforecast.posterior.unsettled import falls, or_unsettled
 from lossforecast.posterior.walk import JUMP_VARIANCE, Walk
 from lossforecast.prior import Beliefs
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Posterior"]
+__all__ = ["Foreteller", "Posterior"]
+
+Foreteller = Callable[[LRSchedule, IntArray], Mixture]
+"""Distribution of the logarithm of the loss at steps (m,) of a schedule, at m places."""
 
 _MAX_SURPRISE = 20.0  # that widens a forecast
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
@@ -70,6 +73,8 @@ class Posterior:
     """Root mean square of the errors of earlier forecasts, in their standard deviations."""
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
+    foretold: Foreteller | None = field(default=None, repr=False)
+    """Logarithm of the loss along the run as smaller runs of its family foretell it."""
 
     @property
     def prob_unsettled(self) -> float:
@@ -94,7 +99,7 @@ class Posterior:
 
         The schedule may differ from the fitted one after the present step.
         """
-        return self._loss(self._query(schedule, steps))
+        return self._pooled(self._loss(self._query(schedule, steps)), schedule, steps)
 
     def ahead(self, schedule: LRSchedule, stop: int) -> tuple[Mixture, Mixture]:
         """Distributions of the loss at a step, and of the drop that annealing brings until then.
@@ -106,7 +111,8 @@ class Posterior:
             query = self._query(schedule, np.array([self.now, stop], np.int64))
             z = self._z(query)
         at_stop = z[0][:, 1:], z[1][:, 1:]
-        return self._loss(query.last(), at_stop), self._drop(query.basis)
+        loss = self._pooled(self._loss(query.last(), at_stop), schedule, np.array([stop]))
+        return loss, self._drop(query.basis)
 
     def gains(
         self, schedule: LRSchedule, stop: int, others: Sequence[tuple[LRSchedule, int]]
@@ -272,31 +278,17 @@ class Posterior:
         return centre, float(self.weight @ (variance + (mean - centre) ** 2))
 
     def _or_unsettled(
-        self,
-        mean: FloatArray,
-        variance: FloatArray,
-        unsettled_mean: FloatArray,
-        unsettled_variance: FloatArray,
+        self, mean: FloatArray, variance: FloatArray, *unsettled: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Weights, means and variances of the nodes and of a run that follows no law yet.
+        """Weights, means and variances of the nodes and of a run that follows no law yet."""
+        share = np.where(self.nodes.offset_column < 0, self.unsettled, 0.0)
+        return or_unsettled(self.weight, share, mean, variance, *unsettled)
 
-        Nodes of past runs keep their weight.
-
-        Args:
-            mean: means of the nodes, (k, m).
-            variance: their variances, (k, m).
-            unsettled_mean: means of the components of an unsettled run, (3, m).
-            unsettled_variance: their variances, (3, m).
-        """
-        if not self.unsettled:
-            return self.weight, mean, variance
-        of_laws = self.nodes.offset_column < 0
-        settled = np.where(of_laws, (1 - self.unsettled) * self.weight, self.weight)
-        return (
-            np.concatenate([settled, self.prob_unsettled * FALL_WEIGHTS]),
-            np.concatenate([mean, unsettled_mean]),
-            np.concatenate([variance, unsettled_variance]),
-        )
+    def _pooled(self, own: Mixture, schedule: LRSchedule, steps: IntArray) -> Mixture:
+        """The loss at m steps, pooled with what smaller runs foretell."""
+        if self.foretold is None or not own.logarithmic:
+            return own
+        return own.pooled(self.foretold(schedule, steps))
 
     def _calibrated(self, mixture: Mixture) -> Mixture:
         """The mixture stretched by the scale and tail learned for this share of a run.

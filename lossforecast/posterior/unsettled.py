@@ -16,7 +16,7 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray
 
-__all__ = ["FALL_WEIGHTS", "falls", "prob_unsettled"]
+__all__ = ["FALL_WEIGHTS", "falls", "or_unsettled", "prob_unsettled"]
 
 _FALL_SCALE = 0.6
 # F is half-normal with this scale, as three Gaussians with the means and about the standard
@@ -46,6 +46,33 @@ def falls(progress: FloatArray, stepped: FloatArray) -> tuple[FloatArray, FloatA
     """
     bounded = np.minimum(progress, _MAX_PROGRESS) + _STEP_PROGRESS * stepped
     return np.outer(_MEANS, bounded), np.outer(_STDS, bounded)
+
+
+def or_unsettled(
+    weight: FloatArray,
+    unsettled: FloatArray,
+    mean: FloatArray,
+    variance: FloatArray,
+    unsettled_mean: FloatArray,
+    unsettled_variance: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weights, means and variances of k nodes and of a run that follows no law yet.
+
+    Args:
+        weight: weights of the nodes, (k,).
+        unsettled: share of each that the unsettled run takes over, (k,); all 0 adds nothing.
+        mean: means of the nodes, (k, m).
+        variance: their variances, (k, m).
+        unsettled_mean: means of the components of an unsettled run, (3, m).
+        unsettled_variance: their variances, (3, m).
+    """
+    if not unsettled.any():
+        return weight, mean, variance
+    return (
+        np.concatenate([(1 - unsettled) * weight, float(unsettled @ weight) * FALL_WEIGHTS]),
+        np.concatenate([mean, unsettled_mean]),
+        np.concatenate([variance, unsettled_variance]),
+    )
 
 
 def prob_unsettled(time: FloatArray, z: FloatArray, progress_left: float) -> float:

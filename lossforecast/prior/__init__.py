@@ -2,7 +2,14 @@
 
 from lossforecast.prior.beliefs import Beliefs, Regime
 from lossforecast.prior.drops import DropComponent, DropPrior, DropRule, drop_prior
-from lossforecast.prior.past_runs import STD_OF_EQUAL_SETUPS, PastRun, fits_budget, most_similar
+from lossforecast.prior.past_runs import (
+    STD_OF_EQUAL_SETUPS,
+    PastRun,
+    fits_budget,
+    is_smaller,
+    most_similar,
+    smaller,
+)
 from lossforecast.prior.prior import Prior, calibration_key
 from lossforecast.prior.probe_gaps import Gap, GapRule, MeasuredDrop
 
@@ -21,5 +28,7 @@ __all__ = [
     "calibration_key",
     "drop_prior",
     "fits_budget",
+    "is_smaller",
     "most_similar",
+    "smaller",
 ]

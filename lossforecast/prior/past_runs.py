@@ -13,7 +13,15 @@ from lossforecast.runs import Evidence, History, RunInfo, gather
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
-__all__ = ["STD_OF_EQUAL_SETUPS", "PastRun", "comparable", "fits_budget", "most_similar"]
+__all__ = [
+    "STD_OF_EQUAL_SETUPS",
+    "PastRun",
+    "comparable",
+    "fits_budget",
+    "is_smaller",
+    "most_similar",
+    "smaller",
+]
 
 
 _BURN_IN_SHARE = 0.1  # of a run: its start follows no law
@@ -22,6 +30,7 @@ _FINAL_POINTS = 3  # evidence points whose median is the final loss
 _DIVERGED_RATIO = 2.0  # final loss over the lowest one, or over that of the other past runs
 _BUDGET_TOLERANCE = 1.1  # times the parameters or steps of the new run
 _DUPLICATE_TOLERANCE = 1e-4  # relative difference of the losses of one run that is stored twice
+_SIZE_STEP = 1.2  # times the parameters: a smaller step is the same size
 _MAX_PAST_RUNS = 4  # more cost time and improve forecasts little
 STD_OF_EQUAL_SETUPS = (0.003, 0.003, 0.004)
 """Standard deviations between two runs of one set-up, relative to the loss: of the level, of the
@@ -183,28 +192,56 @@ def most_similar(
 ) -> list[tuple[PastRun, FloatArray]]:
     """At most four past runs to learn from, most similar first, with `expected_differences`, (3,).
 
-    Runs that diverged are left out: they say nothing about one that does not. A run that is stored
-    twice, say recorded and imported from its log, counts once.
+    Runs that diverged are left out: they say nothing about one that does not. So are `smaller`
+    ones, which form a ladder of their own. A run that is stored twice, say recorded and imported
+    from its log, counts once.
     """
     candidates = [
         (each, differences)
         for each in past
         if (differences := each.expected_differences(run, schedule)) is not None
+        and not is_smaller(each.run, run)
     ]
-    if not candidates:
-        return []
-    usual = float(np.median([each.final_loss for each, _ in candidates]))
-    highest = _DIVERGED_RATIO * usual
-    sound = [
-        (each, differences)
-        for each, differences in candidates
-        if not each.diverged and each.final_loss <= highest
-    ]
+    sound = {id(each) for each in _sound([each for each, _ in candidates])}
     kept: list[tuple[PastRun, FloatArray]] = []
-    for each, differences in sorted(sound, key=lambda pair: float(pair[1].sum())):
-        if len(kept) < _MAX_PAST_RUNS and not any(each.duplicates(other) for other, _ in kept):
+    for each, differences in sorted(candidates, key=lambda pair: float(pair[1].sum())):
+        new = len(kept) < _MAX_PAST_RUNS and not any(each.duplicates(other) for other, _ in kept)
+        if new and id(each) in sound:
             kept.append((each, differences))
     return kept
+
+
+def smaller(past: Sequence[PastRun], run: RunInfo) -> list[PastRun]:
+    """The past runs of smaller models of the same family, in their order.
+
+    They are comparable, used the same optimizer and known positive learning rates, ended at
+    positive losses and did not diverge.
+    """
+    return _sound(
+        [
+            each
+            for each in past
+            if is_smaller(each.run, run)
+            and comparable(each.run, run)
+            and each.run.optimizer_word == run.optimizer_word
+            and each.schedule.peak > 0
+            and Caveat.LR_UNKNOWN not in each.schedule.caveats
+            and each.evidence.loss.min() > 0
+        ]
+    )
+
+
+def is_smaller(one: RunInfo, other: RunInfo) -> bool:
+    """Return whether a run has clearly fewer parameters than another, as far as both are known."""
+    return bool(one.n_params and other.n_params and one.n_params * _SIZE_STEP <= other.n_params)
+
+
+def _sound(past: Sequence[PastRun]) -> list[PastRun]:
+    """The runs that did not diverge."""
+    if not past:
+        return []
+    highest = _DIVERGED_RATIO * float(np.median([each.final_loss for each in past]))
+    return [each for each in past if not each.diverged and each.final_loss <= highest]
 
 
 def _word(text: str | None) -> str:

@@ -2,13 +2,17 @@
 
 from lossforecast.store.address import address, default_path, full_address, shown, switched_on
 from lossforecast.store.engines import connect
+from lossforecast.store.plan import RunPlan, Split
+from lossforecast.store.reader import FinishedRows
 from lossforecast.store.rows import StoredRun, storable
-from lossforecast.store.run_store import BINS, FinishedRows, RunStore
+from lossforecast.store.run_store import BINS, RunStore
 
 __all__ = [
     "BINS",
     "FinishedRows",
+    "RunPlan",
     "RunStore",
+    "Split",
     "StoredRun",
     "address",
     "connect",

@@ -1,12 +1,12 @@
 """`StoreReader`: the queries of a run store."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.log import logger
-from lossforecast.runs import History
+from lossforecast.runs import History, RunInfo
 from lossforecast.signals import is_from_signal
 from lossforecast.store.database import Database
 from lossforecast.store.rows import (
@@ -21,8 +21,11 @@ from lossforecast.store.schema import WORDS
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["StoreReader"]
+__all__ = ["FinishedRows", "StoreReader"]
 
+FinishedRows = Sequence[Mapping[str, Any]]
+"""Rows of finished runs, as `RunStore.finished` reads them."""
+_MAX_CANDIDATES = 500  # newest finished runs, among which similar ones are searched
 _FILTERS = (*WORDS, "metric", "state", "name")
 
 
@@ -50,6 +53,35 @@ class StoreReader:
     def full_url(self) -> str | None:
         """URL of the database with all options; None if it holds a password."""
         return self._database.full_url
+
+    def finished(self, run: RunInfo, *, curves: bool = True) -> FinishedRows:
+        """The rows of the newest finished runs of the same metric and project or dataset.
+
+        They are read in one query, and checked by the methods that take them.
+
+        Args:
+            run: description of the new run.
+            curves: whether to read the losses too, which `past` and `prior` need.
+        """
+        import sqlalchemy as sa
+
+        columns = self._database.tables.runs.c
+        same = []
+        for name in ("project", "dataset"):
+            given = getattr(run, name)
+            if given is not None:
+                word = storable(given)
+                same += [columns[name] == word, sa.func.lower(columns[name]) == word.lower()]
+        if not same:
+            return []
+        query = (
+            self._select(*(() if curves else (columns.curve,)))
+            .where(columns.state == "finished", columns.metric == run.metric, sa.or_(*same))
+            .where(columns.excluded.is_(False))
+            .order_by(columns.started.desc())
+            .limit(_MAX_CANDIDATES)
+        )
+        return self._rows(query)
 
     def runs(self, **words: str) -> list[StoredRun]:
         """The runs, newest first; damaged ones are left out, with a warning.

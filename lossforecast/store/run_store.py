@@ -14,19 +14,22 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
+from lossforecast.ladder import Ladder
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
 from lossforecast.signals import is_from_signal
-from lossforecast.store.reader import StoreReader
+from lossforecast.store.plan import RunPlan
+from lossforecast.store.reader import FinishedRows, StoreReader
 from lossforecast.store.rows import (
     STATES,
     StoredRun,
@@ -47,9 +50,6 @@ BINS = 512
 """Largest number of bins that are stored of a curve."""
 # namespace of the keys of added runs, which are derived from their data
 _IMPORTED_RUNS = uuid.UUID("4f0d5d3c-6f0a-4d43-9a3b-0e0d8f6a2c11")
-FinishedRows = Sequence[Mapping[str, Any]]
-"""Rows of finished runs, as `RunStore.finished` reads them."""
-_MAX_CANDIDATES = 500  # newest finished runs, among which similar ones are searched
 
 
 class RunStore(StoreReader):
@@ -270,7 +270,9 @@ class RunStore(StoreReader):
     def past(
         self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRows | None = None
     ) -> list[PastRun]:
-        """The finished runs to learn from, most similar first; damaged ones are left out.
+        """The finished runs to learn from: the most similar ones, then a ladder of smaller ones.
+
+        Damaged runs are left out.
 
         Args:
             run: description of the new run.
@@ -297,7 +299,9 @@ class RunStore(StoreReader):
         if short:
             names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
             logger.info("past runs with too few losses to learn from: %s", names)
-        return [past for past, _ in most_similar(candidates, run, schedule)]
+        alike = [past for past, _ in most_similar(candidates, run, schedule)]
+        ladder = Ladder.of(candidates, run)
+        return [*alike, *(ladder.nearest(schedule) if ladder else ())]
 
     def prior(
         self,
@@ -340,34 +344,19 @@ class RunStore(StoreReader):
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
 
-    def finished(self, run: RunInfo, *, curves: bool = True) -> FinishedRows:
-        """The rows of the newest finished runs of the same metric and project or dataset.
-
-        They are read in one query, and checked by the methods that take them.
+    def plan(self, run: RunInfo, schedule: LRSchedule, prior: Prior | None = None) -> RunPlan:
+        """The forecast of a run that has not begun, and of other splits of its compute.
 
         Args:
-            run: description of the new run.
-            curves: whether to read the losses too, which `past` and `prior` need.
-        """
-        import sqlalchemy as sa
+            run: its description; its number of parameters is needed for the splits.
+            schedule: its planned schedule.
+            prior: the general prior; by default the packaged one.
 
-        columns = self._database.tables.runs.c
-        same = []
-        for name in ("project", "dataset"):
-            given = getattr(run, name)
-            if given is not None:
-                word = storable(given)
-                same += [columns[name] == word, sa.func.lower(columns[name]) == word.lower()]
-        if not same:
-            return []
-        query = (
-            self._select(*(() if curves else (columns.curve,)))
-            .where(columns.state == "finished", columns.metric == run.metric, sa.or_(*same))
-            .where(columns.excluded.is_(False))
-            .order_by(columns.started.desc())
-            .limit(_MAX_CANDIDATES)
-        )
-        return self._rows(query)
+        Raises:
+            ConfigurationError: no finished run is like it.
+        """
+        rows = self.finished(run)
+        return RunPlan.of(partial(self.prior, prior=prior, finished=rows), run, schedule)
 
     # ------------------------------------------------------------------ inside
 

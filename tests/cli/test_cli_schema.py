@@ -30,7 +30,7 @@ def test_every_command_writes_json_and_has_a_schema() -> None:
     del found["schema"]
     for name, command in found.items():
         assert "--json" in {option for each in command.params for option in each.opts}, name
-    assert set(SCHEMAS) == {*found, "backtest-sweep"}
+    assert set(SCHEMAS) == {*found, "backtest-sweep", "backtest-ladder"}
     for schema in SCHEMAS.values():
         jsonschema.Draft202012Validator.check_schema(schema)
 

@@ -175,7 +175,9 @@ def test_past_runs_of_other_peaks_are_less_sure() -> None:
         ({"project": None, "dataset": None}, False),
         ({"dataset": None}, True),  # the same project
         ({"optimizer": "sgd"}, True),
-        ({"n_params": 1e9}, True),
+        ({"n_params": 1.1e8}, True),
+        ({"n_params": 1e9}, False),  # a smaller run is a rung of a ladder
+        ({"n_params": 1e7}, True),
         ({"steps_per_epoch": 300.0}, True),
     ],
 )

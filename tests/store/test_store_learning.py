@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.families import info_of, run_of
 from support.stored_runs import INFO, LOSSES, PLAN, STEPS, filled
 
 from lossforecast import (
@@ -145,3 +146,17 @@ def test_losses_of_other_names_are_not_mixed(where: str) -> None:
     assert [run.name for run in store.prior(INFO, PLAN).past] == [plain]
     other = RunInfo(**{**vars(INFO), "monitor": "Val_Perplexity"})
     assert [run.name for run in store.prior(other, PLAN).past] == [key]
+
+
+def test_smaller_runs_of_the_project_are_a_ladder(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.db")
+    for size in (1e8, 2e8):
+        plan, steps, losses = run_of(size)
+        store.add(f"{size:g}", info_of(size), plan, steps, losses)
+    plan, _, losses = run_of(4e8)
+    prior = store.prior(info_of(4e8), plan)
+    found = Forecaster(plan, info_of(4e8), prior=prior)
+    assert found.n_smaller_runs == 2
+    assert found.forecast().median == pytest.approx(losses[-1], rel=0.01)
+    smallest = Forecaster(plan, info_of(1e8), prior=store.prior(info_of(1e8), plan))
+    assert smallest.n_smaller_runs == 0

@@ -7,6 +7,7 @@ the code) and returns the variables that the code may use without defining them.
 import csv
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossforecast import Forecaster, LRSchedule, RunInfo
+from lossforecast import Forecaster, LRSchedule, RunInfo, RunStore
+from support.families import info_of, run_of
 
 __all__ = ["SETUPS"]
 
@@ -247,6 +249,16 @@ def sweep(folder: Path) -> dict[str, Any]:
     }
 
 
+def a_ladder(home: Path) -> dict[str, Any]:
+    """A store with runs of 190M and 370M parameters."""
+    store = RunStore(home / "runs.db")
+    for n_params in (190e6, 370e6):
+        plan, steps, losses = run_of(n_params)
+        run = replace(info_of(n_params), project="my models", dataset=None)
+        store.add(f"{n_params:g}", run, plan, steps, losses)
+    return {}
+
+
 SETUPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": every_loop,
     "callbacks/README.md": every_loop,
@@ -257,6 +269,7 @@ SETUPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "examples/SKILL.md": everything,
     "lossforecast/README.md": by_hand,
     "lossforecast/backtest/README.md": log_of_a_run,
+    "lossforecast/ladder/README.md": a_ladder,
     "lossforecast/policies/README.md": held_rate,
     "lossforecast/readers/README.md": log_of_a_run,
     "lossforecast/schedule/README.md": by_hand,

@@ -1,0 +1,71 @@
+"""`RunStore.plan` and the command `plan`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command_line import run, written_by
+from support.families import info_of, losses_of, plan_of, run_of
+
+from lossforecast import ConfigurationError, RunInfo, RunStore
+
+LARGE = 4e8
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    """Two sizes with two lengths each."""
+    made = RunStore(tmp_path_factory.mktemp("store") / "runs.db")
+    for size in (1e8, 2e8):
+        for length in (0.5, 1.0):
+            plan, steps, losses = run_of(size, length=length)
+            made.add(f"{size:g} x {length:g}", info_of(size), plan, steps, losses)
+    return made
+
+
+def test_a_run_and_its_splits_are_foretold(store: RunStore) -> None:
+    schedule = plan_of(LARGE)
+    found = store.plan(info_of(LARGE), schedule)
+    end = losses_of(LARGE, schedule, [schedule.total_steps], noise=0.0)[0]
+    assert found.forecast.median == pytest.approx(end, rel=0.01)
+    assert found.n_smaller_runs == 4
+    compute = [split.n_params * split.total_steps for split in found.splits]
+    assert np.ptp(compute) < 1e-3 * compute[0]
+    sizes = [split.n_params for split in found.splits]
+    assert sizes == sorted(sizes)
+    assert LARGE in sizes
+    same = found.splits[sizes.index(LARGE)]
+    assert same.final_loss == found.forecast.median
+    assert found.best_split is not None
+    assert all(found.best_split.final_loss <= split.final_loss for split in found.splits)
+    assert all(split.final_loss.lower < split.final_loss.upper for split in found.splits)
+
+
+def test_without_a_size_there_are_no_splits(store: RunStore) -> None:
+    unknown = RunInfo("val", "adamw", "family", "language modelling", dataset="web")
+    assert store.plan(unknown, plan_of(1e8)).splits == ()
+
+
+def test_nothing_to_plan_from_is_an_error(store: RunStore) -> None:
+    with pytest.raises(ConfigurationError, match="nothing to plan from"):
+        store.plan(RunInfo("val", project="unheard of"), plan_of(1e8))
+
+
+def test_the_command_prints_and_writes_the_plan(store: RunStore, tmp_path: Path) -> None:
+    out, total = tmp_path / "plan.json", plan_of(LARGE).total_steps
+    arguments = (
+        *("--store", store.full_url, "--project", "family", "--dataset", "web"),
+        *("--n-params", int(LARGE), "--task", "language modelling", "--optimizer", "adamw"),
+        *("--schedule", f"cosine:peak=0.001,end=0.0001,warmup={total // 50}"),
+    )
+    done = run("plan", *arguments, "--total-steps", total, "--json", out)
+    assert done.returncode == 0, done.stderr
+    found = written_by("plan", out.read_text())
+    expected = store.plan(info_of(LARGE), plan_of(LARGE))
+    assert found["median"] == pytest.approx(expected.forecast.median, rel=1e-3)
+    assert found["course"][-1]["median"] == pytest.approx(found["median"], rel=1e-9)
+    assert len(found["splits"]) == len(expected.splits)
+    assert "from 4 smaller runs" in done.stdout
+    refused = run("plan", *arguments)
+    assert refused.returncode != 0
+    assert "--total-steps" in refused.stderr
