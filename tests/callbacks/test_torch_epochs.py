@@ -108,11 +108,13 @@ def test_a_network_that_memorises_random_labels_is_given_its_time() -> None:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total + 1)
     options: dict[str, Any] = {"target": 0.01, "stop": True, "sinks": [updates.append]}
     with TorchLossForecast(
-        optimizer, scheduler, total_steps=total, steps_per_epoch=32, **options
+        optimizer, scheduler, total, steps_per_epoch=32, every_n_steps=24, **options
     ) as monitor:
         for _ in range(12):
-            for batch in torch.randperm(1_024).split(32):
-                loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
+            order = torch.randperm(1_024)
+            for start in range(0, 1_024, 32):
+                batch = order[start : start + 32]
+                loss: Any = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
                 losses.append(loss.item())
                 monitor.step(loss)
                 optimizer.zero_grad()

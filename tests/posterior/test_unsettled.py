@@ -114,9 +114,7 @@ def test_the_doubt_is_about_what_comes_not_about_what_was() -> None:
     assert (curve.upper < 4.5).all()
 
 
-def test_while_data_is_memorised_a_loss_may_fall_further() -> (
-    None
-):
+def test_while_data_is_memorised_a_loss_may_fall_further() -> None:
     progress, none = np.array([0.5]), np.zeros(1)
     usual, held, annealed = (
         float(FALL_WEIGHTS @ doubt.moments(progress, none, rate_fall)[0][:, 0])
