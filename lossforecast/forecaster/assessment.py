@@ -74,6 +74,8 @@ def caveats_of(
         caveats.add(Caveat.REPEATED_DATA)
     if posterior is not None and posterior.may_memorise:
         caveats.add(Caveat.MEMORISING)
+    if posterior is not None and posterior.probe_is_stale:
+        caveats.add(Caveat.PROBE_STALE)
     if posterior is not None and posterior.surprise > _FAILED_SURPRISE:
         caveats.add(Caveat.FORECASTS_FAILED)
     if posterior is not None and posterior.waits_for_step:

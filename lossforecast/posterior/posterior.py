@@ -69,6 +69,8 @@ class Posterior:
     """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
     surprise: float = 0.0
     """Root mean square of the errors of earlier forecasts, in their standard deviations."""
+    probe_is_stale: bool = False
+    """True if the drop was measured long ago."""
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
 
