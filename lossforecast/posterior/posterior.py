@@ -29,7 +29,7 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["Posterior"]
 
 _MAX_SURPRISE = 20.0  # that widens a forecast
-_MIN_PROB_MEMORISING = 0.05
+_MIN_PROB_MEMORISING = 0.02
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
 _MAX_LOSS_RATIO = 10.0  # upper end of the 95% interval over the largest loss observed

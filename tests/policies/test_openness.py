@@ -151,6 +151,19 @@ def test_runs_that_may_memorise(changed: dict[str, Any], memorises: bool) -> Non
     assert (Caveat.MEMORISING in forecaster.forecast().caveats) is memorises
 
 
+def test_the_interval_of_a_loss_in_full_fall_reaches_further_down_if_data_is_seen_again() -> None:
+    steps = np.arange(600)
+    losses = 2.3 * np.exp(-steps / 400 + 0.02 * np.random.default_rng(0).normal(size=600))
+    once, again = (
+        Forecaster(COSINE, RunInfo("train", "sgd", steps_per_epoch=steps_per_epoch))
+        for steps_per_epoch in (None, 50)
+    )
+    for forecaster in (once, again):
+        forecaster.observe_many(steps, losses)
+    assert again.forecast().interval(0.8)[0] < once.forecast().interval(0.8)[0]
+    assert again.forecast().interval(0.95)[0] < 0.5 * once.forecast().interval(0.95)[0]
+
+
 def test_near_its_end_a_run_is_judged_again() -> None:
     """What is left of the run is too little to bring much."""
     caveats = [Caveat.MEMORISING in staircase(seen).forecast().caveats for seen in (600, 1_150)]
