@@ -44,5 +44,11 @@ class Caveat(StrEnum):
     REPEATED_DATA = "repeated_data"
     """The data will be seen again: a training loss can fall at every epoch boundary, and nothing
     seen in the first epoch tells how far."""
+    PROBE_STALE = "probe_stale"
+    """The annealing probe has measured nothing in the later half of the steps so far: its last
+    measurement is held, with a larger error."""
+    MEMORISING = "memorising"
+    """The training data is seen more than once, and the loss may fall by any factor while it is
+    memorised."""
     SCHEDULE_APPROXIMATED = "schedule_approximated"
     """The future learning rate was evaluated at some steps and interpolated between them."""

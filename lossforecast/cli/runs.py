@@ -234,12 +234,10 @@ def _history(store: RunStore, key: str) -> History:
 
 
 def _to_json(run: StoredRun) -> dict[str, Any]:
-    facts = asdict(run.run)
-    del facts["steps_per_epoch"]  # never stored
     return {
         "key": run.key,
         "name": run.name,
-        **facts,
+        **asdict(run.run),
         "state": run.state,
         "step": run.step,
         "total_steps": run.schedule.total_steps,

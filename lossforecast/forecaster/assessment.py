@@ -24,7 +24,6 @@ _START_SHARE = 0.2  # of the steps since the latest event: a minimum there is no
 _RISEN_LR_RATIO = 1.01  # of the present rate to that at the minimum of the loss
 _MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of the rise so far
 _SEEN_OF_SECOND_EPOCH = 0.1  # of an epoch, after which the fall at an epoch boundary has been seen
-_EPOCH_TOLERANCE = 0.01  # of an epoch: a plan that is not longer than that has one epoch
 
 
 def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
@@ -73,6 +72,10 @@ def caveats_of(
         caveats.add(Caveat.OVERFITTING)
     if _will_repeat_data(history, run, followed.total_steps):
         caveats.add(Caveat.REPEATED_DATA)
+    if posterior is not None and posterior.may_memorise:
+        caveats.add(Caveat.MEMORISING)
+    if posterior is not None and posterior.probe_is_stale:
+        caveats.add(Caveat.PROBE_STALE)
     if posterior is not None and posterior.surprise > _FAILED_SURPRISE:
         caveats.add(Caveat.FORECASTS_FAILED)
     if posterior is not None and posterior.waits_for_step:
@@ -89,8 +92,10 @@ def _will_repeat_data(history: History, run: RunInfo, total_steps: int) -> bool:
     an_epoch = run.steps_per_epoch
     if run.metric != "train" or an_epoch is None:
         return False
-    has_second = total_steps > (1 + _EPOCH_TOLERANCE) * an_epoch
-    return has_second and history.last_step - an_epoch < _SEEN_OF_SECOND_EPOCH * an_epoch
+    return (
+        run.epochs_in(total_steps) > 1
+        and history.last_step - an_epoch < _SEEN_OF_SECOND_EPOCH * an_epoch
+    )
 
 
 def overfitting_rise(history: History, run: RunInfo, schedule: LRSchedule) -> float:

@@ -93,6 +93,8 @@ class Background:
             rise=overfitting_rise(history, run, planned),
             past_runs=past_runs,
         )
+        if measured is not None:
+            posterior = replace(posterior, probe_is_stale=measured.is_stale)
         _, losses = points(history)
         if losses.size:
             posterior = replace(posterior, highest_loss=float(losses.max()))

@@ -10,6 +10,10 @@ _OPEN_CAVEATS = {
         "the data will be seen again, and nothing seen in the first epoch tells how far a training "
         "loss falls then"
     ),
+    Caveat.MEMORISING: (
+        "the training data is seen more than once, and the loss may fall by any factor while it is "
+        "memorised"
+    ),
     Caveat.LR_STEP_AHEAD: (
         "the learning rate will fall in steps, and what the first of them brings was not seen yet"
     ),

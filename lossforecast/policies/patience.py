@@ -42,7 +42,8 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
 
 def _is_too_early(forecast: Forecast) -> bool:
     """Return whether the rest of the run is unlike what was seen; other forecasts do not count."""
-    return forecast.status is Status.TOO_SHORT or Caveat.REPEATED_DATA in forecast.caveats
+    repeated = {Caveat.REPEATED_DATA, Caveat.MEMORISING} & set(forecast.caveats)
+    return forecast.status is Status.TOO_SHORT or bool(repeated)
 
 
 def _policy(situation: Situation, max_steps: int, delta: float) -> Recommendation | None:

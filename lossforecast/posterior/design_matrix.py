@@ -32,6 +32,7 @@ _DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the
 _MIN_SHARE_ARRIVED = 0.01  # of the drop, in the denominator of a drop scale
 _MIN_DROP_SCALE = 0.3
 _MAX_DROP_SCALE = 1 / _MIN_DROP_SCALE
+_STEP_LAG = 0.05  # of the run
 _TINY = 1e-300  # keeps divisions finite
 
 
@@ -77,7 +78,10 @@ class QueryPoints:
     jumps: IntArray
     """Number of events up to each point, (m,)."""
     stepped: FloatArray
-    """By how much the logarithm of the rate has fallen in steps up to each point, (m,)."""
+    """By how much the logarithm of the rate had fallen in steps a twentieth of the run before each
+    point, (m,): a step takes about that long to bring what it brings."""
+    rate: FloatArray
+    """Learning rate at each point over the peak of the plan, (m,)."""
 
     @classmethod
     def at(
@@ -108,8 +112,21 @@ class QueryPoints:
             terms=terms,
             offsets=np.empty((steps.size, 0)) if past_runs is None else past_runs(schedule, steps),
             jumps=np.searchsorted(events, steps, side="right"),
-            stepped=schedule.stepped(steps),
+            stepped=schedule.stepped(steps - round(_STEP_LAG * plan.total_steps)),
+            rate=schedule.lr(np.maximum(steps, 1)) / (plan.peak or 1.0),
         )
+
+    def progress_to(self, terms: FloatArray) -> FloatArray:
+        """``log(S1 / S1(now))`` at m clock terms, (m,), at least 0; now is the first point."""
+        # a plan of rate 0 has clock terms of 0, infinitely far from those of any other
+        ratios = np.maximum([self.terms[0, 0], *terms[0]], np.finfo(float).tiny)
+        progress: FloatArray = np.maximum(np.log(ratios[0]) - np.log(ratios[1:]), 0.0)
+        return progress
+
+    @property
+    def rate_fall(self) -> float:
+        """By how much the rate is lower at the last point than at the first, at least 0."""
+        return max(float(self.rate[0] - self.rate[-1]), 0.0)
 
     def last(self, n: int = 1) -> "QueryPoints":
         """The last n points alone."""
@@ -119,6 +136,7 @@ class QueryPoints:
             offsets=self.offsets[-n:],
             jumps=self.jumps[-n:],
             stepped=self.stepped[-n:],
+            rate=self.rate[-n:],
         )
 
 

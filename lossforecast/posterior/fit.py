@@ -55,7 +55,7 @@ from lossforecast.posterior.node_set import NodeSet
 from lossforecast.posterior.posterior import Posterior
 from lossforecast.posterior.transfer import DIFFERENCE_SCALES, PastRunTransfer
 from lossforecast.posterior.transfer_nodes import nodes_at_scale, with_past_runs
-from lossforecast.posterior.unsettled import prob_unsettled
+from lossforecast.posterior.unsettled import doubt_about
 from lossforecast.posterior.walk import Walk, walks_of
 from lossforecast.prior import Beliefs, DropPrior, MeasuredDrop, Regime, drop_prior
 from lossforecast.runs import Evidence
@@ -371,11 +371,11 @@ def _youth(schedule: LRSchedule, now: int) -> float:
 
 def _prob_unsettled(problem: _Problem, evidence: Evidence, now: int) -> float:
     """Probability that the run follows no law yet; 0 where the prior excludes it."""
-    if not problem.beliefs.may_be_unsettled:
+    doubt, query = doubt_about(problem.beliefs), problem.query
+    if doubt is None:
         return 0.0
-    present, end = np.maximum(problem.query.terms[0], _TINY)
-    time, progress_left = evidence.step / max(now, 1), float(np.log(present / end))
-    return prob_unsettled(time, problem.continued, progress_left)
+    time, left = evidence.step / max(now, 1), float(query.progress_to(query.terms)[-1])
+    return doubt.probability(time, problem.continued, left, query.rate_fall)
 
 
 def _fall(evidence: Evidence, transform: LossTransform) -> float:

@@ -21,7 +21,7 @@ from lossforecast.posterior.design_matrix import (
 )
 from lossforecast.posterior.loss_transform import MAX_LOG_RATIO, LossTransform
 from lossforecast.posterior.node_set import NodeSet
-from lossforecast.posterior.unsettled import falls, or_unsettled
+from lossforecast.posterior.unsettled import doubt_about, falls, or_unsettled
 from lossforecast.posterior.walk import JUMP_VARIANCE, Walk
 from lossforecast.prior import Beliefs
 from lossforecast.schedule import LRSchedule
@@ -32,6 +32,7 @@ Foreteller = Callable[[LRSchedule, IntArray], Mixture]
 """Distribution of the logarithm of the loss at steps (m,) of a schedule, at m places."""
 
 _MAX_SURPRISE = 20.0  # that widens a forecast
+_MIN_PROB_MEMORISING = 0.02
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
 _MAX_LOSS_RATIO = 10.0  # upper end of the 95% interval over the largest loss observed
@@ -71,6 +72,8 @@ class Posterior:
     """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
     surprise: float = 0.0
     """Root mean square of the errors of earlier forecasts, in their standard deviations."""
+    probe_is_stale: bool = False
+    """True if the drop was measured long ago."""
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
     foretold: Foreteller | None = field(default=None, repr=False)
@@ -86,6 +89,11 @@ class Posterior:
         """True before the first step of a step decay, for runs whose drop no rule tells."""
         now, end = self.now_and_end.stepped
         return self.beliefs.may_be_unsettled and now == 0 and end > 0
+
+    @property
+    def may_memorise(self) -> bool:
+        """True while a training loss over data that is seen again may still fall by any factor."""
+        return self.beliefs.repeats_data and self.prob_unsettled > _MIN_PROB_MEMORISING
 
     @property
     def n_columns(self) -> int:
@@ -248,22 +256,12 @@ class Posterior:
         at the present slope. Before a loss follows a law, it may stall and then fall faster than
         other losses that began alike.
         """
-        fall: FloatArray = self.youth * self.slope * self._progress(terms)
+        fall: FloatArray = self.youth * self.slope * self.now_and_end.progress_to(terms)
         return np.minimum(fall, _MAX_START_STD)
 
     def _falls(self, *queries: QueryPoints) -> tuple[FloatArray, FloatArray]:
         """Means and standard deviations of the falls of a run that follows no law yet, (3, m)."""
-        terms = np.hstack([query.terms for query in queries])
-        stepped = np.concatenate([query.stepped for query in queries])
-        has_stepped = self.now_and_end.stepped[0] > 0
-        return falls(self._progress(terms), np.where(has_stepped, 0.0, stepped))
-
-    def _progress(self, terms: FloatArray) -> FloatArray:
-        """``log(S1 / S1(now))`` at m points, (m,), at least 0."""
-        # a plan of rate 0 has clock terms of 0, infinitely far from those of any other
-        ratios = np.maximum([self.now_and_end.terms[0, 0], *terms[0]], np.finfo(float).tiny)
-        progress: FloatArray = np.maximum(np.log(ratios[0]) - np.log(ratios[1:]), 0.0)
-        return progress
+        return falls(doubt_about(self.beliefs), self.now_and_end, queries)
 
     @cached_property
     def _z_now_and_end(self) -> tuple[FloatArray, FloatArray]:

@@ -60,6 +60,8 @@ class Beliefs:
     """Power of the evidence that decides between the regimes."""
     may_be_unsettled: bool
     """True if the run may follow no law yet; large language models follow one from their start."""
+    repeats_data: bool
+    """True for a training loss that may fall while data seen before is memorised."""
     calibration: Calibration
     """Scale and tail of the intervals by the share of the run seen."""
     transfer_calibration: tuple[float, float]

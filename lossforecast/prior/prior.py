@@ -33,6 +33,9 @@ _PROB_OTHER_DROP_WITH_RULE = 0.03
 _PROB_OTHER_DROP = {"train": 0.1, "val": 0.35}
 _OTHER_DROP = DropComponent(1.0, 0.2, 0.8)  # in training losses, whose noise shows nothing
 _ALPHA_GRID = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
+# of large language models: so often, data seen again is about as good as new data (Muennighoff et
+# al. 2023, arXiv:2305.16264)
+_FRESH_EPOCHS = 4.0
 _MIN_DECAY_SHARE = 1e-3  # of a run
 _BURN_IN_SHARE = {"train": 0.12, "val": 0.2}  # noisy losses need more of a run to show their slope
 _WINDOW_SHARE = {"train": 0.02, "val": 0.0}
@@ -165,6 +168,8 @@ class Prior:
             ),
             temper=self.temper,
             may_be_unsettled=not is_large,
+            repeats_data=run.metric == "train"
+            and run.epochs_in(schedule.total_steps) > (_FRESH_EPOCHS if is_large else 1.0),
             calibration=self.calibration.get(calibration_key(run.kind, run.metric), NO_CALIBRATION),
             transfer_calibration=_TRANSFER_OF_LANGUAGE if is_large else _TRANSFER_OF_OTHERS,
             burn_in=_BURN_IN_SHARE[run.metric],

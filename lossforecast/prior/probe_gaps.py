@@ -32,7 +32,7 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["Gap", "GapRule", "MeasuredDrop", "Trend"]
 
 
-_MIN_GAP_STEP_SHARE = 0.5  # of the steps so far: earlier gaps are not used
+_MIN_GAP_STEP_SHARE = 0.5  # of the step of the latest gap: earlier ones are not used
 _MIN_STEPS_IN_HORIZONS = 6  # before that many, the average still contains the initial weights
 _MIN_RATE_SHARE = 0.3  # of the peak: at a lower rate a gap says little about a full anneal
 _REFERENCE_HORIZON_SHARE = 0.25  # of the decay: the average over it comes closest to annealing
@@ -70,11 +70,13 @@ class MeasuredDrop(NamedTuple):
         mean: mean of the drop, in units of the loss.
         std: its standard deviation.
         level: the loss at the end of the run without the drop.
+        is_stale: True if no gap was measured in the later half of the steps so far.
     """
 
     mean: float
     std: float
     level: float
+    is_stale: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,10 @@ class GapRule:
     ) -> MeasuredDrop | None:
         """Predict the drop of the planned decay; None if no gap is of use.
 
+        The gaps from half of the step t of the latest one on are used. If that was measured in the
+        earlier half of the n steps so far, the spread of the ratio grows by a factor of
+        ``1 + log(n / (2 t))``.
+
         Args:
             gaps: the measurements so far.
             schedule: learning rate of every step, past and planned. If it has no decay, one over
@@ -189,6 +195,9 @@ class GapRule:
         used = [gap for gap in gaps if _is_informative(gap, schedule, now)]
         if not used:
             return None
+        latest = max(gap.step for gap in used)
+        age = max(math.log(_MIN_GAP_STEP_SHARE * max(now, 1) / latest), 0.0)
+        used = [gap for gap in used if gap.step >= _MIN_GAP_STEP_SHARE * latest]
         decay_share, _ = full_anneal(decaying(schedule))
         decay = max(decay_share * schedule.total_steps, 1.0)
         begin = max(schedule.total_steps - decay, 1.0)
@@ -205,9 +214,9 @@ class GapRule:
             resolution=resolution or _MIN_STD,
         )
         ratio = self.ratio * (decay / (_REFERENCE_DECAY_SHARE * begin)) ** self.decay_power
-        std = ratio * math.hypot(error, self.spread * gap)
+        std = ratio * math.hypot(error, self.spread * (1 + age) * gap)
         level = trend.loss_at(float(schedule.s1(schedule.total_steps)))
-        return MeasuredDrop(ratio * max(gap, 0.0), max(std, _MIN_STD), level)
+        return MeasuredDrop(ratio * max(gap, 0.0), max(std, _MIN_STD), level, is_stale=age > 0)
 
     def _reference_gap(
         self,
@@ -291,14 +300,10 @@ class GapRule:
 
 
 def _is_informative(gap: Gap, schedule: LRSchedule, now: int) -> bool:
-    """Return whether a gap is recent, late enough for its horizon, and measured near the peak."""
+    """Return whether a gap is late enough for its horizon, and measured near the peak."""
     if schedule.peak == 0:
         return False
-    first_step = max(
-        _MIN_GAP_STEP_SHARE * now,
-        schedule.warmup_steps + gap.horizon,
-        _MIN_STEPS_IN_HORIZONS * gap.horizon,
-    )
+    first_step = max(schedule.warmup_steps + gap.horizon, _MIN_STEPS_IN_HORIZONS * gap.horizon)
     if not max(first_step, 1) <= gap.step <= now:
         return False
     return float(schedule.lr(gap.step)) >= _MIN_RATE_SHARE * schedule.peak

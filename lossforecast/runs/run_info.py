@@ -13,6 +13,7 @@ _PLAIN_LOSS = re.compile("(train|training|val|valid|validation|eval)?loss(step|e
 _LANGUAGE_WORDS = {"language", "lm", "llm", "pretraining"}  # in the name of a task
 _MASKED_WORDS = {"masked", "mlm"}  # such losses stay on a plateau first
 _TUNING_WORDS = {"fine", "finetune", "finetuning", "tuning", "sft", "rlhf", "dpo"}
+_EPOCH_TOLERANCE = 0.01  # of an epoch: a run that is not longer than that has one epoch
 _MAX_SMALL_PARAMS = 1e7  # the smallest recorded large language model has 2.5e7
 
 
@@ -87,6 +88,11 @@ class RunInfo:
         if self.n_params is not None and self.n_params <= _MAX_SMALL_PARAMS:
             return RunKind.SMALL_MODEL
         return RunKind.LARGE_LANGUAGE_MODEL if self.is_language_model else RunKind.OTHER
+
+    def epochs_in(self, total_steps: int) -> float:
+        """Passes over the training data in some steps; 1 if there are hardly more, or unknown."""
+        epochs = total_steps / self.steps_per_epoch if self.steps_per_epoch else 1.0
+        return epochs if epochs > 1 + _EPOCH_TOLERANCE else min(epochs, 1.0)
 
     @property
     def optimizer_word(self) -> str:

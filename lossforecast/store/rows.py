@@ -37,7 +37,7 @@ class StoredRun:
     Attributes:
         key: its identity, 32 hexadecimal digits.
         name: its name for people.
-        run: its description, without `steps_per_epoch`, which is not stored.
+        run: its description; runs of earlier versions have no `steps_per_epoch`.
         schedule: the learning rate of every step, past and planned.
         state: "running", "finished" (to its planned end), "stopped" (before it) or "failed".
         step: last observed step, -1 before the first.

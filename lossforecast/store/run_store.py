@@ -223,7 +223,7 @@ class RunStore(StoreReader):
         history = History()
         history.observe_many(steps, losses, lrs)
         facts = asdict(run)
-        del facts["steps_per_epoch"]  # it is not stored, and runs added by earlier versions lack it
+        del facts["steps_per_epoch"]  # runs added by earlier versions lack it, and are the same
         identity = as_json([str(name), facts, schedule.to_dict(), history.state_dict()])
         key = uuid.uuid5(_IMPORTED_RUNS, identity).hex
         stored = self._cells(key, "state")

@@ -24,7 +24,7 @@ __all__ = [
 
 WORDS = ("project", "task", "model", "dataset", "optimizer", "monitor")
 """Attributes of `RunInfo` that are words; each has a column of its own."""
-NUMBERS = ("n_params", "batch_size")
+NUMBERS = ("n_params", "batch_size", "steps_per_epoch")
 """Attributes of `RunInfo` that are numbers; each has a column of its own."""
 _MIGRATION_LOCK = 7_264_310_881  # PostgreSQL advisory lock held while the schema is migrated
 
@@ -110,7 +110,18 @@ def _add_median(connection: "sa.Connection") -> None:
     )
 
 
-MIGRATIONS: list[Callable[["sa.Connection"], None]] = [_add_owner, _add_median]
+def _add_steps_per_epoch(connection: "sa.Connection") -> None:
+    """Migrate to version 4: the steps of an epoch, null in the rows of earlier versions."""
+    connection.exec_driver_sql(
+        "ALTER TABLE lossforecast_runs ADD COLUMN steps_per_epoch DOUBLE PRECISION"
+    )
+
+
+MIGRATIONS: list[Callable[["sa.Connection"], None]] = [
+    _add_owner,
+    _add_median,
+    _add_steps_per_epoch,
+]
 """Migrations from each version, beginning with 1, to the next; append only."""
 
 

@@ -91,6 +91,44 @@ def test_a_state_of_an_earlier_version_has_no_epochs() -> None:
             assert monitor.forecaster.run.steps_per_epoch == expected
 
 
+def test_a_network_that_memorises_random_labels_is_given_its_time() -> None:
+    """Its loss stays near chance for long, and then falls by two orders of magnitude."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(1_024, 1, 16, 16), torch.randint(0, 10, (1_024,))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(512, 10),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total, updates, losses = 12 * 32, list[Update](), list[float]()
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total + 1)
+    options: dict[str, Any] = {"target": 0.01, "stop": True, "sinks": [updates.append]}
+    with TorchLossForecast(
+        optimizer, scheduler, total, steps_per_epoch=32, every_n_steps=24, **options
+    ) as monitor:
+        for _ in range(12):
+            order = torch.randperm(1_024)
+            for start in range(0, 1_024, 32):
+                batch = order[start : start + 32]
+                loss: Any = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
+                losses.append(loss.item())
+                monitor.step(loss)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+    young = [update for update in updates if update.step < total / 2]
+    assert sum(losses[total // 2 - 10 : total // 2]) / 10 > 20 * losses[-1]
+    assert young
+    for update in young:
+        assert update.recommendation.action is Action.ABSTAIN
+        assert update.step < 35 or Caveat.MEMORISING in update.forecast.caveats
+
+
 def test_a_fabric_loop() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     model = torch.nn.Linear(4, 1)

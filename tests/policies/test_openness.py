@@ -1,6 +1,7 @@
 """While the data is still to be seen again, nobody can promise where a training loss ends."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_the_caveat_holds_until_a_tenth_of_the_second_epoch_was_seen(
 ) -> None:
     forecast = staircase(seen, **changed).forecast()
     assert (Caveat.REPEATED_DATA in forecast.caveats) is warned
-    assert is_open(forecast) is (warned or forecast.status is Status.TOO_SHORT)
+    memorises = Caveat.MEMORISING in forecast.caveats
+    assert is_open(forecast) is (warned or memorises or forecast.status is Status.TOO_SHORT)
 
 
 def test_a_what_if_that_ends_with_the_first_epoch_repeats_no_data() -> None:
@@ -119,8 +121,58 @@ def test_no_policy_acts_in_the_first_epoch(name: str) -> None:
     assert found.expected is not None
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_no_policy_acts_while_data_is_memorised(name: str) -> None:
+    """The loss stands still since the second epoch began, and yet it will fall."""
+    make, plan, _ = POLICIES[name]
+    forecaster = staircase(600, plan)
+    forecaster.recommend(1e-3, make())
+    forecaster.observe(601, 0.72)
+    found = forecaster.recommend(1e-3, make(), [Outlook.ended(1e-4, "adamw")] * 2)
+    assert found.action is Action.ABSTAIN
+    assert "the training data is seen more than once" in found.message
+
+
+@pytest.mark.parametrize(
+    ("changed", "memorises"),
+    [
+        ({}, True),
+        ({"metric": "val"}, False),
+        ({"steps_per_epoch": None}, False),
+        ({"steps_per_epoch": TOTAL}, False),
+        ({"task": "language modelling"}, False),
+        ({"task": "language modelling", "steps_per_epoch": TOTAL / 5}, True),
+        ({"task": "language modelling", "steps_per_epoch": TOTAL / 5, "n_params": 1e6}, True),
+    ],
+)
+def test_runs_that_may_memorise(changed: dict[str, Any], memorises: bool) -> None:
+    forecaster = staircase(600)
+    forecaster.run = replace(forecaster.run, **changed)
+    assert (Caveat.MEMORISING in forecaster.forecast().caveats) is memorises
+
+
+def test_the_interval_of_a_loss_in_full_fall_reaches_further_down_if_data_is_seen_again() -> None:
+    steps = np.arange(600)
+    losses = 2.3 * np.exp(-steps / 400 + 0.02 * np.random.default_rng(0).normal(size=600))
+    once, again = (
+        Forecaster(COSINE, RunInfo("train", "sgd", steps_per_epoch=steps_per_epoch))
+        for steps_per_epoch in (None, 50)
+    )
+    for forecaster in (once, again):
+        forecaster.observe_many(steps, losses)
+    assert again.forecast().interval(0.8)[0] < once.forecast().interval(0.8)[0]
+    assert again.forecast().interval(0.95)[0] < 0.5 * once.forecast().interval(0.95)[0]
+
+
+def test_near_its_end_a_run_is_judged_again() -> None:
+    """What is left of the run is too little to bring much."""
+    caveats = [Caveat.MEMORISING in staircase(seen).forecast().caveats for seen in (600, 1_150)]
+    assert caveats == [True, False]
+
+
 def test_checks_of_the_first_epoch_do_not_count_afterwards() -> None:
     forecaster, actions = staircase(432), []
+    forecaster.run = replace(forecaster.run, task="language modelling")
     for step in range(432, 444, 2):
         forecaster.observe(step, 0.72)
         actions.append(forecaster.recommend(1e-4, target_miss(checks=2)).action)

@@ -10,7 +10,7 @@ from lossforecast import Caveat, Forecaster, LRSchedule, Prior, RunInfo, Status
 from lossforecast.laws import LAWS
 from lossforecast.policies import is_open
 from lossforecast.posterior import Posterior, fit
-from lossforecast.posterior.unsettled import FALL_WEIGHTS, falls, prob_unsettled
+from lossforecast.posterior.unsettled import FALL_WEIGHTS, MEMORISING, SETTLING
 from lossforecast.runs import gather
 
 TOTAL = 4_000
@@ -41,27 +41,30 @@ def first_fall(seen: int, begins: int = 800) -> np.ndarray:
 
 def test_a_loss_that_accelerates_is_more_likely_unsettled() -> None:
     slowing, steady, faster = (
-        prob_unsettled(TIME, z, progress_left=2.0) for z in (1 / TIME, -np.log(TIME), -(TIME**3))
+        SETTLING.probability(TIME, z, progress_left=2.0, rate_fall=0.0)
+        for z in (1 / TIME, -np.log(TIME), -(TIME**3))
     )
     assert slowing < steady < faster
     assert faster > 0.5
 
 
 def test_a_flat_loss_and_one_with_few_points_may_be_unsettled() -> None:
-    flat = prob_unsettled(TIME, np.zeros(TIME.size), progress_left=2.0)
+    flat = SETTLING.probability(TIME, np.zeros(TIME.size), 2.0, 0.0)
     assert 0.1 < flat < 0.3
-    assert prob_unsettled(np.array([1.0]), np.array([0.0]), progress_left=2.0) == flat
+    assert SETTLING.probability(np.array([1.0]), np.array([0.0]), 2.0, 0.0) == flat
 
 
 def test_the_doubt_fades_as_the_run_ends() -> None:
-    left = [prob_unsettled(TIME, -(TIME**3), progress) for progress in (2.0, 0.5, 0.1, 0.0)]
+    left = [
+        SETTLING.probability(TIME, -(TIME**3), progress, 0.0) for progress in (2.0, 0.5, 0.1, 0.0)
+    ]
     assert left == sorted(left, reverse=True)
     assert left[-1] == 0.0
 
 
 def test_falls_are_of_any_size_and_in_proportion_to_the_progress() -> None:
     assert FALL_WEIGHTS.sum() == pytest.approx(1.0)
-    mean, std = falls(np.array([0.0, 1.0, 2.0]), np.zeros(3))
+    mean, std = SETTLING.moments(np.array([0.0, 1.0, 2.0]), np.zeros(3), np.zeros(3))
     assert (mean[:, 0] == 0).all()
     assert mean[:, 2] == pytest.approx(2 * mean[:, 1])
     assert std[:, 2] == pytest.approx(2 * std[:, 1])
@@ -111,9 +114,27 @@ def test_the_doubt_is_about_what_comes_not_about_what_was() -> None:
     assert (curve.upper < 4.5).all()
 
 
+def test_while_data_is_memorised_a_loss_may_fall_further() -> None:
+    progress, none = np.array([0.5]), np.zeros(1)
+    usual, held, annealed = (
+        float(FALL_WEIGHTS @ doubt.moments(progress, none, rate_fall)[0][:, 0])
+        for doubt, rate_fall in ((SETTLING, none), (MEMORISING, none), (MEMORISING, none + 1))
+    )
+    assert 1.5 * usual < held
+    assert 2 * held < annealed
+
+
+def test_a_loss_in_full_fall_may_be_memorising() -> None:
+    flat, falling = (MEMORISING.probability(TIME, z, 2.0, 0.0) for z in (0 * TIME, -2 * TIME))
+    assert 0 < flat < falling
+    at_end = [MEMORISING.probability(TIME, -2 * TIME, 0.0, decay) for decay in (1.0, 0.1, 0.0)]
+    assert at_end == sorted(at_end, reverse=True)
+    assert at_end[-1] == 0
+
+
 def test_a_young_run_is_not_forecast_to_vanish() -> None:
     """However much progress is left, a fall has bounds."""
-    mean, std = falls(np.array([2.5, 20.0]), np.zeros(2))
+    mean, std = SETTLING.moments(np.array([2.5, 20.0]), np.zeros(2), np.zeros(2))
     np.testing.assert_array_equal(mean[:, 0], mean[:, 1])
     np.testing.assert_array_equal(std[:, 0], std[:, 1])
 
@@ -152,8 +173,8 @@ def test_a_smooth_decay_has_no_steps(plan: LRSchedule) -> None:
     assert (plan.stepped(steps) == 0).all()
 
 
-@pytest.mark.parametrize(("seen", "counts"), [(1_000, True), (1_600, False)])
-def test_until_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
+@pytest.mark.parametrize(("seen", "counts"), [(1_000, True), (1_450, True), (1_600, False)])
+def test_until_the_effect_of_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
     seen: int, counts: bool
 ) -> None:
     watch = Forecaster(staircase(), RunInfo("train", "sgd"))
@@ -163,7 +184,9 @@ def test_until_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
     assert posterior is not None
     end = posterior.now_and_end.last()
     mean, _ = posterior._falls(end)
-    without, _ = falls(posterior._progress(end.terms), np.zeros(1))
+    without, _ = SETTLING.moments(
+        posterior.now_and_end.progress_to(end.terms), np.zeros(1), np.zeros(1)
+    )
     assert (mean > 1.5 * without).all() == counts
     assert (mean == without).all() != counts
 
@@ -171,7 +194,7 @@ def test_until_a_step_of_the_rate_was_seen_a_loss_may_fall_further_there(
 def test_no_policy_acts_before_the_first_step_of_the_rate() -> None:
     found = {}
     for task in ("image classification", "language modelling"):
-        for seen in (1_000, 1_600):
+        for seen in (1_000, 1_450, 1_600):
             watch = Forecaster(staircase(), RunInfo("train", "sgd", task=task))
             steps = np.arange(seen)
             watch.observe_many(steps, 2 + 3 * (steps + 5.0) ** -0.5)
@@ -180,7 +203,9 @@ def test_no_policy_acts_before_the_first_step_of_the_rate() -> None:
             assert found[task, seen] <= is_open(forecast)
     assert found == {
         ("image classification", 1_000): True,
+        ("image classification", 1_450): True,
         ("image classification", 1_600): False,
         ("language modelling", 1_000): False,
+        ("language modelling", 1_450): False,
         ("language modelling", 1_600): False,
     }

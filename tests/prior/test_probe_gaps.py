@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossforecast import Forecaster, LRSchedule, RunInfo
+from lossforecast import Caveat, Forecaster, LRSchedule, RunInfo
 from lossforecast.prior.drops import DropComponent, drop_prior
 from lossforecast.prior.prior import Prior
 from lossforecast.prior.probe_gaps import Gap, GapRule, Trend
@@ -113,13 +113,25 @@ def test_what_a_short_decay_brings_is_less() -> None:
         [],
         [Gap(400, 0.1, 0.01, 50)],  # in the warm-up
         [Gap(9_000, 0.1, 0.01, 50)],  # to come
-        [Gap(2_000, 0.1, 0.01, 50)],  # long ago
         [Gap(5_000, 0.1, 0.01, 2_000)],  # an average that has hardly forgotten its beginning
         [Gap(0, 0.1, 0.01, 50)],  # before the first step, which has no rate
     ],
 )
 def test_gaps_that_tell_nothing(gaps: list[Gap]) -> None:
     assert drop_of(gaps) is None
+
+
+def test_a_measurement_is_held_and_grows_stale() -> None:
+    gaps = [gap for gap in measured(0.1) if gap.step <= 2_000]
+    latest = max(gap.step for gap in gaps)
+    found = [drop_of(gaps, now=now) for now in (latest, 2 * latest, 2 * latest + 1, 8_000)]
+    assert [each.is_stale for each in found] == [False, False, True, True]
+    spread = [each.std / each.mean for each in found]
+    assert spread[1] == pytest.approx(spread[2], rel=0.01)
+    assert spread[3] > 1.2 * spread[2]
+    assert found[3].mean == pytest.approx(found[2].mean, rel=0.2)
+    fresh = [*gaps, *(gap for gap in measured(0.1) if gap.step > 7_000)]
+    assert not drop_of(fresh).is_stale
 
 
 def test_a_rate_of_0_tells_nothing() -> None:
@@ -174,6 +186,17 @@ def half_way(prior: Prior | None = None) -> Forecaster:
     seen = STEPS[STEPS <= 5_000]
     forecaster.observe_many(seen, held(seen) + 0.004 * RNG.normal(size=seen.size))
     return forecaster
+
+
+def test_a_stale_measurement_is_used_with_a_caveat() -> None:
+    forecaster = half_way()
+    for each in measured(0.2, until=2_000):
+        forecaster.observe_gap(*each)
+    found = forecaster.forecast()
+    assert (found.anneal_gain.source, Caveat.PROBE_STALE in found.caveats) == ("probe", True)
+    for each in measured(0.2, until=4_000):
+        forecaster.observe_gap(*each)
+    assert Caveat.PROBE_STALE not in forecaster.forecast().caveats
 
 
 def test_the_probe_decides_where_the_prior_does_not_know() -> None:

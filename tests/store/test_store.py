@@ -34,11 +34,11 @@ def test_a_run_comes_back_as_it_was(where: str) -> None:
 
 
 def test_a_run_is_the_same_with_epochs_and_without(where: str) -> None:
-    """The length of an epoch is not stored, and runs were added before it was known."""
+    """Runs were added before the length of an epoch was known."""
     store, key = filled(where)
     same, again = filled(where, steps_per_epoch=39.0)
     assert again == key
-    assert [run.run for run in same.runs()] == [INFO]
+    assert [run.run for run in same.runs()] == [INFO]  # as it was added first
     assert store.past(replace(INFO, steps_per_epoch=39.0), PLAN)[0].name == key
 
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_an_older_store_is_brought_up_to_date(where: str, monkeypatch: pytest.Mo
         RunStore(where)
 
 
-@pytest.mark.parametrize("made_by", ["store-1.sql", "store-2.sql"])
+@pytest.mark.parametrize("made_by", ["store-1.sql", "store-2.sql", "store-3.sql"])
 def test_a_store_of_an_earlier_version_becomes_what_a_new_one_is(where: str, made_by: str) -> None:
     """Made by the statements of that version, which never change."""
     engine = sa.create_engine(where if "://" in where else f"sqlite:///{where}")
@@ -63,8 +64,10 @@ def test_a_store_of_an_earlier_version_becomes_what_a_new_one_is(where: str, mad
             found = {column["name"] for column in inspector.get_columns(table.name)}
             assert found == {column.name for column in table.columns}
         version = connection.execute(sa.select(Tables.make().version)).scalar_one()
-    assert version == 3
-    key = store.begin("second", INFO, PLAN, owner="me")
+    assert version == 4
+    assert run.run.steps_per_epoch is None
+    key = store.begin("second", replace(INFO, steps_per_epoch=12.5), PLAN, owner="me")
+    assert store.run(key).run.steps_per_epoch == 12.5
     watch = Forecaster(PLAN, INFO)
     watch.observe_many(range(100), [3.0 - 0.01 * t for t in range(100)])
     store.save(key, watch.history, PLAN, [watch.forecast()], owner="me")

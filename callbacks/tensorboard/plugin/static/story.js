@@ -45,6 +45,7 @@ function endOf(run) {
   if (forecast.status === "too_short") return `might end at ${where}, too early to tell`;
   if (forecast.status === "misfit") return `might end at ${where}, no loss law fits it`;
   if (forecast.caveats.includes("forecasts_failed")) return `might end at ${where}, but earlier forecasts were far off`;
+  if (forecast.caveats.includes("memorising")) return `might end at ${where}, or far below if it memorises its data`;
   return `will end at ${where}`;
 }
 

@@ -63,6 +63,8 @@ const CAVEATS = {
   lr_rises_ahead: "The learning rate rises again, and forecasts beyond that are poor",
   lr_step_ahead: "The learning rate will fall in steps, and what the first of them brings was not seen yet",
   forecasts_failed: "Earlier forecasts of this run were far off what came: this one is wide",
+  memorising: "The training data is seen more than once, and the loss may fall by any factor while it is memorised",
+  probe_stale: "The annealing probe has measured nothing for long: its last measurement is held, with a larger error",
   repeated_data: "The data will be seen again: a training loss can fall at every epoch boundary, and nothing seen in the first epoch tells how far",
   schedule_approximated: "The planned learning rates are approximated",
 };
