@@ -147,6 +147,7 @@ _STORED = {
     "model": _field("string?", "Name of the architecture."),
     "dataset": _field("string?", "Name of the training data."),
     "n_params": _field("number?", "Number of parameters."),
+    "steps_per_epoch": _LOG["steps_per_epoch"],
     "batch_size": _field("number?", "Samples or tokens per optimizer step."),
     "monitor": _field("string?", "Name of the loss in the logs."),
     "state": _word(["running", "finished", "stopped", "failed"], "State of the run."),

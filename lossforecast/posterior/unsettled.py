@@ -135,8 +135,8 @@ MEMORISING = Doubt(
     max_progress=1.5,
     rate_progress=0.75,
     fading_progress=0.7,
-    probabilities=(0.05, 0.1, 0.4),
-    by_latest_fall=((0.05, 0.1, 0.4), (0.05, 0.15, 0.4)),
+    probabilities=(0.02, 0.06, 0.3),
+    by_latest_fall=((0.1, 0.2, 0.5), (0.02, 0.1, 0.4)),
 )
 """The doubt about a training loss over data that is seen again."""
 
