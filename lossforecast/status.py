@@ -48,7 +48,7 @@ class Caveat(StrEnum):
     """The annealing probe has measured nothing in the later half of the steps so far: its last
     measurement is held, with a larger error."""
     MEMORISING = "memorising"
-    """The training data is seen more than once, and the loss may fall by any factor while it is
-    memorised."""
+    """The training data is seen more than once and the loss falls fast: it may fall by any factor
+    while data is memorised."""
     SCHEDULE_APPROXIMATED = "schedule_approximated"
     """The future learning rate was evaluated at some steps and interpolated between them."""

@@ -32,7 +32,7 @@ Foreteller = Callable[[LRSchedule, IntArray], Mixture]
 """Distribution of the logarithm of the loss at steps (m,) of a schedule, at m places."""
 
 _MAX_SURPRISE = 20.0  # that widens a forecast
-_MIN_PROB_MEMORISING = 0.008  # it fades from 0.02 or more as the run ends
+_MIN_PROB_MEMORISING = 0.03  # of a run that falls fast or faster; others have 0.02
 _MAX_START_STD = 0.5  # as z: a wider forecast would carry no information
 _VARIANCE_FLOOR = 1e-18
 _MAX_LOSS_RATIO = 10.0  # upper end of the 95% interval over the largest loss observed
