@@ -238,6 +238,32 @@ _PLAN = {
         "Final losses of other splits of the compute.",
     ),
 }
+_SIDE = {
+    "name": _field("string", "Key or name of the run as stored, or path of its log."),
+    "finished": _field("boolean", "Whether it has ended; else its loss is forecast."),
+    **_POINT,
+    "repeats": {
+        "type": "array",
+        "items": {"type": "number"},
+        "description": "Outcomes of finished runs of the same recipe.",
+    },
+}
+_COMPARISON = {
+    "first": _object(_SIDE, "Run A and its final loss."),
+    "second": _object(_SIDE, "Run B and its final loss."),
+    "same_recipe": _field("boolean", "Whether nothing that is recorded sets the two apart."),
+    "median": _field("number", "Loss of the recipe of A over that of B, less 1."),
+    **_INTERVALS,
+    "prob_first_better": _field("number", "Probability that the recipe of A ends lower, 0 to 1."),
+    "differ": _field("boolean", "Whether the 95% interval of the difference excludes 0."),
+    "spread": _field("number", "Standard deviation of repeats, relative to the loss."),
+    "spread_dof": _field("number", "Degrees of freedom of that: how well it is known."),
+    "spread_runs": _field("integer", "Repeats that it was learned from; 0 if it is packaged."),
+    "spread_recipes": _field("integer", "Number of recipes of these repeats."),
+    "seeds_to_tell": _field(
+        "integer?", "Runs of each recipe that would tell this difference; null if over 1,000."
+    ),
+}
 _PRIOR = {
     "provenance": _field("object", "What the prior was learned from."),
     "all": _field("object", "The prior learned from all runs."),
@@ -284,6 +310,7 @@ _BODIES = {
         _LADDER, "A forecast from smaller runs for each run and fraction.", _LADDER_BASELINES
     ),
     "plan": _one("plan", _PLAN, "A run that has not begun."),
+    "compare": _one("compare", _COMPARISON, "Two runs beside the noise of repeats."),
     "demo": _one("demo", _DEMO, "The run of the demo."),
     "learn-prior": _one("learn-prior", _PRIOR, "The table that Prior.from_table reads."),
 }

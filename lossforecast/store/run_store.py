@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from lossforecast.comparison import ComparedRun, Comparison
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
 from lossforecast.ladder import Ladder
@@ -357,6 +358,18 @@ class RunStore(StoreReader):
         """
         rows = self.finished(run)
         return RunPlan.of(partial(self.prior, prior=prior, finished=rows), run, schedule)
+
+    def compare(self, first: str | ComparedRun, second: str | ComparedRun) -> Comparison:
+        """Whether two runs, by key or name, differ by more than the noise of seeds and evaluation.
+
+        Finished runs of their project or dataset with equal records are repeats and tell the noise.
+
+        Raises:
+            StoreError, ConfigurationError: there is no such run, or they cannot be compared.
+        """
+        one, other = (self.compared(x) if isinstance(x, str) else x for x in (first, second))
+        past = {x.key: x for run in (one, other) for x in self.finished_runs(run.run)}
+        return Comparison.of(one, other, past.values(), self.prior)
 
     # ------------------------------------------------------------------ inside
 
