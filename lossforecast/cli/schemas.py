@@ -55,6 +55,10 @@ def _list(
     return {"type": "array", "description": text, "items": items}
 
 
+def _optional(fields: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"anyOf": [_object(fields, text), {"type": "null"}], "description": text}
+
+
 _LOG = {
     "log": _field("string", "Path of the log."),
     "format": _field("string", "Format of the log."),
@@ -225,6 +229,16 @@ _LADDER_BASELINES = {
     for name in LADDER_BASELINES
 }
 _POINT = {name: _SUMMARY[name] for name in ("median", "lower80", "upper80")}
+_OPTIMUM = {
+    **_POINT,
+    "exponents": _list(
+        {"condition": _field("string", "Setting that the optimum depends on."), **_POINT},
+        "Exponents of the power law of the optimum.",
+    ),
+    "cost_of_factor_2": _object(_POINT, "Rise of the loss, as a share, at twice or half of it."),
+    "n_sweeps": _field("integer", "Number of sweeps it was learned from."),
+    "n_runs": _field("integer", "Number of their runs."),
+}
 _PLAN = {
     **_SUMMARY,
     "n_smaller_runs": _field("integer", "Number of smaller runs of its family."),
@@ -237,6 +251,8 @@ _PLAN = {
         },
         "Final losses of other splits of the compute.",
     ),
+    "best_peak": _optional(_OPTIMUM, "The best peak learning rate; null without sweeps."),
+    "best_batch": _optional(_OPTIMUM, "The best batch size; null without sweeps of it."),
 }
 _SIDE = {
     "name": _field("string", "Key or name of the run as stored, or path of its log."),

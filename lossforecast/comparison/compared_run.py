@@ -3,25 +3,22 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
-from lossforecast.arrays import FloatArray
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
 from lossforecast.runs import History, RunInfo, at_end, gather, observed, points
-from lossforecast.schedule import LRSchedule
+from lossforecast.schedule import LRSchedule, shape_difference
 
 __all__ = ["ComparedRun", "PriorOf", "grouped"]
 
 PriorOf = Callable[[RunInfo, LRSchedule], Prior | None]
 """The prior of a run under a schedule; None for the packaged one."""
 
-_N_RATES = 64  # at which two schedules are compared
-_RATE_TOLERANCE = 0.002  # of the highest rate: logged rates are interpolated
+_RATE_TOLERANCE = 0.002  # of the peak: logged rates are interpolated
 _DUPLICATE_TOLERANCE = 1e-4  # relative difference of the losses of one run that is stored twice
 
 
@@ -50,12 +47,6 @@ class ComparedRun:
         """True if the outcome is known."""
         return math.isfinite(self.outcome)
 
-    @cached_property
-    def _rates(self) -> FloatArray:
-        """Learning rates at steps evenly spaced over the run, without its very start."""
-        total = self.schedule.total_steps
-        return self.schedule.lr(np.linspace(total / _N_RATES, total, _N_RATES).astype(np.int64))
-
     def repeats(self, other: "ComparedRun") -> bool:
         """True if nothing that is recorded sets the recipes apart.
 
@@ -63,9 +54,13 @@ class ComparedRun:
         learning rates differ by less than 0.2% of the peak.
         """
         one, two = (replace(run.run, steps_per_epoch=None) for run in (self, other))
-        same = one == two and self.schedule.total_steps == other.schedule.total_steps
-        allowed = _RATE_TOLERANCE * float(self._rates.max())
-        return same and bool(np.all(np.abs(self._rates - other._rates) <= allowed))
+        mine, its = self.schedule, other.schedule
+        return bool(
+            one == two
+            and mine.total_steps == its.total_steps
+            and abs(mine.peak - its.peak) <= _RATE_TOLERANCE * its.peak
+            and shape_difference(mine, its) <= _RATE_TOLERANCE
+        )
 
     def duplicates(self, other: "ComparedRun") -> bool:
         """True if both are the same run, stored twice, or one of the same seed run again."""

@@ -5,6 +5,7 @@ from lossforecast.prior.drops import DropComponent, DropPrior, DropRule, drop_pr
 from lossforecast.prior.past_runs import (
     STD_OF_EQUAL_SETUPS,
     PastRun,
+    comparable,
     fits_budget,
     in_same_units,
     is_smaller,
@@ -27,6 +28,7 @@ __all__ = [
     "Prior",
     "Regime",
     "calibration_key",
+    "comparable",
     "drop_prior",
     "fits_budget",
     "in_same_units",
