@@ -11,6 +11,7 @@ from lossforecast.cli.output import (
     check_outputs,
     console,
     errors_in_one_line,
+    print_note,
     write_json,
 )
 from lossforecast.cli.tables import empty_table, number, percent
@@ -66,6 +67,12 @@ def add_plan(app: "typer.Typer") -> None:
                 out.print(_splits(plan))
             if plan.best_peak or plan.best_batch:
                 out.print(_optima(plan, options))
+            for name, optimum in (("rate", plan.best_peak), ("batch", plan.best_batch)):
+                if optimum is not None and not optimum.n_bracketed:
+                    print_note(
+                        f"in every sweep the lowest or highest {name} is the best: the optimum "
+                        "lies beyond what was tried, and is a guess"
+                    )
 
 
 def _plan(options: LogOptions) -> RunPlan:
@@ -121,6 +128,7 @@ def _optimum(optimum: Optimum | None) -> dict[str, Any] | None:
         ],
         "cost_of_factor_2": _estimate(cost),
         "n_sweeps": optimum.n_sweeps,
+        "n_bracketed": optimum.n_bracketed,
         "n_runs": optimum.n_runs,
     }
 

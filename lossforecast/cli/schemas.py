@@ -237,6 +237,7 @@ _OPTIMUM = {
     ),
     "cost_of_factor_2": _object(_POINT, "Rise of the loss, as a share, at twice or half of it."),
     "n_sweeps": _field("integer", "Number of sweeps it was learned from."),
+    "n_bracketed": _field("integer", "Number of them whose best setting is not at an end."),
     "n_runs": _field("integer", "Number of their runs."),
 }
 _PLAN = {

@@ -57,6 +57,8 @@ class Optimum:
         cost_of_factor_2: how much higher the loss ends, as a share of it, where the setting is
             twice or half the best one.
         n_sweeps: number of sweeps.
+        n_bracketed: number of them whose best setting is neither the lowest nor the highest. Where
+            it is 0, the optimum lies beyond what was tried, and `best` is a guess how far.
         n_runs: number of their runs.
     """
 
@@ -64,6 +66,7 @@ class Optimum:
     exponents: Mapping[str, Estimate]
     cost_of_factor_2: Estimate
     n_sweeps: int
+    n_bracketed: int
     n_runs: int
 
     @classmethod
@@ -105,6 +108,7 @@ class Optimum:
             },
             cost_of_factor_2=_weighted(np.expm1(costs), weight),
             n_sweeps=len(sweeps),
+            n_bracketed=sum(map(_is_bracketed, sweeps)),
             n_runs=tried.size,
         )
 
@@ -144,6 +148,11 @@ def _slope(bend: float, sweep: Sweep) -> tuple[float, float, float]:
     spread = float(precision @ x**2)
     slope = float(precision @ (x * bent)) / spread
     return slope, 1 / spread, float(precision @ (bent - slope * x) ** 2)
+
+
+def _is_bracketed(sweep: Sweep) -> bool:
+    best = sweep.settings[np.argmin(sweep.losses)]
+    return bool(sweep.settings.min() < best < sweep.settings.max())
 
 
 def _weighted(values: FloatArray, weight: FloatArray) -> Estimate:

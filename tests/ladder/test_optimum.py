@@ -1,5 +1,6 @@
 """The best peak rate and batch size, from sweeps: `Optimum`, `best_peak`, `best_batch`."""
 
+import json
 import math
 from collections import defaultdict
 from itertools import pairwise
@@ -13,6 +14,7 @@ from lossforecast.backtest import load_curves
 from lossforecast.ladder import FinalLoss, best_batch, best_peak
 from lossforecast.runs import outcome_of_curve
 
+OWN_SWEEPS = Path(__file__).parents[1] / "benchmarks" / "results" / "rate_sweeps.json"
 BEND = 0.012
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 STEPS = 1_000
@@ -48,7 +50,7 @@ def test_the_law_of_the_best_rate_is_found() -> None:
     assert found.exponents["n_params"] == pytest.approx(-0.4, abs=0.1)
     assert found.exponents["tokens"] == pytest.approx(-0.1, abs=0.1)
     assert found.cost_of_factor_2 == pytest.approx(math.expm1(BEND * math.log(2) ** 2), rel=0.1)
-    assert (found.n_sweeps, found.n_runs) == (4, 16)
+    assert (found.n_sweeps, found.n_bracketed, found.n_runs) == (4, 4, 16)
 
 
 def test_intervals_hold_the_truth_as_often_as_stated() -> None:
@@ -95,6 +97,29 @@ def test_a_single_sweep_leaves_the_exponents_to_the_prior() -> None:
 def test_without_a_sweep_there_is_no_advice(finals: list[FinalLoss]) -> None:
     assert best_peak(finals, info(1e8), LRSchedule.cosine(STEPS, 1e-3)) is None
     assert best_batch(finals, info(1e8, 64), LRSchedule.cosine(STEPS, 1e-3)) is None
+
+
+def test_an_optimum_beyond_the_rates_tried_is_said_to_be_a_guess() -> None:
+    finals = [run for size in (1e6, 3e6) for run in rate_sweep(size, shift=2.0)]
+    found = best_peak(finals, info(1e7), LRSchedule.cosine(STEPS, 1e-3))
+    assert found is not None
+    assert (found.n_sweeps, found.n_bracketed) == (2, 0)
+    assert found.best.upper / found.best.lower > 2
+
+
+def test_on_our_own_sweeps_the_advised_rate_costs_little_at_the_largest_of_four_sizes() -> None:
+    """Measured by `tests/benchmarks/rate_advice.py`: 0.06% against the best rate of the grid."""
+    *smaller, largest = json.loads(OWN_SWEEPS.read_text())
+    rates = [1e-3 * 2.0**i for i in range(len(largest["losses"]))]
+    finals = [
+        FinalLoss(info(size["n_params"]), LRSchedule.cosine(500, rate, warmup=25), loss)
+        for size in smaller
+        for rate, loss in zip(rates, size["losses"], strict=True)
+    ]
+    found = best_peak(finals, info(largest["n_params"]), LRSchedule.cosine(500, 1e-3, warmup=25))
+    assert found is not None
+    at = np.interp(np.log(found.best), np.log(rates), largest["losses"])
+    assert at < 1.003 * min(largest["losses"])
 
 
 def test_the_best_batch_grows_with_the_data_seen() -> None:

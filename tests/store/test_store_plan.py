@@ -74,6 +74,21 @@ def test_sweeps_in_the_store_tell_the_best_rate(store: RunStore, tmp_path: Path)
     assert "2 (8 runs)" in shown
 
 
+def test_an_optimum_beyond_the_rates_tried_is_noted(tmp_path: Path) -> None:
+    made = RunStore(tmp_path / "runs.db")
+    plan, steps, losses = run_of(1e8)
+    for factor in (0.25, 0.5, 1.0):
+        scaled = plan.scaled_from(0, factor)
+        made.add(f"{factor}", info_of(1e8), scaled, steps, losses * (1.02 - 0.02 * factor))
+    done = run(
+        *("plan", "--store", made.full_url, "--project", "family", "--dataset", "web"),
+        *("--n-params", int(1e8), "--task", "language modelling", "--optimizer", "adamw"),
+        *("--schedule", "cosine:peak=0.001", "--total-steps", plan.total_steps),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the optimum lies beyond what was tried" in done.stderr
+
+
 def test_nothing_to_plan_from_is_an_error(store: RunStore) -> None:
     with pytest.raises(ConfigurationError, match="nothing to plan from"):
         store.plan(RunInfo("val", project="unheard of"), plan_of(1e8))
