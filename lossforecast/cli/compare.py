@@ -20,6 +20,7 @@ from lossforecast.cli.output import (
 )
 from lossforecast.cli.tables import details_table, escaped, number, percent, print_line
 from lossforecast.comparison import MAX_SEEDS, ComparedRun, Comparison, Contender
+from lossforecast.errors import ConfigurationError
 from lossforecast.runs import outcome_of
 from lossforecast.store import RunStore
 
@@ -67,6 +68,10 @@ def _run(word: str, options: LogOptions, store: RunStore | None) -> ComparedRun:
     path = Path(word)
     if store is not None and not path.exists():
         return store.compared(word)
+    if not path.exists():
+        raise ConfigurationError(
+            f"there is no log {word:.80}; give --store to compare runs of a store"
+        )
     log = options.read(path)
     plan = options.plan(log)
     end = outcome_of(log.history, plan.total_steps, log.steps_taken)

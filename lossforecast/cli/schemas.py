@@ -256,7 +256,7 @@ _PLAN = {
     "best_batch": _optional(_OPTIMUM, "The best batch size; null without sweeps of it."),
 }
 _SIDE = {
-    "name": _field("string", "Key or name of the run as stored, or path of its log."),
+    "name": _field("string", "Name of the run as stored, or path of its log."),
     "finished": _field("boolean", "Whether it has ended; else its loss is forecast."),
     **_POINT,
     "repeats": {

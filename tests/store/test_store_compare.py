@@ -122,7 +122,7 @@ def test_the_command_compares_logs(tmp_path: Path, store: RunStore) -> None:
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, store: RunStore) -> None:
     for arguments, message in (
-        (("low 0", "high 0"), "low 0"),
+        (("low 0", "high 0"), "there is no log low 0; give --store"),
         (("low 0", "nothing", "--store", store.full_url), "has no run 'nothing'"),
         ((write_log(tmp_path / "a.csv"), "low 0", "--metric", "fun"), "must be train or val"),
     ):
