@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from lossforecast.cli.backtest import add_backtest
+from lossforecast.cli.compare import add_compare
 from lossforecast.cli.demo import add_demo
 from lossforecast.cli.forecast import add_forecast
 from lossforecast.cli.learn_prior import add_learn_prior
@@ -74,6 +75,7 @@ def app() -> "typer.Typer":
         add_watch,
         add_what_if,
         add_plan,
+        add_compare,
         add_runs,
         add_backtest,
         add_learn_prior,

@@ -1,5 +1,6 @@
 """The command `plan`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +11,13 @@ from lossforecast.cli.output import (
     check_outputs,
     console,
     errors_in_one_line,
+    print_note,
     write_json,
 )
-from lossforecast.cli.tables import empty_table, number
+from lossforecast.cli.tables import empty_table, number, percent
 from lossforecast.errors import ConfigurationError
+from lossforecast.estimate import Estimate
+from lossforecast.ladder import Optimum
 from lossforecast.schedule import schedule_from_text
 from lossforecast.store import RunPlan, RunStore
 
@@ -61,6 +65,14 @@ def add_plan(app: "typer.Typer") -> None:
             out.print(_course(plan))
             if plan.splits:
                 out.print(_splits(plan))
+            if plan.best_peak or plan.best_batch:
+                out.print(_optima(plan, options))
+            for name, optimum in (("rate", plan.best_peak), ("batch", plan.best_batch)):
+                if optimum is not None and not optimum.n_bracketed:
+                    print_note(
+                        f"in every sweep the lowest or highest {name} is the best: the optimum "
+                        "lies beyond what was tried, and is a guess"
+                    )
 
 
 def _plan(options: LogOptions) -> RunPlan:
@@ -100,7 +112,29 @@ def _to_json(plan: RunPlan) -> dict[str, Any]:
             }
             for split in plan.splits
         ],
+        "best_peak": _optimum(plan.best_peak),
+        "best_batch": _optimum(plan.best_batch),
     }
+
+
+def _optimum(optimum: Optimum | None) -> dict[str, Any] | None:
+    if optimum is None:
+        return None
+    cost = optimum.cost_of_factor_2
+    return {
+        **_estimate(optimum.best),
+        "exponents": [
+            {"condition": name, **_estimate(value)} for name, value in optimum.exponents.items()
+        ],
+        "cost_of_factor_2": _estimate(cost),
+        "n_sweeps": optimum.n_sweeps,
+        "n_bracketed": optimum.n_bracketed,
+        "n_runs": optimum.n_runs,
+    }
+
+
+def _estimate(value: Estimate) -> dict[str, float]:
+    return {"median": float(value), "lower80": value.lower, "upper80": value.upper}
 
 
 def _course(plan: RunPlan) -> "Table":
@@ -127,3 +161,31 @@ def _splits(plan: RunPlan) -> "Table":
             f"{number(loss.lower)} to {number(loss.upper)}",
         )
     return table
+
+
+def _optima(plan: RunPlan, options: LogOptions) -> "Table":
+    """Best peak rate and batch size; parameters are N, tokens or samples D."""
+    found = {
+        "peak rate": (plan.best_peak, plan.forecast.schedule.peak),
+        "batch size": (plan.best_batch, options.batch_size),
+    }
+    columns = [
+        [
+            _with_interval(optimum.best, number),
+            number(planned),
+            f"{_with_interval(optimum.cost_of_factor_2, percent)}%",
+            *(_with_interval(optimum.exponents[name], number) for name in ("n_params", "tokens")),
+            f"{optimum.n_sweeps} ({optimum.n_runs} runs)",
+        ]
+        for optimum, planned in found.values()
+        if optimum is not None
+    ]
+    names = ["best", "planned", "costs if 2x off", "exponent of N", "exponent of D", "sweeps"]
+    table = empty_table("from sweeps", "", [name for name, (one, _) in found.items() if one])
+    for row in zip(names, *columns, strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _with_interval(value: Estimate, text: Callable[[float], str]) -> str:
+    return f"{text(value)} ({text(value.lower)} to {text(value.upper)})"

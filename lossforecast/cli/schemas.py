@@ -55,6 +55,10 @@ def _list(
     return {"type": "array", "description": text, "items": items}
 
 
+def _optional(fields: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"anyOf": [_object(fields, text), {"type": "null"}], "description": text}
+
+
 _LOG = {
     "log": _field("string", "Path of the log."),
     "format": _field("string", "Format of the log."),
@@ -225,6 +229,17 @@ _LADDER_BASELINES = {
     for name in LADDER_BASELINES
 }
 _POINT = {name: _SUMMARY[name] for name in ("median", "lower80", "upper80")}
+_OPTIMUM = {
+    **_POINT,
+    "exponents": _list(
+        {"condition": _field("string", "Setting that the optimum depends on."), **_POINT},
+        "Exponents of the power law of the optimum.",
+    ),
+    "cost_of_factor_2": _object(_POINT, "Rise of the loss, as a share, at twice or half of it."),
+    "n_sweeps": _field("integer", "Number of sweeps it was learned from."),
+    "n_bracketed": _field("integer", "Number of them whose best setting is not at an end."),
+    "n_runs": _field("integer", "Number of their runs."),
+}
 _PLAN = {
     **_SUMMARY,
     "n_smaller_runs": _field("integer", "Number of smaller runs of its family."),
@@ -236,6 +251,34 @@ _PLAN = {
             **_POINT,
         },
         "Final losses of other splits of the compute.",
+    ),
+    "best_peak": _optional(_OPTIMUM, "The best peak learning rate; null without sweeps."),
+    "best_batch": _optional(_OPTIMUM, "The best batch size; null without sweeps of it."),
+}
+_SIDE = {
+    "name": _field("string", "Name of the run as stored, or path of its log."),
+    "finished": _field("boolean", "Whether it has ended; else its loss is forecast."),
+    **_POINT,
+    "repeats": {
+        "type": "array",
+        "items": {"type": "number"},
+        "description": "Outcomes of finished runs of the same recipe.",
+    },
+}
+_COMPARISON = {
+    "first": _object(_SIDE, "Run A and its final loss."),
+    "second": _object(_SIDE, "Run B and its final loss."),
+    "same_recipe": _field("boolean", "Whether nothing that is recorded sets the two apart."),
+    "median": _field("number", "Loss of the recipe of A over that of B, less 1."),
+    **_INTERVALS,
+    "prob_first_better": _field("number", "Probability that the recipe of A ends lower, 0 to 1."),
+    "differ": _field("boolean", "Whether the 95% interval of the difference excludes 0."),
+    "spread": _field("number", "Standard deviation of repeats, relative to the loss."),
+    "spread_dof": _field("number", "Degrees of freedom of that: how well it is known."),
+    "spread_runs": _field("integer", "Repeats that it was learned from; 0 if it is packaged."),
+    "spread_recipes": _field("integer", "Number of recipes of these repeats."),
+    "seeds_to_tell": _field(
+        "integer?", "Runs of each recipe that would tell this difference; null if over 1,000."
     ),
 }
 _PRIOR = {
@@ -284,6 +327,7 @@ _BODIES = {
         _LADDER, "A forecast from smaller runs for each run and fraction.", _LADDER_BASELINES
     ),
     "plan": _one("plan", _PLAN, "A run that has not begun."),
+    "compare": _one("compare", _COMPARISON, "Two runs beside the noise of repeats."),
     "demo": _one("demo", _DEMO, "The run of the demo."),
     "learn-prior": _one("learn-prior", _PRIOR, "The table that Prior.from_table reads."),
 }

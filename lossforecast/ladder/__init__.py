@@ -3,7 +3,20 @@
 from lossforecast.ladder.departure import Departure
 from lossforecast.ladder.foretold import Foretold
 from lossforecast.ladder.ladder import Ladder, LadderForecast
+from lossforecast.ladder.optimum import Optimum
 from lossforecast.ladder.rung import stretched
 from lossforecast.ladder.size_law import SizeLaw
+from lossforecast.ladder.sweeps import FinalLoss, best_batch, best_peak
 
-__all__ = ["Departure", "Foretold", "Ladder", "LadderForecast", "SizeLaw", "stretched"]
+__all__ = [
+    "Departure",
+    "FinalLoss",
+    "Foretold",
+    "Ladder",
+    "LadderForecast",
+    "Optimum",
+    "SizeLaw",
+    "best_batch",
+    "best_peak",
+    "stretched",
+]

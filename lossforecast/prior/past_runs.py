@@ -18,6 +18,7 @@ __all__ = [
     "PastRun",
     "comparable",
     "fits_budget",
+    "in_same_units",
     "is_smaller",
     "most_similar",
     "smaller",
@@ -157,21 +158,31 @@ class PastRun:
             raise StateError(f"not a saved past run: {error!r}") from error
 
 
-def comparable(one: RunInfo, other: RunInfo) -> bool:
-    """Return whether the losses of two runs are in the same units, by their descriptions.
+def in_same_units(one: RunInfo, other: RunInfo) -> bool:
+    """Return whether nothing that both descriptions name puts the losses in different units.
 
-    Metric and name of the loss are equal, task and dataset do not differ where both runs name
-    them, and the dataset or the project is known to be the same.
+    Metric and name of the loss are equal, and task and dataset do not differ where both runs name
+    them.
     """
     if (one.metric, one.loss_word) != (other.metric, other.loss_word):
         return False
-    pairs = {
-        name: (_word(getattr(one, name)), _word(getattr(other, name)))
-        for name in ("project", "task", "dataset")
-    }
-    known = {name: mine == theirs for name, (mine, theirs) in pairs.items() if mine and theirs}
-    same_data = known.get("task", True) and known.get("dataset", True)
-    return same_data and (known.get("project", False) or known.get("dataset", False))
+    return not any(_same(one, other, name) is False for name in ("task", "dataset"))
+
+
+def comparable(one: RunInfo, other: RunInfo) -> bool:
+    """Return whether the losses of two runs are in the same units, by their descriptions.
+
+    Nothing speaks against it (`in_same_units`), and the dataset or the project is known to be the
+    same.
+    """
+    known = _same(one, other, "project") or _same(one, other, "dataset")
+    return in_same_units(one, other) and bool(known)
+
+
+def _same(one: RunInfo, other: RunInfo, name: str) -> bool | None:
+    """Return whether a word of two descriptions is the same; None where one does not name it."""
+    mine, theirs = _word(getattr(one, name)), _word(getattr(other, name))
+    return mine == theirs if mine and theirs else None
 
 
 def fits_budget(past: RunInfo, steps: int, run: RunInfo, schedule: LRSchedule) -> bool:

@@ -9,6 +9,7 @@ from lossforecast.schedule.lr_schedule import (
     LRSchedule,
 )
 from lossforecast.schedule.sampling import sampled
+from lossforecast.schedule.shape import shape_difference
 from lossforecast.schedule.text import (
     NAMED_SCHEDULES,
     SCHEDULE_EDITS,
@@ -33,4 +34,5 @@ __all__ = [
     "lint",
     "sampled",
     "schedule_from_text",
+    "shape_difference",
 ]

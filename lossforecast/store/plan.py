@@ -1,7 +1,7 @@
 """`RunPlan`: what finished runs foretell of a run that has not begun, and of other splits of it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -9,7 +9,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.estimate import Estimate
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.ladder import stretched
+from lossforecast.ladder import FinalLoss, Optimum, best_batch, best_peak, stretched
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -44,15 +44,23 @@ class RunPlan:
         splits: runs of the same compute, ``6 N D`` floating-point operations for N parameters and D
             tokens, by increasing size (the isoFLOP curve); empty without `n_params`. They keep the
             batch, the shape of the schedule and its peak rate.
+        best_peak: the best peak learning rate, from sweeps of its family; None without any.
+        best_batch: the same for the batch size, at equal data seen.
     """
 
     forecast: Forecast
     n_smaller_runs: int
     splits: tuple[Split, ...]
+    best_peak: Optimum | None = None
+    best_batch: Optimum | None = None
 
     @classmethod
     def of(
-        cls, prior_of: Callable[[RunInfo, LRSchedule], Prior], run: RunInfo, schedule: LRSchedule
+        cls,
+        prior_of: Callable[[RunInfo, LRSchedule], Prior],
+        run: RunInfo,
+        schedule: LRSchedule,
+        finals: Sequence[FinalLoss] = (),
     ) -> Self:
         """Forecast a run and its splits.
 
@@ -60,6 +68,7 @@ class RunPlan:
             prior_of: the prior of a run under a schedule.
             run: description of the planned run.
             schedule: its plan.
+            finals: finished runs, among which sweeps are sought.
 
         Raises:
             ConfigurationError: no finished run is like it.
@@ -79,7 +88,13 @@ class RunPlan:
             estimate = Forecaster(plan, size, prior=prior_of(size, plan)).forecast().estimate
             if math.isfinite(estimate):
                 splits.append(Split(float(size.n_params or 0.0), steps, estimate))
-        return cls(forecast, planned.n_smaller_runs, tuple(splits))
+        return cls(
+            forecast,
+            planned.n_smaller_runs,
+            tuple(splits),
+            best_peak(finals, run, schedule),
+            best_batch(finals, run, schedule),
+        )
 
     @property
     def best_split(self) -> Split | None:

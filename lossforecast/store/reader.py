@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lossforecast.comparison import ComparedRun
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.log import logger
 from lossforecast.runs import History, RunInfo
@@ -109,6 +110,36 @@ class StoreReader:
         """Key and name of one run, even a damaged one, by an unambiguous beginning of its key."""
         row = self._row(key)
         return row["key"], row["name"]
+
+    def compared(self, word: str) -> ComparedRun:
+        """A run to compare, by its key, an unambiguous beginning of it, or its name."""
+        named = self.runs(name=word) if word else []
+        if len(named) > 1:
+            keys = ", ".join(run.key[:8] for run in named[:5])
+            raise StoreError(
+                f"{self.url} has {len(named)} runs named {word!r}: give the key of one, {keys}"
+                + ", ..." * (len(named) > 5)
+            )
+        stored = named[0] if named else self.run(word)
+        return _compared(stored, self.history(stored.key))
+
+    def finished_runs(self, run: RunInfo) -> list[ComparedRun]:
+        """The newest finished runs of the same metric and project or dataset, with their losses.
+
+        Damaged runs are left out, with a warning.
+        """
+        kept = []
+        for stored, row in self._sound(self.finished(run)):
+            try:
+                kept.append(_compared(stored, curve_of(row["curve"])))
+            except Exception as error:  # damaged text can raise anything
+                if is_from_signal(error):
+                    raise
+                self._warn(
+                    f"left out: the losses of run {stored.key} ({stored.name:.40}) of {self.url} "
+                    f"are damaged: {error!s:.200}"
+                )
+        return kept
 
     def history(self, key: str) -> History:
         """The losses of a run, in at most 512 bins."""
@@ -222,3 +253,7 @@ class StoreReader:
         if message not in self._warned:
             self._warned.add(message)
             logger.warning("%s", message)
+
+
+def _compared(run: StoredRun, history: History) -> ComparedRun:
+    return ComparedRun(run.name, run.run, run.schedule, history, run.outcome, run.key)

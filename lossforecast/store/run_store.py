@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from lossforecast.comparison import ComparedRun, Comparison
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
-from lossforecast.ladder import Ladder
+from lossforecast.ladder import FinalLoss, Ladder
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
@@ -356,7 +357,21 @@ class RunStore(StoreReader):
             ConfigurationError: no finished run is like it.
         """
         rows = self.finished(run)
-        return RunPlan.of(partial(self.prior, prior=prior, finished=rows), run, schedule)
+        finals = [FinalLoss(x.run, x.schedule, x.outcome) for x, _ in self._sound(rows)]
+        prior_of = partial(self.prior, prior=prior, finished=rows)
+        return RunPlan.of(prior_of, run, schedule, finals)
+
+    def compare(self, first: str | ComparedRun, second: str | ComparedRun) -> Comparison:
+        """Whether two runs, by key or name, differ by more than the noise of seeds and evaluation.
+
+        Finished runs of their project or dataset with equal records are repeats and tell the noise.
+
+        Raises:
+            StoreError, ConfigurationError: there is no such run, or they cannot be compared.
+        """
+        one, other = (self.compared(x) if isinstance(x, str) else x for x in (first, second))
+        past = {x.key: x for run in (one, other) for x in self.finished_runs(run.run)}
+        return Comparison.of(one, other, past.values(), self.prior)
 
     # ------------------------------------------------------------------ inside
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.command_line import run, written_by
+from support.command_line import result_of, run, written_by
 from support.families import info_of, losses_of, plan_of, run_of
 
 from lossforecast import ConfigurationError, RunInfo, RunStore
@@ -44,6 +44,49 @@ def test_a_run_and_its_splits_are_foretold(store: RunStore) -> None:
 def test_without_a_size_there_are_no_splits(store: RunStore) -> None:
     unknown = RunInfo("val", "adamw", "family", "language modelling", dataset="web")
     assert store.plan(unknown, plan_of(1e8)).splits == ()
+
+
+def test_sweeps_in_the_store_tell_the_best_rate(store: RunStore, tmp_path: Path) -> None:
+    assert store.plan(info_of(LARGE), plan_of(LARGE)).best_peak is None
+    made = RunStore(tmp_path / "runs.db")
+    for size in (1e8, 2e8):
+        plan, steps, losses = run_of(size)
+        for factor, excess in ((0.25, 0.02), (0.5, 0.005), (1.0, 0.0), (2.0, 0.005)):
+            scaled = plan.scaled_from(0, factor)
+            made.add(f"{size:g}, {factor}", info_of(size), scaled, steps, losses * (1 + excess))
+    found = made.plan(info_of(LARGE), plan_of(LARGE))
+    assert found.best_batch is None
+    assert found.best_peak is not None
+    assert (found.best_peak.n_sweeps, found.best_peak.n_runs) == (2, 8)
+    assert found.best_peak.best.lower < 1e-3 < found.best_peak.best.upper
+    arguments = (
+        *("--store", made.full_url, "--project", "family", "--dataset", "web"),
+        *("--n-params", int(LARGE), "--task", "language modelling", "--optimizer", "adamw"),
+        *("--schedule", "cosine:peak=0.001,end=0.0001,warmup=800"),
+        *("--total-steps", plan_of(LARGE).total_steps),
+    )
+    written = result_of("plan", *arguments)
+    assert written["best_batch"] is None
+    assert written["best_peak"]["median"] == pytest.approx(float(found.best_peak.best))
+    assert written["best_peak"]["cost_of_factor_2"]["median"] == pytest.approx(0.005, rel=0.3)
+    shown = run("plan", *arguments).stdout
+    assert "peak rate" in shown
+    assert "2 (8 runs)" in shown
+
+
+def test_an_optimum_beyond_the_rates_tried_is_noted(tmp_path: Path) -> None:
+    made = RunStore(tmp_path / "runs.db")
+    plan, steps, losses = run_of(1e8)
+    for factor in (0.25, 0.5, 1.0):
+        scaled = plan.scaled_from(0, factor)
+        made.add(f"{factor}", info_of(1e8), scaled, steps, losses * (1.02 - 0.02 * factor))
+    done = run(
+        *("plan", "--store", made.full_url, "--project", "family", "--dataset", "web"),
+        *("--n-params", int(1e8), "--task", "language modelling", "--optimizer", "adamw"),
+        *("--schedule", "cosine:peak=0.001", "--total-steps", plan.total_steps),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the optimum lies beyond what was tried" in done.stderr
 
 
 def test_nothing_to_plan_from_is_an_error(store: RunStore) -> None:

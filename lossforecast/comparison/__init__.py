@@ -1,0 +1,7 @@
+"""Whether two runs differ by more than the noise of seeds and evaluation."""
+
+from lossforecast.comparison.compared_run import ComparedRun
+from lossforecast.comparison.comparison import MAX_SEEDS, Comparison, Contender
+from lossforecast.comparison.spread import Spread
+
+__all__ = ["MAX_SEEDS", "ComparedRun", "Comparison", "Contender", "Spread"]
