@@ -13,6 +13,12 @@ export function make(kind, attributes = {}, ...children) {
   return element;
 }
 
+// Words whose explanation is shown on hover and on focus.
+export function term(words, why) {
+  if (!why) return make("span", {}, words);
+  return make("span", { class: "term", tabindex: 0 }, words, make("span", { class: "why", role: "tooltip" }, why));
+}
+
 // Whether the content of an element has changed since the last call; unchanged elements are kept, so
 // that a click on them is not lost.
 export function changed(element, content) {
