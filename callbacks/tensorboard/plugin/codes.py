@@ -1,4 +1,4 @@
-"""`codes`: a schedule with a new decay as code, in the ways in which a training script holds one."""
+"""`codes`: a schedule with a new decay as code, in the ways a script may hold one."""
 
 from lossforecast.schedule import LRSchedule, code_of, few_points
 

@@ -544,6 +544,15 @@ def test_a_question_is_answered(ask: Ask) -> None:
     assert found["gain"]["median"] != 0
 
 
+def test_runs_are_compared_with_each_other_alone(ask: Ask) -> None:
+    over, going, foreign = (["over", record.TAG], ["going on", record.TAG], ["foreign", record.TAG])
+    code, found = ask("compare", json.dumps({"series": [going, over, foreign, [1, {}]]}).encode())
+    assert code == 200
+    assert sum(each["prob_best"] for each in found["runs"]) == pytest.approx(1, abs=0.01)
+    _, alone = ask("compare", json.dumps({"series": [going]}).encode())
+    assert [(each["run"], each["prob_best"]) for each in alone["runs"]] == [("going on", None)]
+
+
 @pytest.mark.parametrize(
     ("route", "body", "words", "code", "why"),
     [
@@ -554,6 +563,8 @@ def test_a_question_is_answered(ask: Ask) -> None:
         ("run", None, {"run": "digits", "tag": record.TAG}, 422, "cannot be used: target is not"),
         ("run", None, {"run": "sizes", "tag": record.TAG}, 422, "cannot be used"),
         ("run", b"{}", {}, 405, "use GET"),
+        ("compare", None, {}, 405, "use POST"),
+        ("compare", b'{"series": 1}', {}, 400, "give a list of series"),
         ("what_if", None, {}, 405, "use POST"),
         ("what_if", b"{", {}, 400, "not JSON"),
         ("what_if", b"[" * 4_000, {}, 400, "not JSON"),

@@ -28,6 +28,15 @@ export function changed(element, content) {
   return true;
 }
 
+// Give an element these children; those that stay are not touched, which is fast for a long table.
+export function fill(element, children) {
+  const wanted = new Set(children);
+  for (const child of [...element.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, i) => {
+    if (element.children[i] !== child) element.insertBefore(child, element.children[i] ?? null);
+  });
+}
+
 export async function ask(path, question) {
   const options = question === undefined ? {} : {
     method: "POST",

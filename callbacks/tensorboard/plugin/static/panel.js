@@ -78,7 +78,7 @@ export function start(body, plotly) {
   }
 
   async function compare(keys) {
-    const compared = keys.length < 2 ? [] : (await ask("compare", { asked: { series: keys.map(JSON.parse) } })).runs;
+    const compared = keys.length < 2 ? [] : (await ask("compare", { asked: { series: keys.map((key) => JSON.parse(key)) } })).runs;
     const wanted = [state.focus, ...state.shown];
     if (wanted.length === keys.length && keys.every((key) => wanted.includes(key))) state.compared = compared;
   }
@@ -168,13 +168,13 @@ function build(body, { runs, whatIf, saving }, showForecast) {
       runs,
       make("main", { id: "details", tabindex: "-1" },
         make("div", { class: "head" },
-          keep("headline", make("h1", { "aria-live": "polite" })),
+          keep("headline", make("h1", { id: "headline", "aria-live": "polite" })),
           keep("hindsight", make("p", { class: "hindsight" })),
           saving),
         keep("status", make("p", { class: "quiet" })),
         keep("facts", make("p", { class: "quiet facts" })),
         keep("details", make("div", {},
-          keep("loss", make("div", { class: "chart loss", role: "img", "aria-label": "loss, forecast and learning rate" })),
+          keep("loss", make("div", { class: "chart loss", role: "figure", "aria-describedby": "headline", "aria-label": "loss, forecast and learning rate" })),
           make("div", { class: "travel" },
             make("label", { for: "travel" }, "Forecast made at"),
             keep("slider", make("input", { type: "range", id: "travel", min: 0, step: 1,
@@ -184,8 +184,9 @@ function build(body, { runs, whatIf, saving }, showForecast) {
           keep("compared", make("section", { class: "compared", "aria-label": "runs compared", hidden: true })),
           whatIf,
           make("h2", {}, "Forecasts of the final loss"),
-          keep("final", make("div", { class: "chart", role: "img", "aria-label": "forecast of the final loss over time" })),
-          keep("coverage", make("p")),
+          keep("final", make("div", { class: "chart", role: "figure", "aria-describedby": "coverage",
+            "aria-label": "forecast of the final loss over time" })),
+          keep("coverage", make("p", { id: "coverage" })),
           make("h2", {}, "Advice and actions"),
           keep("decisions", make("ol", { class: "decisions" })),
         )),

@@ -1,10 +1,10 @@
 // The table of runs, one line each, and the records that cannot be read.
 
-import { changed, make } from "./dom.js";
-import { isDark } from "./theme.js";
+import { changed, fill, make } from "./dom.js";
 import { ACTIONS, chance, digits, keyOf, labelOf, percent, steps } from "./words.js";
 
 const MIN_RUNS_FOR_FILTER = 8;
+const END_OF_NAME = 9; // characters of a long name that are shown beside its beginning
 
 const goesOn = (row) => !row.over && !row.stopped && row.broke === null && row.outcome === null;
 
@@ -41,6 +41,7 @@ export function makeRuns(state, act) {
         body)),
     skipped,
   );
+  const elements = new Map(); // content and element of a row by key
   let focus = null; // the run in focus when the table was drawn last
 
   function draw() {
@@ -48,32 +49,43 @@ export function makeRuns(state, act) {
     filter.hidden = rows.length <= MIN_RUNS_FOR_FILTER;
     drawSkipped();
     const wanted = filter.hidden ? "" : filter.value.toLowerCase();
-    if (!changed(body, [rows, wanted, state.focus, [...state.shown], [...state.colours], isDark()])) return;
     const held = document.activeElement?.dataset?.held;
     const found = rows.filter((row) => row.run.toLowerCase().includes(wanted));
     nothing.textContent = rows.length && !found.length ? `No run has "${filter.value}" in its name.` : "";
-    body.replaceChildren(...found.map(rowOf));
-    if (held) [...body.querySelectorAll("[data-held]")].find((each) => each.dataset.held === held)?.focus();
+    fill(body, found.map(elementOf));
+    if (held && document.activeElement?.dataset?.held !== held) [...body.querySelectorAll("[data-held]")].find((each) => each.dataset.held === held)?.focus();
     if (focus !== state.focus) body.querySelector("tr.focus")?.scrollIntoView({ block: "nearest" });
     focus = state.focus;
   }
 
-  function rowOf(row) {
+  // The element of a row, the same as before if nothing in it has changed.
+  function elementOf(row) {
     const key = keyOf(row);
     const focused = key === state.focus;
-    const drawn = focused || state.shown.has(key);
+    const colour = focused || state.shown.has(key) ? state.colourOf(key) : null;
+    const content = JSON.stringify([row, focused, colour]);
+    const kept = elements.get(key);
+    if (kept?.content === content) return kept.element;
+    const element = rowOf(row, key, focused, colour);
+    elements.set(key, { content, element });
+    return element;
+  }
+
+  function rowOf(row, key, focused, colour) {
+    const drawn = colour !== null;
     const dot = make("span", { class: "dot" });
-    if (drawn) dot.style.background = state.colourOf(key);
+    if (drawn) dot.style.background = colour;
     const label = row.run === "." ? labelOf(row) : row.run;
     const box = make("input", { type: "checkbox", "data-held": `show ${key}`, checked: drawn, disabled: focused,
       "aria-label": `also draw ${label}`, onchange: (event) => act.toggle(key, event.target.checked) });
     const name = make("button", { type: "button", class: "run", "data-held": `run ${key}`, title: row.run,
-      "aria-pressed": String(focused), onclick: () => act.choose(key) }, label);
+      "aria-pressed": String(focused), onclick: () => act.choose(key) },
+      make("span", {}, label.slice(0, -END_OF_NAME)), make("span", {}, label.slice(-END_OF_NAME)));
     const loss = `${row.metric}${row.loss ? ` ${row.loss}` : ""} loss`;
     return make("tr", { class: focused ? "focus" : "" },
       make("td", { class: "box" }, box, dot),
       make("td", { class: "name" }, name),
-      make("td", { class: "number", title: loss }, finalOf(row)),
+      make("td", { class: "number", title: `${loss}${finalRange(row)}` }, finalOf(row)),
       make("td", { class: "number range quiet" }, rangeOf(row)),
       make("td", { class: "number done quiet", title: `step ${steps(row.step)} of ${steps(row.total_steps)}` },
         percent(row.step / row.total_steps)),
@@ -104,6 +116,12 @@ function finalOf(row) {
 function rangeOf(row) {
   if (row.broke !== null || row.outcome !== null || row.median === null) return "";
   return `${digits(row.lower80)} – ${digits(row.upper80)}`;
+}
+
+// The same for a title.
+function finalRange(row) {
+  const range = rangeOf(row);
+  return range && `, 80%: ${range}`;
 }
 
 // The present advice, or how the run ended.

@@ -3,8 +3,8 @@
 export const ACTIONS = {
   continue: "continue",
   stop: "stop",
-  change_schedule: "change the schedule",
-  abstain: "abstain",
+  change_schedule: "reschedule",
+  abstain: "no advice",
 };
 
 // A number with four digits; a very small one in powers of ten.
@@ -52,7 +52,7 @@ const STATUS = {
   no_data: ["no losses yet", "No finite loss was observed yet"],
   too_short: ["too early to tell", "Too early to tell: the forecast is wide and comes mostly from other runs"],
   prior_driven: ["annealing assumed from other runs", "The effect of annealing is assumed, not learned from this run"],
-  identified: ["learned from this run", "What annealing will still bring was learned from this run, was measured, or is negligible"],
+  identified: ["enough seen to tell", "What annealing will still bring was learned from this run, was measured, or is negligible"],
   misfit: ["no law fits", "No loss law fits this run: the forecast is a wide interval around the present level"],
 };
 
