@@ -41,7 +41,7 @@ class Page:
         """The lines and areas of the chart of losses, as they are drawn now."""
         traces: list[dict[str, Any]] = self.run(
             "const chart = document.querySelector(arguments[0]);"
-            "return (chart.data ?? []).map(t => ({name: t.name, x: t.x, y: t.y, fill: t.fill}))",
+            "return (chart?.data ?? []).map(t => ({name: t.name, x: t.x, y: t.y, fill: t.fill}))",
             LOSS,
         )
         return traces

@@ -62,8 +62,9 @@ def page(opened: Page) -> Page:
     """The tab with one run, the present forecast and no what-if."""
     for box in opened.all("tbody input:checked:not(:disabled)"):
         box.click()
+    opened.until(lambda: not opened.find(".compared").is_displayed())
     for button in opened.all('.what-if button[aria-expanded="true"]'):
-        button.click()
+        button.send_keys(Keys.ENTER)
     choose(opened, LONGER)
     return opened
 
@@ -170,6 +171,10 @@ def test_words_are_explained_on_hover_and_on_focus(page: Page) -> None:
     assert not why.is_displayed()
     status.send_keys("")
     assert why.is_displayed()
+    for term in page.all(".term"):
+        page.run("arguments[0].focus()", term)
+        hint = page.run("return arguments[0].querySelector('.why').getBoundingClientRect()", term)
+        assert hint["right"] <= page.run("return document.documentElement.clientWidth")
     source = next(each for each in page.all(".term") if "assumed from other runs" in each.text)
     assert "recorded runs" in source.find_element(By.CSS_SELECTOR, ".why").get_attribute(
         "textContent"
@@ -212,7 +217,7 @@ def test_runs_are_compared_with_their_learning_rates(page: Page) -> None:
 
 
 def test_code_is_offered_in_three_kinds(page: Page) -> None:
-    page.find('.what-if button[aria-expanded="false"]').click()
+    page.find('.what-if button[aria-expanded="false"]').send_keys(Keys.ENTER)
     page.until(lambda: "Ends at" in page.text(".answer"))
     kinds = Select(page.find(".code select"))
     begins = {
@@ -246,7 +251,8 @@ def test_axe_finds_nothing(page: Page, dark: bool) -> None:
     wanted = "dark" if dark else "light"
     page.until(lambda: page.run("return document.documentElement.dataset.theme") == wanted)
     page.find(f'input[aria-label="also draw {GOING}"]').click()
-    page.find('.what-if button[aria-expanded="false"]').click()
+    page.until(lambda: page.find(".compared").is_displayed())
+    page.find('.what-if button[aria-expanded="false"]').send_keys(Keys.ENTER)
     page.until(lambda: "Ends at" in page.text(".answer"))
     page.run(resources.files("axe_core_python").joinpath("axe.min.js").read_text())
     found = page.browser.execute_async_script("axe.run().then(arguments[0])")

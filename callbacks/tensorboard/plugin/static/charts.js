@@ -85,13 +85,13 @@ function lossRange(runs, fans) {
 }
 
 // The losses of a run at some of its steps.
-function lossOf(run, wanted, colour, name) {
+function lossOf(run, wanted, colour, name, width = 1) {
   const kept = run.losses.steps.map((_, i) => i).filter((i) => wanted(run.losses.steps[i]));
   return {
     x: kept.map((i) => run.losses.steps[i]),
     y: kept.map((i) => run.losses.mean[i]),
     mode: "lines",
-    line: { color: colour, width: 1 },
+    line: { color: colour, width },
     name,
     hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
   };
@@ -102,7 +102,7 @@ function lossOf(run, wanted, colour, name) {
 function linesOf(run, fan, step, alone, theme) {
   const { colour } = run;
   const when = step === null ? "forecast, 80 and 95%" : `forecast made at step ${step}`;
-  const came = step === null ? [] : [lossOf(run, (x) => x >= step, theme.text, "what came")];
+  const came = step === null ? [] : [lossOf(run, (x) => x >= step, theme.text, "what came", 1.5)];
   const lines = [
     lossOf(run, (x) => step === null || x <= step, colour, alone ? "loss" : plain(run.label)),
     ...came.map((each) => (alone ? each : { ...each, showlegend: false })),

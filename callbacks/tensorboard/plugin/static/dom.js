@@ -1,5 +1,7 @@
 // Elements and requests. Content of logs is always set as text, never as markup.
 
+const WIDTH_OF_HINT = 340; // pixels, at most, as in panel.css, with a margin
+
 // A new element with attributes and children (elements or text).
 export function make(kind, attributes = {}, ...children) {
   const element = document.createElement(kind);
@@ -16,7 +18,12 @@ export function make(kind, attributes = {}, ...children) {
 // Words whose explanation is shown on hover and on focus.
 export function term(words, why) {
   if (!why) return make("span", {}, words);
-  return make("span", { class: "term", tabindex: 0 }, words, make("span", { class: "why", role: "tooltip" }, why));
+  const hint = make("span", { class: "why", role: "tooltip" }, why);
+  const place = ({ currentTarget }) => { // below the words, but inside the window
+    const room = document.documentElement.clientWidth - currentTarget.getBoundingClientRect().left;
+    hint.style.left = `${Math.min(0, room - WIDTH_OF_HINT)}px`;
+  };
+  return make("span", { class: "term", tabindex: 0, onmouseenter: place, onfocus: place }, words, hint);
 }
 
 // Whether the content of an element has changed since the last call; unchanged elements are kept, so

@@ -4,7 +4,7 @@ import { changed, fill, make } from "./dom.js";
 import { ACTIONS, chance, digits, keyOf, labelOf, percent, steps } from "./words.js";
 
 const MIN_RUNS_FOR_FILTER = 8;
-const END_OF_NAME = 9; // characters of a long name that are shown beside its beginning
+const END_OF_NAME = 7; // characters of a long name that are shown beside its beginning
 
 const goesOn = (row) => !row.over && !row.stopped && row.broke === null && row.outcome === null;
 

@@ -51,7 +51,7 @@ export function labelOf(run) {
 const STATUS = {
   no_data: ["no losses yet", "No finite loss was observed yet"],
   too_short: ["too early to tell", "Too early to tell: the forecast is wide and comes mostly from other runs"],
-  prior_driven: ["annealing assumed from other runs", "The effect of annealing is assumed, not learned from this run"],
+  prior_driven: ["partly assumed", "The effect of annealing is assumed, not learned from this run"],
   identified: ["enough seen to tell", "What annealing will still bring was learned from this run, was measured, or is negligible"],
   misfit: ["no law fits", "No loss law fits this run: the forecast is a wide interval around the present level"],
 };
