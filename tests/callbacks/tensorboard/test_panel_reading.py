@@ -59,7 +59,8 @@ def opened(browser: webdriver.Chrome, address: str) -> Iterator[Page]:
 
 @pytest.fixture
 def page(opened: Page) -> Page:
-    """The tab with one run, the present forecast and no what-if."""
+    """The tab with all runs listed, one drawn, the present forecast and no what-if."""
+    opened.find(".filter").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE)
     for box in opened.all("tbody input:checked:not(:disabled)"):
         box.click()
     opened.until(lambda: not opened.find(".compared").is_displayed())
