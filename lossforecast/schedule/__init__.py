@@ -1,6 +1,6 @@
 """Learning-rate schedules: plans of a run and edits of them, their text form, and `lint`."""
 
-from lossforecast.schedule.code import code_of
+from lossforecast.schedule.code import code_of, few_points
 from lossforecast.schedule.lint import Finding, Flaw, averages, climbs_again, falls_once, lint
 from lossforecast.schedule.lr_schedule import (
     DECAY_SHAPES,
@@ -31,6 +31,7 @@ __all__ = [
     "code_of",
     "edited_by_text",
     "falls_once",
+    "few_points",
     "lint",
     "sampled",
     "schedule_from_text",

@@ -1,11 +1,11 @@
-"""`code_of`: a schedule as a Python expression, to be copied into a training script."""
+"""`code_of` and `few_points`: a schedule to be copied into a training script."""
 
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.schedule.lr_schedule import DECAY_SHAPES, LRSchedule
 
-__all__ = ["code_of"]
+__all__ = ["code_of", "few_points"]
 
 _MAX_ERROR = 0.002  # of straight lines between points, as a share of the peak
 _MAX_SAMPLED_STEPS = 2049  # beside the knots
@@ -35,17 +35,27 @@ def code_of(schedule: LRSchedule) -> str:
     return _lines(schedule.truncated_to(start)) + decay
 
 
-def _lines(schedule: LRSchedule) -> str:
-    """A schedule as straight lines between a few of its points."""
+def few_points(schedule: LRSchedule) -> tuple[list[int], list[float]]:
+    """Steps and learning rates of points whose connecting lines are within 0.2% of the peak.
+
+    Example:
+        >>> few_points(LRSchedule.linear(1_000, 0.5, warmup=100))
+        ([1, 100, 1000], [0.005, 0.5, 0.0])
+    """
     total = schedule.total_steps
     even = np.rint(np.linspace(1, total, min(_MAX_SAMPLED_STEPS, total))).astype(np.int64)
     knots = schedule.knots[0]
     at = np.unique(np.concatenate([even, knots[knots >= 1]]))
     rates = schedule.lr(at)
     kept = _simplified(at, rates, _MAX_ERROR * schedule.peak)
-    steps = at[kept].tolist()
-    values = ", ".join(f"{rate:.6g}" for rate in rates[kept].tolist())
-    return f"LRSchedule.from_points({steps}, [{values}], total_steps={total})"
+    return at[kept].tolist(), rates[kept].tolist()
+
+
+def _lines(schedule: LRSchedule) -> str:
+    """A schedule as straight lines between a few of its points."""
+    steps, rates = few_points(schedule)
+    values = ", ".join(f"{rate:.6g}" for rate in rates)
+    return f"LRSchedule.from_points({steps}, [{values}], total_steps={schedule.total_steps})"
 
 
 def _simplified(steps: IntArray, rates: FloatArray, max_error: float) -> list[int]:

@@ -33,11 +33,15 @@ T = TypeVar("T")
 Series = tuple[str, str, Any]
 """A run, a tag and TensorBoard's metadata of its tensors, such as the last step and its time."""
 
-_SCRIPTS = ("index", "panel", "charts", "dom", "runs", "story", "theme", "what_if", "words", "zoom")
+_SCRIPTS = (
+    *("index", "panel", "charts", "compare", "dom", "runs", "save", "story", "theme"),
+    *("trail_chart", "what_if", "words", "zoom"),
+)
 _PAGE = {**{f"{name}.js": "text/javascript" for name in _SCRIPTS}, "panel.css": "text/css"}
 _REGISTRATION = re.compile(rb"(\w+)\.register\(\[(?:\w+\(\),){20,}\w+\(\)\]\);(?=\w+\.exports=\1)")
 _DAY_SECONDS = 86_400
 _MAX_QUESTION_BYTES = 4096
+_MAX_COMPARED_BYTES = 1 << 20
 _MAX_WAIT_SECONDS = 5.0  # of a what-if for the one before it
 _CACHED_ROWS = 4096  # of the table of runs
 _CACHED_RUNS = 16
@@ -50,6 +54,8 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     * ``/runs``: a row for each run, the summaries that cannot be read, and the folder of the logs;
     * ``/run?run=..&tag=..``: the details of one run;
+    * ``/compare``: POST; the rows of some runs, ranked among each other, by "series", a list of
+      pairs of run and tag;
     * ``/what_if``: POST; as in `lossforecast.callbacks.tensorboard.plugin.what_if.answer`, with
       "run" and "tag".
 
@@ -76,6 +82,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             "/plotly.min.js": _file(_plotly, "text/javascript", keep=_DAY_SECONDS, packed="gzip"),
             "/runs": self._answering(self._serve_runs),
             "/run": self._answering(self._serve_run),
+            "/compare": self._answering(self._serve_compare, "POST"),
             "/what_if": self._answering(self._serve_what_if, "POST"),
         }
 
@@ -90,13 +97,16 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     # ------------------------------------------------------------------ routes
 
     def _serve_runs(self, request: wrappers.Request) -> dict[str, Any]:
-        rows: list[dict[str, Any]] = []
-        skipped: list[dict[str, Any]] = []
-        series = self._series(request)
-        for (run, tag, about), row in zip(series, self._table(request, series), strict=True):
-            named = {"run": run, "tag": tag, "written": _written(about), **row}
-            (skipped if "why" in row else rows).append(named)
+        rows, skipped = self._rows_and_skipped(request, self._series(request))
         return {"runs": ranked(rows), "skipped": skipped, "logdir": self._logdir}
+
+    def _serve_compare(self, request: wrappers.Request) -> dict[str, Any]:
+        wanted = self._question(request, _MAX_COMPARED_BYTES, "a list of series").get("series")
+        if not isinstance(wanted, list):
+            raise _RefusedError(400, "give a list of series, pairs of a run and a tag")
+        series = [one for one in self._series(request) if list(one[:2]) in wanted]
+        rows, _ = self._rows_and_skipped(request, series)
+        return {"runs": ranked(rows)}
 
     def _serve_run(self, request: wrappers.Request) -> dict[str, Any]:
         series = self._asked_for(request, request.args)
@@ -105,16 +115,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return {"run": series[0], "tag": series[1], **details}
 
     def _serve_what_if(self, request: wrappers.Request) -> dict[str, Any]:
-        request.max_content_length = _MAX_QUESTION_BYTES
-        try:
-            asked = json.loads(request.get_data(cache=False))
-        except RequestEntityTooLarge as error:
-            why = f"a question may have at most {_MAX_QUESTION_BYTES} bytes"
-            raise _RefusedError(413, why) from error
-        except (ValueError, RecursionError) as error:
-            raise _RefusedError(400, f"the question is not JSON: {error}") from error
-        if not isinstance(asked, dict):
-            raise _RefusedError(400, "the question must be an object with run, tag and a schedule")
+        asked = self._question(request, _MAX_QUESTION_BYTES, "run, tag and a schedule")
         series = self._asked_for(request, asked)
         if not self._asking.acquire(timeout=_MAX_WAIT_SECONDS):
             raise _RefusedError(503, "the server is busy with another question: try again")
@@ -126,6 +127,23 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             self._asking.release()
 
     # ------------------------------------------------------------------ inside
+
+    def _question(self, request: wrappers.Request, most: int, content: str) -> dict[str, Any]:
+        """Return the JSON object that was posted, of at most `most` bytes.
+
+        Raises:
+            _RefusedError: it is no such object; the message names its `content`.
+        """
+        request.max_content_length = most
+        try:
+            asked = json.loads(request.get_data(cache=False))
+        except RequestEntityTooLarge as error:
+            raise _RefusedError(413, f"a question may have at most {most} bytes") from error
+        except (ValueError, RecursionError) as error:
+            raise _RefusedError(400, f"the question is not JSON: {error}") from error
+        if not isinstance(asked, dict):
+            raise _RefusedError(400, f"the question must be an object with {content}")
+        return asked
 
     def _series(self, request: wrappers.Request) -> list[Series]:
         tensors = self._provider.list_tensors(
@@ -147,6 +165,17 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             self._row(request, one, tensors) if row is None else row
             for one, row in zip(series, rows, strict=True)
         ]
+
+    def _rows_and_skipped(
+        self, request: wrappers.Request, series: list[Series]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the rows of the series that can be read, and the names of the others."""
+        rows: list[dict[str, Any]] = []
+        skipped: list[dict[str, Any]] = []
+        for (run, tag, about), row in zip(series, self._table(request, series), strict=True):
+            named = {"run": run, "tag": tag, "written": _written(about), **row}
+            (skipped if "why" in row else rows).append(named)
+        return rows, skipped
 
     def _row(self, request: wrappers.Request, series: Series, tensors: Any) -> dict[str, Any]:
         """Return the row of a series that is not cached; `tensors` may be those of many or None."""

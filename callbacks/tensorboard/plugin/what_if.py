@@ -8,11 +8,12 @@ import numpy as np
 
 from lossforecast.advice import SHAPES
 from lossforecast.callbacks.monitor import fan, short
+from lossforecast.callbacks.tensorboard.plugin.codes import codes
 from lossforecast.callbacks.tensorboard.plugin.record import FAN_STEPS
 from lossforecast.errors import ConfigurationError, LossForecastError, StateError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.schedule import LRSchedule, code_of
+from lossforecast.schedule import LRSchedule
 
 __all__ = ["answer", "schedule_points"]
 
@@ -45,7 +46,7 @@ def answer(forecaster: Forecaster, now: int, question: Mapping[str, Any]) -> dic
         StateError: the saved state of the run does not allow a forecast.
     """
     try:
-        forecasts = _forecasts(forecaster, _decay(forecaster, now, question))
+        forecasts = _forecasts(forecaster, now, _decay(forecaster, now, question))
         json.dumps(forecasts, allow_nan=False)
     except LossForecastError:
         raise
@@ -63,7 +64,7 @@ def schedule_points(schedule: LRSchedule) -> dict[str, list[Any]]:
     return {"steps": steps.tolist(), "lr": [short(x) for x in schedule.lr(steps).tolist()]}
 
 
-def _forecasts(forecaster: Forecaster, decay: _Decay) -> dict[str, Any]:
+def _forecasts(forecaster: Forecaster, now: int, decay: _Decay) -> dict[str, Any]:
     """The forecasts under the plan and with another decay, and the gain by the latter."""
     plan, start = forecaster.schedule, decay.start
     before = plan.extended_to(start) if start > plan.total_steps else plan
@@ -76,7 +77,7 @@ def _forecasts(forecaster: Forecaster, decay: _Decay) -> dict[str, Any]:
         "plan": _forecast_dict(planned),
         "what_if": {**_forecast_dict(what_if), **lines},
         "gain": {"median": short(gain), "lower80": short(gain.lower), "upper80": short(gain.upper)},
-        "code": code_of(other),
+        "code": codes(other, start, decay.shape, max(forecaster.history.last_step, now)),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.browsing import tensorboard
@@ -23,6 +24,7 @@ from tensorboard.compat.proto import tensor_pb2  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast import ConfigurationError, Forecaster, LRSchedule, ScheduleError, StateError
+from lossforecast.callbacks import SteerableLR
 from lossforecast.callbacks.monitor.trail import FAN, Trail
 from lossforecast.callbacks.monitor.update import Update
 from lossforecast.callbacks.tensorboard.plugin import record
@@ -329,9 +331,50 @@ def test_what_if_is_what_the_forecaster_says(run_updates: list[Update]) -> None:
     assert found["gain"]["median"] == pytest.approx(planned.gain(other), rel=1e-5)
     assert found["gain"]["lower80"] < found["gain"]["median"] < found["gain"]["upper80"]
     namespace = {"LRSchedule": LRSchedule}
-    copied = eval(found["code"], namespace)
+    copied = eval(found["code"]["schedule"], namespace)
     at = np.arange(2_400, 3_001)
     assert copied.lr(at) == pytest.approx(other.lr(at), abs=2e-6)
+
+
+@pytest.mark.parametrize("start", [2_400, 2_500])
+def test_the_code_of_a_what_if_sets_the_rates_in_torch(
+    run_updates: list[Update], start: int
+) -> None:
+    now, total = 2_400, 3_000
+    question = {**QUESTION, "decay_start": start, "end_lr": 1e-4}
+    code = answer(run_updates[-1].forecaster, now, question)["code"]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+    other = run_updates[-1].forecaster.schedule.with_decay(
+        start=start, steps=total - start, shape="sqrt", end=1e-4
+    )
+    namespace: dict[str, Any] = {"torch": torch, "np": np, "optimizer": optimizer}
+    exec(code["torch"], namespace)
+    assert rates_of(namespace["scheduler"], total - now) == pytest.approx(
+        other.lr(np.arange(now + 1, total + 1)), abs=3e-6
+    )
+
+
+def test_the_code_of_a_what_if_steers(run_updates: list[Update]) -> None:
+    forecaster = Forecaster(LRSchedule.constant(4_000, 1e-3, warmup=100))
+    forecaster.observe_many(np.arange(300), np.linspace(3, 2, 300))
+    question = {"decay_start": 350, "total_steps": 400, "end_lr": 1e-4, "shape": "linear"}
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+    scheduler = SteerableLR(optimizer, 4_000, warmup=100)
+    rates_of(scheduler, 300)
+    exec(answer(forecaster, 300, question)["code"]["begin_decay"], {"scheduler": scheduler})
+    assert scheduler.total_steps == 400
+    expected = LRSchedule.constant(350, 1e-3).with_decay(start=350, steps=50, end=1e-4)
+    assert rates_of(scheduler, 100) == pytest.approx(expected.lr(np.arange(301, 401)))
+
+
+def rates_of(scheduler: Any, steps: int) -> list[float]:
+    """The learning rates of the next steps."""
+    rates = []
+    for _ in range(steps):
+        rates += scheduler.get_last_lr()
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
 
 
 def test_an_answer_says_no_more_than_is_drawn(run_updates: list[Update]) -> None:
@@ -501,6 +544,15 @@ def test_a_question_is_answered(ask: Ask) -> None:
     assert found["gain"]["median"] != 0
 
 
+def test_runs_are_compared_with_each_other_alone(ask: Ask) -> None:
+    over, going, foreign = (["over", record.TAG], ["going on", record.TAG], ["foreign", record.TAG])
+    code, found = ask("compare", json.dumps({"series": [going, over, foreign, [1, {}]]}).encode())
+    assert code == 200
+    assert sum(each["prob_best"] for each in found["runs"]) == pytest.approx(1, abs=0.01)
+    _, alone = ask("compare", json.dumps({"series": [going]}).encode())
+    assert [(each["run"], each["prob_best"]) for each in alone["runs"]] == [("going on", None)]
+
+
 @pytest.mark.parametrize(
     ("route", "body", "words", "code", "why"),
     [
@@ -511,6 +563,8 @@ def test_a_question_is_answered(ask: Ask) -> None:
         ("run", None, {"run": "digits", "tag": record.TAG}, 422, "cannot be used: target is not"),
         ("run", None, {"run": "sizes", "tag": record.TAG}, 422, "cannot be used"),
         ("run", b"{}", {}, 405, "use GET"),
+        ("compare", None, {}, 405, "use POST"),
+        ("compare", b'{"series": 1}', {}, 400, "give a list of series"),
         ("what_if", None, {}, 405, "use POST"),
         ("what_if", b"{", {}, 400, "not JSON"),
         ("what_if", b"[" * 4_000, {}, 400, "not JSON"),

@@ -1,21 +1,20 @@
 """The tab "Loss forecast" in a real browser, of a real TensorBoard, on logs of real training."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from support.browsing import chromium, tensorboard
 from support.panel_logs import TOTAL, write
+from support.panel_page import FINAL, LOSS, Page
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast.callbacks import SteerableLR, TorchLossForecast
@@ -24,7 +23,6 @@ from lossforecast.callbacks.tensorboard.sink import summary
 pytestmark = pytest.mark.browser
 
 STEPS = 400
-LOSS, FINAL = 'div[aria-label="loss, forecast and learning rate"]', 'div[aria-label$="over time"]'
 
 
 class Training:
@@ -64,51 +62,6 @@ class Training:
         self.writer.flush()
 
 
-class Page:
-    """The tab, as a person uses it."""
-
-    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
-        self.browser = browser
-        browser.get(address + "#lossforecast")
-        self.until(lambda: browser.find_elements(By.TAG_NAME, "iframe"))
-        browser.switch_to.frame(browser.find_element(By.TAG_NAME, "iframe"))
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        wait = WebDriverWait(self.browser, 60, ignored_exceptions=[StaleElementReferenceException])
-        return wait.until(lambda _: condition())
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(script, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[Any]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        found: str = self.find(selector).text
-        return found
-
-    def drawn(self) -> list[dict[str, Any]]:
-        """The lines and areas of the chart of losses, as they are drawn now."""
-        traces: list[dict[str, Any]] = self.run(
-            "const chart = document.querySelector(arguments[0]);"
-            "return (chart.data ?? []).map(t => ({name: t.name, x: t.x, y: t.y, fill: t.fill}))",
-            LOSS,
-        )
-        return traces
-
-    def line(self, name: str) -> dict[str, Any]:
-        return next(each for each in self.drawn() if (each["name"] or "").startswith(name))
-
-    def leave(self) -> None:
-        """While TensorBoard is there still, and without a complaint."""
-        self.browser.get("about:blank")
-        log: Any = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
-        assert [entry for entry in log if entry["level"] == "SEVERE"] == []
-
-
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
     found = Training(tmp_path_factory.mktemp("logs") / "run")
@@ -132,7 +85,7 @@ def address(training: Training) -> Iterator[str]:
 @pytest.fixture
 def page(address: str, browser: webdriver.Chrome) -> Iterator[Page]:
     found = Page(browser, address)
-    found.until(lambda: "will end at" in found.text("h1"))
+    found.until(lambda: "heading for" in found.text("h1"))
     found.until(found.drawn)
     yield found
     found.leave()
@@ -316,7 +269,9 @@ def pair(browser: webdriver.Chrome, two_runs: str) -> Iterator[Page]:
     """The tab with these two runs."""
     browser.set_window_size(1280, 1400)
     found = Page(browser, two_runs)
-    found.until(lambda: len(found.all("tbody tr")) == 2 and drawn_of(found, "one"))
+    found.until(lambda: len(found.all("tbody tr")) == 2)
+    found.find('button[title="one"]').click()
+    found.until(lambda: drawn_of(found, "one"))
     yield found
     found.leave()
 
@@ -473,9 +428,9 @@ def test_empty_logs_say_what_to_do_and_trouble_is_told(
         page.find(".skipped summary").click()
         assert "it is not a forecast" in page.text(".skipped")
         write(logs / "real", upto=1_000)
-        page.until(lambda: page.all("h1") and "will end at" in page.text("h1"))
+        page.until(lambda: page.all("h1") and "heading for" in page.text("h1"))
     page.until(lambda: "does not answer" in page.text(".state"))
-    assert "will end at" in page.text("h1")  # what was there stays
+    assert "heading for" in page.text("h1")  # what was there stays
     browser.get("about:blank")
     browser.get_log("browser")  # type: ignore[no-untyped-call]
 
@@ -512,7 +467,9 @@ def test_a_run_that_is_nan_from_its_first_loss_is_listed(
         page.until(lambda: len(page.all("tbody tr")) == 4)
         said = {}
         for title in ("nan to the end", "nan and stopped", "nan so far", "sound"):
-            row = page.find(f'button[title="{title}"]').find_element(By.XPATH, "../..").text
+            cells = page.find(f'button[title="{title}"]').find_element(By.XPATH, "../..")
+            advice = cells.find_element(By.CSS_SELECTOR, ".action")
+            row = f"{cells.text}: {advice.get_attribute('title')}"
             page.find(f'button[title="{title}"]').click()
             page.until(partial(drawn_of, page, title))
             page.browser.save_screenshot(str(tmp_path / f"{title}.png"))
@@ -532,7 +489,7 @@ def test_a_run_that_is_nan_from_its_first_loss_is_listed(
         assert "no finite loss" in row
         assert headline == "no finite loss to forecast from"
         assert "5 losses were nan or infinite" in status
-        assert "will end at" in said["sound"][1]
+        assert "heading for" in said["sound"][1]
         page.find('button[title="nan so far"]').click()
         page.until(partial(drawn_of, page, "nan so far"))
         page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)

@@ -15,14 +15,14 @@ export function colourOf(index, dark) {
 }
 
 // Escape a name, because Plotly interprets names as markup.
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+export const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-function faded(colour, share) {
+export function faded(colour, share) {
   const part = (at) => parseInt(colour.slice(at, at + 2), 16);
   return `rgba(${part(1)}, ${part(3)}, ${part(5)}, ${share})`;
 }
 
-function band(steps, lower, upper, colour, share) {
+export function band(steps, lower, upper, colour, share) {
   return {
     x: [...steps, ...[...steps].reverse()],
     y: [...upper, ...[...lower].reverse()],
@@ -51,11 +51,11 @@ function fanOf(fan, colour, label, dash) {
   ];
 }
 
-function axes(theme) {
+export function axes(theme) {
   return { gridcolor: theme.grid, zerolinecolor: theme.grid, linecolor: theme.line, automargin: true };
 }
 
-function base(theme, revision) {
+export function base(theme, revision) {
   return {
     paper_bgcolor: theme.surface,
     plot_bgcolor: theme.surface,
@@ -84,20 +84,28 @@ function lossRange(runs, fans) {
   return [low - room, high + room];
 }
 
-// The loss of a run, the fan of a forecast (made at an earlier step, or null for the present one) and the
+// The losses of a run at some of its steps.
+function lossOf(run, wanted, colour, name, width = 1) {
+  const kept = run.losses.steps.map((_, i) => i).filter((i) => wanted(run.losses.steps[i]));
+  return {
+    x: kept.map((i) => run.losses.steps[i]),
+    y: kept.map((i) => run.losses.mean[i]),
+    mode: "lines",
+    line: { color: colour, width },
+    name,
+    hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
+  };
+}
+
+// The loss of a run, in a colour of its own after an earlier forecast, the fan of a forecast (made at an earlier step, or null for the present one) and the
 // outcome; one legend entry for each run, or for each line if there is one run.
 function linesOf(run, fan, step, alone, theme) {
   const { colour } = run;
   const when = step === null ? "forecast, 80 and 95%" : `forecast made at step ${step}`;
+  const came = step === null ? [] : [lossOf(run, (x) => x >= step, theme.text, "what came", 1.5)];
   const lines = [
-    {
-      x: run.losses.steps,
-      y: run.losses.mean,
-      mode: "lines",
-      line: { color: colour, width: 1 },
-      name: alone ? "loss" : plain(run.label),
-      hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
-    },
+    lossOf(run, (x) => step === null || x <= step, colour, alone ? "loss" : plain(run.label)),
+    ...came.map((each) => (alone ? each : { ...each, showlegend: false })),
     ...fanOf(fan, colour, alone ? when : `${plain(run.label)}, ${when}`).map((each) => (alone ? each : { ...each, showlegend: false })),
   ];
   if (run.outcome !== null) {
@@ -129,29 +137,14 @@ export function lossChart({ runs, row, tried, question, theme }) {
   const alone = runs.length === 1;
   const fans = runs.map((run, i) => (i === 0 && !now ? row : run.fan));
   const traces = runs.flatMap((run, i) => linesOf(run, fans[i], i === 0 && !now ? row.step : null, alone, theme));
-  traces.push({
-    x: focus.schedule.steps,
-    y: focus.schedule.lr,
-    mode: "lines",
-    line: { color: theme.text, width: 1.5 },
-    name: "learning rate",
-    yaxis: "y2",
-    showlegend: false,
-    hovertemplate: "%{y:.3g}<extra>learning rate</extra>",
-  });
+  for (const run of runs) {
+    const name = alone ? "learning rate" : `${plain(run.label)}, learning rate`;
+    traces.push(rateOf(run.schedule, alone ? theme.text : run.colour, name));
+  }
   if (tried) {
     fans.push(tried.what_if.fan);
     traces.push(...fanOf(tried.what_if.fan, whatIf, "what if", "dash"));
-    traces.push({
-      x: tried.what_if.schedule.steps,
-      y: tried.what_if.schedule.lr,
-      mode: "lines",
-      line: { color: whatIf, width: 1.5, dash: "dash" },
-      name: "learning rate, what if",
-      yaxis: "y2",
-      showlegend: false,
-      hovertemplate: "%{y:.3g}<extra>what if</extra>",
-    });
+    traces.push(rateOf(tried.what_if.schedule, whatIf, "learning rate, what if", "dash"));
   }
   const shapes = [];
   if (focus.target !== null) {
@@ -177,7 +170,20 @@ export function lossChart({ runs, row, tried, question, theme }) {
   return { traces, layout, handles: handles.length };
 }
 
-function upright(step, yref, colour, dash) {
+function rateOf(schedule, colour, name, dash = "solid") {
+  return {
+    x: schedule.steps,
+    y: schedule.lr,
+    mode: "lines",
+    line: { color: colour, width: 1.5, dash },
+    name,
+    yaxis: "y2",
+    showlegend: false,
+    hovertemplate: "%{y:.3g}<extra>%{fullData.name}</extra>",
+  };
+}
+
+export function upright(step, yref, colour, dash) {
   return {
     type: "line", layer: "below", x0: step, x1: step, xref: "x", y0: 0, y1: 1, yref,
     line: { color: colour, width: 1, dash },
@@ -193,7 +199,7 @@ function nameOf({ step, name }, last, theme) {
   };
 }
 
-function across(value, axis, colour, dash) {
+export function across(value, axis, colour, dash) {
   return {
     type: "line", layer: "below", x0: 0, x1: 1, xref: "x domain", y0: value, y1: value, yref: axis,
     line: { color: colour, width: 1, dash },
@@ -218,57 +224,4 @@ function handlesOf(question, whatIf) {
       name: "end",
     },
   ];
-}
-
-// The 80% interval of a single forecast.
-function barOf(row, colour) {
-  const [median, lower, upper] = ["median", "lower80", "upper80"].map((name) => row[name].at(-1));
-  return { type: "data", symmetric: false, array: [upper - median], arrayminus: [median - lower], color: colour, thickness: 2, width: 8 };
-}
-
-// The forecasts of the final loss over the run.
-export function finalChart({ run, row, theme }) {
-  const rows = run.trail.filter((each) => each.median.at(-1) !== null);
-  const steps = rows.map((each) => each.step);
-  const end = (name) => rows.map((each) => each[name].at(-1));
-  const { colour } = run;
-  const traces = [
-    band(steps, end("lower95"), end("upper95"), colour, 0.15),
-    band(steps, end("lower80"), end("upper80"), colour, 0.3),
-    {
-      x: steps,
-      y: end("median"),
-      mode: "lines+markers",
-      line: { color: colour, width: 2 },
-      marker: { size: rows.length === 1 ? 8 : 4 },
-      error_y: rows.length === 1 ? barOf(rows[0], colour) : undefined, // a single forecast has no band
-      name: "forecast of the final loss, 80 and 95%",
-      customdata: rows.map((each) => [digits(each.lower80.at(-1)), digits(each.upper80.at(-1)), each.status]),
-      hovertemplate: "%{y:.4g} (80%: %{customdata[0]} to %{customdata[1]}), %{customdata[2]}<extra></extra>",
-    },
-  ];
-  const shapes = [];
-  const lines = [[run.target, "target", "dot"], [run.outcome, "outcome", "solid"]];
-  for (const [value, name, dash] of lines) {
-    if (value === null) continue;
-    shapes.push(across(value, "y", theme.text, dash));
-    traces.push({
-      x: [null], y: [null], mode: "lines", line: { color: theme.text, width: 1, dash }, name: `${name} ${digits(value)}`,
-    });
-  }
-  if (row !== null) {
-    shapes.push(upright(row.step, "paper", theme.line, "dot"));
-  }
-  const known = [...end("lower80"), ...end("upper80"), run.outcome, run.target].filter((y) => y !== null);
-  const settled = rows.slice(Math.floor(rows.length / 10)).flatMap((each) => [each.lower95.at(-1), each.upper95.at(-1)]);
-  const all = [...settled, run.outcome, run.target].filter((y) => y !== null);
-  const [low, high] = all.length > 1 ? [Math.min(...all), Math.max(...all)] : [Math.min(...known), Math.max(...known)];
-  const room = 0.08 * (high - low || 1);
-  const layout = {
-    ...base(theme, `final\n${run.run}\n${run.tag}`),
-    shapes,
-    xaxis: { ...axes(theme), title: { text: "forecast made at optimizer step" }, range: [0, 1.02 * run.total_steps] },
-    yaxis: { ...axes(theme), title: { text: "final loss" }, range: Number.isFinite(room) ? [low - room, high + room] : undefined },
-  };
-  return { traces, layout };
 }

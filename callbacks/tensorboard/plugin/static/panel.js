@@ -1,10 +1,13 @@
 // The page: its state, its requests to the backend and its layout.
 
-import { colourOf, finalChart, lossChart } from "./charts.js";
+import { colourOf, lossChart } from "./charts.js";
+import { drawCompared } from "./compare.js";
 import { ask, changed, make } from "./dom.js";
-import { makeRuns } from "./runs.js";
+import { makeRuns, newest } from "./runs.js";
+import { makeSaving } from "./save.js";
 import { drawDecisions, drawCoverage, drawHeadline, drawSlider } from "./story.js";
 import { isDark, theme, watchTheme } from "./theme.js";
+import { finalChart } from "./trail_chart.js";
 import { makeWhatIf } from "./what_if.js";
 import { keyOf, labelOf } from "./words.js";
 import { watchZoom, zoomed } from "./zoom.js";
@@ -20,6 +23,7 @@ export function start(body, plotly) {
     shown: new Set(), // keys of further runs in the chart
     colours: new Map(), // colour index by key of a run in the chart
     whole: new Map(), // details of a run by key
+    compared: [], // rows of the runs in the chart if there are several, best first
     at: null, // step of the earlier forecast that is shown; null: the present one
     question: null, // the schedule of a what-if
     asking: false, // whether the what-if section is open
@@ -31,7 +35,9 @@ export function start(body, plotly) {
   const focused = () => state.whole.get(state.focus);
   const runs = makeRuns(state, { choose, toggle });
   const whatIf = makeWhatIf(state, focused, draw);
-  const parts = build(body, runs.element, whatIf.element, showForecast);
+  const drawn = () => [state.focus, ...state.shown].map((key) => state.whole.get(key)).filter(Boolean);
+  const saving = makeSaving(plotly, () => parts.loss, drawn);
+  const parts = build(body, { runs: runs.element, whatIf: whatIf.element, saving }, showForecast);
 
   watchTheme(draw);
   refresh();
@@ -44,7 +50,7 @@ export function start(body, plotly) {
       state.rows = rows;
       state.skipped = skipped;
       const keys = new Set(rows.map(keyOf));
-      if (!keys.has(state.focus)) focusOn(rows.length ? keyOf(rows[0]) : null);
+      if (!keys.has(state.focus)) focusOn(newest(rows));
       state.shown = new Set([...state.shown].filter((key) => keys.has(key)));
       const news = rows.filter((row) => before.has(keyOf(row)) && before.get(keyOf(row)).written !== row.written);
       await load(news.map(keyOf));
@@ -67,7 +73,14 @@ export function start(body, plotly) {
       details.label = labelOf(details);
       state.whole.set(key, details);
     }));
+    await compare(wanted);
     whatIf.follow(news.includes(state.focus));
+  }
+
+  async function compare(keys) {
+    const compared = keys.length < 2 ? [] : (await ask("compare", { asked: { series: keys.map((key) => JSON.parse(key)) } })).runs;
+    const wanted = [state.focus, ...state.shown];
+    if (wanted.length === keys.length && keys.every((key) => wanted.includes(key))) state.compared = compared;
   }
 
   function focusOn(key) {
@@ -115,7 +128,8 @@ export function start(body, plotly) {
       if (state.focus === null) return;
       const [name] = JSON.parse(state.focus);
       parts.headline.textContent = `${labelOf({ run: name })}: ${state.trouble === null ? "loading …" : "not loaded"}`;
-      parts.status.textContent = parts.facts.textContent = "";
+      parts.status.drawn = parts.hindsight.drawn = null;
+      parts.status.textContent = parts.hindsight.textContent = parts.facts.textContent = "";
       return;
     }
     const at = run.trail.findIndex((row) => row.step === state.at);
@@ -124,6 +138,7 @@ export function start(body, plotly) {
     drawSlider(parts, run, row, at);
     drawDecisions(parts, run);
     drawCoverage(parts, run);
+    drawCompared(parts.compared, state.compared, state.colourOf);
     whatIf.draw(run);
     drawCharts(parts, state, run, row, plotly, { change: whatIf.change, draw }).catch((error) => {
       state.trouble = error.message;
@@ -143,7 +158,7 @@ function colour(state) {
   }
 }
 
-function build(body, runs, whatIf, showForecast) {
+function build(body, { runs, whatIf, saving }, showForecast) {
   const parts = {};
   const keep = (name, element) => (parts[name] = element);
   body.append(
@@ -152,21 +167,26 @@ function build(body, runs, whatIf, showForecast) {
     keep("page", make("div", { class: "page", hidden: true },
       runs,
       make("main", { id: "details", tabindex: "-1" },
-        keep("headline", make("h1", { "aria-live": "polite" })),
+        make("div", { class: "head" },
+          keep("headline", make("h1", { id: "headline", "aria-live": "polite" })),
+          keep("hindsight", make("p", { class: "hindsight" })),
+          saving),
         keep("status", make("p", { class: "quiet" })),
         keep("facts", make("p", { class: "quiet facts" })),
         keep("details", make("div", {},
-          keep("loss", make("div", { class: "chart loss", role: "img", "aria-label": "loss, forecast and learning rate" })),
+          keep("loss", make("div", { class: "chart loss", role: "figure", "aria-describedby": "headline", "aria-label": "loss, forecast and learning rate" })),
           make("div", { class: "travel" },
             make("label", { for: "travel" }, "Forecast made at"),
             keep("slider", make("input", { type: "range", id: "travel", min: 0, step: 1,
               oninput: (event) => showForecast(Number(event.target.value)) })),
             keep("moment", make("output", { for: "travel", "aria-live": "polite" })),
           ),
+          keep("compared", make("section", { class: "compared", "aria-label": "runs compared", hidden: true })),
           whatIf,
           make("h2", {}, "Forecasts of the final loss"),
-          keep("final", make("div", { class: "chart", role: "img", "aria-label": "forecast of the final loss over time" })),
-          keep("coverage", make("p")),
+          keep("final", make("div", { class: "chart", role: "figure", "aria-describedby": "coverage",
+            "aria-label": "forecast of the final loss over time" })),
+          keep("coverage", make("p", { id: "coverage" })),
           make("h2", {}, "Advice and actions"),
           keep("decisions", make("ol", { class: "decisions" })),
         )),
@@ -231,8 +251,8 @@ async function drawCharts(parts, state, run, row, plotly, act) {
       watchZoom(parts.loss, () => again(parts.loss, act.draw));
     }
   }
-  if (changed(parts.final, [shown[0], row?.step, theme()])) {
-    const { traces, layout } = finalChart({ run: runs[0], row, theme: theme() });
+  if (changed(parts.final, [shown, row?.step, theme()])) {
+    const { traces, layout } = finalChart({ runs, row, theme: theme() });
     const first = !parts.final.data;
     drawing.push(Plotly.react(parts.final, traces, zoomed(parts.final, layout), OPTIONS));
     if (first) watchZoom(parts.final, () => again(parts.final, act.draw));

@@ -1,59 +1,95 @@
-// The table of runs and the records that cannot be read.
+// The table of runs, one line each, and the records that cannot be read.
 
-import { changed, make } from "./dom.js";
-import { isDark } from "./theme.js";
+import { changed, fill, make } from "./dom.js";
 import { ACTIONS, chance, digits, keyOf, labelOf, percent, steps } from "./words.js";
 
 const MIN_RUNS_FOR_FILTER = 8;
+const END_OF_NAME = 7; // characters of a long name that are shown beside its beginning
+
+const goesOn = (row) => !row.over && !row.stopped && row.broke === null && row.outcome === null;
+
+// Key of the run that was written last, of those that go on if there are any; null without runs.
+export function newest(rows) {
+  const active = rows.filter(goesOn);
+  const latest = (best, row) => ((row.written ?? 0) > (best.written ?? 0) ? row : best);
+  return rows.length ? keyOf((active.length ? active : rows).reduce(latest)) : null;
+}
 
 // The table.
 //   act: handlers of clicks: "choose" a run, "toggle" whether it is drawn, too.
 export function makeRuns(state, act) {
   const filter = make("input", { type: "search", class: "filter", placeholder: "filter by name",
     "aria-label": "filter the runs by name", oninput: draw });
+  const nothing = make("p", { class: "quiet", role: "status" });
   const body = make("tbody");
   const skipped = make("details", { class: "skipped", hidden: true });
+  const column = (kind, words, title) => make("th", { scope: "col", class: kind, title }, words);
   const element = make("nav", { "aria-label": "runs" },
     make("h2", {}, "Runs"),
     filter,
+    nothing,
     make("div", { class: "scrolling" },
       make("table", {},
         make("thead", {}, make("tr", {},
-          make("th", { scope: "col", class: "box" }),
-          make("th", { scope: "col" }, "run and final loss"),
-          make("th", { scope: "col", class: "best", title: "probability of ending lowest of the runs with the same loss" }, "best"))),
+          column("box", make("span", { class: "hidden" }, "drawn"), "draw it in the charts, too"),
+          column("name", "run"),
+          column("number", "final loss", "the loss that it ended with or is heading for; lowest first"),
+          column("number range", "80%", "interval that should hold the final loss in 8 of 10 runs"),
+          column("number done", "done", "steps taken, as a share of the planned ones"),
+          column("advice", "advice", "what is advised now, or how the run ended"),
+          column("number best", "best", "probability of ending lowest of the runs with the same loss"))),
         body)),
     skipped,
   );
+  const elements = new Map(); // content and element of a row by key
+  let focus = null; // the run in focus when the table was drawn last
 
   function draw() {
     const rows = state.rows ?? [];
     filter.hidden = rows.length <= MIN_RUNS_FOR_FILTER;
     drawSkipped();
     const wanted = filter.hidden ? "" : filter.value.toLowerCase();
-    if (!changed(body, [rows, wanted, state.focus, [...state.shown], [...state.colours], isDark()])) return;
     const held = document.activeElement?.dataset?.held;
-    body.replaceChildren(...rows.filter((row) => row.run.toLowerCase().includes(wanted)).map(rowOf));
-    if (held) [...body.querySelectorAll("[data-held]")].find((each) => each.dataset.held === held)?.focus();
+    const found = rows.filter((row) => row.run.toLowerCase().includes(wanted));
+    nothing.textContent = rows.length && !found.length ? `No run has "${filter.value}" in its name.` : "";
+    fill(body, found.map(elementOf));
+    if (held && document.activeElement?.dataset?.held !== held) [...body.querySelectorAll("[data-held]")].find((each) => each.dataset.held === held)?.focus();
+    if (focus !== state.focus) body.querySelector("tr.focus")?.scrollIntoView({ block: "nearest" });
+    focus = state.focus;
   }
 
-  function rowOf(row) {
+  // The element of a row, the same as before if nothing in it has changed.
+  function elementOf(row) {
     const key = keyOf(row);
     const focused = key === state.focus;
-    const drawn = focused || state.shown.has(key);
+    const colour = focused || state.shown.has(key) ? state.colourOf(key) : null;
+    const content = JSON.stringify([row, focused, colour]);
+    const kept = elements.get(key);
+    if (kept?.content === content) return kept.element;
+    const element = rowOf(row, key, focused, colour);
+    elements.set(key, { content, element });
+    return element;
+  }
+
+  function rowOf(row, key, focused, colour) {
+    const drawn = colour !== null;
     const dot = make("span", { class: "dot" });
-    if (drawn) dot.style.background = state.colourOf(key);
-    const end = endOf(row);
+    if (drawn) dot.style.background = colour;
+    const label = row.run === "." ? labelOf(row) : row.run;
     const box = make("input", { type: "checkbox", "data-held": `show ${key}`, checked: drawn, disabled: focused,
-      "aria-label": `also draw ${row.run}`, onchange: (event) => act.toggle(key, event.target.checked) });
+      "aria-label": `also draw ${label}`, onchange: (event) => act.toggle(key, event.target.checked) });
     const name = make("button", { type: "button", class: "run", "data-held": `run ${key}`, title: row.run,
-      "aria-pressed": String(focused), onclick: () => act.choose(key) }, row.run === "." ? labelOf(row) : row.run);
+      "aria-pressed": String(focused), onclick: () => act.choose(key) },
+      make("span", {}, label.slice(0, -END_OF_NAME)), make("span", {}, label.slice(-END_OF_NAME)));
+    const loss = `${row.metric}${row.loss ? ` ${row.loss}` : ""} loss`;
     return make("tr", { class: focused ? "focus" : "" },
       make("td", { class: "box" }, box, dot),
-      make("td", {},
-        name,
-        make("div", { class: "number" }, ...end),
-        make("div", { class: "about" }, seenOf(row), wordOf(row))),
+      make("td", { class: "name" }, name),
+      make("td", { class: "number", title: `${loss}${finalRange(row)}` }, finalOf(row)),
+      make("td", { class: "number range quiet" }, rangeOf(row)),
+      make("td", { class: "number done quiet", title: `step ${steps(row.step)} of ${steps(row.total_steps)}` },
+        percent(row.step / row.total_steps)),
+      make("td", { class: "advice" }, wordOf(row)),
       make("td", { class: "number best" }, row.prob_best === null ? "" : chance(row.prob_best)));
   }
 
@@ -70,24 +106,29 @@ export function makeRuns(state, act) {
   return { element, draw };
 }
 
-function seenOf(row) {
-  const loss = `${row.metric}${row.loss ? ` ${row.loss}` : ""}`;
-  const title = `step ${steps(row.step)} of ${steps(row.total_steps)}`;
-  return make("span", { class: "quiet", title }, `${loss}, ${percent(row.step / row.total_steps)} of ${steps(row.total_steps)}`);
+// The loss that the run ended with or is heading for.
+function finalOf(row) {
+  if (row.broke !== null) return "–";
+  return digits(row.outcome ?? row.median);
 }
 
-// The loss at which the run ended or is forecast to end, with its 80% interval.
-function endOf(row) {
-  if (row.outcome !== null) return [digits(row.outcome)];
-  if (row.median === null) return [make("span", { class: "quiet" }, "no finite loss")];
-  if (row.broke !== null) return ["–"];
-  return [digits(row.median), make("span", { class: "quiet" }, ` ${digits(row.lower80)} – ${digits(row.upper80)}`)];
+// The 80% interval of a loss that is forecast.
+function rangeOf(row) {
+  if (row.broke !== null || row.outcome !== null || row.median === null) return "";
+  return `${digits(row.lower80)} – ${digits(row.upper80)}`;
+}
+
+// The same for a title.
+function finalRange(row) {
+  const range = rangeOf(row);
+  return range && `, 80%: ${range}`;
 }
 
 // The present advice, or how the run ended.
 function wordOf(row) {
-  if (row.broke !== null) return make("span", { class: "action stop" }, "broke");
-  if (row.outcome !== null || row.over) return make("span", { class: "action" }, "ended");
-  if (row.stopped) return make("span", { class: "action" }, "stopped");
-  return make("span", { class: `action ${row.action}` }, ACTIONS[row.action] ?? row.action);
+  const word = (words, kind = "", title = null) => make("span", { class: `action ${kind}`, title }, words);
+  if (row.broke !== null) return word("broke", "stop", row.broke === 0 ? "no finite loss" : `after step ${steps(row.broke)}`);
+  if (row.outcome !== null || row.over) return word("ended");
+  if (row.stopped) return word("stopped");
+  return word(ACTIONS[row.action] ?? row.action, row.action, row.median === null ? "no finite loss to forecast from" : null);
 }

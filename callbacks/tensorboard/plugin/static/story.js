@@ -1,25 +1,48 @@
 // Text about the run in focus: where it ends, its forecasts, advice and actions.
 
-import { changed, make } from "./dom.js";
-import { ACTIONS, amount, chance, digits, gap, percent, plainly, steps } from "./words.js";
+import { changed, make, term } from "./dom.js";
+import { ACTIONS, amount, caveatWords, chance, digits, gap, percent, sourceWords, statusWords, steps } from "./words.js";
+
+const LEAST_HELD = 0.5; // share of past 80% intervals that held, below which the forecasts were wrong
+const LEAST_JUDGED = 3; // past forecasts, for such a judgement
 
 export function drawHeadline(parts, run) {
   parts.headline.textContent = `${run.label}: ${endOf(run)}`;
+  drawHindsight(parts, run);
+  if (!changed(parts.status, [run.tag, run.run, run.step, run.forecast])) return;
   const forecast = run.forecast;
-  const words = [`step ${steps(run.step)} of ${steps(run.total_steps)}`, plainly(forecast.status)];
-  if (forecast.gain_mean !== null && !run.over && run.outcome === null) {
-    const change = forecast.gain_mean < 0 ? "expected rise from higher learning rates" : "expected drop from annealing";
-    words.push(`${change} ${gap(Math.abs(forecast.gain_mean), forecast.median)} ± ${gap(forecast.gain_std, forecast.median)} (source: ${forecast.gain_source})`);
-  }
+  const pieces = [`step ${steps(run.step)} of ${steps(run.total_steps)}`, term(...statusWords(forecast.status))];
+  if (!run.over && run.outcome === null) pieces.push(gainOf(forecast));
   if (run.target !== null && run.outcome !== null) {
-    words.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
+    pieces.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
   } else if (run.target !== null && run.broke === null && forecast.prob_target !== null) {
-    words.push(`target ${digits(run.target)}: probability ${chance(forecast.prob_target)}`);
+    pieces.push(`target ${digits(run.target)}: probability ${chance(forecast.prob_target)}`);
   }
-  if (forecast.caveats.length) words.push(`caveats: ${plainly(forecast.caveats.join(", "))}`);
-  if (run.non_finite) words.push(run.non_finite === 1 ? "1 loss was nan or infinite" : `${steps(run.non_finite)} losses were nan or infinite`);
-  parts.status.textContent = words.join(" · ");
+  pieces.push(...forecast.caveats.map((caveat) => term(...caveatWords(caveat))));
+  if (run.non_finite) pieces.push(run.non_finite === 1 ? "1 loss was nan or infinite" : `${steps(run.non_finite)} losses were nan or infinite`);
+  parts.status.replaceChildren(...pieces.filter(Boolean).flatMap((each, i) => (i ? [" · ", each] : [each])));
   parts.facts.textContent = factsOf(run.run_info);
+}
+
+// The drop still to come from annealing, and how it is known.
+function gainOf(forecast) {
+  if (forecast.gain_mean === null) return null;
+  if (forecast.gain_source === "none") return "no annealing to come";
+  const change = forecast.gain_mean < 0 ? "higher learning rates to raise it by" : "annealing still to bring";
+  const size = `${gap(Math.abs(forecast.gain_mean), forecast.median)} ± ${gap(forecast.gain_std, forecast.median)}`;
+  return make("span", {}, `${change} ${size}, `, term(...sourceWords(forecast.gain_source)));
+}
+
+// How past forecasts of the run fared, in red if they were wrong.
+function drawHindsight(parts, run) {
+  const { judged, held } = run.fared["80"];
+  const failed = run.forecast.caveats.includes("forecasts_failed") || (judged >= LEAST_JUDGED && held < LEAST_HELD * judged);
+  parts.hindsight.classList.toggle("trouble", failed);
+  if (!changed(parts.hindsight, [judged, held, failed])) return;
+  const words = judged === 0 ? "no past forecast to judge yet"
+    : `${failed ? "was wrong: " : ""}${held} of ${judged} past forecasts held`;
+  parts.hindsight.replaceChildren(term(words,
+    "A past forecast held if what came is inside its 80% interval, as 8 of 10 should. Forecasts of the same run err alike"));
 }
 
 // The kind of the run, and what else is known about it.
@@ -41,12 +64,12 @@ function endOf(run) {
     return run.stopped ? `stopped at step ${steps(run.step)}, ${losses}` : losses;
   }
   const where = `${digits(forecast.median)} (80%: ${digits(forecast.lower80)} to ${digits(forecast.upper80)})`;
-  if (run.stopped) return `stopped at step ${steps(run.step)}; it would have ended at ${where}`;
-  if (forecast.status === "too_short") return `might end at ${where}, too early to tell`;
-  if (forecast.status === "misfit") return `might end at ${where}, no loss law fits it`;
-  if (forecast.caveats.includes("forecasts_failed")) return `might end at ${where}, but earlier forecasts were far off`;
-  if (forecast.caveats.includes("memorising")) return `might end at ${where}, or far below if it memorises its data`;
-  return `will end at ${where}`;
+  if (run.stopped) return `stopped at step ${steps(run.step)}; it was heading for ${where}`;
+  if (forecast.status === "too_short") return `may be heading for ${where}, too early to tell`;
+  if (forecast.status === "misfit") return `may be heading for ${where}, no loss law fits it`;
+  if (forecast.caveats.includes("forecasts_failed")) return `may be heading for ${where}, but earlier forecasts were far off`;
+  if (forecast.caveats.includes("memorising")) return `may be heading for ${where}, or far below if it memorises its data`;
+  return `heading for ${where}`;
 }
 
 export function drawSlider(parts, run, row, at) {

@@ -1,16 +1,23 @@
 // What-if section: asks the backend for the forecast of the run in focus under another schedule.
 
 import { ask, make } from "./dom.js";
-import { caveatsOf, digits, gap, statusOf, steps } from "./words.js";
+import { digits, doubtsOf, gap, steps } from "./words.js";
 
 const PAUSE = 120; // ms without a change before a request
+
+// Ways to write the schedule, by their names in an answer.
+const CODE = {
+  schedule: "LRSchedule",
+  begin_decay: "begin_decay of SteerableLR",
+  torch: "torch scheduler",
+};
 
 // state: "question" is the schedule asked about, "tried" the answer, "refused" the error in place of it,
 //   "asking" whether the section is open.
 // focused: returns the run in focus, or undefined until it is loaded; redraw: draws the page.
 export function makeWhatIf(state, focused, redraw) {
   const parts = {};
-  const element = build(parts, { open, change, reset, copy }, state);
+  const element = build(parts, { open, change, reset, copy, redraw }, state);
   let waiting = null;
   let abort = null;
 
@@ -85,7 +92,7 @@ export function makeWhatIf(state, focused, redraw) {
 
   async function copy() {
     try {
-      await navigator.clipboard.writeText(state.tried.code);
+      await navigator.clipboard.writeText(parts.code.value);
       parts.copied.textContent = "copied";
     } catch {
       parts.code.focus();
@@ -130,7 +137,9 @@ function build(parts, act, state) {
       ),
       keep("answer", make("p", { class: "answer", "aria-live": "polite" })),
       make("div", { class: "code" },
-        keep("code", make("textarea", { readonly: true, rows: 2, "aria-label": "the schedule as code" })),
+        keep("language", make("select", { "aria-label": "kind of code", onchange: act.redraw },
+          ...Object.entries(CODE).map(([value, words]) => make("option", { value }, words)))),
+        keep("code", make("textarea", { readonly: true, rows: 3, "aria-label": "the schedule as code" })),
         make("button", { type: "button", onclick: act.copy }, "Copy as code"),
         keep("copied", make("span", { class: "quiet", role: "status" }))),
     )),
@@ -146,7 +155,7 @@ function draw(parts, state, run) {
   fields.forEach((each) => (each.disabled = asked === null));
   parts.answer.classList.toggle("trouble", Boolean(state.refused));
   parts.answer.textContent = answerOf(state);
-  const code = state.tried?.code ?? "";
+  const code = state.tried?.code[parts.language.value] ?? "";
   if (parts.code.value !== code) {
     parts.code.value = code;
     parts.copied.textContent = "";
@@ -184,7 +193,7 @@ function answerOf({ question, refused, tried }) {
   const compared = gain.median === null ? "" :
     ` That is ${lower(gain.median)} than with the planned ${steps(plan.total_steps)} steps ` +
     `(80%: ${lower(gain.lower80)} to ${lower(gain.upper80)}).`;
-  const doubts = [statusOf(other.status), ...caveatsOf(other.caveats)].filter(Boolean).map((each) => ` ${each}.`).join("");
+  const doubts = doubtsOf(other).map((each) => ` ${each}.`).join("");
   return `Ends at ${digits(other.median)} (80%: ${digits(other.lower80)} to ${digits(other.upper80)}) after ` +
     `${steps(other.total_steps)} steps.${compared}${doubts}`;
 }

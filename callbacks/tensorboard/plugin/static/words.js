@@ -3,8 +3,8 @@
 export const ACTIONS = {
   continue: "continue",
   stop: "stop",
-  change_schedule: "change the schedule",
-  abstain: "abstain",
+  change_schedule: "reschedule",
+  abstain: "no advice",
 };
 
 // A number with four digits; a very small one in powers of ten.
@@ -47,28 +47,47 @@ export function labelOf(run) {
   return name.length > 40 ? `${name.slice(0, 18)}…${name.slice(-18)}` : name;
 }
 
+// A few words and their explanation, by status of a forecast.
 const STATUS = {
-  no_data: "No finite loss was observed yet",
-  too_short: "Too early to tell",
-  prior_driven: "The effect of annealing is assumed, not learned from this run",
-  identified: "",
-  misfit: "No loss law fits this run",
-};
-const CAVEATS = {
-  lr_assumed: "The future learning rate is unknown: the present rate is assumed to be held",
-  lr_unknown: "No learning rate is known: the forecast covers one that is held and one that decays to 0, so it is wide",
-  lr_off_plan: "The learning rates used differ from the plan",
-  non_finite: "Some losses were nan or infinite",
-  overfitting: "The validation loss has been rising",
-  lr_rises_ahead: "The learning rate rises again, and forecasts beyond that are poor",
-  lr_step_ahead: "The learning rate will fall in steps, and what the first of them brings was not seen yet",
-  forecasts_failed: "Earlier forecasts of this run were far off what came: this one is wide",
-  memorising: "The training data is seen more than once, and the loss may fall by any factor while it is memorised",
-  probe_stale: "The annealing probe has measured nothing for long: its last measurement is held, with a larger error",
-  repeated_data: "The data will be seen again: a training loss can fall at every epoch boundary, and nothing seen in the first epoch tells how far",
-  schedule_approximated: "The planned learning rates are approximated",
+  no_data: ["no losses yet", "No finite loss was observed yet"],
+  too_short: ["too early to tell", "Too early to tell: the forecast is wide and comes mostly from other runs"],
+  prior_driven: ["partly assumed", "The effect of annealing is assumed, not learned from this run"],
+  identified: ["enough seen to tell", "What annealing will still bring was learned from this run, was measured, or is negligible"],
+  misfit: ["no law fits", "No loss law fits this run: the forecast is a wide interval around the present level"],
 };
 
-// The status of a forecast as a sentence without a full stop; empty if there is nothing to warn of.
-export const statusOf = (status) => STATUS[status] ?? plainly(status);
-export const caveatsOf = (caveats) => caveats.map((caveat) => CAVEATS[caveat] ?? plainly(caveat));
+// The same by source of the drop that annealing, the decay of the learning rate, will still bring.
+const SOURCES = {
+  prior: ["assumed from other runs", "Learned from recorded runs of others: this run has not shown it yet"],
+  data: ["learned from this run", "The learning rate of this run has fallen far enough to show it"],
+  probe: ["measured by the probe", "Measured on averages of the weights of this run, which behave like annealed ones"],
+};
+
+// The same by caveat.
+const CAVEATS = {
+  lr_assumed: ["future learning rate unknown", "The future learning rate is unknown: the present rate is assumed to be held"],
+  lr_unknown: ["no learning rate known", "No learning rate is known: the forecast covers one that is held and one that decays to 0, so it is wide"],
+  lr_off_plan: ["learning rate off plan", "The learning rates used differ from the plan"],
+  non_finite: ["losses left out", "Some losses were nan or infinite and were left out"],
+  overfitting: ["overfitting", "The validation loss has been rising"],
+  lr_rises_ahead: ["learning rate will rise", "The learning rate rises again, and forecasts beyond that are poor"],
+  lr_step_ahead: ["learning rate will fall in steps", "The learning rate will fall in steps, and what the first of them brings was not seen yet"],
+  forecasts_failed: ["earlier forecasts were wrong", "Earlier forecasts of this run were far off what came: this one is wide"],
+  memorising: ["may be memorising", "The training data is seen more than once, and the loss may fall by any factor while it is memorised"],
+  probe_stale: ["old probe measurement", "The annealing probe has measured nothing for long: its last measurement is held, with a larger error"],
+  repeated_data: ["data will repeat", "The data will be seen again: a training loss can fall at every epoch boundary, and nothing seen in the first epoch tells how far"],
+  schedule_approximated: ["planned rates approximated", "The planned learning rates were evaluated at some steps and interpolated between them"],
+};
+
+const known = (table, name) => table[name] ?? [plainly(name), ""];
+
+// Pairs of a few words and their explanation.
+export const statusWords = (status) => known(STATUS, status);
+export const sourceWords = (source) => known(SOURCES, source);
+export const caveatWords = (caveat) => known(CAVEATS, caveat);
+
+// What to warn of in a forecast, as sentences without a full stop.
+export const doubtsOf = ({ status, caveats }) => {
+  const pairs = [...(status === "identified" ? [] : [statusWords(status)]), ...caveats.map(caveatWords)];
+  return pairs.map(([words, why]) => why || words);
+};
