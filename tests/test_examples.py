@@ -131,7 +131,8 @@ def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Pat
 def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:
     printed = run("sweep_optuna.py", "--trials", "4", "--steps", "60", cwd=tmp_path)
     rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
-    assert list(rows) == ["no pruning", "by forecast", "median", "median of forecasts"]
+    rules = ["by forecast", "halving by forecast", "median", "median of forecasts"]
+    assert list(rows) == ["no pruning", *rules]
     assert rows["no pruning"][:2] == ["100%", "0"]
     assert all(2 < float(row[2]) < 5 for row in rows.values())
 

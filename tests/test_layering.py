@@ -139,7 +139,7 @@ ADAPTERS: dict[str, set[str]] = {
     "ForecastPruner": {"optuna"},
     "ForecastScheduler": {"ray", "rich"},  # its progress tables
     "ForecastStopper": {"ray", "rich"},
-    "KerasLossForecast": {"jax", "keras", "rich", "torch"},  # one of its backends
+    "KerasLossForecast": {"jax", "keras", "matplotlib", "rich", "torch"},  # one of its backends
     # its metrics load transformers where that is installed, its progress bars rich
     "LightningLossForecast": {"lightning", "matplotlib", "rich", "torch", "transformers"},
     "LossForecast": set(),
