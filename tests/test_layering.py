@@ -110,7 +110,7 @@ LAZY = {
 """What a module of the core may import besides, inside a function or for type checkers."""
 
 SHOWS = {"lossforecast.cli.demo"}
-"""What shows an adapter to people, and may import the face of `callbacks`."""
+"""Modules that show an adapter to people, and may import the face of `callbacks`."""
 
 FRAMEWORKS = {
     "jax",

@@ -29,7 +29,7 @@ class LossForecast(OwnLoop):
                     break
 
     Each call of `step` is an optimizer step. The losses of JAX are not waited for: they are read on
-    the host when a forecast needs them, about 100 times a run.
+    the host when a forecast needs them, about 60 times a run.
 
     A copy, by `copy` or `pickle`, has the same settings and is in no run: it records nothing.
 

@@ -7,9 +7,9 @@ from lossforecast.callbacks.pipeline.metric_direction import is_loss_like
 from lossforecast.callbacks.pipeline.pipeline import Pipeline
 from lossforecast.callbacks.pipeline.plan_watch import PlanSource
 from lossforecast.callbacks.pipeline.recognition import Recognition
-from lossforecast.callbacks.pipeline.recorder import Place, StoreLike
 from lossforecast.callbacks.pipeline.settings import Settings
 from lossforecast.callbacks.pipeline.start import HostRun, resume, start
+from lossforecast.callbacks.pipeline.store_place import Place, StoreLike
 
 __all__ = [
     "Capture",

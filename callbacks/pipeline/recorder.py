@@ -4,7 +4,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,8 +13,9 @@ from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.pipeline.describe import identified
 from lossforecast.callbacks.pipeline.flush import Flush
 from lossforecast.callbacks.pipeline.recognition import Recognition
+from lossforecast.callbacks.pipeline.store_place import Place
 from lossforecast.checks import number
-from lossforecast.errors import ConfigurationError, StateError, StoreError
+from lossforecast.errors import StateError, StoreError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
@@ -28,19 +28,11 @@ from lossforecast.store import (
     FinishedRows,
     RunStore,
     address,
-    connect,
-    default_path,
     shown,
-    switched_on,
 )
 
-__all__ = ["Place", "RunRecorder", "StoreLike", "resolve_store"]
+__all__ = ["RunRecorder"]
 
-StoreLike = bool | str | os.PathLike[str] | RunStore | None
-"""True for the store of this user; a path, a URL or a `RunStore`; False for no store; None for what
-$LOSSFORECAST_STORE says: 1 is the store of this user, a path or URL another, unset no store."""
-Place = str | os.PathLike[str] | RunStore
-"""Path or URL of a store, or the store itself."""
 T = TypeVar("T")
 
 _FIRST_READ_TIMEOUT_S = 2.0  # for the past runs, before the first step
@@ -376,32 +368,3 @@ def _within(timeout_s: float, task: Callable[[], T]) -> T | None:
     if errors:
         raise errors[0]
     return results[0] if results else None
-
-
-def resolve_store(store: StoreLike) -> Place | None:
-    """Return the place of a store; None for no store.
-
-    With None, $LOSSFORECAST_STORE decides. Where it names no store, or a library is not installed,
-    there is none and a warning: it is set for all programs of a user.
-
-    Raises:
-        ConfigurationError: the argument names no store, or a library for it is not installed.
-    """
-    if store is None and switched_on():
-        try:
-            return resolve_store(True)
-        except ConfigurationError as error:
-            logger.warning("$LOSSFORECAST_STORE is set, but no run is recorded: %s", error)
-    if store is None or store is False:
-        return None
-    place: Any = default_path() if store is True else store
-    if isinstance(place, RunStore):
-        return place
-    if not isinstance(place, str | os.PathLike):
-        raise ConfigurationError(
-            "store must be True, a path, a database URL or a RunStore, not of type "
-            f"{type(store).__name__}"  # the value may hold a password
-        )
-    with suppress(StoreError):  # it may be reachable later
-        connect(address(place))
-    return place

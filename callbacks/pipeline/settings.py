@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.monitor import RunMonitor, Sink, listed_sinks
-from lossforecast.callbacks.pipeline.recorder import Place, StoreLike, resolve_store
+from lossforecast.callbacks.pipeline.store_place import Place, StoreLike, resolve_store
 from lossforecast.checks import instance, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster

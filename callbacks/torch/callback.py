@@ -37,7 +37,7 @@ class TorchLossForecast(OwnLoop):
 
     Hooks of the optimizer count its steps and read the learning rate of each step, so the order of
     the other calls, skipped steps and a scheduler that is stepped early or late make no difference.
-    Losses are copied on their device and read on the host about 100 times a run.
+    Losses are copied on their device and read on the host about 60 times a run.
 
     With several processes (`torch.distributed`) create one in each, with the same arguments, and
     call `step`, `validation` and `state_dict` at the same steps. Losses are averaged over all

@@ -18,7 +18,7 @@ from lossforecast.cli.output import (
     errors_in_one_line,
     write_json,
 )
-from lossforecast.cli.tables import details_table, escaped, number, percent, print_line
+from lossforecast.cli.tables import details_table, number, percent, print_line
 from lossforecast.comparison import MAX_SEEDS, ComparedRun, Comparison, Contender
 from lossforecast.errors import ConfigurationError
 from lossforecast.runs import outcome_of
@@ -128,10 +128,7 @@ def _table(found: Comparison) -> "Table":
         "spread of repeats": f"{percent(spread.scale)}% ({source})",
         "seeds of each to tell": f"over {MAX_SEEDS:,}" if seeds is None else f"{seeds:,}",
     }
-    table = details_table("comparison")
-    for name, value in rows.items():
-        table.add_row(escaped(name), escaped(value))
-    return table
+    return details_table("comparison", rows)
 
 
 def _loss(side: Contender) -> str:

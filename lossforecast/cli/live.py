@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lossforecast.cli.log_summary import log_headline, log_to_dict
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
-from lossforecast.cli.tables import details_table, escaped, interval80, number, print_line
+from lossforecast.cli.tables import details_table, interval80, number, print_line
 from lossforecast.display import STATUS_WORDS
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.forecast import Forecast
@@ -66,7 +66,7 @@ class LiveForecast:
         for step, name in log.history.events:
             forecaster.event(step, name)
         steps, losses = observed(log.history)
-        if target is not None:  # a run is stopped for its target at two checks in a row
+        if target is not None and policy is None:  # stopped for it at two checks in a row
             due = forecaster.every_n_steps * (log.history.last_step // forecaster.every_n_steps)
             earlier = steps < due
             forecaster.observe_many(steps[earlier], losses[earlier])
@@ -139,10 +139,7 @@ class LiveForecast:
         }
         if self.target is not None:
             rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
-        table = details_table("forecast")
-        for name, value in rows.items():
-            table.add_row(escaped(name), escaped(value))
-        return table
+        return details_table("forecast", rows)
 
 
 def wait_for_first_loss(

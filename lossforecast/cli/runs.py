@@ -284,11 +284,10 @@ def _table(runs: list[StoredRun]) -> "Table":
 
 
 def _details(run: StoredRun) -> "Table":
-    table = details_table("run")
-    for name, value in _to_json(run).items():
-        if value is not None:
-            table.add_row(name.replace("_", " "), escaped(str(value)))
-    return table
+    known = {name: value for name, value in _to_json(run).items() if value is not None}
+    return details_table(
+        "run", {name.replace("_", " "): str(value) for name, value in known.items()}
+    )
 
 
 def _forecasts(forecasts: list[dict[str, Any]], outcome: float) -> "Table":

@@ -1,7 +1,7 @@
-"""Empty tables, and numbers and names as text."""
+"""Tables, and numbers and names as text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lossforecast.forecast import Forecast
@@ -41,12 +41,14 @@ def empty_table(title: str, first: str, headings: Sequence[str]) -> "Table":
     return table
 
 
-def details_table(title: str) -> "Table":
-    """A table without rows and headings: names and their values, which may wrap."""
+def details_table(title: str, rows: Mapping[str, str]) -> "Table":
+    """A table without headings: names and their values, which may wrap."""
     table = empty_table(title, "", [""])
     table.show_header = False
     table.columns[1].justify = "left"
     table.columns[1].no_wrap = False
+    for name, value in rows.items():
+        table.add_row(escaped(name), escaped(value))
     return table
 
 

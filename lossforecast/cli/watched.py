@@ -37,7 +37,7 @@ class WatchedRun:
 
     path: Path
     name: str
-    sizes: dict[Path, tuple[int, int]]
+    files: dict[Path, tuple[int, int]]
     live: LiveForecast | None = None
     problem: str = ""
     is_guess: bool = False
@@ -50,7 +50,7 @@ class WatchedRun:
     @property
     def quiet_s(self) -> float:
         """Seconds since the log was written."""
-        return time.time() - max((_written(file) for file in self.sizes), default=0.0)
+        return time.time() - max((_written(file) for file in self.files), default=0.0)
 
     @property
     def is_active(self) -> bool:
@@ -132,13 +132,13 @@ class Watched:
         for place in self._places:
             for path, is_guess in logs_of(place):
                 try:
-                    sizes = file_versions(path)
+                    files = file_versions(path)
                 except OSError:  # it has just been moved away
                     continue
                 name = _name(path, place)
                 run = self._runs.setdefault(path, WatchedRun(path, name, {}, is_guess=is_guess))
-                if run.sizes != sizes:
-                    run.sizes = sizes
+                if run.files != files:
+                    run.files = files
                     self._forecast(run)
                     changed += [run] if run.live or not is_guess else []
         return changed

@@ -24,7 +24,7 @@ _TRANSFER_START_SHARE = 0.1  # of a run without losses: past runs predict it onl
 
 @dataclass(frozen=True)
 class Background:
-    """What is known before a run.
+    """The knowledge before a run.
 
     Attributes:
         prior: beliefs before the first loss.
@@ -101,7 +101,7 @@ class Background:
         return evidence, replace(posterior, foretold=foretold)
 
     def _foretold(self, evidence: Evidence) -> LadderForecast | None:
-        """What the ladder foretells; nothing while an event is ahead, after which losses may jump.
+        """The course that the ladder foretells; none while an event, a jump of losses, is ahead.
 
         Losses before an event are moved to the level of those after it.
         """

@@ -40,14 +40,14 @@ class Departure:
         )
 
 
-def departure_of(before: Foretold, evidence: Evidence) -> Departure | None:
+def departure_of(before: Foretold, given: Foretold, evidence: Evidence) -> Departure | None:
     """The departure of a run; None unless it is above its ladder, beyond a doubt of 1%.
 
     Args:
-        before: what was foretold before the losses.
+        before: the course foretold before the losses.
+        given: the same corrected by them.
         evidence: the losses.
     """
-    given = before.given(evidence)
     if not given.steps.size or given.prob_other_recipe < _MIN_PROBABILITY:
         return None
     foretold = before.at(given.steps).quantiles(np.array([0.5, _UPPER]))

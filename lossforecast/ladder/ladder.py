@@ -120,7 +120,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class LadderForecast:
-    """What a ladder foretells of a run with some losses: a `Foreteller`.
+    """The course that a ladder foretells of a run with some losses: a `Foreteller`.
 
     Attributes:
         ladder: the smaller runs.
@@ -129,14 +129,22 @@ class LadderForecast:
 
     ladder: Ladder
     evidence: Evidence
+    _given: dict[LRSchedule, Foretold] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, schedule: LRSchedule, steps: IntArray) -> Mixture:
         """Distribution of the loss at steps (m,) of a schedule, on the log scale."""
-        return self.ladder.foretell(schedule).given(self.evidence).at(steps)
+        return self._corrected(schedule).at(steps)
 
     def departure(self, schedule: LRSchedule) -> Departure | None:
         """How far the run is above its ladder; None if it is not, beyond a doubt of 1%."""
-        return departure_of(self.ladder.foretell(schedule), self.evidence)
+        before = self.ladder.foretell(schedule)
+        return departure_of(before, self._corrected(schedule), self.evidence)
+
+    def _corrected(self, schedule: LRSchedule) -> Foretold:
+        """The course corrected by the losses of the run, which every query needs."""
+        if schedule not in self._given:
+            self._given[schedule] = self.ladder.foretell(schedule).given(self.evidence)
+        return self._given[schedule]
 
 
 def _fractions(schedule: LRSchedule) -> FloatArray:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lossforecast.comparison import ComparedRun
 from lossforecast.errors import ConfigurationError, StoreError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = ["FinishedRows", "StoreReader"]
+
+T = TypeVar("T")
 
 FinishedRows = Sequence[Mapping[str, Any]]
 """Rows of finished runs, as `RunStore.finished` reads them."""
@@ -128,18 +130,7 @@ class StoreReader:
 
         Damaged runs are left out, with a warning.
         """
-        kept = []
-        for stored, row in self._sound(self.finished(run)):
-            try:
-                kept.append(_compared(stored, curve_of(row["curve"])))
-            except Exception as error:  # damaged text can raise anything
-                if is_from_signal(error):
-                    raise
-                self._warn(
-                    f"left out: the losses of run {stored.key} ({stored.name:.40}) of {self.url} "
-                    f"are damaged: {error!s:.200}"
-                )
-        return kept
+        return [found for _, found in self._with_losses(self.finished(run), _compared)]
 
     def history(self, key: str) -> History:
         """The losses of a run, in at most 512 bins."""
@@ -236,6 +227,23 @@ class StoreReader:
                 yield self._stored(row), row
             except StoreError as error:
                 self._warn(f"left out: {error}")
+
+    def _with_losses(
+        self, rows: Iterable[Mapping[str, Any]], read: Callable[[StoredRun, History], T]
+    ) -> Iterator[tuple[StoredRun, T]]:
+        """The runs in `rows` with what `read` makes of their losses, without the damaged ones."""
+        for stored, row in self._sound(rows):
+            try:
+                found = read(stored, curve_of(row["curve"]))
+            except Exception as error:  # damaged losses can raise anything
+                if is_from_signal(error):
+                    raise
+                self._warn(
+                    f"left out: the losses of run {stored.key} ({stored.name:.40}) of {self.url} "
+                    f"are damaged: {error!s:.200}"
+                )
+            else:
+                yield stored, found
 
     def _stored(self, row: Mapping[str, Any]) -> StoredRun:
         try:

@@ -28,14 +28,12 @@ from lossforecast.policies import Recommendation
 from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
 from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
-from lossforecast.signals import is_from_signal
 from lossforecast.store.plan import RunPlan
 from lossforecast.store.reader import FinishedRows, StoreReader
 from lossforecast.store.rows import (
     STATES,
     StoredRun,
     as_json,
-    curve_of,
     decision_row,
     distinct,
     storable,
@@ -281,18 +279,8 @@ class RunStore(StoreReader):
             finished: what `finished` returned for `run`, if it was called before.
         """
         candidates, short = [], []
-        for stored, row in self._sound(self.finished(run) if finished is None else finished):
-            try:
-                history = curve_of(row["curve"])
-                past = PastRun.of(stored.key, stored.run, stored.schedule, history)
-            except Exception as error:  # damaged losses can raise anything
-                if is_from_signal(error):
-                    raise
-                self._warn(
-                    f"left out: the losses of run {stored.key} ({stored.name:.40}) of {self.url} "
-                    f"are damaged: {error!s:.200}"
-                )
-                continue
+        rows = self.finished(run) if finished is None else finished
+        for stored, (past, history) in self._with_losses(rows, _past_run):
             if past is not None:
                 candidates.append(past)
             elif history.last_step <= stored.schedule.total_steps:
@@ -362,7 +350,7 @@ class RunStore(StoreReader):
         return RunPlan.of(prior_of, run, schedule, finals)
 
     def compare(self, first: str | ComparedRun, second: str | ComparedRun) -> Comparison:
-        """Whether two runs, by key or name, differ by more than the noise of seeds and evaluation.
+        """Compare two runs, by key or name, beside the noise of seeds and evaluation.
 
         Finished runs of their project or dataset with equal records are repeats and tell the noise.
 
@@ -397,3 +385,7 @@ class RunStore(StoreReader):
 def _real(value: float | None) -> float | None:
     """A number as databases take it: a Python float."""
     return None if value is None else float(value)
+
+
+def _past_run(run: StoredRun, history: History) -> tuple[PastRun | None, History]:
+    return PastRun.of(run.key, run.run, run.schedule, history), history

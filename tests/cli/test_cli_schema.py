@@ -36,7 +36,7 @@ def test_every_command_writes_json_and_has_a_schema() -> None:
 
 
 def described(schema: Any) -> bool:
-    """Whether every field of a schema says what it is."""
+    """Return whether every field of a schema says what it is."""
     inside = [*schema.get("properties", {}).values(), *schema.get("anyOf", [])]
     if "properties" in schema.get("items", {}):
         inside.append(schema["items"])

@@ -165,7 +165,7 @@ def test_the_interval_of_a_loss_in_full_fall_reaches_further_down_if_data_is_see
 
 
 def test_near_its_end_a_run_is_judged_again() -> None:
-    """What is left of the run is too little to bring much."""
+    """Too little is left of the run to bring much."""
     caveats = [Caveat.MEMORISING in staircase(seen).forecast().caveats for seen in (600, 1_150)]
     assert caveats == [True, False]
 

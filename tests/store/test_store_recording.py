@@ -20,7 +20,7 @@ from support.stored_runs import INFO, PLAN, filled
 from lossforecast import RunInfo, RunStore
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.callbacks.pipeline.recorder import RunRecorder
-from lossforecast.store import rows, run_store
+from lossforecast.store import reader, rows
 from lossforecast.store.schema import Tables
 
 HANG_S = 30.0  # far above every limit that is promised
@@ -223,7 +223,7 @@ def test_a_store_of_many_runs_is_read_whatever_time_its_losses_take(
         time.sleep(3.0)
         return parse(text)
 
-    monkeypatch.setattr(run_store, "curve_of", slow)
+    monkeypatch.setattr(reader, "curve_of", slow)
     monitor = train(path, run=RunInfo(project="p"), until=1)
     assert len(monitor.forecaster.prior.past) == 1
 

@@ -14,18 +14,23 @@ SUPPORT = Path(__file__).parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
+def python_path() -> str:
+    """PYTHONPATH of a process that imports `support` and this checkout."""
+    paths = [str(SUPPORT.parent), str(SUPPORT.parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, paths))
+
+
 def run_script(*arguments: object, limit: float, **environment: str) -> None:
     """Run Python with these arguments; fail on an error or after `limit` seconds.
 
     The script may import `support`. Processes that it started are ended with it.
     """
-    paths = [str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | environment,
+        env=os.environ | {"PYTHONPATH": python_path()} | environment,
     )
     try:
         output, _ = process.communicate(timeout=limit)

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SUPPORT = Path(__file__).parent
+from support.processes import python_path
+
 _MESSAGE_BYTES = 1 << 20
 _RETURNCODE = 4  # bytes of a number that the server sends
 
@@ -72,7 +73,7 @@ class WarmProcess:
 def run_warm(
     *arguments: object, output: Path, limit: float = 300, cwd: Path | None = None, **env: str
 ) -> str:
-    """What a script or ``-c CODE`` prints, which must end well."""
+    """The output of a script or ``-c CODE``, which must end well."""
     process = WarmProcess(*arguments, output=output, cwd=cwd, **env)
     try:
         returncode = process.wait(timeout=limit)
@@ -86,12 +87,11 @@ def run_warm(
 def _address() -> str:
     """The socket of the server, which ends with this process."""
     folder = tempfile.mkdtemp(prefix="warm-")
-    paths = [str(SUPPORT.parent), str(SUPPORT.parents[1]), os.environ.get("PYTHONPATH", "")]
     server = subprocess.Popen(
         [sys.executable, __file__, f"{folder}/socket"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env={**os.environ, "PYTHONPATH": python_path()},
     )
     assert server.stdout is not None
     assert server.stdin is not None

@@ -1,4 +1,4 @@
-"""What a person reads off the tab "Loss forecast", and does with it, in a real browser."""
+"""A person reads and uses the tab "Loss forecast", in a real browser."""
 
 import json
 import re
