@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "SPLIT_COLUMNS",
     "in_run",
+    "is_error",
     "is_epoch",
     "is_loss",
     "is_rate",
@@ -24,9 +25,14 @@ _MAX_CACHED = 4096  # names whose meaning is remembered: it is asked for in ever
 _RUN_SEPARATOR = " - "
 _MAX_LISTED = 60  # columns that an error names
 
-_LOSS = re.compile(r"(^|[^a-z])(loss|nll|cross_entropy|xent)($|[^a-z])")
+_LOSS = re.compile(
+    r"(^|[^a-z])((train|tr|val|valid|test|eval|dev|avg|mean|total|epoch|batch|running)?loss(es)?"
+    r"|nll|[a-z]*logloss|cross[_-]?entropy|xent)($|[^a-z])"
+)
+_COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean)[^a-z])?cost")
+_ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
 _SCALE = re.compile(r"loss[ _-]?scal")  # of mixed precision
-_RATE = re.compile(r"(^|[^a-z])(lr|learning[ _-]?rate)($|[^a-z])")
+_RATE = re.compile(r"(^|[^a-z])(l\.?r|learning[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
     r"($|[^a-z]|loss)"
@@ -38,6 +44,7 @@ _REWARD = re.compile(
 SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")
 """Columns, in lower case, that tell training from validation in words."""
 _EPOCHS = {"epoch", "epochs", "current_epoch"}
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_A_RATE = re.compile(
     r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
     r"($|[^a-z])"
@@ -76,7 +83,7 @@ def in_run(run: str, name: str) -> str:
 @lru_cache(_MAX_CACHED)
 def words(name: str) -> str:
     """The name in lower case, its words separated: train_loss for trainLoss."""
-    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+    return _WORD_START.sub("_", name).lower()
 
 
 def listed(names: Iterable[str]) -> str:
@@ -110,13 +117,19 @@ def is_epoch(name: str) -> bool:
 
 @lru_cache(_MAX_CACHED)
 def is_loss(name: str) -> bool:
-    """True if a column is named like a loss."""
+    """True if a column is named like a loss, a cost or a mean squared error."""
     word = words(name)
     return (
-        _LOSS.search(word) is not None
+        (_LOSS.search(word) or _COST.fullmatch(word) or _ERROR.search(word)) is not None
         and _RATE.search(word) is None
         and _SCALE.search(word) is None
     )
+
+
+@lru_cache(_MAX_CACHED)
+def is_error(name: str) -> bool:
+    """True if a column is named like a mean squared error, which may be a metric beside a loss."""
+    return _LOSS.search(words(name)) is None
 
 
 @lru_cache(_MAX_CACHED)

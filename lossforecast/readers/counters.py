@@ -12,7 +12,7 @@ from lossforecast.readers.cells import MAX_STEP, has_value, number_in, step_in
 from lossforecast.readers.columns import is_epoch, is_loss, listed, split_of
 from lossforecast.readers.run_starts import RunStarts
 
-__all__ = ["TOTAL", "Counter", "Row"]
+__all__ = ["TOTAL", "Counter", "Row", "is_counter_name"]
 
 Row = Mapping[str, Any]
 """The cells of a row by the names of their columns."""
@@ -34,11 +34,14 @@ _STEP_COLUMNS = (
     "iter",
     "iters",
     "time/total_timesteps",
+    "timesteps_total",
+    "training_iteration",
     "update",
     "updates",
     "batch",
 )
 """Names of the column of optimizer steps in lower case, the surest first."""
+_STEP_WORDS = frozenset(_STEP_COLUMNS)
 _OTHER_COUNTERS = ("episode", "episodes")
 _INDICES = ("", "unnamed: 0", "index")  # names of a column that numbers the rows of a table
 _TOTAL_STEPS = frozenset(
@@ -156,6 +159,7 @@ class Counter:
             number = step_in(cell, where, self.column)
             if number is not None:
                 self._see_totals(row, _TOTAL_EPOCHS)
+                self._last = number
             return None if number is None else max(number - self.first, 0)
         number = step_in(cell, where, self.column)
         if number is None:
@@ -181,6 +185,8 @@ class Counter:
         epochs = self._totals.get(str(self.epoch), math.nan)
         if self.counts == "steps" and epochs > 0 and self._begins_anew is not False:
             own *= epochs
+        if self.counts == "epochs" and self.first == 0 and own == self._last:
+            own += 1  # numbered from 0, as `Epoch 59/59` of YOLOv5
         return round(own) if 0 < own <= MAX_STEP else None
 
     def _begin(self, row: Row, number: int) -> int:
@@ -226,6 +232,11 @@ class Counter:
         if total is not None and math.isfinite(total):
             same = self._totals.setdefault(counter, total) == total
             self._totals[counter] = total if same else math.nan
+
+
+def is_counter_name(name: str) -> bool:
+    """True if a column is named like a counter of optimizer steps."""
+    return name.lower() in _STEP_WORDS or name.lower().rpartition("/")[2] in _STEP_WORDS
 
 
 def _counting_epochs(column: str, rows: Sequence[Row]) -> Counter:

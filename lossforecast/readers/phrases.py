@@ -43,17 +43,21 @@ _COUNTERS = {
     "batch": "batch",
     "epoch": "epoch",
     "ep": "epoch",
+    "up": "update",
     "num_updates": "num_updates",
     "update": "update",
     "updates": "update",
 }
+_UNITS = {"epoch": "epoch", "batch": "batch", "iter": "iter", "step": "step", "it": ""}
+"""Units of numbers that count, as in `3epoch:train:51-100batch` of ESPnet or `100it` of tqdm."""
 _SPLIT_WORD = re.compile(
     r"(?<![\w./-])(?:(?P<train>train|training|train_inner)"
     r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing)(?![\w./-])",
     re.IGNORECASE,
 )
 _BATCH = re.compile(r"\]?\s*\[\s*\d+\s*/\s*\d")
-_SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)")  # fairseq's mean over an epoch
+_SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
+"""Before the means over an epoch of fairseq and ESPnet."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ def phrases(line: str) -> Iterator[Phrase]:
         elif not words and pending and match["total"] is None:
             words, pending = (pending,), ""
         end = match.end()
+        if match["unit"] in _UNITS and number_in(match["number"]) is not None:
+            yield Phrase(_UNITS[match["unit"]], match["number"], counts=True)
+            continue
         number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
         counter = _counter(words)
         if (
@@ -118,7 +125,7 @@ def _next_total(line: str, end: int) -> str | None:
 @lru_cache(_MAX_CACHED)
 def _name(gap: str) -> tuple[str, ...]:
     """The words of the name of a number, from the text before it."""
-    gap = re.sub(r"\(\w+\)", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
+    gap = re.sub(r"\(\w+\)|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
     words = _ENDS_OF_NAMES.split(gap)[-1].split()
     while words and words[-1].lower() in _COPULAS:
         words.pop()

@@ -12,6 +12,7 @@ from lossforecast.readers.cells import MAX_STEP
 from lossforecast.readers.columns import (
     in_run,
     is_epoch,
+    is_error,
     is_loss,
     is_rate,
     listed,
@@ -223,11 +224,11 @@ def _loss_column(source: Source, losses: Sequence[str], metric: str | None) -> s
     if not fitting:
         raise _no_loss(source, losses, metric)
 
-    def rank(name: str) -> tuple[bool, int, int]:
+    def rank(name: str) -> tuple[bool, bool, int, int]:
         word = words(plain(name))
         common = word in _PREFERRED_LOSSES
         place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES)
-        return metric_of(name) == "val", place, losses.index(name)
+        return is_error(name), metric_of(name) == "val", place, losses.index(name)
 
     return min(fitting, key=rank)
 

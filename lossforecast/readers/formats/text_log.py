@@ -10,6 +10,7 @@ from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
+from lossforecast.readers.printed_tables import PrintedTables
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
 from lossforecast.readers.text import open_text, whole_lines
@@ -17,12 +18,16 @@ from lossforecast.readers.text import open_text, whole_lines
 __all__ = ["TextLog"]
 
 _KEYWORD = re.compile(
-    r"loss|nll|xent|entropy|epoch|step|iter|\blr|learning|\d\s*/\s*\d", re.IGNORECASE
+    r"loss|nll|xent|entropy|cost|mse|epoch|step|iter|\blr|learning|\d\s*/\s*\d", re.IGNORECASE
 )
 _REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
 _MAX_CHARACTERS = 4000  # of a line that are read
 _STEPS = {"step", "global_step", "num_updates"}
 _REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
+_RULES = ("-", "┏", "╭")  # at the beginning of a table
+_LEADING = re.compile(
+    r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?\]|^\s*(?P<only>\d+)\s*:\s"
+)  # of a line: an epoch and a step, or a step alone
 _BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
 
 _LOOKED_FOR = (
@@ -72,11 +77,11 @@ def _first_line(path: Path) -> str:
         return next((line.strip() for line in file if line.strip()), "")[:60]
 
 
-def _lines(source: Source) -> Iterator[tuple[str, str]]:
+def _lines(source: Source, tables: PrintedTables) -> Iterator[tuple[str, str]]:
     with open_text(source.path, errors="replace") as file:
         for number, whole in enumerate(whole_lines(source, file), 1):
             line = whole[:_MAX_CHARACTERS]
-            if _KEYWORD.search(line):
+            if tables.is_open or line.startswith(_RULES) or _KEYWORD.search(line):
                 yield f"{source.path}, line {number}", line
 
 
@@ -104,20 +109,18 @@ def _rows(source: Source) -> Iterator[_Line]:
     """
     epoch: dict[str, str] = {}
     header: dict[str, str] = {}  # the step in a line above
-    any_counter, length = False, ""  # the total of the iterations of training
-    for where, line in _lines(source):
-        values: dict[str, str] = {}
-        counted: dict[str, str] = {}
-        for phrase in phrases(line):
-            if not phrase.counts:
-                values.setdefault(phrase.name, phrase.value)
-                continue
-            if phrase.name not in counted:
-                counted[phrase.name] = phrase.value
-                if phrase.total is not None:
-                    counted[phrase.name + TOTAL] = phrase.total
+    any_counter, any_step, length = False, False, ""  # the total of the iterations of training
+    tables = PrintedTables()
+    for where, line in _lines(source, tables):
+        if (cells := tables.row(line)) is not None:
+            if cells:
+                yield _Line(where, cells, None, False)
+            continue
+        values, counted = _numbers(line)
         losses = [name for name in values if is_loss(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
+        if losses and not (counted or header):
+            counted = _leading(line)
         unnamed = "" in counted
         total = counted.get("iter" + TOTAL, length)
         if losses and not of_validation:
@@ -132,17 +135,54 @@ def _rows(source: Source) -> Iterator[_Line]:
                 yield _Line(where, {}, bar, False)
             else:
                 epoch = _epoch_in(counted) or epoch
-                header = counted if "step" in counted and not unnamed else header
+                header = counted if _heads(counted) and not unnamed else header
         elif _REPORT.match(line):
             source.losses_are_means = True
             yield _Line(where, {**counted, **values}, None, not _STEPS & set(counted))
         else:
             epoch = _epoch_in(counted) or epoch
+            if set(counted) - set(epoch):
+                any_step |= bool(losses)
+            elif counted and any_step and not header:
+                values = {_of_epoch(name): value for name, value in values.items()}
             header = {} if _STEPS & set(counted) else header
             counted |= header
             any_counter = any_counter or bool(epoch or counted)
             if any_counter:
                 yield _Line(where, {**epoch, **counted, **values}, bar, False)
+
+
+def _numbers(line: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The values and the counters in a line, by their names."""
+    values: dict[str, str] = {}
+    counted: dict[str, str] = {}
+    for phrase in phrases(line):
+        if not phrase.counts:
+            values.setdefault(phrase.name, phrase.value)
+        elif phrase.name not in counted:
+            counted[phrase.name] = phrase.value
+            if phrase.total is not None:
+                counted[phrase.name + TOTAL] = phrase.total
+    return values, counted
+
+
+def _leading(line: str) -> dict[str, str]:
+    """The counters without names at the beginning of a line, as in `[2, 4000] loss: 1.9`."""
+    match = _LEADING.search(line)
+    if match is None:
+        return {}
+    step = match["only"] or match["second"] or match["first"]
+    return {"step": step} | ({"epoch": match["first"]} if match["second"] else {})
+
+
+def _heads(counted: Mapping[str, str]) -> bool:
+    """True if the counters of a line without values are those of the lines below."""
+    return not {"step", "batch"}.isdisjoint(counted)
+
+
+def _of_epoch(name: str) -> str:
+    """The name of a loss that is the mean over an epoch, beside those of its steps."""
+    return f"epoch_{name}" if is_loss(name) and metric_of(name) == "train" else name
 
 
 def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
