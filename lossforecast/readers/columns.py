@@ -8,8 +8,8 @@ from typing import Any
 __all__ = [
     "SPLIT_COLUMNS",
     "in_run",
-    "is_error",
     "is_epoch",
+    "is_error",
     "is_loss",
     "is_rate",
     "listed",

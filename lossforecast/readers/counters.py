@@ -49,6 +49,7 @@ _TOTAL_STEPS = frozenset(
 )
 _TOTAL_EPOCHS = frozenset({"total_epochs", "max_epochs", "num_epochs", "num_train_epochs"})
 
+_NO_COLUMN = "\0"  # where rows are counted
 _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the rows; a column that goes back more often counts nothing
 _MIN_ROWS_PER_EPOCH = 3  # with a value of a loss, from which on rows are counted, not epochs
@@ -114,7 +115,7 @@ class Counter:
             return cls(counting[0], epoch)
         if epoch is not None and _rows_per_epoch(epoch, rows) >= _MIN_ROWS_PER_EPOCH:
             note = "no optimizer steps logged: counting rows"
-            return cls("", epoch, counts="rows", note=note)
+            return cls(_NO_COLUMN, epoch, counts="rows", note=note)
         if epoch is not None and _has_numbers(epoch, rows):
             return _counting_epochs(epoch, rows)
         for name in names:
@@ -123,7 +124,13 @@ class Counter:
         if steps:
             return cls(steps[0], epoch)
         index = next((name for name in names if _is_index(name, rows)), None)
-        return None if index is None else _counting_epochs(index, rows)
+        if index is not None:
+            return _counting_epochs(index, rows)
+        named = [name for name in names if is_loss(name) or len(names) == 1]
+        if any(number_in(row.get(name)) is not None for name in named for row in rows):
+            note = "no column counts steps or epochs: counting rows"
+            return cls(_NO_COLUMN, counts="rows", note=note)
+        return None
 
     @property
     def columns(self) -> frozenset[str]:
@@ -132,7 +139,8 @@ class Counter:
 
     def starts(self) -> RunStarts:
         """A finder of the rows at which another run begins, for those of the whole log."""
-        return RunStarts(self.column or self.epoch or "", self.epoch)
+        counting_rows = self.column == _NO_COLUMN
+        return RunStarts(self.epoch if counting_rows else self.column, self.epoch)
 
     def renewed(self) -> "Counter":
         """A counter of the same columns that has seen no row yet."""
@@ -189,6 +197,12 @@ class Counter:
             own += 1  # numbered from 0, as `Epoch 59/59` of YOLOv5
         return round(own) if 0 < own <= MAX_STEP else None
 
+    @property
+    def total_epochs(self) -> float | None:
+        """The planned number of epochs beside the steps, if the log has it."""
+        epochs = self._totals.get(str(self.epoch), math.nan)
+        return epochs if self.counts == "steps" and 0 < epochs < math.inf else None
+
     def _begin(self, row: Row, number: int) -> int:
         """The step at which the numbers of the present epoch begin."""
         value = number_in(row.get(str(self.epoch)))
@@ -224,7 +238,8 @@ class Counter:
         own = self.column + TOTAL
         for name in named & row.keys() if own not in row else (own,):
             self._see_total(self.column, row[name])
-        if (name := f"{self.epoch}{TOTAL}") in row:
+        own = f"{self.epoch}{TOTAL}"
+        for name in _TOTAL_EPOCHS & row.keys() if own not in row else (own,):
             self._see_total(str(self.epoch), row[name])
 
     def _see_total(self, counter: str, cell: Any) -> None:

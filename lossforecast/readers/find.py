@@ -6,7 +6,7 @@ from pathlib import Path
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.formats import FORMATS
 from lossforecast.readers.source import FileStart, LogFormat, Source
-from lossforecast.readers.text import check_pointer, check_text, check_utf_8
+from lossforecast.readers.text import check_pointer, check_text, check_utf_8, open_bytes
 
 __all__ = ["MAX_LISTED_LOGS", "find_log", "logs_below", "open_log"]
 
@@ -79,7 +79,7 @@ def _find(folder: Path) -> tuple[LogFormat, Path]:
 
 
 def _start_of(path: Path) -> FileStart:
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         data = file.read(_START_BYTES)
         if b"\n" not in data:
             data += file.readline(_MAX_FIRST_LINE_BYTES)

@@ -1,11 +1,12 @@
 """`RateShape`: the decay that logged learning rates lie on, which tells those to come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.readers.rate_steps import regular_steps
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["RateShape", "rate_shape"]
@@ -21,12 +22,19 @@ _ENDS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # usual last rates, as shares 
 _SHIFTS = (0, -1, 1)  # the rate beside a step may be the one before or after it
 _N_STARTS = 25  # steps tried for the start of the decay, and as many around the best one
 _N_ROUNDS = 4
+_N_POINTS = 1025  # of a decay that is kept as points
 _N_FUTURE = 33  # future steps at which decays are compared
 
 _SHAPES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "linear": lambda elapsed: 1 - elapsed,
     "cosine": lambda elapsed: (1 + np.cos(np.pi * elapsed)) / 2,
 }
+_OTHER_SHAPES: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "polynomial of power 0.9": lambda elapsed: (1 - elapsed) ** 0.9,
+    "polynomial of power 2": lambda elapsed: (1 - elapsed) ** 2,
+    "1 - sqrt": lambda elapsed: 1 - np.sqrt(elapsed),
+}
+_ALL_SHAPES = {**_SHAPES, **_OTHER_SHAPES}
 """Share of the fall that is left, by the share of the decay that is over."""
 
 
@@ -65,7 +73,10 @@ class _Fit:
 
 
 def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShape | None:
-    """The linear or cosine decay to the end of a run that its logged rates lie on.
+    """The decay to the end of a run that its logged rates lie on.
+
+    It is linear or cosine, polynomial or "1 - sqrt" where these fit far better, or falls in equal
+    steps (`regular_steps`).
 
     They do if none is further away than 0.3% of the peak: a step that the scaler of mixed precision
     skips moves them a little. A warm-up and a constant phase may come before. The decay ends at 0
@@ -85,15 +96,26 @@ def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShap
     at_peak = np.flatnonzero(rates >= peak * (1 - _ROUNDING))
     first, last, n = int(at_peak[0]), int(at_peak[-1]), rates.size
     fallen = rates[-1] <= (1 - _MIN_FALL) * peak
+    if fallen and steps[-1] < total_steps:
+        regular = regular_steps(steps[last:], rates[last:], total_steps)
+        if regular is not None:
+            return RateShape(*regular)
     if n - 1 - last < _MIN_POINTS or not fallen or steps[-1] >= total_steps:
         return None
     starts = float(steps[first - 1]) if first else 0.0, float(steps[last + 1])
     used = np.unique([*_thinned(first, last), *_thinned(last, n - 1)])
     at, values = steps[used].astype(float), rates[used] / peak
-    fits = [
-        _best(shape, end, starts, at, values, total_steps) for shape in _SHAPES for end in _ENDS
-    ]
+
+    def fits_of(shapes: Iterable[str]) -> list[_Fit]:
+        return [_best(s, end, starts, at, values, total_steps) for s in shapes for end in _ENDS]
+
+    fits = fits_of(_SHAPES)
     best = min(fits, key=lambda fit: fit.distance)
+    if best.distance > _ROUNDING:
+        others = fits_of(_OTHER_SHAPES)
+        other = min(others, key=lambda fit: fit.distance)
+        if _SURELY_WORSE * other.distance < best.distance:
+            fits, best = others, other
     if best.distance > _TOLERANCE:
         return None
     limit = min(max(_SURELY_WORSE * best.distance, _ROUNDING), _TOLERANCE)
@@ -103,7 +125,7 @@ def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShap
 
 def _by_shape(fits: list[_Fit]) -> list[list[_Fit]]:
     """The fits of each shape that there is, by the height of their ends."""
-    return [own for shape in _SHAPES if (own := [fit for fit in fits if fit.shape == shape])]
+    return [own for shape in _ALL_SHAPES if (own := [fit for fit in fits if fit.shape == shape])]
 
 
 def _range_of_ends(fits: list[_Fit], peak: float) -> str:
@@ -129,12 +151,13 @@ def _told_apart(possible: list[_Fit], peak: float, now: float, total_steps: int)
     chosen = next((fit for fit in possible if fit.shape == best.shape), best)  # to 0 if that fits
     top = chosen.peak * peak
     end = chosen.end * top
-    schedule = getattr(LRSchedule, chosen.shape)(
-        total_steps,
-        top,
-        end=end,
-        warmup=min(round(chosen.start), total_steps - 1),
-    )
+    if chosen.shape in _SHAPES:
+        warmup = min(round(chosen.start), total_steps - 1)
+        schedule = getattr(LRSchedule, chosen.shape)(total_steps, top, end=end, warmup=warmup)
+    else:
+        points = np.unique(np.rint(np.linspace(now, total_steps, _N_POINTS)).astype(np.int64))
+        rates = chosen.rates(points.astype(float), total_steps) * peak
+        schedule = LRSchedule.from_points(points, rates, total_steps=total_steps)
     return RateShape(schedule, f"{chosen.shape} to {end:.3g} at {total_steps:,}", chosen.distance)
 
 
@@ -168,5 +191,5 @@ def _shares(
 ) -> FloatArray:
     """The rates at some steps as shares of the peak; steps and starts are broadcast."""
     elapsed = np.clip((steps - start) / (total_steps - start), 0.0, 1.0)
-    shares: FloatArray = end + (1 - end) * _SHAPES[shape](elapsed)
+    shares: FloatArray = end + (1 - end) * _ALL_SHAPES[shape](elapsed)
     return shares

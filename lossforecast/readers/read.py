@@ -24,7 +24,9 @@ from lossforecast.readers.columns import (
 )
 from lossforecast.readers.epochs import EpochColumn
 from lossforecast.readers.find import MAX_LISTED_LOGS, logs_below, open_log
+from lossforecast.readers.length import Length
 from lossforecast.readers.log import Log
+from lossforecast.readers.rate_end import implied_end
 from lossforecast.readers.rates import rate_column as best_rate_column
 from lossforecast.readers.series import Series
 from lossforecast.readers.several_runs import chosen_run, run_number, runs_of
@@ -125,6 +127,11 @@ def read_log(
     bins = series[rate].history.bins() if rate is not None else History().bins()
     steps = np.rint(bins.step).astype(np.int64)
     valid = np.isfinite(bins.mean) & (bins.mean >= 0)
+    steps_per_epoch = source.steps_per_epoch or _steps_per_epoch(epochs, chosen)
+    end = None if total_steps is not None else implied_end(steps[valid], bins.mean[valid])
+    length = Length.of(source, numbering.steps_taken, steps_per_epoch, end)
+    if total_steps is None and length.note:
+        notes.append(length.note)
     return Log(
         path=source.path,
         format=source.format,
@@ -134,9 +141,9 @@ def read_log(
         rate_column=rate,
         rate_steps=steps[valid],
         rates=bins.mean[valid],
-        total_steps=source.total_steps,
+        total_steps=length.total_steps,
         steps_taken=numbering.steps_taken,
-        steps_per_epoch=source.steps_per_epoch or _steps_per_epoch(epochs, chosen),
+        steps_per_epoch=steps_per_epoch,
         others=tuple(name for name in losses if name != chosen),
         notes=tuple(notes),
         run=taken,

@@ -60,18 +60,18 @@ def points_of_rows(
         )
         return column, wanted(column)
 
-    starts = counter.starts()
+    starts, lengths = counter.starts(), counter
     for where, row in chain(sample, stream):
         if starts.at(row):
-            if not source.begin_run():
-                break
+            source.begin_run()
             counter = counter.renewed()
-        if source.skips:
-            continue
         step = counter.step(row, where)
         if step is None:
             continue
-        any_step = True
+        source.longest = max(source.longest, step)
+        if source.skips:
+            continue
+        any_step, lengths = True, counter
         validation = has_splits and split_of(row) == "val"
         for name, cell in row.items():
             if (planned := plan(name, validation)) is None:
@@ -92,7 +92,8 @@ def points_of_rows(
         )
     if source.total_steps is None:
         last = max(source.columns.values(), default=-1)
-        source.total_steps = counter.total if (counter.total or 0) >= last else None
+        source.total_steps = lengths.total if (lengths.total or 0) >= last else None
+    source.total_epochs = lengths.total_epochs
 
 
 def _counted(

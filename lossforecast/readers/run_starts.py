@@ -16,11 +16,11 @@ class RunStarts:
     A row that goes back, but not as far as that, belongs to a run that was resumed.
 
     Args:
-        column: the column that counts.
+        column: the column that counts, if there is one.
         epoch: the column of epochs, in each of which `column` may begin anew.
     """
 
-    def __init__(self, column: str, epoch: str | None) -> None:
+    def __init__(self, column: str | None, epoch: str | None) -> None:
         self._column, self._epoch = column, epoch
         self._first: tuple[float, float] | None = None  # epoch and number
         self._last = (math.nan, math.nan)

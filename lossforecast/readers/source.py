@@ -29,6 +29,7 @@ class Source:
         columns: names of the columns seen so far, each with the last step that has a value, or -1.
         steps_taken: optimizer steps of the run so far, if the log has them.
         total_steps: planned length of the run, if the log has it.
+        total_epochs: planned epochs of the run, if the log has them.
         steps_per_epoch: optimizer steps of an epoch, if the log has them other than in a column.
         notes: remarks for people about what was read or left out.
         counts: what its steps count: "steps", or "epochs" where no optimizer steps are logged. The
@@ -39,6 +40,7 @@ class Source:
         runs_have_names: True if the names of its columns begin with those of runs.
         run: number, from 1, of the run to read where several were appended; None for the last.
         n_runs: number of appended runs so far.
+        longest: last step of the longest of these runs, also of those that are not read.
         purged_from: step from which on the writer has just withdrawn all values, if it has.
         on_read: is told, now and then, how many more bytes were read.
     """
@@ -49,6 +51,7 @@ class Source:
     columns: dict[str, int] = field(default_factory=dict)
     steps_taken: int | None = None
     total_steps: int | None = None
+    total_epochs: float | None = None
     steps_per_epoch: float | None = None
     notes: list[str] = field(default_factory=list)
     counts: str = "steps"
@@ -57,6 +60,7 @@ class Source:
     runs_have_names: bool = False
     run: int | None = None
     n_runs: int = 1
+    longest: int = -1
     purged_from: int | None = None
     on_read: Callable[[int], None] | None = field(default=None, repr=False)
 
@@ -65,18 +69,16 @@ class Source:
         self.n_runs = 1
         return self.reader(self, wanted)
 
-    def begin_run(self) -> bool:
-        """Note that another run begins in the log; False if the run to read is over."""
-        if self.n_runs == self.run:
-            return False
+    def begin_run(self) -> None:
+        """Note that another run begins in the log."""
+        if not self.skips and self.n_runs != self.run:
+            self.columns = dict.fromkeys(self.columns, -1)
         self.n_runs += 1
-        self.columns = dict.fromkeys(self.columns, -1)
-        return True
 
     @property
     def skips(self) -> bool:
-        """True before the run to read."""
-        return self.run is not None and self.n_runs < self.run
+        """True before and after the run to read."""
+        return self.run is not None and self.n_runs != self.run
 
     def check_run(self) -> None:
         """Check that a log that has been read holds the run to read.
@@ -84,7 +86,7 @@ class Source:
         Raises:
             ConfigurationError: it does not.
         """
-        if self.skips:
+        if self.run is not None and self.n_runs < self.run:
             has = "one run" if self.n_runs == 1 else f"{self.n_runs} runs"
             raise ConfigurationError(f"{self.path} has no run {self.run}: it holds {has}")
 
@@ -105,6 +107,11 @@ class FileStart:
     def text(self) -> str:
         """The beginning as text, without a byte-order mark and what is no text."""
         return self.data.decode(encoding_of(self.data), errors="ignore")
+
+    @property
+    def name(self) -> str:
+        """The name of the file, without the ending of a compressed one."""
+        return self.path.name.lower().removesuffix(".gz")
 
     @property
     def first_line(self) -> str:

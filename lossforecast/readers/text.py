@@ -1,10 +1,14 @@
 """Log files that are text, and may still be written to."""
 
 import codecs
+import gzip
+import io
 import json
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.source import FileStart, Source, encoding_of
@@ -15,6 +19,7 @@ __all__ = [
     "check_text",
     "check_utf_8",
     "is_json_object",
+    "open_bytes",
     "open_text",
     "parse_json",
     "whole_lines",
@@ -24,20 +29,75 @@ MAX_LINE = 16_000_000
 """Characters of a line; a longer one is no line of a log."""
 _MAX_ODD_SHARE = 0.1  # characters that are none in UTF-8; with more a file is no text
 _LINES_PER_REPORT = 4096  # of the progress of reading
+_PART_BYTES = 1 << 16
+_GZIP = b"\x1f\x8b"
+_BAR = re.compile(r"\d/\d+\s*\[[^\[\]]*\]\s*$")  # of tqdm
 _POINTER = b"version https://git-lfs"
 
 
+class _GzipFile(gzip.GzipFile):
+    """A compressed log, which ends early if it is cut off."""
+
+    def read1(self, size: int = -1) -> bytes:
+        """Up to `size` bytes; none at the end.
+
+        Raises:
+            ConfigurationError: the file is damaged.
+        """
+        return self._checked(super().read1, size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next `size` bytes, or all of them."""
+        parts, wanted = [], -1 if size is None or size < 0 else size
+        while wanted and (part := self.read1(wanted if wanted > 0 else _PART_BYTES)):
+            parts.append(part)
+            wanted -= len(part) if wanted > 0 else 0
+        return b"".join(parts)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """The next line, or its first `size` bytes."""
+        return self._checked(super().readline, -1 if size is None else size)
+
+    def _checked(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            return read(size)
+        except EOFError:
+            return b""
+        except (OSError, zlib.error) as error:
+            raise ConfigurationError(f"{self.name} is damaged: {error}") from error
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file, which may be compressed by gzip."""
+    file = path.open("rb")
+    is_gzip = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    if not is_gzip:
+        return file
+    file.close()
+    return cast(BinaryIO, _GzipFile(path))
+
+
 def open_text(path: Path, *, errors: str = "strict") -> TextIO:
-    """Open a file in UTF-8 or UTF-16, with or without a byte-order mark; line ends are kept."""
-    with path.open("rb") as file:
-        encoding = encoding_of(file.read(len(codecs.BOM_UTF8)))
-    return path.open(encoding=encoding, errors=errors, newline="")
+    """Open a file in UTF-8 or UTF-16, with or without a byte-order mark; line ends are kept.
+
+    It may be compressed by gzip.
+    """
+    with open_bytes(path) as start:
+        encoding = encoding_of(start.read(len(codecs.BOM_UTF8)))
+    return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline="")
+
+
+def _place(file: TextIO) -> int:
+    """The number of bytes of the file itself that were read."""
+    buffer = file.buffer
+    return buffer.fileobj.tell() if isinstance(buffer, _GzipFile) else buffer.tell()
 
 
 def whole_lines(source: Source, file: TextIO) -> Iterator[str]:
     """The complete lines: the last one may still be being written, or may be cut off.
 
-    A last line without a line end is complete only if it is a JSON object.
+    A last line without a line end is complete only if it is a JSON object or a progress bar.
 
     Raises:
         ConfigurationError: a line is longer than `MAX_LINE`.
@@ -46,15 +106,15 @@ def whole_lines(source: Source, file: TextIO) -> Iterator[str]:
     while line := file.readline(MAX_LINE):
         number += 1
         if source.on_read is not None and number % _LINES_PER_REPORT == 0:
-            source.on_read(file.buffer.tell() - place)
-            place = file.buffer.tell()
+            source.on_read(_place(file) - place)
+            place = _place(file)
         if not line.endswith(("\n", "\r")):
             if len(line) == MAX_LINE:
                 raise ConfigurationError(
                     f"{source.path}, line {number} has more than {MAX_LINE:,} characters: this is "
                     "no log"
                 )
-            if not is_json_object(line):
+            if not (is_json_object(line) or _BAR.search(line)):
                 source.notes.append(f"the last line is cut off and not read: {line[:40]!r}")
                 return
         yield line

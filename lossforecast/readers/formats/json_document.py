@@ -2,22 +2,26 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_loss
+from lossforecast.readers.columns import is_loss, listed
 from lossforecast.readers.formats.json_lines import flat
+from lossforecast.readers.formats.number_table import tag_of
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import open_text, parse_json
 
 __all__ = ["JsonDocument", "load_json"]
 
-_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{\]])')
-_MAX_BYTES = 200_000_000  # of a file that is loaded at once
+_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{\]]|\[(\s*-?\d[\d.eE+-]*\s*,){3})')
+_MAX_CHARACTERS = 200_000_000  # of a file that is loaded at once
+_KEY = re.compile(r"(\D{,20}?)[ _-]?(\d{1,15})")
+_COUNTERS = {"epoch": "epoch", "ep": "epoch", "step": "step", "iter": "step", "iteration": "step"}
 _MAX_DEPTH = 3  # at which the columns are looked for
 
 
@@ -35,7 +39,7 @@ class JsonDocument(LogFormat):
         document = load_json(path)
         if document in ({}, []):
             raise NothingLoggedError(f"{path} holds no values: nothing was logged yet")
-        rows = list(_rows(document, _MAX_DEPTH))
+        rows = list(_rows(document, _MAX_DEPTH, tag_of(path)))
         if not rows:
             raise ConfigurationError(
                 f"{path} is JSON, but has no log_history, as the trainer_state.json of the Hugging "
@@ -43,7 +47,12 @@ class JsonDocument(LogFormat):
                 "other JSON must have one object on each line"
             )
         reader = partial(points_of_rows, rows=partial(_numbered, rows), step_column=step_column)
-        return Source(path, "JSON", reader)
+        source = Source(path, "JSON", reader)
+        if others := _left_out(document, rows[0].keys()):
+            source.notes.append(
+                f"lists of another length than those read are left out: {listed(others)}"
+            )
+        return source
 
 
 def load_json(path: Path) -> Any:
@@ -52,43 +61,75 @@ def load_json(path: Path) -> Any:
     Raises:
         ConfigurationError: it is too large, not valid, or not in UTF-8.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise ConfigurationError(
-            f"{path} has more than {_MAX_BYTES // 1_000_000} MB in one JSON value: give a log with "
-            "one object on each line"
-        )
     try:
         with open_text(path) as file:
-            return parse_json(file.read())
+            text = file.read(_MAX_CHARACTERS + 1)
+        if len(text) <= _MAX_CHARACTERS:
+            return parse_json(text)
     except ValueError as error:  # not JSON, or not in UTF-8
         raise ConfigurationError(
             f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
         ) from error
+    raise ConfigurationError(
+        f"{path} has more than {_MAX_CHARACTERS // 1_000_000} MB in one JSON value: give a log "
+        "with one object on each line"
+    )
 
 
 def _numbered(rows: list[dict[str, Any]], source: Source) -> Rows:
     return ((f"{source.path}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _rows(value: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """The rows of a list of objects, or of columns; without columns, those of an inner value."""
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-        yield from map(flat, value)
+def _rows(value: Any, depth: int, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON value; if it has neither rows nor columns, those of an inner value.
+
+    Args:
+        value: a list of objects or of numbers, or an object of columns or of rows.
+        depth: how deep to look for inner values.
+        name: the column of numbers without a name.
+    """
+    if isinstance(value, list) and value:
+        yield from _rows_of_list(value, name)
     elif isinstance(value, dict) and (columns := _columns(value)):
         indices = {key: None for column in columns.values() for key in column}
         for index in indices:
-            row = {name: column[index] for name, column in columns.items() if index in column}
+            row = {key: column[index] for key, column in columns.items() if index in column}
             yield {"index": index, **row}
+    elif isinstance(value, dict) and (rows := _by_number(value)):
+        yield from rows
     elif isinstance(value, dict) and depth > 0:
-        for inner in value.values():
-            rows = list(_rows(inner, depth - 1))
-            if rows:
+        for key, inner in value.items():
+            rows = list(_rows(inner, depth - 1, str(key)))
+            if any(is_loss(column) for row in rows for column in row):
                 yield from rows
                 return
 
 
+def _rows_of_list(values: list[Any], name: str) -> Iterator[dict[str, Any]]:
+    """The rows in a list of objects, of numbers, or of numbers after a step (and a time)."""
+    if all(isinstance(row, dict) for row in values):
+        yield from map(flat, values)
+    elif all(number_in(value) is not None for value in values):
+        yield from ({"index": index, name: value} for index, value in enumerate(values))
+    elif all(isinstance(row, list) and len(row) in (2, 3) for row in values):
+        yield from ({"step": row[-2], name: row[-1]} for row in values)
+
+
+def _by_number(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows under keys that count, as in `{"epoch_1": {"loss": 2.3}, ...}`."""
+    numbers = [_KEY.fullmatch(key) for key in value]
+    if not all(numbers) or not all(isinstance(row, dict) for row in value.values()):
+        return []
+    return [
+        {_COUNTERS.get(key[1].lower(), "index"): int(key[2]), **flat(row)}
+        for key, row in zip(numbers, value.values(), strict=True)
+        if key is not None
+    ]
+
+
 def _columns(value: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
     """The columns among the members: lists of equal length, or objects by index (pandas)."""
+    value = _split_by_pandas(value) or value
     columns: dict[str, dict[int, Any]] = {}
     for name, member in value.items():
         if isinstance(member, list):
@@ -100,3 +141,21 @@ def _columns(value: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
     same = {name: column for name, column in columns.items() if len(column) == length}
     numbers = any(number_in(cell) is not None for column in losses for cell in column.values())
     return same if numbers else {}
+
+
+def _split_by_pandas(value: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns of `DataFrame.to_json(orient="split")`; {} for another value."""
+    names, rows = value.get("columns"), value.get("data")
+    if not isinstance(names, list) or not isinstance(rows, list):
+        return {}
+    if not all(isinstance(row, list) and len(row) == len(names) for row in rows):
+        return {}
+    return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _left_out(value: Any, taken: AbstractSet[str]) -> list[str]:
+    """The lists of losses of another length than those that were taken."""
+    lists = (
+        [name for name in value if isinstance(value[name], list)] if isinstance(value, dict) else []
+    )
+    return [name for name in lists if is_loss(name) and name not in taken]

@@ -25,7 +25,7 @@ class JsonLines(LogFormat):
     def matches(self, start: FileStart) -> bool:
         """True if the first line is an object, unless it is the only one and holds columns."""
         line = start.text.lstrip().partition("\n")[0]
-        if not line.startswith("{") or start.path.name == "trainer_state.json":
+        if not line.startswith("{") or start.name == "trainer_state.json":
             return False
         if not is_json_object(line):
             return False

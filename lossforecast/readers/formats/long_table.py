@@ -11,9 +11,11 @@ from lossforecast.readers.text import open_text
 
 __all__ = ["LongTable"]
 
-_NAMES = ("metric", "key", "name", "tag")
-_RUNS = ("run", "group", "run_id", "run id", "run_name")
-_IDS = ("run id", "run_id")
+_NAMES = ("metric", "metricname", "key", "name", "tag", "variable")
+_VALUES = ("value", "metricvalue")
+_STEPS = ("step", "epoch")
+_RUNS = ("run", "group", "runid", "runname", "experimentkey")
+_IDS = ("runid",)
 
 
 class LongTable(LogFormat):
@@ -23,8 +25,8 @@ class LongTable(LogFormat):
 
     def matches(self, start: FileStart) -> bool:
         """True if the first line names a metric, a step and a value."""
-        header = {name.lower() for name in header_of(start.first_line)[0]}
-        return {"step", "value"} <= header and not header.isdisjoint(_NAMES)
+        header = {_plain(name) for name in header_of(start.first_line)[0]}
+        return not any(header.isdisjoint(names) for names in (_NAMES, _VALUES, _STEPS))
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Read the header; the columns become known only while the file is read."""
@@ -34,14 +36,21 @@ class LongTable(LogFormat):
         return Source(path, "CSV of metrics", reader, runs_have_names=True)
 
 
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace(" ", "")
+
+
 def _points(
     source: Source, wanted: Wanted, *, header: list[str], delimiter: str, step_column: str | None
 ) -> Points:
-    columns = {name.lower(): name for name in reversed(header)}
-    name_column = next(columns[name] for name in _NAMES if name in columns)
+    columns = {_plain(name): name for name in reversed(header)}
+    name_column, value, counter = (
+        next(columns[name] for name in names if name in columns)
+        for names in (_NAMES, _VALUES, _STEPS)
+    )
     run_column = next((columns[name] for name in _RUNS if name in columns), None)
     id_column = next((columns[name] for name in _IDS if name in columns), run_column or "")
-    step, value = step_column or columns["step"], columns["value"]
+    step = step_column or counter
     runs: dict[str, str] = {}  # their names by their ids
     for where, row in rows_of(source, header=header, delimiter=delimiter):
         name = str(row[name_column]).strip()

@@ -38,11 +38,13 @@ class Table(LogFormat):
         if start.text.lstrip().startswith(("{", "[")) or not lines:
             return False
         header, delimiter = header_of(lines[0])
-        if len(header) < 2 or any(number_in(name) is not None for name in header):
+        if any(number_in(name) is not None for name in header):
+            return False
+        if len(header) < 2 and not (len(header) == 1 and is_loss(header[0])):
             return False
         if _is_row_of_text(lines[0]):
             return False
-        return start.path.suffix.lower() in _SUFFIXES or any(
+        return start.name.endswith(_SUFFIXES) or any(
             len(cells) == len(header) and any(number_in(cell) is not None for cell in cells)
             for cells in (_cells(line, delimiter) for line in lines[1:-1] or lines[1:])
         )

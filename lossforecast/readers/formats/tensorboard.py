@@ -71,12 +71,12 @@ def _points(source: Source, wanted: Wanted, *, files: Sequence[Path]) -> Points:
         try:
             for tag, step, value in _values(source, path):
                 if not begun and step < last.get(tag, -1) and step <= first:
-                    if not source.begin_run():
-                        return
+                    source.begin_run()
                     last.clear()
                     begun = True
                 first = first if last else step
                 last[tag] = step
+                source.longest = max(source.longest, step)
                 if source.skips:
                     continue
                 source.columns[tag] = step

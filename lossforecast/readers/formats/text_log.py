@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from lossforecast.errors import NothingLoggedError
@@ -21,6 +22,7 @@ _KEYWORD = re.compile(
     r"loss|nll|xent|entropy|cost|mse|epoch|step|iter|\blr|learning|\d\s*/\s*\d", re.IGNORECASE
 )
 _REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
+_MIN_UNCOUNTED_LINES = 3  # with a loss, in a log without steps and epochs
 _MAX_CHARACTERS = 4000  # of a line that are read
 _STEPS = {"step", "global_step", "num_updates"}
 _REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
@@ -58,15 +60,19 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
         NothingLoggedError: no line holds a counter and a loss (yet).
     """
     rows = _with_bars(_rows(source))
-    first = next(rows, None)
-    if first is None:
+    first = list(islice(rows, 1))
+    if not first:
+        rows = _with_bars(_rows(source, counted_only=False))
+        first = list(islice(rows, _MIN_UNCOUNTED_LINES))
+        first = first if len(first) == _MIN_UNCOUNTED_LINES else []
+    if not first:
         raise NothingLoggedError(
             f"{source.path} is text, not a table, and has no {_LOOKED_FOR}; it begins with "
             f"{_first_line(source.path)!r}"
         )
 
     def all_rows(_: Source) -> Rows:
-        yield first
+        yield from first
         yield from rows
 
     yield from points_of_rows(source, wanted, rows=all_rows, step_column=step_column, carry=True)
@@ -102,14 +108,19 @@ class _Line:
     is_report: bool
 
 
-def _rows(source: Source) -> Iterator[_Line]:
+def _rows(source: Source, *, counted_only: bool = True) -> Iterator[_Line]:
     """The lines that hold a loss or a rate, and those with nothing but a progress bar.
 
-    A line without a step or an epoch has that of a line above, such as `[step=100]`.
+    A line without a step or an epoch has that of a line above, such as `[step=100]`. Lines before
+    the first of these are left out, unless `counted_only` is False: for a log without any.
     """
     epoch: dict[str, str] = {}
     header: dict[str, str] = {}  # the step in a line above
-    any_counter, any_step, length = False, False, ""  # the total of the iterations of training
+    any_counter, any_step, length = (
+        not counted_only,
+        False,
+        "",
+    )  # the total of the iterations of training
     tables = PrintedTables()
     for where, line in _lines(source, tables):
         if (cells := tables.row(line)) is not None:

@@ -27,7 +27,7 @@ class TrainerState(LogFormat):
     def matches(self, start: FileStart) -> bool:
         """True if the file has the name of the state, or a `log_history` at its beginning."""
         json = start.text.lstrip().startswith(("{", "["))
-        return json and (start.path.name == _NAME or f'"{_ROWS}"' in start.text)
+        return json and (start.name == _NAME or f'"{_ROWS}"' in start.text)
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Load the file; its steps have a fixed name."""
