@@ -86,6 +86,7 @@ class Counter:
     _begins: dict[float, int] = field(default_factory=dict)  # first step of each epoch
     _begins_anew: bool | None = None  # False: `column` was seen to go on in the next epoch
     _totals: dict[str, float] = field(default_factory=dict)
+    _losses: set[str] = field(default_factory=set)  # in the first row, where rows are counted
 
     @classmethod
     def of(cls, path: Path, rows: Sequence[Row], given: str | None) -> "Counter | None":
@@ -155,8 +156,10 @@ class Counter:
             ConfigurationError: a cell of the column that counts holds no such number.
         """
         if self.counts == "rows":
-            self._last += 1
-            return self._last
+            losses = {name for name in row if is_loss(name) and has_value(row[name])}
+            self._losses = self._losses or losses
+            self._last += not losses or not losses.isdisjoint(self._losses)
+            return max(self._last, 0)
         cell = row.get(self.column)
         if self.unit != 1:
             part = number_in(cell)

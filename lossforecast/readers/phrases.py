@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lossforecast.readers.cells import number_in
+from lossforecast.readers.cells import TENSOR, number_in
 from lossforecast.readers.columns import is_loss, metric_of
 from lossforecast.readers.columns import words as separated
 
@@ -30,7 +30,19 @@ _SEPARATORS = " \t:=-'\"[(<>~"  # between a name and its number
 _ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
 _COPULAS = {"is", "was", "at", "of", "no", "no."}
 _FILLERS = {"training", "train", "global", "current", "starting", "start", "end", "at", "on", "in"}
-_FILLERS |= {"after", "finished", "of", "the", "optimizer", "info", "-", "total", "current", "avg"}
+_FILLERS |= {
+    "after",
+    "finished",
+    "completed",
+    "of",
+    "the",
+    "optimizer",
+    "info",
+    "-",
+    "total",
+    "current",
+    "avg",
+}
 _COUNTERS = {
     "step": "step",
     "steps": "step",
@@ -82,6 +94,8 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
+    if TENSOR in line:
+        line = line.replace(TENSOR, "")
     line = _TIME.sub(" ", _COLOUR.sub("", line) if "\x1b" in line else line)
     end, pending = 0, ""
     for match in _NUMBER.finditer(line):

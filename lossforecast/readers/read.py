@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -48,6 +49,8 @@ _PREFERRED_LOSSES = (
     "loss/total",
 )
 """Names of the loss to forecast, the preferred one first."""
+_TOTAL = re.compile(r"(^|[^a-z])(total|sum|mean|avg|average|overall)($|[^a-z])")
+"""In the names that come before those of components."""
 
 
 def read_log(
@@ -234,7 +237,8 @@ def _loss_column(source: Source, losses: Sequence[str], metric: str | None) -> s
     def rank(name: str) -> tuple[bool, bool, int, int]:
         word = words(plain(name))
         common = word in _PREFERRED_LOSSES
-        place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES)
+        total = _TOTAL.search(word) is not None
+        place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES) + (not total)
         return is_error(name), metric_of(name) == "val", place, losses.index(name)
 
     return min(fitting, key=rank)

@@ -90,7 +90,13 @@ def test_fractions_of_epochs(tmp_path: Path) -> None:
 
 def test_an_unnamed_column_that_does_not_count_is_no_counter(tmp_path: Path) -> None:
     rows: list[list[Any]] = [[i * i, loss_at(i), 0.5] for i in range(100)]
-    path = write_csv(tmp_path / "a.csv", ",loss,acc", rows)
+    log = read_log(write_csv(tmp_path / "a.csv", ",loss,acc", rows))
+    assert steps_of(log) == list(range(100))
+    assert log.notes == ("no column counts steps or epochs: counting rows",)
+
+
+def test_without_a_loss_rows_are_not_counted(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", "x,y", [[i * i, 2.0] for i in range(100)])
     with pytest.raises(ConfigurationError, match="no column of optimizer steps or epochs"):
         read_log(path)
 
@@ -265,7 +271,9 @@ def test_json_that_is_something_else(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     for text in ('{"a": [1, 2], "b": {"c": 3}}', "[1, 2]", "[\n[1, 2]\n]", '{"loss": ["a"]}'):
         path.write_text(text)
-        with pytest.raises(ConfigurationError, match=r"no log_history|is text, not a table"):
+        with pytest.raises(
+            ConfigurationError, match=r"no log_history|is text, not a table|named like a loss"
+        ):
             read_log(path)
     path.write_text('{\n"loss": [2, 1')
     with pytest.raises(ConfigurationError, match="not valid JSON, or cut off"):

@@ -107,12 +107,22 @@ def _rows(value: Any, depth: int, name: str) -> Iterator[dict[str, Any]]:
 
 def _rows_of_list(values: list[Any], name: str) -> Iterator[dict[str, Any]]:
     """The rows in a list of objects, of numbers, or of numbers after a step (and a time)."""
-    if all(isinstance(row, dict) for row in values):
+    if all(isinstance(row, dict) and _is_chart(row) for row in values):
+        for row in values:
+            for step, value in zip(row["x"], row["y"], strict=False):
+                yield {"step": step, row["name"]: value}
+    elif all(isinstance(row, dict) for row in values):
         yield from map(flat, values)
     elif all(number_in(value) is not None for value in values):
         yield from ({"index": index, name: value} for index, value in enumerate(values))
     elif all(isinstance(row, list) and len(row) in (2, 3) for row in values):
         yield from ({"step": row[-2], name: row[-1]} for row in values)
+
+
+def _is_chart(row: Mapping[str, Any]) -> bool:
+    """True for the line of a chart with its name and coordinates, as ClearML downloads it."""
+    lists = isinstance(row.get("x"), list) and isinstance(row.get("y"), list)
+    return lists and isinstance(row.get("name"), str)
 
 
 def _by_number(value: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Tables with a header: any CSV, one exported from W&B, and Lightning's metrics.csv."""
 
 import csv
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,8 @@ _SUFFIXES = (".csv", ".tsv")
 _WANDB_COLUMNS = {"_runtime", "_timestamp"}
 _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
 _TENSORBOARD_COLUMNS = ["wall time", "step", "value"]  # of a download, named after its run and tag
-_MAX_HEADER = 1_000_000  # characters
+_COMMENT = "#"
+_SEP = "sep="
 _MAX_CHARACTERS = 4000  # of a first line, by which it is taken for text
 
 
@@ -34,7 +36,7 @@ class Table(LogFormat):
 
         In a file that is named as a table, the names alone will do.
         """
-        lines = start.text.splitlines()
+        lines = list(_headers(start.text.splitlines()))
         if start.text.lstrip().startswith(("{", "[")) or not lines:
             return False
         header, delimiter = header_of(lines[0])
@@ -53,7 +55,7 @@ class Table(LogFormat):
         """Read the header."""
         try:
             with open_text(path) as file:
-                line = file.readline(_MAX_HEADER)
+                line = next(_headers(file), "")
         except UnicodeError as error:
             raise ConfigurationError(f"{path}, in its first line: {error}") from error
         header, delimiter = header_of(line)
@@ -78,6 +80,20 @@ class Table(LogFormat):
         source.columns = dict.fromkeys(_values(header), -1)
         source.runs_have_names = len({run_of(name) for name in header if is_loss(name)} - {""}) > 1
         return source
+
+
+def _headers(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a table from its header on, without comments and the `sep=;` of Excel."""
+    return (line for line in lines if line.strip() and not line.startswith((_COMMENT, _SEP)))
+
+
+def _is_header(cells: list[str]) -> bool:
+    """True if a row under a header names other columns: what is logged has changed."""
+    return all(cell and number_in(cell) is None for cell in cells) and any(map(is_loss, cells))
+
+
+def _kept(header: list[str]) -> list[tuple[int, str]]:
+    return [(i, name) for i, name in enumerate(header) if not name.endswith(_WANDB_EXTREMES)]
 
 
 def _counts_updates(header: list[str]) -> bool:
@@ -114,24 +130,34 @@ def rows_of(source: Source, *, header: list[str], delimiter: str) -> Rows:
         ConfigurationError: a row has another number of cells, or is not in UTF-8.
     """
     path = source.path
-    kept = [(i, name) for i, name in enumerate(header) if not name.endswith(_WANDB_EXTREMES)]
+    kept, begun = _kept(header), False
     with open_text(path) as file:
         rows = csv.reader(whole_lines(source, file), delimiter=delimiter)
         try:
-            next(rows, None)
             for row in rows:
                 if not any(cell.strip() for cell in row):
                     continue
                 if delimiter == ";":  # where numbers have a decimal comma
                     row = [cell.replace(",", ".") for cell in row]
+                first = row[0].strip()
+                if not begun or not first[:1].isdecimal():
+                    if first.startswith((_COMMENT, _SEP)):
+                        continue
+                    cells = [cell.strip() for cell in row]
+                    if not begun or cells == header:
+                        begun = True
+                        continue  # the header, perhaps of another run that was appended
+                    if _is_header(cells):
+                        header, kept = cells, _kept(cells)
+                        continue
                 where = f"{path}, line {rows.line_num}"
+                while len(row) > len(header) and not row[-1].strip():
+                    row.pop()
                 if len(row) != len(header):
                     raise ConfigurationError(
                         f"{where} has {len(row)} cells, the header {len(header)}: is it cut off, "
                         "or another log?"
                     )
-                if [cell.strip() for cell in row] == header:
-                    continue  # of another run that was appended
                 yield where, {name: row[i] for i, name in kept}
         except (csv.Error, UnicodeError) as error:
             raise ConfigurationError(f"{path}, after line {rows.line_num}: {error}") from error

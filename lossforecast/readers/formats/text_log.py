@@ -30,6 +30,8 @@ _RULES = ("-", "┏", "╭")  # at the beginning of a table
 _LEADING = re.compile(
     r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?\]|^\s*(?P<only>\d+)\s*:\s"
 )  # of a line: an epoch and a step, or a step alone
+_PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
+_UNNAMED = {"", TOTAL}
 _BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
 
 _LOOKED_FOR = (
@@ -130,8 +132,8 @@ def _rows(source: Source, *, counted_only: bool = True) -> Iterator[_Line]:
         values, counted = _numbers(line)
         losses = [name for name in values if is_loss(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
-        if losses and not (counted or header):
-            counted = _leading(line)
+        if losses and not (set(counted) - _UNNAMED or header):
+            counted = _leading(line) or counted
         unnamed = "" in counted
         total = counted.get("iter" + TOTAL, length)
         if losses and not of_validation:
@@ -178,7 +180,13 @@ def _numbers(line: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _leading(line: str) -> dict[str, str]:
-    """The counters without names at the beginning of a line, as in `[2, 4000] loss: 1.9`."""
+    """The counters without names at the beginning of a line.
+
+    As in `[2, 4000] loss: 1.9`, or `[2/25][40/100] Loss_D: 0.9` of an epoch and a batch.
+    """
+    if (pair := _PAIR.match(line)) is not None:
+        names = ("epoch", "epoch" + TOTAL, "step", "step" + TOTAL)
+        return dict(zip(names, pair.groups(), strict=True))
     match = _LEADING.search(line)
     if match is None:
         return {}
