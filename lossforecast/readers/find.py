@@ -31,7 +31,7 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
     try:
         if place.is_dir():
             log_format, place = _find(place)
-            if place.is_dir():
+            if log_format is not None and place.is_dir():
                 return log_format.open(place, step_column)
         start = _start_of(place)
     except OSError as error:
@@ -60,7 +60,12 @@ def logs_below(folder: Path) -> list[str]:
     return [path for log_format in FORMATS for path in log_format.find_below(folder)]
 
 
-def _find(folder: Path) -> tuple[LogFormat, Path]:
+def _find(folder: Path) -> tuple[LogFormat | None, Path]:
+    """The log in a folder and its format; None for the only file that may be a log by its ending.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
     for log_format in FORMATS:
         if (path := log_format.find_in(folder)) is not None:
             return log_format, path
@@ -68,7 +73,13 @@ def _find(folder: Path) -> tuple[LogFormat, Path]:
     hint = (
         f"; there are logs below, name one: {', '.join(below[:MAX_LISTED_LOGS])}" if below else ""
     )
-    files = sorted(file.name for file in folder.iterdir() if file.suffix in _LOG_SUFFIXES)
+    files = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.name.lower().removesuffix(".gz").endswith(_LOG_SUFFIXES)
+    )
+    if len(files) == 1 and not below and (folder / files[0]).is_file():
+        return None, folder / files[0]
     if files and not below:
         more = f" and {len(files) - MAX_LISTED_LOGS} more" if len(files) > MAX_LISTED_LOGS else ""
         hint = f"; give one of its files: {', '.join(files[:MAX_LISTED_LOGS])}{more}"

@@ -64,7 +64,7 @@ _UNITS = {"epoch": "epoch", "batch": "batch", "iter": "iter", "step": "step", "i
 """Units of numbers that count, as in `3epoch:train:51-100batch` of ESPnet or `100it` of tqdm."""
 _SPLIT_WORD = re.compile(
     r"(?<![\w./-])(?:(?P<train>train|training|train_inner)"
-    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing)(?![\w./-])",
+    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev)(?![\w./-])",
     re.IGNORECASE,
 )
 _BATCH = re.compile(r"\]?\s*\[\s*\d+\s*/\s*\d")

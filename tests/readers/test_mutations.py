@@ -1,5 +1,6 @@
 """Logs that are cut, doubled, reordered or of wrong types: an answer, or one of our errors."""
 
+import gzip
 import json
 import os
 import random
@@ -61,6 +62,30 @@ LOGS: dict[str, str] = {
         "\n11/29 17:20:37 - INFO - Iter(val) [9/9]  val_loss: 3.0\n"
         for i in range(N)
     ),
+    "yolo.log": "".join(
+        "\n      Epoch    GPU_mem   box_loss   cls_loss  Instances       Size\n"
+        f"       {i}/{N}      3.42G    {loss_at(i):.6f}      0.061        217        640: "
+        f"100%|##| 4/4 [00:01<00:03,  2.5it/s]\n"
+        for i in range(1, N + 1)
+    ),
+    "boxes.log": "".join(
+        f"{'-' * 30}\n| time/  |   |\n|  total_timesteps | {i} |\n| train/ |   |\n"
+        f"|  loss | {loss_at(i)} |\n|  learning_rate | 0.1 |\n{'-' * 30}\n"
+        for i in range(N)
+    ),
+    "espnet.log": "".join(
+        f"INFO: {i // 10 + 1}epoch:train:{50 * (i % 10) + 1}-{50 * (i % 10 + 1)}batch: "
+        f"loss_ctc=71.2, loss={loss_at(i)}, optim0_lr0=1.0e-04\n"
+        for i in range(N)
+    ),
+    "brackets.log": "".join(
+        f"[{i // 10 + 1}, {i % 10 + 1:5}] loss: {loss_at(i)}\n" for i in range(N)
+    ),
+    "uncounted.log": "".join(f"loss {loss_at(i)}\n" for i in range(N)),
+    "train_loss.txt": "".join(f"{i} {loss_at(i)}\n" for i in range(N)),
+    "losses.json": json.dumps([loss_at(i) for i in range(N)]),
+    "epochs.json": json.dumps({f"epoch_{i}": {"loss": loss_at(i)} for i in range(N)}),
+    "split.json": json.dumps({"columns": ["step", "loss"], "data": [[i, 2.0] for i in range(N)]}),
     "bars.log": "".join(
         f"{{'loss': '{loss_at(i)}', 'epoch': '{i / 10}'}}\n{i}%|## | {i}/30 [00:10<00:20]\r"
         for i in range(N)
@@ -140,6 +165,23 @@ def test_an_answer_or_an_error(
     path = tmp_path / name
     path.write_bytes(mutated(LOGS[name], source).encode(encoding))
     read(path)
+
+
+@settings(
+    max_examples=MUTATIONS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(source=st.randoms(use_true_random=False))
+def test_compressed_files(tmp_path: Path, source: random.Random) -> None:
+    data = bytearray(gzip.compress(LOGS["a.csv"].encode()))
+    for _ in range(source.randint(1, 3)):
+        at = source.randrange(len(data))
+        data[at] = source.randrange(256)
+    del data[source.choice([len(data), source.randrange(len(data))]) :]
+    (tmp_path / "a.csv.gz").write_bytes(data)
+    read(tmp_path / "a.csv.gz")
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def refused(path: Path, match: str, **options: Any) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "missing.csv", "cannot read .*No such file")
-    refused(tmp_path, r"no .tfevents., metrics\.csv, .* or trainer_state\.json")
+    refused(tmp_path, r"no .tfevents., metrics\.csv, .* or metrics_epoch_.\.json")
     write_events(tmp_path / "run-1")
     refused(tmp_path, "there are logs below, name one: run-1")
 
@@ -258,7 +258,7 @@ def test_several_runs_in_one_file(tmp_path: Path) -> None:
     assert read_log(path).history.n_observed == STEPS  # the same step twice: the later one counts
     path.write_text("no header\n1 2 3\n")
     refused(path, "is text, not a table, and has no lines with a step.*begins with 'no header'")
-    path.write_text("1,2\n3,4\n")
+    path.write_text("1,2,3,4\n3,4,5,6\n")
     refused(path, "begins with '1,2")
 
 
@@ -314,6 +314,12 @@ def test_the_files_of_a_folder_without_a_log_are_named(tmp_path: Path) -> None:
     for i in range(7):
         (tmp_path / f"{i}.csv").write_text(table_of(range(3)))
     refused(tmp_path, r"holds no log.*give one of its files: 0\.csv, .* 4\.csv and 2 more")
+
+
+def test_the_only_log_of_a_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / "train_output.log").write_text("step 1: loss 2.5\nstep 2: loss 2.4\n")
+    (tmp_path / "model.bin").write_bytes(bytes(100))
+    assert read_log(tmp_path).path.name == "train_output.log"
 
 
 def test_binaries_and_folders(tmp_path: Path) -> None:

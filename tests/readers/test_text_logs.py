@@ -144,6 +144,61 @@ KINDS: dict[str, tuple[str, str, Callable[[int, float, float], str]]] = {
             f"I0102 10:11:12.3456 12 sgd_solver.cpp:106] Iteration {t}, lr = {r}"
         ),
     ),
+    "XGBoost": ("train-logloss", "", lambda t, y, r: f"[{t}]\ttrain-logloss:{y}\teval-logloss:3.1"),
+    "LightGBM": (
+        "training_binary_logloss",
+        "",
+        lambda t, y, r: f"[{t}]\ttraining's binary_logloss: {y}\tvalid_1's binary_logloss: 3.1",
+    ),
+    "CLU": (
+        "loss",
+        "learning_rate",
+        lambda t, y, r: (
+            f"I0102 10:11:12.345678 140 logging_writer.py:48] [{t}] learning_rate={r}, loss={y}"
+        ),
+    ),
+    "Composer": (
+        "loss/train/total",
+        "train_lr-decoupled_adam_w/group0",
+        lambda t, y, r: (
+            f"[batch={t}/400]:\n\t Train time/batch: {t - 1}\n\t Train loss/train/total: {y}\n"
+            f"\t Train lr-DecoupledAdamW/group0: {r}"
+        ),
+    ),
+    "Marian": (
+        "cost",
+        "l.r",
+        lambda t, y, r: (
+            f"[2026-01-02 10:11:12] Ep. 1 : Up. {t} : Sen. {t * 100:,} : Cost {y} * 2,000 @ 40 : "
+            f"Time 30.11s : 9000.10 words/s : gNorm 1.2 : L.r. {r}"
+        ),
+    ),
+    "MaxText": (
+        "loss",
+        "",
+        lambda t, y, r: (
+            f"completed step: {t}, seconds: 2.101, TFLOP/s/device: 100.1, total_weights: 65536, "
+            f"loss: {y}"
+        ),
+    ),
+    "tqdm without a length": (
+        "loss",
+        "",
+        lambda t, y, r: f"\rTraining: {t}it [00:10,  9.8it/s, loss={y}]\n",
+    ),
+    "TensorFlow's object detection": (
+        "loss/total_loss",
+        "learning_rate",
+        lambda t, y, r: (
+            f"INFO:tensorflow:Step {t} per-step time 0.512s\nINFO:tensorflow:"
+            f"{{'Loss/classification_loss': 0.3,\n 'Loss/total_loss': {y},\n 'learning_rate': {r}}}"
+        ),
+    ),
+    "tensors": (
+        "loss",
+        "",
+        lambda t, y, r: f"step {t} loss: tensor({y}, device='cuda:0', grad_fn=<NllLossBackward0>)",
+    ),
     "fairseq": (
         "loss",
         "lr",
@@ -179,7 +234,7 @@ def test_a_line_for_each_loss(tmp_path: Path, kind: str) -> None:
     steps = np.array([scale * step_of(row) for row in range(N)])
     assert set((steps - bins.last).tolist()) in ({0}, {1}), "numbered from 1 if the length tells"
     np.testing.assert_allclose(bins.mean, [loss_at(step_of(row)) for row in range(N)], rtol=1e-5)
-    assert log.total_steps in (400, None)
+    assert log.total_steps in (400, 500, None), "500: where the rates reach 0"
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -254,6 +309,18 @@ EPOCHS: dict[str, tuple[Callable[[int, int, float], str], Callable[[int, float],
         lambda e, t, y: f"\rEpoch {e}:  {t}%|###   | {t}/100 [00:01<00:09,  9.8it/s, loss={y}]",
         lambda e, y: f"\nEpoch {e} done, val_loss = {y}",
     ),
+    "PyTorch's CIFAR tutorial": (
+        lambda e, t, y: f"[{e}, {t:5d}] loss: {y}",
+        lambda e, y: f"validation loss: {y}",
+    ),
+    "PyTorch's DCGAN example": (
+        lambda e, t, y: f"[{e}/3][{t}/100]\tLoss: {y}\tD(x): 0.5 D(G(z)): 0.4 / 0.3",
+        lambda e, y: f"validation loss: {y}",
+    ),
+    "Flair": (
+        lambda e, t, y: f"2026-01-02 10:11:12,345 epoch {e} - iter {t}/100 - loss {y} - lr: 0.1",
+        lambda e, y: f"EPOCH {e} done: loss 9.9 - lr: 0.1\n10:11:12,345 DEV : loss {y}",
+    ),
     "Keras": (
         lambda e, t, y: (
             (f"Epoch {e}/3\n" if t == 10 else "")
@@ -302,6 +369,37 @@ def test_epochs_alone(tmp_path: Path) -> None:
     assert log.notes == ("no optimizer steps logged: counting epochs",)
 
 
+def test_epochs_numbered_from_0_to_their_total(tmp_path: Path) -> None:
+    """As in PyTorch's tutorial on transfer learning."""
+    lines = [
+        f"Epoch {e}/24\n----------\ntrain Loss: {loss_at(e)} Acc: 0.7\nval Loss: 3.1 Acc: 0.7\n"
+        for e in range(25)
+    ]
+    log = read_log(write(tmp_path / "train.log", *lines))
+    assert (log.column, log.steps_taken, log.total_steps) == ("train_loss", 25, 25)
+    assert seen(log) == {e: loss_at(e) for e in range(25)}
+
+
+def test_lines_without_a_counter_are_counted(tmp_path: Path) -> None:
+    lines = [f"Train loss: {loss_at(i)}\nValid loss: {loss_at(i) + 1}" for i in range(N)]
+    log = read_log(write(tmp_path / "train.log", "starting", *lines))
+    assert log.notes[0] == "no column counts steps or epochs: counting rows"
+    assert (log.column, log.steps_taken) == ("train_loss", N)
+    assert seen(log) == {i: loss_at(i) for i in range(N)}
+    validation = read_log(tmp_path / "train.log", metric="val")
+    assert list(seen(validation).values()) == [loss_at(i) + 1 for i in range(N)]
+
+
+def test_the_last_bar_has_no_end_of_line(tmp_path: Path) -> None:
+    bars = [
+        f"\rsteps: {t}%|## | {t}/100 [00:10<10:00, 1.1it/s, loss={loss_at(t)}]"
+        for t in range(1, 101)
+    ]
+    (tmp_path / "train.log").write_text("".join(bars))
+    log = read_log(tmp_path / "train.log")
+    assert (log.history.n_observed, log.steps_taken, log.total_steps) == (100, 100, 100)
+
+
 def test_keras_with_one_line_an_epoch(tmp_path: Path) -> None:
     lines = [
         f"Epoch {e}/30\n469/469 - 3s - 6ms/step - accuracy: 0.9 - loss: {loss_at(e)} - val_loss: 3"
@@ -347,13 +445,12 @@ def test_what_the_trainer_prints(tmp_path: Path, bars: str) -> None:
     assert log.history.n_observed == 40
     unit = 1 if bars != "none" else 0.5  # 0.01 epochs are two steps
     assert log.steps_taken == 400 * unit
-    assert log.total_steps == (400 if bars != "none" else None)
+    assert log.total_steps == (400 if bars != "none" else 250), "where the rates reach 0"
     assert log.steps_per_epoch == pytest.approx(200 * unit)
     middles = (np.arange(0, 400, 10) + 4.5) * unit  # a mean over ten steps
     np.testing.assert_allclose(log.history.bins().last[1:], middles[1:], atol=1)
-    assert log.notes == (
-        () if bars != "none" else ("no optimizer steps logged: counting 0.01 epochs as one step",)
-    )
+    counting = "no optimizer steps logged: counting 0.01 epochs as one step"
+    assert log.notes[:1] == (() if bars != "none" else (counting,))
     validation = read_log(tmp_path / "train.log", metric="val")
     assert validation.column == "eval_loss"
     assert validation.history.bins().last.tolist() == [100 * unit * i for i in range(1, 5)]
