@@ -50,11 +50,13 @@ class Length:
                 f"the length of the run is taken to be {end.step:,} {source.counts}, where the "
                 f"logged rates reach 0 ({end.shape}, to {end.distance:.2%}); {_HINT}",
             )
-        if source.n_runs > 1 and source.longest * (1 - _TOLERANCE) > steps_taken:
+        beyond = steps_taken - max(source.columns.values(), default=steps_taken)
+        longest = source.longest + max(beyond, 0)
+        if source.n_runs > 1 and longest * (1 - _TOLERANCE) > steps_taken:
             return cls(
-                source.longest,
-                f"the length of the run is taken to be {source.longest:,} {source.counts}, as of "
-                f"the longest run in this log; {_HINT}",
+                longest,
+                f"the length of the run is taken to be {longest:,} {source.counts}, as of the "
+                f"longest run in this log; {_HINT}",
             )
         return cls(None)
 

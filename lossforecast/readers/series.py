@@ -14,6 +14,10 @@ _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the points; more rewinds mean that several runs are mixed up
 
 
+_MIN_LATE_INTERVALS = 5  # between losses, and the share of the steps, before the first loss
+_MIN_LATE_SHARE = 0.02
+
+
 class Series:
     """The values of one column.
 
@@ -59,6 +63,15 @@ class Series:
         """
         return len(self.first_steps) == 2 and 2 * self.first_steps[0] == self.first_steps[1]
 
+    @property
+    def begins_late(self) -> bool:
+        """True if the first step is many times the interval to the second one."""
+        if len(self.first_steps) < 2:
+            return False
+        first, second = self.first_steps
+        late = first > _MIN_LATE_SHARE * self._last_step
+        return late and first > _MIN_LATE_INTERVALS * (second - first) > 0
+
     def rewind(self, step: int) -> None:
         """Drop the points after a step; those that follow are of a restart from there."""
         self.flush()
@@ -86,6 +99,10 @@ class Series:
     def notes(self) -> list[str]:
         """Remarks for people: restarts and losses that are not finite."""
         notes = []
+        if self.begins_late:
+            notes.append(
+                f"the log begins at step {self.first_steps[0]:,}: what came before is not in it"
+            )
         if self.rewinds:
             times = "once" if self.rewinds == 1 else f"{self.rewinds} times"
             notes.append(f"the steps go back {times}: assuming restarts, the later losses count")

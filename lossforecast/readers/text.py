@@ -90,8 +90,8 @@ def open_text(path: Path, *, errors: str = "strict") -> TextIO:
 
 def _place(file: TextIO) -> int:
     """The number of bytes of the file itself that were read."""
-    buffer = file.buffer
-    return buffer.fileobj.tell() if isinstance(buffer, _GzipFile) else buffer.tell()
+    place: int = getattr(file.buffer, "fileobj", file.buffer).tell()
+    return place
 
 
 def whole_lines(source: Source, file: TextIO) -> Iterator[str]:

@@ -53,8 +53,8 @@ def test_rates_tell_where_they_reach_0(
     assert f"where the logged rates reach 0 ({rate.__name__}, to 0.0" in note
     plan = log.plan()
     assert not plan.caveats
-    ahead = np.arange(upto + 1, TOTAL)
-    np.testing.assert_allclose(plan.lr(ahead), [rate(t) for t in ahead], atol=5e-6)
+    ahead = range(upto + 1, TOTAL)
+    assert plan.lr(list(ahead)).tolist() == pytest.approx([rate(t) for t in ahead], abs=5e-6)
 
 
 @pytest.mark.parametrize("rate", [linear, cosine, to_a_tenth])
@@ -130,3 +130,19 @@ def test_appended_runs_of_about_one_length_are_over(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(rows(TOTAL) + rows(TOTAL - 20))
     assert read_log(path).total_steps is None
+
+
+# ------------------------------------------------------------------------ the beginning of a log
+
+
+@pytest.mark.parametrize("first", [0, 10, 20, 500])
+def test_a_log_that_begins_in_the_middle_is_said_to(tmp_path: Path, first: int) -> None:
+    text = "".join(rows(TOTAL).splitlines(keepends=True)[max(first // 10 - 1, 0) :])
+    notes = written(tmp_path / "a.jsonl", text).notes
+    said = "the log begins at step 500: what came before is not in it"
+    assert (said in notes) == (first == 500)
+
+
+def test_losses_far_apart_begin_where_they_are(tmp_path: Path) -> None:
+    text = "".join(f'{{"step": {t}, "val_loss": {loss_at(t)}}}\n' for t in range(500, TOTAL, 500))
+    assert not [n for n in written(tmp_path / "a.jsonl", text).notes if "begins" in n]
