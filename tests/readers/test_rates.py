@@ -59,6 +59,42 @@ def test_a_decay_that_was_seen_tells_the_rest(
     np.testing.assert_allclose(plan.lr(ahead), schedule.lr(ahead), atol=0.02 * schedule.peak)
 
 
+def polynomial(power: float) -> np.ndarray[Any, Any]:
+    """The rates of a polynomial decay after a warm-up, (TOTAL,)."""
+    t = np.arange(1, TOTAL + 1)
+    rates: np.ndarray[Any, Any] = 1e-3 * (1 - np.clip((t - 100) / (TOTAL - 100), 0, 1)) ** power
+    return np.where(t <= 100, 1e-3 * t / 100, rates)
+
+
+OTHER_DECAYS = {
+    "polynomial of power 0.9": polynomial(0.9),
+    "polynomial of power 2": polynomial(2.0),
+    "1 - sqrt": LRSchedule.wsd(TOTAL, 1e-3, decay_fraction=0.6, shape="sqrt").lr(
+        np.arange(1, TOTAL + 1)
+    ),
+    "steps by a factor of 0.5 every 500": 1e-3 * 0.5 ** (np.arange(TOTAL) // 500),
+    "steps by a factor of 0.95 every 100": 1e-3 * 0.95 ** (np.arange(TOTAL) // 100),
+    "steps by a factor of 0.999 every 1": 1e-3 * 0.999 ** np.arange(TOTAL),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_DECAYS)
+@pytest.mark.parametrize("seen", [0.5, 0.75])
+def test_other_decays_are_recognised(tmp_path: Path, name: str, seen: float) -> None:
+    rates = OTHER_DECAYS[name]
+    steps = np.arange(25, round(seen * TOTAL) + 1, 25)
+    log = write_log(tmp_path / "log.csv", rates[steps - 1], steps)
+    shape = log.rate_shape(TOTAL)
+    assert shape is not None
+    words = name.replace("0.999 every 1", "0.975 every 25")  # one step between two logs
+    assert shape.description.startswith(words)
+    plan = log.plan(TOTAL)
+    assert plan.caveats == frozenset()
+    ahead = np.arange(steps[-1] + 1, TOTAL + 1)
+    away = np.abs(plan.lr(ahead) - rates[ahead - 1])
+    assert np.mean(away) < 0.005 * rates.max(), "drops are known to half a log interval"
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
