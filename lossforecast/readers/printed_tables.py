@@ -55,7 +55,7 @@ class PrintedTables:
         if len(line) > 2 and _RULE.fullmatch(line):
             box, self._box, self._section = self._box, {}, ""
             return box if box and _is_row(box) else {}
-        if header := _header(line):
+        if not _NUMBER.search(line) and (header := _header(line)):
             self._header, self._gap = list(header), 0
             return {}
         if self._header:
@@ -87,9 +87,7 @@ def _is_row(cells: Cells) -> bool:
 
 @lru_cache(_MAX_CACHED)
 def _header(line: str) -> tuple[str, ...]:
-    """The names in a line that consists of names, one of a counter and one of a loss; else ()."""
-    if _NUMBER.search(line):
-        return ()
+    """The names in a line without numbers, if one is of a counter and one of a loss; else ()."""
     names = [_named(name) for name in _split(line.lstrip("#% \t"))]
     counts = any(is_counter_name(name) or is_epoch(name) for name in names)
     if not 2 <= len(names) <= _MAX_COLUMNS or not counts or len(set(names)) < len(names):
