@@ -67,8 +67,14 @@ def add_forecast(app: "typer.Typer") -> None:
                 raise ConfigurationError("--follow writes many times: give --json and --plot paths")
             seen = wait_for_first_loss(log_, options, every) if follow else {}
             live = LiveForecast.from_log(log_, options, target)
-            live.show(json_, plot, brief=False)
             said = ""
+            try:
+                live.show(json_, plot, brief=False)
+            except (ConfigurationError, OSError) as error:  # a full disk
+                if not follow or isinstance(error, BrokenPipeError):
+                    raise
+                said, seen = f"{error}; trying again every {every:g} s", {}
+                print_note(said)
             while follow and not live.over:
                 time.sleep(every)
                 try:

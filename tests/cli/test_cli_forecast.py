@@ -178,6 +178,25 @@ def test_a_log_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
     assert json.loads(now.read_text())["last_step"] == TOTAL
 
 
+def test_a_disk_that_is_full_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    whole = write_log(tmp_path / "whole.csv").read_text().splitlines(keepends=True)
+    log, now = tmp_path / "log.csv", tmp_path / "now.json"
+    log.write_text("".join(whole[:60]))
+    now.symlink_to("/dev/full")
+
+    def make_room() -> None:
+        time.sleep(1.0)
+        log.write_text("".join(whole))
+        now.unlink()
+
+    writer = threading.Thread(target=make_room)
+    writer.start()
+    done = run(*follow(log, now), "--schedule", SPEC)
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(now.read_text())["last_step"] == TOTAL
+
+
 def test_a_log_that_is_away_and_an_output_that_cannot_be_written_are_waited_for(
     tmp_path: Path,
 ) -> None:
