@@ -4,6 +4,7 @@ Messages are escaped, so that a name from a log or a store cannot forge a line.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ from lossforecast.signals import contained
 __all__ = ["logger", "notice"]
 
 _NAME = "lossforecast"
+_CLEAR_LINE = "\r\x1b[K"  # a bar, such as that of Keras, draws itself again below the line
 
 logger: Final = logging.getLogger(_NAME)
 
@@ -37,12 +39,13 @@ def notice(message: str, *, always: bool = False) -> None:
 
 
 def _print(line: str) -> None:
-    """Print a line on stderr, above the progress bars of tqdm where there are any."""
+    """Print a line on stderr, above a progress bar where there is one."""
     bar: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
     if getattr(bar, "_instances", None):
         bar.write(line, file=sys.stderr)
     else:
-        print(line, file=sys.stderr)  # noqa: T201
+        is_terminal = os.environ.get("TERM", "dumb") != "dumb" and sys.stderr.isatty()
+        print(_CLEAR_LINE * is_terminal + line, file=sys.stderr)  # noqa: T201
 
 
 class _ConsoleHandler(logging.Handler):

@@ -100,6 +100,30 @@ def test_a_line_stays_above_the_bars_of_tqdm(told: Callable[..., list[str]]) -> 
     assert re.search(r", →2\.\d+±\d\.\d+\]$", bars[-1])
 
 
+TERMINAL = """
+import atexit, os, pty
+os.environ["TERM"] = "{term}"
+ours, theirs = pty.openpty()
+sys.stdout = sys.stderr = os.fdopen(theirs, "w", buffering=1)
+atexit.register(lambda: os.write(1, os.read(ours, 65536)))
+"""
+
+
+@pytest.mark.parametrize(("term", "clear"), [("xterm", "\x1b[K"), ("dumb", None)])
+def test_a_line_replaces_the_bar_in_a_terminal(
+    term: str, clear: str | None, told: Callable[..., list[str]]
+) -> None:
+    """As the bar of Keras, which is drawn again below the line."""
+    lines = told(
+        "store=False",
+        before=TERMINAL.format(term=term),
+        after="step % 50 or print(f'{step}/400 ====', end='\\r', flush=True)",
+    )
+    told_lines = [line for line in lines if "heading for" in line]
+    assert len(told_lines) == 10
+    assert all(line.startswith(f"{clear or ''}lossforecast: step") for line in told_lines)
+
+
 def test_a_console_without_arrows_gets_ascii(told: Callable[..., list[str]]) -> None:
     shown = told(
         "verbose=False, store=False",
