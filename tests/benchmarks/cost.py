@@ -62,14 +62,13 @@ def main() -> int:
     recorded = ratios_from(args.recorded)
     sys.stdout.write(f"{table(ratios, recorded)}{used:.0f} seconds of CPU time\n")
     facts = {
-        "cpu_seconds": round(used),
         "cores": os.cpu_count(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
     if args.json is not None:
-        ratios_to(args.json, ratios, **facts)
+        ratios_to(args.json, ratios, cpu_seconds=round(used), **facts)
     if args.record:
         measured = {ratio.key for ratio in ratios}
         others = [ratio for ratio in recorded if ratio.key not in measured]
