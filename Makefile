@@ -40,8 +40,8 @@ check: $(INSTALLED) ## Run ruff and mypy, and audit the dependencies
 	$(PY) -m pip check
 	$(PY) tests/support/audit.py
 
-bench: $(INSTALLED) ## Run the benchmarks; figures in bench.json
-	$(PYTEST) tests/benchmarks --benchmark-only --benchmark-json=bench.json
+bench: $(INSTALLED) ## Compare costs with the recorded ones; figures in bench.json
+	OMP_NUM_THREADS=1 $(PY) tests/benchmarks/cost.py --json bench.json
 
 venv: $(INSTALLED) ## Make .venv, with the package and what its developers need
 

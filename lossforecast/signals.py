@@ -12,7 +12,7 @@ from itertools import pairwise
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Self
 
-__all__ = ["contained", "is_from_signal"]
+__all__ = ["contained", "ends", "is_from_signal"]
 
 _MAX_CHAINED = 100  # exceptions, each raised while the next one was handled
 _MAX_WRAPPERS = 20  # around the function of a handler
@@ -42,16 +42,32 @@ class contained:  # noqa: N801  used like contextlib.suppress
         traceback: TracebackType | None,
     ) -> bool:
         handled, self._handled = self._handled, None
-        if not isinstance(error, Exception):
-            return False
-        theirs = _chained_from_signal(error, handled)
-        if theirs is None:
-            if self._report is not None:
-                self._report(error)
-            return True
-        if theirs is not error:
-            _raise_unchanged(theirs)
-        return False
+        return isinstance(error, Exception) and ends(error, handled, self._report)
+
+
+def ends(
+    error: Exception,
+    handled: BaseException | None,
+    report: Callable[[Exception], object] | None = None,
+) -> bool:
+    """Return whether an exception ends here; report it if so. An ``except`` clause asks it.
+
+    It does unless a signal handler raised it. One that followed from that of a handler is replaced
+    by the latter, which is raised here.
+
+    Args:
+        error: the exception.
+        handled: what ``sys.exception()`` returned before the ``try``.
+        report: called with the exception if it ends.
+    """
+    theirs = _chained_from_signal(error, handled)
+    if theirs is None:
+        if report is not None:
+            report(error)
+        return True
+    if theirs is not error:
+        _raise_unchanged(theirs)
+    return False
 
 
 def is_from_signal(error: BaseException) -> bool:

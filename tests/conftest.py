@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 
 import pytest
 
@@ -109,21 +109,3 @@ def reference() -> Callable[[str], ModuleType]:
         return module
 
     return load
-
-
-@pytest.fixture(scope="session")
-def size_of() -> Callable[[object], int]:
-    """Bytes of an object and of all that it refers to, classes and modules aside."""
-
-    def measure(root: object) -> int:
-        seen, waiting, total = set[int](), [root], 0
-        while waiting:
-            each = waiting.pop()
-            if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
-                continue
-            seen.add(id(each))
-            total += sys.getsizeof(each)
-            waiting += gc.get_referents(each)
-        return total
-
-    return measure

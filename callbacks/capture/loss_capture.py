@@ -83,8 +83,8 @@ class LossCapture:
         _remove(self._hooks)
         self._optimizer, self._group = innermost(optimizer), group
         self._hooks += [
-            self._optimizer.register_step_pre_hook(_weak_hook(self._note_rate)),
-            self._optimizer.register_step_post_hook(_weak_hook(self._count)),
+            self._optimizer.register_step_pre_hook(_weak_hook(self, LossCapture._note_rate)),
+            self._optimizer.register_step_post_hook(_weak_hook(self, LossCapture._count)),
         ]
 
     def keep(self, loss: Any, step: int | None = None, scale: float = 1.0) -> None:
@@ -102,9 +102,9 @@ class LossCapture:
                 raise ConfigurationError(
                     f"the loss has shape {tuple(loss.shape)}; give one number, such as loss.mean()"
                 )
-            loss = loss.detach().clone() if scale == 1.0 else loss.detach() * scale
         else:
-            loss = float(loss) * scale
+            loss = float(loss)
+        loss = copied(loss, scale)
         if self._rate is not None:  # in a closure that the optimizer calls
             if self._evaluated:
                 return
@@ -242,16 +242,17 @@ class LossCapture:
         groups = self._optimizer.param_groups
         return groups[min(self._group, len(groups) - 1)]["lr"]
 
-    def _note_rate(self, *_: Any) -> None:
+    def _note_rate(self, optimizer: Any) -> None:
         self._evaluated = self._evaluated and self._rate is not None
         try:
-            self._rate = copied(self._present())
+            rate = self._present()
+            self._rate = rate if type(rate) is float else copied(rate)
         except Exception as error:
             if is_from_signal(error):
                 raise
             self._rate, self._failure = np.nan, error  # the step is still counted
 
-    def _count(self, optimizer: Any, *_: Any) -> None:
+    def _count(self, optimizer: Any) -> None:
         if self._rate is None:
             return  # counted already, in a step() that called the step() of its base class
         skipped = vars(optimizer).get("found_inf")  # set by a gradient scaler for this step
@@ -362,14 +363,16 @@ def _remove(hooks: list[Any]) -> None:
         hooks.pop().remove()
 
 
-def _weak_hook(method: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook that calls a method as long as its object exists."""
-    known = weakref.WeakMethod(method)
+def _weak_hook(
+    capture: LossCapture, method: Callable[[LossCapture, Any], None]
+) -> Callable[[Any, Any, Any], None]:
+    """Return a hook that calls a method with the optimizer, as long as the capture exists."""
+    known = weakref.ref(capture)
 
     @uncompiled
-    def hook(optimizer: Any, *_: Any) -> None:
+    def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
         alive = known()
         if alive is not None:
-            alive(optimizer)
+            method(alive, optimizer)
 
     return hook

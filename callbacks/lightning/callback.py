@@ -1,6 +1,7 @@
 """`LightningLossForecast`: forecasts inside a Lightning Trainer."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lossforecast.callbacks.lightning.host import has_optimizer, host_run, is_long_enough
@@ -131,7 +132,7 @@ class LightningLossForecast(LoopCallback, Callback):
         vars(self).update(state)
         self._reset()
 
-    @property
+    @cached_property  # Lightning asks for it at every hook
     def state_key(self) -> str:
         """One state for each monitored metric."""
         return self._generate_state_key(monitor=self.settings.monitor)

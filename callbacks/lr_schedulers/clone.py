@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossforecast.signals import contained
+from lossforecast.signals import contained, ends
 
 __all__ = ["Rate", "clone_of", "read_rate", "stepped"]
 
@@ -75,7 +76,11 @@ def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
 
 def read_rate(rate: Rate, k: int) -> float:
     """Return the rate after k further scheduler steps; nan if it raises or returns no number."""
-    lr = math.nan
-    with contained():  # the scheduler will raise in the run, too
+    handled = sys.exception()
+    try:  # as `with contained()`, which would take longer than most rates
         lr = float(rate(k))
+    except Exception as error:  # the scheduler will raise in the run, too
+        if not ends(error, handled):
+            raise
+        return math.nan
     return max(lr, 0.0) if math.isfinite(lr) else math.nan

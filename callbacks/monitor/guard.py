@@ -1,12 +1,13 @@
 """Decorators and helpers that keep errors of the package out of the training run."""
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from lossforecast.errors import StateError
 from lossforecast.log import logger
-from lossforecast.signals import contained
+from lossforecast.signals import contained, ends
 
 __all__ = ["clean_up", "guarded", "state_errors", "switch_off"]
 
@@ -26,8 +27,12 @@ def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
         owner: Any = args[0]
         if owner.switched_off:
             return None
-        with contained(lambda _: switch_off(owner)):
+        handled = sys.exception()
+        try:  # as `with contained(...)`, which would take longer than what is called at every step
             return method(*args, **kwargs)
+        except Exception as error:
+            if not ends(error, handled, lambda _: switch_off(owner)):
+                raise
         return None
 
     return call

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.host_reads import HostReads
+from support.host_reads import HostReads, on_device
 from support.torch_runs import Bench, assert_same_training, run, trained
 
 from lossforecast import (
@@ -23,7 +23,7 @@ from lossforecast.callbacks.monitor.update import Update
 @pytest.mark.parametrize("stop", [False, True])
 def test_the_device_is_read_at_the_ends_of_blocks_only(tensor_rate: bool, stop: bool) -> None:
     weight = torch.ones(2, requires_grad=True)
-    rate: Any = torch.tensor(0.1) if tensor_rate else 0.1
+    rate: Any = on_device(torch.tensor(0.1)) if tensor_rate else 0.1
     optimizer = torch.optim.SGD([weight], lr=rate, foreach=True)  # itself reads nothing
     schedule = LRSchedule.constant(100, 0.1)
     monitor = TorchLossForecast(
@@ -34,7 +34,7 @@ def test_the_device_is_read_at_the_ends_of_blocks_only(tensor_rate: bool, stop: 
             reads.now = i
             if i == 60:
                 monitor.event("other data")  # reads nothing
-            loss = weight.square().sum() + i
+            loss = on_device(weight.square().sum() + i)
             monitor.step(loss)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

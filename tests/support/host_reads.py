@@ -2,7 +2,18 @@
 
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that is not plainly on the host, so that it is treated as one on a device."""
+
+
+def on_device(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same tensor, with its gradient, to be treated as one on a device."""
+    return tensor.as_subclass(OnDevice)
+
 
 HOST_READS = {"item", "tolist", "numpy", "cpu", "to", "equal", "nonzero", "is_nonzero", "allclose"}
 HOST_READS |= {f"__{name}__" for name in ("array", "float", "int", "bool", "index", "contains")}

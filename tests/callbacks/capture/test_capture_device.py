@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.captures import loss_of, sgd
-from support.host_reads import HostReads
+from support.host_reads import HostReads, on_device
 
 from lossforecast.callbacks.capture.loss_capture import LossCapture
 
@@ -38,14 +38,15 @@ def test_the_watch_sees_every_way_to_read(read: Callable[[torch.Tensor], object]
 
 @pytest.mark.parametrize("tensor_rate", [False, True])
 def test_only_taking_reads_and_then_once_for_each_kind(tensor_rate: bool) -> None:
-    optimizer = sgd(lr=torch.tensor(0.5, dtype=torch.float64) if tensor_rate else 0.5)
+    rate = on_device(torch.tensor(0.5, dtype=torch.float64)) if tensor_rate else 0.5
+    optimizer = sgd(lr=rate)
     capture = LossCapture(optimizer)
     for group in optimizer.param_groups:
         group["foreach"] = True  # which uses a tensor rate without reading it
     with HostReads() as reads:
         for block in range(3):
             for i in range(50):
-                loss = loss_of(optimizer, 10.0 * block + i)
+                loss = on_device(loss_of(optimizer, 10.0 * block + i))
                 capture.record(loss)
                 capture.record(loss, scale=0.5)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -58,6 +59,27 @@ def test_only_taking_reads_and_then_once_for_each_kind(tensor_rate: bool) -> Non
             assert reads.seen.count("cpu") == (2 if tensor_rate else 1)
             assert len(reads.seen) <= 6
             reads.seen.clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_losses_on_the_host_are_the_same_to_the_bit_as_those_on_a_device(
+    dtype: torch.dtype, scale: float
+) -> None:
+    values = torch.tensor([2.3456789, 1e-7, 333.3, -0.1, torch.nan, torch.inf], dtype=dtype)
+    taken = []
+    for place in (lambda loss: loss, on_device):
+        optimizer = sgd()
+        capture = LossCapture(optimizer)
+        for value in values:
+            loss = value.clone()
+            capture.record(place(loss), scale=scale)
+            loss.zero_()  # as users do who scale it in place
+            optimizer.step()
+        taken.append(capture.take())
+    for on_host, elsewhere in zip(*taken, strict=True):
+        np.testing.assert_array_equal(on_host, elsewhere)
+    assert taken[0][1][0] == (values[0] * scale).double()
 
 
 @pytest.mark.gpu
