@@ -43,6 +43,7 @@ def main() -> None:
     pruners = {
         "no pruning": optuna.pruners.NopPruner(),
         "by forecast": ForecastPruner(plan, run),
+        "worthwhile": ForecastPruner(plan, run, rule="worthwhile"),
         "halving by forecast": ForecastPruner(plan, run, rule="halving"),
         "median": optuna.pruners.MedianPruner(),
         "median of forecasts": ForecastPruner(plan, run, stock=optuna.pruners.MedianPruner()),

@@ -11,7 +11,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lossforecast.callbacks.monitor import guarded
-from lossforecast.callbacks.sweeps.plans import MAX_LENGTH_RATIO, Plans
+from lossforecast.callbacks.sweeps.outlooks import TrialOutlooks
+from lossforecast.callbacks.sweeps.plans import MAX_LENGTH_RATIO, REASON_KEY, Plans
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -25,7 +26,7 @@ from lossforecast.policies import (
     Recommendation,
     alike,
     halving_of,
-    policy_beside,
+    policies_of,
     policy_list,
 )
 from lossforecast.runs import RunInfo
@@ -35,7 +36,6 @@ __all__ = ["ForecastPruner"]
 
 _Key = tuple[str, int]  # name of the study, number of the trial
 
-_REASON_KEY = "lossforecast:reason"  # user attribute of a pruned trial
 _MAX_SILENCE_S = 3_600.0  # without a report, after which a running trial may have died
 
 
@@ -43,9 +43,10 @@ class ForecastPruner(BasePruner):
     """Prunes a trial when its forecast says that it will not end among the best of the study.
 
     Trials are compared by forecasts of their final values, so schedules, horizons and progress may
-    differ, and a trial that has not annealed yet is not at a disadvantage. Everything is read from
-    the study, so all processes that share its storage decide alike. If values are maximised, their
-    negatives are forecast. The reported steps must be those of the schedule:
+    differ, and a trial that has not annealed yet is not at a disadvantage. Forecasts are corrected
+    by the errors that those of completed trials made at the same share of their plans. Everything
+    is read from the study, so all processes that share its storage decide alike. If values are
+    maximised, their negatives are forecast. The reported steps must be those of the schedule:
     ``trial.report(val_loss, optimizer_steps_taken)``. If the first trial ends far from the end of
     its schedule, as when epochs are reported, a warning says so.
 
@@ -62,12 +63,14 @@ class ForecastPruner(BasePruner):
         run: facts about a trial, or a function of the trial that returns them; default: its values
             are validation losses. The forecast errors of trials with the same ``optimizer`` are
             assumed to be correlated.
-        rule: "dominated" asks the policies alone. "halving" is cheaper: at rungs of its own
-            schedule a trial is pruned unless its forecast is among the best third of alike trials
-            (same optimizer, peak rates within a factor of two); the policies are asked about the
-            rest. A `lossforecast.policies.Halving` sets share and rungs.
-        policy: one or more policies; default: `lossforecast.policies.dominated`, beside halving
-            with a risk of 3%. Broken and diverged trials are always pruned.
+        rule: "dominated" prunes a trial that will hardly end among the best. "worthwhile" also
+            prunes one whose expected gain on the best completed trial is not worth its steps; it is
+            cheaper where trials run one after the other. "halving" is the cheapest: at rungs of its
+            own schedule a trial is pruned unless its forecast is among the best third of alike
+            trials (same optimizer, peak rates within a factor of two). A
+            `lossforecast.policies.Halving` sets share and rungs.
+        policy: one or more policies in place of those of the rule; halving goes on beside them.
+            Broken and diverged trials are always pruned.
         stock: an Optuna pruner that decides instead. It sees the forecasts of the final value made
             at the reported steps in place of the reported values.
         shadow: only log which trials would be pruned.
@@ -93,11 +96,12 @@ class ForecastPruner(BasePruner):
             raise ConfigurationError("give either rule or a stock pruner, not both")
         self.switched_off = False
         self._plans = Plans(schedule, run, "trial")
-        self._policies = policy_list(policy) or [policy_beside(halving)]
+        self._policies = policy_list(policy) or policies_of(rule)
         self._stock, self._shadow = stock, shadow
         self._watched: dict[_Key, _Watched] = {}
         self._ladder = None if halving is None else Ladder[_Key](halving)
-        self._climbed: set[_Key] = set()  # trials that are over, with all their rungs recorded
+        self._outlooks = TrialOutlooks[_Key]()
+        self._over: set[_Key] = set()  # trials that are over and were read to their ends
         self._length_checked = False
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -129,30 +133,38 @@ class ForecastPruner(BasePruner):
             because = why and f": {why}"
             logger.info("trial %d %s at step %s%s", trial.number, would, trial.last_step, because)
         if why and not self._shadow:
-            study._storage.set_trial_user_attr(trial._trial_id, _REASON_KEY, why)
+            study._storage.set_trial_user_attr(trial._trial_id, REASON_KEY, why)
         return pruned and not self._shadow
 
     def _why_stopped(self, study: Study, trial: FrozenTrial) -> str:
         """Return why to prune a trial, in words; empty to let it go on."""
+        self._read_ends(study)
         advice = self._advice(study, trial)
         if advice.action is Action.STOP:
             return advice.message
         if self._ladder is None:
             return ""
-        self._climb(study)
-        behind = self._ladder.behind((study.study_name, trial.number))
+        behind = self._ladder.behind(_key(study, trial))
         return f"stop: {behind}" if behind else ""
 
-    def _climb(self, study: Study) -> None:
-        """Record the rungs of trials that are over and were reported to another process."""
-        for other in study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)):
-            key = (study.study_name, other.number)
-            if key not in self._climbed and other.intermediate_values:
+    def _read_ends(self, study: Study) -> None:
+        """Learn from trials that are over, whichever process they were reported to."""
+        over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        for other in study.get_trials(False, over):
+            key = _key(study, other)
+            if key in self._over:
+                continue
+            self._over.add(key)
+            complete = other.state is TrialState.COMPLETE
+            if other.intermediate_values and (complete or self._ladder is not None):
                 self._watched_trial(study, other)
-            self._climbed.add(key)
+            if complete:
+                self._outlooks.end(key, _sign(study) * _value(other))
+            else:
+                self._outlooks.forget(key)
 
     def _advice(self, study: Study, trial: FrozenTrial) -> Recommendation:
-        rivals, running = [], {(study.study_name, trial.number)}
+        rivals, running = [], {_key(study, trial)}
         for other in study.get_trials(False, (TrialState.RUNNING, TrialState.COMPLETE)):
             if other.number == trial.number:
                 continue
@@ -160,27 +172,35 @@ class ForecastPruner(BasePruner):
                 self._check_length(other)
                 rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
             elif other.intermediate_values:
-                running.add((study.study_name, other.number))
+                running.add(_key(study, other))
                 watched = self._watched_trial(study, other)
                 if time.monotonic() - watched.heard_at < _MAX_SILENCE_S:
-                    rivals.append(Outlook.of(watched.forecaster.forecast(), self._kind(other)))
+                    rivals.append(self._outlooks.of(_key(study, other), watched.forecaster))
         self._watched = {key: one for key, one in self._watched.items() if key in running}
-        return self._watch(study, trial).recommend(policy=self._policies, rivals=rivals)
+        forecaster = self._watch(study, trial)
+        return forecaster.recommend(
+            policy=self._policies,
+            rivals=rivals,
+            corrected=self._outlooks.of(_key(study, trial), forecaster),
+        )
 
     def _watch(self, study: Study, trial: FrozenTrial) -> Forecaster:
         """Return the forecaster of a trial, which has observed all reported values."""
         return self._watched_trial(study, trial).forecaster
 
     def _watched_trial(self, study: Study, trial: FrozenTrial) -> "_Watched":
-        key, values = (study.study_name, trial.number), trial.intermediate_values
+        key, values = _key(study, trial), trial.intermediate_values
         watched = self._watched.get(key)
         if watched is None or not watched.continues(values):
             watched = _Watched(self._plans.forecaster(trial))
             self._watched[key] = watched
+            self._outlooks.forget(key)
         forecaster = watched.forecaster
         for step in watched.catch_up(values, _sign(study)):
             if self._stock is not None:
                 watched.finals[step] = _sign(study) * forecaster.forecast().median
+            else:
+                self._outlooks.record(key, forecaster)
             share = step / forecaster.total_steps
             if self._ladder is not None and self._ladder.wants(key, share):
                 group = alike(self._kind(trial), forecaster.schedule)
@@ -258,6 +278,10 @@ class _Foreseen:
             self._of(self._real_study, trial) if trial.intermediate_values else trial
             for trial in self._real_study.get_trials(deepcopy, states)
         ]
+
+
+def _key(study: Study, trial: FrozenTrial) -> _Key:
+    return study.study_name, trial.number
 
 
 def _sign(study: Study) -> int:

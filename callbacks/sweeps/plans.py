@@ -8,10 +8,13 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["MAX_LENGTH_RATIO", "Plans"]
+__all__ = ["MAX_LENGTH_RATIO", "REASON_KEY", "Plans"]
 
 MAX_LENGTH_RATIO = 2.0
 """Between the steps reported and planned; beyond, their units may differ."""
+
+REASON_KEY = "lossforecast:reason"
+"""Optuna user attribute and Ray metric of a stopped trial: why it was stopped, in words."""
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
 from lossforecast.callbacks.monitor import guarded
+from lossforecast.callbacks.sweeps.plans import REASON_KEY
 from lossforecast.callbacks.sweeps.ray_trials import Config, Result, SweepTrials, named
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies import Halving, Policy
@@ -41,6 +42,8 @@ class ForecastStopper(Stopper):
     The reported steps must be those of the schedule: for a schedule in optimizer steps, report
     ``tune.report({"val_loss": loss, "step": optimizer_steps_taken})`` and set ``time_attr="step"``.
     Results without the value or the step are ignored; the first is logged as an error.
+
+    A stopped trial says why in the log and in ``result.metrics["lossforecast:reason"]``.
 
     An internal error is logged once, with its traceback; from then on no trial is stopped.
 
@@ -101,6 +104,8 @@ class ForecastStopper(Stopper):
         trials, done = self._trials, bool(result.get("done"))
         seen = trials.observe(trial_id, result.get("config", {}), flatten_dict(result), last=done)
         stops = seen and not done and trials.hopeless(trial_id) and not trials.shadow
+        if stops:
+            result[REASON_KEY] = trials.stopped_because(trial_id)
         if done or stops:
             trials.close(trial_id)
         return stops
@@ -110,8 +115,9 @@ class ForecastScheduler(TrialScheduler):
     """Stops a trial when its forecast says that it will not end among the best of the trials.
 
     This is the recommended choice with Ray Tune. It compares trials as `ForecastStopper` does, and
-    leaves out trials that failed or were stopped by others. Trials start in the order in which they
-    were created.
+    leaves out trials that failed or were stopped by others. Forecasts are corrected by the errors
+    that those of ended trials made at the same share of their plans. Trials start in the order in
+    which they were created.
 
     Ray restores an interrupted sweep with a new scheduler. Trials that had reached the end of their
     schedules count with their last value. Of other trials, it has only the results from then on.
@@ -124,12 +130,14 @@ class ForecastScheduler(TrialScheduler):
         metric: name of the value in the results, unless ``tune.TuneConfig`` sets it.
         mode: "min" or "max", unless ``tune.TuneConfig`` sets it.
         time_attr: name of the result that counts the steps taken, as in the schedule.
-        rule: "dominated" asks the policies alone. "halving" is cheaper: at rungs of its own
-            schedule a trial is stopped unless its forecast is among the best third of alike trials
-            (same optimizer, peak rates within a factor of two); the policies are asked about the
-            rest. A `lossforecast.policies.Halving` sets share and rungs.
-        policy: one or more policies; default: `lossforecast.policies.dominated`, and with a target
-            `lossforecast.policies.target_miss`.
+        rule: "dominated" stops a trial that will hardly end among the best. "worthwhile" also stops
+            one whose expected gain on the best ended trial is not worth its steps; it is cheaper
+            where few trials run at a time. "halving" is the cheapest: at rungs of its own schedule
+            a trial is stopped unless its forecast is among the best third of alike trials (same
+            optimizer, peak rates within a factor of two). A `lossforecast.policies.Halving` sets
+            share and rungs.
+        policy: one or more policies; default: those of the rule, and with a target
+            `lossforecast.policies.target_miss`. Halving goes on beside them.
         target: the final value to reach.
         stock: a Ray scheduler that decides instead. It sees forecasts of the final value in place
             of the reported values. Set its own ``time_attr``.
@@ -270,6 +278,8 @@ class ForecastScheduler(TrialScheduler):
         if self._stock is not None:
             foreseen = self._trials.foreseen(trial.trial_id, result)
             self._stock.on_trial_complete(tune_controller, trial, foreseen)
+        if why := self._trials.stopped_because(trial.trial_id):
+            trial.last_result[REASON_KEY] = why  # what Ray returns as the metrics of the trial
         self._trials.close(trial.trial_id)
 
     @guarded

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lossforecast.callbacks.sweeps.outlooks import TrialOutlooks
 from lossforecast.callbacks.sweeps.plans import MAX_LENGTH_RATIO, Plans
 from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError, ObservationError
@@ -20,7 +21,7 @@ from lossforecast.policies import (
     alike,
     checked_target,
     halving_of,
-    policy_beside,
+    policies_of,
     policy_list,
     target_miss,
 )
@@ -41,11 +42,13 @@ class Trial:
         forecaster: has observed the reported values, negated if they are maximised.
         last: the latest value, negated likewise; may be nan or infinite.
         counts: whether other trials are compared with it; False once it was stopped or has failed.
+        stopped_because: why it was stopped, in words; empty if it was not.
     """
 
     forecaster: Forecaster
     last: float = math.nan
     counts: bool = True
+    stopped_because: str = ""
 
     def observe(self, step: int, value: float) -> None:
         """Observe a value, negated if values are maximised."""
@@ -62,24 +65,24 @@ class Trial:
         """True if the trial has taken all steps of its schedule."""
         return self.step >= self.forecaster.total_steps
 
-    @property
-    def outlook(self) -> Outlook:
-        """The forecast of the final value, or the value itself at the end."""
-        if self.at_its_end:
-            return self.ended()
-        return Outlook.of(self.forecaster.forecast(), self.forecaster.run.optimizer or "")
-
     def ended(self) -> Outlook:
         """Return the outlook of a trial that ends now."""
         return Outlook.ended(self.last, self.forecaster.run.optimizer or "")
 
     def __reduce__(self) -> tuple[Callable[..., "Trial"], tuple[Any, ...]]:
         # the saved state is a thirtieth of a pickled forecaster, which carries its latest fit
-        return _restored_trial, (self.forecaster.state_dict(), self.last, self.counts)
+        return _restored_trial, (
+            self.forecaster.state_dict(),
+            self.last,
+            self.counts,
+            self.stopped_because,
+        )
 
 
-def _restored_trial(state: Mapping[str, Any], last: float, counts: bool) -> Trial:
-    return Trial(Forecaster.from_state_dict(state), last, counts)
+def _restored_trial(
+    state: Mapping[str, Any], last: float, counts: bool, stopped_because: str
+) -> Trial:
+    return Trial(Forecaster.from_state_dict(state), last, counts, stopped_because)
 
 
 class SweepTrials:
@@ -106,8 +109,9 @@ class SweepTrials:
         self._time_attr = named("time_attr", time_attr)
         self._target = checked_target(target)
         halving = halving_of(rule)
-        self._policies = policy_list(policy) or [target_miss(), policy_beside(halving)]
+        self._policies = policy_list(policy) or [target_miss(), *policies_of(rule)]
         self._ladder = None if halving is None else Ladder[str](halving)
+        self._outlooks = TrialOutlooks[str]()
         self._running: dict[str, Trial] = {}
         self._ended: dict[str, Outlook] = {}
         self._logged: set[str] = set()
@@ -146,10 +150,12 @@ class SweepTrials:
         if trial_id not in self._running:
             self._running[trial_id] = Trial(self._plans.forecaster(config))
             self._ended.pop(trial_id, None)
+            self._outlooks.forget(trial_id)
         trial = self._running[trial_id]
         if trial.counts:
             value = number(self.metric, result[self.metric], ObservationError)
             trial.observe(result[self._time_attr], self._sign * value)
+            self._outlooks.record(trial_id, trial.forecaster)
             self._climb(trial_id, trial)
         return trial.counts
 
@@ -159,17 +165,18 @@ class SweepTrials:
         rivals = [
             *self._ended.values(),
             *(
-                other.outlook
-                for other in self._running.values()
+                other.ended() if other.at_its_end else self._outlooks.of(name, other.forecaster)
+                for name, other in self._running.items()
                 if other.counts and other is not trial
             ),
         ]
         target = None if self._target is None else self._sign * self._target
-        advice = trial.forecaster.recommend(target, self._policies, rivals)
+        corrected = self._outlooks.of(trial_id, trial.forecaster)
+        advice = trial.forecaster.recommend(target, self._policies, rivals, corrected)
         if advice.action is Action.STOP:
-            return self.stop(trial_id, f": {advice.message}")
+            return self.stop(trial_id, advice.message)
         behind = self._ladder.behind(trial_id) if self._ladder else None
-        return behind is not None and self.stop(trial_id, f": stop: {behind}")
+        return behind is not None and self.stop(trial_id, f"stop: {behind}")
 
     def foreseen(self, trial_id: str, result: Result) -> Result:
         """Return a copy of the result with the present forecast in place of the value."""
@@ -184,9 +191,15 @@ class SweepTrials:
         if trial.at_its_end:
             return False
         would = "would be stopped" if self.shadow else "is stopped"
-        logger.info("trial %s %s at step %d%s", trial_id, would, trial.step, why)
-        trial.counts = False
+        because = why and f": {why}"
+        logger.info("trial %s %s at step %d%s", trial_id, would, trial.step, because)
+        trial.counts, trial.stopped_because = False, why
         return True
+
+    def stopped_because(self, trial_id: str) -> str:
+        """Return why a trial that is not closed yet was stopped; empty if it was not."""
+        trial = self._running.get(trial_id)
+        return "" if trial is None or self.shadow else trial.stopped_because
 
     def set_counts(self, trial_id: str, counts: bool) -> None:
         """Set whether other trials are compared with this one."""
@@ -197,8 +210,10 @@ class SweepTrials:
         """End a trial; if it counts, its last value is its outcome."""
         trial = self._running.pop(trial_id, None)
         if trial is None or not trial.counts:
+            self._outlooks.forget(trial_id)
             return
         self._ended[trial_id] = trial.ended()
+        self._outlooks.end(trial_id, trial.last)
         planned = trial.forecaster.total_steps
         if not planned / MAX_LENGTH_RATIO <= trial.step <= planned * MAX_LENGTH_RATIO:
             self._log_once(

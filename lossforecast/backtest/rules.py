@@ -4,7 +4,8 @@ A rule is given the runs of a sweep and returns a `Stopper`, which is called at 
 returns the active runs to stop. Runs are numbered by their position in the sweep.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ import numpy as np
 
 from lossforecast.backtest.sweep_runs import CHECKS_PER_RUN, SweepRun
 from lossforecast.policies import (
+    GAIN_PER_RUN,
     RISK_BESIDE_HALVING,
     Halving,
     Ladder,
     Outlook,
+    SweepErrors,
     n_best_runs,
     prob_among_best,
     stop_threshold,
@@ -37,15 +40,42 @@ _MARGIN_SHARE = 0.05  # of the best latest loss, by which a run may be above it
 _LATE_RUNG = 0.06  # of a run: the first rung of the halving that costs more and loses less
 
 
+class _Corrected:
+    """Forecasts of the runs of a sweep, corrected by the errors of those that have finished."""
+
+    def __init__(self, runs: Sequence[SweepRun]) -> None:
+        self._runs, self._errors = runs, SweepErrors[int]()
+        self._finished: set[int] = set()
+
+    def outlooks(self, check: int, active: Sequence[int], finished: Sequence[int]) -> list[Outlook]:
+        """The forecasts of the active runs at a check."""
+        for i in finished:
+            if i not in self._finished:
+                self._finished.add(i)
+                self._record(i, range(CHECKS_PER_RUN - 1))
+                self._errors.end(i, self._runs[i].truth)
+        if not finished:
+            return [self._runs[i].outlooks[check] for i in active]
+        for i in active:
+            self._record(i, [check])
+        share = (check + 1) / CHECKS_PER_RUN
+        return [self._errors.corrected(i, share, self._runs[i].outlooks[check]) for i in active]
+
+    def _record(self, i: int, checks: Iterable[int]) -> None:
+        run = self._runs[i]
+        for check in checks:
+            share = (check + 1) / CHECKS_PER_RUN
+            self._errors.record(i, run.setup, share, run.outlooks[check])
+
+
 def dominated(runs: Sequence[SweepRun], threshold: float = stop_threshold()) -> Stopper:
     """The policy `lossforecast.policies.dominated` for all runs at once."""
-    best, ended = n_best_runs(len(runs)), [Outlook.ended(run.truth) for run in runs]
+    best, forecasts = n_best_runs(len(runs)), _Corrected(runs)
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
         if all(runs[i].is_open[check] for i in active):
             return []
-        outlooks = [runs[i].outlooks[check] for i in active]
-        outlooks += [ended[i] for i in finished]
+        outlooks = forecasts.outlooks(check, active, finished) + _best_ended(runs, finished, best)
         probabilities = prob_among_best(outlooks, best, runs[0].alike)
         return [
             i
@@ -54,6 +84,30 @@ def dominated(runs: Sequence[SweepRun], threshold: float = stop_threshold()) -> 
         ]
 
     return stopper
+
+
+def worthwhile(runs: Sequence[SweepRun], gain_per_run: float = GAIN_PER_RUN) -> Stopper:
+    """`lossforecast.policies.worthwhile`, and `dominated` among the runs that it leaves."""
+    forecasts, hopeless = _Corrected(runs), dominated(runs)
+
+    def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
+        best = min((runs[i].truth for i in finished), default=math.inf)
+        price = gain_per_run * (1 - (check + 1) / CHECKS_PER_RUN)
+        outlooks = forecasts.outlooks(check, active, finished)
+        stopped = [
+            i
+            for i, outlook in zip(active, outlooks, strict=True)
+            if outlook.expected_gain(best) < price and not runs[i].is_open[check]
+        ]
+        left = [i for i in active if i not in stopped]
+        return [*stopped, *hopeless(check, left, finished)]
+
+    return stopper
+
+
+def _best_ended(runs: Sequence[SweepRun], finished: Sequence[int], n: int) -> list[Outlook]:
+    """Outlooks of the n best finished runs; worse ones change no comparison."""
+    return [Outlook.ended(loss) for loss in sorted(runs[i].truth for i in finished)[:n]]
 
 
 def halving(runs: Sequence[SweepRun], first: float = Halving.first) -> Stopper:
@@ -160,6 +214,7 @@ def _pruner_stopper(runs: Sequence[SweepRun], pruner: "optuna.pruners.BasePruner
 OUR_RULES: dict[str, Rule] = {
     "halving": halving,
     "halving from 6%": partial(halving, first=_LATE_RUNG),
+    "worthwhile": worthwhile,
     "dominated": dominated,
 }
 """The rules of this package by name."""

@@ -10,7 +10,7 @@ from lossforecast.backtest.curves import RecordedRun
 from lossforecast.backtest.replay import Told, described, naming, outcome
 from lossforecast.forecast import QUANTILE_LEVELS
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Outlook, alike, is_open
+from lossforecast.policies import Outlook, Setup, alike, is_open
 from lossforecast.prior import Prior
 
 __all__ = ["CHECKS_PER_RUN", "SweepRun", "decay_start", "patience_end", "sweep_run"]
@@ -33,6 +33,7 @@ class SweepRun:
         total_steps: its length in optimizer steps.
         truth: the loss it ended with.
         group: label that alike runs have in common, as `lossforecast.policies.alike`.
+        setup: the setup by which `lossforecast.policies.SweepErrors` tells alike runs.
         outlooks: forecasts of the final loss, (49,).
         is_open: whether the end of the run is open then, (49,).
         latest: the latest loss, nan before the first, (49,).
@@ -47,6 +48,7 @@ class SweepRun:
     total_steps: int
     truth: float
     group: str
+    setup: Setup
     outlooks: tuple[Outlook, ...]
     is_open: NDArray[np.bool_]
     latest: NDArray[np.float64]
@@ -78,6 +80,7 @@ def sweep_run(run: RecordedRun, prior: Prior | None = None) -> SweepRun | None:
         total_steps=run.total_steps,
         truth=end.loss,
         group=alike(run.optimizer or "", run.plan),
+        setup=Setup.of(run.optimizer or "", run.plan),
         outlooks=tuple(outlooks),
         is_open=np.array(open_ends),
         latest=latest,

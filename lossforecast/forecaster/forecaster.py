@@ -273,6 +273,7 @@ class Forecaster:
         target: float | None = None,
         policy: Policy | Iterable[Policy] | None = None,
         rivals: Sequence[Outlook] = (),
+        corrected: Outlook | None = None,
     ) -> Recommendation:
         """Recommend what to do with the run as planned. A call at a new step counts as a check.
 
@@ -280,6 +281,8 @@ class Forecaster:
             target: the final loss to reach; without one only broken runs are stopped.
             policy: one or more of `lossforecast.policies` instead of `target_miss`.
             rivals: the other runs of a sweep, for policies that compare.
+            corrected: the forecast corrected by the errors of ended runs of the sweep
+                (`lossforecast.policies.SweepErrors`), to compare with the rivals.
 
         Raises:
             ConfigurationError: the target is not a finite number, or a policy cannot be called.
@@ -299,6 +302,7 @@ class Forecaster:
             kind=self.run.optimizer or "",
             earlier=earlier,
             alike=self.prior.alike,
+            corrected=corrected,
         )
         return recommend(situation, policies)
 

@@ -1,13 +1,14 @@
 """Policies: rules that turn a forecast into a recommendation.
 
-Give one or more of `target_miss`, `dominated`, `no_room`, `patience` and `reschedule` to
-`Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped whatever the
-policies; otherwise the first policy that answers decides, so list the most important one first.
+Give one or more of `target_miss`, `dominated`, `worthwhile`, `no_room`, `patience` and
+`reschedule` to `Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped
+whatever the policies; otherwise the first policy that answers decides, so list the most important
+one first.
 While the end of a run `is_open`, they recommend nothing.
 
 A policy is a function from `Situation` to `Recommendation`, or None to leave the decision to the
-next one. `Outlook` and `prob_among_best` compare the runs of a sweep; `Halving` and `Ladder` keep
-the best of them by rank.
+next one. `Outlook` and `prob_among_best` compare the runs of a sweep, `SweepErrors` corrects their
+forecasts by the errors of those that have ended, and `Halving` and `Ladder` keep the best by rank.
 """
 
 from lossforecast.policies.dominated import dominated, n_best_runs, stop_threshold
@@ -17,7 +18,7 @@ from lossforecast.policies.halving import (
     Ladder,
     alike,
     halving_of,
-    policy_beside,
+    policies_of,
 )
 from lossforecast.policies.no_room import no_room
 from lossforecast.policies.openness import is_open
@@ -33,9 +34,12 @@ from lossforecast.policies.recommendation import (
     Situation,
 )
 from lossforecast.policies.reschedule import reschedule
+from lossforecast.policies.sweep_errors import Setup, SweepErrors
 from lossforecast.policies.target_miss import target_miss
+from lossforecast.policies.worthwhile import GAIN_PER_RUN, worthwhile
 
 __all__ = [
+    "GAIN_PER_RUN",
     "MAX_EARLIER_CHECKS",
     "RISK_BESIDE_HALVING",
     "Action",
@@ -45,7 +49,9 @@ __all__ = [
     "Policy",
     "Reason",
     "Recommendation",
+    "Setup",
     "Situation",
+    "SweepErrors",
     "alike",
     "checked_target",
     "dominated",
@@ -54,11 +60,12 @@ __all__ = [
     "n_best_runs",
     "no_room",
     "patience",
-    "policy_beside",
+    "policies_of",
     "policy_list",
     "prob_among_best",
     "recommend",
     "reschedule",
     "stop_threshold",
     "target_miss",
+    "worthwhile",
 ]

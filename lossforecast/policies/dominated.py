@@ -7,7 +7,7 @@ import numpy as np
 from lossforecast.checks import probability, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.openness import is_open
-from lossforecast.policies.ranking import Outlook, prob_among_best
+from lossforecast.policies.ranking import prob_among_best
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 
 __all__ = ["dominated", "n_best_runs", "stop_threshold"]
@@ -50,7 +50,8 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
     forecast = situation.forecast
     if is_open(forecast):
         return None
-    runs = [Outlook.of(forecast, situation.kind), *situation.rivals]
+    own = situation.outlook
+    runs = [own, *situation.rivals]
     n_best = n_best_runs(len(runs)) if fixed is None else fixed
     prob = float(prob_among_best(runs, n_best, situation.alike)[0])
     if not prob < stop_threshold(risk_of_run):
@@ -63,7 +64,7 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
         situation,
         Reason.DOMINATED,
         f"only {prob:.1%} to end among the best {n_best} of {len(runs)} runs: the loss is "
-        f"heading for {forecast.median:.4g}, the best of the others for {medians.min():.4g}",
+        f"heading for {own.median:.4g}, the best of the others for {medians.min():.4g}",
         confidence=1 - prob,
     )
 

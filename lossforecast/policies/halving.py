@@ -14,9 +14,10 @@ from lossforecast.checks import number
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.dominated import dominated
 from lossforecast.policies.recommendation import Policy
+from lossforecast.policies.worthwhile import worthwhile
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["RISK_BESIDE_HALVING", "Halving", "Ladder", "alike", "halving_of", "policy_beside"]
+__all__ = ["RISK_BESIDE_HALVING", "Halving", "Ladder", "alike", "halving_of", "policies_of"]
 
 RunId = TypeVar("RunId", bound=Hashable)
 
@@ -71,27 +72,29 @@ class Halving:
 
 
 def halving_of(rule: "str | Halving") -> Halving | None:
-    """Return the halving that a rule stands for; None for "dominated", which has no rungs.
+    """Return the halving that a rule stands for; None for a rule that has no rungs.
 
     Args:
-        rule: "halving", "dominated" or a `Halving`.
+        rule: "halving", "dominated", "worthwhile" or a `Halving`.
 
     Raises:
         ConfigurationError: it is something else.
     """
     if isinstance(rule, Halving):
         return rule
-    if rule not in ("halving", "dominated"):
+    if rule not in ("halving", "dominated", "worthwhile"):
         raise ConfigurationError(
-            f'rule is {rule!r}; it must be "dominated", "halving" or a Halving, such as '
-            "Halving(first=0.06)"
+            f'rule is {rule!r}; it must be "dominated", "worthwhile", "halving" or a Halving, such '
+            "as Halving(first=0.06)"
         )
     return Halving() if rule == "halving" else None
 
 
-def policy_beside(halving: Halving | None) -> Policy:
-    """Return the policy for the runs that a halving leaves; for all runs, if there is none."""
-    return dominated() if halving is None else dominated(risk=RISK_BESIDE_HALVING)
+def policies_of(rule: "str | Halving") -> list[Policy]:
+    """Return the policies of a rule, for the runs that its halving leaves, if it has any."""
+    if rule == "worthwhile":
+        return [worthwhile(), dominated()]
+    return [dominated() if rule == "dominated" else dominated(risk=RISK_BESIDE_HALVING)]
 
 
 @dataclass

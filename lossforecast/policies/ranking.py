@@ -17,10 +17,13 @@ from lossforecast.policies.openness import is_open
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
-__all__ = ["Outlook", "prob_among_best"]
+__all__ = ["LEVEL_SCORES", "Outlook", "prob_among_best"]
 
-_LEVEL_SCORES = ndtri(QUANTILE_LEVELS)  # standard normal quantiles at QUANTILE_LEVELS, (29,)
+LEVEL_SCORES = ndtri(QUANTILE_LEVELS)
+"""Standard normal quantiles at `QUANTILE_LEVELS`, (29,)."""
+
 _N_DRAWS = 4096  # standard error of a probability: 0.008 at most
+_SCORES_OF_MEAN = ndtri((np.arange(1_000) + 0.5) / 1_000)  # of equally likely losses
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,25 @@ class Outlook:
 
     def prob_below(self, target: float) -> float:
         """Probability of ending below `target`; 0 or 1 beyond the outermost quantiles."""
-        score = np.interp(target, self.quantiles, _LEVEL_SCORES, left=-np.inf, right=np.inf)
+        score = np.interp(target, self.quantiles, LEVEL_SCORES, left=-np.inf, right=np.inf)
         return float(ndtr(score))
+
+    def expected_gain(self, best: float) -> float:
+        """Expected reduction of the loss `best` by this run: ``E[max(0, best - L)] / |best|``.
+
+        Infinite if `best` is 0 or infinite, nan for a run without a forecast.
+        """
+        if not self.known:
+            return math.nan
+        if best == 0 or math.isinf(best):
+            return math.inf
+        losses = np.interp(_SCORES_OF_MEAN, LEVEL_SCORES, self.quantiles)
+        return float(np.maximum(best - losses, 0).mean()) / abs(best)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the final loss is known: all quantiles are equal."""
+        return self.quantiles[0] == self.quantiles[-1]
 
     @property
     def median(self) -> float:
@@ -116,8 +136,8 @@ def prob_among_best(
         raise ConfigurationError(f"alike is {alike}; give two shares that add up to at most 1")
     probs = np.full(len(outlooks), np.nan)
     known = [i for i, outlook in enumerate(outlooks) if outlook.known]
-    ended = [i for i in known if outlooks[i].quantiles[0] == outlooks[i].quantiles[-1]]
-    going = [i for i in known if outlooks[i].quantiles[0] != outlooks[i].quantiles[-1]]
+    ended = [i for i in known if outlooks[i].has_ended]
+    going = [i for i in known if not outlooks[i].has_ended]
     if not known:
         return probs
     losses = np.empty((len(known), _N_DRAWS))
@@ -146,5 +166,5 @@ def _joint_draws(
         of_run = random.standard_normal(_N_DRAWS)
         common = math.sqrt(sweep_share) * of_sweep + math.sqrt(kind_share) * of_kind[outlook.kind]
         score = common + math.sqrt(1 - sweep_share - kind_share) * of_run
-        row[:] = np.interp(score, _LEVEL_SCORES, outlook.quantiles)
+        row[:] = np.interp(score, LEVEL_SCORES, outlook.quantiles)
     return losses

@@ -109,6 +109,8 @@ class Situation:
             the end of the run was open (`lossforecast.policies.is_open`).
         alike: shares of the error variance common to the sweep and to one kind, as in
             `prob_among_best`.
+        corrected: the forecast as corrected by the errors of ended runs of the sweep
+            (`lossforecast.policies.SweepErrors`); None if there are none to learn from.
     """
 
     history: History
@@ -119,6 +121,17 @@ class Situation:
     kind: str = ""
     earlier: Sequence[Outlook] = ()
     alike: tuple[float, float] | None = None
+    corrected: Outlook | None = None
+
+    @property
+    def outlook(self) -> Outlook:
+        """The distribution of the final loss, to compare with `rivals`."""
+        return self.corrected or Outlook.of(self.forecast, self.kind)
+
+    @property
+    def share_left(self) -> float:
+        """Share of the run that is left, 0..1."""
+        return min(max(1 - max(self.history.last_step, 0) / self.forecast.step, 0.0), 1.0)
 
 
 Policy = Callable[[Situation], Recommendation | None]

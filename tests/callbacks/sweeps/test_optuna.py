@@ -279,17 +279,40 @@ def test_halving_trains_less_and_says_why_it_pruned(
     assert all(f": {reason}" in caplog.text for reason in ranked)
 
 
-def test_halving_decides_alike_in_a_process_that_has_seen_nothing() -> None:
+@pytest.mark.parametrize("rule", [Halving(first=0.1), "worthwhile"], ids=["halving", "worthwhile"])
+def test_a_process_that_has_seen_nothing_decides_alike(rule: str | Halving) -> None:
     def decisions(fresh: bool) -> list[int | None]:
-        pruner = ForecastPruner(plan, rule=Halving(first=0.1))
+        pruner = ForecastPruner(plan, rule=rule)
         study = study_with(pruner)
         for _ in range(8):
-            study.pruner = ForecastPruner(plan, rule=Halving(first=0.1)) if fresh else pruner
+            study.pruner = ForecastPruner(plan, rule=rule) if fresh else pruner
             study.optimize(objective, n_trials=1)
         return [trial.last_step for trial in study.trials]
 
-    assert decisions(fresh=True) == decisions(fresh=False)
-    assert min(step or 0 for step in decisions(fresh=True)) == 100
+    steps = decisions(fresh=True)
+    assert steps == decisions(fresh=False)
+    least = min(step or 0 for step in steps)
+    assert least == 100 if rule != "worthwhile" else least < TOTAL
+
+
+def test_trials_that_have_ended_correct_the_forecasts_of_the_next() -> None:
+    seen: list[tuple[int, float, float]] = []  # trials ended, forecast alone, and corrected
+
+    def watching(situation: Situation) -> Recommendation | None:
+        alone = situation.forecast.median
+        seen.append((len(situation.rivals), alone, situation.outlook.median))
+        return None
+
+    study = study_with(ForecastPruner(plan, policy=watching))
+    for level in (2.1, 2.2, 2.3, 2.15):  # alike: with one plan
+        study.enqueue_trial({"level": level, "decay": 0.5})
+    study.optimize(objective, n_trials=4)
+    first = [(alone, corrected) for ended, alone, corrected in seen if ended == 0]
+    assert first
+    assert all(alone == corrected for alone, corrected in first)
+    last = np.array([pair for ended, *pair in seen if ended == 3])[:25]  # the first half
+    errors = np.abs(last - study.trials[3].value).mean(axis=0)
+    assert errors[1] < errors[0], "closer to the outcome"
 
 
 def test_a_trial_whose_process_died_is_no_rival_after_an_hour(

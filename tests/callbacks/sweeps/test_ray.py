@@ -164,6 +164,8 @@ def test_hopeless_trials_are_stopped_and_the_best_is_found(judge: Any, sweep: Sw
     assert steps(results)[BEST] == TOTAL
     assert results[BEST].metrics["loss"] == final(TRIALS[BEST])
     assert sum(steps(results)) < 0.8 * TOTAL * len(TRIALS)
+    said = ["lossforecast:reason" in result.metrics for result in results]
+    assert said == [step < TOTAL for step in steps(results)]
 
 
 @pytest.mark.slow
@@ -284,6 +286,7 @@ def test_broken_trials_are_stopped(sweep: Sweep) -> None:
 
     (result,) = sweep([trial(2.0)], scheduler(), broken)
     assert result.metrics["step"] <= HALF
+    assert result.metrics["lossforecast:reason"].startswith("stop: ")
 
 
 @pytest.mark.slow

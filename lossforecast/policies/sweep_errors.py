@@ -1,0 +1,221 @@
+"""`SweepErrors`: how the forecasts of ended runs of a sweep erred corrects those of the others.
+
+    errors = SweepErrors()
+    errors.record("run 7", Setup.of("adamw", plan), 0.1, outlook)  # at a tenth of its plan
+    errors.end("run 7", loss)
+    errors.record("run 8", Setup.of("adamw", plan_of_run_8), 0.1, outlook_of_run_8)
+    errors.corrected("run 8", 0.1, outlook_of_run_8)
+
+The error of a forecast is the normal score z of the final loss under it: 0 at the median, 1 at the
+84% quantile. At one share of their plans, alike runs err alike. The errors of n ended runs and of a
+run in progress are taken to be jointly Student-t distributed with mean 0 and the covariance
+
+    s^2 (k(i, j) + NOISE [i = j])
+    k(i, j) = OF_SWEEP + same kind * (OF_KIND + p (OF_PEAK + OF_PLAN d m))
+
+where p, d and m fall from 1 to 0, as exp(-x^2 / 2), with the differences in peak rate, start of
+the decay and median forecast. The scale s is learned from the ended runs. Without any of them,
+every forecast stays as it is; with unlike ones alone, it hardly changes.
+"""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from lossforecast.forecast import QUANTILE_LEVELS
+from lossforecast.policies.ranking import LEVEL_SCORES, Outlook
+from lossforecast.schedule import LRSchedule
+
+__all__ = ["Setup", "SweepErrors"]
+
+RunId = TypeVar("RunId", bound=Hashable)
+
+_CHECKS_PER_RUN = 50  # evenly spaced, at which forecasts are kept
+# parts of the variance of an error, 1 in sum, chosen by likelihood on recorded sweeps
+_OF_SWEEP, _OF_KIND, _OF_PEAK, _OF_PLAN, _NOISE = 0.3, 0.1, 0.1, 0.45, 0.05
+_PEAK_OCTAVES = 1.0  # difference in log2(peak rate) at which exp(-x^2 / 2) has x = 1
+_DECAY_SHARES = 0.2  # the same of the start of the decay, in shares of the plan
+_MEDIAN_STDS = 1.0  # the same of the median forecast, in standard deviations of the forecast
+_DEGREES_OF_PRIOR = 3.0  # the scale 1 counts like so many ended runs
+_MAX_ENDED_RUNS = 100  # the latest ones, so that the cost stays bounded
+_ROUNDING = 1e-9  # of a share in fiftieths
+_MAX_SCORE = 5.0  # of a loss far outside the forecast
+_DECAYED_SHARE = 0.9  # of the peak rate: below it the decay has begun
+_RATES_READ = 200  # of a plan, evenly spaced
+_MEDIAN, _ONE_STD = len(QUANTILE_LEVELS) // 2, 4  # index, and distance of indices, of quantiles
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What tells how alike two runs of a sweep are.
+
+    Attributes:
+        kind: the optimizer, or another label that sets runs of a sweep apart, as `Outlook.kind`.
+        log2_peak: logarithm of the peak rate to the base 2; 0 for a rate of 0.
+        decay_start: share of the plan from which on the rate stays below 90% of its peak; 1 if
+            it never does.
+    """
+
+    kind: str
+    log2_peak: float
+    decay_start: float
+
+    @classmethod
+    def of(cls, kind: str, plan: LRSchedule) -> Self:
+        """Read the setup off a plan.
+
+        Example:
+            >>> Setup.of("adamw", LRSchedule.wsd(1_000, 0.5, decay_fraction=0.2))
+            Setup(kind='adamw', log2_peak=-1.0, decay_start=0.82)
+        """
+        steps = np.linspace(1, plan.total_steps, _RATES_READ).astype(np.int64)
+        high = np.flatnonzero(plan.lr(steps) >= _DECAYED_SHARE * plan.peak)
+        start = float(steps[high[-1]] / plan.total_steps) if high.size else 1.0
+        log2_peak = math.log2(plan.peak) if plan.peak > 0 else 0.0
+        return cls(kind, log2_peak, round(start, 2))
+
+
+@dataclass
+class _Trail:
+    """The forecasts of a run.
+
+    Attributes:
+        setup: the setup of the run.
+        checks: number of whole fiftieths of the plan taken at each forecast, ascending, n.
+        quantiles: quantiles of the forecasts, (n, 29).
+        loss: the loss that it ended with; nan while it has not.
+    """
+
+    setup: Setup
+    checks: list[int] = field(default_factory=list)
+    quantiles: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, len(QUANTILE_LEVELS)), np.float32)
+    )
+    loss: float = math.nan
+
+    def at(self, check: int) -> NDArray[np.float64] | None:
+        """Return the quantiles of the latest forecast made by then; None if there was none."""
+        n = int(np.searchsorted(self.checks, check, side="right"))
+        return self.quantiles[n - 1].astype(np.float64) if n else None
+
+
+@dataclass
+class SweepErrors(Generic[RunId]):
+    """The forecasts of the runs of a sweep on their way, and the losses that they ended with."""
+
+    _trails: dict[RunId, _Trail] = field(default_factory=dict)
+    _ended: list[RunId] = field(default_factory=list)
+
+    def wants(self, run: RunId, share: float) -> bool:
+        """Return whether no forecast was recorded yet since this fiftieth of the plan began."""
+        trail = self._trails.get(run)
+        return trail is None or not trail.checks or _check(share) > trail.checks[-1]
+
+    def record(self, run: RunId, setup: Setup, share: float, outlook: Outlook) -> None:
+        """Record the forecast of a run at a share of its plan, at most one in each fiftieth of it.
+
+        One without data is not recorded.
+        """
+        if not outlook.known or not self.wants(run, share):
+            return
+        trail = self._trails.setdefault(run, _Trail(setup))
+        trail.checks.append(_check(share))
+        trail.quantiles = np.vstack([trail.quantiles, np.array(outlook.quantiles, np.float32)])
+
+    def end(self, run: RunId, loss: float) -> None:
+        """Record the loss that a run ended with; nothing is learned from one that is not finite."""
+        if run in self._trails and math.isfinite(loss) and run not in self._ended:
+            self._trails[run].loss = loss
+            self._ended.append(run)
+
+    def forget(self, run: RunId) -> None:
+        """Drop the forecasts of a run that was stopped, has failed or starts anew."""
+        self._trails.pop(run, None)
+        if run in self._ended:
+            self._ended.remove(run)
+
+    def corrected(self, run: RunId, share: float, outlook: Outlook) -> Outlook:
+        """Return the forecast of a run corrected by the errors of the runs that have ended.
+
+        Args:
+            run: the run; if no forecast of it was recorded, this one stays as it is.
+            share: share of its plan that it has taken.
+            outlook: the forecast.
+        """
+        quantiles = np.array(outlook.quantiles)
+        std = (quantiles[_MEDIAN + _ONE_STD] - quantiles[_MEDIAN - _ONE_STD]) / 2
+        if not self._ended or run not in self._trails or not std > 0:
+            return outlook
+        past = [
+            (trail.setup, seen, trail.loss)
+            for trail in (self._trails[run] for run in self._ended[-_MAX_ENDED_RUNS:])
+            if (seen := trail.at(_check(share))) is not None
+        ]
+        if not past:
+            return outlook
+        setups = [*(setup for setup, _, _ in past), self._trails[run].setup]
+        medians = np.array([*(seen[_MEDIAN] for _, seen, _ in past), quantiles[_MEDIAN]])
+        covariance = _covariance(setups, medians / (_MEDIAN_STDS * std))
+        errors = np.array([_score(loss, seen) for _, seen, loss in past])
+        n = len(errors)
+        weights = np.linalg.solve(
+            covariance[:n, :n] + _NOISE * np.eye(n), np.column_stack([covariance[:n, n], errors])
+        )
+        of_run = weights[:, 0]
+        degrees = _DEGREES_OF_PRIOR + n
+        scale = (_DEGREES_OF_PRIOR + errors @ weights[:, 1]) / degrees
+        mean = of_run @ errors
+        std_left = math.sqrt(scale * (1 - of_run @ covariance[:n, n]))
+        scores = mean + std_left * stdtrit(degrees, np.array(QUANTILE_LEVELS))
+        return replace(outlook, quantiles=tuple(np.interp(scores, *_nodes(quantiles)).tolist()))
+
+
+def _check(share: float) -> int:
+    """Return the number of whole fiftieths in a share."""
+    return math.floor(share * _CHECKS_PER_RUN + _ROUNDING)
+
+
+def _covariance(setups: list[Setup], medians: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of the errors of n runs for s = 1, without the noise, (n, n).
+
+    Args:
+        setups: their setups, n.
+        medians: their median forecasts in standard deviations, (n,).
+    """
+    kind = np.array([setup.kind for setup in setups])
+    peak = np.array([setup.log2_peak for setup in setups]) / _PEAK_OCTAVES
+    start = np.array([setup.decay_start for setup in setups]) / _DECAY_SHARES
+    of_plan = _OF_PLAN * _closeness(start) * _closeness(medians)
+    same_kind = kind[:, np.newaxis] == kind
+    covariance: NDArray[np.float64] = _OF_SWEEP + same_kind * (
+        _OF_KIND + _closeness(peak) * (_OF_PEAK + of_plan)
+    )
+    return covariance
+
+
+def _closeness(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``exp(-x^2 / 2)`` for the differences x between n values, (n, n)."""
+    closeness: NDArray[np.float64] = np.exp(-((values[:, np.newaxis] - values) ** 2) / 2)
+    return closeness
+
+
+def _nodes(quantiles: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores and losses, (31,) each: the quantiles, and their straight continuation to +-5."""
+    beyond = (_MAX_SCORE - LEVEL_SCORES[-1]) / (LEVEL_SCORES[-1] - LEVEL_SCORES[-1 - 2 * _ONE_STD])
+    low = quantiles[0] - beyond * (quantiles[2 * _ONE_STD] - quantiles[0])
+    high = quantiles[-1] + beyond * (quantiles[-1] - quantiles[-1 - 2 * _ONE_STD])
+    return (
+        np.concatenate([[-_MAX_SCORE], LEVEL_SCORES, [_MAX_SCORE]]),
+        np.concatenate([[low], quantiles, [high]]),
+    )
+
+
+def _score(loss: float, quantiles: NDArray[np.float64]) -> float:
+    """Normal score of a loss under a forecast with these quantiles, (29,); at most 5 in size."""
+    scores, losses = _nodes(quantiles)
+    return float(np.interp(loss, losses, scores))
