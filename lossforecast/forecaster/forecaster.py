@@ -281,8 +281,7 @@ class Forecaster:
             target: the final loss to reach; without one only broken runs are stopped.
             policy: one or more of `lossforecast.policies` instead of `target_miss`.
             rivals: the other runs of a sweep, for policies that compare.
-            corrected: the forecast corrected by the errors of ended runs of the sweep
-                (`lossforecast.policies.SweepErrors`), to compare with the rivals.
+            corrected: the forecast to compare with them, by `lossforecast.policies.SweepErrors`.
 
         Raises:
             ConfigurationError: the target is not a finite number, or a policy cannot be called.
