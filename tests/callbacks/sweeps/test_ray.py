@@ -163,7 +163,8 @@ def test_hopeless_trials_are_stopped_and_the_best_is_found(judge: Any, sweep: Sw
     results = sweep(judge=judge())
     assert steps(results)[BEST] == TOTAL
     assert results[BEST].metrics["loss"] == final(TRIALS[BEST])
-    assert sum(steps(results)) < 0.8 * TOTAL * len(TRIALS)
+    n_beside_the_best = 1  # two run at once
+    assert sum(step < TOTAL for step in steps(results)) >= len(TRIALS) - 1 - n_beside_the_best
     said = ["lossforecast:reason" in result.metrics for result in results]
     assert said == [step < TOTAL for step in steps(results)]
 
@@ -237,9 +238,8 @@ def test_a_stock_scheduler_is_shown_forecasts(sign: int, sweep: Sweep) -> None:
     (result,) = sweep([config], scheduler(stock=recorder, mode=mode))
     reported = [(step, sign * value) for step, value in values_of(config)]
     assert [step for step, _ in recorder.shown] == [step for step, _ in reported]
-    seen = dict(recorder.shown)[HALF]
-    assert seen == pytest.approx(sign * final(config), abs=0.05)
-    assert dict(reported)[HALF] != pytest.approx(sign * final(config), abs=0.05)
+    shown, value, end = dict(recorder.shown)[HALF], dict(reported)[HALF], sign * final(config)
+    assert abs(shown - end) < 0.6 * abs(value - end)
     assert recorder.ends == pytest.approx([sign * final(config)], abs=0.01)
     assert result.metrics["loss"] == sign * final(config), "what is stored stays as reported"
 
