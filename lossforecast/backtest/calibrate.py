@@ -82,11 +82,11 @@ class StandardizedError:
 def standardized_error(mixture: Mixture, truth: float) -> tuple[float, FloatArray]:
     """``(y - c) / std`` of a forecast at one step, and its probabilities below y when stretched.
 
-    y is the truth or, on a log scale, its logarithm, and c the median on that scale; see the
+    y is the truth or, on a log scale, its logarithm, and c the mean on that scale; see the
     attributes `z` and `below` of `StandardizedError`.
     """
     value = np.log(truth) if mixture.logarithmic and truth > 0 else truth
-    centre = float(mixture.centre[0])
+    centre = float(mixture.weight @ mixture.mean[:, 0])
     variance = mixture.std[:, 0] ** 2 + (mixture.mean[:, 0] - centre) ** 2
     at = centre + (value - centre) / MULTIPLES[:, np.newaxis]
     below = mixture.cdf(np.exp(at) if mixture.logarithmic else at)[:, 0]

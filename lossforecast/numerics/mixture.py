@@ -107,13 +107,6 @@ class Mixture:
         return np.exp(quantiles) if self.logarithmic else quantiles
 
     @cached_property
-    def centre(self) -> FloatArray:
-        """Median in the units of `mean`, (m,)."""
-        plain = replace(self, logarithmic=False) if self.logarithmic else self
-        centre: FloatArray = plain.quantiles(np.array([0.5]))[0]
-        return centre
-
-    @cached_property
     def _merged(self) -> FloatArray:
         """Weight, mean and std of the components, those much alike merged, (3, cells, m).
 
@@ -170,19 +163,19 @@ class Mixture:
         return replace(self, std=np.hypot(self.std, added))
 
     def calibrated(self, scale: float, tail: float) -> "Mixture":
-        """The mixture stretched about its median by `scale`, and by `tail` with weight 0.2.
+        """The mixture stretched about its centre by `scale`, and by `tail` with weight 0.2.
 
-        The median stays where it is. Components of the logarithm of a loss are stretched to a
-        standard deviation of 1.2 at most; those that are wider become narrower.
+        ``calibrated(1, 1)`` only clips a logarithmic mixture to its limits.
         """
-        parts = [self._stretched(scale)]
-        weight = self.weight
+        centre = self.weight @ self.mean
+        away = self.mean - centre
+        weight, mean, std = self.weight, centre + scale * away, scale * self.std
         if tail != scale:
-            parts.append(self._stretched(tail))
             weight = np.concatenate([(1 - TAIL_WEIGHT) * weight, TAIL_WEIGHT * weight])
-        mean, std = (np.concatenate(part) for part in zip(*parts, strict=True))
+            mean = np.concatenate([mean, centre + tail * away])
+            std = np.concatenate([std, tail * self.std])
         if self.logarithmic:
-            mean = np.clip(mean, -_MAX_LOG_LOSS, _MAX_LOG_LOSS)
+            mean, std = np.clip(mean, -_MAX_LOG_LOSS, _MAX_LOG_LOSS), np.minimum(std, _MAX_LOG_STD)
         return Mixture(weight, mean, std, self.logarithmic)
 
     def pooled(self, other: "Mixture") -> "Mixture":
@@ -217,17 +210,6 @@ class Mixture:
         """
         mean = np.minimum(self.mean, bound - _STDS_BELOW * _MIN_STD_BELOW)
         return replace(self, mean=mean, std=np.minimum(self.std, (bound - mean) / _STDS_BELOW))
-
-    def _stretched(self, scale: float) -> tuple[FloatArray, FloatArray]:
-        """Means and standard deviations stretched about the median.
-
-        A component whose standard deviation is limited stays as near to the median as it is narrow:
-        so as much of it as before lies below the median.
-        """
-        factor: FloatArray | float = scale
-        if self.logarithmic:
-            factor = np.minimum(scale, _MAX_LOG_STD / np.maximum(self.std, _TINY))
-        return self.centre + factor * (self.mean - self.centre), factor * self.std
 
     def _cdf(self, values: FloatArray) -> FloatArray:
         with np.errstate(over="ignore"):  # the cdf is 0 or 1 that far away
