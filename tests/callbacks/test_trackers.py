@@ -27,7 +27,7 @@ from lossforecast.callbacks import (
     WandbSink,
 )
 from lossforecast.callbacks.monitor import Sink
-from lossforecast.readers import find_log
+from lossforecast.readers import find_log, read_log
 
 STEPS, EVERY, TARGET = 400, 20, 2.2
 FORECASTS = list(range(EVERY, STEPS + 1, EVERY))
@@ -247,8 +247,8 @@ def test_a_table_of_something_else_is_not_touched(tmp_path: Path) -> None:
 
 def test_a_table_of_forecasts_is_not_taken_for_the_log_of_the_run(tmp_path: Path) -> None:
     train(CSVSink(tmp_path / "forecasts.csv"))
-    with pytest.raises(ConfigurationError):
-        find_log(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"forecasts\.csv"):
+        read_log(tmp_path)
     (tmp_path / "metrics.csv").write_text("step,loss,lr\n" + "1,2,0.1\n2,1,0.1\n3,1,0.1\n")
     assert find_log(tmp_path).name == "metrics.csv"
 

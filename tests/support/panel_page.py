@@ -16,6 +16,7 @@ class Page:
 
     def __init__(self, browser: webdriver.Chrome, address: str) -> None:
         self.browser = browser
+        browser.get_log("browser")  # type: ignore[no-untyped-call]  # of pages before this one
         browser.get(address + "#lossforecast")
         self.until(lambda: browser.find_elements(By.TAG_NAME, "iframe"))
         browser.switch_to.frame(browser.find_element(By.TAG_NAME, "iframe"))
