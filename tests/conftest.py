@@ -1,7 +1,6 @@
 """What every test may use: the recorded curves, a fresh Python, skips that say what is missing."""
 
 import gc
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -96,16 +95,7 @@ def run_python() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[[str], ModuleType]:
-    """Loads a slow, obvious reference by its name under tests/reference, which is no package."""
+    """Loads a slow, obvious reference by its name."""
+    from support.references import load_reference  # only now are its assertions rewritten
 
-    def load(name: str) -> ModuleType:
-        path = Path(__file__).parent / "reference" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"reference_{name}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up there
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return load_reference

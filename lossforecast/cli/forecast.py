@@ -68,13 +68,21 @@ def add_forecast(app: "typer.Typer") -> None:
             seen = wait_for_first_loss(log_, options, every) if follow else {}
             live = LiveForecast.from_log(log_, options, target)
             said = ""
+
+            def tell(error: Exception) -> None:
+                nonlocal said
+                note = f"{error}; trying again every {every:g} s"
+                if note != said:
+                    print_note(note)
+                said = note
+
             try:
                 live.show(json_, plot, brief=False)
             except (ConfigurationError, OSError) as error:  # a full disk
                 if not follow or isinstance(error, BrokenPipeError):
                     raise
-                said, seen = f"{error}; trying again every {every:g} s", {}
-                print_note(said)
+                tell(error)
+                seen = {}
             while follow and not live.over:
                 time.sleep(every)
                 try:
@@ -86,9 +94,6 @@ def add_forecast(app: "typer.Typer") -> None:
                 except BrokenPipeError:
                     raise
                 except (ConfigurationError, OSError) as error:  # away, half written, a full disk
-                    note = f"{error}; trying again every {every:g} s"
-                    if note != said:
-                        print_note(note)
-                    said = note
+                    tell(error)
             if exit_code:
                 exit_by_advice([live.advice.action])

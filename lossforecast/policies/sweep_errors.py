@@ -52,7 +52,7 @@ _MEDIAN, _ONE_STD = len(QUANTILE_LEVELS) // 2, 4  # index, and distance of indic
 
 @dataclass(frozen=True)
 class Setup:
-    """What tells how alike two runs of a sweep are.
+    """The settings of a run that tell how alike two runs of a sweep are.
 
     Attributes:
         kind: the optimizer, or another label that sets runs of a sweep apart, as `Outlook.kind`.

@@ -128,7 +128,7 @@ def is_loss(name: str) -> bool:
 
 @lru_cache(_MAX_CACHED)
 def is_error(name: str) -> bool:
-    """True if a column is named like a mean squared error, which may be a metric beside a loss."""
+    """True if a column of losses is an error or a cost, which may be a metric beside a loss."""
     return _LOSS.search(words(name)) is None
 
 

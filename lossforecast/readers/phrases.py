@@ -9,7 +9,7 @@ from lossforecast.readers.cells import TENSOR, number_in
 from lossforecast.readers.columns import is_loss, metric_of
 from lossforecast.readers.columns import words as separated
 
-__all__ = ["Phrase", "phrases"]
+__all__ = ["Phrase", "phrases", "without_colours"]
 
 _MAX_WORDS = 3  # of a name
 _MAX_CACHED = 1024  # texts between numbers whose meaning is remembered: they repeat in every line
@@ -89,6 +89,11 @@ class Phrase:
     counts: bool = False
 
 
+def without_colours(line: str) -> str:
+    """A line without the commands to a terminal that colour it."""
+    return _COLOUR.sub("", line) if "\x1b" in line else line
+
+
 def phrases(line: str) -> Iterator[Phrase]:
     """The named numbers in a line of text.
 
@@ -96,7 +101,7 @@ def phrases(line: str) -> Iterator[Phrase]:
     """
     if TENSOR in line:
         line = line.replace(TENSOR, "")
-    line = _TIME.sub(" ", _COLOUR.sub("", line) if "\x1b" in line else line)
+    line = _TIME.sub(" ", without_colours(line))
     end, pending = 0, ""
     for match in _NUMBER.finditer(line):
         words = _name(line[end : match.start()])

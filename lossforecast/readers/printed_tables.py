@@ -6,13 +6,16 @@ from functools import lru_cache
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_epoch, is_loss
 from lossforecast.readers.counters import TOTAL, is_counter_name
+from lossforecast.readers.phrases import without_colours
 
-__all__ = ["PrintedTables"]
+__all__ = ["BAR_COUNT", "PrintedTables"]
+
+BAR_COUNT = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")
+"""The count and the total in a progress bar of tqdm."""
 
 _MAX_CACHED = 64  # lines without numbers that are remembered
 _MAX_COLUMNS = 64
 _MAX_GAP = 400  # lines without a row, after which a header no longer counts
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _BOX = ("│", "┃")
 _BOX_LINES = str.maketrans(dict.fromkeys(_BOX, "|"))
 _RULE = re.compile(r"[\s|+:=\-─━┄┅┌┐└┘├┤┬┴┼╇╈┏┓┗┛┡┩╭╮╰╯]*")
@@ -21,7 +24,6 @@ _SHORT_NAMES = {"e": "epoch", "#": "step"}  # of spaCy
 _NUMBER = re.compile(r"(?<![\w-])[-+]?\.?\d")
 _STEP = re.compile(r"(\d+)(?:/(\d+))?")
 _BAR = re.compile(r":?\s*\d+%\|")  # of tqdm, behind the cells
-_BAR_COUNT = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")
 
 Cells = dict[str, str]
 
@@ -47,9 +49,7 @@ class PrintedTables:
 
     def row(self, line: str) -> Cells | None:
         """The cells of a row that ends with this line; {} inside a table; None for other lines."""
-        if "\x1b" in line:
-            line = _COLOUR.sub("", line)
-        line = line.strip()
+        line = without_colours(line).strip()
         if line.startswith(_BOX):
             line = line.translate(_BOX_LINES)
         if len(line) > 2 and _RULE.fullmatch(line):
@@ -139,7 +139,7 @@ def _row(line: str, header: list[str]) -> Cells | None:
     if not (any_count and any_loss):
         return None
     if bar is not None:
-        count = _BAR_COUNT.search(line, bar.start())
+        count = BAR_COUNT.search(line, bar.start())
         if count is not None and count[1] != count[2]:
             return {}
     return row

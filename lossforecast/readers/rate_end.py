@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.readers.rate_shape import SHAPES
 
 __all__ = ["RateEnd", "implied_end"]
 
@@ -18,15 +19,11 @@ _MIN_FALL = 0.1  # of the peak
 _MAX_RATIO = 50.0  # of the end to the last step
 _PEAKS = np.linspace(1.0, 1.02, 21)  # of the largest logged rate: the peak may lie between two logs
 _USUAL_ENDS = (0.1, 0.2, 0.05, 0.02, 0.01, 0.005)  # as shares of the peak: such a run is over
-_SHAPES: dict[str, tuple[Callable[[FloatArray], FloatArray], Callable[[FloatArray], FloatArray]]]
-_SHAPES = {
-    "linear": (lambda share: 1 - share, lambda elapsed: 1 - elapsed),
-    "cosine": (
-        lambda share: np.arccos(2 * share - 1) / np.pi,
-        lambda elapsed: (1 + np.cos(np.pi * elapsed)) / 2,
-    ),
+_ELAPSED: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: np.arccos(2 * share - 1) / np.pi,
 }
-"""The share of the decay that is over, by the share of the fall that is left, and the reverse."""
+"""The share of the decay that is over, by the share of the fall that is left: `SHAPES` reversed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def implied_end(steps: IntArray, rates: FloatArray) -> RateEnd | None:
         return None
     if (np.diff(shares) >= 0).any() or np.min(np.abs(shares[-1] - _USUAL_ENDS)) < _TOLERANCE:
         return None
-    found = [end for shape in _SHAPES if (end := _fit(shape, at, shares)) is not None]
+    found = [end for shape in _ELAPSED if (end := _fit(shape, at, shares)) is not None]
     found.sort(key=lambda end: end.distance)
     if not found or found[0].distance > _TOLERANCE or found[0].step > _MAX_RATIO * at[-1]:
         return None
@@ -79,7 +76,7 @@ def implied_end(steps: IntArray, rates: FloatArray) -> RateEnd | None:
 
 def _fit(shape: str, steps: FloatArray, shares: FloatArray) -> RateEnd | None:
     """The nearest decay of one shape to shares of the peak, (n,)."""
-    elapsed_of, share_of = _SHAPES[shape]
+    elapsed_of, share_of = _ELAPSED[shape], SHAPES[shape]
     best: RateEnd | None = None
     for peak in _PEAKS:
         elapsed = elapsed_of(np.clip(shares / peak, 0.0, 1.0))

@@ -9,7 +9,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.readers.rate_steps import regular_steps
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["RateShape", "rate_shape"]
+__all__ = ["SHAPES", "RateShape", "rate_shape"]
 
 _TOLERANCE = 3e-3  # of the peak: largest distance of a logged rate from a decay that it lies on
 _SURELY_WORSE = 4.0  # times the distance of the best decay: one that fits no better is ruled out
@@ -25,17 +25,17 @@ _N_ROUNDS = 4
 _N_POINTS = 1025  # of a decay that is kept as points
 _N_FUTURE = 33  # future steps at which decays are compared
 
-_SHAPES: dict[str, Callable[[FloatArray], FloatArray]] = {
+SHAPES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "linear": lambda elapsed: 1 - elapsed,
     "cosine": lambda elapsed: (1 + np.cos(np.pi * elapsed)) / 2,
 }
+"""Share of the fall that is left, by the share of the decay that is over."""
 _OTHER_SHAPES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "polynomial of power 0.9": lambda elapsed: (1 - elapsed) ** 0.9,
     "polynomial of power 2": lambda elapsed: (1 - elapsed) ** 2,
     "1 - sqrt": lambda elapsed: 1 - np.sqrt(elapsed),
 }
-_ALL_SHAPES = {**_SHAPES, **_OTHER_SHAPES}
-"""Share of the fall that is left, by the share of the decay that is over."""
+_ALL_SHAPES = {**SHAPES, **_OTHER_SHAPES}
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,12 @@ def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShap
     at_peak = np.flatnonzero(rates >= peak * (1 - _ROUNDING))
     first, last, n = int(at_peak[0]), int(at_peak[-1]), rates.size
     fallen = rates[-1] <= (1 - _MIN_FALL) * peak
-    if fallen and steps[-1] < total_steps:
-        regular = regular_steps(steps[last:], rates[last:], total_steps)
-        if regular is not None:
-            return RateShape(*regular)
-    if n - 1 - last < _MIN_POINTS or not fallen or steps[-1] >= total_steps:
+    if not fallen or steps[-1] >= total_steps:
+        return None
+    regular = regular_steps(steps[last:], rates[last:], total_steps)
+    if regular is not None:
+        return RateShape(*regular)
+    if n - 1 - last < _MIN_POINTS:
         return None
     starts = float(steps[first - 1]) if first else 0.0, float(steps[last + 1])
     used = np.unique([*_thinned(first, last), *_thinned(last, n - 1)])
@@ -109,7 +110,7 @@ def rate_shape(steps: IntArray, rates: FloatArray, total_steps: int) -> RateShap
     def fits_of(shapes: Iterable[str]) -> list[_Fit]:
         return [_best(s, end, starts, at, values, total_steps) for s in shapes for end in _ENDS]
 
-    fits = fits_of(_SHAPES)
+    fits = fits_of(SHAPES)
     best = min(fits, key=lambda fit: fit.distance)
     if best.distance > _ROUNDING:
         others = fits_of(_OTHER_SHAPES)
@@ -151,7 +152,7 @@ def _told_apart(possible: list[_Fit], peak: float, now: float, total_steps: int)
     chosen = next((fit for fit in possible if fit.shape == best.shape), best)  # to 0 if that fits
     top = chosen.peak * peak
     end = chosen.end * top
-    if chosen.shape in _SHAPES:
+    if chosen.shape in SHAPES:
         warmup = min(round(chosen.start), total_steps - 1)
         schedule = getattr(LRSchedule, chosen.shape)(total_steps, top, end=end, warmup=warmup)
     else:

@@ -12,10 +12,8 @@ _MAX_BINS = 16_384
 _CHUNK_POINTS = 4096  # points that enter the history at once
 _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the points; more rewinds mean that several runs are mixed up
-
-
-_MIN_LATE_INTERVALS = 5  # between losses, and the share of the steps, before the first loss
-_MIN_LATE_SHARE = 0.02
+_MIN_LATE_INTERVALS = 5  # between two losses, before the first one: the log lacks its beginning
+_MIN_LATE_SHARE = 0.02  # of the steps, likewise
 
 
 class Series:

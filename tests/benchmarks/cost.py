@@ -1,4 +1,4 @@
-"""What forecasts cost, as ratios to named baselines of the same run: `make bench`.
+"""Costs of forecasts, as ratios to named baselines of the same run: `make bench`.
 
 python tests/benchmarks/cost.py --json bench.json
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "examples")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "examples")]
 
 from cost_table import Ratio, ratios_from, ratios_to, slower, table  # noqa: E402
 

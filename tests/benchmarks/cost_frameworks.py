@@ -1,4 +1,4 @@
-"""What forecasts add to Lightning, the Hugging Face `Trainer` and Optuna."""
+"""Costs that forecasts add to Lightning, the Hugging Face `Trainer` and Optuna."""
 
 import tempfile
 from collections.abc import Callable

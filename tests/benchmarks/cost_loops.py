@@ -1,4 +1,4 @@
-"""What forecasts add to the steps of training loops, beside what other callbacks add."""
+"""Costs that forecasts add to the steps of training loops, beside those of other callbacks."""
 
 import itertools
 from collections.abc import Callable, Iterator

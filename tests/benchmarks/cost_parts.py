@@ -1,12 +1,10 @@
-"""What the parts of a forecast cost: a refit, a check, a what-if, the start of a run, a store."""
+"""Costs of the parts of a forecast: a refit, a check, a what-if, the start of a run, a store."""
 
 import gc
-import importlib.util
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FunctionType, ModuleType
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from cost_loops import unseen
 from cost_table import Ratio, of_all
 from cost_turns import Pause, Subject, measured
+from support.references import load_reference
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
 from lossforecast.callbacks import TorchLossForecast, schedule_from_torch
@@ -21,8 +20,6 @@ from lossforecast.callbacks.monitor import RunMonitor
 from lossforecast.policies import reschedule, target_miss
 
 __all__ = ["checks", "imports", "memory", "multi_power", "start_of_a_run"]
-
-REFERENCES = Path(__file__).parents[1] / "reference"
 
 
 def observed(total: int, seen: int = 10_000) -> Forecaster:
@@ -115,7 +112,7 @@ def multi_power(scale: float) -> list[Ratio]:
     steps = np.arange(2_160, n_steps + 1, 128)
     noise = 1e-3 * np.random.default_rng(0).normal(size=steps.size)
     losses = 3.0 + 0.6 * (plan.s1(steps) + 0.1) ** -0.5 + noise
-    slow = _reference("multi_power_fit")
+    slow = load_reference("multi_power_fit")
 
     def ours() -> float:
         median = 0.0
@@ -221,13 +218,3 @@ def _child_seconds(line: str) -> float:
     subprocess.run([sys.executable, "-c", line], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _reference(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"slow_{name}", REFERENCES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module

@@ -149,13 +149,16 @@ def read(path: Path) -> None:
         return
 
 
-@pytest.mark.parametrize("name", LOGS)
-@settings(
+mutations = settings(
     max_examples=MUTATIONS,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
+
+
+@pytest.mark.parametrize("name", LOGS)
+@mutations
 @given(
     source=st.randoms(use_true_random=False), encoding=st.sampled_from(["utf-8"] * 4 + ["utf-16"])
 )
@@ -167,12 +170,7 @@ def test_an_answer_or_an_error(
     read(path)
 
 
-@settings(
-    max_examples=MUTATIONS,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@mutations
 @given(source=st.randoms(use_true_random=False))
 def test_compressed_files(tmp_path: Path, source: random.Random) -> None:
     data = bytearray(gzip.compress(LOGS["a.csv"].encode()))
@@ -191,12 +189,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return next(folder.iterdir()).read_bytes()
 
 
-@settings(
-    max_examples=MUTATIONS,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@mutations
 @given(source=st.randoms(use_true_random=False))
 def test_event_files(tmp_path: Path, events: bytes, source: random.Random) -> None:
     data = bytearray(events)
@@ -215,12 +208,7 @@ def test_event_files(tmp_path: Path, events: bytes, source: random.Random) -> No
     read(tmp_path / "a.tfevents")
 
 
-@settings(
-    max_examples=MUTATIONS,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@mutations
 @given(source=st.randoms(use_true_random=False), dvclive=st.booleans())
 def test_folders_of_metrics(tmp_path: Path, source: random.Random, dvclive: bool) -> None:
     shutil.rmtree(tmp_path / "metrics", ignore_errors=True)

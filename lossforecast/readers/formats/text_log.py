@@ -11,7 +11,7 @@ from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
-from lossforecast.readers.printed_tables import PrintedTables
+from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
 from lossforecast.readers.text import open_text, whole_lines
@@ -32,7 +32,6 @@ _LEADING = re.compile(
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
-_BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")  # of tqdm
 
 _LOOKED_FOR = (
     "lines with a step, iteration or epoch, a loss and their numbers, such as 'step 100: loss 2.3' "
@@ -118,11 +117,8 @@ def _rows(source: Source, *, counted_only: bool = True) -> Iterator[_Line]:
     """
     epoch: dict[str, str] = {}
     header: dict[str, str] = {}  # the step in a line above
-    any_counter, any_step, length = (
-        not counted_only,
-        False,
-        "",
-    )  # the total of the iterations of training
+    any_counter, any_step = not counted_only, False
+    length = ""  # the total of the iterations of training
     tables = PrintedTables()
     for where, line in _lines(source, tables):
         if (cells := tables.row(line)) is not None:
@@ -141,7 +137,7 @@ def _rows(source: Source, *, counted_only: bool = True) -> Iterator[_Line]:
         elif length and total != length:  # a number of batches of validation
             counted = {name: counted[name] for name in counted if not name.startswith("iter")}
         counted = _with_step(counted, of_validation)
-        match = _BAR.search(line)
+        match = BAR_COUNT.search(line)
         bar = (int(match[1]), int(match[2])) if match else None
         if not any(is_loss(name) or is_rate(name) for name in values):
             if bar is not None:
