@@ -115,8 +115,16 @@ def test_no_forecast_is_ten_times_the_largest_loss(curve: Curve) -> None:
     assert forecast.interval(0.95)[1] <= limit
 
 
+def cliff() -> Curve:
+    """A run that fell to a tenth within one step, and neither before nor after it."""
+    steps = np.unique(np.linspace(1, 75, 12).astype(int))
+    plan = LRSchedule.constant(300, 1e-4)
+    return Curve(plan, RunInfo("train"), steps, np.where(steps > 36, 0.1, 1.0))
+
+
 @some_curves
 @given(curve=curves(FALLING, noise=False))
+@example(curve=cliff())
 def test_a_loss_that_never_rose_is_not_forecast_to_rise(curve: Curve) -> None:
     """The rates only fall, so nothing but overfitting would make it rise."""
     forecaster = curve.forecaster()

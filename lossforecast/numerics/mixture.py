@@ -178,6 +178,21 @@ class Mixture:
             mean, std = np.clip(mean, -_MAX_LOG_LOSS, _MAX_LOG_LOSS), np.minimum(std, _MAX_LOG_STD)
         return Mixture(weight, mean, std, self.logarithmic)
 
+    def widened(self, factor: float) -> "Mixture":
+        """The mixture stretched by a factor of at least 1 about its median, which stays the same.
+
+        A component whose standard deviation is limited stays as near to the median as it is narrow,
+        so that as much of it as before lies below the median.
+        """
+        if factor == 1:
+            return self
+        plain = replace(self, logarithmic=False)
+        median = plain.quantiles(np.array([0.5]))[0]
+        by: FloatArray | float = factor
+        if self.logarithmic:
+            by = np.clip(_MAX_LOG_STD / np.maximum(self.std, _TINY), 1.0, factor)
+        return replace(self, mean=median + by * (self.mean - median), std=by * self.std)
+
     def pooled(self, other: "Mixture") -> "Mixture":
         """The mixture moved and narrowed by another estimate of the same numbers.
 

@@ -292,20 +292,19 @@ class Posterior:
         """The mixture stretched by the scale and tail learned for this share of a run.
 
         They were learned from the laws alone; what past runs tell has its own. Where earlier
-        forecasts of the run were wrong by more than their standard deviation, both grow with the
-        square root of the surprise.
+        forecasts of the run were wrong by more than their standard deviation, the mixture grows
+        with the square root of the surprise.
         """
-        widened = math.sqrt(min(max(self.surprise, 1.0), _MAX_SURPRISE))
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)
         scale, tail = (float(np.interp(seen, shares, value)) for value in values)
-        if self.past_run_offsets is None:
-            return mixture.calibrated(widened * scale, widened * tail)
-        of_laws = self._weight_of_laws
-        past_scale, past_tail = self.beliefs.transfer_calibration
-        scale = scale**of_laws * past_scale ** (1 - of_laws)
-        tail = tail**of_laws * past_tail ** (1 - of_laws)
-        return mixture.calibrated(widened * scale, widened * tail)
+        if self.past_run_offsets is not None:
+            of_laws = self._weight_of_laws
+            past_scale, past_tail = self.beliefs.transfer_calibration
+            scale = scale**of_laws * past_scale ** (1 - of_laws)
+            tail = tail**of_laws * past_tail ** (1 - of_laws)
+        widened = math.sqrt(min(max(self.surprise, 1.0), _MAX_SURPRISE))
+        return mixture.calibrated(scale, tail).widened(widened)
 
     @property
     def _weight_of_laws(self) -> float:

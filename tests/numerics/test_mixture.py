@@ -102,3 +102,16 @@ def test_calibration_stretches_about_the_centre() -> None:
     tailed = PLAIN.calibrated(1.0, 3.0)
     assert tailed.moments()[0] == pytest.approx(centre)
     assert tailed.moments()[1] ** 2 == pytest.approx((0.8 + 0.2 * 9) * std**2)
+
+
+@pytest.mark.parametrize("logarithmic", [False, True], ids=["plain", "logarithmic"])
+def test_widening_stretches_about_the_median(logarithmic: bool) -> None:
+    skewed = Mixture(
+        np.array([0.3, 0.7]), np.array([[-1.0], [0.4]]), np.array([[0.8], [0.2]]), logarithmic
+    )
+    assert skewed.widened(1.0) is skewed
+    low, _, median, _, high = skewed.quantiles(Q)[:, 0]
+    wide_low, _, wide_median, _, wide_high = skewed.widened(3.0).quantiles(Q)[:, 0]
+    assert wide_median == pytest.approx(median)
+    assert wide_low < low
+    assert wide_high > high
