@@ -22,9 +22,9 @@ SHAPES = tuple(DECAY_SHAPES)
 _START_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _FINER_SHIFTS = (-0.05, -0.025, 0.025, 0.05)  # tried next, around the best of these shares
 _ENDING_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the steps left
-_ENDING_START_SHARES = (0.0, 0.25, 0.5, 0.75)  # starts of its decay, of the steps to an ending
+_ENDING_START_SHARES = (0.0, 0.25, 0.5, 0.75)  # starts of its decay, as shares of the steps to it
 _N_SEGMENTS = 12  # straight segments of an optimised schedule
-_GRADIENT_STEP = 1e-4  # of the finite differences, in the square roots of the falls
+_GRADIENT_STEP = 1e-4  # step of the finite differences in the square root of each fall
 _MAX_ITERATIONS = 60  # of L-BFGS-B
 
 
@@ -34,7 +34,7 @@ class Option:
 
     Attributes:
         schedule: the learning rate of every step.
-        decay: the decay that the schedule ends with; None for one of `optimised`.
+        decay: the decay that the schedule ends with; None if `optimised` made it.
         gain: how much lower the loss ends than under the plan.
     """
 
@@ -49,7 +49,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of the run after some more steps, with the best linear decay up to it.
+    """The end of the run after some further steps, reached by the best linear decay.
 
     Attributes:
         steps: number of further steps, 0 or more.
@@ -159,7 +159,7 @@ def optimised(forecast: Forecast, total_steps: int | None = None) -> Option | No
     Raises:
         ConfigurationError: the run is past `total_steps`.
     """
-    from scipy.optimize import minimize  # its import takes a fifth of that of this package
+    from scipy.optimize import minimize  # slow: takes a fifth as long as this package
 
     held = _held(forecast, total_steps)
     now = max(forecast.made_at, 0)

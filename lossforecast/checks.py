@@ -27,7 +27,7 @@ _REAL = (int, float, np.integer, np.floating)
 def instance(name: str, value: object, kind: type, error: ErrorType) -> None:
     """Raise unless `value` is None or an instance of `kind`."""
     if value is not None and not isinstance(value, kind):
-        raise error(f"{name} must be of {kind.__name__}, not {value!r:.60}")
+        raise error(f"{name} must be of type {kind.__name__}, not {value!r:.60}")
 
 
 def number(name: str, value: object, error: ErrorType) -> float:
@@ -36,7 +36,7 @@ def number(name: str, value: object, error: ErrorType) -> float:
         raise error(f"{name} must be a number, not {value!r:.60} ({type(value).__name__})")
     try:
         return float(value)
-    except OverflowError:  # an int beyond the floats
+    except OverflowError:  # an int too large for a float
         return math.inf if value > 0 else -math.inf
 
 

@@ -2,10 +2,10 @@
 
     LossForecastError
     ├── ScheduleError        an impossible learning-rate schedule
-    ├── ObservationError     a step or loss that is no valid number (nan and inf are counted)
+    ├── ObservationError     a step or loss that is not a valid number (nan and inf are counted)
     ├── ConfigurationError   an invalid argument, or a missing optional dependency
     │   └── NothingLoggedError    a log that has no loss yet
-    ├── StateError           a state_dict that is damaged or of another kind
+    ├── StateError           a state_dict that is damaged or belongs to something else
     └── StoreError           a store of runs that cannot be opened, read or written
 
 Each is a ``ValueError`` as well, and its message says what was given, why it cannot be used and
@@ -50,7 +50,7 @@ class NothingLoggedError(ConfigurationError):
 
 
 class StateError(LossForecastError):
-    """A saved state that is damaged or of another kind."""
+    """A saved state that is damaged or belongs to something else."""
 
 
 class StoreError(LossForecastError):

@@ -1,4 +1,4 @@
-"""Parts of a forecast: an uncertain number, the drop that a decay will bring, a fan of losses."""
+"""Parts of a forecast: an uncertain number, the drop that a decay will bring, a curve of losses."""
 
 import math
 from dataclasses import dataclass

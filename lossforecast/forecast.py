@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-_CURVE_STEPS = 101  # of a curve whose steps are not given
+_CURVE_STEPS = 101  # points of a curve if no steps are given
 
 QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
 """Probabilities that describe a distribution: the normal cdf at -3.5, -3.25, ..., 3.5, (29,)."""
@@ -103,9 +103,10 @@ class Forecast:
 
     @cached_property
     def departure(self) -> Departure | None:
-        """How far the run is above what smaller runs foretold; None if it is not, or without any.
+        """How far the loss is above the one predicted from smaller runs; None if it is not.
 
-        None of 105 recorded sound runs was ever told so (`lossforecast.ladder`).
+        None as well without smaller runs, and throughout each of 105 recorded runs that went well
+        (`lossforecast.ladder`).
         """
         foretold = None if self._posterior is None else self._posterior.foretold
         if not isinstance(foretold, LadderForecast):
@@ -164,7 +165,7 @@ class Forecast:
         return tuple(self.quantiles(QUANTILE_LEVELS).tolist())
 
     def interval(self, level: float = 0.8, *, noise: bool = False) -> tuple[float, float]:
-        """Lower and upper end of the central interval that holds the outcome with `level`.
+        """Lower and upper end of the central interval with probability `level`.
 
         Raises:
             ConfigurationError: the level is not between 0 and 1.
@@ -268,8 +269,9 @@ class Forecast:
     def gain(self, schedule: LRSchedule) -> Estimate:
         """Reduction of the final loss by another schedule, relative to this forecast: the median.
 
-        Its interval is narrower than that of the difference of two forecasts, because most of
-        their uncertainty is common to both. A forecast of a past step counts as one of the present.
+        Its interval is narrower than that of the difference of two forecasts, because most of their
+        uncertainty is common to both. A forecast of a past step is treated as one of the present
+        step.
 
         Raises:
             ScheduleError: the schedule ends before the present step.
@@ -296,7 +298,7 @@ class Forecast:
         caveats = f"; caveats: {', '.join(self.caveats)}" if self.caveats else ""
         known = f"status {self.status}: {STATUS_WORDS[self.status]}{caveats}"
         if self._mixture is None:
-            return f"nothing to forecast step {self.step:,} from: {known}"
+            return f"no forecast for step {self.step:,}: {known}"
         departed = "" if self.departure is None else f"\n{self.departure}"
         return (
             f"at step {self.made_at:,}: {heading(self.estimate)} at step {self.step:,}\n"
@@ -308,11 +310,11 @@ class Forecast:
         return f"Forecast({numbers}, status={str(self.status)!r})"
 
     def __rich__(self) -> str:
-        """The same as `__str__`: rich would show the fields."""
+        """The same as `__str__`: by default rich would list the fields."""
         return str(self)
 
     def _repr_html_(self) -> str:
-        """The words of `__str__` and a small chart, for notebooks."""
+        """The text of `__str__` and a small chart, for notebooks."""
         fan: tuple[FloatArray, ...] = ()
         if self._mixture is not None:
             inner, outer = self.curves(levels=(0.8, 0.95))

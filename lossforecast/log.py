@@ -16,13 +16,13 @@ from lossforecast.signals import contained
 __all__ = ["logger", "notice"]
 
 _NAME = "lossforecast"
-_CLEAR_LINE = "\r\x1b[K"  # a bar, such as that of Keras, draws itself again below the line
+_CLEAR_LINE = "\r\x1b[K"  # a bar, such as that of Keras, redraws itself below the line
 
 logger: Final = logging.getLogger(_NAME)
 
 
 def notice(message: str, *, always: bool = False) -> None:
-    """Tell the user something that is no warning, which Python's logging would not show by default.
+    """Print or log a message that is not a warning, which Python's logging hides by default.
 
     It is a line on stderr where logging is not configured, and a record of level INFO where it is.
 
@@ -81,10 +81,10 @@ def _escape(record: logging.LogRecord) -> bool:
 
 
 def _never_raising(log: Callable[..., None], console: logging.Handler) -> Callable[..., None]:
-    """Return the method `Logger._log`, through which all messages go, made safe.
+    """Wrap `Logger._log`, through which all messages go, so that it never raises.
 
-    What a handler, filter or record factory of the user raises is printed to stderr with the
-    message, as `logging` does with errors inside `Handler.emit`: unless `logging.raiseExceptions`
+    Exceptions of the user's handlers, filters and record factory are printed to stderr with the
+    message, as `logging` does with errors inside `Handler.emit`, unless `logging.raiseExceptions`
     is False.
     """
 

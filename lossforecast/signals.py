@@ -1,4 +1,4 @@
-"""Tells exceptions raised by a signal handler of the user from exceptions of the package.
+"""Distinguishes exceptions raised by the user's signal handlers from those of the package.
 
 Python runs signal handlers in the main thread, between any two instructions. The exception of a
 handler, such as the TimeoutError of a SIGALRM, may therefore appear inside the package, although
@@ -19,12 +19,12 @@ _MAX_WRAPPERS = 20  # around the function of a handler
 
 
 class contained:  # noqa: N801  used like contextlib.suppress
-    """Context manager that ends exceptions, except those of a signal handler of the user.
+    """Context manager that suppresses exceptions, except those of the user's signal handlers.
 
-    KeyboardInterrupt, SystemExit and other exceptions that are no `Exception` pass, too.
+    KeyboardInterrupt, SystemExit and others that do not derive from `Exception` pass, too.
 
     Args:
-        report: called with each exception that is ended.
+        report: called with each exception that is suppressed.
     """
 
     def __init__(self, report: Callable[[Exception], object] | None = None) -> None:
@@ -50,15 +50,15 @@ def ends(
     handled: BaseException | None,
     report: Callable[[Exception], object] | None = None,
 ) -> bool:
-    """Return whether an exception ends here; report it if so. An ``except`` clause asks it.
+    """Return whether to suppress an exception, and report it if so; for an ``except`` clause.
 
-    It does unless a signal handler raised it. One that followed from that of a handler is replaced
-    by the latter, which is raised here.
+    An exception is suppressed unless a signal handler raised it. If handling the exception of a
+    signal handler led to this one, that of the signal handler is raised instead.
 
     Args:
         error: the exception.
         handled: what ``sys.exception()`` returned before the ``try``.
-        report: called with the exception if it ends.
+        report: called with the exception if it is suppressed.
     """
     theirs = _chained_from_signal(error, handled)
     if theirs is None:
@@ -74,8 +74,9 @@ def is_from_signal(error: BaseException) -> bool:
     """Return whether a Python signal handler raised an exception.
 
     Python calls a handler with the number of the signal and the frame that it interrupts, so a
-    frame that was called with its own caller after a whole number is that of a handler. Besides,
-    the code of the present handlers is recognised. A handler written in C leaves no frame.
+    frame that was called with its own caller after a whole number is that of a handler. In
+    addition, the code of the installed handlers is recognised. A handler written in C leaves no
+    frame.
     """
     frames = list[FrameType]()
     link = error.__traceback__

@@ -32,7 +32,7 @@ class Caveat(StrEnum):
     LR_OFF_PLAN = "lr_off_plan"
     """The observed learning rate differs from the plan; the rest of the plan is still assumed."""
     LR_STEP_AHEAD = "lr_step_ahead"
-    """The learning rate will fall in steps, and what the first one brings was not seen yet."""
+    """The learning rate will fall in steps, and the effect of the first has not been seen yet."""
     NON_FINITE = "non_finite"
     """Some losses were nan or infinite and were left out."""
     OVERFITTING = "overfitting"
@@ -40,10 +40,10 @@ class Caveat(StrEnum):
     LR_RISES_AHEAD = "lr_rises_ahead"
     """The plan raises the learning rate again (a restart): forecasts beyond it are poor."""
     FORECASTS_FAILED = "forecasts_failed"
-    """Earlier forecasts of this run missed what came by over twice their standard deviation."""
+    """Earlier forecasts of this run missed later losses by over twice their standard deviation."""
     REPEATED_DATA = "repeated_data"
     """The data will be seen again: a training loss can fall at every epoch boundary, and nothing
-    seen in the first epoch tells how far."""
+    seen in the first epoch shows how far."""
     PROBE_STALE = "probe_stale"
     """The annealing probe has measured nothing in the later half of the steps so far: its last
     measurement is held, with a larger error."""

@@ -41,7 +41,7 @@ def test_a_forecast_says_where_the_loss_is_heading_and_how_that_is_known(half: F
 
 def test_a_forecast_without_data_says_so() -> None:
     nothing = forecaster(0).forecast()
-    assert str(nothing) == "nothing to forecast step 2,000 from: status no_data: no losses yet"
+    assert str(nothing) == "no forecast for step 2,000: status no_data: no losses yet"
     assert "nan" in repr(nothing)
 
 

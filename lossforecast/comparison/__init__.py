@@ -1,4 +1,4 @@
-"""The comparison of two runs, beside the noise of seeds and evaluation."""
+"""The comparison of two runs against the noise of seeds and evaluation."""
 
 from lossforecast.comparison.compared_run import ComparedRun
 from lossforecast.comparison.comparison import MAX_SEEDS, Comparison, Contender

@@ -4,13 +4,11 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import Prior
-from lossforecast.runs import History, RunInfo, at_end, gather, observed, points
+from lossforecast.runs import History, RunInfo, at_end, gather, observed, points, same_losses
 from lossforecast.schedule import LRSchedule, shape_difference
 
 __all__ = ["ComparedRun", "PriorOf", "grouped"]
@@ -19,7 +17,6 @@ PriorOf = Callable[[RunInfo, LRSchedule], Prior | None]
 """The prior of a run under a schedule; None for the packaged one."""
 
 _RATE_TOLERANCE = 0.002  # of the peak: logged rates are interpolated
-_DUPLICATE_TOLERANCE = 1e-4  # relative difference of the losses of one run that is stored twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ class ComparedRun:
         return math.isfinite(self.outcome)
 
     def repeats(self, other: "ComparedRun") -> bool:
-        """True if nothing that is recorded sets the recipes apart.
+        """True if nothing recorded distinguishes the recipes.
 
         The descriptions are equal (except for `steps_per_epoch`), so are the lengths, and the
         learning rates differ by less than 0.2% of the peak.
@@ -63,12 +60,8 @@ class ComparedRun:
         )
 
     def duplicates(self, other: "ComparedRun") -> bool:
-        """True if both are the same run, stored twice, or one of the same seed run again."""
-        steps, losses = points(self.history)
-        its_steps, its_losses = points(other.history)
-        return np.array_equal(steps, its_steps) and np.allclose(
-            losses, its_losses, rtol=_DUPLICATE_TOLERANCE, atol=0.0
-        )
+        """True if both are the same run, stored twice or repeated with the same seed."""
+        return same_losses(points(self.history), points(other.history))
 
     @property
     def evaluation_noise(self) -> float:

@@ -1,10 +1,10 @@
 """`Comparison`: whether two runs differ by more than the noise of seeds and evaluation.
 
 The log outcome of run i of a recipe is ``m + sigma e_i``, with the mean m of the recipe, the
-`Spread` sigma and standard normal e_i; a run that has not ended is known with the error f_i of its
-forecast besides. At a given sigma the mean of a recipe is thus that of its runs, weighted by
-``1 / (sigma^2 + f_i^2)``, and the difference of two recipes is normal. Averaged over sigma, with a
-flat prior of the difference, it is Student's t where all runs have ended.
+`Spread` sigma and standard normal e_i; for a run that has not ended, the error f_i of its forecast
+is added. At a given sigma the mean of a recipe is thus that of its runs, weighted by ``1 / (sigma^2
++ f_i^2)``, and the difference of two recipes is normal. Averaged over sigma, with a flat prior of
+the difference, it is Student's t where all runs have ended.
 """
 
 import math
@@ -77,11 +77,11 @@ class Comparison:
     """How the recipe of one run compares with that of another.
 
     Attributes:
-        first: the one.
-        second: the other.
+        first: one run.
+        second: the other run.
         spread: how far repeats lie apart.
-        same_recipe: True if nothing that is recorded sets the two runs apart. Then no other run
-            counts as a repeat of either.
+        same_recipe: True if nothing recorded distinguishes the two runs. Then no other run counts
+            as a repeat of either.
     """
 
     first: Contender
@@ -114,9 +114,9 @@ class Comparison:
         """Compare two runs.
 
         Args:
-            first: the one.
-            second: the other.
-            others: further runs, whose repeats tell the spread. The two may be among them.
+            first: one run.
+            second: the other run.
+            others: further runs, whose repeats show the spread. The two may be among them.
             prior_of: the prior of a run that has not ended, under its schedule.
 
         Raises:
@@ -132,11 +132,12 @@ class Comparison:
             )
         if first.duplicates(second):
             raise ConfigurationError(
-                f"{first.name:.60} and {second.name:.60} have the same losses: they are one run"
+                f"{first.name:.60} and {second.name:.60} have the same losses: they are one and "
+                "the same run"
             )
         pair, same = (first, second), first.repeats(second)
         groups = grouped([*pair, *(run for run in others if in_same_units(first.run, run.run))])
-        if same:  # whatever sets the two apart is not recorded: they tell nothing about the noise
+        if same:  # they may differ in something not recorded: no evidence of the noise
             groups = [[run for run in group if run not in pair] for group in groups]
         noise = max(run.evaluation_noise for run in pair)
         spread = Spread.packaged(first.run, noise).learned(
@@ -175,8 +176,8 @@ class Comparison:
 
     @property
     def seeds_to_tell(self) -> int | None:
-        """Finished runs of each recipe that would tell a difference of this size at 95%.
+        """Finished runs of each recipe needed to detect a difference of this size at 95%.
 
-        In four of five cases; those that there are count. None if `MAX_SEEDS` do not suffice.
+        With a power of 80%, existing runs included. None if `MAX_SEEDS` do not suffice.
         """
         return self.spread.seeds_to_tell(math.log1p(float(self.difference)), MAX_SEEDS)

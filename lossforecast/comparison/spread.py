@@ -1,4 +1,4 @@
-"""`Spread`: how far the outcomes of repeats of one recipe lie apart.
+"""`Spread`: how far apart the outcomes of repeats of one recipe are.
 
 The logarithms of the outcomes of one recipe are taken as normal, with a standard deviation sigma
 that recipes share. The belief about it is a scaled inverse chi-squared distribution,
@@ -40,8 +40,8 @@ class Spread:
 
     Attributes:
         scale: typical standard deviation of outcomes of one recipe, of their logarithm.
-        dof: degrees of freedom: how well it is known. At 1 it may as well be ten times as large, at
-            30 it is known to a quarter.
+        dof: degrees of freedom: how well it is known. At 1 it may just as well be ten times as
+            large, at 30 it is known to a quarter.
         n_runs: number of repeats that it was learned from; 0 for the packaged one.
         n_recipes: number of recipes of these repeats.
     """
@@ -58,7 +58,7 @@ class Spread:
         Args:
             run: description of a run.
             noise: standard error of the outcome of a training loss as read off its curve, relative
-                to it: losses of other batches scatter between seeds as they do within a run.
+                to it: losses on different batches scatter between seeds as they do within a run.
         """
         is_large = run.kind is RunKind.LARGE_LANGUAGE_MODEL
         scale, dof = _LANGUAGE_MODELS if is_large else _OTHERS[run.metric]
@@ -87,14 +87,14 @@ class Spread:
         return nodes
 
     def seeds_to_tell(self, difference: float, most: int) -> int | None:
-        """Runs of each of two recipes that would tell a difference at 95%, in four of five cases.
+        """Runs of each of two recipes needed to detect a difference at 95%, with a power of 80%.
 
         The smallest n for which ``(t_0.975 + t_0.8) scale sqrt(2 / n)`` is at most the difference,
         with the quantiles of Student's t at ``dof + 2 (n - 1)`` degrees of freedom.
 
         Args:
             difference: of the logarithms of the losses.
-            most: the largest answer; None if even that many do not tell.
+            most: the largest answer; None is returned if even that many do not suffice.
         """
         seeds = np.arange(1, most + 1)
         dof = self.dof + 2 * (seeds - 1)

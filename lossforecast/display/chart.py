@@ -103,7 +103,7 @@ class Chart:
 
 
 def after_start(losses: FloatArray) -> FloatArray:
-    """Losses without their steep start, by which no axis should be scaled: (n,) to (m,)."""
+    """Losses without their steep start, which should not determine the axis: (n,) to (m,)."""
     return losses[losses.size // _START_DIVISOR :]
 
 

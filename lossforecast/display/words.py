@@ -1,4 +1,4 @@
-"""The words for a forecast: where the loss is heading, how that is known, what it will gain."""
+"""A forecast in words: where the loss is heading, how that is known, what annealing will bring."""
 
 import math
 import sys
@@ -67,7 +67,7 @@ def brief(estimate: Estimate, *, sure: bool = True) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text, in ASCII if standard output or standard error cannot show it as it is."""
+    """The text, or its ASCII form if standard output or standard error cannot encode it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             text.encode(getattr(stream, "encoding", None) or "utf-8")
@@ -77,7 +77,7 @@ def encodable(text: str) -> str:
 
 
 def _last_digit(width: float, value: float) -> int:
-    """Place of the last digit that tells something, as a power of ten.
+    """Place of the last significant digit, as a power of ten.
 
     It is the first of the width, or the second of one that begins with 1; the value has two to five
     digits.

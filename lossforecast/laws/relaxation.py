@@ -1,4 +1,4 @@
-"""The loss laws, one family that differs in G: how fast a change of the learning rate takes effect.
+"""The loss laws, which differ in G: how fast a change of the learning rate takes effect.
 
 With ``eta_i`` the learning rate of step i and ``S1(t) = eta_1 + ... + eta_t``,
 

@@ -71,9 +71,9 @@ class Mixture:
     def quantiles(self, q: FloatArray) -> FloatArray:
         """Quantiles (q, m), by Halley's method inside a bracket that bisection keeps.
 
-        Components that are much alike are merged first, which changes no probability by more than
-        1e-3. The bracket spans the quantiles of the single components. The last step is at most
-        1e-3 of the narrowest standard deviation; the error goes as its cube.
+        Nearly equal components are merged first, which changes no probability by more than 1e-3.
+        The bracket spans the quantiles of the single components. The last step is at most 1e-3 of
+        the narrowest standard deviation; the error goes as its cube.
         """
         z = ndtri(q)[:, np.newaxis]
         merged = self._merged
@@ -108,7 +108,7 @@ class Mixture:
 
     @cached_property
     def _merged(self) -> FloatArray:
-        """Weight, mean and std of the components, those much alike merged, (3, cells, m).
+        """Weight, mean and std of the components after nearly equal ones are merged, (3, cells, m).
 
         Components whose means and standard deviations at a place lie in one cell become one with
         their mean and variance. Places with fewer cells end with components of weight 0.
@@ -181,8 +181,8 @@ class Mixture:
     def widened(self, factor: float) -> "Mixture":
         """The mixture stretched by a factor of at least 1 about its median, which stays the same.
 
-        A component whose standard deviation is limited stays as near to the median as it is narrow,
-        so that as much of it as before lies below the median.
+        Where the standard deviation of a component is capped, so is its distance from the median,
+        which keeps the share of it below the median.
         """
         if factor == 1:
             return self
@@ -201,9 +201,9 @@ class Mixture:
 
             k = 1 + 1.5 s^2 / (s^2 + (s' / 1.5)^2)
 
-        because the errors of two estimates of one run are partly the same, and this one is easily
-        too sure; k is about 1 where the other is much wider and adds little. Every component keeps
-        its place relative to the new interval.
+        because two estimates of one run share part of their errors, and this one is easily
+        overconfident; k is about 1 where the other is much wider and adds little. Every component
+        keeps its place relative to the new interval.
         """
         levels = np.array([0.1, 0.5, 0.9])
         plain = [replace(each, logarithmic=False).quantiles(levels) for each in (self, other)]

@@ -1,4 +1,4 @@
-"""`Beliefs`: the prior of one run under one schedule, in the form in which it is fitted."""
+"""`Beliefs`: the prior of one run under one schedule, in the form that the fit uses."""
 
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ class Beliefs:
     calibration: Calibration
     """Scale and tail of the intervals by the share of the run seen."""
     transfer_calibration: tuple[float, float]
-    """Scale and tail of the intervals where past runs tell all."""
+    """Scale and tail of the intervals of a forecast from past runs alone."""
     burn_in: float
     """Share of the steps so far that is left out, because the start of a run follows no law."""
     window: float

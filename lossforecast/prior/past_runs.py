@@ -1,4 +1,4 @@
-"""`PastRun`: a finished run as the prior of the next one keeps it, and how similar the two are."""
+"""`PastRun`: a finished run as the prior of later runs keeps it, and how similar two runs are."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray
 from lossforecast.errors import StateError
-from lossforecast.runs import Evidence, History, RunInfo, gather
+from lossforecast.runs import Evidence, History, RunInfo, gather, same_losses
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
@@ -30,7 +30,6 @@ _MIN_EVIDENCE_POINTS = 10
 _FINAL_POINTS = 3  # evidence points whose median is the final loss
 _DIVERGED_RATIO = 2.0  # final loss over the lowest one, or over that of the other past runs
 _BUDGET_TOLERANCE = 1.1  # times the parameters or steps of the new run
-_DUPLICATE_TOLERANCE = 1e-4  # relative difference of the losses of one run that is stored twice
 _SIZE_STEP = 1.2  # times the parameters: a smaller step is the same size
 _MAX_PAST_RUNS = 4  # more cost time and improve forecasts little
 STD_OF_EQUAL_SETUPS = (0.003, 0.003, 0.004)
@@ -79,17 +78,14 @@ class PastRun:
 
     @property
     def diverged(self) -> bool:
-        """True if the run ended at over twice its lowest loss, jumps at events aside."""
+        """True if the run ended at over twice its lowest loss, not counting jumps at events."""
         lowest = float(self.evidence.without_jumps().loss.min())
         return self.final_loss > _DIVERGED_RATIO * abs(lowest)
 
     def duplicates(self, other: Self) -> bool:
         """True if the two are the same run, stored twice."""
         mine, its = self.evidence, other.evidence
-        return bool(
-            np.array_equal(mine.step, its.step)
-            and np.allclose(mine.loss, its.loss, rtol=_DUPLICATE_TOLERANCE, atol=0.0)
-        )
+        return same_losses((mine.step, mine.loss), (its.step, its.loss))
 
     def expected_differences(self, run: RunInfo, schedule: LRSchedule) -> FloatArray | None:
         """Standard deviations of the differences between this run and another, (3,).
@@ -159,7 +155,7 @@ class PastRun:
 
 
 def in_same_units(one: RunInfo, other: RunInfo) -> bool:
-    """Return whether nothing that both descriptions name puts the losses in different units.
+    """Return whether the losses may be in the same units, as far as both descriptions say.
 
     Metric and name of the loss are equal, and task and dataset do not differ where both runs name
     them.
@@ -172,15 +168,14 @@ def in_same_units(one: RunInfo, other: RunInfo) -> bool:
 def comparable(one: RunInfo, other: RunInfo) -> bool:
     """Return whether the losses of two runs are in the same units, by their descriptions.
 
-    Nothing speaks against it (`in_same_units`), and the dataset or the project is known to be the
-    same.
+    They are if `in_same_units` is true, and both runs name the same dataset or project.
     """
     known = _same(one, other, "project") or _same(one, other, "dataset")
     return in_same_units(one, other) and bool(known)
 
 
 def _same(one: RunInfo, other: RunInfo, name: str) -> bool | None:
-    """Return whether a word of two descriptions is the same; None where one does not name it."""
+    """Return whether two descriptions give the same value; None where one of them gives none."""
     mine, theirs = _word(getattr(one, name)), _word(getattr(other, name))
     return mine == theirs if mine and theirs else None
 

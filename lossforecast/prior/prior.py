@@ -33,14 +33,15 @@ _PROB_OTHER_DROP_WITH_RULE = 0.03
 _PROB_OTHER_DROP = {"train": 0.1, "val": 0.35}
 _OTHER_DROP = DropComponent(1.0, 0.2, 0.8)  # in training losses, whose noise shows nothing
 _ALPHA_GRID = (0.05, 0.15, 0.25, 0.33, 0.4, 0.45, 0.5, 0.57, 0.66, 0.8, 1.0, 1.3)
-# of large language models: so often, data seen again is about as good as new data (Muennighoff et
-# al. 2023, arXiv:2305.16264)
+# up to so many epochs, data that a large language model sees again is about as good as new data
+# (Muennighoff et al. 2023, arXiv:2305.16264)
 _FRESH_EPOCHS = 4.0
 _MIN_DECAY_SHARE = 1e-3  # of a run
 _BURN_IN_SHARE = {"train": 0.12, "val": 0.2}  # noisy losses need more of a run to show their slope
 _WINDOW_SHARE = {"train": 0.02, "val": 0.0}
-# scale and tail where past runs tell all: of three past runs, 80% intervals of recorded runs that
-# are no large language models held 65 to 81% as they were, and 95% intervals 81 to 95%
+# scale and tail of forecasts from past runs alone. With three past runs, on recorded runs other
+# than large language models, uncalibrated 80% intervals held 65 to 81% of the outcomes and 95%
+# intervals 81 to 95%
 _TRANSFER_OF_LANGUAGE, _TRANSFER_OF_OTHERS = (1.0, 2.0), (1.3, 3.0)
 
 
@@ -273,7 +274,7 @@ def _member(state: Mapping[str, Any]) -> Member:
 def _current(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of a saved prior as it is saved today.
 
-    Priors saved before kinds were known have one prior of the drop without a rule, and two
+    Priors saved before `RunKind` existed have one prior of the drop without a rule, and two
     calibrations: where the rule applies, and elsewhere.
     """
     values = {"alike": _packaged("alike"), **state}

@@ -3,7 +3,7 @@
 from lossforecast.runs.bins import Bins
 from lossforecast.runs.evidence import Evidence, gather
 from lossforecast.runs.history import History
-from lossforecast.runs.observed import observed, points
+from lossforecast.runs.observed import observed, points, same_losses
 from lossforecast.runs.outcome import (
     END_SHARE,
     Outcome,
@@ -38,4 +38,5 @@ __all__ = [
     "overfit_rise",
     "overran",
     "points",
+    "same_losses",
 ]

@@ -59,8 +59,8 @@ class Evidence:
         """The evidence with the losses before each event moved to the level of those after it.
 
         They are moved by the difference between the medians of three points on each side or, where
-        all losses are above 0, by their ratio. So nothing that is read off early and late losses
-        takes a jump for a fall or a rise.
+        all losses are above 0, by their ratio. So a comparison of early and late losses does not
+        mistake a jump for a fall or a rise.
         """
         loss, initial = self.loss.copy(), self.initial
         relative = bool(loss.size and loss.min() > 0)
@@ -182,7 +182,7 @@ def _groups(step: FloatArray, part: IntArray) -> IntArray:
     """Numbers of the groups, (n,): of equal width in the square root of time, within each part."""
     elapsed = (step - step[0]) / max(step[-1] - step[0], 1.0)
     even = np.minimum(np.sqrt(elapsed) * _MAX_POINTS, _MAX_POINTS - 1).astype(int)
-    groups: IntArray = np.unique(even + part, return_inverse=True)[1]  # both do not decrease
+    groups: IntArray = np.unique(even + part, return_inverse=True)[1]  # neither decreases
     return groups
 
 

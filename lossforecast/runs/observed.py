@@ -5,9 +5,10 @@ import numpy as np
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.runs.history import History
 
-__all__ = ["observed", "points"]
+__all__ = ["observed", "points", "same_losses"]
 
 _MAX_BROKEN_STEPS = 1_000  # steps with a nan loss that `observed` adds at the end
+_SAME_LOSS_TOLERANCE = 1e-4  # relative difference of the losses of one run that is stored twice
 
 
 def points(history: History) -> tuple[IntArray, FloatArray]:
@@ -16,6 +17,13 @@ def points(history: History) -> tuple[IntArray, FloatArray]:
     steps = np.where(bins.count > 1, np.rint(bins.step).astype(np.int64), bins.last)
     sound = np.isfinite(bins.mean)
     return steps[sound], bins.mean[sound]
+
+
+def same_losses(one: tuple[IntArray, FloatArray], other: tuple[IntArray, FloatArray]) -> bool:
+    """Return whether two runs, steps and losses (n,) each, are the same run stored twice."""
+    return np.array_equal(one[0], other[0]) and np.allclose(
+        one[1], other[1], rtol=_SAME_LOSS_TOLERANCE, atol=0.0
+    )
 
 
 def observed(history: History) -> tuple[IntArray, FloatArray]:

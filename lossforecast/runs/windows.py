@@ -1,4 +1,4 @@
-"""Means over windows of steps, as some hosts log the training loss."""
+"""Means over windows of steps, as some frameworks log the training loss."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

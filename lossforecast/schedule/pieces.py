@@ -20,9 +20,9 @@ __all__ = ["PIECE", "SHAPE_NAMES", "Shape", "are_valid", "piece_sums", "piece_va
 class Shape:
     """The curves a piece can follow, as numbers.
 
-    They are no `Enum`: numpy looks for its own methods on the type of what it is compared with, in
-    an enumeration that runs Python code, and numpy drops an exception of a signal handler, such as
-    KeyboardInterrupt, that comes up in it.
+    They are not an `Enum`: numpy looks up its own methods on the type of the other operand of a
+    comparison. On an enumeration that runs Python code, and numpy swallows an exception that a
+    signal handler raises there, such as KeyboardInterrupt.
     """
 
     LINEAR: Final = 0  # y0 + (y1 - y0) u

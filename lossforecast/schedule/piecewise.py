@@ -116,7 +116,7 @@ class PiecewiseSchedule:
         return self.s1(self.knots[0])
 
     def stepped(self, steps: ArrayLike) -> FloatArray:
-        """Fall of the logarithm of the rate until some steps, in the steps of a step decay.
+        """Fall of the logarithm of the rate by some steps that is due to a step decay.
 
         Any shape; 0 where the rate has only changed smoothly.
         """

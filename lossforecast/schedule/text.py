@@ -136,7 +136,7 @@ def _called(
     for name in settings:
         if name not in known:
             raise ScheduleError(
-                f"{text!r}: {name} is not a setting of it; its settings are {', '.join(known)}"
+                f"{text!r}: unknown setting {name}; its settings are {', '.join(known)}"
             )
     try:
         return make(**given, **{written[name]: value for name, value in settings.items()})

@@ -176,7 +176,7 @@ def test_a_run_without_a_finite_loss_is_told() -> None:
 def test_verbose_is_true_or_false() -> None:
     optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1)
     wrong: Any = "yes"
-    with pytest.raises(ConfigurationError, match="verbose must be of bool, not 'yes'"):
+    with pytest.raises(ConfigurationError, match="verbose must be of type bool, not 'yes'"):
         TorchLossForecast(optimizer, None, 40, verbose=wrong)
 
 

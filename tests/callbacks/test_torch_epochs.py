@@ -43,7 +43,7 @@ def test_it_is_as_given(options: dict[str, Any], expected: float | None) -> None
 def test_an_epoch_has_steps(given: Any) -> None:
     with pytest.raises(ConfigurationError, match="steps_per_epoch"):
         monitor_of(Bench(), steps_per_epoch=given)
-    with pytest.raises(ConfigurationError, match="run must be of RunInfo"):
+    with pytest.raises(ConfigurationError, match="run must be of type RunInfo"):
         monitor_of(Bench(), steps_per_epoch=EPOCH, run="toy")
 
 

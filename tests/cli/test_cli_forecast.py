@@ -106,7 +106,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         ),
         (
             ("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine:peek=1"),
-            "peek is not a setting of it; its settings are peak, end, warmup",
+            "unknown setting peek; its settings are peak, end, warmup",
         ),
         (("forecast", log, "--total-steps", TOTAL, "--schedule", "cosine"), "needs peak"),
         (
@@ -121,7 +121,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
                 ("extend:to=inf", "to is 'inf', not a finite number"),
                 ("extend:to=4000.7", "to is 4000.7, not a whole number"),
                 ("scale:from=1000", "needs by"),
-                ("scale:of=1000", "of is not a setting of it; its settings are from, by"),
+                ("scale:of=1000", "unknown setting of; its settings are from, by"),
             )
         ),
         (("forecast", log, "--total-steps", TOTAL, "--store", "x.db"), "needs --project"),

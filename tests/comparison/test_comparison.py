@@ -98,7 +98,7 @@ def test_a_run_that_is_stored_twice_is_no_repeat() -> None:
     a, b = compared("a", seed=1), compared("b", 2.6, peak=2e-3, seed=2)
     copy = dataclasses.replace(a, name="imported", key="2")
     assert Comparison.of(a, b, [copy]).first.repeats == ()
-    with pytest.raises(ConfigurationError, match="have the same losses: they are one run"):
+    with pytest.raises(ConfigurationError, match="have the same losses: they are one"):
         Comparison.of(a, copy)
 
 

@@ -35,10 +35,10 @@ def torch_callback(**arguments: Any) -> TorchLossForecast:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stop": "yes"}, "stop must be of bool, not 'yes'"),
-        ({"apply": 1}, "apply must be of bool, not 1"),
-        ({"run": "adamw"}, "run must be of RunInfo, not 'adamw'"),
-        ({"probe": print}, "probe must be of AnnealingProbe"),
+        ({"stop": "yes"}, "stop must be of type bool, not 'yes'"),
+        ({"apply": 1}, "apply must be of type bool, not 1"),
+        ({"run": "adamw"}, "run must be of type RunInfo, not 'adamw'"),
+        ({"probe": print}, "probe must be of type AnnealingProbe"),
         ({"target": float("inf")}, "target is inf; it must be a finite loss"),
         ({"laws": "moore"}, "unknown laws"),
         ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
