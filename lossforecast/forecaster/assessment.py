@@ -13,7 +13,7 @@ __all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
 
 _MIN_POINTS_FOR_FORECAST = 10  # of evidence
 _MAX_YOUTH = 0.5  # reached 50 steps after the warm-up or at 1/40 of the run's S1, if later
-_MAX_PROB_UNSETTLED = 0.3  # that the run follows no law yet
+_MAX_PROB_UNSETTLED = 0.3  # probability that the run follows no law yet
 _FAILED_SURPRISE = 2.0  # errors of earlier forecasts, in standard deviations
 _MIN_MISFIT_PROBABILITY = 0.5
 _MAX_SHRINKAGE_LEARNT = 0.5  # posterior over prior std of the drop: below it the data decided
@@ -23,7 +23,7 @@ _OFF_PLAN_OBSERVATIONS = 3  # the latest ones, which all have to be off the plan
 _START_SHARE = 0.2  # of the steps since the latest event: a minimum there is no overfitting
 _RISEN_LR_RATIO = 1.01  # of the present rate to that at the minimum of the loss
 _MIN_RISE_SHARE = 0.01  # smallest rise expected still to come, as a share of the rise so far
-_SEEN_OF_SECOND_EPOCH = 0.1  # of an epoch, after which the fall at an epoch boundary has been seen
+_SEEN_OF_SECOND_EPOCH = 0.1  # of an epoch; by then, the fall at its start has been seen
 
 
 def status_of(evidence: Evidence, posterior: Posterior, std: float, gain: AnnealGain) -> Status:
@@ -88,7 +88,7 @@ def caveats_of(
 
 
 def _will_repeat_data(history: History, run: RunInfo, total_steps: int) -> bool:
-    """Return whether a training loss will reach data seen before, and has hardly done so yet."""
+    """Return whether a training loss will reach data seen before, and has hardly reached it yet."""
     an_epoch = run.steps_per_epoch
     if run.metric != "train" or an_epoch is None:
         return False

@@ -1,4 +1,4 @@
-"""`Background`: what is known before a run, and the fit of the run to it and to its losses."""
+"""`Background`: what is known before a run, and the fit of the run given that and its losses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class Background:
     Attributes:
         prior: beliefs before the first loss.
         laws: names of the laws.
-        past_runs: the prediction from past runs that are most similar to it; None without any.
+        past_runs: the prediction from the most similar past runs; None without any.
         ladder: the past runs of smaller models of its family; None without any.
     """
 
@@ -101,7 +101,7 @@ class Background:
         return evidence, replace(posterior, foretold=foretold)
 
     def _foretold(self, evidence: Evidence) -> LadderForecast | None:
-        """The course that the ladder foretells; none while an event, a jump of losses, is ahead.
+        """The course predicted by the ladder; None while an event, where losses may jump, is ahead.
 
         Losses before an event are moved to the level of those after it.
         """

@@ -48,8 +48,8 @@ _FORECASTS_PER_RUN = 60
 class Forecaster:
     """Observes the losses of a run and forecasts the final one.
 
-    Steps: the loss at step t is the loss after t optimizer steps, so the training loss of the
-    (t+1)-th batch is step t, and a validation loss after the last step is step `total_steps`.
+    The loss at step t is the loss after t optimizer steps, so the training loss of the (t+1)-th
+    batch is step t, and a validation loss after the last step is step `total_steps`.
 
     Args:
         schedule: the planned learning rate of every step.
@@ -174,7 +174,7 @@ class Forecaster:
         """Mark a change of data, augmentation, sequence length or batch size: the loss may jump.
 
         Losses before it then count less, and the forecast is wide until one after it is observed.
-        An event before the first loss changes nothing; a rewind drops the events after it.
+        An event before the first loss changes nothing; rewinding drops the events after that step.
 
         Args:
             step: optimizer steps taken before the change, which may be past or still to come.
@@ -217,7 +217,7 @@ class Forecaster:
             self.replan(plan)
 
     def adopt_plan(self, planned: LRSchedule, step: int) -> bool:
-        """Take over the plan of a resumed run from `step` on; return whether it differs.
+        """Adopt the plan of a resumed run from `step` on; return whether it differs.
 
         The new plan need not hold the rates before `step`: those of the present plan stay. Rates
         that agree to 1e-6 of the peak, and two rates that are only assumed, count as the same.
@@ -313,7 +313,7 @@ class Forecaster:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as JSON-able values; a restored forecaster forecasts bit for bit."""
+        """The whole state as JSON-able values; a restored forecaster makes identical forecasts."""
         return SavedForecaster(
             schedule=self._schedule,
             run=self.run,

@@ -1,4 +1,4 @@
-"""Hindsight: how far earlier forecasts of a run were off, in their own standard deviations.
+"""Hindsight: errors of earlier forecasts of a run, in units of their own standard deviations.
 
 At steps o that grow by a quarter each, the run is fitted with the losses up to o alone, and the
 mean loss between 1.25 o and 1.56 o is forecast. With h the error of that forecast over its standard
@@ -38,7 +38,7 @@ Fit = Callable[[History, LRSchedule], Posterior]
 class Hindsight:
     """Errors of earlier forecasts, each computed once.
 
-    The result depends on the losses and the plan alone, not on when forecasts were asked for.
+    The result depends on the losses and the plan alone, not on when forecasts were made.
     """
 
     def __init__(self) -> None:
@@ -70,9 +70,9 @@ class Hindsight:
 
 
 def _as_assumed_at(plan: LRSchedule, step: int) -> tuple[LRSchedule, bytes]:
-    """An assumed plan as it was at a step: its rate there is held; and what tells it from others.
+    """An assumed plan as it was at a step, with its rate there held, and a key that identifies it.
 
-    So a rate that is followed later changes no error.
+    So a correction of the assumed rate at a later step changes no error.
     """
     then = plan
     if step < plan.total_steps:
@@ -82,7 +82,7 @@ def _as_assumed_at(plan: LRSchedule, step: int) -> tuple[LRSchedule, bytes]:
 
 
 def _windows(now: int) -> list[tuple[int, int, int]]:
-    """Origin, begin and end of the latest windows that are over."""
+    """Origin, start and end of the latest windows that are over."""
     if now < _FIRST_ORIGIN:
         return []
     n_steps = int(np.log(now / _FIRST_ORIGIN) / np.log(_RATIO)) + 2

@@ -8,15 +8,15 @@ from lossforecast.status import Caveat
 
 __all__ = ["plan_difference", "possible_futures", "same_future", "with_rate_held"]
 
-_MAX_STEPS_BETWEEN_KNOTS = 100_000  # that are searched for the first one that differs
+_MAX_STEPS_BETWEEN_KNOTS = 100_000  # searched for the first step that differs
 _LR_TOLERANCE = 1e-6  # of the peak: a saved plan and a resumed one differ by rounding
 
 
 def possible_futures(followed: LRSchedule, now: int) -> tuple[LRSchedule, ...]:
     """Return the schedules that a run may follow from the present step on, all equally likely.
 
-    There is one, unless no learning rate is known and `followed` only holds it: then it may as well
-    decay to 0 from now on.
+    There is one, unless no learning rate is known and `followed` only holds it: then the rate may
+    equally decay to 0 from now on.
     """
     start = max(now, 1)
     if Caveat.LR_UNKNOWN not in followed.caveats or start >= followed.total_steps:
@@ -29,7 +29,7 @@ def possible_futures(followed: LRSchedule, now: int) -> tuple[LRSchedule, ...]:
 def same_future(saved: LRSchedule, planned: LRSchedule, step: int) -> bool:
     """Return whether two plans agree after a step.
 
-    Two plans that both only assume the rate they hold agree whatever the rate:
+    Two plans that both only assume a constant rate agree, whatever the rate:
     `Forecaster.follow_rate` corrects it.
     """
     if saved.total_steps != planned.total_steps:
@@ -112,7 +112,7 @@ def _first_difference(saved: LRSchedule, planned: LRSchedule, step: int) -> int 
 
 
 def _distinct(one: float, other: float) -> tuple[str, str]:
-    """Format two different numbers with as many digits as it takes to tell them apart."""
+    """Format two different numbers with as many digits as it takes to distinguish them."""
     for digits in (3, 6, 9):
         pair = f"{one:.{digits}g}", f"{other:.{digits}g}"
         if pair[0] != pair[1]:

@@ -1,10 +1,9 @@
 """Policies: rules that turn a forecast into a recommendation.
 
-Give one or more of `target_miss`, `dominated`, `worthwhile`, `no_room`, `patience` and
-`reschedule` to `Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped
-whatever the policies; otherwise the first policy that answers decides, so list the most important
-one first.
-While the end of a run `is_open`, they recommend nothing.
+Give one or more of `target_miss`, `dominated`, `worthwhile`, `no_room`, `patience` and `reschedule`
+to `Forecaster.recommend` or to a callback. Runs that broke or diverged are stopped whatever the
+policies; otherwise the first policy that answers decides, so list the most important one first.
+While the end of a run `is_open`, the policies recommend nothing.
 
 A policy is a function from `Situation` to `Recommendation`, or None to leave the decision to the
 next one. `Outlook` and `prob_among_best` compare the runs of a sweep, `SweepErrors` corrects their

@@ -14,8 +14,8 @@ __all__ = ["dominated", "n_best_runs", "stop_threshold"]
 
 _BEST_SHARE = 0.05  # share of the runs of a sweep that count as its best
 _DEFAULT_RISK = 0.01
-# forecasts of a sweep err together more than is known: on recorded sweeps, where 0.2 false kills
-# were promised, stopping at the risk itself made 11, at a third of it 2
+# the errors of forecasts in a sweep are more correlated than assumed: on recorded sweeps, where the
+# risk allowed 0.2 false kills, stopping at the risk itself made 11, at a third of it 2
 _RISK_MARGIN = 1 / 3
 
 
@@ -26,9 +26,9 @@ def dominated(best: int | None = None, risk: float = _DEFAULT_RISK) -> Policy:
     schedules, horizons or progress can be compared: a run that has not annealed yet is not behind
     one that has. If forecasts are calibrated, `risk` holds for a whole run however often it is
     checked, because the probability at the first check where it is below the threshold is
-    conditional on everything seen until then. The margin of a third is for errors that forecasts
-    of a sweep have in common beyond what was learned. While the end of the run `is_open` no risk
-    can be promised, and it is not stopped. Rivals that no law describes (`Status.MISFIT`), or whose
+    conditional on everything seen until then. The margin of a third is for errors that forecasts of
+    a sweep have in common beyond what was learned. While the end of the run `is_open` no risk can
+    be promised, so the run is not stopped. Rivals that no law describes (`Status.MISFIT`), or whose
     end is open, stop no run.
 
     Never stops a run without rivals: at least `best` runs are left.

@@ -1,4 +1,4 @@
-"""`Halving` and `Ladder`: keep the best share of alike runs, by forecast, at rungs of their plans.
+"""`Halving` and `Ladder`: keep the best share of similar runs, by forecast, at rungs of the plan.
 
 ladder = Ladder(Halving())
 ladder.record("run 7", alike("adamw", plan), 0.02, forecast.median)
@@ -30,7 +30,7 @@ _ROUNDING = 1e-9  # of shares and counts, so that a third of three runs is one
 class Halving:
     """Successive halving with rungs at shares of each run's own plan.
 
-    At every rung the best `keep` of the alike runs that have reached it stay, at least one. The
+    At every rung the best `keep` of the similar runs that have reached it stay, at least one. The
     rungs are at `first`, `first / keep`, `first / keep**2` and so on, below 1. A rank promises no
     risk, so it may act on forecasts that are too uncertain for any policy.
 
@@ -72,7 +72,7 @@ class Halving:
 
 
 def halving_of(rule: "str | Halving") -> Halving | None:
-    """Return the halving that a rule stands for; None for a rule that has no rungs.
+    """Return the halving of a rule; None for a rule that has no rungs.
 
     Args:
         rule: "halving", "dominated", "worthwhile" or a `Halving`.
@@ -101,9 +101,9 @@ def policies_of(rule: "str | Halving") -> list[Policy]:
 class Ladder(Generic[RunId]):
     """The forecasts with which the runs of a sweep reached each rung.
 
-    A run is judged at the latest rung that it has reached, against the alike runs that have reached
-    it as well, including those that were stopped since. No run waits for another: the first at a
-    rung has nobody to be compared with, and is judged again, whenever asked, as others arrive.
+    A run is judged at the latest rung that it has reached, against the similar runs that have
+    reached it as well, including those that were stopped since. No run waits for another: the first
+    at a rung has nothing to be compared with. A run is judged anew at every call, as others arrive.
 
     Attributes:
         halving: the rungs, and the share of the runs that stays.
@@ -122,7 +122,7 @@ class Ladder(Generic[RunId]):
 
         Args:
             run: the run.
-            group: label that alike runs have in common (`alike`).
+            group: label that similar runs have in common (`alike`).
             share: share of its plan that it has taken.
             loss: the forecast; nan, no forecast, records nothing: the run stays for now.
         """
@@ -146,20 +146,20 @@ class Ladder(Generic[RunId]):
         if better < places:
             return None
         return (
-            f"behind {better} of {len(peers) - 1} alike runs at "
+            f"behind {better} of {len(peers) - 1} similar runs at "
             f"{100 * self.halving.rungs[rung]:.2g}% of the plan, where the best {places} may stay: "
             f"heading for {loss:.4g}, the best of them for {min(peers):.4g}"
         )
 
 
 def alike(kind: str, plan: LRSchedule) -> str:
-    """Label of the runs whose forecasts err alike: one kind, peak rates in one octave.
+    """Label of runs whose forecasts have similar errors: one kind, peak rates in one octave.
 
-    Runs with the same optimizer and about the same rate gain about the same from annealing, so that
-    their early order tells; that of others does not.
+    Runs with the same optimizer and about the same rate gain about the same from annealing, so
+    their early ranking is informative; that of other runs is not.
 
     Args:
-        kind: the optimizer, or another label that sets runs of a sweep apart, as `Outlook.kind`.
+        kind: the optimizer, or another label that groups the runs of a sweep, as in `Outlook.kind`.
         plan: the planned learning rates.
 
     Example:

@@ -7,7 +7,7 @@ __all__ = ["is_open", "reasons_open"]
 
 _OPEN_CAVEATS = {
     Caveat.REPEATED_DATA: (
-        "the data will be seen again, and nothing seen in the first epoch tells how far a training "
+        "the data will be seen again, and nothing seen in the first epoch shows how far a training "
         "loss falls then"
     ),
     Caveat.MEMORISING: (
@@ -15,10 +15,10 @@ _OPEN_CAVEATS = {
         "memorised"
     ),
     Caveat.LR_STEP_AHEAD: (
-        "the learning rate will fall in steps, and what the first of them brings was not seen yet"
+        "the learning rate will fall in steps, and the effect of the first has not been seen yet"
     ),
     Caveat.LR_UNKNOWN: "no learning rate is known, so a decay may still come, or be over already",
-    Caveat.FORECASTS_FAILED: "earlier forecasts of this run were far off what came",
+    Caveat.FORECASTS_FAILED: "earlier forecasts of this run were far off the later losses",
 }
 """Caveats of forecasts whose interval no policy may rely on, and why."""
 
@@ -32,5 +32,5 @@ def is_open(forecast: Forecast) -> bool:
 
 
 def reasons_open(forecast: Forecast) -> list[str]:
-    """Return why what is still to come cannot be told from the losses seen, however many."""
+    """Return why the losses seen so far, however many, do not show how the run will end."""
     return [why for caveat, why in _OPEN_CAVEATS.items() if caveat in forecast.caveats]

@@ -19,13 +19,13 @@ _MAX_WINDOWS_PER_RUN = 128  # a window averages at least this share of the run s
 
 
 def patience(steps: int, min_delta: float = 0.0) -> Policy:
-    """STOP after `steps` steps without improvement, unless annealing is still to bring one.
+    """STOP after `steps` steps without improvement, unless annealing is expected to bring one.
 
     This is the usual patience, suspended while the drop that the decay of the learning rate is
-    still to bring is expected to exceed `min_delta`: before the decay a loss may stand still for
-    long and yet end lowest. Losses are compared as means over windows of steps / 4 or 1/128 of the
-    run so far, whichever is longer, which averages out most of the noise of single batches. After
-    an event, at which the loss may jump, the patience starts anew.
+    still to bring is expected to exceed `min_delta`: a loss may be flat for a long time before the
+    decay and still end lowest. Losses are compared as means over windows of steps / 4 or 1/128 of
+    the run so far, whichever is longer, which averages out most of the noise of single batches.
+    After an event, at which the loss may jump, the patience starts anew.
 
     Args:
         steps: optimizer steps without an improvement, at least 1.
@@ -41,7 +41,7 @@ def patience(steps: int, min_delta: float = 0.0) -> Policy:
 
 
 def _is_too_early(forecast: Forecast) -> bool:
-    """Return whether the rest of the run is unlike what was seen; other forecasts do not count."""
+    """Return whether the rest of the run will differ from what was seen, whatever the forecast."""
     repeated = {Caveat.REPEATED_DATA, Caveat.MEMORISING} & set(forecast.caveats)
     return forecast.status is Status.TOO_SHORT or bool(repeated)
 

@@ -33,8 +33,8 @@ class Outlook:
     Attributes:
         quantiles: the final loss at `lossforecast.forecast.QUANTILE_LEVELS`, (29,), not decreasing;
             all equal for a run that has ended, all nan for one without a forecast.
-        kind: group of runs whose forecasts have correlated errors: the optimizer, by convention,
-            or any other label that sets runs of a sweep apart.
+        kind: group of runs whose forecasts have correlated errors: the optimizer, by convention, or
+            any other label that groups the runs of a sweep.
         described: False if no law describes the run (`Status.MISFIT`) or its end `is_open`. Such a
             forecast is too unreliable to stop other runs.
 

@@ -32,7 +32,7 @@ class Action(StrEnum):
     CHANGE_SCHEDULE = "change_schedule"
     """Go on with `Recommendation.schedule` instead of the plan."""
     ABSTAIN = "abstain"
-    """Go on for now: what was seen is too little to recommend anything."""
+    """Go on for now: too little was seen to recommend anything."""
 
 
 class Reason(StrEnum):
@@ -137,8 +137,8 @@ class Situation:
 Policy = Callable[[Situation], Recommendation | None]
 """A function that returns a recommendation, or None to leave the decision to the next policy.
 
-It is called only once there is a forecast, and decides itself what to do while the end of the run
-`is_open`. It must not change the situation.
+It is called only when there is a forecast, and decides for itself what to do while the end of the
+run `is_open`. It must not change the situation.
 """
 
 MAX_EARLIER_CHECKS = 9

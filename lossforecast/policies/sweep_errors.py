@@ -1,4 +1,4 @@
-"""`SweepErrors`: how the forecasts of ended runs of a sweep erred corrects those of the others.
+"""`SweepErrors`: corrects the forecasts of a sweep by the errors of those of its ended runs.
 
     errors = SweepErrors()
     errors.record("run 7", Setup.of("adamw", plan), 0.1, outlook)  # at a tenth of its plan
@@ -7,15 +7,16 @@
     errors.corrected("run 8", 0.1, outlook_of_run_8)
 
 The error of a forecast is the normal score z of the final loss under it: 0 at the median, 1 at the
-84% quantile. At one share of their plans, alike runs err alike. The errors of n ended runs and of a
-run in progress are taken to be jointly Student-t distributed with mean 0 and the covariance
+84% quantile. At the same share of their plans, similar runs have similar errors. The errors of n
+ended runs and of a run in progress are taken to be jointly Student-t distributed with mean 0 and
+the covariance
 
     s^2 (k(i, j) + NOISE [i = j])
     k(i, j) = OF_SWEEP + same kind * (OF_KIND + p (OF_PEAK + OF_PLAN d m))
 
-where p, d and m fall from 1 to 0, as exp(-x^2 / 2), with the differences in peak rate, start of
-the decay and median forecast. The scale s is learned from the ended runs. Without any of them,
-every forecast stays as it is; with unlike ones alone, it hardly changes.
+where p, d and m fall from 1 to 0, as exp(-x^2 / 2), with the differences in peak rate, start of the
+decay and median forecast. The scale s is learned from the ended runs. Without any of them, every
+forecast stays as it is; if all of them differ much from it, it hardly changes.
 """
 
 import math
@@ -41,7 +42,7 @@ _OF_SWEEP, _OF_KIND, _OF_PEAK, _OF_PLAN, _NOISE = 0.3, 0.1, 0.1, 0.45, 0.05
 _PEAK_OCTAVES = 1.0  # difference in log2(peak rate) at which exp(-x^2 / 2) has x = 1
 _DECAY_SHARES = 0.2  # the same of the start of the decay, in shares of the plan
 _MEDIAN_STDS = 1.0  # the same of the median forecast, in standard deviations of the forecast
-_DEGREES_OF_PRIOR = 3.0  # the scale 1 counts like so many ended runs
+_DEGREES_OF_PRIOR = 3.0  # a scale of 1 counts as this many ended runs
 _MAX_ENDED_RUNS = 100  # the latest ones, so that the cost stays bounded
 _ROUNDING = 1e-9  # of a share in fiftieths
 _MAX_SCORE = 5.0  # of a loss far outside the forecast
@@ -52,10 +53,10 @@ _MEDIAN, _ONE_STD = len(QUANTILE_LEVELS) // 2, 4  # index, and distance of indic
 
 @dataclass(frozen=True)
 class Setup:
-    """The settings of a run that tell how alike two runs of a sweep are.
+    """The settings of a run by which the runs of a sweep are compared.
 
     Attributes:
-        kind: the optimizer, or another label that sets runs of a sweep apart, as `Outlook.kind`.
+        kind: the optimizer, or another label that groups the runs of a sweep, as in `Outlook.kind`.
         log2_peak: logarithm of the peak rate to the base 2; 0 for a rate of 0.
         decay_start: share of the plan from which on the rate stays below 90% of its peak; 1 if
             it never does.
@@ -88,7 +89,7 @@ class _Trail:
         setup: the setup of the run.
         checks: number of whole fiftieths of the plan taken at each forecast, ascending, n.
         quantiles: quantiles of the forecasts, (n, 29).
-        loss: the loss that it ended with; nan while it has not.
+        loss: the loss that it ended with; nan while it is in progress.
     """
 
     setup: Setup
@@ -106,7 +107,7 @@ class _Trail:
 
 @dataclass
 class SweepErrors(Generic[RunId]):
-    """The forecasts of the runs of a sweep on their way, and the losses that they ended with."""
+    """The forecasts made during the runs of a sweep, and the losses that they ended with."""
 
     _trails: dict[RunId, _Trail] = field(default_factory=dict)
     _ended: list[RunId] = field(default_factory=list)
@@ -134,7 +135,7 @@ class SweepErrors(Generic[RunId]):
             self._ended.append(run)
 
     def forget(self, run: RunId) -> None:
-        """Drop the forecasts of a run that was stopped, has failed or starts anew."""
+        """Drop the forecasts of a run that was stopped, failed or is restarted."""
         self._trails.pop(run, None)
         if run in self._ended:
             self._ended.remove(run)

@@ -19,7 +19,7 @@ __all__ = ["target_miss"]
 
 _DEFAULT_RISK = 0.05
 # of the risk of a whole run, the share that keeps its 48 checks below that risk: measured on
-# recorded runs; forecasts of runs that are no large language models err more often by factors
+# recorded runs; forecasts of runs other than large language models are more often off by factors
 _RISK_SHARE_PER_CHECK, _RISK_SHARE_OF_LANGUAGE_MODELS = 0.1, 0.4
 
 

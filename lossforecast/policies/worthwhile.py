@@ -1,4 +1,4 @@
-"""`worthwhile`: stop a run whose expected gain on the best ended one is not worth its steps."""
+"""`worthwhile`: stop a run whose expected gain over the best ended run is not worth its steps."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ GAIN_PER_RUN = 0.004
 
 
 def worthwhile(gain_per_run: float = GAIN_PER_RUN) -> Policy:
-    """STOP when the expected gain on the best ended run is not worth the steps left.
+    """STOP when the expected gain over the best ended run is not worth the steps left.
 
     With the final loss L of the run, the best loss b of those that have ended, and the share of the
     run that is left, it stops when

@@ -78,8 +78,8 @@ class QueryPoints:
     jumps: IntArray
     """Number of events up to each point, (m,)."""
     stepped: FloatArray
-    """By how much the logarithm of the rate had fallen in steps a twentieth of the run before each
-    point, (m,): a step takes about that long to bring what it brings."""
+    """Fall of the logarithm of the rate in steps, as of a twentieth of the run before each point,
+    (m,): a step takes about that long to have its full effect."""
     rate: FloatArray
     """Learning rate at each point over the peak of the plan, (m,)."""
 

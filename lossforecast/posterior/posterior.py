@@ -69,7 +69,7 @@ class Posterior:
     unsettled: float
     """Probability that the run follows no law yet; see `lossforecast.posterior.unsettled`."""
     added_variance: float
-    """Variance of z beside that of the nodes: noise of the reported mean, and an expected rise."""
+    """Variance of z in addition to that of the nodes: noise of the reported mean, expected rise."""
     surprise: float = 0.0
     """Root mean square of the errors of earlier forecasts, in their standard deviations."""
     probe_is_stale: bool = False
@@ -77,16 +77,16 @@ class Posterior:
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
     foretold: Foreteller | None = field(default=None, repr=False)
-    """Logarithm of the loss along the run as smaller runs of its family foretell it."""
+    """Logarithm of the loss along the run as predicted from smaller runs of its family."""
 
     @property
     def prob_unsettled(self) -> float:
-        """Share of the forecast in which the run follows no law yet: past runs keep theirs."""
+        """Share of the forecast in which the run follows no law yet; excludes that of past runs."""
         return self.unsettled * self._weight_of_laws
 
     @property
     def waits_for_step(self) -> bool:
-        """True before the first step of a step decay, for runs whose drop no rule tells."""
+        """True before the first step of a step decay, for runs whose drop no rule predicts."""
         now, end = self.now_and_end.stepped
         return self.beliefs.may_be_unsettled and now == 0 and end > 0
 
@@ -128,7 +128,7 @@ class Posterior:
         """Distribution of how much lower the loss ends under each of `others` than under this one.
 
         Both start at the present step. The uncertainty that two futures share cancels: that of the
-        parameters, and that of the discrepancy while both clocks run alike. With rows x of the
+        parameters, and that of the discrepancy as long as both clocks agree. With rows x of the
         basis,
 
             mean = (x - x') beta + offset - offset',    variance = (x - x') V (x - x')^T + var
@@ -254,7 +254,7 @@ class Posterior:
 
         ``youth * slope * log(S1 / S1(now))``, at most 0.5: the fall of a power law without a floor
         at the present slope. Before a loss follows a law, it may stall and then fall faster than
-        other losses that began alike.
+        other losses that began the same way.
         """
         fall: FloatArray = self.youth * self.slope * self.now_and_end.progress_to(terms)
         return np.minimum(fall, _MAX_START_STD)
@@ -283,7 +283,7 @@ class Posterior:
         return or_unsettled(self.weight, share, mean, variance, *unsettled)
 
     def _pooled(self, own: Mixture, schedule: LRSchedule, steps: IntArray) -> Mixture:
-        """The loss at m steps, pooled with what smaller runs foretell."""
+        """The loss at m steps, pooled with the prediction from smaller runs."""
         if self.foretold is None or not own.logarithmic:
             return own
         return own.pooled(self.foretold(schedule, steps))
@@ -291,9 +291,9 @@ class Posterior:
     def _calibrated(self, mixture: Mixture) -> Mixture:
         """The mixture stretched by the scale and tail learned for this share of a run.
 
-        They were learned from the laws alone; what past runs tell has its own. Where earlier
-        forecasts of the run were wrong by more than their standard deviation, the mixture grows
-        with the square root of the surprise.
+        They were learned from forecasts by the laws alone; forecasts from past runs have their own.
+        Where earlier forecasts of the run were wrong by more than their standard deviation, the
+        mixture grows with the square root of the surprise.
         """
         seen = self.now / self.schedule.total_steps
         shares, *values = np.transpose(self.beliefs.calibration)

@@ -186,8 +186,8 @@ class _PastPosterior:
         longer = shares**_DROP_SHARE_POWER
         stretch[:, 2] = growth * longer * drop_scale[member] / self.drop_scale
         mean = stretch * self.mean
-        # runs with different peaks end alike once annealed to 0; before that, the higher the peak,
-        # the larger the drop still to come
+        # runs with different peaks end at about the same loss once annealed to 0; before that, the
+        # higher the peak, the larger the drop still to come
         drop = -self.mean[:, 2] / self.drop_scale
         mean[:, 0] += math.log(past.transform.level / level) + drop * (growth - 1)
         covariance = stretch[:, :, np.newaxis] * self.covariance * stretch[:, np.newaxis]
@@ -224,7 +224,7 @@ class PastRunTransfer:
 
     @classmethod
     def of(cls, posteriors: Sequence[tuple[Posterior, FloatArray]]) -> Self | None:
-        """The transfer from posteriors of past runs and their difference_std, (3,); None without.
+        """The transfer from posteriors of past runs and their difference_std, (3,); None if none.
 
         Runs with losses that are not positive are left out: their units do not carry over.
         """

@@ -92,9 +92,9 @@ def with_past_runs(
     """Both kinds of node sets, weighted against each other.
 
     Set i of past runs gets the weight ``trust_i * evidence_i / sum_j evidence_j``, and the laws
-    alone get the rest, so that all weights sum to 1. Past runs are thus trusted by how little the
-    run differs from them, not by which kind predicted the losses so far better: the early losses
-    of a run are weak evidence for which kind predicts its end better.
+    alone get the rest, so that all weights sum to 1. The trust in past runs thus depends on how
+    little the run differs from them, not on which kind predicted the losses so far better: that is
+    weak evidence for which one predicts the end better.
     """
     evidence = np.array([np.logaddexp.reduce(nodes.log_weight) for nodes in transfer_sets])
     share = evidence - np.logaddexp.reduce(evidence)

@@ -1,18 +1,18 @@
 """The doubt whether a run follows a law yet.
 
-A loss on a plateau, or one that falls faster and faster, tells little about where it will end: a
-first fall may be over the next moment, or go on to the end of the run. So may the training loss of
-a run that sees its data again, which falls by any factor while the data is memorised. With some
-probability p the laws are therefore set aside, and the loss is the present one less a fall in
-proportion to the progress of the run, to the steps of a step decay and, while data is memorised, to
-the decay of the rate,
+A loss on a plateau, or one that falls faster and faster, says little about where it will end: a
+first fall may be over soon, or go on to the end of the run. So may the training loss of a run that
+sees its data again, which falls by any factor while the data is memorised. With some probability p
+the laws are therefore set aside, and the loss is the present one less a fall in proportion to the
+progress of the run, to the steps of a step decay and, while data is memorised, to the decay of the
+rate,
 
     z(t) = z(now) - F (log(S1(t) / S1(now)) + r / 2 + c d),        F >= 0 of any size,
 
 where p grows with the acceleration of the losses seen. S1 is the sum of the learning rates, and r
-is by how much the logarithm of the rate falls in steps until t; 0 once the effect of a step was
-seen, because the laws have learned from it then. d is by how much the rate falls until t, in units
-of its peak.
+is the fall of the logarithm of the rate in steps until t; 0 once the effect of a step has been
+seen, because the laws have learned from it then. d is the fall of the rate until t, in units of its
+peak.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ _ACCELERATIONS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Doubt:
-    """Falls that no law tells, and when they are probable.
+    """Falls that no law predicts, and when they are probable.
 
     Attributes:
         thirds: means and standard deviations of the thirds of F, in units of its scale.
@@ -117,8 +117,8 @@ class Doubt:
         return probability * min(1.0, left / self.fading_progress)
 
 
-# the constants are what intervals of recorded curves were best with, those of large language models
-# left out. A run of which a twelfth has been seen has a progress of 2.5 left; few curves tell more
+# the constants gave the best intervals on recorded curves, without those of large language models.
+# A run of which a twelfth has been seen has a progress of 2.5 left; few curves cover more
 SETTLING = Doubt(
     thirds=_HALF_NORMAL,
     scale=0.6,

@@ -14,8 +14,8 @@ from lossforecast.prior import Regime
 __all__ = ["JUMP_VARIANCE", "Walk", "walks_of"]
 
 JUMP_VARIANCE = 0.3**2
-"""Variance of the jump of z at an event: other data or stronger augmentation may well move the loss
-by a third, and seldom double it."""
+"""Variance of the jump of z at an event: other data or stronger augmentation can move the loss
+by a third, but seldom doubles it."""
 
 
 @dataclass(frozen=True)

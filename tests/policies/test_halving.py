@@ -38,7 +38,7 @@ def test_the_lowest_forecasts_stay() -> None:
     assert staying(ladder, "abcdef") == "bd"
     why = ladder.behind("a")
     assert why is not None
-    assert why.startswith("behind 4 of 5 alike runs at 2% of the plan, where the best 2 may stay")
+    assert why.startswith("behind 4 of 5 similar runs at 2% of the plan, where the best 2 may stay")
     assert why.endswith("heading for 2.5, the best of them for 2.1")
 
 

@@ -274,7 +274,7 @@ def test_halving_trains_less_and_says_why_it_pruned(
     reasons = [trial.user_attrs.get("lossforecast:reason") for trial in study.trials]
     pruned = [trial.state is optuna.trial.TrialState.PRUNED for trial in study.trials]
     assert [reason is not None for reason in reasons] == pruned
-    ranked = [reason for reason in reasons if reason and "alike runs at" in reason]
+    ranked = [reason for reason in reasons if reason and "similar runs at" in reason]
     assert ranked
     assert all(f": {reason}" in caplog.text for reason in ranked)
 
