@@ -1,4 +1,4 @@
-"""`Departure`: a run whose loss is above what smaller runs of its family foretold."""
+"""`Departure`: a run whose loss is above the prediction from smaller runs of its family."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from lossforecast.runs import Evidence
 
 __all__ = ["Departure", "departure_of"]
 
-_MIN_PROBABILITY = 0.99  # that the recipe is another one
-_UPPER = 0.95  # quantile of the loss foretold, above which a loss counts as departed
+_MIN_PROBABILITY = 0.99  # probability that the recipe is another one
+_UPPER = 0.95  # quantile of the predicted loss, above which a loss counts as departed
 
 
 @dataclass(frozen=True)
 class Departure:
-    """How far a run is above what smaller runs of its family foretold.
+    """How far a run is above the prediction from smaller runs of its family.
 
     Attributes:
-        excess: its present loss over the one foretold before its losses, less 1.
-        since: the step since which its losses lie above the 95% quantile of those foretold.
+        excess: its present loss over the one predicted before its first loss, less 1.
+        since: the step since which its losses lie above the 95% quantile of the prediction.
         probability: that its recipe is not that of the smaller runs.
     """
 
@@ -28,23 +28,22 @@ class Departure:
     probability: float
 
     def __str__(self) -> str:
-        """Such as "0.8% above what its smaller siblings foretold at this point, since step 3,100".
+        """Such as "0.8% above the prediction from smaller runs, since step 3,100".
 
         Example:
             >>> str(Departure(0.008, 3_100, 0.995))
-            '0.8% above what its smaller siblings foretold at this point, since step 3,100'
+            '0.8% above the prediction from smaller runs, since step 3,100'
         """
         return (
-            f"{self.excess:.1%} above what its smaller siblings foretold at this point, "
-            f"since step {self.since:,}"
+            f"{self.excess:.1%} above the prediction from smaller runs, since step {self.since:,}"
         )
 
 
 def departure_of(before: Foretold, given: Foretold, evidence: Evidence) -> Departure | None:
-    """The departure of a run; None unless it is above its ladder, beyond a doubt of 1%.
+    """The departure of a run; None unless it is above its ladder with 99% probability.
 
     Args:
-        before: the course foretold before the losses.
+        before: the course predicted before the losses.
         given: the same corrected by them.
         evidence: the losses.
     """

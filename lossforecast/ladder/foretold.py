@@ -1,7 +1,7 @@
-"""`Foretold`: the course that smaller runs foretell, and how the losses of the run correct it.
+"""`Foretold`: the course predicted from smaller runs, and how the losses of the run correct it.
 
 With f the share of the run, q(f) the share by which the learning rate is below its peak, and m(f)
-the logarithm of the loss that the smaller runs foretell,
+the logarithm of the loss predicted from the smaller runs,
 
     log L(f) = m(f) + c + a (f^-0.42 - 1) + d (q(1) - q(f)) + walk(-log f) + noise
 

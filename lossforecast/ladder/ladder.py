@@ -1,4 +1,4 @@
-"""`Ladder`: the smaller runs of a family, and the course they foretell for a larger one."""
+"""`Ladder`: the smaller runs of a family, and the course they predict for a larger one."""
 
 import math
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ __all__ = ["Ladder", "LadderForecast"]
 
 # the grid of fractions of a run: dense at its start and evenly spaced later
 _GRID = np.union1d(np.geomspace(0.02, 1.0, 60), np.linspace(0.04, 1.0, 97))
-# a run with e times as many tokens per parameter: how far its loss is lower at the end, and by how
-# much more it still has to fall at the start; measured on recorded runs of two families
+# a run with e times as many tokens per parameter: how much lower its loss ends, and how much
+# further it has to fall at the start; measured on recorded runs of two families
 _FALL_PER_LOG_TOKENS = (0.035, 0.012)
 _START_PER_LOG_TOKENS = (0.012, 0.008)
-_RUNG_STD, _RUNG_STD_PER_DISTANCE = 0.001, 0.005  # of the log loss that a rung foretells
+_RUNG_STD, _RUNG_STD_PER_DISTANCE = 0.001, 0.005  # of the log loss that a rung predicts
 _SUDDEN_CHANGE = 0.02  # of the rate between two knots, in units of its peak
 _MAX_RUNGS = 6  # learned from in a store
 _MAX_COURSES = 8  # kept, one for each schedule asked for
@@ -58,9 +58,10 @@ class Ladder:
         """The ladder of the smaller runs among some finished ones; None if there is none.
 
         Args:
-            runs: finished runs, of which `lossforecast.prior.smaller` chooses.
+            runs: finished runs, from which `lossforecast.prior.smaller` selects.
             run: description of the larger run.
-            prior: the general prior, by which each smaller run is fitted; by default the packaged.
+            prior: the general prior, by which each smaller run is fitted; by default the packaged
+                one.
             laws: names of the laws.
         """
         beliefs_of = partial((prior or Prior()).for_run, laws=laws)
@@ -80,8 +81,8 @@ class Ladder:
     def foretell(self, schedule: LRSchedule) -> Foretold:
         """The course of the run under a schedule, before its first loss.
 
-        The largest of the smaller sizes gives the shape of the course. The law over sizes gives
-        its end; it is fitted to what each size would reach with equal tokens per parameter.
+        The largest of the smaller sizes gives the shape of the course. The law over sizes gives its
+        end; it is fitted to the loss that each size would reach with equal tokens per parameter.
         """
         if schedule not in self._courses:
             if len(self._courses) >= _MAX_COURSES:
@@ -120,7 +121,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class LadderForecast:
-    """The course that a ladder foretells of a run with some losses: a `Foreteller`.
+    """The course that a ladder predicts for a run with some losses: a `Foreteller`.
 
     Attributes:
         ladder: the smaller runs.
@@ -136,7 +137,7 @@ class LadderForecast:
         return self._corrected(schedule).at(steps)
 
     def departure(self, schedule: LRSchedule) -> Departure | None:
-        """How far the run is above its ladder; None if it is not, beyond a doubt of 1%."""
+        """How far the run is above its ladder; None unless it is, with 99% probability."""
         before = self.ladder.foretell(schedule)
         return departure_of(before, self._corrected(schedule), self.evidence)
 

@@ -26,7 +26,7 @@ __all__ = ["Optimum", "Sweep"]
 _USUAL_BEND, _BEND_LOG_STD = 0.01, 1.0  # prior of h: a factor of 2 off costs 0.5% of the loss
 _BENDS = _USUAL_BEND * np.exp(_BEND_LOG_STD * np.linspace(-2.5, 2.5, 41))
 _NOISE = 0.001  # of a log loss
-_NOISE_PER_EXCESS = 0.3  # of the log loss above the best of the sweep: the bowl is no parabola
+_NOISE_PER_EXCESS = 0.3  # of the log loss above the best of the sweep: not quite a parabola
 _DEVIATION = 0.15  # of the log optimum of a sweep from the law
 _CENTRE_STD = 3.0  # of x* around the settings tried
 _LOG_2_SQUARED = float(np.log(2.0)) ** 2
@@ -58,7 +58,7 @@ class Optimum:
             twice or half the best one.
         n_sweeps: number of sweeps.
         n_bracketed: number of them whose best setting is neither the lowest nor the highest. Where
-            it is 0, the optimum lies beyond what was tried, and `best` is a guess how far.
+            it is 0, the optimum lies beyond the settings tried, and `best` is a guess.
         n_runs: number of their runs.
     """
 

@@ -20,8 +20,8 @@ _BeliefsOf = Callable[[RunInfo, LRSchedule], Beliefs]
 _MAX_RUNS = 4  # of one size
 _PRESENT_SHARE = 0.1  # of a run without losses: its laws are anchored there
 _SHAPE_WEIGHT = 3.0  # of a difference between schedules against one of log(length)
-_SAME_PLAN = 0.05  # distance of two plans that count as one
-_EXCESS_WEIGHT = 0.25  # of an excess of tokens per parameter, against a length no run has
+_SAME_PLAN = 0.05  # distance below which two plans count as one
+_EXCESS_WEIGHT = 0.25  # of an excess of tokens per parameter, relative to a length that no run has
 # growth of the differences between two runs of one size with the distance of their plans
 _STD_GROWTH = 3.0
 _SAMPLES = 401  # of a schedule that is stretched

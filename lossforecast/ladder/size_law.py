@@ -7,8 +7,8 @@ loss there in units of E,
     log L(N) = level + log(1 + r (N / n)^-a) + deviation
 
 The prior of the level is flat; r and a take the values of a grid, weighted by a wide prior and by
-the likelihood of the losses. One size leaves r and a to the prior, two tell the trend, and more
-tell how it bends.
+the likelihood of the losses. One size leaves r and a to the prior, two determine the trend, and
+more its curvature.
 """
 
 import math
@@ -26,7 +26,7 @@ __all__ = ["SizeLaw"]
 _USUAL_REDUCIBLE, _REFERENCE_PARAMS = 1.2, 25e6
 _USUAL_EXPONENT = 0.21
 _REDUCIBLE_LOG_STD, _EXPONENT_LOG_STD = 0.5, 0.3
-_GRID = np.linspace(-2.5, 2.5, 61)  # in standard deviations: two losses tell a slope to 2%
+_GRID = np.linspace(-2.5, 2.5, 61)  # in standard deviations: two losses determine a slope to 2%
 _DEVIATION_STD = 0.0012  # of the log loss of one size from the law, at scale 1
 
 
@@ -64,7 +64,7 @@ class SizeLaw:
             n_params: numbers of parameters, (k,).
             log_losses: logarithms of the losses, at equal tokens per parameter, (k,).
             stds: their standard deviations, (k,).
-            scale: how many times as far as usual sizes deviate from the law.
+            scale: factor on the usual deviation of sizes from the law.
 
         Example:
             >>> sizes = np.array([1e8, 2e8, 4e8])

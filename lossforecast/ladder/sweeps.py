@@ -15,7 +15,7 @@ from lossforecast.status import Caveat
 
 __all__ = ["FinalLoss", "best_batch", "best_peak"]
 
-_MIN_SETTINGS = 3  # of a sweep: two tell no optimum
+_MIN_SETTINGS = 3  # of a sweep: two show no optimum
 _SAME_SHAPE = 0.02  # of the peak
 _SAME_TOKENS = 0.01  # relative
 _MAX_EXCESS = 1.2  # times the lowest loss of the sweep: beyond, runs have diverged
@@ -45,7 +45,7 @@ class FinalLoss:
         return self.schedule.total_steps * (self.run.batch_size or 1.0)
 
     def is_kin(self, run: RunInfo) -> bool:
-        """Return whether the run is of the family of another."""
+        """Return whether two runs belong to the same family."""
         return bool(
             comparable(self.run, run)
             and self.run.optimizer_word == run.optimizer_word

@@ -40,7 +40,7 @@ _HARMLESS_OPTIONS = {
     "uri",
 }
 """Options of a URL that may be shown; any other may hold a password."""
-# what a path does not look like: a URL that has lost its "://", with a password in it
+# not a path: a URL that has lost its "://" and may hold a password
 _BROKEN_URL = re.compile(
     r"(?![/\\.~]|[a-z]:[/\\])(.*:.*@|.*@.*:)|.*(password|passwd|pwd)=", re.IGNORECASE | re.DOTALL
 )
@@ -66,7 +66,7 @@ def default_path() -> str | Path:
             home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     except RuntimeError:
         raise ConfigurationError(
-            "there is no place for the store of this user, who has no home folder: set "
+            "there is no default place for the store, because this user has no home folder: set "
             "$LOSSFORECAST_STORE to a path or a database URL, or give one instead of store=True"
         ) from None
     return home / "lossforecast" / "runs.db"
@@ -157,7 +157,7 @@ def make_folder(url: "sa.URL") -> None:
     try:
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the store {url.database} cannot be made: {error}") from error
+        raise StoreError(f"the store {url.database} cannot be created: {error}") from error
 
 
 def _absolute(text: str) -> str:
@@ -170,14 +170,14 @@ def _absolute(text: str) -> str:
         return str(Path(text).expanduser().absolute())
     except (RuntimeError, OSError) as error:  # no home folder; the working directory is gone
         raise ConfigurationError(
-            f"the path of the store, {text!r}, is of no use here ({error}): give an absolute path"
+            f"the path of the store, {text!r}, cannot be used here ({error}): give an absolute path"
         ) from error
 
 
 def _is_ambiguous(text: str, url: "sa.URL") -> bool:
     """Return whether a password may have been cut at an unquoted @, or taken for something else."""
     if url.get_backend_name() == "sqlite":
-        return bool(url.host or url.username)  # a file is on no host
+        return bool(url.host or url.username)  # a file has no host
     swallowed = str(url.password or "").partition("?")[2]  # options before an @
     return text.count("@") > 1 or "?" in (url.username or "") or "=" in swallowed
 

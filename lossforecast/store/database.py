@@ -93,7 +93,7 @@ class Database:
             self._bring_up_to_date()
 
     def identity(self) -> str:
-        """Identity of the tables: another one after they were deleted and made again."""
+        """Identity of the tables: it changes when they are deleted and created again."""
         with self.transaction("read", writes=False) as connection:
             return identity_of(connection)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["connect"]
 
 _READ_LOCK_TIMEOUT_S = 2.0  # a read waits for locks only while a store is made or repaired
-_SQLITE_WRITE_LOCK_TIMEOUT_S = 60.0  # many processes take turns, in no order
+_SQLITE_WRITE_LOCK_TIMEOUT_S = 60.0  # many processes take turns, in no fixed order
 _POSTGRES_TIMEOUT_S = 10.0
 
 
@@ -106,8 +106,8 @@ def _open_to_read(
 ) -> sqlite3.Connection:
     """Open a SQLite file, also on a read-only disk or in a read-only folder.
 
-    Readers of a file in WAL mode write its index next to it. Where they cannot, nobody else is
-    taken to write either, unless there is a log of transactions.
+    Readers of a file in WAL mode write its index next to it. Where they cannot, it is assumed that
+    nobody else writes either, unless there is a log of transactions.
     """
     connection: sqlite3.Connection = sqlite3.connect(*arguments, **options)
     try:

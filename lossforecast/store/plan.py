@@ -1,4 +1,4 @@
-"""`RunPlan`: what finished runs foretell of a run that has not begun, and of other splits of it."""
+"""`RunPlan`: the forecast of a run that has not begun, and of other splits of its compute."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from lossforecast.schedule import LRSchedule
 
 __all__ = ["RunPlan", "Split"]
 
-_SIZE_RATIOS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.8, 4.0)  # of the splits, to the plan
+_SIZE_RATIOS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.8, 4.0)  # of each split to the plan
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Split:
     Attributes:
         n_params: number of parameters.
         total_steps: optimizer steps, with the same batch.
-        final_loss: the final loss foretold, with its 80% interval.
+        final_loss: the predicted final loss, with its 80% interval.
     """
 
     n_params: float
@@ -98,5 +98,5 @@ class RunPlan:
 
     @property
     def best_split(self) -> Split | None:
-        """The split with the lowest final loss foretold; None without splits."""
+        """The split with the lowest predicted final loss; None without splits."""
         return min(self.splits, key=lambda split: float(split.final_loss), default=None)

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FinishedRows = Sequence[Mapping[str, Any]]
 """Rows of finished runs, as `RunStore.finished` reads them."""
-_MAX_CANDIDATES = 500  # newest finished runs, among which similar ones are searched
+_MAX_CANDIDATES = 500  # newest finished runs, which are searched for similar ones
 _FILTERS = (*WORDS, "metric", "state", "name")
 
 
@@ -203,8 +203,8 @@ class StoreReader:
             except (TypeError, ValueError) as error:
                 kind = table.name.removeprefix("lossforecast_")
                 self._warn(
-                    f"left out: of the {kind} of run {key}, that with {order} {row[order]!r:.40} "
-                    f"is damaged: {error!s:.200}"
+                    f"left out: among the {kind} of run {key}, the one with {order} "
+                    f"{row[order]!r:.40} is damaged: {error!s:.200}"
                 )
         return sound
 
@@ -231,7 +231,7 @@ class StoreReader:
     def _with_losses(
         self, rows: Iterable[Mapping[str, Any]], read: Callable[[StoredRun, History], T]
     ) -> Iterator[tuple[StoredRun, T]]:
-        """The runs in `rows` with what `read` makes of their losses, without the damaged ones."""
+        """The undamaged runs in `rows`, each with the result of `read` for its losses."""
         for stored, row in self._sound(rows):
             try:
                 found = read(stored, curve_of(row["curve"]))

@@ -256,12 +256,12 @@ class RunStore(StoreReader):
                 raise StoreError(f"{self.url} has no run {key!r}")
 
     def make(self) -> None:
-        """Create the database, or those of its tables, that have been deleted since."""
+        """Create the database again if it was deleted, or those of its tables that were."""
         self._database.make()
 
     @property
     def identity(self) -> str:
-        """Identity of the tables: another one after they were deleted and made again."""
+        """Identity of the tables: it changes when they are deleted and created again."""
         return self._database.identity()
 
     # ------------------------------------------------------------------ learning
@@ -350,9 +350,10 @@ class RunStore(StoreReader):
         return RunPlan.of(prior_of, run, schedule, finals)
 
     def compare(self, first: str | ComparedRun, second: str | ComparedRun) -> Comparison:
-        """Compare two runs, by key or name, beside the noise of seeds and evaluation.
+        """Compare two runs, by key or name, against the noise of seeds and evaluation.
 
-        Finished runs of their project or dataset with equal records are repeats and tell the noise.
+        Finished runs of their project or dataset with equal records are repeats, which show the
+        noise.
 
         Raises:
             StoreError, ConfigurationError: there is no such run, or they cannot be compared.

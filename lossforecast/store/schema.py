@@ -146,7 +146,7 @@ def version_of(connection: "sa.Connection", url: str) -> int:
     if type(version) is not int or version < 1:
         raise StoreError(
             f"the store {url} is damaged: its table {table.name} must hold one whole number from 1 "
-            f"to {newest_version()}, not {list(versions)!r:.60}. Set it right, or use another store"
+            f"to {newest_version()}, not {list(versions)!r:.60}. Correct it, or use another store"
         )
     if version > newest_version():
         raise StoreError(
@@ -166,7 +166,7 @@ def is_complete(connection: "sa.Connection", url: str) -> bool:
 
 
 def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
-    """Create the schema or missing tables, or migrate an older schema, in one transaction.
+    """Create the schema or its missing tables, or migrate an older schema, in one transaction.
 
     Raises:
         StoreError: as in `version_of`.
@@ -191,7 +191,7 @@ def bring_up_to_date(connection: "sa.Connection", url: str) -> None:
 
 
 def identity_of(connection: "sa.Connection") -> str:
-    """Identity of the tables: another one after they were deleted and made again."""
+    """Identity of the tables: it changes when they are deleted and created again."""
     import sqlalchemy as sa
 
     if connection.dialect.name == "sqlite":

@@ -227,4 +227,4 @@ def test_the_monitor_warns_of_a_departure_once(caplog: pytest.LogCaptureFixture)
     monitor = RunMonitor(rising(0.5, 0.06))
     for _ in range(2):
         monitor.check(20_000)
-    assert caplog.text.count("above what its smaller siblings foretold") == 1
+    assert caplog.text.count("above the prediction from smaller runs") == 1

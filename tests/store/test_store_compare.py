@@ -52,7 +52,7 @@ def test_a_run_is_found_by_key_beginning_or_name(store: RunStore) -> None:
     assert store.compared(key).name == store.compared(key[:12]).name == "low 0"
     with pytest.raises(StoreError, match="has no run 'unheard of'"):
         store.compare("low 0", "unheard of")
-    with pytest.raises(ConfigurationError, match="they are one run"):
+    with pytest.raises(ConfigurationError, match="they are one and the same run"):
         store.compare("low 0", key)
 
 
@@ -98,7 +98,7 @@ def test_the_command_writes_what_the_store_says(store: RunStore) -> None:
     assert "B is better, beyond the noise of seeds and evaluation." in shown
     assert "5 repeats of 2 recipes in the store" in shown
     same = run("compare", "low 0", "low 1", "--store", store.full_url).stdout
-    assert "Nothing recorded sets the two apart." in same
+    assert "Nothing recorded distinguishes the two." in same
 
 
 def test_the_command_compares_logs(tmp_path: Path, store: RunStore) -> None:

@@ -86,7 +86,7 @@ def test_an_optimum_beyond_the_rates_tried_is_noted(tmp_path: Path) -> None:
         *("--schedule", "cosine:peak=0.001", "--total-steps", plan.total_steps),
     )
     assert done.returncode == 0, done.stderr
-    assert "the optimum lies beyond what was tried" in done.stderr
+    assert "the optimum lies beyond the values tried" in done.stderr
 
 
 def test_nothing_to_plan_from_is_an_error(store: RunStore) -> None:

@@ -164,7 +164,7 @@ def test_a_store_that_vanishes_is_made_again_with_the_whole_record(
     store = RunStore(where)
     found = {run.key: run for run in store.runs()}
     assert set(found) == {one.recorder.key, two.recorder.key}
-    said = [line for line in warnings_in(caplog) if "made again" in line]
+    said = [line for line in warnings_in(caplog) if "created again" in line]
     for run in (one, two):
         key = run.recorder.key
         assert (found[key].state, found[key].step) == ("finished", 399)

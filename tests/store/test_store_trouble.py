@@ -36,7 +36,7 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be opened"):
         RunStore(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match="cannot be created"):
         RunStore(tmp_path / "file" / "runs.db")
     with pytest.raises(ConfigurationError, match="nor a database URL"):
         RunStore("nonsense://somewhere")
