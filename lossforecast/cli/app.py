@@ -3,7 +3,7 @@
 Results go to standard output; notes, progress and errors go to standard error. ``-`` in place of a
 path is standard output, and tables then go to standard error. Exit codes of every command: 0 done;
 2 invalid request, with one line that says why; 130 interrupted; 1 a bug, with a traceback, or logs
-that were left out, with their reasons.
+that were left out, each with the reason.
 
 A command is one module with a function ``add_COMMAND(app)``, listed in `app`.
 """

@@ -46,11 +46,11 @@ def add_compare(app: "typer.Typer") -> None:
         second: Annotated[str, typer.Argument(help=_RUN_HELP, metavar="B")],
         json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
-        """Tell whether two runs differ by more than the noise of seeds and evaluation.
+        """Compare two runs: do they differ by more than the noise of seeds and evaluation?
 
         The noise is learned from the repeats in the store: finished runs of the same project or
-        dataset that are equal in all that is recorded. Without them, it is the packaged one, which
-        is wide. A run that has not ended is compared by its forecast.
+        dataset whose records are equal. Without repeats it is the packaged one, which is wide. A
+        run that has not ended is compared by its forecast.
         """
         with errors_in_one_line():
             check_outputs({"--json": json_})
@@ -126,7 +126,7 @@ def _table(found: Comparison) -> "Table":
         f"{_signed(upper)})",
         "chance that A's recipe is better": f"{found.prob_first_better:.1%}",
         "spread of repeats": f"{percent(spread.scale)}% ({source})",
-        "seeds of each to tell": f"over {MAX_SEEDS:,}" if seeds is None else f"{seeds:,}",
+        "seeds of each needed": f"over {MAX_SEEDS:,}" if seeds is None else f"{seeds:,}",
     }
     return details_table("comparison", rows)
 
@@ -146,7 +146,7 @@ def _signed(share: float) -> str:
 
 
 def _verdict(found: Comparison) -> str:
-    same = "Nothing recorded sets the two apart. " if found.same_recipe else ""
+    same = "Nothing recorded distinguishes the two. " if found.same_recipe else ""
     if not found.told:
         return f"{same}The difference is within the noise of seeds and evaluation."
     better = "A" if found.prob_first_better > 0.5 else "B"

@@ -142,7 +142,10 @@ def _hints(files: list[Path]) -> list[str]:
     log, *pictures = files
     return [
         "Where to look:",
-        *(f"  {each}: the forecast at half of the run, and what came" for each in pictures),
+        *(
+            f"  {each}: the forecast at half of the run, and the losses that followed"
+            for each in pictures
+        ),
         f"  lossforecast replay {log}: what would have been forecast on the way",
         "  lossforecast forecast LOG: a run of yours in progress, from its log",
         "In a training script, from lossforecast.callbacks:",

@@ -1,4 +1,4 @@
-"""A training run for the demo: a small network in NumPy that learns what a random one computes."""
+"""A training run for the demo: a small network in NumPy that imitates a random one."""
 
 from collections.abc import Iterator
 

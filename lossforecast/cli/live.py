@@ -1,4 +1,4 @@
-"""`LiveForecast`: the forecast of a run in progress, from its log as it is now."""
+"""`LiveForecast`: the forecast of a run in progress, from the present state of its log."""
 
 import time
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class LiveForecast:
         for step, name in log.history.events:
             forecaster.event(step, name)
         steps, losses = observed(log.history)
-        if target is not None and policy is None:  # stopped for it at two checks in a row
+        if target is not None and policy is None:  # a stop takes two checks in a row
             due = forecaster.every_n_steps * (log.history.last_step // forecaster.every_n_steps)
             earlier = steps < due
             forecaster.observe_many(steps[earlier], losses[earlier])

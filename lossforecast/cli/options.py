@@ -37,7 +37,7 @@ LOG_HELP = (
     "Log of a run: a file, or the folder of one run. Known formats: "
     f"{', '.join(log_format.description for log_format in FORMATS)}."
 )
-TARGET_HELP = "Final loss to reach. With it, the advice is also to stop a run that will miss it."
+TARGET_HELP = "Final loss to reach. If given, the advice is also to stop a run that will miss it."
 JSON_HELP = "Write the whole result to this file as JSON; - for stdout."
 CURVES_HELP = "Folder of recorded runs: NAME.npz with its description NAME.json."
 JOBS_HELP = "Number of processes that share the runs."
@@ -62,7 +62,7 @@ class LogOptions:
         "train_loss, eval_loss, ...)."
     )
     metric: str | None = _option(
-        "Kind of loss: train or val. Default: judged by the name of the column."
+        "Kind of loss: train or val. Default: inferred from the name of the column."
     )
     step_column: str | None = _option(
         "Column of optimizer steps. Default: the first with a usual name (global_step, step, ...)."
@@ -87,11 +87,11 @@ class LogOptions:
     )
     dataset: str | None = _option("Name of the training data.")
     n_params: int | None = _option(
-        "Number of parameters of the model. At most ten million make it a small one.", min=1
+        "Number of parameters of the model; up to ten million, it counts as a small model.", min=1
     )
     steps_per_epoch: float | None = _option(
-        "Optimizer steps in one pass over the training data. Default: judged by the column of "
-        "epochs, if the log has one."
+        "Optimizer steps in one pass over the training data. Default: inferred from the "
+        "column of epochs, if the log has one."
     )
     batch_size: int | None = _option("Samples or tokens per optimizer step.", min=1)
     model: str | None = _option("Name of the architecture.")
@@ -205,9 +205,9 @@ def _rate_notes(log: Log, plan: LRSchedule) -> list[str]:
     """Notes on learning rates that are not logged: the assumption, and how to do better."""
     if Caveat.LR_UNKNOWN in plan.caveats:
         return [
-            f"no column of {log.path} is named like a learning rate: the forecast covers a rate "
-            "that is held and one that decays to 0, so it is wide. It is narrower with the rate: "
-            f"log it, name its column with --lr-column, or give --schedule, {SCHEDULE_EXAMPLE}"
+            f"no column of {log.path} is named like a learning rate: the forecast covers a "
+            "constant rate and one that decays to 0, so it is wide. To narrow it, log the rate, "
+            f"name its column with --lr-column, or give --schedule, {SCHEDULE_EXAMPLE}"
         ]
     shape = log.rate_shape(plan.total_steps)
     if Caveat.LR_ASSUMED in plan.caveats:

@@ -47,7 +47,7 @@ EXIT_CODES = (
     "of the logs were left out (with the reasons)."
 )
 EXIT_BY_ADVICE = {Action.STOP: 10, Action.CHANGE_SCHEDULE: 11, Action.ABSTAIN: 12}
-"""Exit codes of --exit-code, the gravest first; 0 is to go on."""
+"""Exit codes of --exit-code, the most severe first; 0 is to go on."""
 EXIT_CODE_HELP = (
     "End with an exit code for the advice: 0 go on, 10 stop, 11 change the schedule, 12 no advice "
     "yet."
@@ -68,7 +68,7 @@ def errors_in_one_line() -> Iterator[None]:
 
     try:
         yield
-    except BrokenPipeError:  # the reader closed the pipe, as `head` does; write nothing at exit
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does: write nothing more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except (LossForecastError, OSError) as error:
@@ -77,7 +77,7 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def exit_by_advice(advice: Iterable[Action]) -> None:
-    """End the command with the exit code of the gravest advice."""
+    """End the command with the exit code of the most severe advice."""
     import typer
 
     given = set(advice)
@@ -98,7 +98,8 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
         outputs: paths by the names of their options; None for an output that is not wanted.
 
     Raises:
-        ConfigurationError: a path is a folder or in none, or two outputs are standard output.
+        ConfigurationError: a path is a folder or its folder is missing, or two outputs are standard
+            output.
     """
     for path in outputs.values():
         if path is None or path == STANDARD_OUTPUT:
@@ -236,7 +237,7 @@ def progress(label: str) -> Iterator[Any]:
 def reading(path: Path) -> Iterator[Callable[[int], None] | None]:
     """Yield a function of the bytes just read that draws a bar on standard error.
 
-    None for a small log, and if standard error is no terminal.
+    None for a small log, and if standard error is not a terminal.
     """
     files = path.iterdir() if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files if file.is_file())

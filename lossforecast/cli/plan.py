@@ -71,7 +71,7 @@ def add_plan(app: "typer.Typer") -> None:
                 if optimum is not None and not optimum.n_bracketed:
                     print_note(
                         f"in every sweep the lowest or highest {name} is the best: the optimum "
-                        "lies beyond what was tried, and is a guess"
+                        "lies beyond the values tried, and is a guess"
                     )
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_replay"]
 
-_NEAR_ZERO = 0.02  # of the largest loss: errors relative to a lower outcome say nothing
+_NEAR_ZERO = 0.02  # of the largest loss: errors relative to a lower outcome are meaningless
 _SUMMARY_SHARE = 0.25  # of the planned steps
 _DEFAULT_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the planned steps
 
@@ -212,7 +212,7 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
     if repeated:
         lines.append(
             f"There is no advice up to step {repeated[-1]:,}: the data was still to be seen again, "
-            "and nothing seen in the first epoch tells how far a training loss falls then."
+            "and nothing seen in the first epoch shows how far a training loss falls then."
         )
     if Caveat.LR_UNKNOWN in now.caveats:
         lines.append("There is no advice without a learning rate.")

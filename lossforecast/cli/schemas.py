@@ -1,7 +1,7 @@
 """The JSON of every command as JSON Schema, with a version that changes when readers may break.
 
 Objects name their schema; lists, of one object for each run or the like, are bare. A field may be
-added within a version. One that is renamed, removed or gets another meaning makes a new version of
+added within a version. Renaming or removing one, or changing its meaning, makes a new version of
 all commands.
 """
 
@@ -92,7 +92,9 @@ _SUMMARY = {
     "gain_source": _field("string", "How the gain from annealing is known."),
 }
 _TARGET = {"target": _field("number?", "Final loss to reach, as given.")}
-_CHANCE = {"prob_below_target": _field("number?", "Probability to end below the target, 0 to 1.")}
+_CHANCE = {
+    "prob_below_target": _field("number?", "Probability of ending below the target, 0 to 1.")
+}
 _ADVICE = {
     "action": _word(Action, "The advice."),
     "reason": _word(Reason, "The reason for it."),
@@ -130,7 +132,7 @@ _REPLAY = {
     "saved": _field("number", "Share of the compute that this would have saved, 0 to 1."),
     "rightly": _field("boolean?", "Whether that would have been right; null if unknown."),
     "tally": {
-        "anyOf": [_object(_TALLY, "Forecasts beside latest losses."), {"type": "null"}],
+        "anyOf": [_object(_TALLY, "Forecasts compared with latest losses."), {"type": "null"}],
         "description": "How the forecasts compare with the latest losses.",
     },
     "moments": _list(_MOMENT, "The forecasts on the way."),
@@ -225,7 +227,7 @@ _LADDER = {
     **{name: _RECORD[name] for name in ("truth", "median", "lower80", "upper80")},
 }
 _LADDER_BASELINES = {
-    name: _field("number?", "What this baseline said; absent with --no-baselines.")
+    name: _field("number?", "The prediction of this baseline; absent with --no-baselines.")
     for name in LADDER_BASELINES
 }
 _POINT = {name: _SUMMARY[name] for name in ("median", "lower80", "upper80")}
@@ -268,7 +270,7 @@ _SIDE = {
 _COMPARISON = {
     "first": _object(_SIDE, "Run A and its final loss."),
     "second": _object(_SIDE, "Run B and its final loss."),
-    "same_recipe": _field("boolean", "Whether nothing that is recorded sets the two apart."),
+    "same_recipe": _field("boolean", "Whether nothing recorded distinguishes the two."),
     "median": _field("number", "Loss of the recipe of A over that of B, less 1."),
     **_INTERVALS,
     "prob_first_better": _field("number", "Probability that the recipe of A ends lower, 0 to 1."),
@@ -278,7 +280,7 @@ _COMPARISON = {
     "spread_runs": _field("integer", "Repeats that it was learned from; 0 if it is packaged."),
     "spread_recipes": _field("integer", "Number of recipes of these repeats."),
     "seeds_to_tell": _field(
-        "integer?", "Runs of each recipe that would tell this difference; null if over 1,000."
+        "integer?", "Runs of each recipe needed to detect this difference; null if over 1,000."
     ),
 }
 _PRIOR = {
@@ -327,7 +329,7 @@ _BODIES = {
         _LADDER, "A forecast from smaller runs for each run and fraction.", _LADDER_BASELINES
     ),
     "plan": _one("plan", _PLAN, "A run that has not begun."),
-    "compare": _one("compare", _COMPARISON, "Two runs beside the noise of repeats."),
+    "compare": _one("compare", _COMPARISON, "Two runs compared with the noise of repeats."),
     "demo": _one("demo", _DEMO, "The run of the demo."),
     "learn-prior": _one("learn-prior", _PRIOR, "The table that Prior.from_table reads."),
 }

@@ -53,7 +53,7 @@ def details_table(title: str, rows: Mapping[str, str]) -> "Table":
 
 
 def escaped(text: str | None) -> str:
-    """Text of a log or a store for a cell: in at most 1,000 characters, with no markup of rich."""
+    """Text from a log or a store for a cell: at most 1,000 characters, without markup of rich."""
     from rich.markup import escape
 
     return escape(printable((text or "")[:_MAX_CELL_CHARACTERS]))
@@ -65,7 +65,7 @@ def markdown_row(cells: Sequence[str]) -> str:
 
 
 def print_line(out: "Console", line: str) -> None:
-    """Print a line that may name something of a log or a store."""
+    """Print a line that may contain a name from a log or a store."""
     out.print(printable(line), markup=False)
 
 

@@ -59,9 +59,11 @@ def add_watch(app: "typer.Typer") -> None:
         ],
         target: Annotated[float | None, typer.Option(help=TARGET_HELP)] = None,
         every: Annotated[
-            float, typer.Option(help="Seconds between two looks at the logs.", min=0.1)
+            float, typer.Option(help="Seconds between two readings of the logs.", min=0.1)
         ] = 10.0,
-        once: Annotated[bool, typer.Option("--once", help="Look once, then end.")] = False,
+        once: Annotated[
+            bool, typer.Option("--once", help="Read the logs once, print a table, and exit.")
+        ] = False,
         notify: Annotated[
             str | None,
             typer.Option(
@@ -74,11 +76,11 @@ def add_watch(app: "typer.Typer") -> None:
         json_: Annotated[
             Path | None,
             typer.Option(
-                "--json", help="Write all runs to this file as JSON at every look; - for stdout."
+                "--json", help="Write all runs to this file as JSON at every reading; - for stdout."
             ),
         ] = None,
         exit_code: Annotated[
-            bool, typer.Option("--exit-code", help=f"{EXIT_CODE_HELP} The gravest of all runs.")
+            bool, typer.Option("--exit-code", help=f"{EXIT_CODE_HELP} The most severe of all runs.")
         ] = False,
     ) -> None:
         """Show all runs below a folder and where they will end, until all are over or Ctrl-C."""
@@ -113,11 +115,11 @@ def _all_over(watched: Watched) -> bool:
 
 
 class Page:
-    """A table that is drawn over itself on a terminal; elsewhere lines for what has changed.
+    """A table that is redrawn in place on a terminal; elsewhere, lines for the runs that changed.
 
     Args:
         out: where to write.
-        once: whether there is only one look, whose whole table is printed.
+        once: whether the logs are read only once, and the whole table is printed.
     """
 
     def __init__(self, out: "Console", *, once: bool) -> None:
@@ -151,7 +153,7 @@ class Page:
                 print_line(self._out, f"{time.strftime('%H:%M:%S')}  {run.line()}")
 
     def _table(self, runs: Sequence[WatchedRun], room: int) -> "Table":
-        """The runs by name; if there is not room for all, those that were written last."""
+        """The runs by name; if not all fit, those whose logs were written last."""
         from rich.text import Text
 
         shown = list(runs)
@@ -169,14 +171,14 @@ class Page:
         table = empty_table(title, rows[0][0], rows[0][1:])
         table.columns[-1].justify, table.columns[-1].no_wrap = "left", self._live is not None
         for row in rows[1:]:
-            table.add_row(*map(Text, row))  # names are no markup
+            table.add_row(*map(Text, row))  # names are not markup
         return table
 
 
 def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
     """The rows, headings first, so that each fits into one line of a terminal.
 
-    Long names lose their beginning. If need be, there are no losses; then the last cells are cut.
+    Long names lose their beginning. If need be, the losses are left out, then the last cells cut.
     """
     longest = max(width // 4, _MIN_NAME)
     rows = [

@@ -24,7 +24,7 @@ __all__ = ["QUIET_S", "Watched", "WatchedRun", "logs_of"]
 
 QUIET_S = 600.0
 """Seconds after which a log that does not grow is called quiet."""
-_OTHER_LOGS = (".csv", ".tsv", ".jsonl")  # in a folder without a log of a usual name
+_OTHER_LOGS = (".csv", ".tsv", ".jsonl")  # in a folder that has no log with a usual name
 _SHARED_NAMES = {name for log_format in FORMATS for name in log_format.file_names}
 _PARTS_OF_RUNS = ("metrics", "plots")  # folders inside that of a run
 _SPARK_POINTS = 16
@@ -33,7 +33,7 @@ _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=*#%@"
 
 @dataclass
 class WatchedRun:
-    """A log and what was forecast from it when it was read last."""
+    """A log, and the forecast from its latest reading."""
 
     path: Path
     name: str
@@ -41,7 +41,7 @@ class WatchedRun:
     live: LiveForecast | None = None
     problem: str = ""
     is_guess: bool = False
-    """True if only the suffix of the file tells that it may be a log."""
+    """True if only the suffix of the file suggests that it is a log."""
     says_length: bool = True
     """False once the log itself has turned out not to say how long the run is."""
     misses: int = 0
@@ -82,7 +82,7 @@ class WatchedRun:
         ]
 
     def line(self) -> str:
-        """The same in one line, for output that is no terminal."""
+        """The same in one line, for output that is not a terminal."""
         if self.live is None:
             return f"{self.name}: {self.problem}"
         live = self.live
@@ -123,7 +123,7 @@ class Watched:
 
     @property
     def runs(self) -> list[WatchedRun]:
-        """All runs, in the order of their paths; without other files that turned out to be none."""
+        """All runs, in the order of their paths, without files that turned out not to be logs."""
         return [run for _, run in sorted(self._runs.items()) if run.live or not run.is_guess]
 
     def read(self) -> list[WatchedRun]:
@@ -154,7 +154,7 @@ class Watched:
         run.misses = run.misses + 1 if missed else 0
 
     def _live(self, run: WatchedRun) -> LiveForecast:
-        """Forecast; the length given is that of the runs whose logs do not say theirs."""
+        """Forecast; the given length is for runs whose logs do not state theirs."""
         given = self._options
         if run.says_length and given.total_steps is not None:
             try:

@@ -63,7 +63,7 @@ def add_what_if(app: "typer.Typer") -> None:
             ),
         ] = None,
         target: Annotated[
-            float | None, typer.Option(help="Also print the chance to end below this loss.")
+            float | None, typer.Option(help="Also print the probability of ending below this loss.")
         ] = None,
         json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
     ) -> None:
@@ -95,7 +95,7 @@ def add_what_if(app: "typer.Typer") -> None:
 
 
 def _check_changes(tries: list[str]) -> None:
-    """Check that what is compared with a plan of unknown rates are changes to it.
+    """Check that a plan of unknown rates is compared with changes to it only.
 
     Raises:
         ConfigurationError: one is a whole schedule.

@@ -71,7 +71,7 @@ def test_a_log_without_rates_is_forecast(tmp_path: Path) -> None:
     done = run("forecast", log, "--total-steps", TOTAL, "--plot", tmp_path / "log.svg")
     assert done.returncode == 0, done.stderr
     assert "is named like a learning rate" in done.stderr
-    for way in ("log it", "--lr-column", "--schedule"):
+    for way in ("log the rate", "--lr-column", "--schedule"):
         assert way in done.stderr
     assert "learning rate unknown" in done.stdout
     assert "lr_unknown" in done.stdout
