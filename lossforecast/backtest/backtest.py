@@ -121,8 +121,9 @@ def backtest(
         baselines: whether to run the baselines as well.
         prior_for: returns the prior for a run, which must not have been learned from it; None is
             the packaged prior. Default: the packaged prior as learned without the run's fold.
-        told: how much of a run's description the forecaster gets: "found", what a callback finds by
-            itself; "optimizer", metric and optimizer; or "nothing", the metric alone.
+        told: how much of a run's description the forecaster gets: "found", the facts that a
+            callback finds by itself; "optimizer", metric and optimizer; or "nothing", the metric
+            alone.
         max_per_family: largest number of runs of a family to forecast, spread over its clusters
             (`select_per_family`); None is all.
         progress: called after each run with the number of runs done and the number of all.

@@ -1,10 +1,10 @@
 """Calibration of intervals from the errors of replayed forecasts.
 
-Conformal calibration: the calibrated intervals of 80 and 95% are those that would have held as
-often as they say, with the same total weight for every family (fold and metric) of a kind, and in
-it for every cluster. Intervals are calibrated for every kind, metric and fraction of the run. The
+Conformal calibration: the calibrated intervals of 80 and 95% are those that would have had their
+nominal coverage, with the same total weight for every family (fold and metric) of a kind, and in it
+for every cluster. Intervals are calibrated for every kind, metric and fraction of the run. The
 families of the same kind with the other metric count too, with less weight, and so do those of
-other kinds; but large language models, whose prior is their own, stay apart.
+other kinds, except that large language models, which have a prior of their own, are kept separate.
 
 With F the distribution function of a forecast with centre c, calibrated by scale s and tail t, the
 probability below an outcome y is
@@ -107,7 +107,7 @@ def calibrations(errors: Sequence[StandardizedError]) -> dict[str, Calibration]:
 
 
 def calibration_of(errors: Sequence[StandardizedError], metric: str, kind: str) -> Calibration:
-    """For each fraction, the scale and tail with which intervals hold as often as they say.
+    """For each fraction, the scale and tail with which intervals have their nominal coverage.
 
     Fractions with errors from a single fold are left out; without any fraction nothing is changed.
     For n folds, the levels are raised by ``(1 - level) / (n + 1)``: a new run is of a new fold.

@@ -1,7 +1,7 @@
 """Recorded training curves in files: `load_curves`, and one of them, `RecordedRun`.
 
 A folder holds pairs ``NAME.npz`` and ``NAME.json``. The first has `step`, `lr` and `loss` of all
-runs, one after the other, and `offsets` (n_runs + 1) that cut them apart; the second is a list with
+runs, one after the other, and `offsets` (n_runs + 1) that separate them; the second is a list with
 one object per run, in the same order. Each object needs `run_id` and `metric` ("train" or "val";
 also read from `what`). These keys are optional:
 
@@ -116,7 +116,7 @@ class RecordedRun:
 
     @property
     def kind(self) -> RunKind:
-        """The recorded kind of run; OTHER if none, or none of `RunKind`, was recorded."""
+        """The recorded kind of run; OTHER unless a member of `RunKind` was recorded."""
         recorded = str(self.metadata.get("kind"))
         return RunKind(recorded) if recorded in set(RunKind) else RunKind.OTHER
 

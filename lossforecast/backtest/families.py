@@ -45,7 +45,7 @@ MIN_FORECASTS_FOR_RATIO = 5
 """Number of forecasts of a family below which its ratio is not quoted: with few runs, an interval
 found in hindsight is hardly wider than the runs' own differences."""
 WORSE_FACTOR = 1.5
-"""Times the last value's median error, above which a family is listed as worse."""
+"""A family is listed as worse above this multiple of the last value's median error."""
 
 _LEVEL = 0.8  # probability of the interval in the ratio
 _METRICS = ("val", "train")  # in the order of the table
@@ -170,9 +170,9 @@ def select_per_family(runs: Sequence[RecordedRun], most: int) -> list[RecordedRu
     """At most so many runs of each family, spread over its clusters, in the order given.
 
     One run of each cluster comes first, then a second one of each, and so on. The order within and
-    between clusters follows a hash of the runs' names: it is always the same, has nothing to do
-    with their losses, and other runs in the folder change nothing. Runs without a known outcome are
-    not scored, so they are not selected.
+    between clusters follows a hash of the runs' names: it is always the same, and does not depend
+    on their losses or on other runs in the folder. Runs without a known outcome are not scored, so
+    they are not selected.
 
     Args:
         runs: recorded runs.

@@ -53,7 +53,7 @@ _CLUSTER_SPREAD = 0.25  # of the log drops of similar clusters, as measured
 _EXPONENT_PRIORS = ((0.3, 0.15), (0.15, 0.1))  # mean and spread, for peak and for decay length
 _MIN_FOLD_SPREAD = 0.2  # of log size: two or three folds cannot show how much set-ups differ
 _FALLBACK_RULE = DropRule(size=0.06, peak_exponent=0.3, decay_exponent=0.15, spread=0.5)
-_MIN_DROPS_PER_FOLD = 4  # for a fold to count
+_MIN_DROPS_PER_FOLD = 4  # below this number, a fold does not count
 _VAGUE_RULE = DropRule(size=0.06, peak_exponent=0.3, decay_exponent=0.15, spread=1.5)
 _VAGUE_LOOSE_DROPS = (DropComponent(1.0, 0.2, 1.5),)
 _FALLBACK_JITTERS, _FALLBACK_SLOPES, _FALLBACK_FALLS = 0.2, 1.5, 0.2  # ratios of the drop

@@ -1,4 +1,4 @@
-"""`look_back`: replay a finished run, with the forecast and the advice of each moment."""
+"""`look_back`: replay a finished run, with the forecast and the advice at each moment."""
 
 import math
 from collections.abc import Iterable
@@ -165,7 +165,7 @@ def look_back(
     last moment of a run that has not finished is the present one.
 
     Args:
-        history: all losses, and the events; each is known from its step on.
+        history: all losses, and the events; each is visible from its step on.
         plan: the learning rate of every step.
         run: description of the run.
         prior: beliefs before the first loss; None is the packaged prior.
@@ -216,5 +216,5 @@ def look_back(
 
 
 def _relative_error(value: float, truth: float | None) -> float | None:
-    """The error as a share of the outcome; None without a number, or an outcome to divide by."""
+    """The error as a share of the outcome; None if either is missing, or the outcome is 0."""
     return None if not truth or not math.isfinite(value) else value / truth - 1

@@ -106,7 +106,7 @@ def described(run: RecordedRun, told: Told) -> RunInfo:
     """The description of a recorded run that the forecaster gets.
 
     Raises:
-        ConfigurationError: the recorded number of parameters or steps per epoch is none.
+        ConfigurationError: the recorded number of parameters or steps per epoch is invalid.
     """
     if told is Told.NOTHING:
         return RunInfo(metric=run.metric)

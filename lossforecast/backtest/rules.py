@@ -36,8 +36,8 @@ Rule = Callable[[Sequence[SweepRun]], Stopper]
 
 _REDUCTION_FACTOR = 3  # successive halving and Hyperband keep one run of three
 _GRACE_SHARE = 0.1  # of a run, before `last_value` stops it
-_MARGIN_SHARE = 0.05  # of the best latest loss, by which a run may be above it
-_LATE_RUNG = 0.06  # of a run: the first rung of the halving that costs more and loses less
+_MARGIN_SHARE = 0.05  # a run may be above the best latest loss by this share of it
+_LATE_RUNG = 0.06  # of a run: first rung of a halving that uses more compute and has less regret
 
 
 class _Corrected:
@@ -127,7 +127,7 @@ def halving(runs: Sequence[SweepRun], first: float = Halving.first) -> Stopper:
 
 
 def last_value(runs: Sequence[SweepRun]) -> Stopper:
-    """From 10% of a run on: its latest loss is over 5% above the lowest at the same check."""
+    """Stop a run, after 10% of it, whose latest loss is over 5% above the lowest at that check."""
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
         latest = {i: runs[i].latest[check] for i in (*active, *finished)}
@@ -141,7 +141,7 @@ def last_value(runs: Sequence[SweepRun]) -> Stopper:
 
 
 def patience(runs: Sequence[SweepRun]) -> Stopper:
-    """Three validation losses in a row without improvement, whatever the other runs do."""
+    """Stop a run after three validation losses in a row without improvement."""
 
     def stopper(check: int, active: Sequence[int], finished: Sequence[int]) -> list[int]:
         return [i for i in active if (check + 1) / CHECKS_PER_RUN >= runs[i].patience_end]

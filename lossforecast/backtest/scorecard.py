@@ -1,7 +1,7 @@
 """`scorecard`: scores of many forecasts, one cell per group (or fold, ...) and fraction of the run.
 
-Left out are forecasts of losses that were seen already (runs that ended before their plan), and
-cells of fewer than 15 forecasts, too few to quote.
+Forecasts of losses that had been seen already (runs that ended before their plan) are left out, and
+so are cells of fewer than 15 forecasts, too few to quote.
 """
 
 from collections import defaultdict

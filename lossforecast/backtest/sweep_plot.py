@@ -29,7 +29,7 @@ def plot_sweeps(scores: Sequence[SweepScore]) -> "Figure":
     """Draw mean regret against mean compute used, a point per rule and a panel per arrival.
 
     A line leads up to the rule's worst regret of any sweep. Only sweeps of `LARGE_SWEEP_RUNS` runs
-    or more count, unless none is so large. Rules that left some sweep without a survivor have no
+    or more count, unless none is that large. Rules that left some sweep without a survivor have no
     regret and are named below the panel.
 
     Args:

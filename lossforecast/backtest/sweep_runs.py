@@ -32,15 +32,15 @@ class SweepRun:
         run_id: its name.
         total_steps: its length in optimizer steps.
         truth: the loss it ended with.
-        group: label that alike runs have in common, as `lossforecast.policies.alike`.
-        setup: the setup by which `lossforecast.policies.SweepErrors` tells alike runs.
-        outlooks: forecasts of the final loss, (49,).
-        is_open: whether the end of the run is open then, (49,).
-        latest: the latest loss, nan before the first, (49,).
+        group: label that similar runs have in common, as in `lossforecast.policies.alike`.
+        setup: the setup by which `lossforecast.policies.SweepErrors` compares runs.
+        outlooks: forecasts of the final loss at each check, (49,).
+        is_open: whether the end of the run is open at each check, (49,).
+        latest: the latest loss at each check, nan before the first, (49,).
         alike: shares of the forecasts' error variance that runs have in common, as in `Prior`.
         decay_start: share of the steps after which the learning rate has fallen below 90% of its
             peak; infinite if it never falls by half.
-        patience_end: share of the steps after which three losses in a row were no improvement;
+        patience_end: share of the steps after which three losses in a row brought no improvement;
             infinite if that never happened.
     """
 
@@ -126,7 +126,7 @@ def decay_start(run: RecordedRun) -> float:
 
 
 def patience_end(run: RecordedRun) -> float:
-    """Share of a run after which three losses in a row were no improvement; infinite if never."""
+    """Share of a run after which three losses in a row brought no improvement; infinite if none."""
     best, since = math.inf, 0
     for step, loss in zip(run.step.tolist(), run.loss.tolist(), strict=True):
         best, since = (loss, 0) if loss < best else (best, since + 1)
