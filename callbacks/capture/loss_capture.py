@@ -18,7 +18,7 @@ from lossforecast.signals import is_from_signal
 
 __all__ = ["LossCapture"]
 
-_MAX_LOSSES_ON_DEVICE = 1024  # so many are sent as a block at once, to bound memory
+_MAX_LOSSES_ON_DEVICE = 1024  # when there are this many, they are sent as a block, to bound memory
 _MAX_RATES_ON_DEVICE = 16_384  # the same for learning rates that nobody reads
 _MAX_LOSSES_BETWEEN_STEPS = 100  # or four times as many as between any two steps before
 _MAX_LOSSES_BEFORE_FIRST_STEP = 1_000  # the accumulation is not known yet
@@ -38,7 +38,7 @@ class LossCapture:
     by the next read and no longer counted. Of the losses that the closure of one step computes, the
     first counts: it belongs to the weights before the step.
 
-    The hooks hold no reference to this object, and go with it.
+    The hooks hold no reference to this object, and are removed when it is deleted.
 
     Args:
         optimizer: the optimizer, or a wrapper of it.
@@ -51,7 +51,7 @@ class LossCapture:
         self.calls = 0
         """Calls of the optimizer, including all steps skipped on the device."""
         self._accumulated = 0  # most losses between two optimizer steps
-        self._failure: Exception | None = None  # in a hook, where raising would end the training
+        self._failure: Exception | None = None  # of a hook, to be raised outside it
         # recorded and not sent yet
         self._at: list[int] = []
         self._losses: list[Any] = []
@@ -124,7 +124,7 @@ class LossCapture:
         """Warn once if many losses were recorded since the latest step; return whether it warned.
 
         Args:
-            at_end: whether the run is over, so that fewer losses are many.
+            at_end: whether the run is over, so that fewer losses suffice for a warning.
         """
         many = max(4 * self._accumulated, 20 if at_end else _MAX_LOSSES_BETWEEN_STEPS)
         if not self._accumulated:

@@ -45,7 +45,7 @@ def _wrapped(layer: Any) -> Any:
         return None
     (inside,) = optimizers.values()
     if isinstance(layer, Optimizer) and not _trained(layer) <= _trained(inside):
-        return None  # it has parameters of its own, and the other one is for the rest
+        return None  # it has parameters of its own, and the other one trains the rest
     return inside
 
 

@@ -15,7 +15,7 @@ from lossforecast.signals import contained
 try:
     from torch._C._dynamo.eval_frame import get_eval_frame_callback
 except ImportError:
-    get_eval_frame_callback = bool  # no torch that can tell: as if compiled code were running
+    get_eval_frame_callback = bool  # older torch: assume that compiled code is running
 
 __all__ = ["Block", "Transfer", "copied", "uncompiled"]
 
@@ -32,7 +32,7 @@ def uncompiled(method: Callable[P, R]) -> Callable[P, R]:
     """
     plain: Callable[P, R] = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
 
-    @wraps(plain)  # with the marks by which the compiler knows that it is to trace neither
+    @wraps(plain)  # keeps the marks that tell the compiler to trace neither
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return (method if get_eval_frame_callback() is None else plain)(*args, **kwargs)
 
@@ -110,7 +110,7 @@ def copied(value: Any, scale: float = 1.0) -> Any:
         return value if scale == 1.0 else value * scale
     scaled = value if scale == 1.0 else value.detach() * scale
     if type(scaled) is torch.Tensor and scaled.is_cpu:
-        return scaled.item()  # waits for nothing, and takes a tenth of the time of a copy
+        return scaled.item()  # does not wait, and takes a tenth of the time of a copy
     return scaled.detach().clone() if scaled is value else scaled
 
 

@@ -28,8 +28,8 @@ class Channel:
         store: namespace of torch's key-value store in which the processes of the group meet.
         rank: rank of this process.
         size: number of processes.
-        timeout: for an answer of another process.
-        over: returns True once this process no longer waits for others.
+        timeout: how long to wait for an answer of another process.
+        over: returns True once this process has stopped waiting for others.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Channel:
         Raises:
             RuntimeError: the team ended before the others took part.
         """
-        import torch  # nobody else needs it where there is one process
+        import torch  # loaded here, as a single process does not need it
 
         options = self._dist.AllreduceOptions()
         options.reduceOp = operation

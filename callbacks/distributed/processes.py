@@ -7,7 +7,7 @@ __all__ = ["processes", "torch_distributed"]
 
 
 def torch_distributed() -> Any:
-    """Return the module ``torch.distributed``, mostly untyped; None where nobody imported torch."""
+    """Return the module ``torch.distributed``, mostly untyped; None if torch is not imported."""
     return getattr(sys.modules.get("torch"), "distributed", None)
 
 

@@ -14,7 +14,7 @@ from lossforecast.schedule import Decay, LRSchedule
 
 __all__ = ["Block", "Change", "Event", "GapBatch", "Logged", "Member", "Message", "Need"]
 
-_NO_ANSWER = "a process gave no answer while a stop or a decay was agreed on, which is cancelled"
+_NO_ANSWER = "a process did not answer about a stop or a decay, which is cancelled"
 
 
 @dataclass(frozen=True)

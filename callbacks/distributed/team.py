@@ -20,7 +20,7 @@ from lossforecast.schedule import Decay
 
 __all__ = ["Team", "Timeouts"]
 
-_active: "set[Team]" = set()  # started by the training loops of this process, and not ended
+_active: "set[Team]" = set()  # started by the training loops of this process, and still active
 _CANCELLED = "cancelled"
 _NEXT_WAIT_S = 0.1  # at each poll of a loop that has waited for an agreement in vain
 
@@ -30,13 +30,13 @@ class Timeouts:
     """How long a team waits for the other processes, in seconds.
 
     Attributes:
-        rendezvous: for all processes to start a callback, from the first block of rank 0 on.
+        rendezvous: until all processes have started a callback, from the first block of rank 0 on.
         connection: for an answer of another process, which is then assumed to be gone although the
             network has not reported that.
         drain: for the messages of the others before a state is saved, and for the whole end of the
             exchange at the end of the run.
         exit: for the messages of the others if an exception ends the run; also for the thread.
-        agreement: for the answers of the others to a stop or a decay, which is then cancelled.
+        agreement: for the answers of the others about a stop or a decay, which is then cancelled.
     """
 
     rendezvous: float = 30.0
@@ -115,7 +115,7 @@ class Team:
         self._thread = threading.Thread(target=self._run, name="lossforecast", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:  # the limit of threads is reached
+        except RuntimeError as error:  # the thread limit is reached
             reason = f"process {self._rank} exchanges nothing ({error})"
             if self._rank:
                 logger.warning(reason)
@@ -175,13 +175,13 @@ class Team:
             if not self._changed.wait_for(
                 lambda: self.over or not self.undelivered, self._drain_timeout
             ):
-                self._drain_timeout = 0.0  # never wait again for a process that was too late once
+                self._drain_timeout = 0.0  # do not wait a second time for a process that was late
 
     def end(self, wait: bool = False) -> list[Message]:
         """End the exchange and return the messages that were not delivered.
 
         Args:
-            wait: whether the run ends regularly, so that the others' last blocks are worth waiting
+            wait: whether the run ends normally, so that the others' last blocks are worth waiting
                 for; otherwise the wait is short.
         """
         exit_time = self.timeouts.exit
@@ -377,7 +377,7 @@ def _own_store() -> Any:
 
 
 def _forget_all() -> None:
-    """Forget all teams, in a forked child: their threads, which may hold locks, are not there."""
+    """Forget all teams in a forked child: their threads do not exist there, but may hold locks."""
     _active.clear()
 
 

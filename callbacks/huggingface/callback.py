@@ -55,7 +55,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
 
     With ``logging_nan_inf_filter`` the Trainer hides losses that are not finite, and logs 0 if all
     are. A loss logged with a gradient norm that is not finite is therefore taken for nan; where no
-    norm is logged, a 0 is if all losses before it were large.
+    norm is logged, a 0 is taken for nan if all losses before it were large.
 
     The state is in the checkpoints: a resumed run makes the same forecasts as one that was never
     stopped if ``save_steps`` is a multiple of ``logging_steps``. Between two logs the Trainer
@@ -139,7 +139,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             store=store,
             sinks=sinks,
         )
-        # set by the Trainer, too, when it creates a callback from a checkpoint
+        # also set by the Trainer, when it creates a callback from a checkpoint
         self._saved: dict[str, Any] | None = None
         self._missing: list[str] = []  # arguments that the checkpoint could not keep
         self._reset()
@@ -150,7 +150,7 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
         self._probe = None if probe is None else TrainerProbe(probe)
         self._training = False
         self._group = self._length = 0
-        self._given: dict[str, Any] = {}  # what the Trainer passes to callbacks
+        self._given: dict[str, Any] = {}  # the objects that the Trainer passes to callbacks
         self._losses: LossReader | None = None
         self._reporters: ReporterLog | None = None
         self._finalizer: Any = weakref.finalize(self, int)
@@ -186,13 +186,13 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Record the monitored metric, during training only: later ones may be of other data."""
+        """Record the monitored metric, during training only: later ones may use other data."""
         if self._training and self._losses is not None and self.settings.monitor is not None:
             self._read_metric(metrics or {})
             self._poll_if_due(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forecast and stop if due; before a log of the loss, `on_log` does so instead."""
+        """Forecast and stop if due; if the loss is logged next, `on_log` does so instead."""
         self._follow(kwargs)
         if self.settings.monitor is not None or not is_logged_next(args, state, control):
             self._poll_if_due(control)

@@ -107,7 +107,7 @@ def _steering(
         steering = Steering.of(scheduler, group, total_steps, apply)
     if settings.apply and steering is None:
         logger.warning(
-            "no decay will be begun: apply=True needs a SteerableLR stepped once after each "
+            "no decay will be started: apply=True needs a SteerableLR stepped once after each "
             "optimizer step, Trainer(..., optimizers=(optimizer, SteerableLR(optimizer, "
             "total_steps))), and no other schedule="
         )

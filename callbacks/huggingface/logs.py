@@ -15,11 +15,11 @@ __all__ = [
     "warn_if_few",
 ]
 
-_MIN_LOSSES_PER_RUN = 20  # fewer are too few to forecast from before the run ends
+_MIN_LOSSES_PER_RUN = 20  # with fewer, there is too little to forecast from before the run ends
 
 
 def is_training_loss(logs: Mapping[str, Any] | None) -> bool:
-    """Return whether these are the Trainer's own logs of a training loss, not those of its user."""
+    """Return whether these are the Trainer's own logs of a training loss, not the user's."""
     return logs is not None and "loss" in logs and "learning_rate" in logs
 
 
@@ -114,7 +114,7 @@ def _losses_of_run(args: Any, state: Any, kind: str) -> tuple[int | None, str]:
     extra = int(bool(args.eval_on_start) if evaluates else args.logging_first_step)
     if strategy == "epoch":
         epochs = int(state.num_train_epochs)
-        if epochs > total:  # the Trainer takes a dataset without a length for endless epochs
+        if epochs > total:  # for a dataset without a length the Trainer assumes endless epochs
             return None, ""
         return max(epochs - late, 0) + extra, ", one per epoch"
     if strategy != "steps":

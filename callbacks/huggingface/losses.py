@@ -30,7 +30,7 @@ class LossReader:
         """Optimizer steps at the latest log."""
         self._pipeline = pipeline
         self._monitor = monitor
-        self._counted = steps, steps  # optimizer steps that were seen, and all at that time
+        self._counted = steps, steps  # optimizer steps seen, and steps of the Trainer at that time
         self._seen: dict[str, int] = {}  # metrics, and optimizer steps at their first evaluation
         self._warned = self._warned_of_steps = False
 
@@ -55,7 +55,7 @@ class LossReader:
             return
         step = self._pipeline.capture.steps
         if any(self._seen.get(name, step) < step for name in metrics):
-            self.warn_if_missing()  # not earlier: several datasets are evaluated one by one
+            self.warn_if_missing()  # not earlier: several datasets are evaluated in turn
         self._seen = {**dict.fromkeys(metrics, step), **self._seen}
 
     def warn_if_missing(self) -> None:
@@ -75,7 +75,7 @@ class LossReader:
             )
 
     def _warn_if_not_stepped(self, step: int) -> None:
-        """Warn once if the Trainer takes steps, but not the optimizer that is watched."""
+        """Warn once if the Trainer takes steps, but the watched optimizer takes none."""
         seen = self._pipeline.capture.steps
         if seen != self._counted[0]:
             self._counted = seen, step

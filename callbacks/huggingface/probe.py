@@ -41,7 +41,7 @@ class TrainerProbe:
         self._run = uuid.uuid4().hex
         self.probe.begin(optimizer, steps, total_steps, model=model, loss=_model_loss)
         if any(hasattr(p, "to_local") for p in model.parameters()):
-            return  # sharded: the weights are already gathered when such a hook is called
+            return  # sharded: the weights have already been gathered when such a hook is called
 
         self._hook = model.register_forward_pre_hook(_Measure(self.probe), with_kwargs=True)
 
@@ -78,7 +78,7 @@ class TrainerProbe:
             self.probe.load_state_dict(saved["probe"])
         elif processes()[0] == 0:
             logger.warning(
-                "the averages of the annealing probe are not resumed: %s %s. It measures nothing "
+                "the averages of the annealing probe were not restored: %s %s. It measures nothing "
                 "until its new averages have forgotten the weights they begin with",
                 path,
                 "belongs to another run" if saved else "is missing",
@@ -86,7 +86,7 @@ class TrainerProbe:
 
 
 class _Measure:
-    """Hook of a model that passes its batches to a probe; in a copy of the model, to none."""
+    """Hook of a model that passes its batches to a probe; a copy of the model has none."""
 
     def __init__(self, probe: AnnealingProbe | None = None) -> None:
         self._probe = probe

@@ -8,7 +8,7 @@ __all__ = ["show_in_bar"]
 
 
 def show_in_bar(total_steps: int, text: str) -> None:
-    """Put a text behind the bar of the training, which the Trainer does not pass to its callbacks.
+    """Append a text to the progress bar of training, which the Trainer does not pass to callbacks.
 
     It is the bar of tqdm that has the length of the run and no description.
     """

@@ -17,8 +17,8 @@ class ReporterLog:
     """A sink that adds each forecast to the next log of the Trainer, for its reporters alone.
 
     The reporters (TensorBoard, W&B, MLflow, Comet, Trackio, ...) write a forecast together with
-    values of the Trainer, so none of their steps moves. The history of the Trainer and what it
-    prints stay as they are.
+    values of the Trainer, so their step counters do not change. The history of the Trainer and its
+    printed logs stay as they are.
     """
 
     reads_trail = False
@@ -60,7 +60,7 @@ class ReporterLog:
 
 
 class _Remover(TrainerCallback):
-    """Removes forecasts from a log when the reporters have written it."""
+    """Removes forecasts from a log once the reporters have written it."""
 
     def __init__(self, callback: TrainerCallback) -> None:
         self.of = callback
@@ -72,7 +72,7 @@ class _Remover(TrainerCallback):
 
 
 def _handler(frame: FrameType | None) -> CallbackHandler | None:
-    """Return what calls the callbacks; the Trainer does not pass it to them."""
+    """Return the handler that calls the callbacks; the Trainer does not pass it to them."""
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, CallbackHandler):

@@ -116,7 +116,7 @@ class KerasLossForecast(LoopCallback, keras.callbacks.Callback):  # type: ignore
         self._rates: KerasRates | None = None
         self._mean = EpochMean(None)
         self._batches: int | None = None  # in an epoch
-        self._first = self._counted = 0  # batches of the epoch before the present ones, and so far
+        self._first = self._counted = 0  # batches of the epoch before the present call, and so far
         self._before = 0  # optimizer steps before the epoch
         self._finalizer: Any = weakref.finalize(self, int)
 

@@ -38,19 +38,19 @@ class KerasRates:
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def next_rate(self, steps: int) -> float:
-        """Return the learning rate of the next step, after so many steps taken."""
+        """Return the learning rate of the next step, given the number of steps taken."""
         if self.schedule is None:
             return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
         return float(self._planned(steps))
 
     def _planned(self, steps: Any) -> Any:
-        """Return the rate of the schedule after so many steps taken, a number or an array."""
+        """Return the rate of the schedule after a number of steps, or an array of them."""
         # Keras counts batches, and an optimizer step is taken with the last of those accumulated
         assert self.schedule is not None
         return keras.ops.convert_to_numpy(self.schedule(self.accumulated * (steps + 1) - 1))
 
     def plan(self, total_steps: int, steps: int) -> LRSchedule:
-        """Return the learning rate of every step, after so many steps taken."""
+        """Return the learning rate of every step, given the number of steps taken."""
         if self.schedule is not None:
             return plan_of(self._planned, total_steps)
         held = LRSchedule.constant(total_steps, self.next_rate(steps))
@@ -71,7 +71,7 @@ def run_length(
     Args:
         params: parameters of ``fit``, as Keras passes them to callbacks.
         batches: batches in an epoch.
-        epoch: epochs over.
+        epoch: number of finished epochs.
         steps: optimizer steps taken.
         accumulated: batches in an optimizer step.
     """

@@ -132,7 +132,7 @@ class LightningLossForecast(LoopCallback, Callback):
         vars(self).update(state)
         self._reset()
 
-    @cached_property  # Lightning asks for it at every hook
+    @cached_property  # Lightning reads it at every hook
     def state_key(self) -> str:
         """One state for each monitored metric."""
         return self._generate_state_key(monitor=self.settings.monitor)

@@ -94,7 +94,7 @@ def is_long_enough(trainer: "Trainer") -> bool:
 
 
 def _may_act(trainer: "Trainer", settings: Settings) -> bool:
-    """Return whether the run may be stopped or changed; warn if it is requested in vain."""
+    """Return whether the run may be stopped or changed; warn if that is wanted but impossible."""
     acts = settings.stop or settings.apply
     if not is_loss_like(settings.monitor, acts=acts) or not acts:
         return False

@@ -69,7 +69,7 @@ class TrainerLint:
         """
         self.is_open = False
         if self._trainer.num_training_batches != self._batches:
-            return  # loaders that grow or shrink: the length of the run is not known
+            return  # loaders grow or shrink: the length of the run is not known
         if self._scheduler is None:
             warn(inspect(self._plan, self._optimizer))
             return

@@ -1,8 +1,8 @@
 """`TrainerPace`: the pace of an optimizer under a Lightning ``Trainer``, and the run's length.
 
-The Trainer counts batches; how many of them make an optimizer step is declared by its settings, but
-a module may do otherwise: manual optimization, an ``optimizer_step`` of its own, optimizers that
-take unequal turns. So the steps are compared with what is declared.
+The Trainer counts batches; its settings declare how many of them make an optimizer step, but a
+module may do otherwise: manual optimization, an ``optimizer_step`` of its own, optimizers that take
+unequal turns. So the steps taken are compared with the steps declared.
 """
 
 import math
@@ -15,9 +15,9 @@ from torch.utils.data import RandomSampler
 
 __all__ = ["TrainerPace", "simplest_ratio", "steps_of_epoch", "trained_epochs"]
 
-_MIN_BATCHES = 32  # before the pace is taken for known
+_MIN_BATCHES = 32  # seen before the pace counts as known
 _SKIPPED_SHARE = 0.08  # of the declared steps; a gradient scaler skips fewer
-_SKIPPED_STEPS = 2  # the same for a few steps
+_SKIPPED_STEPS = 2  # skipped steps that are tolerated in any case
 _MAX_DENOMINATOR = 1_000
 
 
@@ -90,7 +90,7 @@ class TrainerPace:
 
     @property
     def is_settled(self) -> bool:
-        """True once the pace is known; if the loaders are made anew, not in the first epoch."""
+        """True once the pace is known; if each epoch gets new loaders, not in the first one."""
         reloads = self._trainer.reload_dataloaders_every_n_epochs
         return self.is_known and not (reloads and self._trainer.current_epoch == 0)
 
@@ -208,7 +208,7 @@ def _length(loader: Any) -> int | None:
 
 
 def _shuffles(loader: Any) -> bool:
-    """Return whether every pass of a loader has another order."""
+    """Return whether a loader shuffles: every pass has a different order."""
     sampler = getattr(loader, "sampler", None)
     return isinstance(sampler, RandomSampler) or getattr(sampler, "shuffle", False) is True
 

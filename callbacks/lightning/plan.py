@@ -65,8 +65,8 @@ class TrainerPlan:
     def at_start(self, taken: int, saved: dict[str, Any] | None = None) -> LRSchedule | None:
         """Return the plan at the start of training; None if the length of the run is unknown.
 
-        A run that is resumed has the length that it was found to have before, unless the settings
-        of the Trainer declare another than they did then.
+        A resumed run has the length that was found before, unless the settings of the Trainer now
+        declare another length than they did then.
 
         Args:
             taken: steps of the optimizer already taken.
@@ -194,7 +194,7 @@ class TrainerPlan:
             every_n, times = by_hand
             an_epoch = self.pace.steps_of_epoch(taken)
             if every_n > 1 and an_epoch is not None and is_near(every_n, an_epoch):
-                every_n = an_epoch  # a measured pace is only near that
+                every_n = an_epoch  # a measured pace only approximates it
             return every(every_n, step=now, times=times)
         configs = scheduler_configs(self._trainer, self.optimizer)
         if not configs or self._meter is None:

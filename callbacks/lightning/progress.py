@@ -13,9 +13,9 @@ _METHOD = "get_metrics"  # through which every progress bar of Lightning collect
 class ForecastInBar:
     """Replaces ``get_metrics`` of a progress bar by one that adds the latest forecast.
 
-    The entry is text, as it is no loss of the present step. It is shown and nothing else: unlike a
-    logged value it is in no result of the Trainer. A metric of that name wins, and of several
-    callbacks the first. The replacement can be pickled and copied with the bar.
+    The entry is text, because it is not a loss of the present step. It is only shown: unlike a
+    logged value, it is in no result of the Trainer. A metric of that name takes precedence, and
+    among several callbacks the first does. The replacement can be pickled and copied with the bar.
 
     Args:
         bar: a progress bar of Lightning.
@@ -40,7 +40,7 @@ class ForecastInBar:
 
     @classmethod
     def remove(cls, bar: Any, callback: Any) -> None:
-        """Show the forecasts of a callback no longer; the last one restores the bar."""
+        """Stop showing the forecasts of a callback; the last one to be removed restores the bar."""
         present = None if bar is None else vars(bar).get(_METHOD)
         if not isinstance(present, cls) or callback not in present._callbacks:
             return
@@ -53,7 +53,7 @@ class ForecastInBar:
             setattr(bar, _METHOD, present._before)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the bar shows by itself, and the forecast."""
+        """Return the bar's own metrics, and the forecast."""
         plain = self._before or getattr(type(self._bar), _METHOD).__get__(self._bar)
         metrics = plain(*args, **kwargs)
         with contained():

@@ -107,8 +107,9 @@ def steerable(
             return steering
     if apply and trainer.is_global_zero:
         logger.warning(
-            "no decay will be begun: apply=True needs configure_optimizers to return a SteerableLR "
-            'stepped after each optimizer step, {"scheduler": SteerableLR(...), "interval": "step"}'
+            "no decay will be started: apply=True needs configure_optimizers to return a "
+            "SteerableLR stepped after each optimizer step, "
+            '{"scheduler": SteerableLR(...), "interval": "step"}'
         )
     return None
 
@@ -132,13 +133,13 @@ def declared_positions(trainer: Any, config: Any, taken: int, batches: int = -1)
         batches: batches of the present epoch already seen; default: as many as `taken` steps take.
     """
     if not trainer.lightning_module.automatic_optimization:
-        return every(1, step=taken)  # assumed: most modules step it after each optimizer step
+        return every(1, step=taken)  # assumed, as most modules step it after each optimizer step
     total, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
     frequency, an_epoch = config.frequency, steps_of_epoch(trainer)
     if an_epoch is None:
         pace = frequency // math.gcd(frequency, accumulate)
         return every(pace if config.interval == "step" else _NEVER_STEPS, step=taken)
-    # optimizer steps are counted from the begin of an epoch
+    # optimizer steps are counted from the start of an epoch
     epoch = taken // an_epoch if batches < 0 else trainer.current_epoch
     inside = taken % an_epoch if batches < 0 else batches // accumulate
     if batches >= total:

@@ -1,4 +1,4 @@
-"""Training loops of any framework, which pass their losses themselves."""
+"""Training loops of any framework, which pass their losses to the callback themselves."""
 
 from lossforecast.callbacks.loop.callback import LossForecast
 from lossforecast.callbacks.loop.counted_run import CountedRun

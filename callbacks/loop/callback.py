@@ -28,10 +28,10 @@ class LossForecast(OwnLoop):
                 if forecast.should_stop:              # False unless stop=True
                     break
 
-    Each call of `step` is an optimizer step. The losses of JAX are not waited for: they are read on
-    the host when a forecast needs them, about 60 times a run.
+    Each call of `step` is an optimizer step. A step does not wait for losses of JAX: they are read
+    on the host when a forecast needs them, about 60 times a run.
 
-    A copy, by `copy` or `pickle`, has the same settings and is in no run: it records nothing.
+    A copy, by `copy` or `pickle`, has the same settings but belongs to no run: it records nothing.
 
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training continues.

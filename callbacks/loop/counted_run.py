@@ -1,4 +1,4 @@
-"""`CountedRun`: a run whose loop counts its own steps, as the pipeline takes it."""
+"""`CountedRun`: a run whose loop counts its own steps, as described to the pipeline."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ class CountedRun(HostRun):
     """A run whose loop counts its own steps.
 
     Attributes:
-        next_rates: returns the learning rate of the step after so many steps, (n,) to (n,).
+        next_rates: returns the learning rate of the next step after given numbers of steps, (n,) to
+            (n,).
         seen: what the model and the optimizer show about the run.
     """
 

@@ -86,7 +86,7 @@ class OwnLoop(LoopCallback):
 
     @property
     def should_stop(self) -> bool:
-        """True when the training loop is to end; always False without ``stop=True``."""
+        """True when the training loop should end; always False without ``stop=True``."""
         if self._is_copy():
             return False
         if self._pipeline.stop:
@@ -94,7 +94,7 @@ class OwnLoop(LoopCallback):
         return self._pipeline.should_stop
 
     def close(self) -> None:
-        """Read the remaining losses, make the last forecast and let go of the training."""
+        """Read the remaining losses, make the last forecast and detach from the training loop."""
         self._close(wait=True)
 
     # ------------------------------------------------------------------ reading
@@ -134,7 +134,7 @@ class OwnLoop(LoopCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state; a changed schedule is adopted with a warning.
 
-        Facts about the run are as saved, but for those that `run` gives now.
+        Facts about the run are as saved, except for those that `run` gives now.
 
         Raises:
             StateError: the state is not of a run, or is damaged.
@@ -154,10 +154,10 @@ class OwnLoop(LoopCallback):
 
     @property
     def _copied(self) -> str:
-        return f"this is a copy of a {type(self).__name__}, which is in no run"
+        return f"this is a copy of a {type(self).__name__}, which belongs to no run"
 
     def _is_copy(self) -> bool:
-        """Return whether this is a copy, which is in no run; warn at the first time."""
+        """Return whether this is a copy, which belongs to no run; warn the first time."""
         if vars(self).get("_pipeline") is not None:
             return False
         if not self._warned:

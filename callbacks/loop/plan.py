@@ -16,7 +16,7 @@ __all__ = ["LearningRate", "plan_of"]
 
 LearningRate = float | Callable[[int], Any] | LRSchedule
 """A constant rate, a function of the number of steps taken before, or the planned schedule."""
-_MAX_EXACT_STEPS = 100_000  # of longer runs the function is called for some steps
+_MAX_EXACT_STEPS = 100_000  # in longer runs, the function is called for some steps only
 _CHECKED_SHARES = (0.0, 0.01, 1 / 3, 0.5, 0.9, 1.0)  # of the run
 
 
@@ -25,7 +25,7 @@ def plan_of(lr: LearningRate, total_steps: int | None) -> LRSchedule:
 
     A function is called with the number of steps taken before, as those of Optax, MLX and Keras
     are: step 1 has the rate ``lr(0)``. If it takes arrays, it is called with all steps at once. If
-    it is none for arrays and returns no plain numbers, or beyond 100,000 steps, it is called for
+    it accepts no arrays and returns no plain numbers, or beyond 100,000 steps, it is called for
     some steps and interpolated, with the caveat `SCHEDULE_APPROXIMATED` and a relative error of at
     most 1e-6.
 
@@ -68,7 +68,7 @@ def plan_of(lr: LearningRate, total_steps: int | None) -> LRSchedule:
 def _at_once(lr: Callable[[Any], Any], total_steps: int) -> FloatArray | None:
     """Return the rates of all steps, (total_steps,), from one call; None without arrays."""
     values = np.empty(0)
-    with contained():  # whatever a function of numbers does with an array
+    with contained():  # a function of numbers may do anything with an array
         values = np.asarray(lr(np.arange(total_steps)), dtype=np.float64)
     if values.shape != (total_steps,):
         return None
@@ -88,7 +88,7 @@ def _checked(value: Any, step: int) -> float:
     """Return a learning rate as a number.
 
     Raises:
-        ConfigurationError: it is none, or it is negative.
+        ConfigurationError: it is not a number, or it is negative.
     """
     try:
         rate = float(value)

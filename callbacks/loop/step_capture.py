@@ -16,11 +16,12 @@ __all__ = ["StepCapture"]
 class StepCapture:
     """Keeps the losses of a loop that counts its own steps, until they are read.
 
-    Arrays that may still be computed, as those of JAX, are kept as they are, and read when a
-    forecast needs them. Other losses are read at once.
+    Arrays whose computation may not be finished, such as those of JAX, are kept as they are, and
+    read when a forecast needs them. Other losses are read at once.
 
     Args:
-        next_rates: returns the learning rate of the step after so many steps, (n,) to (n,).
+        next_rates: returns the learning rate of the next step after given numbers of steps, (n,) to
+            (n,).
     """
 
     def __init__(self, next_rates: Callable[[IntArray], FloatArray]) -> None:
@@ -92,7 +93,7 @@ class StepCapture:
         return float(self._next_rates(np.array([self.steps]))[0])
 
     def ask_rate(self) -> Callable[[], float]:
-        """Return a function that returns the `present_rate` of this moment."""
+        """Return a function that returns the `present_rate` as of now."""
         rate = self.present_rate()
         return lambda: rate
 

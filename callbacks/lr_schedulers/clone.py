@@ -77,9 +77,9 @@ def stepped(scheduler: Any, group: int, ahead: int) -> Rate:
 def read_rate(rate: Rate, k: int) -> float:
     """Return the rate after k further scheduler steps; nan if it raises or returns no number."""
     handled = sys.exception()
-    try:  # as `with contained()`, which would take longer than most rates
+    try:  # like `with contained()`, which takes longer than computing most rates
         lr = float(rate(k))
-    except Exception as error:  # the scheduler will raise in the run, too
+    except Exception as error:  # the scheduler will also raise in the run
         if not ends(error, handled):
             raise
         return math.nan

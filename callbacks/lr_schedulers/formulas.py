@@ -20,14 +20,14 @@ from lossforecast.signals import contained
 
 __all__ = ["corners_of", "rate_formula"]
 
-_MAX_WARMUP_STEPS = 100_000  # of a chain, because they are taken one by one
+_MAX_WARMUP_STEPS = 100_000  # of a chain; they are taken one by one
 _MAX_CORNERS_PER_SCHEDULER = 1_000
 
 
 def rate_formula(s: Any, group: int, ahead: int) -> Rate | None:
     """Return the rate as a function of the number of further steps; None without a formula.
 
-    Classes are compared exactly, because a subclass may do anything.
+    Classes are compared exactly, because a subclass may behave differently.
     """
     now, present = getattr(s, "last_epoch", 0), float(s.optimizer.param_groups[group]["lr"])
     if now < 0:  # torch leaves this in a scheduler that is in a SequentialLR twice
@@ -146,7 +146,7 @@ def _restarting(s: Any, group: int, present: float) -> Rate:
 
 
 def _chained(s: Any, group: int, ahead: int) -> Rate | None:
-    """Return the rate of a chain in which one child goes on after the others (warm-ups) have ended.
+    """Return the rate of a chain in which one child continues after the others (warm-ups) end.
 
     Steps before the end of the others are taken one by one.
     """
@@ -175,7 +175,7 @@ def _sequential(s: Any, group: int, ahead: int) -> Rate | None:
         else:
             options["lr"] = lr
         part = _ended
-        with contained():  # fails in the run, too: torch cannot start some nested schedulers
+        with contained():  # also fails in the run: torch cannot start some nested schedulers
             s.step()
             part = rate_formula(s._schedulers[bisect_right(marks, mark)], group, ahead)
         starts.append(mark - now)

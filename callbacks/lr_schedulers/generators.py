@@ -1,4 +1,4 @@
-"""`generators_restored`: call functions of the user without a trace in random numbers."""
+"""`generators_restored`: call the user's functions without affecting random number generators."""
 
 import random
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ __all__ = ["generators_restored"]
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Provide a context at whose end the global random number generators are as before.
+    """Provide a context that restores the global random number generators at its end.
 
-    They are those of Python, numpy, torch on the CPU, and torch on each CUDA device in use. No
-    device is waited for, because the state of its generator is kept on the host.
+    They are those of Python, numpy, torch on the CPU, and torch on each CUDA device in use. This
+    does not wait for any device, because the state of its generator is kept on the host.
     """
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     cpu = torch.get_rng_state()

@@ -35,7 +35,7 @@ __all__ = [
     "warn_if_assumed",
 ]
 
-_LOOKAHEAD_RUNS = 4  # lengths of the run for which a scheduler is followed to its decay's end
+_LOOKAHEAD_RUNS = 4  # multiple of the run's length over which the end of a decay is sought
 _HARDLY_DECAYED = 0.8  # of the peak: with a higher rate at the end, a decay has hardly begun
 _LOW_END = 0.05  # of the peak: with a lower rate at the end, the decay is over
 _MIN_OPTIMIZER_STEPS = 10  # in which the pace of a scheduler is measured
@@ -74,7 +74,7 @@ def warn(findings: Iterable[Finding]) -> None:
 
 
 def warn_if_assumed(scheduler: Any, plan: LRSchedule) -> None:
-    """Warn if nothing of a scheduler's future could be read, unless it follows a metric.
+    """Warn if a scheduler's future could not be read at all, unless it follows a metric.
 
     Args:
         scheduler: the scheduler, or a wrapper of it.
@@ -274,7 +274,7 @@ class LoopLint:
     def check(self, steps: int) -> None:
         """Check the plan before the first optimizer step, and the pace after `steps` of them."""
         given, stepping, check_plan = self._given, self._stepping, self._check_plan
-        self.close()  # undone below if there is more to check
+        self.close()  # set again below if there is more to check
         if given is not None and steps == 0 and processes()[0] == 0:
             self._check_plan = self._at_start(*given, stepping)
             self._stepping = stepping

@@ -1,4 +1,4 @@
-"""Rates of schedulers that compute them from a time and cannot be stepped alone, as timm's."""
+"""Rates of schedulers that need a time as an argument and compute them from it, such as timm's."""
 
 import math
 from collections.abc import Callable
@@ -18,13 +18,13 @@ _SAME_RATE_TOLERANCE = 1e-6
 def own_rates(scheduler: Any, group: int, expected: int) -> Rate | None:
     """Return the rate after k further steps by a function of the scheduler; None without one.
 
-    Such a scheduler does not count its steps, so the present time is the one near the expected at
-    which the function gives the present rate.
+    Such a scheduler does not count its steps, so the present time is taken to be the one near the
+    expected time at which the function gives the present rate.
 
     Args:
         scheduler: the scheduler; only a copy of it is called.
         group: index of the parameter group.
-        expected: scheduler steps that were presumably taken so far.
+        expected: scheduler steps presumably taken so far.
     """
     groups = scheduler.optimizer.param_groups
     present, clone = float(groups[group]["lr"]), None

@@ -55,11 +55,11 @@ class Steering:
         return Change(self._scheduler.changed_at, plan)
 
     def follow_length(self, total_steps: int) -> None:
-        """Take over the length of a run that has changed, unless it follows the scheduler's."""
+        """Adopt a changed length of the run, unless the length follows the scheduler."""
         self._total = None if self._total is None else total_steps
 
     def due(self, recommendation: Recommendation | None, step: int, soon: int) -> Decay | None:
-        """Return the recommended decay if it is due; None if not, or once `begin_decay` was called.
+        """Return the recommended decay if due; None otherwise, and once `begin_decay` was called.
 
         Args:
             recommendation: the latest recommendation, if any.
@@ -106,4 +106,4 @@ class Steering:
 
     def _give_up(self, error: Exception) -> None:
         self.apply = False
-        logger.exception("the decay could not be begun; training goes on as planned")
+        logger.exception("the decay could not be started; training goes on as planned")

@@ -1,4 +1,4 @@
-"""How often a scheduler is stepped in a run, also inside wrappers such as accelerate's."""
+"""How often a scheduler is stepped in a run, directly or inside wrappers such as accelerate's."""
 
 import math
 from collections import deque
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _CHECKS = 4  # the latest ones, between which the pace of a scheduler is measured
-_MIN_SCHEDULER_STEPS = 3  # planned between them, for a scheduler that stands still to be abandoned
+_MIN_SCHEDULER_STEPS = 3  # planned between them, before a scheduler that stands still is given up
 _PACE_TOLERANCE = 0.1  # of the planned pace; steps that a gradient scaler skips explain less
 
 Positions = Callable[[IntArray], IntArray]
@@ -96,7 +96,7 @@ def position_of(scheduler: Any) -> int | None:
 
 
 def is_near(moved: int, planned: int) -> bool:
-    """Return whether a scheduler has moved as planned, but for skipped steps."""
+    """Return whether a scheduler has moved as planned, except for skipped steps."""
     return abs(moved - planned) <= 1 + _PACE_TOLERANCE * planned
 
 
@@ -137,7 +137,7 @@ class PaceMeter:
             self._latest.append((steps, position))
 
     def seen(self, steps: int) -> tuple[int, int, int] | None:
-        """Return the optimizer steps at the first check, and those of both since; None if unknown.
+        """Return the steps of the optimizer at the first check, and of both since; None if unknown.
 
         The second and third are the optimizer steps and the scheduler steps taken since then.
         """

@@ -1,4 +1,4 @@
-"""`ConsoleSink`: tells on the console, after each tenth of a run, where its loss is heading."""
+"""`ConsoleSink`: prints, after each tenth of a run, where its loss is heading."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from lossforecast.status import Status
 
 __all__ = ["ConsoleSink", "console_line"]
 
-_LITTLE = 0.1  # of the width of the interval, below which the drop from annealing is not told
+_LITTLE = 0.1  # of the width of the interval, below which the drop from annealing is not mentioned
 
 
 class ConsoleSink:
@@ -37,8 +37,8 @@ class ConsoleSink:
 def console_line(update: Update) -> str:
     """The step, where the loss is heading, when it reaches the target, what annealing brings.
 
-    What annealing brings is left out where it is little beside the width of the interval, and while
-    there is no advice yet.
+    The drop from annealing is left out where it is small compared with the width of the interval,
+    and while there is no advice yet.
     """
     forecast, target = update.forecast, update.target
     estimate, gain = forecast.estimate, forecast.anneal_gain

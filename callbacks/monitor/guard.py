@@ -28,7 +28,7 @@ def guarded(method: Callable[P, R]) -> Callable[P, R | None]:
         if owner.switched_off:
             return None
         handled = sys.exception()
-        try:  # as `with contained(...)`, which would take longer than what is called at every step
+        try:  # like `with contained(...)`, which takes longer than the methods called at every step
             return method(*args, **kwargs)
         except Exception as error:
             if not ends(error, handled, lambda _: switch_off(owner)):

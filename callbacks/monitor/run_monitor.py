@@ -72,7 +72,7 @@ class RunMonitor:
         self.trail = Trail()
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
-        self._departed = False  # whether a warning said that the run left its ladder
+        self._departed = False  # whether a warning that the run left its ladder was logged
 
     @property
     def target(self) -> float | None:
@@ -128,7 +128,7 @@ class RunMonitor:
             watched: whether forecasting was still on at the end of the run.
         """
         if self.recorder is not None:
-            failed = isinstance(error, Exception)  # KeyboardInterrupt is a person's decision
+            failed = isinstance(error, Exception)  # KeyboardInterrupt is the user's decision
             self.recorder.close(self.forecaster, steps, failed=failed, watched=watched)
 
     @property

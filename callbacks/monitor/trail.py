@@ -20,7 +20,7 @@ Row = dict[str, Any]
 FAN = ("median", "mean", "lower80", "upper80", "lower95", "upper95")
 """The lines of a fan: median, mean and bounds of the 80% and 95% intervals."""
 _MAX_ROWS = 256
-_FAN_STEPS = 9  # steps at which the fan of each forecast is kept, where something may draw it
+_FAN_STEPS = 9  # steps at which the fan of each forecast is kept, if a sink may draw it
 
 
 class Trail:
@@ -31,8 +31,8 @@ class Trail:
 
     * ``step``: optimizer steps taken when it was made;
     * ``steps``, ``median``, ``mean``, ``lower80``, ``upper80``, ``lower95``, ``upper95``: the fan,
-      lists of up to 9 values from that step to the end, or of the one at the end if nothing was
-      there to draw them; rows of earlier versions have no median;
+      lists of up to 9 values from that step to the end, or of the last one alone if no sink draws
+      them; rows of earlier versions have no median;
     * ``status``, ``gain``: as in `Forecast`, the gain as mean, standard deviation and source;
     * ``action``, ``reason``, ``message``: the recommendation; no message if it is the previous one;
     * ``done``: action taken at or after that forecast, if any: "stop" or "change_schedule".
@@ -50,7 +50,7 @@ class Trail:
             step: optimizer steps taken when the forecast was made.
             forecast: forecast of the final loss.
             advice: the recommendation.
-            drawn: whether something may draw the fan; its end alone is computed in less time.
+            drawn: whether a sink may draw the fan; computing its end alone is faster.
         """
         done = None
         while self.rows and self.rows[-1]["step"] >= step:

@@ -35,12 +35,12 @@ class Update:
 
 
 Sink = Callable[[Update], None]
-"""A function of every update. With an attribute `reads_trail` that is False, it does without the
-fans of earlier forecasts, which then are not computed unless another sink reads them."""
+"""A function called with every update. If it has an attribute `reads_trail` that is False, the
+fans of earlier forecasts are not computed, unless another sink reads them."""
 
 
 class Tenths:
-    """Tells which updates are the first in a tenth of their run, for what is not due at each."""
+    """Finds the updates that are the first in a tenth of their run, for less frequent output."""
 
     def __init__(self) -> None:
         self._latest = 0

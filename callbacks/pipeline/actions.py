@@ -25,7 +25,7 @@ class Actions:
 
     def __init__(self, monitor: RunMonitor, steering: "Steering | None") -> None:
         self.should_stop = False
-        """True when the loop is to end now."""
+        """True when the loop should end now."""
         self.may_stop = True
         """True if the run is long enough to be stopped."""
         self.stop_at: int | None = None

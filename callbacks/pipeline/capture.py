@@ -1,4 +1,4 @@
-"""`Capture`: what counts the optimizer steps of a training loop and keeps its losses."""
+"""`Capture`: the interface that counts the optimizer steps of a loop and keeps its losses."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ class Capture(Protocol):
         """Return the learning rate of the next step, after `close` too."""
 
     def ask_rate(self) -> Callable[[], float]:
-        """Start reading the `present_rate`; return a function that ends it."""
+        """Start reading the `present_rate`; return a function that waits for it."""
 
     def last_rate(self) -> float | None:
         """Return the learning rate of the last step; None if it is unknown."""
@@ -46,7 +46,7 @@ class Capture(Protocol):
         """Warn once if losses were recorded but no steps; return whether it warned."""
 
     def close(self) -> None:
-        """Let go of the training loop."""
+        """Detach from the training loop."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count and the last learning rate."""

@@ -30,7 +30,7 @@ def describe(
     seen: Recognition,
     steps_per_epoch: float | None = None,
 ) -> RunInfo:
-    """Complete the facts about a run with its metric and, if missing, what else is known.
+    """Complete the facts about a run with its metric and, where missing, other known facts.
 
     Args:
         run: facts given by the user.

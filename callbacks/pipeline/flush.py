@@ -1,4 +1,4 @@
-"""`Flush`: what a recorder writes into a store at once."""
+"""`Flush`: the data that a recorder writes into a store in one transaction."""
 
 import sys
 from dataclasses import dataclass, field, replace

@@ -71,7 +71,7 @@ class Listener:
         before = {name: copy.deepcopy(f.history) for name, f in self.forecasters.items()}
         try:
             _observe(self.forecasters, self._meter, message)
-        except BaseException:  # interrupted by a signal: all of the message or nothing
+        except BaseException:  # interrupted by a signal: observe all of the message or nothing
             for name, history in before.items():
                 self.forecasters[name].history = history
             raise
@@ -125,7 +125,7 @@ class Listener:
             self.monitor.notify_sinks(self._updates.pop(0))
 
     def _is_off_plan(self) -> bool:
-        """Return whether the latest rate in use was off a plan that is not only assumed."""
+        """Return whether the latest rate in use was off a plan that is more than assumed."""
         plan = self.monitor.forecaster.schedule
         if self._used is None or Caveat.LR_ASSUMED in plan.caveats:
             return False
@@ -158,7 +158,7 @@ class Listener:
         }
 
     def prepare(self, state: dict[str, Any]) -> Callable[[], None]:
-        """Return a function that continues from a saved state, and that cannot fail.
+        """Return a function that continues from a saved state and cannot fail.
 
         Raises:
             Exception: of any kind; the state is not that of a run, or is damaged.

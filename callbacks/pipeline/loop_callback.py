@@ -93,7 +93,7 @@ class LoopCallback:
             self._pipeline.event(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the present run, so that a copy is a callback that is in no run."""
+        """Return all but the present run, so that a copy belongs to no run."""
         of_run = {"_pipeline", "_finalizer", "switched_off", *self._run_attributes}
         return {name: value for name, value in vars(self).items() if name not in of_run}
 
@@ -128,7 +128,7 @@ def finalize_failed(pipeline: Pipeline) -> None:
 
 @cache
 def _suggest_store() -> None:
-    """Say, once in this process, what a store would bring."""
+    """Suggest a store, once in this process."""
     install = ""
     if find_spec("sqlalchemy") is None:
         install = ', after pip install "lossforecast[store]"'
@@ -136,7 +136,7 @@ def _suggest_store() -> None:
 
 
 def _abandon_runs() -> None:
-    """Leave all runs in a forked child, where no thread works for them."""
+    """Leave all runs in a forked child, where their threads do not exist."""
     for callback in list(_callbacks):
         callback._abandon()
 

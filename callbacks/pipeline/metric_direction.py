@@ -34,8 +34,8 @@ def is_loss_like(
 
     Args:
         monitor: name of the metric; None is the training loss.
-        higher_is_better: as the host's settings say; None if they do not: the name decides.
-        acts: whether the user asked for runs to be stopped or changed.
+        higher_is_better: according to the host's settings; if None, the name decides.
+        acts: whether the user wants runs to be stopped or changed.
     """
     if higher_is_better is None:
         higher_is_better = monitor is not None and is_better_when_higher(monitor)

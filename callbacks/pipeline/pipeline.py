@@ -79,7 +79,7 @@ class Pipeline:
         self._at_validations = at_validations
         self._steering = steering
         self._plan_watch: PlanWatch | None = None
-        self._total = monitor.forecaster.total_steps  # that of a thread may be ahead of the loop
+        self._total = monitor.forecaster.total_steps  # that in a thread may be ahead of the loop
         self._probe = probe
         horizons = () if probe is None else probe.horizons
         self._listener = Listener(
@@ -109,7 +109,7 @@ class Pipeline:
 
     @property
     def should_stop(self) -> bool:
-        """True when the training loop is to end now."""
+        """True when the training loop should end now."""
         return self.actions.should_stop
 
     def poll(self) -> None:
@@ -378,7 +378,7 @@ class Pipeline:
         )
 
     def _post_schedule_change(self) -> None:
-        """Post a changed schedule before the losses that were reached with it."""
+        """Post a changed schedule before the losses that were reached under it."""
         steering, watch, capture = self._steering, self._plan_watch, self.capture
         change = None if steering is None else steering.changed()
         if change is None and watch is not None:
@@ -392,6 +392,6 @@ class Pipeline:
         self._exchange.post(change)
 
     def _connect(self) -> None:
-        """Connect with the other processes as soon as there are any."""
+        """Connect to the other processes as soon as there are any."""
         if not self._exchange.is_complete:
             self._exchange.connect(self._posted, _MAX_UNREAD_STEPS, self._probe)

@@ -25,8 +25,8 @@ class PlanSource:
 
     Attributes:
         read: returns the plan after some optimizer steps, read anew.
-        scheduler: returns what sets the learning rates after some optimizer steps: a scheduler, the
-            optimizer, or None. The plan is read again when it is another object.
+        scheduler: returns the object that sets the learning rates after some optimizer steps: a
+            scheduler, the optimizer, or None. The plan is read again when that object changes.
         length: returns the length of the run in optimizer steps, as it seems after some of them;
             None if there is nothing new about it.
         steps_per_epoch: the same for the optimizer steps in one pass over the data.
@@ -64,8 +64,8 @@ class PlanWatch:
 
     The plan is read again when the length of the run or the scheduler has changed, and when the
     learning rate was off the plan at three checks in a row. If it leaves the new plan as well, the
-    present rate is held from then on, with `Caveat.LR_ASSUMED`. What the user gave is kept, and a
-    warning says how it differs.
+    present rate is held from then on, with `Caveat.LR_ASSUMED`. Whatever the user gave is kept, and
+    a warning says how the run differs from it.
 
     Args:
         source: what the plan is read from.
@@ -80,7 +80,7 @@ class PlanWatch:
         self._steps_per_epoch = run.steps_per_epoch
         self._scheduler = source.scheduler(steps)
         self._is_reread = self._is_held = False
-        self._said: set[str] = set()  # warnings that come once
+        self._said: set[str] = set()  # warnings that are logged only once
 
     def changed(
         self, steps: int, streak: Streak, present_rate: Callable[[], float]
@@ -115,7 +115,7 @@ class PlanWatch:
         return None
 
     def follow_length(self, total_steps: int) -> None:
-        """Take over the length of a plan that something else has changed."""
+        """Adopt the length of a plan that was changed elsewhere."""
         self._total = total_steps
 
     def finish(self, steps: int) -> None:
@@ -137,12 +137,12 @@ class PlanWatch:
         if length is None or length <= steps:
             return False
         tolerance = _GIVEN_LENGTH_TOLERANCE if self._source.fixed_length else _LENGTH_TOLERANCE
-        # a pace that was counted over `steps` may be one step off
+        # a pace measured over `steps` may be one step off
         if abs(length - self._total) <= self._total * max(tolerance, 1 / max(steps, 1)):
             return False
         if self._source.fixed_length:
             self._warn_once(
-                "step %d: the run was said to have %d optimizer steps, but at its present pace "
+                "step %d: the run was declared to have %d optimizer steps, but at its present pace "
                 "will take about %d: correct total_steps= or schedule=",
                 steps,
                 self._total,
@@ -160,7 +160,7 @@ class PlanWatch:
         return True
 
     def _changed_epoch(self, steps: int) -> float | None:
-        """Return the optimizer steps of an epoch if they have turned out to be others."""
+        """Return the optimizer steps of an epoch if they differ from the ones assumed."""
         before, an_epoch = self._steps_per_epoch, self._source.steps_per_epoch(steps)
         if an_epoch is None:
             return None
@@ -189,7 +189,7 @@ class PlanWatch:
         """Return a plan that the learning rate may follow: read again, or else the present rate."""
         if self._source.fixed_rates:
             self._warn_once(
-                "step %d: the learning rate is not that of the schedule given: it is %.4g next",
+                "step %d: the learning rate differs from the given schedule: the next one is %.4g",
                 steps,
                 present_rate(),
             )

@@ -36,21 +36,20 @@ __all__ = ["RunRecorder"]
 T = TypeVar("T")
 
 _FIRST_READ_TIMEOUT_S = 2.0  # for the past runs, before the first step
-_LAST_WRITE_TIMEOUT_S = 9.0  # for the last write of a run; with all else, closing takes below 10
+_LAST_WRITE_TIMEOUT_S = 9.0  # for the last write of a run; in all, closing takes less than 10
 _FAILED_RUN_TIMEOUT_S = 1.0  # the same after an exception, whose traceback the user waits for
 
 
 class RunRecorder:
     """Writes a run into a store, from a thread of its own.
 
-    The training loop enqueues copies and goes on. If the store is down, full or locked, up to
-    1,000 forecasts are kept in memory for the next write and one warning is logged. If the process
-    is killed, data that were not written yet are lost. None of the methods raises an error of the
-    store.
+    The training loop enqueues copies and goes on. If the store is down, full or locked, up to 1,000
+    forecasts are kept in memory for the next write and one warning is logged. If the process is
+    killed, data not yet written is lost. None of the methods raises an error of the store.
 
     If another run resumes from a checkpoint of this one and continues its record, this run goes on
-    in a new record. If the file or the tables of the store are deleted, they are made again, with a
-    new record of this run. A run that is deleted from the store is no longer written.
+    in a new record. If the file or the tables of the store are deleted, they are created again,
+    with a new record of this run. A run that is deleted from the store is no longer written.
 
     A forked child process writes nothing. A copy, pickled or not, is another run: what it records
     goes into a record of its own.
@@ -85,7 +84,7 @@ class RunRecorder:
         self._next: Flush | None = None  # enqueued; guarded by the condition
         self._enqueued = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._process: int | None = None  # that has recorded something
+        self._process: int | None = None  # the process that has recorded something
 
     @classmethod
     def create(
@@ -187,7 +186,7 @@ class RunRecorder:
             failed: whether an exception ended the run.
             watched: whether forecasting was still on at the end of the run.
         """
-        if self._closed or self._process != os.getpid():  # nothing was recorded here
+        if self._closed or self._process != os.getpid():  # nothing was recorded in this process
             return
         self._closed = True
         with contained(self._warn_once):
@@ -203,7 +202,7 @@ class RunRecorder:
             logger.warning("the end of this run could not be written to the store")
 
     def _follow(self, run: RunInfo) -> None:
-        """Take over the task and size of the forecaster: a resumed run has those it began with."""
+        """Adopt the task and size from the forecaster: a resumed run has those it began with."""
         task, n_params = run.task or self.run.task, run.n_params or self.run.n_params
         self.run = replace(self.run, task=task, n_params=n_params)
 
@@ -284,10 +283,10 @@ class RunRecorder:
         try:
             self._save(store, flush)
         except StoreError:
-            store.make()  # if its file or tables were deleted
+            store.make()  # in case its file or tables were deleted
             if store.identity != self._identity:
                 logger.warning(
-                    "%s was deleted and is made again, with a new record of this run", store.url
+                    "%s was deleted; it is created again, with a new record of this run", store.url
                 )
             elif self._begun and (owner := store.owner(self.key)) != self._owner:
                 if owner is None:
@@ -323,7 +322,7 @@ class RunRecorder:
             store.end(self.key, flush.end, owner=self._owner)
 
     def _read_past(self) -> tuple[RunStore, FinishedRows, FinishedRows]:
-        """The store, past runs to learn from, and those whose best is the target."""
+        """The store, past runs to learn from, and the runs whose best is the target."""
         store = self._open_store()
         return store, store.finished(self.run), store.finished(self._rival, curves=False)
 

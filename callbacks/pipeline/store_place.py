@@ -1,4 +1,4 @@
-"""The place of a store: where the argument of a callback, or the environment, says that it is."""
+"""The place of a store, from the argument of a callback or the environment."""
 
 import os
 from contextlib import suppress
@@ -20,8 +20,9 @@ Place = str | os.PathLike[str] | RunStore
 def resolve_store(store: StoreLike) -> Place | None:
     """Return the place of a store; None for no store.
 
-    With None, $LOSSFORECAST_STORE decides. Where it names no store, or a library is not installed,
-    there is none and a warning: it is set for all programs of a user.
+    With None, $LOSSFORECAST_STORE decides. If it names no store, or a library is not installed,
+    there is none, with a warning instead of an error: the variable is set for all programs of a
+    user.
 
     Raises:
         ConfigurationError: the argument names no store, or a library for it is not installed.
@@ -39,7 +40,7 @@ def resolve_store(store: StoreLike) -> Place | None:
     if not isinstance(place, str | os.PathLike):
         raise ConfigurationError(
             "store must be True, a path, a database URL or a RunStore, not of type "
-            f"{type(store).__name__}"  # the value may hold a password
+            f"{type(store).__name__}"  # the value may contain a password
         )
     with suppress(StoreError):  # it may be reachable later
         connect(address(place))

@@ -25,7 +25,7 @@ _UPDATES_PER_HORIZON = 10  # updates of every average within the shortest horizo
 _MIN_HORIZON_STEPS = 5
 _MAX_HORIZON_SHARE = 0.1  # of the run
 _BURN_IN_HORIZONS = 3  # horizons after which an average has forgotten its initial value
-_NOT_STARTED = 2**63  # step of the next measurement before the first step
+_NOT_STARTED = 2**63  # stands for the step of the next measurement before the first step
 _FORWARD_COST = 0.5  # share of the time of a training step that the loss of a batch takes
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class AnnealingProbe:
     At regular steps the loss of a batch is computed in evaluation mode, before the training step on
     it: with the present weights and with each of their averages. The training is not affected. The
     averages take one copy of the trained weights for each horizon, and one more during a
-    measurement; measuring takes about a share `cost` of the time of the run.
+    measurement; measuring takes about a fraction `cost` of the time of the run.
 
     In a run of several processes each needs a probe with the same arguments. All measure at the
     same steps, on the module inside ``DistributedDataParallel``.

@@ -1,4 +1,4 @@
-"""`undisturbed`: evaluate a model during its training without affecting the training."""
+"""`undisturbed`: evaluate a model during training without affecting the training."""
 
 import random
 from collections.abc import Iterator

@@ -36,7 +36,7 @@ __all__ = ["ForecastPruner"]
 
 _Key = tuple[str, int]  # name of the study, number of the trial
 
-_MAX_SILENCE_S = 3_600.0  # without a report, after which a running trial may have died
+_MAX_SILENCE_S = 3_600.0  # without a report; after that, a running trial may have died
 
 
 class ForecastPruner(BasePruner):
@@ -45,13 +45,13 @@ class ForecastPruner(BasePruner):
     Trials are compared by forecasts of their final values, so schedules, horizons and progress may
     differ, and a trial that has not annealed yet is not at a disadvantage. Forecasts are corrected
     by the errors that those of completed trials made at the same share of their plans. Everything
-    is read from the study, so all processes that share its storage decide alike. If values are
-    maximised, their negatives are forecast. The reported steps must be those of the schedule:
-    ``trial.report(val_loss, optimizer_steps_taken)``. If the first trial ends far from the end of
-    its schedule, as when epochs are reported, a warning says so.
+    is read from the study, so all processes that share its storage make the same decisions. If
+    values are maximised, their negatives are forecast. The reported steps must be those of the
+    schedule: ``trial.report(val_loss, optimizer_steps_taken)``. If the first trial ends far from
+    the end of its schedule, as when epochs are reported, a warning says so.
 
-    A running trial that has reported nothing for an hour is no rival any more: its process may have
-    died. With a storage that has a heartbeat, Optuna fails it earlier.
+    A running trial that has reported nothing for an hour no longer counts as a rival: its process
+    may have died. If the storage has a heartbeat, Optuna marks it as failed earlier.
 
     A pruned trial says why in the log and in its user attribute ``"lossforecast:reason"``.
 
@@ -63,14 +63,14 @@ class ForecastPruner(BasePruner):
         run: facts about a trial, or a function of the trial that returns them; default: its values
             are validation losses. The forecast errors of trials with the same ``optimizer`` are
             assumed to be correlated.
-        rule: "dominated" prunes a trial that will hardly end among the best. "worthwhile" also
-            prunes one whose expected gain on the best completed trial is not worth its steps; it is
-            cheaper where trials run one after the other. "halving" is the cheapest: at rungs of its
-            own schedule a trial is pruned unless its forecast is among the best third of alike
-            trials (same optimizer, peak rates within a factor of two). A
+        rule: "dominated" prunes a trial that is unlikely to end among the best. "worthwhile" also
+            prunes one whose expected gain over the best completed trial is not worth its steps; it
+            is cheaper where trials run one after the other. "halving" is the cheapest: at rungs of
+            its own schedule a trial is pruned unless its forecast is among the best third of
+            similar trials (same optimizer, peak rates within a factor of two). A
             `lossforecast.policies.Halving` sets share and rungs.
-        policy: one or more policies in place of those of the rule; halving goes on beside them.
-            Broken and diverged trials are always pruned.
+        policy: one or more policies in place of those of the rule; halving continues alongside
+            them. Broken and diverged trials are always pruned.
         stock: an Optuna pruner that decides instead. It sees the forecasts of the final value made
             at the reported steps in place of the reported values.
         shadow: only log which trials would be pruned.
@@ -101,7 +101,7 @@ class ForecastPruner(BasePruner):
         self._watched: dict[_Key, _Watched] = {}
         self._ladder = None if halving is None else Ladder[_Key](halving)
         self._outlooks = TrialOutlooks[_Key]()
-        self._over: set[_Key] = set()  # trials that are over and were read to their ends
+        self._over: set[_Key] = set()  # trials that are over and have been read completely
         self._length_checked = False
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:

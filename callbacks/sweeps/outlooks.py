@@ -29,7 +29,7 @@ class TrialOutlooks(Generic[TrialId]):
         self._errors.end(trial, loss)
 
     def forget(self, trial: TrialId) -> None:
-        """Drop the forecasts of a trial that was stopped, has failed or starts anew."""
+        """Drop the forecasts of a trial that was stopped, failed or is restarted."""
         self._errors.forget(trial)
 
     def of(self, trial: TrialId, forecaster: Forecaster) -> Outlook:

@@ -11,7 +11,7 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["MAX_LENGTH_RATIO", "REASON_KEY", "Plans"]
 
 MAX_LENGTH_RATIO = 2.0
-"""Between the steps reported and planned; beyond, their units may differ."""
+"""Largest ratio of the steps reported to those planned; beyond it, their units may differ."""
 
 REASON_KEY = "lossforecast:reason"
 """Optuna user attribute and Ray metric of a stopped trial: why it was stopped, in words."""

@@ -120,7 +120,8 @@ class ForecastScheduler(TrialScheduler):
     which they were created.
 
     Ray restores an interrupted sweep with a new scheduler. Trials that had reached the end of their
-    schedules count with their last value. Of other trials, it has only the results from then on.
+    schedules count with their last value. Of other trials, it has only the results reported from
+    then on.
 
     Args:
         schedule: the planned learning rates of a trial, or a function of its config that returns
@@ -130,14 +131,14 @@ class ForecastScheduler(TrialScheduler):
         metric: name of the value in the results, unless ``tune.TuneConfig`` sets it.
         mode: "min" or "max", unless ``tune.TuneConfig`` sets it.
         time_attr: name of the result that counts the steps taken, as in the schedule.
-        rule: "dominated" stops a trial that will hardly end among the best. "worthwhile" also stops
-            one whose expected gain on the best ended trial is not worth its steps; it is cheaper
-            where few trials run at a time. "halving" is the cheapest: at rungs of its own schedule
-            a trial is stopped unless its forecast is among the best third of alike trials (same
-            optimizer, peak rates within a factor of two). A `lossforecast.policies.Halving` sets
-            share and rungs.
+        rule: "dominated" stops a trial that is unlikely to end among the best. "worthwhile" also
+            stops one whose expected gain over the best ended trial is not worth its steps; it is
+            cheaper where few trials run at a time. "halving" is the cheapest: at rungs of its own
+            schedule a trial is stopped unless its forecast is among the best third of similar
+            trials (same optimizer, peak rates within a factor of two). A
+            `lossforecast.policies.Halving` sets share and rungs.
         policy: one or more policies; default: those of the rule, and with a target
-            `lossforecast.policies.target_miss`. Halving goes on beside them.
+            `lossforecast.policies.target_miss`. Halving continues alongside them.
         target: the final value to reach.
         stock: a Ray scheduler that decides instead. It sees forecasts of the final value in place
             of the reported values. Set its own ``time_attr``.

@@ -105,7 +105,7 @@ class TensorBoardSink:
         """Write one forecast at its optimizer step.
 
         A forecast without numbers, of a run that had no finite loss yet, is written for the tab
-        "Loss forecast" alone: the run is listed there, also if its losses are nan from the first.
+        "Loss forecast" alone: the run is listed there even if its losses are nan from the start.
         """
         values = scalars(update)
         if values and not self._laid_out:

@@ -43,7 +43,7 @@ class TorchLossForecast(OwnLoop):
     call `step`, `validation` and `state_dict` at the same steps. Losses are averaged over all
     processes, the first one forecasts, and all stop at the same step.
 
-    A copy, by `copy` or `pickle`, has the same settings and is in no run: it records nothing.
+    A copy, by `copy` or `pickle`, has the same settings but belongs to no run: it records nothing.
 
     By default it only advises. An error of its own is logged once, forecasting is switched off and
     training continues.
@@ -68,8 +68,8 @@ class TorchLossForecast(OwnLoop):
             also `reschedule()`.
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `metric`.
         steps_per_epoch: optimizer steps in one pass over the training data, such as
-            ``len(loader)``, or less under accumulation; tells when data will be seen again. Leave
-            it out if none is ever seen twice. The one in `run` prevails.
+            ``len(loader)``, or less under accumulation; shows when data will be seen again. Leave
+            it out if no data is ever seen twice. The one in `run` prevails.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.
         every_n_steps: optimizer steps between two forecasts. Default: a sixtieth of the run.

@@ -1,9 +1,10 @@
 """Recognises a language model, and counts parameters, from the shapes and classes of a model.
 
-No weight is read, and nothing is assumed where the facts leave a doubt. These rules cannot tell
+No weight is read, and nothing is assumed where the facts are ambiguous. These rules cannot
+distinguish
 
-* text from other sequences of tokens with a vocabulary of thousands: items of a shop that a
-  recommender predicts in turn, codes of music or images, proteins;
+* text from other sequences of tokens with a vocabulary of thousands: items that a recommender
+  predicts one after the other, codes of music or images, proteins;
 * an encoder and a decoder that share one vocabulary from a decoder, unless they are modules of
   `torch.nn` or named so;
 * weights that were loaded with ``load_state_dict`` from fresh ones;
@@ -187,7 +188,7 @@ def _from_hugging_face(model: Any) -> Recognition:
     if task is None or model.config.is_encoder_decoder or not _reads_text_only(model):
         return Recognition()
     if name.endswith("ForPreTraining") and not _vocabulary_rows(model):
-        return Recognition()  # it finds replaced tokens, or marks answers
+        return Recognition()  # its task is to find replaced tokens or to mark answers
     source = getattr(model, "name_or_path", "") or getattr(model.config, "_name_or_path", "")
     if "_weight_conversions" in vars(model) or any(
         getattr(weight, "_is_hf_initialized", False) for weight in _parameters(model)
@@ -234,7 +235,7 @@ def _vocabulary_rows(model: nn.Module) -> int:
 
 
 def _shows_another_task(module: nn.Module) -> bool:
-    """Return whether a module is one of images or sound, or of an encoder with a decoder."""
+    """Return whether a module is for images or sound, or belongs to an encoder with a decoder."""
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return module.groups == 1  # state space models convolve each channel by itself
     if isinstance(module, nn.EmbeddingBag | nn.Transformer | nn.TransformerDecoderLayer):

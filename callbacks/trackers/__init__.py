@@ -1,4 +1,4 @@
-"""Sinks that write forecasts to experiment trackers and files; none loads its library before."""
+"""Sinks for experiment trackers and files; each loads its library when it is created."""
 
 from lossforecast.callbacks.trackers.accelerate import AccelerateSink
 from lossforecast.callbacks.trackers.csv import CSVSink

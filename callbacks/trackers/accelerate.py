@@ -24,7 +24,7 @@ _SINKS: dict[str, Callable[[Any], Sink]] = {
 class AccelerateSink:
     """Writes every forecast to all trackers of an ``Accelerator``, at its optimizer step.
 
-    W&B, MLflow, Trackio and TensorBoard, with its panel, are written as by the sinks of these.
+    W&B, MLflow, Trackio and TensorBoard (with its panel) are written as by their own sinks.
 
     Args:
         accelerator: the ``Accelerator``; its ``init_trackers`` may be called later.

@@ -20,7 +20,7 @@ _COLUMNS = (
 class CSVSink:
     """Appends every forecast to a file as a row: made at step `at` for step `step`.
 
-    Numbers that are not known are empty. A file that is there is continued, as after a resume.
+    Unknown numbers are left empty. Rows are added to an existing file, for example after a resume.
 
     Args:
         path: the file; its folder is created.
@@ -37,7 +37,7 @@ class CSVSink:
         if self.path.exists() and self.path.stat().st_size:
             with self.path.open(encoding="utf-8", errors="replace") as file:
                 if file.readline().strip() != header:
-                    raise ConfigurationError(f"{path} is no table of forecasts: give another path")
+                    raise ConfigurationError(f"{path} is not a table of forecasts: choose another")
 
     def __call__(self, update: Update) -> None:
         """Append one forecast."""

@@ -12,8 +12,8 @@ __all__ = ["TrackioSink"]
 class TrackioSink:
     """Writes every forecast to a run of Trackio, at its optimizer step.
 
-    Log your own values with ``step=`` in optimizer steps, too: Trackio numbers those without a step
-    on from the largest one.
+    Log your own values with ``step=`` in optimizer steps as well: Trackio numbers values without a
+    step from the largest step on.
 
     Args:
         run: a run of Trackio; by default the one that ``trackio.init`` began.

@@ -15,9 +15,9 @@ _STEP = "forecast/step"
 class WandbSink:
     """Writes every forecast to a run of W&B, with ``forecast/step`` as the axis of its charts.
 
-    A forecast joins the row of the next ``log`` of yours and never begins one: it moves no step
-    that you count, and none of your values is refused for going back. Of several forecasts between
-    two rows the last is kept.
+    A forecast is added to the row of your next ``log`` call and never starts a row of its own: so
+    it does not advance W&B's step, and W&B rejects none of your values for a step that goes back.
+    Of several forecasts between two rows, the last is kept.
 
     Args:
         run: a run of W&B; by default the one that has begun when the first forecast is made, by

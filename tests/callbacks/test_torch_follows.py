@@ -128,7 +128,7 @@ def test_a_given_schedule_that_is_not_followed_is_said_once(
         for _, loss in zip(range(TOTAL), losses(), strict=False):
             monitor.step(loss)
             optimizer.step()
-    (message,) = said(caplog, "the learning rate is not that of the schedule given: it is 0.1 next")
+    (message,) = said(caplog, "differs from the given schedule: the next one is 0.1")
     assert message.startswith("step ")
     assert monitor.forecaster.schedule == plan
 

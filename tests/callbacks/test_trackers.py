@@ -240,7 +240,7 @@ def test_a_table_has_a_row_for_every_forecast_and_goes_on_after_a_resume(tmp_pat
 def test_a_table_of_something_else_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,loss\n1,2\n")
-    with pytest.raises(ConfigurationError, match=r"metrics\.csv is no table of forecasts"):
+    with pytest.raises(ConfigurationError, match=r"metrics\.csv is not a table of forecasts"):
         CSVSink(path)
     assert path.read_text() == "step,loss\n1,2\n"
 

@@ -1,4 +1,4 @@
-"""`codes`: a schedule with a new decay as code, in the ways a script may hold one."""
+"""`codes`: a schedule with a new decay as code, in the forms that a script may use."""
 
 from lossforecast.schedule import LRSchedule, code_of, few_points
 

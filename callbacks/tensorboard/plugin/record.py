@@ -176,7 +176,7 @@ def _number(record: Mapping[str, Any], name: str) -> None:
     if name not in record:
         raise StateError(f"{name} is missing")
     value = record[name]
-    # not math.isfinite, which raises for whole numbers beyond the floats
+    # not math.isfinite, which raises for whole numbers too large for a float
     finite = type(value) in (int, float) and abs(value) <= sys.float_info.max
     if value is not None and not finite:
         raise StateError(f"{name} is not a number: {value!r:.40}")

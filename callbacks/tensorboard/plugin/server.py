@@ -42,7 +42,7 @@ _REGISTRATION = re.compile(rb"(\w+)\.register\(\[(?:\w+\(\),){20,}\w+\(\)\]\);(?
 _DAY_SECONDS = 86_400
 _MAX_QUESTION_BYTES = 4096
 _MAX_COMPARED_BYTES = 1 << 20
-_MAX_WAIT_SECONDS = 5.0  # of a what-if for the one before it
+_MAX_WAIT_SECONDS = 5.0  # for the previous what-if to finish
 _CACHED_ROWS = 4096  # of the table of runs
 _CACHED_RUNS = 16
 
@@ -132,7 +132,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         """Return the JSON object that was posted, of at most `most` bytes.
 
         Raises:
-            _RefusedError: it is no such object; the message names its `content`.
+            _RefusedError: it is not such an object; the message names its `content`.
         """
         request.max_content_length = most
         try:
@@ -159,7 +159,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         unknown = [one for one, row in zip(series, rows, strict=True) if row is None]
         try:
             tensors = self._tensors(request, unknown)
-        except Exception:  # of one of them; read one by one, it is found
+        except Exception:  # due to one of them, which is found by reading them one by one
             tensors = None
         return [
             self._row(request, one, tensors) if row is None else row
@@ -187,7 +187,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         except LossForecastError as error:
             row = {"why": str(error)}
             if isinstance(error, _UnexpectedError):
-                return row  # not kept: it may be readable the next time
+                return row  # not cached: it may be readable next time
         self._rows.put(_key(series), row)
         return row
 
@@ -286,7 +286,7 @@ class _RefusedError(Exception):
 
 
 class _UnexpectedError(StateError):
-    """An exception that no check has foreseen in reading a summary."""
+    """An exception while reading a summary that no check anticipated."""
 
 
 class _Cache(Generic[T]):

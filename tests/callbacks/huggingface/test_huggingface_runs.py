@@ -141,7 +141,7 @@ def test_an_ordinary_scheduler_is_left_alone_with_a_warning(
     trainer, watch = train(tmp_path / "asked", [callback])
     _, bare = train(tmp_path / "bare", [])
     first, *others = warnings_in(caplog)
-    assert "no decay will be begun: apply=True needs a SteerableLR" in first
+    assert "no decay will be started: apply=True needs a SteerableLR" in first
     assert all(each.endswith("change the schedule: scripted") for each in others)
     assert trainer.state.global_step == TOTAL
     assert watch.rates == bare.rates

@@ -234,7 +234,7 @@ def test_the_rates_of_the_plan_are_those_of_the_run(module: Any) -> None:
 def test_a_length_that_was_given_is_kept_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     callback = fit(AccumulatesByHand(), LightningLossForecast(total_steps=200))
     assert length(callback) == 200
-    warned = [text for text in warnings_in(caplog) if "was said to have 200" in text]
+    warned = [text for text in warnings_in(caplog) if "was declared to have 200" in text]
     assert len(warned) == 1
     assert "about 48:" in warned[0] or "about 50:" in warned[0]
 

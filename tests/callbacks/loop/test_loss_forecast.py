@@ -158,7 +158,7 @@ def test_a_rate_off_the_plan_is_noticed(caplog: pytest.LogCaptureFixture) -> Non
         for loss in LOSSES:
             forecast.step(loss, lr=0.1)
     (warning,) = warnings_in(caplog)
-    assert "the learning rate is not that of the schedule given: it is" in warning
+    assert "the learning rate differs from the given schedule: the next one is" in warning
 
 
 def test_an_error_of_its_own_leaves_the_training_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,7 +184,7 @@ def test_a_copy_is_in_no_run(caplog: pytest.LogCaptureFixture) -> None:
     assert run(twin, LOSSES) == TOTAL
     assert twin.forecast is None
     assert warnings_in(caplog) == [
-        "no forecasts: this is a copy of a LossForecast, which is in no run"
+        "no forecasts: this is a copy of a LossForecast, which belongs to no run"
     ]
 
 

@@ -221,7 +221,7 @@ def test_a_scheduler_that_is_never_stepped_is_told_about(caplog: pytest.LogCaptu
 def test_a_schedule_given_to_the_callback_is_checked(caplog: pytest.LogCaptureFixture) -> None:
     fit(Tiny(None), LightningLossForecast(schedule=LRSchedule.cosine(N, 0.1), every_n_steps=20))
     (message,) = warnings_without_error(caplog)
-    assert "the learning rate is not that of the schedule given" in message
+    assert "the learning rate differs from the given schedule" in message
     caplog.clear()
     plan = LRSchedule.cosine(100, 0.1).extended_to(N)
     fit(Tiny(None), LightningLossForecast(schedule=plan, every_n_steps=20))

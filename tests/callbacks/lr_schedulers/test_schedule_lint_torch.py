@@ -172,7 +172,7 @@ def test_a_given_schedule_is_checked_and_not_the_scheduler(
 ) -> None:
     loop(lambda o: torch_lr.StepLR(o, 7), schedule=LRSchedule.cosine(N, 0.1))
     (message,) = warnings_without_error(caplog)
-    assert "the learning rate is not that of the schedule given" in message
+    assert "the learning rate differs from the given schedule" in message
     caplog.clear()
     loop(lambda o: torch_lr.StepLR(o, 7), schedule=LRSchedule.cosine(500, 0.1).truncated_to(N))
     assert "schedule lint, never_low: " in warnings_without_error(caplog)[0]

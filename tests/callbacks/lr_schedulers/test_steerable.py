@@ -334,7 +334,7 @@ def test_a_decay_that_cannot_be_begun_leaves_training_alone(
     job = Job(apply=True, policy=advised(start=80, steps=100))
     job.train(TOTAL)
     assert job.rates == [PEAK] * TOTAL
-    assert sum("could not be begun" in record for record in caplog.messages) == 1
+    assert sum("could not be started" in record for record in caplog.messages) == 1
     assert not job.monitor.switched_off
 
 
@@ -485,4 +485,4 @@ def test_lightning_says_what_it_needs_to_steer(
     module = Module(interval="epoch")
     fit(module, tmp_path, LightningLossForecast(apply=True, policy=[advised(80, 100)]))
     assert set(module.rates.values()) == {PEAK}
-    assert any("no decay will be begun" in each for each in caplog.messages)
+    assert any("no decay will be started" in each for each in caplog.messages)

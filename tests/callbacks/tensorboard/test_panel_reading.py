@@ -116,14 +116,14 @@ def test_a_filter_without_matches_says_so(page: Page) -> None:
 
 def test_what_came_after_an_earlier_forecast_has_its_own_colour(page: Page) -> None:
     names = "document.querySelector(arguments[0]).data"
-    assert "what came" not in page.run(f"return {names}.map((line) => line.name)", LOSS)
+    assert "later losses" not in page.run(f"return {names}.map((line) => line.name)", LOSS)
     page.find("#travel").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-    page.until(lambda: any(line["name"] == "what came" for line in page.drawn()))
-    loss, came = page.line("loss"), page.line("what came")
+    page.until(lambda: any(line["name"] == "later losses" for line in page.drawn()))
+    loss, came = page.line("loss"), page.line("later losses")
     assert loss["x"][-1] <= 600 <= came["x"][0] < came["x"][-1]
     colours = page.run(f"return {names}.map((line) => [line.name, line.line.color])", LOSS)
     of = {name: colour for name, colour in colours if name}
-    assert len({of["loss"], of["what came"], of["forecast made at step 600"]}) == 2
+    assert len({of["loss"], of["later losses"], of["forecast made at step 600"]}) == 2
 
 
 def test_the_chart_of_past_forecasts_shows_the_useful_band(page: Page) -> None:

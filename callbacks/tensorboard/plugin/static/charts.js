@@ -102,7 +102,7 @@ function lossOf(run, wanted, colour, name, width = 1) {
 function linesOf(run, fan, step, alone, theme) {
   const { colour } = run;
   const when = step === null ? "forecast, 80 and 95%" : `forecast made at step ${step}`;
-  const came = step === null ? [] : [lossOf(run, (x) => x >= step, theme.text, "what came", 1.5)];
+  const came = step === null ? [] : [lossOf(run, (x) => x >= step, theme.text, "later losses", 1.5)];
   const lines = [
     lossOf(run, (x) => step === null || x <= step, colour, alone ? "loss" : plain(run.label)),
     ...came.map((each) => (alone ? each : { ...each, showlegend: false })),

@@ -42,7 +42,7 @@ function drawHindsight(parts, run) {
   const words = judged === 0 ? "no past forecast to judge yet"
     : `${failed ? "was wrong: " : ""}${held} of ${judged} past forecasts held`;
   parts.hindsight.replaceChildren(term(words,
-    "A past forecast held if what came is inside its 80% interval, as 8 of 10 should. Forecasts of the same run err alike"));
+    "A past forecast held if the loss that followed is inside its 80% interval, as in 8 of 10 cases. Errors of forecasts of the same run are correlated"));
 }
 
 // The kind of the run, and what else is known about it.

@@ -58,7 +58,7 @@ const STATUS = {
 
 // The same by source of the drop that annealing, the decay of the learning rate, will still bring.
 const SOURCES = {
-  prior: ["assumed from other runs", "Learned from recorded runs of others: this run has not shown it yet"],
+  prior: ["assumed from other runs", "Learned from recorded runs of other projects: this run has not shown it yet"],
   data: ["learned from this run", "The learning rate of this run has fallen far enough to show it"],
   probe: ["measured by the probe", "Measured on averages of the weights of this run, which behave like annealed ones"],
 };
@@ -71,11 +71,11 @@ const CAVEATS = {
   non_finite: ["losses left out", "Some losses were nan or infinite and were left out"],
   overfitting: ["overfitting", "The validation loss has been rising"],
   lr_rises_ahead: ["learning rate will rise", "The learning rate rises again, and forecasts beyond that are poor"],
-  lr_step_ahead: ["learning rate will fall in steps", "The learning rate will fall in steps, and what the first of them brings was not seen yet"],
-  forecasts_failed: ["earlier forecasts were wrong", "Earlier forecasts of this run were far off what came: this one is wide"],
+  lr_step_ahead: ["learning rate will fall in steps", "The learning rate will fall in steps, and the effect of the first has not been seen yet"],
+  forecasts_failed: ["earlier forecasts were wrong", "Earlier forecasts of this run were far off the later losses: this one is wide"],
   memorising: ["may be memorising", "The training data is seen more than once, and the loss may fall by any factor while it is memorised"],
-  probe_stale: ["old probe measurement", "The annealing probe has measured nothing for long: its last measurement is held, with a larger error"],
-  repeated_data: ["data will repeat", "The data will be seen again: a training loss can fall at every epoch boundary, and nothing seen in the first epoch tells how far"],
+  probe_stale: ["old probe measurement", "The annealing probe has measured nothing for a long time: its last measurement is held, with a larger error"],
+  repeated_data: ["data will repeat", "The data will be seen again: a training loss can fall at every epoch boundary, and nothing seen in the first epoch shows how far"],
   schedule_approximated: ["planned rates approximated", "The planned learning rates were evaluated at some steps and interpolated between them"],
 };
 
