@@ -21,7 +21,7 @@ def objective(trial: optuna.Trial, steps: int, text: Tensor) -> float:
     trial.suggest_float("lr", 1e-4, 3e-2, log=True)
     trial.suggest_float("decay", 0.1, 0.9)
     trial.suggest_float("weight_decay", 1e-3, 1.0, log=True)
-    for step, loss in train(trial.params, steps, text):
+    for step, loss, _ in train(trial.params, steps, text):
         trial.report(loss, step)
         if trial.should_prune():
             raise optuna.TrialPruned

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,10 +30,17 @@ SPACE = {
 
 
 def trainable(config: dict[str, Any], steps: int, text: Tensor) -> None:
-    """Train a trial."""
+    """Train a trial, from its checkpoint if it was paused."""
     torch.set_num_threads(1)
-    for step, loss in train(config, steps, text):
-        tune.report({"val_loss": loss, "step": step})
+    state = None
+    if begun := tune.get_checkpoint():
+        with begun.as_directory() as folder:
+            state = torch.load(Path(folder, "state.pt"))
+    for step, loss, reached in train(config, steps, text, state):
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(reached, Path(folder, "state.pt"))
+            saved = tune.Checkpoint.from_directory(folder)
+            tune.report({"val_loss": loss, "step": step}, checkpoint=saved)
 
 
 def schedulers(steps: int) -> dict[str, TrialScheduler]:
@@ -43,14 +51,16 @@ def schedulers(steps: int) -> dict[str, TrialScheduler]:
         return ASHAScheduler("step", max_t=steps, grace_period=steps // 9, reduction_factor=3)
 
     def median() -> MedianStoppingRule:
-        # a paused trial would start from the beginning, because it has no checkpoints
+        # a time slice as long as a trial: it pauses none
         return MedianStoppingRule("step", grace_period=steps // 9, min_time_slice=steps)
 
     forecast = partial(ForecastScheduler, plan, run, time_attr="step")
     return {
         "no stopping": FIFOScheduler(),
         "by forecast": forecast(),
+        "worthwhile": forecast(rule="worthwhile"),
         "halving by forecast": forecast(rule="halving"),
+        "halving, paused": forecast(rule="halving", pause=True),
         "ASHA": asha(),
         "ASHA of forecasts": forecast(stock=asha()),
         "median": median(),

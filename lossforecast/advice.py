@@ -13,13 +13,23 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Estimate, Forecast
 from lossforecast.schedule import DECAY_SHAPES, Decay, LRSchedule
 
-__all__ = ["SHAPES", "Ending", "Option", "decays", "endings", "known_shapes", "optimised"]
+__all__ = [
+    "SHAPES",
+    "Ending",
+    "Option",
+    "decays",
+    "endings",
+    "first_decay",
+    "known_shapes",
+    "optimised",
+]
 
 SHAPES = tuple(DECAY_SHAPES)
 """Shapes of a decay, as in `LRSchedule.with_decay`."""
 
 # starts of a decay that are tried, as shares of the steps left
 _START_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_FIRST_SHARES = (0.0, 0.3, 0.6, 0.9)  # those of a first look
 _FINER_SHIFTS = (-0.05, -0.025, 0.025, 0.05)  # tried next, around the best of these shares
 _ENDING_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the steps left
 _ENDING_START_SHARES = (0.0, 0.25, 0.5, 0.75)  # starts of its decay, as shares of the steps to it
@@ -105,10 +115,29 @@ def decays(
         best = _best(forecast, held, starts, shape)
         finer = _starts(now, left, [(best - now) / left + shift for shift in _FINER_SHIFTS])
         start = _best(forecast, held, [best, *finer], shape)
-        schedule = held.with_decay(start=start, shape=shape)
-        decay = Decay(start, held.total_steps - start, shape)
-        options.append(Option(schedule, decay, forecast.gain(schedule)))
+        options.append(_option(forecast, held, start, shape))
     return tuple(sorted(options, key=lambda option: -option.gain))
+
+
+def first_decay(forecast: Forecast, shape: str = SHAPES[0]) -> Option | None:
+    """The best of four decays of one shape: a first look, at a tenth of the cost of `decays`.
+
+    None without data, during a warm-up and at a rate of 0.
+
+    Args:
+        forecast: the forecast of the end of the plan.
+        shape: one of `SHAPES`.
+
+    Raises:
+        ConfigurationError: the shape is unknown.
+    """
+    known_shapes([shape])
+    held = _held(forecast, None)
+    if forecast.made_at < 0 or held is None:
+        return None
+    now = max(forecast.made_at, 0)
+    start = _best(forecast, held, _starts(now, held.total_steps - now, _FIRST_SHARES), shape)
+    return _option(forecast, held, start, shape)
 
 
 def endings(forecast: Forecast, more: Sequence[int] | None = None) -> tuple[Ending, ...]:
@@ -230,3 +259,9 @@ def _best(forecast: Forecast, held: LRSchedule, starts: Sequence[int], shape: st
     """The start of a decay with the largest gain over the plan."""
     gains = forecast.gains(held.with_decay(start=start, shape=shape) for start in starts)
     return starts[int(np.argmax(gains))]
+
+
+def _option(forecast: Forecast, held: LRSchedule, start: int, shape: str) -> Option:
+    schedule = held.with_decay(start=start, shape=shape)
+    decay = Decay(start, held.total_steps - start, shape)
+    return Option(schedule, decay, forecast.gain(schedule))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import number, probability, wholes
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "LEVEL_SCORES",
     "QUANTILE_LEVELS",
     "AnnealGain",
     "Curve",
@@ -37,7 +37,10 @@ __all__ = [
 
 _CURVE_STEPS = 101  # points of a curve if no steps are given
 
-QUANTILE_LEVELS: tuple[float, ...] = tuple(ndtr(np.linspace(-3.5, 3.5, 29)).tolist())
+LEVEL_SCORES: FloatArray = np.linspace(-3.5, 3.5, 29)
+"""Standard normal quantiles at `QUANTILE_LEVELS`, (29,)."""
+
+QUANTILE_LEVELS: tuple[float, ...] = tuple(math.erfc(-z / math.sqrt(2)) / 2 for z in LEVEL_SCORES)
 """Probabilities that describe a distribution: the normal cdf at -3.5, -3.25, ..., 3.5, (29,)."""
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.laws import annealing
 
 from lossforecast import Action, ConfigurationError, Forecaster, LRSchedule, RunInfo, ScheduleError
-from lossforecast.advice import SHAPES, decays, endings, optimised
+from lossforecast.advice import SHAPES, decays, endings, first_decay, optimised
 from lossforecast.forecast import Estimate
 from lossforecast.policies import reschedule
 
@@ -215,3 +215,15 @@ def test_an_estimate_is_a_number_that_can_be_copied() -> None:
     assert repr(estimate) == "2 (1.5 to 2.5)"
     for other in (copy.deepcopy(estimate), pickle.loads(pickle.dumps(estimate))):
         assert (other, other.lower, other.upper) == (2.0, 1.5, 2.5)
+
+
+def test_a_first_look_comes_close_to_the_best_decay(forecaster: Forecaster) -> None:
+    forecast = forecaster.forecast()
+    first = first_decay(forecast)
+    assert first is not None
+    (best,) = decays(forecast, shapes=["linear"])
+    width = best.gain.upper - best.gain.lower
+    assert best.gain - width / 10 <= first.gain <= best.gain
+    assert first_decay(Forecaster(HELD).forecast()) is None
+    with pytest.raises(ConfigurationError, match="unknown shapes"):
+        first_decay(forecast, "round")

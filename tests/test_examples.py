@@ -131,17 +131,18 @@ def test_the_fabric_loop_forecasts_and_goes_on_from_its_checkpoint(tmp_path: Pat
 def test_the_sweep_prunes_and_reports_what_that_saved(tmp_path: Path) -> None:
     printed = run("sweep_optuna.py", "--trials", "4", "--steps", "60", cwd=tmp_path)
     rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
-    rules = ["by forecast", "halving by forecast", "median", "median of forecasts"]
-    assert list(rows) == ["no pruning", *rules]
+    by_forecast = ["by forecast", "worthwhile", "halving by forecast"]
+    assert list(rows) == ["no pruning", *by_forecast, "median", "median of forecasts"]
     assert rows["no pruning"][:2] == ["100%", "0"]
     assert all(2 < float(row[2]) < 5 for row in rows.values())
 
 
 @pytest.mark.slow
 def test_the_sweep_with_ray_stops_and_reports_what_that_saved(tmp_path: Path) -> None:
-    names = ["no stopping", "by forecast", "ASHA of forecasts"]
+    names = ["no stopping", "by forecast", "halving, paused", "ASHA of forecasts"]
     options = ["--trials", "3", "--steps", "60", "--only", *names]
     printed = run("sweep_ray.py", *options, cwd=tmp_path)
+    assert "no checkpoint" not in printed
     rows = {line[2:22].strip(): line[22:].split() for line in printed.splitlines()[2:]}
     assert list(rows) == names
     assert rows["no stopping"][:2] == ["100%", "0"]

@@ -435,6 +435,7 @@ absent = {FRAMEWORKS}
 {ABSENT}
 import lossforecast
 assert not loaded(absent), loaded(absent)
+assert not loaded(["scipy"]), "its import takes longer than that of the rest"
 assert "lossforecast.callbacks" not in sys.modules
 import importlib
 for module in {core}:

@@ -7,24 +7,34 @@ scheduler: Ray accepts it in addition (``RunConfig(stop=...)``), but gives it re
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
 from ray.tune import Stopper
 from ray.tune.experiment import Trial
+from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.trainable import FunctionTrainable
 from ray.tune.utils import flatten_dict
 
 from lossforecast.callbacks.monitor import guarded
 from lossforecast.callbacks.sweeps.plans import REASON_KEY
-from lossforecast.callbacks.sweeps.ray_trials import Config, Result, SweepTrials, named
+from lossforecast.callbacks.sweeps.ray_trials import Config, Result, SweepTrials, Verdict, named
 from lossforecast.errors import ConfigurationError
+from lossforecast.log import logger
 from lossforecast.policies import Halving, Policy
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["ForecastScheduler", "ForecastStopper"]
+
+_DECISIONS = {
+    Verdict.GO_ON: TrialScheduler.CONTINUE,
+    Verdict.PAUSE: TrialScheduler.PAUSE,
+    Verdict.STOP: TrialScheduler.STOP,
+}
 
 
 class ForecastStopper(Stopper):
@@ -103,7 +113,8 @@ class ForecastStopper(Stopper):
     def _judged(self, trial_id: str, result: Result) -> bool:
         trials, done = self._trials, bool(result.get("done"))
         seen = trials.observe(trial_id, result.get("config", {}), flatten_dict(result), last=done)
-        stops = seen and not done and trials.hopeless(trial_id) and not trials.shadow
+        stops = seen and not done and trials.verdict(trial_id) is Verdict.STOP
+        stops = stops and not trials.shadow
         if stops:
             result[REASON_KEY] = trials.stopped_because(trial_id)
         if done or stops:
@@ -140,6 +151,11 @@ class ForecastScheduler(TrialScheduler):
         policy: one or more policies; default: those of the rule, and with a target
             `lossforecast.policies.target_miss`. Halving continues alongside them.
         target: the final value to reach.
+        pause: pause the trials that the rule would stop, instead of stopping them. When no trial
+            waits to start, the one whose steps promise most is resumed from its checkpoint. It is
+            trained until it is no longer worth its steps, as in `lossforecast.policies.worthwhile`.
+            When no paused trial is worth them, all are stopped. A trial without a checkpoint is
+            stopped at once.
         stock: a Ray scheduler that decides instead. It sees forecasts of the final value in place
             of the reported values. Set its own ``time_attr``.
         shadow: only log which trials would be stopped.
@@ -159,14 +175,15 @@ class ForecastScheduler(TrialScheduler):
         rule: str | Halving = "dominated",
         policy: Policy | Iterable[Policy] | None = None,
         target: float | None = None,
+        pause: bool = False,
         stock: TrialScheduler | None = None,
         shadow: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        own_rule = policy is not None or target is not None or rule != "dominated"
+        own_rule = policy is not None or target is not None or rule != "dominated" or pause
         if stock is not None and own_rule:
             raise ConfigurationError(
-                "give either rule, policy and target or a stock scheduler, not both"
+                "give either rule, policy, target and pause or a stock scheduler, not both"
             )
         if stock is not None and not isinstance(stock, TrialScheduler):
             raise ConfigurationError(
@@ -188,7 +205,8 @@ class ForecastScheduler(TrialScheduler):
             shadow=shadow,
         )
         self._trials.measure(metric, mode)
-        self._stock, self._fifo = stock, FIFOScheduler()
+        self._stock, self._fifo, self._pause = stock, FIFOScheduler(), pause
+        self._most_running, self._missed_checkpoint = 1, False
 
     @property
     def metric(self) -> str | None:
@@ -198,7 +216,7 @@ class ForecastScheduler(TrialScheduler):
     @property
     def supports_buffered_results(self) -> bool:
         """True if Ray may deliver several results at once."""
-        return bool(self._base.supports_buffered_results)
+        return not self._pause and bool(self._base.supports_buffered_results)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Set metric and mode from ``tune.TuneConfig``; False if they are set already."""
@@ -236,13 +254,16 @@ class ForecastScheduler(TrialScheduler):
         self._base.on_trial_error(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """Remove a waiting trial."""
+        """Remove a trial that waits to start, or is paused."""
         self._trials.set_counts(trial.trial_id, False)
+        self._explain(trial)
         self._trials.close(trial.trial_id)
         self._base.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Return the next trial to start or to resume."""
+        if self._pause and not self.switched_off:
+            return self._chosen(tune_controller)
         return self._base.choose_trial_to_run(tune_controller)
 
     def debug_string(self) -> str:
@@ -264,7 +285,7 @@ class ForecastScheduler(TrialScheduler):
         if not trials.observe(name, trial.config, result):
             return TrialScheduler.CONTINUE
         if self._stock is None:
-            decision = TrialScheduler.STOP if trials.hopeless(name) else TrialScheduler.CONTINUE
+            decision = _DECISIONS[trials.verdict(name, partial(self._can_resume, trial, result))]
         else:
             foreseen = trials.foreseen(name, result)
             decision = self._stock.on_trial_result(tune_controller, trial, foreseen)
@@ -279,8 +300,7 @@ class ForecastScheduler(TrialScheduler):
         if self._stock is not None:
             foreseen = self._trials.foreseen(trial.trial_id, result)
             self._stock.on_trial_complete(tune_controller, trial, foreseen)
-        if why := self._trials.stopped_because(trial.trial_id):
-            trial.last_result[REASON_KEY] = why  # what Ray returns as the metrics of the trial
+        self._explain(trial)
         self._trials.close(trial.trial_id)
 
     @guarded
@@ -288,6 +308,48 @@ class ForecastScheduler(TrialScheduler):
         self._trials.set_counts(trial.trial_id, True)
         if trial.status == Trial.TERMINATED:
             self._trials.recall(trial.trial_id, trial.config, flatten_dict(trial.last_result))
+
+    @guarded
+    def _chosen(self, tune_controller: Any) -> Trial | None:
+        """The next trial to start, else the paused one that is worth most; stops the others."""
+        trials = tune_controller.get_trials()
+        n_running = sum(trial.status == Trial.RUNNING for trial in trials)
+        self._most_running = max(self._most_running, n_running)
+        waiting = [trial for trial in trials if trial.status == Trial.PENDING]
+        paused = {trial.trial_id: trial for trial in trials if trial.status == Trial.PAUSED}
+        if waiting or not paused:
+            return waiting[0] if waiting else None
+        if n_running == self._most_running:  # what is chosen now would only start later
+            return None
+        # a trial that was paused before the sweep was restored is not known here
+        unknown = [name for name in paused if not self._trials.is_paused(name)]
+        chosen = unknown[0] if unknown else self._trials.worth_resuming()
+        if chosen is None and not n_running:
+            for trial in paused.values():
+                tune_controller.stop_trial(trial)
+        return paused.get(chosen)
+
+    def _can_resume(self, trial: Trial, result: Result) -> bool:
+        """Return whether to pause a trial; log once that one has no checkpoint to resume from."""
+        if not self._pause:
+            return False
+        is_function = issubclass(trial.get_trainable_cls(), FunctionTrainable)
+        has_checkpoint = (
+            not is_function or trial.has_checkpoint() or bool(result.get(SHOULD_CHECKPOINT))
+        )
+        if not has_checkpoint and not self._missed_checkpoint:
+            self._missed_checkpoint = True
+            logger.warning(
+                "trial %s has reported no checkpoint, so it cannot be paused, only stopped; give "
+                "tune.report a checkpoint",
+                trial.trial_id,
+            )
+        return has_checkpoint
+
+    def _explain(self, trial: Trial) -> None:
+        """Say why a trial was stopped in what Ray returns as its metrics."""
+        if why := self._trials.stopped_because(trial.trial_id):
+            trial.last_result[REASON_KEY] = why
 
     @property
     def _base(self) -> TrialScheduler:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from lossforecast.callbacks.sweeps.outlooks import TrialOutlooks
@@ -13,47 +14,69 @@ from lossforecast.errors import ConfigurationError, ObservationError
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
+    GAIN_PER_RUN,
     Action,
     Halving,
     Ladder,
     Outlook,
     Policy,
+    Reason,
     alike,
     checked_target,
     halving_of,
     policies_of,
     policy_list,
     target_miss,
+    worthwhile,
 )
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Config", "Result", "SweepTrials", "named"]
+__all__ = ["Config", "Result", "SweepTrials", "Verdict", "named"]
 
 Config = dict[str, Any]
 Result = dict[str, Any]
 
+_LEAST_LEFT = 0.01  # of a run: the gain of a trial near its end is not divided by less
+
+
+class Verdict(Enum):
+    """What to do with a trial after a result."""
+
+    GO_ON = auto()
+    PAUSE = auto()
+    STOP = auto()
+
 
 @dataclass
 class Trial:
-    """A running trial.
+    """A running or paused trial.
 
     Attributes:
         forecaster: has observed the reported values, negated if they are maximised.
         last: the latest value, negated likewise; may be nan or infinite.
-        counts: whether other trials are compared with it; False once it was stopped or has failed.
-        stopped_because: why it was stopped, in words; empty if it was not.
+        counts: whether other trials are compared with it; False once it was stopped or has failed,
+            and while it is paused.
+        stopped_because: why it was stopped or paused, in words; empty if it was not.
+        paused: whether it is paused.
+        resumed: whether it was paused and runs again.
     """
 
     forecaster: Forecaster
     last: float = math.nan
     counts: bool = True
     stopped_because: str = ""
+    paused: bool = False
+    resumed: bool = False
 
     def observe(self, step: int, value: float) -> None:
         """Observe a value, negated if values are maximised."""
         self.forecaster.observe(step, value)
         self.last = value
+
+    def resume(self) -> None:
+        """Count again, after a pause."""
+        self.counts, self.paused, self.resumed, self.stopped_because = True, False, True, ""
 
     @property
     def step(self) -> int:
@@ -71,18 +94,11 @@ class Trial:
 
     def __reduce__(self) -> tuple[Callable[..., "Trial"], tuple[Any, ...]]:
         # the saved state is a thirtieth of a pickled forecaster, which carries its latest fit
-        return _restored_trial, (
-            self.forecaster.state_dict(),
-            self.last,
-            self.counts,
-            self.stopped_because,
-        )
+        return _restored_trial, (self.forecaster.state_dict(), {**vars(self), "forecaster": None})
 
 
-def _restored_trial(
-    state: Mapping[str, Any], last: float, counts: bool, stopped_because: str
-) -> Trial:
-    return Trial(Forecaster.from_state_dict(state), last, counts, stopped_because)
+def _restored_trial(state: Mapping[str, Any], fields: Mapping[str, Any]) -> Trial:
+    return Trial(**{**fields, "forecaster": Forecaster.from_state_dict(state)})
 
 
 class SweepTrials:
@@ -152,6 +168,8 @@ class SweepTrials:
             self._ended.pop(trial_id, None)
             self._outlooks.forget(trial_id)
         trial = self._running[trial_id]
+        if trial.paused and not last:
+            trial.resume()
         if trial.counts:
             value = number(self.metric, result[self.metric], ObservationError)
             trial.observe(result[self._time_attr], self._sign * value)
@@ -159,8 +177,12 @@ class SweepTrials:
             self._climb(trial_id, trial)
         return trial.counts
 
-    def hopeless(self, trial_id: str) -> bool:
-        """Return whether to stop an observed trial; if so, it no longer counts."""
+    def verdict(self, trial_id: str, can_pause: Callable[[], bool] = lambda: False) -> Verdict:
+        """Decide about an observed trial; one that is stopped or paused no longer counts.
+
+        A trial that is behind others is paused if it can be. One that runs again after a pause is
+        paused again when its expected gain is no longer worth its steps.
+        """
         trial = self._running[trial_id]
         rivals = [
             *self._ended.values(),
@@ -172,11 +194,41 @@ class SweepTrials:
         ]
         target = None if self._target is None else self._sign * self._target
         corrected = self._outlooks.of(trial_id, trial.forecaster)
-        advice = trial.forecaster.recommend(target, self._policies, rivals, corrected)
+        policies = [target_miss(), worthwhile()] if trial.resumed else self._policies
+        advice = trial.forecaster.recommend(target, policies, rivals, corrected)
         if advice.action is Action.STOP:
-            return self.stop(trial_id, advice.message)
-        behind = self._ladder.behind(trial_id) if self._ladder else None
-        return behind is not None and self.stop(trial_id, f"stop: {behind}")
+            pauses = advice.reason is Reason.DOMINATED and can_pause()
+            return self._set_aside(trial_id, advice.message, pauses)
+        if self._ladder is None or trial.resumed:
+            return Verdict.GO_ON
+        behind = self._ladder.behind(trial_id)
+        if behind is None:
+            return Verdict.GO_ON
+        return self._set_aside(trial_id, f"stop: {behind}", can_pause())
+
+    def worth_resuming(self) -> str | None:
+        """Return the paused trial whose steps are worth most, or None if none is worth resuming.
+
+        The steps are worth it while `lossforecast.policies.worthwhile` would not stop the trial.
+        Before any trial has ended it is the one with the lowest forecast.
+        """
+        paused = {name: trial for name, trial in self._running.items() if trial.paused}
+        outlooks = {name: self._outlooks.of(name, t.forecaster) for name, t in paused.items()}
+        ended = [outlook.median for outlook in self._ended.values()]
+        best = min(ended, default=math.nan)
+        if not paused:
+            return None
+        if math.isnan(best):
+            return min(paused, key=lambda name: outlooks[name].median)
+
+        def worth(name: str) -> float:
+            """Expected gain for each of the steps left, as a share of the run."""
+            left = 1 - paused[name].step / paused[name].forecaster.total_steps
+            gain = outlooks[name].expected_gain(best)
+            return gain / max(left, _LEAST_LEFT) if gain > 0 else 0.0
+
+        most = max(paused, key=worth)
+        return most if worth(most) >= GAIN_PER_RUN else None
 
     def foreseen(self, trial_id: str, result: Result) -> Result:
         """Return a copy of the result with the present forecast in place of the value."""
@@ -185,21 +237,18 @@ class SweepTrials:
         forecast = self._running[trial_id].forecaster.forecast()
         return {**result, self.metric: self._sign * forecast.median}
 
-    def stop(self, trial_id: str, why: str = "") -> bool:
-        """Log that a trial is stopped, and why; it no longer counts. At its end, return False."""
-        trial = self._running[trial_id]
-        if trial.at_its_end:
-            return False
-        would = "would be stopped" if self.shadow else "is stopped"
-        because = why and f": {why}"
-        logger.info("trial %s %s at step %d%s", trial_id, would, trial.step, because)
-        trial.counts, trial.stopped_because = False, why
-        return True
+    def stop(self, trial_id: str) -> bool:
+        """Log that a trial is stopped by others, if it is not at its end; it no longer counts."""
+        return self._set_aside(trial_id, "", pauses=False) is Verdict.STOP
 
     def stopped_because(self, trial_id: str) -> str:
         """Return why a trial that is not closed yet was stopped; empty if it was not."""
         trial = self._running.get(trial_id)
         return "" if trial is None or self.shadow else trial.stopped_because
+
+    def is_paused(self, trial_id: str) -> bool:
+        """Return whether a trial was paused and has not run since."""
+        return trial_id in self._running and self._running[trial_id].paused
 
     def set_counts(self, trial_id: str, counts: bool) -> None:
         """Set whether other trials are compared with this one."""
@@ -230,6 +279,19 @@ class SweepTrials:
         if self.observe(trial_id, config, result, last=True):
             self.set_counts(trial_id, self._running[trial_id].at_its_end)
             self.close(trial_id)
+
+    def _set_aside(self, trial_id: str, why: str, pauses: bool) -> Verdict:
+        """Log that a trial is stopped or paused, and why, if it is not at its end."""
+        trial = self._running[trial_id]
+        if trial.at_its_end:
+            return Verdict.GO_ON
+        what = "paused" if pauses else "stopped"
+        would = f"would be {what}" if self.shadow else f"is {what}"
+        because = why and f": {why}"
+        logger.info("trial %s %s at step %d%s", trial_id, would, trial.step, because)
+        trial.counts, trial.stopped_because = False, why
+        trial.paused = pauses and not self.shadow
+        return Verdict.PAUSE if pauses else Verdict.STOP
 
     def _climb(self, trial_id: str, trial: Trial) -> None:
         """Record the forecast with which a trial reaches a rung."""

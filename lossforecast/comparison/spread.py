@@ -19,9 +19,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaincinv, stdtrit
 
 from lossforecast.arrays import FloatArray
+from lossforecast.numerics import gammaincinv, stdtrit
 from lossforecast.runs import RunInfo, RunKind
 
 __all__ = ["Spread"]

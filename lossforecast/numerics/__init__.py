@@ -3,6 +3,7 @@
 from lossforecast.numerics.gaussian import MAD_TO_STD, inverse, solve
 from lossforecast.numerics.kalman import Filter, filtered, whiten
 from lossforecast.numerics.mixture import NO_CALIBRATION, TAIL_WEIGHT, Calibration, Mixture
+from lossforecast.numerics.special import gammaincinv, log_ndtr, ndtr, ndtri, stdtrit
 
 __all__ = [
     "MAD_TO_STD",
@@ -12,7 +13,12 @@ __all__ = [
     "Filter",
     "Mixture",
     "filtered",
+    "gammaincinv",
     "inverse",
+    "log_ndtr",
+    "ndtr",
+    "ndtri",
     "solve",
+    "stdtrit",
     "whiten",
 ]

@@ -1,9 +1,9 @@
 """Conjugate Gaussian regression on (level, a, -D) for all nodes at once."""
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.numerics.special import log_ndtr
 
 __all__ = ["MAD_TO_STD", "inverse", "solve"]
 

@@ -8,9 +8,9 @@ take a thousand times as long as the computation itself.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg.lapack import dgtsv
 
 from lossforecast.arrays import FloatArray
+from lossforecast.numerics.special import tridiagonal_solve
 
 __all__ = ["Filter", "filtered", "whiten"]
 
@@ -82,5 +82,5 @@ def _solved(below: FloatArray, right: FloatArray) -> FloatArray:
     if len(right) < 2:
         return right
     one, zero = np.ones(len(right)), np.zeros(len(right) - 1)
-    solution: FloatArray = dgtsv(below[1:], one, zero, right)[3]
+    solution: FloatArray = tridiagonal_solve(below[1:], one, zero, right)
     return solution

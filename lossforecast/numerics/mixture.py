@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.numerics.special import ndtr, ndtri
 
 __all__ = ["NO_CALIBRATION", "TAIL_WEIGHT", "Calibration", "Mixture"]
 

@@ -3,27 +3,26 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
+from lossforecast.arrays import FloatArray
 from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
-from lossforecast.forecast import QUANTILE_LEVELS, Forecast
+from lossforecast.forecast import LEVEL_SCORES, QUANTILE_LEVELS, Forecast
+from lossforecast.numerics import ndtr, ndtri
 from lossforecast.policies.openness import is_open
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
-__all__ = ["LEVEL_SCORES", "Outlook", "prob_among_best"]
-
-LEVEL_SCORES = ndtri(QUANTILE_LEVELS)
-"""Standard normal quantiles at `QUANTILE_LEVELS`, (29,)."""
+__all__ = ["Outlook", "prob_among_best"]
 
 _N_DRAWS = 4096  # standard error of a probability: 0.008 at most
-_SCORES_OF_MEAN = ndtri((np.arange(1_000) + 0.5) / 1_000)  # of equally likely losses
+_N_OF_MEAN = 1_000  # equally likely losses whose mean is taken
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Outlook:
             return math.nan
         if best == 0 or math.isinf(best):
             return math.inf
-        losses = np.interp(_SCORES_OF_MEAN, LEVEL_SCORES, self.quantiles)
+        losses = np.interp(_scores_of_mean(), LEVEL_SCORES, self.quantiles)
         return float(np.maximum(best - losses, 0).mean()) / abs(best)
 
     @property
@@ -168,3 +167,10 @@ def _joint_draws(
         score = common + math.sqrt(1 - sweep_share - kind_share) * of_run
         row[:] = np.interp(score, LEVEL_SCORES, outlook.quantiles)
     return losses
+
+
+@cache
+def _scores_of_mean() -> FloatArray:
+    """Standard normal quantiles of equally likely losses."""
+    scores: FloatArray = ndtri((np.arange(_N_OF_MEAN) + 0.5) / _N_OF_MEAN)
+    return scores

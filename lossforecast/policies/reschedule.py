@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from lossforecast.advice import SHAPES, decays, known_shapes
+from lossforecast.advice import SHAPES, decays, first_decay, known_shapes
 from lossforecast.checks import non_negative
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.openness import is_open
@@ -13,6 +13,7 @@ from lossforecast.status import Caveat, Status
 
 __all__ = ["reschedule"]
 
+_CLOSE = 0.1  # of the interval's width: a first look came closer to 16 of 16 gains worth having
 _STATUSES_WITHOUT_ADVICE = (Status.NO_DATA, Status.MISFIT)
 
 
@@ -22,8 +23,9 @@ def reschedule(min_gain: float = 0.0, shapes: Sequence[str] = SHAPES) -> Policy:
     The gain is the final loss of the plan minus that of the best decay; the 10% quantile of the
     gain must exceed `min_gain`. Before a run has decayed the size of the drop comes from the prior,
     and the interval of the gain is accordingly wide. `Recommendation.schedule` is the schedule of
-    the whole run, `decay` the decay that it adds to the plan, `expected` the gain. A check takes
-    about a tenth of a second.
+    the whole run, `decay` the decay that it adds to the plan, `expected` the gain. All shapes are
+    searched, which takes about a tenth of a second, only where a few decays of the first one come
+    close.
 
     Gives no advice where no law describes the run, where the loss overfits, and for schedule-free
     optimizers, which average their weights instead of annealing.
@@ -51,6 +53,11 @@ def _policy(
         or forecast.status in _STATUSES_WITHOUT_ADVICE
         or Caveat.OVERFITTING in forecast.caveats
     ):
+        return None
+    first = first_decay(forecast, shapes[0])
+    if first is None:
+        return None
+    if first.gain.lower + _CLOSE * (first.gain.upper - first.gain.lower) < threshold:
         return None
     best = next(iter(decays(forecast, shapes)), None)
     if best is None or best.decay is None or not best.gain.lower > threshold:

@@ -26,10 +26,10 @@ from typing import Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from lossforecast.forecast import QUANTILE_LEVELS
-from lossforecast.policies.ranking import LEVEL_SCORES, Outlook
+from lossforecast.forecast import LEVEL_SCORES, QUANTILE_LEVELS
+from lossforecast.numerics import stdtrit
+from lossforecast.policies.ranking import Outlook
 from lossforecast.schedule import LRSchedule
 
 __all__ = ["Setup", "SweepErrors"]

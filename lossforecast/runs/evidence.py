@@ -7,10 +7,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincinv
 
 from lossforecast.arrays import FloatArray, IntArray
-from lossforecast.numerics import MAD_TO_STD
+from lossforecast.numerics import MAD_TO_STD, gammaincinv
 from lossforecast.runs.bins import Bins
 from lossforecast.schedule import LRSchedule
 

@@ -279,6 +279,54 @@ def test_shadow_mode_only_logs(judge: Any, sweep: Sweep, caplog: pytest.LogCaptu
     assert "_00001 would be stopped at step" in caplog.text
 
 
+def resumable(config: Config) -> None:
+    """Reports the curve with checkpoints, and notes every step that it takes."""
+    done = 0
+    if begun := tune.get_checkpoint():
+        with begun.as_directory() as folder:
+            done = int(Path(folder, "step").read_text())
+    for step, value in values_of(config):
+        if step <= done:
+            continue
+        with Path(config["notes"]).open("a") as notes:
+            print(step, file=notes)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "step").write_text(str(step))
+            saved = tune.Checkpoint.from_directory(folder)
+            tune.report({"loss": value, "step": step}, checkpoint=saved)
+
+
+def test_paused_trials_are_resumed_while_they_are_worth_their_steps(
+    sweep: Sweep, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pauses_once(situation: Situation) -> Recommendation | None:
+        if situation.history.last_step != 800:
+            return None
+        return Recommendation(Action.STOP, Reason.DOMINATED, "stop: scripted")
+
+    levels = (2.4, 2.9, 2.0, 3.0)
+    trials = [trial(level, notes=str(tmp_path / str(level))) for level in levels]
+    with caplog.at_level(logging.INFO, "lossforecast"):
+        results = sweep(trials, scheduler(policy=pauses_once, pause=True), resumable)
+    assert steps(results)[2] == TOTAL, "the best forecast is resumed first"
+    assert [steps(results)[1], steps(results)[3]] == [800, 800], "these are never resumed"
+    assert caplog.text.count("is paused at step 800: stop: scripted") == len(levels)
+    for config, result in zip(trials, results, strict=True):
+        taken = [int(line) for line in Path(config["notes"]).read_text().split()]
+        assert taken == list(range(EVERY, result.metrics["step"] + 1, EVERY)), "none is repeated"
+        is_complete = result.metrics["step"] == TOTAL
+        assert ("lossforecast:reason" in result.metrics) != is_complete
+
+
+def test_a_trial_without_a_checkpoint_is_stopped_instead_of_paused(
+    sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = steps(sweep([trial(2.0), trial(3.0)], scheduler(pause=True), in_turn=True))
+    assert good == TOTAL
+    assert bad < TOTAL
+    assert caplog.text.count("has reported no checkpoint") == 1
+
+
 def test_broken_trials_are_stopped(sweep: Sweep) -> None:
     def broken(config: Config) -> None:
         for step in range(EVERY, TOTAL, EVERY):

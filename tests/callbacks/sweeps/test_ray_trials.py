@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lossforecast import LRSchedule, RunInfo
-from lossforecast.callbacks.sweeps.ray_trials import Config, SweepTrials
+from lossforecast.callbacks.sweeps.ray_trials import Config, SweepTrials, Verdict
 from lossforecast.policies import Halving
 
 PLAN = LRSchedule.cosine(1_000, 1e-3)
@@ -53,5 +53,5 @@ def test_halving_stops_those_behind_at_a_rung_of_their_own_plans(mode: str, sign
             loss = config["level"] + (share * 1_000) ** -0.5
             assert trials.observe(str(i), config, {"step": step, "score": sign * loss}) or stopped
         counting = [i for i in range(3) if trials._running[str(i)].counts]
-        stopped.append([i for i in counting if trials.hopeless(str(i))])
+        stopped.append([i for i in counting if trials.verdict(str(i)) is Verdict.STOP])
     assert stopped == [[], [], [], [], [1, 2], []]
