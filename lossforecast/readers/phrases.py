@@ -5,26 +5,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lossforecast.readers.cells import TENSOR, number_in
+from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, metric_of
 from lossforecast.readers.columns import words as separated
 
-__all__ = ["Phrase", "phrases", "without_colours"]
+__all__ = ["Phrase", "is_message", "phrases", "without_colours"]
 
 _MAX_WORDS = 3  # of a name
+_MAX_MESSAGE = 4000  # characters by which a line is taken for a message
 _MAX_CACHED = 1024  # texts between numbers whose meaning is remembered: they repeat in every line
 
 _TIME = re.compile(
-    r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?Z?)?"  # a date, a time
+    r"\d{4}[-/]\d\d?[-/]\d\d?"  # a date, a time and, in containers, the stream
+    r"(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[-+]\d\d:\d\d)?(?: std(?:out|err) [FP] )?)?"
     r"|\d\d?/\d\d?(?=\s+\d\d:\d\d:\d\d)"  # a day without a year
     r"|\d{1,4}:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NUMBER = re.compile(
-    r"(?<![\w.])(?P<number>[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"(?<![\w.])(?P<number>[-+]?(?:[1-9]\d{,2}(?:,\d{3})+(?![\d,.])"
+    r"|[1-9]\d{,2}(?:,\d{3})+\.\d+|(?<![\[(,])\d+,\d+(?![\d,.\])])|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
     r"|(?<![\w-])[-+]?(?:nan|NaN|NAN|inf|Inf|INF|Infinity|-inf)(?![\w-]))"
     r"(?P<unit>[A-Za-z%][\w%]*(?:/[A-Za-z]+)?)?"
-    r"(?:\s*(?:/|\bof\b)\s*(?P<total>\d[\d,]*)(?![\d.\w]))?"
+    r"(?:\s*(?:/|\bof\b)\s*(?P<total>\d[\d,]*)(?![\d\w]|\.\d))?"
 )
 _SEPARATORS = " \t:=-'\"[(<>~"  # between a name and its number
 _ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
@@ -54,6 +57,7 @@ _COUNTERS = {
     "iterations": "iter",
     "batch": "batch",
     "epoch": "epoch",
+    "epochs": "epoch",
     "ep": "epoch",
     "up": "update",
     "num_updates": "num_updates",
@@ -64,9 +68,19 @@ _UNITS = {"epoch": "epoch", "batch": "batch", "iter": "iter", "step": "step", "i
 """Units of numbers that count, as in `3epoch:train:51-100batch` of ESPnet or `100it` of tqdm."""
 _SPLIT_WORD = re.compile(
     r"(?<![\w./-])(?:(?P<train>train|training|train_inner)"
-    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev)(?![\w./-])",
+    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev|saving dict)"
+    r"(?![\w./-])",
     re.IGNORECASE,
 )
+_TOTALS = re.compile(r"(total|max|num)_([a-z]+_)?(steps|iters|iterations|epochs)")
+"""Names of a length, such as `Total optimization steps = 1,000`."""
+_WRAPPER = re.compile(r"(?<=[:=])\s*(?:[A-Za-z_][\w.]*\()+(?=[-+]?(?:\.?\d|nan|inf))|tensor\(")
+_UNIT_OF_NAME = re.compile(r"(?<=\w)\([^()\s]*\)(?=\s*[:=])")  # lr(1e-3): 0.5
+_NAME_BEHIND = re.compile(
+    r"\s+([A-Za-z][A-Za-z _]{2,30}?)\s*(?=[,;|]|$)"
+)  # 2.5 avg loss, 0.1 rate,
+_VALUE_BEHIND = re.compile(r":?\s+[-+]?\d+\.\d+(?![\w.])")  # train loss 100 2.5
+_ABBREVIATIONS = {"trl": "train_loss", "tel": "val_loss"}  # of llm.c
 _BATCH = re.compile(r"\]?\s*\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
 """Before the means over an epoch of fairseq and ESPnet."""
@@ -99,9 +113,9 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
-    if TENSOR in line:
-        line = line.replace(TENSOR, "")
     line = _TIME.sub(" ", without_colours(line))
+    if "(" in line:
+        line = _UNIT_OF_NAME.sub("", _WRAPPER.sub(" ", line))
     end, pending = 0, ""
     for match in _NUMBER.finditer(line):
         words = _name(line[end : match.start()])
@@ -114,21 +128,47 @@ def phrases(line: str) -> Iterator[Phrase]:
         if match["unit"] in _UNITS and number_in(match["number"]) is not None:
             yield Phrase(_UNITS[match["unit"]], match["number"], counts=True)
             continue
-        number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
-        counter = _counter(words)
+        number, unit, total = _plain_number(match["number"]), match["unit"], match["total"]
+        name = "_".join(words)
+        if is_loss(name) and number.isdecimal() and _VALUE_BEHIND.match(line, end):
+            pending = name
+            yield Phrase("step", number, counts=True)
+            continue
+        counter = _counter(words) if not _TOTALS.fullmatch(name) else None
         if (
             words and words[-1] in ("train", "training") and _BATCH.match(line, end)
         ):  # Train: 3 [100/2000]
             counter = "epoch"
         if counter is not None:
             total = total or _next_total(line, end)
-            if number_in(number) is not None and unit is None:
+            plural = words[-1] == "epochs" and total is None
+            if number_in(number) is not None and unit is None and not plural:
                 yield Phrase(counter, number, _plain(total), counts=True)
         elif not words:
             if total is not None and unit is None:
                 yield Phrase("", number, _plain(total), counts=True)
+            elif unit is None and (behind := _NAME_BEHIND.match(line, end)):
+                name = "_".join(behind[1].lower().split())
+                if is_loss(name) or name in ("rate", "avg"):
+                    yield Phrase("learning_rate" if name == "rate" else name, number)
         elif unit is None or unit == "%":
-            yield Phrase(_of_split("_".join(words), line[: match.start()]), number)
+            name = _ABBREVIATIONS.get(name, name)
+            yield Phrase(_of_split(name, line[: match.start()]), number)
+
+
+def is_message(text: str) -> bool:
+    """True for a line of a log such as `step 1, loss 2.1`, with a counter and a loss."""
+    named = list(phrases(text[:_MAX_MESSAGE]))
+    return any(phrase.counts for phrase in named) and any(is_loss(phrase.name) for phrase in named)
+
+
+def _plain_number(text: str) -> str:
+    """A number without commas between thousands, and with a decimal point."""
+    whole, comma, rest = text.partition(",")
+    is_decimal = len(rest) != 3 or whole.strip("+-") == "0"
+    if comma and is_decimal and "," not in rest and "." not in rest:
+        return f"{whole}.{rest}"
+    return text.replace(",", "")
 
 
 def _plain(total: str | None) -> str | None:

@@ -37,6 +37,7 @@ class Source:
         losses_are_means: True if a training loss is the mean over the steps since the last one.
         maybe_lightning: True if Lightning may have written the log, which numbers steps its own way
             (`lossforecast.readers.steps`).
+        asked: names of the columns that were asked for, or that are taken where none is a loss.
         runs_have_names: True if the names of its columns begin with those of runs.
         run: number, from 1, of the run to read where several were appended; None for the last.
         n_runs: number of appended runs so far.
@@ -57,6 +58,7 @@ class Source:
     counts: str = "steps"
     losses_are_means: bool = False
     maybe_lightning: bool = False
+    asked: frozenset[str] = frozenset()
     runs_have_names: bool = False
     run: int | None = None
     n_runs: int = 1
