@@ -34,7 +34,7 @@ _COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean
 _ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
 _LIKELY = re.compile(
     r"learn|train|training|val|valid|validation|test|eval|dev|avg|average"
-    r"|(.*[^a-z])?(err|error|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
+    r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
 )
 _SCALE = re.compile(r"loss[ _-]?scal")  # of mixed precision
 _RATE = re.compile(r"(^|[^a-z])(l\.?r|learn(ing)?[ _-]?rate)($|[^a-z])")

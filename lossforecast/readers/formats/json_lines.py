@@ -1,5 +1,6 @@
 """JSON lines: one object of names and numbers on each line."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss
+from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.formats.long_table import pivoted
 from lossforecast.readers.phrases import is_message
 from lossforecast.readers.rows import Rows, points_of_rows
@@ -16,6 +18,7 @@ from lossforecast.readers.text import is_json_object, open_text, parse_json, who
 
 __all__ = ["JsonLines", "flat"]
 
+_COUNT = re.compile(r"(\d+)/(\d+)")  # of {"global_step/max_steps": "10/1000"}, as of ms-swift
 _MAX_DEPTH = 6  # of objects in objects whose names become columns
 
 
@@ -59,6 +62,9 @@ def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any
             cells |= flat(value, f"{prefix}{name}/", depth + 1)
         else:
             cells[prefix + name] = value
+            if isinstance(value, str) and (count := _COUNT.fullmatch(value)) and "/" in name:
+                counter = name.partition("/")[0]
+                cells |= {counter: count[1], counter + TOTAL: count[2]}
     return cells
 
 

@@ -47,10 +47,10 @@ class Table(LogFormat):
             return False
         if any(map(is_message, lines[:_TEXT_LINES])):
             return False
-        return start.name.endswith(_SUFFIXES) or any(
-            len(cells) == len(header) and any(number_in(cell) is not None for cell in cells)
-            for cells in (_cells(line, delimiter) for line in lines[1:-1] or lines[1:])
-        )
+        rows = [_cells(line, delimiter) for line in lines[1:-1] or lines[1:]]
+        alike = [cells for cells in rows if len(cells) == len(header)]
+        numbers = any(number_in(cell) is not None for cells in alike for cell in cells)
+        return start.name.endswith(_SUFFIXES) or (numbers and 2 * len(alike) > len(rows))
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Read the header."""

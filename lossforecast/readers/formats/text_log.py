@@ -8,15 +8,15 @@ from itertools import islice
 from pathlib import Path
 
 from lossforecast.errors import NothingLoggedError
-from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
 from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
+from lossforecast.readers.repeats import Repeats
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
 from lossforecast.readers.text import open_text
-from lossforecast.readers.text_lines import log_lines, rank_in
+from lossforecast.readers.text_lines import log_lines
 
 __all__ = ["TextLog"]
 
@@ -31,14 +31,13 @@ _REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
 _OF_STEP = {"step", "step" + TOTAL}
 _RULES = ("-", "┏", "╭")  # at the beginning of a table
 _LEADING = re.compile(
-    r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?\]"
+    r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?(?:\|[^\]]*)?\]"
     r"|^\s*(?P<only>\d+)\s*:\s|^s:(?P<s>\d+)\s"
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
 _EPOCH = {"epoch", "epoch" + TOTAL}
 _LENGTH = re.compile(r"(?:total|max|num)_\w*?(?P<unit>steps|iters|iterations|epochs)")
-_BEST = re.compile(r"\bbest\b", re.IGNORECASE)
 
 _LOOKED_FOR = (
     "lines with a step, iteration or epoch, a loss and their numbers, such as 'step 100: loss 2.3' "
@@ -154,7 +153,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
     length = ""  # the total of the iterations of training
     lengths: dict[str, str] = {}  # of the run
     tables = PrintedTables(reading.any_name)
-    repeats = _Repeats()
+    repeats = Repeats()
     for where, line in _lines(source, reading, tables):
         if (cells := tables.row(line)) is not None:
             if cells:
@@ -180,7 +179,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
             if bar is not None:
                 yield _Line(where, {}, bar, False)
             else:
-                epoch = _epoch_in(counted) or epoch
+                epoch = epoch | _epoch_in(counted)
                 header = counted if _heads(counted) and not unnamed else header
             repeats.heed(line)
         elif _REPORT.match(line):
@@ -188,7 +187,9 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
             yield _Line(where, {**counted, **values}, None, not _STEPS & set(counted))
         else:
             own = bool(counted)
-            place = _epoch_in(counted) or epoch
+            place = epoch | _epoch_in(counted)
+            if of_validation and repeats.is_behind({**place, **counted}):
+                counted = _epoch_in(counted)  # the number is that of a batch of validation
             if set(counted) - set(place):
                 any_step |= bool(losses)
             elif counted and any_step and not header:
@@ -201,54 +202,6 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
             any_counter = any_counter or bool(epoch or counted)
             if any_counter:
                 yield _Line(where, {**lengths, **epoch, **counted, **values}, bar, False)
-
-
-class _Repeats:
-    """Leaves out what lines say again: of other processes, of the best step, of the last one."""
-
-    def __init__(self) -> None:
-        self._ranks: dict[str, str] = {}  # the process that was the first to log a name
-        self._last: dict[str, tuple[float, float]] = {}  # epoch and step of each name
-        self._counted: set[str] = set()  # names in a line with the present step
-        self._place = (0.0, 0.0)
-        self._best = False  # after a line that tells of the best step
-        self._left_out = False
-
-    def heed(self, line: str) -> None:
-        """Note a line without a loss."""
-        self._best = _BEST.search(line) is not None
-
-    def without(
-        self, line: str, values: dict[str, str], counted: Mapping[str, str], own: bool
-    ) -> dict[str, str]:
-        """The values of a line that are new.
-
-        Args:
-            line: the line.
-            values: its values.
-            counted: its counters, or those of lines above.
-            own: True if they are its own, or those of a header.
-        """
-        numbers = [number_in(counted.get(name)) or 0.0 for name in ("epoch", "step")]
-        place = (numbers[0], numbers[1])
-        best = (self._best or _BEST.search(line)) and own and not self._left_out
-        self._best = False
-        rank = rank_in(line, not set(counted) <= _EPOCH)
-        kept = {}
-        for name, value in values.items():
-            first = self._ranks.setdefault(name, rank) if rank is not None else None
-            ahead = place > self._last.get(name, (-1.0, -1.0))
-            if (first != rank or best) and not ahead:
-                continue
-            if not own and name in self._counted:
-                continue
-            kept[name] = value
-            self._last[name] = place
-        self._left_out = not kept
-        if own:
-            self._counted = (self._counted if place == self._place else set()) | set(kept)
-            self._place = place
-        return kept
 
 
 def _lengths_in(values: Mapping[str, str]) -> dict[str, str]:
