@@ -33,10 +33,11 @@ def log_lines(source: Source) -> Iterator[tuple[str, str]]:
     with open_text(source.path, errors="replace") as file:
         for number, whole in enumerate(whole_lines(source, file), 1):
             where = f"{source.path}, line {number}"
-            whole = whole[:_MAX_CHARACTERS]
             if "\x08" in whole:
-                yield from ((where, part) for part in _BACKSPACES.split(whole) if part.strip())
+                parts = [part[:_MAX_CHARACTERS] for part in _BACKSPACES.split(whole)]
+                yield from ((where, part) for part in parts if part.strip())
                 continue
+            whole = whole[:_MAX_CHARACTERS]
             joined = _joined(joined, whole)
             if joined and len(joined) < _MAX_JOINED and "}" not in whole:
                 continue
