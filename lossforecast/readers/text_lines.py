@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from lossforecast.readers.source import Source
 from lossforecast.readers.text import open_text, whole_lines
 
-__all__ = ["log_lines", "rank_in"]
+__all__ = ["log_lines", "rank_in", "text_of"]
 
 _MAX_CHARACTERS = 4000  # of a line that are read
 _MAX_JOINED = 100  # lines of a printed dict
@@ -30,24 +30,32 @@ def log_lines(source: Source) -> Iterator[tuple[str, str]]:
     others. Lines of a program are left out.
     """
     joined: list[str] = []
+    for number, whole in enumerate(text_of(source), 1):
+        where = f"{source.path}, line {number}"
+        if "\x08" in whole:
+            parts = [part[:_MAX_CHARACTERS] for part in _BACKSPACES.split(whole)]
+            yield from ((where, part) for part in parts if part.strip())
+            continue
+        whole = whole[:_MAX_CHARACTERS]
+        joined = _joined(joined, whole)
+        if joined and len(joined) < _MAX_JOINED and "}" not in whole:
+            continue
+        parts = joined or [whole]
+        if len(parts) > 1 and "}" in whole:
+            parts = [" ".join(part.strip() for part in joined)[:_MAX_CHARACTERS]]
+        joined = []
+        yield from ((where, part) for part in parts if not _CODE.match(part))
+    for part in joined:
+        yield str(source.path), part
+
+
+def text_of(source: Source) -> Iterator[str]:
+    """The lines as they are."""
+    if source.lines is not None:
+        yield from source.lines
+        return
     with open_text(source.path, errors="replace") as file:
-        for number, whole in enumerate(whole_lines(source, file), 1):
-            where = f"{source.path}, line {number}"
-            if "\x08" in whole:
-                parts = [part[:_MAX_CHARACTERS] for part in _BACKSPACES.split(whole)]
-                yield from ((where, part) for part in parts if part.strip())
-                continue
-            whole = whole[:_MAX_CHARACTERS]
-            joined = _joined(joined, whole)
-            if joined and len(joined) < _MAX_JOINED and "}" not in whole:
-                continue
-            parts = joined or [whole]
-            if len(parts) > 1 and "}" in whole:
-                parts = [" ".join(part.strip() for part in joined)[:_MAX_CHARACTERS]]
-            joined = []
-            yield from ((where, part) for part in parts if not _CODE.match(part))
-        for part in joined:
-            yield str(source.path), part
+        yield from whole_lines(source, file)
 
 
 def _joined(before: list[str], line: str) -> list[str]:

@@ -488,6 +488,25 @@ def test_a_dict_of_lists_printed_by_python(tmp_path: Path) -> None:
     assert list(seen(log).values()) == losses
 
 
+def test_notebooks(tmp_path: Path) -> None:
+    """What a cell printed, and the table that the Trainer shows in one."""
+    printed = [f"step {t} loss {loss_at(t)}\n" for t in STEPS]
+    shown = "<table><tr><th>Step</th><th>Training Loss</th><th>Validation Loss</th></tr>" + "".join(
+        f"<tr><td>{t}</td>\n<td>{loss_at(t)}</td><td>9.1</td></tr>" for t in STEPS
+    )
+    for output, column in (
+        ({"output_type": "stream", "name": "stdout", "text": printed}, "loss"),
+        ({"output_type": "display_data", "data": {"text/html": [shown]}}, "training_loss"),
+    ):
+        cells = [{"cell_type": "markdown", "source": ["step 1 loss 2"]}, {"outputs": [output]}]
+        document = {"cells": cells, "nbformat": 4}
+        log = read(tmp_path, "train.ipynb", json.dumps(document, indent=1))
+        assert (log.format, log.column) == ("notebook", column)
+        check(log, STEPS)
+    with pytest.raises(ConfigurationError, match="is no notebook"):
+        read(tmp_path, "train.ipynb", "[1]")
+
+
 def test_lines_of_text_with_commas_are_no_table(tmp_path: Path) -> None:
     text = "Loading: 100%|###| 2/2 [00:01<00:00, 1.1MB/s]\nNum examples = 8,000\n"
     log = read(tmp_path, "train.log", text + joined(message, STEPS))

@@ -1,7 +1,7 @@
 """Text logs: any lines that hold a counter, a loss and perhaps a learning rate with numbers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,10 +15,9 @@ from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
 from lossforecast.readers.repeats import Repeats
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
-from lossforecast.readers.text import open_text
-from lossforecast.readers.text_lines import log_lines
+from lossforecast.readers.text_lines import log_lines, text_of
 
-__all__ = ["TextLog"]
+__all__ = ["TextLog", "source_of_lines"]
 
 _KEYWORD = re.compile(
     r"loss|nll|xent|entropy|cost|mse|mae|mape|epoch|step|iter|lr|l\.r|learn|trl|\d\s*/\s*\d",
@@ -57,7 +56,16 @@ class TextLog(LogFormat):
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Open the file; its columns become known only while it is read."""
-        return Source(path, "text log", partial(_points, step_column=step_column))
+        return source_of_lines(path, "text log", None, step_column)
+
+
+def source_of_lines(
+    path: Path, format_name: str, lines: Sequence[str] | None, step_column: str | None
+) -> Source:
+    """A log of lines of text: those of a file, unless they are given."""
+    source = Source(path, format_name, partial(_points, step_column=step_column))
+    source.lines = lines
+    return source
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
     if reading is None:
         raise NothingLoggedError(
             f"{source.path} is text, not a table, and has no {_LOOKED_FOR}; it begins with "
-            f"{_first_line(source.path)!r}"
+            f"{_first_line(source)!r}"
         )
 
     def all_rows(_: Source) -> Rows:
@@ -112,9 +120,8 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
     yield from points_of_rows(source, wanted, rows=all_rows, step_column=step_column, carry=True)
 
 
-def _first_line(path: Path) -> str:
-    with open_text(path, errors="replace") as file:
-        return next((line.strip() for line in file if line.strip()), "")[:60]
+def _first_line(source: Source) -> str:
+    return next((line.strip() for line in text_of(source) if line.strip()), "")[:60]
 
 
 def _lines(source: Source, reading: _Reading, tables: PrintedTables) -> Iterator[tuple[str, str]]:
