@@ -46,7 +46,7 @@ _REWARD = re.compile(
     r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg_loss|ppo|grpo|dpo"
     r"|surrogate|reinforce)($|[^a-z]|avg)"
 )
-SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")
+SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type", "event")
 """Columns, in lower case, that tell training from validation in words."""
 _EPOCHS = {"epoch", "epochs", "current_epoch"}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

@@ -56,6 +56,8 @@ _COUNTERS = {
     "step": "step",
     "steps": "step",
     "global_step": "global_step",
+    "optimizer_step": "global_step",
+    "train_step": "step",
     "it": "iter",
     "iter": "iter",
     "iters": "iter",
@@ -81,8 +83,10 @@ _SPLIT_WORD = re.compile(
 _TOTALS = re.compile(r"(total|max|num)_([a-z]+_)?(steps|iters|iterations|epochs)")
 """Names of a length, such as `Total optimization steps = 1,000`."""
 _WRAPPER = re.compile(r"(?<=[:=])\s*(?:[A-Za-z_][\w.]*\()+(?=[-+]?(?:\.?\d|nan|inf))|tensor\(")
-_CALL = re.compile(r"\w\(")
-_UNIT_OF_NAME = re.compile(r"(?<=\w)\([^()\s]*\)(?=\s*[:=])")  # lr(1e-3): 0.5
+_CALL = re.compile(r"\w ?\(")
+_UNIT_OF_NAME = re.compile(
+    r"(?<=\w)\((?:1e-?\d+|[A-Za-z]{1,2})\)(?=\s*[:=])|(?<=lr|LR) \([^()]*\)(?=\s*[:=])"
+)  # lr(1e-3): 0.5, or LR (group 0)=0.1
 _NAME_BEHIND = re.compile(
     r"\s+([A-Za-z][A-Za-z _]{2,30}?)\s*(?=[,;|]|$)"
 )  # 2.5 avg loss, 0.1 rate,

@@ -17,7 +17,7 @@ _CODE = re.compile(
 )
 """Lines of a program, which some logs begin with."""
 _RANK = re.compile(
-    r"[^\w(]*(?:\[(?:default|rank|gpu|worker)[ _:=-]?(\d+)\]|\[\d+,(\d+)\]<"
+    r"[^\w(]*(?:\[?(?:default|rank|gpu|worker)[ _:=-]?(\d+)[\]:]|\[\d+,(\d+)\]<"
     r"|\(\w+ (?:pid|rank)=(\d+)|(\d+):(?=\s))",
     re.IGNORECASE,
 )

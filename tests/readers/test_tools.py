@@ -190,6 +190,22 @@ BY_STEPS: dict[str, tuple[str, str | None, str]] = {  # the loss, the rate, and 
         "train/lr",
         joined(lambda t: f"step:{t} - train/loss:{loss_at(t)} - train/lr(1e-3):0.1", STEPS),
     ),
+    "OLMo-core": (
+        "train/ce_loss",
+        "optim/lr",
+        joined(
+            lambda t: (
+                f"INFO [step={t}/1000,epoch=1]\n    train/CE loss={loss_at(t)}\n"
+                "    optim/LR (group 0)=0.1"
+            ),
+            STEPS,
+        ),
+    ),
+    "micro-steps": (
+        "loss",
+        None,
+        joined(lambda t: f"micro_step {4 * t} | optimizer_step {t} | loss {loss_at(t)}", STEPS),
+    ),
     "decimal commas": (
         "loss",
         None,
@@ -405,6 +421,17 @@ FILES: dict[str, tuple[str, str, str]] = {  # the name of the file, the loss, th
         "a.csv",
         "loss",
         "timestamp,message\n" + joined(lambda t: f'1704190272345,"{message(t)}"', STEPS),
+    ),
+    "events": (
+        "a.jsonl",
+        "data/loss",
+        objects(lambda t: {"event": "train", "step": t, "data": {"loss": loss_at(t)}})
+        + objects(lambda t: {"event": "eval", "step": t, "data": {"loss": 9.1}}),
+    ),
+    "a table with spaces": (
+        "a.csv",
+        "train_loss",
+        "step train_loss val_loss\n" + joined(lambda t: f"{t} {loss_at(t)} 9.1", STEPS),
     ),
     "a value on each line": (
         "a.jsonl",

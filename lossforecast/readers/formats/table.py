@@ -43,7 +43,8 @@ class Table(LogFormat):
         header, delimiter = header_of(lines[0])
         if any(number_in(name) is not None for name in header):
             return False
-        if len(header) < 2 and not (len(header) == 1 and is_loss(header[0])):
+        single = len(header) == 1 and is_loss(header[0])
+        if len(header) < 2 and not (single and all(len(row.split()) == 1 for row in lines[1:])):
             return False
         if any(map(is_message, lines[:_TEXT_LINES])):
             return False
