@@ -509,6 +509,20 @@ def test_files(tmp_path: Path, kind: str) -> None:
     assert log.total_steps == (1000 if "1000" in text else None)
 
 
+def test_objects_and_tables_with_losses_may_hold_messages_too(tmp_path: Path) -> None:
+    rows = [
+        {"step": t, "loss": loss_at(t), "name": "run", "value": 1.5, "msg": message(9)}
+        for t in STEPS
+    ]
+    log = read(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert log.format == "JSON lines"
+    check(log, STEPS)
+    text = "step,loss,remark\n" + joined(lambda t: f"{t},{loss_at(t)},{message(9)}", STEPS)
+    log = read(tmp_path, "a.csv", text)
+    assert log.format == "CSV"
+    check(log, STEPS)
+
+
 def test_a_dict_of_lists_printed_by_python(tmp_path: Path) -> None:
     losses = [loss_at(t) for t in range(N)]
     log = read(tmp_path, "history.txt", str({"loss": losses, "val_loss": losses}) + "\n")

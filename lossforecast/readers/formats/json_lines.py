@@ -1,7 +1,6 @@
 """JSON lines: one object of names and numbers on each line."""
 
 import re
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,11 @@ class JsonLines(LogFormat):
         return Source(path, "JSON lines", reader)
 
 
-def holds_text(row: Mapping[str, Any]) -> bool:
+def holds_text(row: dict[str, Any]) -> bool:
     """True if an object holds a line of a text log, as those of Docker: `{"log": "step 1 ..."}`."""
-    return any(isinstance(cell, str) and is_message(cell) for cell in row.values())
+    return not any(map(is_loss, flat(row))) and any(
+        isinstance(cell, str) and is_message(cell) for cell in row.values()
+    )
 
 
 def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def pivoted(row: Mapping[str, Any]) -> Mapping[str, Any]:
     name, value, step = (next((columns[n] for n in g if n in columns), None) for g in _GROUPS)
     if name is None or value is None or step is None or not isinstance(row[name], str):
         return row
+    if any(map(is_loss, row)):
+        return row
     kept = (step, *(other for other in row if _plain(other) in _STEPS and row[other] is not None))
     return {**{other: row[other] for other in kept}, row[name]: row[value]}
 

@@ -46,7 +46,8 @@ class Table(LogFormat):
         single = len(header) == 1 and is_loss(header[0])
         if len(header) < 2 and not (single and all(len(row.split()) == 1 for row in lines[1:])):
             return False
-        if any(map(is_message, lines[:_TEXT_LINES])):
+        named = any(map(is_loss, header))
+        if any(map(is_message, lines[: 1 if named else _TEXT_LINES])):
             return False
         rows = [_cells(line, delimiter) for line in lines[1:-1] or lines[1:]]
         alike = [cells for cells in rows if len(cells) == len(header)]
