@@ -1,17 +1,18 @@
 """Steps and values in the cells of a table or of an object."""
 
 import math
+import re
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.columns import is_epoch
 
-__all__ = ["MAX_STEP", "TENSOR", "has_value", "number_in", "step_in", "value_in"]
+__all__ = ["MAX_STEP", "has_value", "number_in", "step_in", "value_in"]
 
 MAX_STEP = 10**15
 """The largest number that is taken for a step."""
-TENSOR = "tensor("
-"""Before a number that was logged as a tensor of PyTorch."""
+_WRAPPED = re.compile(r"(?:[A-Za-z_][\w.]*\()+([^(),]+)[),].*")
+"""A number in the words of its type, such as `tensor(2.3, device='cuda:0')`, `np.float64(2.3)`."""
 _DIGITS = frozenset("0123456789")
 _EMPTY = ("", "none", "null", "na", "n/a", "no log")
 _NO_VALUE = (*_EMPTY, "nan")
@@ -53,8 +54,8 @@ def number_in(cell: Any) -> float | None:
     """The cell as a number; None if it is not one."""
     if isinstance(cell, bool):
         return None
-    if isinstance(cell, str) and cell.startswith(TENSOR):
-        cell = cell.removeprefix(TENSOR).split(",")[0].rstrip(")")
+    if isinstance(cell, str) and "(" in cell and (match := _WRAPPED.fullmatch(cell.strip())):
+        cell = match[1]
     try:
         return float(cell)
     except (TypeError, ValueError, OverflowError):

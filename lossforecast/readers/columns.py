@@ -10,6 +10,7 @@ __all__ = [
     "in_run",
     "is_epoch",
     "is_error",
+    "is_likely_loss",
     "is_loss",
     "is_rate",
     "listed",
@@ -31,8 +32,12 @@ _LOSS = re.compile(
 )
 _COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean)[^a-z])?cost")
 _ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
+_LIKELY = re.compile(
+    r"learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
+)
 _SCALE = re.compile(r"loss[ _-]?scal")  # of mixed precision
-_RATE = re.compile(r"(^|[^a-z])(l\.?r|learning[ _-]?rate)($|[^a-z])")
+_RATE = re.compile(r"(^|[^a-z])(l\.?r|learn(ing)?[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
     r"($|[^a-z]|loss)"
@@ -41,7 +46,7 @@ _REWARD = re.compile(
     r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg_loss|ppo|grpo|dpo"
     r"|surrogate|reinforce)($|[^a-z]|avg)"
 )
-SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type")
+SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type", "event")
 """Columns, in lower case, that tell training from validation in words."""
 _EPOCHS = {"epoch", "epochs", "current_epoch"}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -124,6 +129,12 @@ def is_loss(name: str) -> bool:
         and _RATE.search(word) is None
         and _SCALE.search(word) is None
     )
+
+
+@lru_cache(_MAX_CACHED)
+def is_likely_loss(name: str) -> bool:
+    """True if a column may be a loss where none is named one: `train`, `learn`, `test_error`."""
+    return _LIKELY.fullmatch(words(plain(name))) is not None
 
 
 @lru_cache(_MAX_CACHED)

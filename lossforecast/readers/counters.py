@@ -49,6 +49,8 @@ _TOTAL_STEPS = frozenset(
 )
 _TOTAL_EPOCHS = frozenset({"total_epochs", "max_epochs", "num_epochs", "num_train_epochs"})
 
+_RUN = "\0run"  # the length that is named so
+_ROUND = 5  # most numbers of epochs are multiples of it
 _NO_COLUMN = "\0"  # where rows are counted
 _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the rows; a column that goes back more often counts nothing
@@ -192,11 +194,12 @@ class Counter:
         """The planned length of the run, if the log has it."""
         own = self._totals.get(self.column)
         if own is None or not math.isfinite(own):
-            return None
+            own = self._totals.get(_RUN, math.nan) if self.counts == "steps" else math.nan
+            return round(own) if 0 < own <= MAX_STEP else None
         epochs = self._totals.get(str(self.epoch), math.nan)
         if self.counts == "steps" and epochs > 0 and self._begins_anew is not False:
             own *= epochs
-        if self.counts == "epochs" and self.first == 0 and own == self._last:
+        if self.counts == "epochs" and self.first == 0 and (own == self._last or _is_last(own)):
             own += 1  # numbered from 0, as `Epoch 59/59` of YOLOv5
         return round(own) if 0 < own <= MAX_STEP else None
 
@@ -239,8 +242,10 @@ class Counter:
     def _see_totals(self, row: Row, named: frozenset[str]) -> None:
         """Note the lengths in a row; one that changes is none."""
         own = self.column + TOTAL
-        for name in named & row.keys() if own not in row else (own,):
-            self._see_total(self.column, row[name])
+        if own in row:
+            self._see_total(self.column, row[own])
+        for name in named & row.keys() if own not in row else ():
+            self._see_total(_RUN if self.counts == "steps" else self.column, row[name])
         own = f"{self.epoch}{TOTAL}"
         for name in _TOTAL_EPOCHS & row.keys() if own not in row else (own,):
             self._see_total(str(self.epoch), row[name])
@@ -250,6 +255,11 @@ class Counter:
         if total is not None and math.isfinite(total):
             same = self._totals.setdefault(counter, total) == total
             self._totals[counter] = total if same else math.nan
+
+
+def _is_last(number: float) -> bool:
+    """True if a total is more likely the number of the last epoch, from 0: 59, but not 60."""
+    return (number + 1) % _ROUND == 0
 
 
 def is_counter_name(name: str) -> bool:

@@ -5,28 +5,37 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lossforecast.readers.cells import TENSOR, number_in
+from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, metric_of
 from lossforecast.readers.columns import words as separated
 
-__all__ = ["Phrase", "phrases", "without_colours"]
+__all__ = ["Phrase", "is_message", "phrases", "without_colours"]
 
 _MAX_WORDS = 3  # of a name
+_MAX_MESSAGE = 4000  # characters by which a line is taken for a message
 _MAX_CACHED = 1024  # texts between numbers whose meaning is remembered: they repeat in every line
 
 _TIME = re.compile(
-    r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?Z?)?"  # a date, a time
+    r"\d{4}[-/]\d\d?[-/]\d\d?"  # a date, a time and, in containers, the stream
+    r"(?:[T_ ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[-+]\d\d:\d\d)?(?: std(?:out|err) [FP] )?)?"
     r"|\d\d?/\d\d?(?=\s+\d\d:\d\d:\d\d)"  # a day without a year
     r"|\d{1,4}:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_NUMBER = re.compile(
-    r"(?<![\w.])(?P<number>[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-    r"|(?<![\w-])[-+]?(?:nan|NaN|NAN|inf|Inf|INF|Infinity|-inf)(?![\w-]))"
-    r"(?P<unit>[A-Za-z%][\w%]*(?:/[A-Za-z]+)?)?"
-    r"(?:\s*(?:/|\bof\b)\s*(?P<total>\d[\d,]*)(?![\d.\w]))?"
+_COMMAS = (
+    r"[1-9]\d{,2}(?:,\d{3})+(?![\d,.])|[1-9]\d{,2}(?:,\d{3})+\.\d+"
+    r"|(?<![\[(,])\d+,\d+(?![\d,.\])])|"
 )
-_SEPARATORS = " \t:=-'\"[(<>~"  # between a name and its number
+_NUMBERS = r"""
+    (?<![\w.])(?P<number>[-+]?(?:{commas}\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?
+    |(?<![\w-])[-+]?(?:nan|NaN|NAN|inf|Inf|INF|Infinity|-inf)(?![\w-]))
+    (?P<unit>[A-Za-z%][\w%]*(?:/[A-Za-z]+)?)?
+    (?:\s*(?:/|\bof\b)\s*(?P<total>\d[\d,]*)(?![\d\w]|\.\d))?
+"""
+_NUMBER = re.compile(_NUMBERS.replace("{commas}", ""), re.VERBOSE)
+_NUMBER_WITH_COMMA = re.compile(_NUMBERS.replace("{commas}", _COMMAS), re.VERBOSE)
+_COMMA = re.compile(r"\d,\d")
+_SEPARATORS = " \t:=-'\"[(<>~#"  # between a name and its number
 _ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
 _COPULAS = {"is", "was", "at", "of", "no", "no."}
 _FILLERS = {"training", "train", "global", "current", "starting", "start", "end", "at", "on", "in"}
@@ -47,6 +56,8 @@ _COUNTERS = {
     "step": "step",
     "steps": "step",
     "global_step": "global_step",
+    "optimizer_step": "global_step",
+    "train_step": "step",
     "it": "iter",
     "iter": "iter",
     "iters": "iter",
@@ -54,6 +65,7 @@ _COUNTERS = {
     "iterations": "iter",
     "batch": "batch",
     "epoch": "epoch",
+    "epochs": "epoch",
     "ep": "epoch",
     "up": "update",
     "num_updates": "num_updates",
@@ -64,10 +76,23 @@ _UNITS = {"epoch": "epoch", "batch": "batch", "iter": "iter", "step": "step", "i
 """Units of numbers that count, as in `3epoch:train:51-100batch` of ESPnet or `100it` of tqdm."""
 _SPLIT_WORD = re.compile(
     r"(?<![\w./-])(?:(?P<train>train|training|train_inner)"
-    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev)(?![\w./-])",
+    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev|saving dict)"
+    r"(?![\w./-])",
     re.IGNORECASE,
 )
-_BATCH = re.compile(r"\]?\s*\[\s*\d+\s*/\s*\d")
+_TOTALS = re.compile(r"(total|max|num)_([a-z]+_)?(steps|iters|iterations|epochs)")
+"""Names of a length, such as `Total optimization steps = 1,000`."""
+_WRAPPER = re.compile(r"(?<=[:=])\s*(?:[A-Za-z_][\w.]*\()+(?=[-+]?(?:\.?\d|nan|inf))|tensor\(")
+_CALL = re.compile(r"\w ?\(")
+_UNIT_OF_NAME = re.compile(
+    r"(?<=\w)\((?:1e-?\d+|[A-Za-z]{1,2})\)(?=\s*[:=])|(?<=lr|LR) \([^()]*\)(?=\s*[:=])"
+)  # lr(1e-3): 0.5, or LR (group 0)=0.1
+_NAME_BEHIND = re.compile(
+    r"\s+([A-Za-z][A-Za-z _]{2,30}?)\s*(?=[,;|]|$)"
+)  # 2.5 avg loss, 0.1 rate,
+_VALUE_BEHIND = re.compile(r":?\s+[-+]?\d+\.\d+(?![\w.])")  # train loss 100 2.5
+_ABBREVIATIONS = {"trl": "train_loss", "tel": "val_loss"}  # of llm.c
+_BATCH = re.compile(r"\]?\s*(?:\([^()]*\)\s*)?\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
 """Before the means over an epoch of fairseq and ESPnet."""
 
@@ -99,36 +124,58 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
-    if TENSOR in line:
-        line = line.replace(TENSOR, "")
     line = _TIME.sub(" ", without_colours(line))
+    if _CALL.search(line):
+        line = _UNIT_OF_NAME.sub("", _WRAPPER.sub(" ", line))
     end, pending = 0, ""
-    for match in _NUMBER.finditer(line):
-        words = _name(line[end : match.start()])
-        if words and words[-1] in _COUNTERS and is_loss(" ".join(words)):  # loss after epoch 3: 2.1
-            pending = "_".join(words[: max(i for i, w in enumerate(words) if is_loss(w)) + 1])
-            words = words[-1:]
-        elif not words and pending and match["total"] is None:
-            words, pending = (pending,), ""
+    pattern = _NUMBER_WITH_COMMA if _COMMA.search(line) else _NUMBER
+    for match in pattern.finditer(line):
+        number, unit, total = match.group("number", "unit", "total")
+        name, counter, of_loss = _meaning(line[end : match.start()])
         end = match.end()
-        if match["unit"] in _UNITS and number_in(match["number"]) is not None:
-            yield Phrase(_UNITS[match["unit"]], match["number"], counts=True)
+        if counter is not None and of_loss:  # loss after epoch 3: 2.1
+            pending = name
+        elif not name and pending and total is None:
+            name, pending = pending, ""
+        if "," in number:
+            number = _plain_number(number)
+        if unit in _UNITS and number_in(number) is not None:
+            yield Phrase(_UNITS[unit], number, counts=True)
             continue
-        number, unit, total = match["number"].replace(",", ""), match["unit"], match["total"]
-        counter = _counter(words)
-        if (
-            words and words[-1] in ("train", "training") and _BATCH.match(line, end)
-        ):  # Train: 3 [100/2000]
+        if name[-5:] in ("train", "ining") and _BATCH.match(line, end):  # Train: 3 [100/2000]
             counter = "epoch"
         if counter is not None:
             total = total or _next_total(line, end)
-            if number_in(number) is not None and unit is None:
+            plural = name.endswith("epochs") and total is None
+            if number_in(number) is not None and unit is None and not plural:
                 yield Phrase(counter, number, _plain(total), counts=True)
-        elif not words:
+        elif not name:
             if total is not None and unit is None:
                 yield Phrase("", number, _plain(total), counts=True)
+            elif unit is None and (behind := _NAME_BEHIND.match(line, end)):
+                name = "_".join(behind[1].lower().split())
+                if is_loss(name) or name in ("rate", "avg"):
+                    yield Phrase("learning_rate" if name == "rate" else name, number)
+        elif of_loss and number.isdecimal() and _VALUE_BEHIND.match(line, end):
+            pending = name
+            yield Phrase("step", number, counts=True)
         elif unit is None or unit == "%":
-            yield Phrase(_of_split("_".join(words), line[: match.start()]), number)
+            yield Phrase(_of_split(name, line[: match.start()]), number)
+
+
+def is_message(text: str) -> bool:
+    """True for a line of a log such as `step 1, loss 2.1`, with a counter and a loss."""
+    named = list(phrases(text[:_MAX_MESSAGE]))
+    return any(phrase.counts for phrase in named) and any(is_loss(phrase.name) for phrase in named)
+
+
+def _plain_number(text: str) -> str:
+    """A number without commas between thousands, and with a decimal point."""
+    whole, comma, rest = text.partition(",")
+    is_decimal = len(rest) != 3 or whole.strip("+-") == "0"
+    if comma and is_decimal and "," not in rest and "." not in rest:
+        return f"{whole}.{rest}"
+    return text.replace(",", "")
 
 
 def _plain(total: str | None) -> str | None:
@@ -141,7 +188,6 @@ def _next_total(line: str, end: int) -> str | None:
     return match[1] if match else None
 
 
-@lru_cache(_MAX_CACHED)
 def _name(gap: str) -> tuple[str, ...]:
     """The words of the name of a number, from the text before it."""
     gap = re.sub(r"\(\w+\)|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
@@ -149,16 +195,35 @@ def _name(gap: str) -> tuple[str, ...]:
     while words and words[-1].lower() in _COPULAS:
         words.pop()
     words = words[-_MAX_WORDS:]
-    start = next((i for i in range(len(words), 0, -1) if not words[i - 1][0].isalpha()), 0)
+    start = next(
+        (
+            i
+            for i in range(len(words), 0, -1)
+            if not words[i - 1][0].isalpha() and words[i - 1][0] != "_"
+        ),
+        0,
+    )
     return tuple(separated(word.strip(".*!")) for word in words[start:] if word.strip(".*!"))
 
 
 @lru_cache(_MAX_CACHED)
-def _counter(words: tuple[str, ...]) -> str | None:
-    """The counter that a name is that of, as in "training step"."""
-    if not words or not all(word in _FILLERS for word in words[:-1]):
-        return None
-    return _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(words[-1])
+def _meaning(gap: str) -> tuple[str, str | None, bool]:
+    """The name of a number by the text before it, its counter if it counts, True for a loss.
+
+    In `loss after epoch 3: 2.1` the counter is that of the first number, and the name the loss of
+    the next one.
+    """
+    words = _name(gap)
+    name = "_".join(words)
+    if not words or _TOTALS.fullmatch(name):
+        return name, None, False
+    if words[-1] in _COUNTERS and is_loss(" ".join(words)):
+        of_loss = words[: max(i for i, word in enumerate(words) if is_loss(word)) + 1]
+        return "_".join(of_loss), _COUNTERS[words[-1]], True
+    counter = None
+    if all(word in _FILLERS for word in words[:-1]):  # training step
+        counter = _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(words[-1])
+    return _ABBREVIATIONS.get(name, name), counter, counter is None and is_loss(name)
 
 
 def _of_split(name: str, before: str) -> str:

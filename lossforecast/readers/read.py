@@ -14,6 +14,7 @@ from lossforecast.readers.columns import (
     in_run,
     is_epoch,
     is_error,
+    is_likely_loss,
     is_loss,
     is_rate,
     listed,
@@ -49,6 +50,9 @@ _PREFERRED_LOSSES = (
     "loss/total",
 )
 """Names of the loss to forecast, the preferred one first."""
+_OF_FILE = re.compile(r"loss|error")
+_PARTS_SHARE = 0.4  # of its points at the step before: such a column has parts of steps
+_ONCE, _OFTEN = 2, 20  # points of a column that is passed over for those of another
 _TOTAL = re.compile(r"(^|[^a-z])(total|sum|mean|avg|average|overall)($|[^a-z])")
 """In the names that come before those of components."""
 
@@ -97,22 +101,33 @@ def read_log(
     """
     source = open_log(path, step_column)
     source.on_read = on_read
-    asked = {name for name in (column, rate_column) if name is not None}
+    asked = frozenset(name for name in (column, rate_column) if name is not None)
+    source.asked = asked | set(map(words, asked))
     if run is not None and not source.runs_have_names:
         source.run = run_number(source, run)
-    series, epochs = _read(source, asked, rate_column)
+    series, epochs = _read(source, source.asked, rate_column)
     source.check_run()
+    column, rate_column = _in_lower_case(column, series), _in_lower_case(rate_column, series)
     losses = [name for name in series if is_loss(name)]
+    likely = not losses and column is None
+    if likely:
+        losses, series, epochs = _likely_losses(source, rate_column) or (losses, series, epochs)
     runs = runs_of(source, series if column in series else losses)
     taken = chosen_run(source, runs, run, column if column in series else None)
     if source.runs_have_names:
         losses = [name for name in losses if run_of(name) == (taken or "")]
         column, rate_column = _of_run(taken, column, series), _of_run(taken, rate_column, series)
     _check_columns(source, {name for name in (column, rate_column) if name is not None}, series)
-    chosen = column or _loss_column(source, losses, metric)
-    loss, loss_metric = series[chosen], metric or metric_of(chosen)
+    chosen = column or _loss_column(source, losses, metric, series)
+    loss, loss_metric = series[chosen], metric or _metric_of(source, chosen)
     loss.check(source, chosen)
-    notes = [*source.notes, *loss.notes()]
+    notes = [*dict.fromkeys(source.notes), *loss.notes()]
+    if likely:
+        notes.append(
+            f"nothing in this log is named a loss: taking {chosen!r}, which falls, for the "
+            f"{'validation' if loss_metric == 'val' else 'training'} loss; name another with "
+            "--column"
+        )
     same_run = (name for name in source.columns if run_of(name) in ("", run_of(chosen)))
     if (sign := reward_of(chosen, same_run)) is not None:
         notes.append(
@@ -126,7 +141,8 @@ def read_log(
     if true_step is not None:  # read again: only the end of the log shows how steps are numbered
         loss = _read(source, {chosen}, None, true_step)[0][chosen]
     notes += [numbering.note] if numbering.note else []
-    rate = rate_column or best_rate_column(series, chosen, notes)
+    often = {name: column for name, column in series.items() if not _seen_once(column, loss)}
+    rate = rate_column or best_rate_column(often, chosen, notes)
     bins = series[rate].history.bins() if rate is not None else History().bins()
     steps = np.rint(bins.step).astype(np.int64)
     valid = np.isfinite(bins.mean) & (bins.mean >= 0)
@@ -208,6 +224,13 @@ def _restart(source: Source, series: Mapping[str, Series], step: int, last: int)
             source.columns[name] = step
 
 
+def _in_lower_case(name: str | None, series: Mapping[str, Series]) -> str | None:
+    """The name of a column, in lower case if it is found so, as those of text logs are."""
+    if name is None or name in series or words(name) not in series:
+        return name
+    return words(name)
+
+
 def _of_run(run: str | None, name: str | None, series: Mapping[str, Series]) -> str | None:
     """The full name of a column that was given without the name of its run."""
     full = in_run(run or "", name or "")
@@ -224,7 +247,34 @@ def _check_columns(source: Source, asked: set[str], series: Mapping[str, Series]
         )
 
 
-def _loss_column(source: Source, losses: Sequence[str], metric: str | None) -> str:
+def _likely_losses(
+    source: Source, rate_column: str | None
+) -> tuple[list[str], dict[str, Series], dict[str, EpochColumn]] | None:
+    """The columns that may be losses in a log where none is named one, and what was read.
+
+    These are columns such as `train`, or a single column; those that rise are none.
+    """
+    values = [n for n in source.columns if not is_rate(n) and not is_epoch(n)]
+    names = [name for name in values if is_likely_loss(name)]
+    names = names or (values if len(values) == 1 else [])
+    if not names:
+        return None
+    source.asked |= set(names)
+    series, epochs = _read(source, source.asked, rate_column)
+    losses = [name for name in names if name in series and series[name].falls]
+    return (losses, series, epochs) if losses else None
+
+
+def _metric_of(source: Source, column: str) -> str:
+    """The kind of a loss, by the names of its column and of its file, as of `test_error.tsv`."""
+    stem = source.path.name.partition(".")[0].lower()
+    of_file = metric_of(stem) if _OF_FILE.search(stem) else "train"
+    return "val" if "val" in (metric_of(column), of_file) else "train"
+
+
+def _loss_column(
+    source: Source, losses: Sequence[str], metric: str | None, series: Mapping[str, Series]
+) -> str:
     """The loss to forecast: a training loss if there is one, by the commonest name.
 
     Raises:
@@ -234,14 +284,23 @@ def _loss_column(source: Source, losses: Sequence[str], metric: str | None) -> s
     if not fitting:
         raise _no_loss(source, losses, metric)
 
-    def rank(name: str) -> tuple[bool, bool, int, int]:
+    most = max((series[name] for name in fitting), key=lambda column: column.points)
+
+    def rank(name: str) -> tuple[bool, bool, bool, bool, int, int]:
         word = words(plain(name))
         common = word in _PREFERRED_LOSSES
         total = _TOTAL.search(word) is not None
         place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES) + (not total)
-        return is_error(name), metric_of(name) == "val", place, losses.index(name)
+        of_parts = series[name].repeats > _PARTS_SHARE * series[name].points
+        doubtful = _seen_once(series[name], most), of_parts
+        return is_error(name), metric_of(name) == "val", *doubtful, place, losses.index(name)
 
     return min(fitting, key=rank)
+
+
+def _seen_once(column: Series, other: Series) -> bool:
+    """True if a column has a value or two where another goes on, as in the code above a log."""
+    return column.points <= _ONCE < _OFTEN <= other.points
 
 
 def _no_loss(source: Source, losses: Sequence[str], metric: str | None) -> ConfigurationError:

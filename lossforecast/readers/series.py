@@ -23,12 +23,13 @@ class Series:
         history: the points so far; complete after `flush`.
         points: number of points.
         rewinds: how often a step was lower than the one before.
+        repeats: how often it was the same.
         first_steps: the first two steps.
     """
 
     def __init__(self) -> None:
         self.history = History(_MAX_BINS)
-        self.points = self.rewinds = 0
+        self.points = self.rewinds = self.repeats = 0
         self.first_steps: list[int] = []
         self._last_step, self._last_is_finite = -1, False
         self._steps: list[int] = []
@@ -40,6 +41,7 @@ class Series:
         if step == self._last_step and self._last_is_finite and not finite:
             return
         self.points += 1
+        self.repeats += step == self._last_step
         if len(self.first_steps) < 2 and step not in self.first_steps:
             self.first_steps.append(step)
         self._last_step, self._last_is_finite = step, finite
@@ -52,6 +54,13 @@ class Series:
     def last_step(self) -> int:
         """The last step; -1 before the first."""
         return self._last_step
+
+    @property
+    def falls(self) -> bool:
+        """True if the last quarter of the values is lower than the first one, in the mean."""
+        means = self.history.bins().mean
+        quarter = max(means.size // 4, 1)
+        return bool(means[-quarter:].mean() < means[:quarter].mean()) if means.size else False
 
     @property
     def counts_from_1(self) -> bool:

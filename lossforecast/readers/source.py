@@ -3,7 +3,7 @@
 import codecs
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +37,8 @@ class Source:
         losses_are_means: True if a training loss is the mean over the steps since the last one.
         maybe_lightning: True if Lightning may have written the log, which numbers steps its own way
             (`lossforecast.readers.steps`).
+        asked: names of the columns that were asked for, or that are taken where none is a loss.
+        lines: the lines of a text log, if they are not those of its file.
         runs_have_names: True if the names of its columns begin with those of runs.
         run: number, from 1, of the run to read where several were appended; None for the last.
         n_runs: number of appended runs so far.
@@ -57,6 +59,8 @@ class Source:
     counts: str = "steps"
     losses_are_means: bool = False
     maybe_lightning: bool = False
+    asked: frozenset[str] = frozenset()
+    lines: Sequence[str] | None = field(default=None, repr=False)
     runs_have_names: bool = False
     run: int | None = None
     n_runs: int = 1

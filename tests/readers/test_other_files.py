@@ -81,11 +81,17 @@ def test_lists_of_another_length_are_said(tmp_path: Path) -> None:
     assert "left out: val_loss" in log.notes[0]
 
 
-def test_lists_without_the_name_of_a_loss_want_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--column"):
-        read(tmp_path / "values.json", json.dumps(LOSSES))
-    log = read_log(tmp_path / "values.json", column="values")
+@pytest.mark.parametrize("name", ["values.json", "values.txt"])
+def test_a_single_list_that_falls_is_taken_for_a_loss(tmp_path: Path, name: str) -> None:
+    def text(values: Sequence[float]) -> str:
+        return json.dumps(values) if name.endswith("json") else "\n".join(map(str, values)) + "\n"
+
+    log = read(tmp_path / name, text(LOSSES))
     check(log)
+    assert any("named a loss: taking 'values', which falls" in note for note in log.notes)
+    with pytest.raises(ConfigurationError, match="--column"):
+        read(tmp_path / name, text(LOSSES[::-1]))
+    check(read_log(tmp_path / name, column="values"), losses=LOSSES[::-1])
 
 
 # ---------------------------------------------------------------------------- numbers alone

@@ -36,20 +36,20 @@ def test_csv(tmp_path: Path, delimiter: str, encoding: str) -> None:
 def test_csv_with_names_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     lines = [f"{i},{loss_at(i)},{rate_at(i)},{i}" for i in range(STEPS)]
-    path.write_text("ticks,objective,eta,n\n" + "\n".join(lines) + "\n")
+    path.write_text("ticks,score,eta,n\n" + "\n".join(lines) + "\n")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "no column of optimizer steps or epochs.*ticks, objective, eta, n"),
-        ({"step_column": "ticks"}, "is named like a loss.*objective"),
+        ({}, "no column of optimizer steps or epochs.*ticks, score, eta, n"),
+        ({"step_column": "ticks"}, "is named like a loss.*score"),
         ({"step_column": "ticks", "column": "cost"}, "no values of 'cost'"),
         ({"step_column": "batch"}, "no column 'batch'"),
     ]
     for options, missing in cases:
         with pytest.raises(ConfigurationError, match=missing):
             read_log(path, **options)
-    log = read_log(path, step_column="ticks", column="objective", rate_column="eta")
+    log = read_log(path, step_column="ticks", column="score", rate_column="eta")
     assert seen(log) == {i: loss_at(i) for i in range(STEPS)}
     assert log.plan(STEPS).lr([100])[0] == pytest.approx(rate_at(100))
-    without = read_log(path, step_column="ticks", column="objective")
+    without = read_log(path, step_column="ticks", column="score")
     assert without.plan(STEPS).caveats == {Caveat.LR_UNKNOWN}
 
 

@@ -1,5 +1,6 @@
 """A whole file of JSON: lists of equal length, as Keras' history, or a list of objects."""
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -9,19 +10,25 @@ from typing import Any
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_loss, listed
+from lossforecast.readers.columns import is_epoch, is_loss, listed
+from lossforecast.readers.counters import is_counter_name
 from lossforecast.readers.formats.json_lines import flat
+from lossforecast.readers.formats.long_table import pivoted
 from lossforecast.readers.formats.number_table import tag_of
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
-from lossforecast.readers.text import open_text, parse_json
+from lossforecast.readers.text import is_json_object, open_text, parse_json
 
 __all__ = ["JsonDocument", "load_json"]
 
-_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{\]]|\[(\s*-?\d[\d.eE+-]*\s*,){3})')
+_JSON = re.compile(
+    r'\s*(\{\s*["}]|\{\s*\'[^\']*\'\s*:\s*\[\s*-?[\d.]|\[\s*[\[{\]]|\[(\s*-?\d[\d.eE+-]*\s*,){3})'
+)
+_PRINTED = re.compile(r"\s*\{\s*'")  # by Python
 _MAX_CHARACTERS = 200_000_000  # of a file that is loaded at once
 _KEY = re.compile(r"(\D{,20}?)[ _-]?(\d{1,15})")
 _COUNTERS = {"epoch": "epoch", "ep": "epoch", "step": "step", "iter": "step", "iteration": "step"}
+_MIN_COUNTED = 3  # rows of a list without losses
 _MAX_DEPTH = 3  # at which the columns are looked for
 
 
@@ -32,7 +39,9 @@ class JsonDocument(LogFormat):
 
     def matches(self, start: FileStart) -> bool:
         """True if the file begins as an object or a list of objects; tried after other JSON."""
-        return _JSON.match(start.text) is not None
+        first, _, rest = start.text.lstrip().partition("\n")
+        of_lines = rest.strip() != "" and is_json_object(first)
+        return _JSON.match(start.text) is not None and not of_lines
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Load the file."""
@@ -65,8 +74,9 @@ def load_json(path: Path) -> Any:
         with open_text(path) as file:
             text = file.read(_MAX_CHARACTERS + 1)
         if len(text) <= _MAX_CHARACTERS:
-            return parse_json(text)
-    except ValueError as error:  # not JSON, or not in UTF-8
+            printed = _PRINTED.match(text) is not None
+            return ast.literal_eval(text.strip()) if printed else parse_json(text)
+    except (ValueError, SyntaxError, RecursionError) as error:  # or not in UTF-8
         raise ConfigurationError(
             f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
         ) from error
@@ -98,11 +108,10 @@ def _rows(value: Any, depth: int, name: str) -> Iterator[dict[str, Any]]:
     elif isinstance(value, dict) and (rows := _by_number(value)):
         yield from rows
     elif isinstance(value, dict) and depth > 0:
-        for key, inner in value.items():
-            rows = list(_rows(inner, depth - 1, str(key)))
-            if any(is_loss(column) for row in rows for column in row):
-                yield from rows
-                return
+        inner = [list(_rows(member, depth - 1, str(key))) for key, member in value.items()]
+        counted = [rows for rows in inner if len(rows) >= _MIN_COUNTED and _is_counted(rows[0])]
+        of_losses = [rows for rows in inner if any(is_loss(name) for row in rows for name in row)]
+        yield from next(iter(of_losses + counted), [])
 
 
 def _rows_of_list(values: list[Any], name: str) -> Iterator[dict[str, Any]]:
@@ -112,11 +121,23 @@ def _rows_of_list(values: list[Any], name: str) -> Iterator[dict[str, Any]]:
             for step, value in zip(row["x"], row["y"], strict=False):
                 yield {"step": step, row["name"]: value}
     elif all(isinstance(row, dict) for row in values):
-        yield from map(flat, values)
+        yield from (dict(pivoted(flat(_alone(row)))) for row in values)
     elif all(number_in(value) is not None for value in values):
         yield from ({"index": index, name: value} for index, value in enumerate(values))
     elif all(isinstance(row, list) and len(row) in (2, 3) for row in values):
         yield from ({"step": row[-2], name: row[-1]} for row in values)
+
+
+def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the numbers of lists of one: `{"iteration": 0, "learn": [0.5]}` of CatBoost."""
+    return {
+        name: cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
+        for name, cell in row.items()
+    }
+
+
+def _is_counted(row: Mapping[str, Any]) -> bool:
+    return any(is_counter_name(name) or is_epoch(name) for name in row)
 
 
 def _is_chart(row: Mapping[str, Any]) -> bool:

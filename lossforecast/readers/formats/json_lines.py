@@ -1,5 +1,6 @@
 """JSON lines: one object of names and numbers on each line."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,17 @@ from typing import Any
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss
+from lossforecast.readers.counters import TOTAL
+from lossforecast.readers.formats.long_table import pivoted
+from lossforecast.readers.phrases import is_message
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import is_json_object, open_text, parse_json, whole_lines
 
 __all__ = ["JsonLines", "flat"]
 
-_MAX_DEPTH = 3  # of objects in objects whose names become columns
+_COUNT = re.compile(r"(\d+)/(\d+)")  # of {"global_step/max_steps": "10/1000"}, as of ms-swift
+_MAX_DEPTH = 6  # of objects in objects whose names become columns
 
 
 class JsonLines(LogFormat):
@@ -33,12 +38,21 @@ class JsonLines(LogFormat):
         several = start.text.lstrip().partition("\n")[2].strip() != ""
         columns = any(isinstance(value, list | dict) for value in values.values())
         loss = any(is_loss(name) and number_in(values[name]) is not None for name in values)
+        if holds_text(values):
+            return False
         return "log_history" not in values and (several or loss or not columns)
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Open the file; its columns become known only while it is read."""
         reader = partial(points_of_rows, rows=_rows, step_column=step_column)
         return Source(path, "JSON lines", reader)
+
+
+def holds_text(row: dict[str, Any]) -> bool:
+    """True if an object holds a line of a text log, as those of Docker: `{"log": "step 1 ..."}`."""
+    return not any(map(is_loss, flat(row))) and any(
+        isinstance(cell, str) and is_message(cell) for cell in row.values()
+    )
 
 
 def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
@@ -49,6 +63,9 @@ def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any
             cells |= flat(value, f"{prefix}{name}/", depth + 1)
         else:
             cells[prefix + name] = value
+            if isinstance(value, str) and (count := _COUNT.fullmatch(value)) and "/" in name:
+                counter = name.partition("/")[0]
+                cells |= {counter: count[1], counter + TOTAL: count[2]}
     return cells
 
 
@@ -73,6 +90,6 @@ def _rows(source: Source) -> Rows:
                     raise ConfigurationError(
                         f"{where} is not an object of names and numbers: {line:.60}"
                     )
-                yield where, flat(row)
+                yield where, pivoted(flat(row))
         except UnicodeError as error:
             raise ConfigurationError(f"{path}, after line {number}: {error}") from error

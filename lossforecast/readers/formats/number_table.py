@@ -1,10 +1,12 @@
 """Tables without a header: losses alone, or steps and losses, in a file named after the loss."""
 
+import re
 from functools import partial
 from pathlib import Path
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
+from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import open_text, whole_lines
@@ -13,7 +15,9 @@ __all__ = ["NumberTable", "tag_of"]
 
 _MAX_COLUMNS = 3
 _MIN_TIME = 1e9  # seconds since 1970; no step is as large
-_DELIMITERS = str.maketrans(",;\t", "   ")
+_DELIMITERS = re.compile(r"[\s,;]+|[:/](?=\s)")
+_TOTAL = re.compile(r"\s*\d+/\s*\d")  # 100/ 2000: 2.5
+_WRAPPED = re.compile(r"[A-Za-z_][\w.]*\(([-+\d.e]+)[^()]*\)")  # tensor(2.5, device='cuda:0')
 
 
 class NumberTable(LogFormat):
@@ -32,9 +36,11 @@ class NumberTable(LogFormat):
     def open(self, path: Path, step_column: str | None) -> Source:
         """Name the columns by the first line."""
         with open_text(path) as file:
-            cells = next((cells for line in file if (cells := _cells(line))), [])
+            line = next((line for line in file if _cells(line)), "")
+            cells = _cells(line)
+            counts_to = _TOTAL.match(line) is not None and len(cells) == _MAX_COLUMNS
         times = [i for i, cell in enumerate(cells) if (number_in(cell) or 0) >= _MIN_TIME]
-        names = ["step"] * len(cells)
+        names = ["step", "step" + TOTAL, ""] if counts_to else ["step"] * len(cells)
         names[-1] = tag_of(path)
         for i in times[: len(cells) - 1]:
             names[i] = "time"
@@ -48,7 +54,9 @@ def tag_of(path: Path) -> str:
 
 
 def _cells(line: str) -> list[str]:
-    return line.translate(_DELIMITERS).split()
+    if "(" in line:
+        line = _WRAPPED.sub(r"\1", line)
+    return [cell for cell in _DELIMITERS.split(line) if cell]
 
 
 def _rows(source: Source, *, names: list[str]) -> Rows:

@@ -8,7 +8,8 @@ from pathlib import Path
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, run_of
-from lossforecast.readers.phrases import phrases
+from lossforecast.readers.formats.number_table import tag_of
+from lossforecast.readers.phrases import is_message
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import open_text, whole_lines
@@ -22,7 +23,7 @@ _WANDB_EXTREMES = ("__MIN", "__MAX")  # beside each column of an exported panel
 _TENSORBOARD_COLUMNS = ["wall time", "step", "value"]  # of a download, named after its run and tag
 _COMMENT = "#"
 _SEP = "sep="
-_MAX_CHARACTERS = 4000  # of a first line, by which it is taken for text
+_TEXT_LINES = 5  # among which one that is a message shows that a file is no table
 
 
 class Table(LogFormat):
@@ -42,14 +43,16 @@ class Table(LogFormat):
         header, delimiter = header_of(lines[0])
         if any(number_in(name) is not None for name in header):
             return False
-        if len(header) < 2 and not (len(header) == 1 and is_loss(header[0])):
+        single = len(header) == 1 and is_loss(header[0])
+        if len(header) < 2 and not (single and all(len(row.split()) == 1 for row in lines[1:])):
             return False
-        if _is_row_of_text(lines[0]):
+        named = any(map(is_loss, header))
+        if any(map(is_message, lines[: 1 if named else _TEXT_LINES])):
             return False
-        return start.name.endswith(_SUFFIXES) or any(
-            len(cells) == len(header) and any(number_in(cell) is not None for cell in cells)
-            for cells in (_cells(line, delimiter) for line in lines[1:-1] or lines[1:])
-        )
+        rows = [_cells(line, delimiter) for line in lines[1:-1] or lines[1:]]
+        alike = [cells for cells in rows if len(cells) == len(header)]
+        numbers = any(number_in(cell) is not None for cells in alike for cell in cells)
+        return start.name.endswith(_SUFFIXES) or (numbers and 2 * len(alike) > len(rows))
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Read the header."""
@@ -62,6 +65,8 @@ class Table(LogFormat):
         of_tensorboard = [name.lower() for name in header] == _TENSORBOARD_COLUMNS
         if of_tensorboard:
             header[-1] = path.stem.rpartition("tag-")[2]
+        elif not any(map(is_loss, header)) and is_loss(tag_of(path)):
+            header = [tag_of(path) if name.lower() == "value" else name for name in header]
         rows = partial(rows_of, header=header, delimiter=delimiter)
         reader = partial(points_of_rows, rows=rows, step_column=step_column)
         source = Source(path, "CSV", reader)
@@ -102,12 +107,6 @@ def _counts_updates(header: list[str]) -> bool:
 
 def _values(header: list[str]) -> list[str]:
     return [name for name in header if not name.endswith(_WANDB_EXTREMES)]
-
-
-def _is_row_of_text(line: str) -> bool:
-    """True for a line such as `step 1, loss 2.1`."""
-    named = list(phrases(line[:_MAX_CHARACTERS]))
-    return any(phrase.counts for phrase in named) and any(is_loss(phrase.name) for phrase in named)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

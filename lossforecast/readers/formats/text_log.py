@@ -1,7 +1,7 @@
 """Text logs: any lines that hold a counter, a loss and perhaps a learning rate with numbers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -12,26 +12,31 @@ from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
 from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
+from lossforecast.readers.repeats import Repeats
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
-from lossforecast.readers.text import open_text, whole_lines
+from lossforecast.readers.text_lines import log_lines, text_of
 
-__all__ = ["TextLog"]
+__all__ = ["TextLog", "source_of_lines"]
 
 _KEYWORD = re.compile(
-    r"loss|nll|xent|entropy|cost|mse|epoch|step|iter|\blr|learning|\d\s*/\s*\d", re.IGNORECASE
+    r"loss|nll|xent|entropy|cost|mse|mae|mape|epoch|step|iter|lr|l\.r|learn|trl|\d\s*/\s*\d",
+    re.IGNORECASE,
 )
 _REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
 _MIN_UNCOUNTED_LINES = 3  # with a loss, in a log without steps and epochs
-_MAX_CHARACTERS = 4000  # of a line that are read
 _STEPS = {"step", "global_step", "num_updates"}
 _REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
+_OF_STEP = {"step", "step" + TOTAL}
 _RULES = ("-", "┏", "╭")  # at the beginning of a table
 _LEADING = re.compile(
-    r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?\]|^\s*(?P<only>\d+)\s*:\s"
+    r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?(?:\|[^\]]*)?\]"
+    r"|^\s*(?P<only>\d+)\s*:\s|^s:(?P<s>\d+)\s"
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
+_EPOCH = {"epoch", "epoch" + TOTAL}
+_LENGTH = re.compile(r"(?:total|max|num)_\w*?(?P<unit>steps|iters|iterations|epochs)")
 
 _LOOKED_FOR = (
     "lines with a step, iteration or epoch, a loss and their numbers, such as 'step 100: loss 2.3' "
@@ -51,7 +56,46 @@ class TextLog(LogFormat):
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Open the file; its columns become known only while it is read."""
-        return Source(path, "text log", partial(_points, step_column=step_column))
+        return source_of_lines(path, "text log", None, step_column)
+
+
+def source_of_lines(
+    path: Path, format_name: str, lines: Sequence[str] | None, step_column: str | None
+) -> Source:
+    """A log of lines of text: those of a file, unless they are given."""
+    source = Source(path, format_name, partial(_points, step_column=step_column))
+    source.lines = lines
+    return source
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is read.
+
+    Attributes:
+        counted_only: True if a line needs a step or an epoch, its own or that of a line above.
+        any_value: True if every named number is read, as there is no loss.
+        asked: names that are read beside losses and rates.
+    """
+
+    counted_only: bool = True
+    any_value: bool = False
+    asked: frozenset[str] = frozenset()
+
+    @property
+    def any_name(self) -> bool:
+        """True if values are read whose names are not those of losses and rates."""
+        return self.any_value or any(not is_loss(n) and not is_rate(n) for n in self.asked)
+
+    def reads_loss(self, name: str) -> bool:
+        """True if a value is a loss, or is read as one."""
+        return is_loss(name) or self.any_value or name in self.asked
+
+    def has_enough(self, source: Source) -> bool:
+        """True if a log has lines that can be read so."""
+        rows = (row for _, row in _with_bars(_rows(source, self)) if any(map(self.reads_loss, row)))
+        least = 1 if self.counted_only and not self.any_value else _MIN_UNCOUNTED_LINES
+        return len(list(islice(rows, least))) == least
 
 
 def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Points:
@@ -60,36 +104,31 @@ def _points(source: Source, wanted: Wanted, *, step_column: str | None) -> Point
     Raises:
         NothingLoggedError: no line holds a counter and a loss (yet).
     """
-    rows = _with_bars(_rows(source))
-    first = list(islice(rows, 1))
-    if not first:
-        rows = _with_bars(_rows(source, counted_only=False))
-        first = list(islice(rows, _MIN_UNCOUNTED_LINES))
-        first = first if len(first) == _MIN_UNCOUNTED_LINES else []
-    if not first:
+    asked = source.asked
+    readings = [_Reading(asked=asked), _Reading(counted_only=False, asked=asked)]
+    readings += [_Reading(any_value=True, asked=asked)]
+    reading = next((each for each in readings if each.has_enough(source)), None)
+    if reading is None:
         raise NothingLoggedError(
             f"{source.path} is text, not a table, and has no {_LOOKED_FOR}; it begins with "
-            f"{_first_line(source.path)!r}"
+            f"{_first_line(source)!r}"
         )
 
     def all_rows(_: Source) -> Rows:
-        yield from first
-        yield from rows
+        return _with_bars(_rows(source, reading))
 
     yield from points_of_rows(source, wanted, rows=all_rows, step_column=step_column, carry=True)
 
 
-def _first_line(path: Path) -> str:
-    with open_text(path, errors="replace") as file:
-        return next((line.strip() for line in file if line.strip()), "")[:60]
+def _first_line(source: Source) -> str:
+    return next((line.strip() for line in text_of(source) if line.strip()), "")[:60]
 
 
-def _lines(source: Source, tables: PrintedTables) -> Iterator[tuple[str, str]]:
-    with open_text(source.path, errors="replace") as file:
-        for number, whole in enumerate(whole_lines(source, file), 1):
-            line = whole[:_MAX_CHARACTERS]
-            if tables.is_open or line.startswith(_RULES) or _KEYWORD.search(line):
-                yield f"{source.path}, line {number}", line
+def _lines(source: Source, reading: _Reading, tables: PrintedTables) -> Iterator[tuple[str, str]]:
+    all_lines = reading.any_name
+    for where, line in log_lines(source):
+        if all_lines or tables.is_open or line.startswith(_RULES) or _KEYWORD.search(line):
+            yield where, line
 
 
 @dataclass(frozen=True)
@@ -109,24 +148,26 @@ class _Line:
     is_report: bool
 
 
-def _rows(source: Source, *, counted_only: bool = True) -> Iterator[_Line]:
+def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
     """The lines that hold a loss or a rate, and those with nothing but a progress bar.
 
     A line without a step or an epoch has that of a line above, such as `[step=100]`. Lines before
-    the first of these are left out, unless `counted_only` is False: for a log without any.
+    the first of these are left out, unless a log has none.
     """
     epoch: dict[str, str] = {}
     header: dict[str, str] = {}  # the step in a line above
-    any_counter, any_step = not counted_only, False
+    any_counter, any_step = not reading.counted_only, False
     length = ""  # the total of the iterations of training
-    tables = PrintedTables()
-    for where, line in _lines(source, tables):
+    lengths: dict[str, str] = {}  # of the run
+    tables = PrintedTables(reading.any_name)
+    repeats = Repeats()
+    for where, line in _lines(source, reading, tables):
         if (cells := tables.row(line)) is not None:
             if cells:
-                yield _Line(where, cells, None, False)
+                yield _Line(where, lengths | cells, None, False)
             continue
         values, counted = _numbers(line)
-        losses = [name for name in values if is_loss(name)]
+        losses = [name for name in values if reading.reads_loss(name) and not is_rate(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
         if losses and not (set(counted) - _UNNAMED or header):
             counted = _leading(line) or counted
@@ -139,26 +180,45 @@ def _rows(source: Source, *, counted_only: bool = True) -> Iterator[_Line]:
         counted = _with_step(counted, of_validation)
         match = BAR_COUNT.search(line)
         bar = (int(match[1]), int(match[2])) if match else None
-        if not any(is_loss(name) or is_rate(name) for name in values):
+        if not losses:
+            lengths |= _lengths_in(values)
+        if not losses and not any(map(is_rate, values)):
             if bar is not None:
                 yield _Line(where, {}, bar, False)
             else:
-                epoch = _epoch_in(counted) or epoch
+                epoch = epoch | _epoch_in(counted)
                 header = counted if _heads(counted) and not unnamed else header
+            repeats.heed(line)
         elif _REPORT.match(line):
             source.losses_are_means = True
             yield _Line(where, {**counted, **values}, None, not _STEPS & set(counted))
         else:
-            epoch = _epoch_in(counted) or epoch
-            if set(counted) - set(epoch):
+            own = bool(counted)
+            place = epoch | _epoch_in(counted)
+            if of_validation and repeats.is_behind({**place, **counted}):
+                counted = _epoch_in(counted)  # the number is that of a batch of validation
+            if set(counted) - set(place):
                 any_step |= bool(losses)
             elif counted and any_step and not header:
                 values = {_of_epoch(name): value for name, value in values.items()}
-            header = {} if _STEPS & set(counted) else header
-            counted |= header
+            counted |= {} if _STEPS & set(counted) else header
+            values = repeats.without(line, values, {**place, **counted}, own or bool(header))
+            if not values:
+                continue
+            epoch, header = place, {} if own and _STEPS & set(counted) else header
             any_counter = any_counter or bool(epoch or counted)
             if any_counter:
-                yield _Line(where, {**epoch, **counted, **values}, bar, False)
+                yield _Line(where, {**lengths, **epoch, **counted, **values}, bar, False)
+
+
+def _lengths_in(values: Mapping[str, str]) -> dict[str, str]:
+    """The lengths of the run in a line, such as `Total optimization steps = 1,000`."""
+    matches = ((_LENGTH.fullmatch(name), value) for name, value in values.items())
+    return {
+        f"total_{'epochs' if match['unit'] == 'epochs' else 'steps'}": value
+        for match, value in matches
+        if match is not None
+    }
 
 
 def _numbers(line: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -172,6 +232,9 @@ def _numbers(line: str) -> tuple[dict[str, str], dict[str, str]]:
             counted[phrase.name] = phrase.value
             if phrase.total is not None:
                 counted[phrase.name + TOTAL] = phrase.total
+    if not counted and any(map(is_loss, values)):  # total steps: 100, loss: 2.3
+        for name, value in _lengths_in(values).items():
+            counted["epoch" if name == "total_epochs" else "step"] = value
     return values, counted
 
 
@@ -186,13 +249,13 @@ def _leading(line: str) -> dict[str, str]:
     match = _LEADING.search(line)
     if match is None:
         return {}
-    step = match["only"] or match["second"] or match["first"]
+    step = match["only"] or match["s"] or match["second"] or match["first"]
     return {"step": step} | ({"epoch": match["first"]} if match["second"] else {})
 
 
 def _heads(counted: Mapping[str, str]) -> bool:
     """True if the counters of a line without values are those of the lines below."""
-    return not {"step", "batch"}.isdisjoint(counted)
+    return "step" in counted or "batch" + TOTAL in counted
 
 
 def _of_epoch(name: str) -> str:
@@ -205,6 +268,9 @@ def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
 
     A number without a name is no step in a line of validation: it counts batches of validation.
     """
+    if "global_step" in counted:
+        counted = {name: number for name, number in counted.items() if name not in _OF_STEP}
+        counted["step"] = counted.pop("global_step")
     for name in ("iter", "") if not of_validation else ("iter",):
         if name in counted and "step" not in counted:
             counted["step"] = counted[name]
@@ -214,7 +280,7 @@ def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
 
 
 def _epoch_in(counted: Mapping[str, str]) -> dict[str, str]:
-    return {name: number for name, number in counted.items() if name in ("epoch", "epoch" + TOTAL)}
+    return {name: number for name, number in counted.items() if name in _EPOCH}
 
 
 def _with_bars(lines: Iterator[_Line]) -> Rows:
