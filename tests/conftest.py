@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # the one that is installed
 pytest.register_assert_rewrite("support")  # helpers there assert as well
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts jobs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # for the processes of tests
 
 
 # Files that take long for the tests they have: first, so that two processes end together.

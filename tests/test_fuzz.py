@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import HealthCheck, Phase, example, find, given, settings
 from hypothesis import strategies as st
 
 from lossforecast import Forecaster, LossForecastError, LRSchedule, RunInfo, Status
@@ -140,6 +140,16 @@ def refused(what: Callable[..., None], *arguments: object) -> bool:
     metric=st.sampled_from(["train", "val"]),
     optimizer=st.sampled_from(["adamw", None]),
     events=st.lists(event, min_size=1, max_size=12),
+)
+@example(  # a first loss that underflows when it is divided by the latest
+    schedule=LRSchedule.constant(TOTAL, 0.0),
+    metric="train",
+    optimizer="adamw",
+    events=[
+        (Run.observe, 0, 0.0, None),
+        (Run.observe, 1, 5e-324, None),
+        (Run.observe_block, 8, 2.0, 0.0, 0),
+    ],
 )
 def test_any_sequence_of_events(
     schedule: LRSchedule, metric: str, optimizer: str | None, events: list[tuple[object, ...]]

@@ -44,7 +44,8 @@ class LossTransform:
         """Z and its variance, (n,) each, from losses and their variance, (n,) each."""
         if self.logarithmic:
             relative_std = np.minimum(np.sqrt(variance) / loss, _MAX_STD_OF_LOG)
-            return np.log(loss / self.level), relative_std**2
+            ratio = np.maximum(loss / self.level, np.finfo(float).tiny)
+            return np.log(ratio), relative_std**2
         return (loss - self.level) / self.unit, variance / self.unit**2
 
     def to_loss(self, z: FloatArray | float) -> FloatArray:

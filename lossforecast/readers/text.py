@@ -32,6 +32,8 @@ _LINES_PER_REPORT = 4096  # of the progress of reading
 _PART_BYTES = 1 << 16
 _GZIP = b"\x1f\x8b"
 _BAR = re.compile(r"\d/\d+\s*\[[^\[\]]*\]\s*$")  # of tqdm
+_CUT_OFF = "lossforecast.cut_off"
+_CUT_OFF_REASONS = ("unexpected end of data", "truncated data")  # of Python's codecs
 _POINTER = b"version https://git-lfs"
 
 
@@ -78,10 +80,25 @@ def open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, _GzipFile(path))
 
 
-def open_text(path: Path, *, errors: str = "strict") -> TextIO:
+def _cut_off(error: UnicodeError) -> tuple[str, int]:
+    """Replace a last character that is cut off, as in a file that is being written."""
+    if isinstance(error, UnicodeDecodeError) and error.reason in _CUT_OFF_REASONS:
+        return "\ufffd", error.end
+    raise error
+
+
+codecs.register_error(_CUT_OFF, _cut_off)
+
+
+def open_text(path: Path, *, errors: str = _CUT_OFF) -> TextIO:
     """Open a file in UTF-8 or UTF-16, with or without a byte-order mark; line ends are kept.
 
     It may be compressed by gzip.
+
+    Args:
+        path: the file.
+        errors: what to do about bytes that are in another encoding; by default a UnicodeDecodeError
+            is raised, unless the last character is only cut off.
     """
     with open_bytes(path) as start:
         encoding = encoding_of(start.read(len(codecs.BOM_UTF8)))
@@ -177,7 +194,7 @@ def check_utf_8(start: FileStart) -> None:
     try:
         data[: data.rfind(b"\n") + 1 or None].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data":  # the start ends within a character
+        if error.reason in _CUT_OFF_REASONS:  # the start ends within a character
             return
         raise ConfigurationError(
             f"{start.path} is not in UTF-8 (byte {error.start}): save it as UTF-8"

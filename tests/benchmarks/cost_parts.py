@@ -1,11 +1,9 @@
 """Costs of the parts of a forecast: a refit, a check, a what-if, the start of a run, a store."""
 
-import gc
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from types import FunctionType, ModuleType
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from cost_loops import unseen
 from cost_table import Ratio, of_all
 from cost_turns import Pause, Subject, measured
 from support.references import load_reference
+from support.sizes import bytes_of
 
 from lossforecast import Forecaster, LRSchedule, RunInfo
 from lossforecast.callbacks import TorchLossForecast, schedule_from_torch
@@ -194,23 +193,10 @@ def imports(scale: float) -> list[Ratio]:
 
 def memory(scale: float) -> list[Ratio]:
     """Measure what a forecaster keeps of many losses, in bytes."""
-    sizes = [_bytes_of(observed(10**7, seen)) for seen in (10_000, max(int(10**6 * scale), 20_000))]
+    sizes = [bytes_of(observed(10**7, seen)) for seen in (10_000, max(int(10**6 * scale), 20_000))]
     times = dict(zip(("few", "many"), map(np.atleast_1d, map(float, sizes)), strict=True))
     what = "the bytes kept of a hundred times as many losses"
     return [of_all(times, "many", "few", what, "those of 10,000 losses", 1.0)]
-
-
-def _bytes_of(root: object) -> int:
-    """Return the bytes of an object and of all that it refers to, classes and modules aside."""
-    seen, waiting, total = set[int](), [root], 0
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(each))
-        total += sys.getsizeof(each)
-        waiting += gc.get_referents(each)
-    return total
 
 
 def _child_seconds(line: str) -> float:

@@ -79,9 +79,10 @@ def test_advice_to_anneal_now_is_sharper(
 
 @pytest.mark.slow
 def test_stopping_in_sweeps_is_sharper(runs: list[Recorded], rules: dict[str, GapRule]) -> None:
-    """One sweep of ten runs: fewer steps used, and the best run kept."""
+    """One sweep of ten runs: fewer steps used, most of all in parallel, and the best run kept."""
     sweep = [run for run in runs if run.task == "language"]
     scores = (score_sweeps(sweep, rules, probe=probe) for probe in (False, True))
     for without, probed in zip(*scores, strict=True):
-        assert probed.compute_used < without.compute_used - 0.1
+        saved = without.compute_used - probed.compute_used
+        assert saved > (0.1 if without.arrival == "parallel" else 0.05)
         assert probed.regret == without.regret == 0

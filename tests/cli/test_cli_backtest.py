@@ -204,6 +204,7 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
         for policy in (
             "halving",
             "halving from 6%",
+            "worthwhile",
             "dominated",
             "successive-halving",
             "hyperband",
@@ -227,7 +228,7 @@ def test_sweeps_are_scored_and_written(tmp_path: Path) -> None:
     assert "runs arrive one after the other" in done.stdout
     piped = run("backtest", "--curves", folder, "--sweep", "--no-baselines", "--json", "-")
     assert {each["policy"] for each in written_by("backtest-sweep", piped.stdout)} == {
-        "halving", "halving from 6%", "dominated",
+        "halving", "halving from 6%", "worthwhile", "dominated",
     }  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """Long runs and many runs: what is kept does not grow with them."""
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.sizes import bytes_of
 
 from lossforecast import Forecaster, LRSchedule
 from lossforecast.callbacks import TorchLossForecast
@@ -25,10 +25,8 @@ def observed(total: int) -> Forecaster:
 
 
 @pytest.mark.slow
-def test_ten_million_observations_take_little_more_than_ten_thousand(
-    size_of: Callable[[object], int],
-) -> None:
-    few, many = size_of(observed(10_000)), size_of(observed(10_000_000))
+def test_ten_million_observations_take_little_more_than_ten_thousand() -> None:
+    few, many = bytes_of(observed(10_000)), bytes_of(observed(10_000_000))
     assert few > 10_000, "the test measures nothing"
     assert many - few < 2 * MEGABYTE
 
@@ -54,9 +52,9 @@ def watched(steps: int, total: int) -> TorchLossForecast:
 
 
 @pytest.mark.slow
-def test_a_loop_keeps_few_losses_however_long_it_is(size_of: Callable[[object], int]) -> None:
-    few = size_of(watched(10_000, 10_000_000))
-    many = size_of(watched(99_000, 10_000_000))  # just before the first forecast
+def test_a_loop_keeps_few_losses_however_long_it_is() -> None:
+    few = bytes_of(watched(10_000, 10_000_000))
+    many = bytes_of(watched(99_000, 10_000_000))  # just before the first forecast
     assert few > 10_000, "the test measures nothing"
     assert many - few < 2 * MEGABYTE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from support.log_files import loss_at, write_events
 
@@ -234,6 +234,7 @@ def test_unmutated_logs_are_read(tmp_path: Path, name: str) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.binary(max_size=300), name=st.sampled_from(sorted([*LOGS, "a.tfevents", "x"])))
+@example(data=b"0\xc2", name="a.csv")
 def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(data)
     read(tmp_path / name)
