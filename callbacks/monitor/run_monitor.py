@@ -16,6 +16,9 @@ from lossforecast.signals import contained
 
 __all__ = ["Recorder", "RunMonitor"]
 
+_LOUD = (Action.STOP, Action.CHANGE_SCHEDULE)
+_QUIET_SHARE = 0.1  # of the run, between two lines that ask for nothing: near a threshold,
+# "go on" and "no advice yet" alternate at every check
 _SINK_BINS = 256  # losses in an `Update` are averaged into at most this many bins
 
 
@@ -72,6 +75,7 @@ class RunMonitor:
         self.trail = Trail()
         self.forecast: Forecast | None = None
         self.recommendation: Recommendation | None = None
+        self._logged: tuple[int, Action] | None = None  # step and action logged last
         self._departed = False  # whether a warning that the run left its ladder was logged
 
     @property
@@ -83,14 +87,9 @@ class RunMonitor:
 
     def check(self, step: int) -> Update:
         """Forecast and recommend after `step` optimizer steps; log the action if it is new."""
-        before = self.recommendation
         self.forecast = self.forecaster.forecast()
         self.recommendation = self.forecaster.recommend(self.target, self.policies)
-        if before is None or before.action != self.recommendation.action:
-            level = logging.INFO
-            if self.recommendation.action in (Action.STOP, Action.CHANGE_SCHEDULE):
-                level = logging.WARNING
-            logger.log(level, "step %d: %s", step, self.recommendation.message)
+        self._log(step, self.recommendation)
         if self.forecast.departure is not None and not self._departed:
             self._departed = True
             logger.warning("step %d: the loss is %s", step, self.forecast.departure)
@@ -112,6 +111,20 @@ class RunMonitor:
         for sink in list(self.sinks):
             with contained(partial(self._drop_sink, sink)):
                 sink(update)
+
+    def _log(self, step: int, advice: Recommendation) -> None:
+        """Log a recommendation whose action is not the one logged last."""
+        is_loud = advice.action in _LOUD
+        if self._logged is not None:
+            at, action = self._logged
+            pause = 0.0
+            if not is_loud and action not in _LOUD:
+                pause = _QUIET_SHARE * self.forecaster.total_steps
+            if advice.action is action or step - at < pause:
+                return
+        self._logged = step, advice.action
+        level = logging.WARNING if is_loud else logging.INFO
+        logger.log(level, "step %d: %s", step, advice.message)
 
     def _drop_sink(self, sink: Sink, error: Exception) -> None:
         self.sinks.remove(sink)

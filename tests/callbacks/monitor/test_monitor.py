@@ -207,6 +207,25 @@ def test_a_change_of_mind_is_logged_and_nothing_else(caplog: pytest.LogCaptureFi
     ]
 
 
+def test_what_asks_for_nothing_is_logged_at_most_every_tenth_of_the_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "lossforecast")
+    answers = [Action.CONTINUE, Action.ABSTAIN] * 11
+    answers[15] = Action.STOP
+    given = iter(answers)
+    forecaster = young()
+    monitor = RunMonitor(forecaster, policy=lambda situation: answering(next(given))(situation))
+    for step in range(400, 620, 10):
+        monitor.check(step)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"step 400: scripted {Action.CONTINUE}",
+        f"step 510: scripted {Action.ABSTAIN}",
+        f"step 550: scripted {Action.STOP}",
+        f"step 560: scripted {Action.CONTINUE}",
+    ]
+
+
 def test_policies_may_come_from_a_generator() -> None:
     passing: Policy = lambda situation: None  # noqa: E731
     policies = (policy for policy in [passing, answering(Action.STOP)])
