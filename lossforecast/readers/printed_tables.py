@@ -102,9 +102,12 @@ def _is_row(cells: Cells, of_any: bool) -> bool:
 
 def _joined(above: str, line: str) -> str:
     """A header on two lines between bars as one; "" if the lines have not as many cells."""
-    if above.count("|") != line.count("|") or line.count("|") < 2:
+    if min(above.count("|"), line.count("|")) < 2:
         return ""
-    return " | ".join(f"{a} {b}".strip() for a, b in zip(_split(above), _split(line), strict=True))
+    first, second = _split(above), _split(line)
+    if len(first) != len(second):
+        return ""
+    return " | ".join(f"{a} {b}".strip() for a, b in zip(first, second, strict=True))
 
 
 def _places(line: str) -> tuple[tuple[int, int], ...]:

@@ -562,3 +562,10 @@ def test_rates_that_fall_at_irregular_steps_are_held(tmp_path: Path) -> None:
     plan = read(tmp_path, "log.csv", text).plan(1000)
     assert {caveat.value for caveat in plan.caveats} == {"lr_assumed"}
     assert plan.lr([1000])[0] == pytest.approx(0.001)
+
+
+def test_a_line_with_other_cells_above_a_header_is_not_joined_to_it(tmp_path: Path) -> None:
+    rows = [f"| {epoch} | {loss_at(epoch):.4f} |" for epoch in range(1, 30)]
+    path = tmp_path / "train.log"
+    path.write_text("\n".join(["one | two | three | four", "| epoch | loss |", *rows]) + "\n")
+    assert read_log(path).history.n_observed == len(rows)
