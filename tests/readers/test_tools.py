@@ -567,5 +567,5 @@ def test_rates_that_fall_at_irregular_steps_are_held(tmp_path: Path) -> None:
 def test_a_line_with_other_cells_above_a_header_is_not_joined_to_it(tmp_path: Path) -> None:
     rows = [f"| {epoch} | {loss_at(epoch):.4f} |" for epoch in range(1, 30)]
     path = tmp_path / "train.log"
-    path.write_text("\n".join(["one | two | three | four", "| epoch | loss |", *rows]) + "\n")
+    path.write_text("\n".join(["loss | two | three | four", "| epoch | loss |", *rows]) + "\n")
     assert read_log(path).history.n_observed == len(rows)
