@@ -35,8 +35,9 @@ class Page:
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
-        found: str = self.find(selector).text
-        return found
+        """The visible text of an element, which the page may replace at any moment."""
+        (found,) = self.until(lambda: (self.find(selector).text,))
+        return str(found)
 
     def drawn(self) -> list[dict[str, Any]]:
         """The lines and areas of the chart of losses, as they are drawn now."""
