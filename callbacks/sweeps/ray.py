@@ -113,8 +113,8 @@ class ForecastStopper(Stopper):
     def _judged(self, trial_id: str, result: Result) -> bool:
         trials, done = self._trials, bool(result.get("done"))
         seen = trials.observe(trial_id, result.get("config", {}), flatten_dict(result), last=done)
-        stops = seen and not done and trials.verdict(trial_id) is Verdict.STOP
-        stops = stops and not trials.shadow
+        judged = seen and not done
+        stops = judged and trials.verdict(trial_id) is Verdict.STOP and not trials.shadow
         if stops:
             result[REASON_KEY] = trials.stopped_because(trial_id)
         if done or stops:

@@ -41,7 +41,7 @@ _LEAST_LEFT = 0.01  # of a run: the gain of a trial near its end is not divided 
 
 
 class Verdict(Enum):
-    """What to do with a trial after a result."""
+    """The decision about a trial after a result."""
 
     GO_ON = auto()
     PAUSE = auto()
@@ -213,11 +213,10 @@ class SweepTrials:
         Before any trial has ended it is the one with the lowest forecast.
         """
         paused = {name: trial for name, trial in self._running.items() if trial.paused}
-        outlooks = {name: self._outlooks.of(name, t.forecaster) for name, t in paused.items()}
-        ended = [outlook.median for outlook in self._ended.values()]
-        best = min(ended, default=math.nan)
         if not paused:
             return None
+        outlooks = {name: self._outlooks.of(name, t.forecaster) for name, t in paused.items()}
+        best = min((outlook.median for outlook in self._ended.values()), default=math.nan)
         if math.isnan(best):
             return min(paused, key=lambda name: outlooks[name].median)
 

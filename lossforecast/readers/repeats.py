@@ -6,9 +6,10 @@ from lossforecast.readers.cells import number_in
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.text_lines import rank_in
 
-__all__ = ["Repeats"]
+__all__ = ["EPOCH", "Repeats"]
 
-_EPOCH = {"epoch", "epoch" + TOTAL}
+EPOCH = frozenset({"epoch", "epoch" + TOTAL})
+"""The counters of a line that are those of its epoch."""
 
 
 class Repeats:
@@ -44,7 +45,7 @@ class Repeats:
         place = _place_of(counted)
         best = (self._best or _tells_of_best(line)) and own and not self._left_out
         self._best = False
-        rank = rank_in(line, not counted.keys() <= _EPOCH)
+        rank = rank_in(line, not counted.keys() <= EPOCH)
         if own and rank is None and not best:
             self._note(place, values)
             return values

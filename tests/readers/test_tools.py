@@ -530,7 +530,7 @@ def test_a_dict_of_lists_printed_by_python(tmp_path: Path) -> None:
 
 
 def test_notebooks(tmp_path: Path) -> None:
-    """What a cell printed, and the table that the Trainer shows in one."""
+    """The output that a cell printed, and the table that the Trainer shows in one."""
     printed = [f"step {t} loss {loss_at(t)}\n" for t in STEPS]
     shown = "<table><tr><th>Step</th><th>Training Loss</th><th>Validation Loss</th></tr>" + "".join(
         f"<tr><td>{t}</td>\n<td>{loss_at(t)}</td><td>9.1</td></tr>" for t in STEPS

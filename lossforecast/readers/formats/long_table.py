@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ _VALUES = ("value", "metricvalue")
 _STEPS = ("step", "epoch")
 _GROUPS = (_NAMES, _VALUES, _STEPS)
 _BETWEEN = re.compile(r"[_ .]")
+_MAX_CACHED = 1024  # sets of names that are remembered: rows of JSON repeat them
 _RUNS = ("run", "group", "runid", "runhash", "runname", "experimentkey")
 _IDS = ("runid", "runhash")
 _SPLITS = (*SPLIT_COLUMNS, "data", "dataset", "set")
@@ -46,10 +47,17 @@ def _plain(name: str) -> str:
     return _BETWEEN.sub("", name.lower())
 
 
+@lru_cache(_MAX_CACHED)
+def _group_columns(names: tuple[str, ...]) -> tuple[str | None, str | None, str | None]:
+    """The columns of a name, of its value and of a step, the first of each; None without one."""
+    columns = {_plain(name): name for name in reversed(names)}
+    name, value, step = (next((columns[n] for n in g if n in columns), None) for g in _GROUPS)
+    return name, value, step
+
+
 def pivoted(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row of a name, its value and a step as one whose column has that name; others as is."""
-    columns = {_plain(name): name for name in reversed(list(row))}
-    name, value, step = (next((columns[n] for n in g if n in columns), None) for g in _GROUPS)
+    name, value, step = _group_columns(tuple(row))
     if name is None or value is None or step is None or not isinstance(row[name], str):
         return row
     if any(map(is_loss, row)):

@@ -12,7 +12,7 @@ from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
 from lossforecast.readers.phrases import phrases
 from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
-from lossforecast.readers.repeats import Repeats
+from lossforecast.readers.repeats import EPOCH, Repeats
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Points, Source, Wanted
 from lossforecast.readers.text_lines import log_lines, text_of
@@ -35,7 +35,6 @@ _LEADING = re.compile(
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
-_EPOCH = {"epoch", "epoch" + TOTAL}
 _LENGTH = re.compile(r"(?:total|max|num)_\w*?(?P<unit>steps|iters|iterations|epochs)")
 
 _LOOKED_FOR = (
@@ -70,7 +69,7 @@ def source_of_lines(
 
 @dataclass(frozen=True)
 class _Reading:
-    """What is read.
+    """The numbers of a log that are read.
 
     Attributes:
         counted_only: True if a line needs a step or an epoch, its own or that of a line above.
@@ -280,7 +279,7 @@ def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
 
 
 def _epoch_in(counted: Mapping[str, str]) -> dict[str, str]:
-    return {name: number for name, number in counted.items() if name in _EPOCH}
+    return {name: number for name, number in counted.items() if name in EPOCH}
 
 
 def _with_bars(lines: Iterator[_Line]) -> Rows:
