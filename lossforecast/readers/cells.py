@@ -13,6 +13,7 @@ MAX_STEP = 10**15
 """The largest number that is taken for a step."""
 _WRAPPED = re.compile(r"(?:[A-Za-z_][\w.]*\()+([^(),]+)[),].*")
 """A number in the words of its type, such as `tensor(2.3, device='cuda:0')`, `np.float64(2.3)`."""
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{,2}(?:,\d{3})+(?:\.\d+)?")
 _DIGITS = frozenset("0123456789")
 _EMPTY = ("", "none", "null", "na", "n/a", "no log")
 _NO_VALUE = (*_EMPTY, "nan")
@@ -59,7 +60,8 @@ def number_in(cell: Any) -> float | None:
     try:
         return float(cell)
     except (TypeError, ValueError, OverflowError):
-        return None
+        thousands = _THOUSANDS.fullmatch(cell.strip()) if isinstance(cell, str) else None
+        return float(thousands[0].replace(",", "")) if thousands else None
 
 
 def _number_or_none(cell: Any, where: str, column: str) -> float | None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from lossforecast.readers.languages import in_english
+
 __all__ = [
     "SPLIT_COLUMNS",
     "in_run",
@@ -36,10 +38,15 @@ _LIKELY = re.compile(
     r"learn|train|training|val|valid|validation|test|eval|dev|avg|average"
     r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
 )
-_SCALE = re.compile(r"loss[ _-]?scal")  # of mixed precision
-_RATE = re.compile(r"(^|[^a-z])(l\.?r|learn(ing)?[ _-]?rate)($|[^a-z])")
+_NO_LOSS = re.compile(
+    r"loss[ _-]?(scal|(weights?|coefs?|coefficients?|fn|type)($|[^a-z]))"
+    r"|(profit|stop|packet)[ _]loss"
+)
+"""In the names of settings, such as the scale in mixed precision, and of losses of another kind."""
+_RATE = re.compile(r"(^|[^a-z])(l\.?r|lrate|learn(ing)?[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
-    r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out)"
+    r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out"
+    r"|cv|cross_?val)"
     r"($|[^a-z]|loss)"
 )
 _REWARD = re.compile(
@@ -87,8 +94,8 @@ def in_run(run: str, name: str) -> str:
 
 @lru_cache(_MAX_CACHED)
 def words(name: str) -> str:
-    """The name in lower case, its words separated: train_loss for trainLoss."""
-    return _WORD_START.sub("_", name).lower()
+    """The name in lower case and in English, its words separated: train_loss for trainLoss."""
+    return in_english(_WORD_START.sub("_", name)).lower()
 
 
 def listed(names: Iterable[str]) -> str:
@@ -127,7 +134,7 @@ def is_loss(name: str) -> bool:
     return (
         (_LOSS.search(word) or _COST.fullmatch(word) or _ERROR.search(word)) is not None
         and _RATE.search(word) is None
-        and _SCALE.search(word) is None
+        and _NO_LOSS.search(word) is None
     )
 
 

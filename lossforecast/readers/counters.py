@@ -1,8 +1,10 @@
 """`Counter`: the column that numbers the rows of a log, and the optimizer step of each row."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import MAX_STEP, has_value, number_in, step_in
 from lossforecast.readers.columns import is_epoch, is_loss, listed, split_of
+from lossforecast.readers.languages import in_english
 from lossforecast.readers.run_starts import RunStarts
 
-__all__ = ["TOTAL", "Counter", "Row", "is_counter_name"]
+__all__ = ["TOTAL", "Counter", "Row", "count_and_total", "is_counter_name"]
 
 Row = Mapping[str, Any]
 """The cells of a row by the names of their columns."""
@@ -36,6 +39,7 @@ _STEP_COLUMNS = (
     "time/total_timesteps",
     "timesteps_total",
     "training_iteration",
+    "total_train_updates",
     "update",
     "updates",
     "batch",
@@ -50,12 +54,14 @@ _TOTAL_STEPS = frozenset(
 _TOTAL_EPOCHS = frozenset({"total_epochs", "max_epochs", "num_epochs", "num_train_epochs"})
 
 _RUN = "\0run"  # the length that is named so
+_COUNT = re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*")
 _ROUND = 5  # most numbers of epochs are multiples of it
 _NO_COLUMN = "\0"  # where rows are counted
 _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the rows; a column that goes back more often counts nothing
 _MIN_ROWS_PER_EPOCH = 3  # with a value of a loss, from which on rows are counted, not epochs
 _MAX_EPOCHS = 4096  # whose beginnings are kept, for a restart from one of them
+_MAX_CACHED = 1024  # names whose meaning is remembered
 _MIN_CONSTANT = 3  # rows of the same number, from which on a column is no counter
 
 
@@ -105,7 +111,7 @@ class Counter:
             if given not in names:
                 raise ConfigurationError(f"{path} has no column {given!r}: it has {listed(names)}")
             return _counting_epochs(given, rows) if given == epoch else cls(given, epoch)
-        last_words = {name: name.lower().rpartition("/")[2] for name in names}
+        last_words = {name: in_english(name).lower().rpartition("/")[2] for name in names}
         steps = [name for word in _STEP_COLUMNS for name in names if name.lower() == word]
         steps += [
             name
@@ -113,6 +119,9 @@ class Counter:
             for name in names
             if last_words[name] == word and name not in steps and not is_loss(name)
         ]
+        pair = next((name for name in steps if _counts_in_total(name, rows)), None)
+        if pair is not None:
+            return cls(pair + TOTAL, pair)
         counting = [name for name in steps if _is_counter(name, epoch, rows)]
         if counting:
             return cls(counting[0], epoch)
@@ -262,9 +271,20 @@ def _is_last(number: float) -> bool:
     return (number + 1) % _ROUND == 0
 
 
+@lru_cache(_MAX_CACHED)
 def is_counter_name(name: str) -> bool:
     """True if a column is named like a counter of optimizer steps."""
-    return name.lower() in _STEP_WORDS or name.lower().rpartition("/")[2] in _STEP_WORDS
+    word = in_english(name).lower()
+    return word in _STEP_WORDS or word.rpartition("/")[2] in _STEP_WORDS
+
+
+def count_and_total(name: str, cell: Any) -> dict[str, str]:
+    """The count and its total in a cell such as `3/30` of a column that counts; {} in others."""
+    count = _COUNT.fullmatch(cell) if isinstance(cell, str) else None
+    first, slash, _ = name.partition("/")
+    if count is None or not (is_counter_name(first if slash else name) or is_epoch(first)):
+        return {}
+    return {first: count[1], first + TOTAL: count[2]}
 
 
 def _counting_epochs(column: str, rows: Sequence[Row]) -> Counter:
@@ -321,6 +341,14 @@ def _is_counter(column: str, epoch: str | None, rows: Sequence[Row]) -> bool:
     steps = [-1 if number is None else number for number in numbers]
     backs = sum(b < a and not new for (a, b), new in zip(pairwise(steps), anew, strict=True))
     return backs <= max(_ALLOWED_REWINDS, _ALLOWED_REWIND_SHARE * len(rows))
+
+
+def _counts_in_total(column: str, rows: Sequence[Row]) -> bool:
+    """True if the total of a column is what counts, as in `Batch 0/100`, `Batch 0/200` of WeNet."""
+    cells = [(row[column], number_in(row[column + TOTAL])) for row in rows if column + TOTAL in row]
+    pairs = [(a[1], b[1]) for a, b in pairwise(cells) if a[0] == b[0]]
+    rising = sum(a is not None and b is not None and a < b for a, b in pairs)
+    return len(pairs) >= _MIN_CONSTANT and 2 * rising > len(pairs)
 
 
 def _is_index(column: str, rows: Sequence[Row]) -> bool:

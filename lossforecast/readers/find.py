@@ -12,6 +12,7 @@ __all__ = ["MAX_LISTED_LOGS", "find_log", "logs_below", "open_log"]
 
 _START_BYTES = 4096  # of a file, by which its format is recognised
 _LOG_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".log", ".txt", ".out")
+_PROGRAMS = (".py", ".sh", ".c", ".cc", ".cpp", ".cu", ".h", ".java", ".js", ".ts", ".rs", ".go")
 _MAX_FIRST_LINE_BYTES = 1_000_000  # read in addition if the first line is longer
 MAX_LISTED_LOGS = 5
 """Number of logs below a folder that an error names."""
@@ -33,6 +34,8 @@ def open_log(path: str | os.PathLike[str], step_column: str | None = None) -> So
             log_format, place = _find(place)
             if log_format is not None and place.is_dir():
                 return log_format.open(place, step_column)
+        if place.name.endswith(_PROGRAMS) and place.is_file():
+            raise ConfigurationError(f"{place} is a program, not a log: give the file it wrote")
         start = _start_of(place)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)

@@ -21,10 +21,10 @@ _TIME = re.compile(
     r"|\d\d?/\d\d?(?=\s+\d\d:\d\d:\d\d)"  # a day without a year
     r"|\d{1,4}:\d\d:\d\d(?:[.,]\d+)?|(?<![\d:])\d\d?:\d\d(?![\d:])"
 )
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_COLOUR = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _COMMAS = (
     r"[1-9]\d{,2}(?:,\d{3})+(?![\d,.])|[1-9]\d{,2}(?:,\d{3})+\.\d+"
-    r"|(?<![\[(,])\d+,\d+(?![\d,.\])])|"
+    r"|(?<![\[(,])\d+,\d+(?![\d.\])]|,\S)|"
 )
 _NUMBERS = r"""
     (?<![\w.])(?P<number>[-+]?(?:{commas}\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?
@@ -38,6 +38,16 @@ _COMMA = re.compile(r"\d,\d")
 _SEPARATORS = " \t:=-'\"[(<>~#"  # between a name and its number
 _ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
 _COPULAS = {"is", "was", "at", "of", "no", "no."}
+_QUOTED = re.compile(r"(.*['\"])\s+(?:is|was|reached)", re.DOTALL)  # 'val_loss' reached 2.5
+_LISTED = re.compile(
+    r"""(?:\s*[,:|({\['"][\s,:|({\['"]*)?([A-Za-z_][\w /.-]*?)\s*['"]?\s*[,|]\s*"""
+)  # epoch,1,loss,2.5
+_MAX_LISTED = 60  # characters
+_LEVELS = {"debug", "info", "warning"}  # before a message
+_INDEX = re.compile(r"_(?:i|idx|index|num|no|number|id)$")  # step_i
+_COUNT_OF = re.compile(r"(\w+)/(?:total|max|num|\w*(?:steps|iters|epochs|batches))")
+_PAIR = re.compile(r"\s*,\s*(\d+)\s*[],]")  # "step": [3, 100] of an epoch and a step
+_BOTH = re.compile(r"(train(?:ing)?)/(val(?:id(?:ation)?)?|test|eval|dev)(?=$|_)")
 _FILLERS = {"training", "train", "global", "current", "starting", "start", "end", "at", "on", "in"}
 _FILLERS |= {
     "after",
@@ -47,6 +57,7 @@ _FILLERS |= {
     "the",
     "optimizer",
     "info",
+    "debug",
     "-",
     "total",
     "current",
@@ -64,9 +75,12 @@ _COUNTERS = {
     "iteration": "iter",
     "iterations": "iter",
     "batch": "batch",
+    "minibatch": "batch",
+    "mini-batch": "batch",
     "epoch": "epoch",
     "epochs": "epoch",
     "ep": "epoch",
+    "round": "iter",
     "up": "update",
     "num_updates": "num_updates",
     "update": "update",
@@ -76,8 +90,9 @@ _UNITS = {"epoch": "epoch", "batch": "batch", "iter": "iter", "step": "step", "i
 """Units of numbers that count, as in `3epoch:train:51-100batch` of ESPnet or `100it` of tqdm."""
 _SPLIT_WORD = re.compile(
     r"(?<![\w./-])(?:(?P<train>train|training|train_inner)"
-    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev|saving dict)"
-    r"(?![\w./-])",
+    r"|val|valid|validation|validating|eval|evaluation|evaluating|test|testing|dev|cv|crossval"
+    r"|saving dict)"
+    r"(?![\w./-]|\s+(?:steps|batches|samples|examples|size)\b)",
     re.IGNORECASE,
 )
 _TOTALS = re.compile(r"(total|max|num)_([a-z]+_)?(steps|iters|iterations|epochs)")
@@ -125,14 +140,17 @@ def phrases(line: str) -> Iterator[Phrase]:
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
     line = _TIME.sub(" ", without_colours(line))
-    if _CALL.search(line):
+    if "(" in line and _CALL.search(line):
         line = _UNIT_OF_NAME.sub("", _WRAPPER.sub(" ", line))
-    end, pending = 0, ""
-    pattern = _NUMBER_WITH_COMMA if _COMMA.search(line) else _NUMBER
+    end, pending, of_bar = 0, "", ""
+    pattern = _NUMBER_WITH_COMMA if "," in line and _COMMA.search(line) else _NUMBER
     for match in pattern.finditer(line):
         number, unit, total = match.group("number", "unit", "total")
-        name, counter, of_loss = _meaning(line[end : match.start()])
+        gap = line[end : match.start()]
+        name, counter, of_loss = _meaning(gap)
         end = match.end()
+        if of_bar and total is not None and not name:
+            counter, of_bar = of_bar, ""
         if counter is not None and of_loss:  # loss after epoch 3: 2.1
             pending = name
         elif not name and pending and total is None:
@@ -147,6 +165,11 @@ def phrases(line: str) -> Iterator[Phrase]:
         if counter is not None:
             total = total or _next_total(line, end)
             plural = name.endswith("epochs") and total is None
+            if unit == "%":  # epoch: 25%|##  | 1/4
+                of_bar = counter
+            elif counter == "step" and (pair := _PAIR.match(line, end)) and "[" in gap:
+                yield Phrase("epoch", number, counts=True)
+                number, end = pair[1], pair.end()
             if number_in(number) is not None and unit is None and not plural:
                 yield Phrase(counter, number, _plain(total), counts=True)
         elif not name:
@@ -160,6 +183,9 @@ def phrases(line: str) -> Iterator[Phrase]:
             pending = name
             yield Phrase("step", number, counts=True)
         elif unit is None or unit == "%":
+            if of_loss and "/" in name and (both := _BOTH.search(name)):  # train/val loss: 2.5/2.6
+                pending = name.replace(both[0], both[2])
+                name = name.replace(both[0], both[1])
             yield Phrase(_of_split(name, line[: match.start()]), number)
 
 
@@ -190,11 +216,17 @@ def _next_total(line: str, end: int) -> str | None:
 
 def _name(gap: str) -> tuple[str, ...]:
     """The words of the name of a number, from the text before it."""
-    gap = re.sub(r"\(\w+\)|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
+    if len(gap) < _MAX_LISTED and (listed := _LISTED.fullmatch(gap)):
+        gap = listed[1]
+    gap = re.sub(r"\(\w+\)|<\w+>|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
+    if quoted := _QUOTED.fullmatch(gap):
+        gap = quoted[1].rstrip(_SEPARATORS)
     words = _ENDS_OF_NAMES.split(gap)[-1].split()
     while words and words[-1].lower() in _COPULAS:
         words.pop()
     words = words[-_MAX_WORDS:]
+    if words and words[-1].lower() in _LEVELS:
+        return ()
     start = next(
         (
             i
@@ -217,12 +249,14 @@ def _meaning(gap: str) -> tuple[str, str | None, bool]:
     name = "_".join(words)
     if not words or _TOTALS.fullmatch(name):
         return name, None, False
-    if words[-1] in _COUNTERS and is_loss(" ".join(words)):
+    if words[-1] in _COUNTERS and any(map(is_loss, words)):
         of_loss = words[: max(i for i, word in enumerate(words) if is_loss(word)) + 1]
         return "_".join(of_loss), _COUNTERS[words[-1]], True
     counter = None
     if all(word in _FILLERS for word in words[:-1]):  # training step
-        counter = _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(words[-1])
+        last = _INDEX.sub("", words[-1])
+        last = count[1] if (count := _COUNT_OF.fullmatch(last)) else last
+        counter = _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(last)
     return _ABBREVIATIONS.get(name, name), counter, counter is None and is_loss(name)
 
 

@@ -108,7 +108,7 @@ def read_log(
     series, epochs = _read(source, source.asked, rate_column)
     source.check_run()
     column, rate_column = _in_lower_case(column, series), _in_lower_case(rate_column, series)
-    losses = [name for name in series if is_loss(name)]
+    losses = [name for name in series if is_loss(name) and not series[name].is_count]
     likely = not losses and column is None
     if likely:
         losses, series, epochs = _likely_losses(source, rate_column) or (losses, series, epochs)

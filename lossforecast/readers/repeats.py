@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.counters import TOTAL
-from lossforecast.readers.text_lines import rank_in
+from lossforecast.readers.text_lines import rank_at_start, rank_within
 
 __all__ = ["EPOCH", "Repeats"]
 
@@ -45,7 +45,10 @@ class Repeats:
         place = _place_of(counted)
         best = (self._best or _tells_of_best(line)) and own and not self._left_out
         self._best = False
-        rank = rank_in(line, not counted.keys() <= EPOCH)
+        rank = rank_at_start(line, not counted.keys() <= EPOCH)
+        goes_on = place > self._place and values.keys() <= self._last.keys()
+        if rank is None and own and not goes_on:
+            rank = rank_within(line)
         if own and rank is None and not best:
             self._note(place, values)
             return values

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.source import Source
 from lossforecast.runs import History
@@ -13,6 +15,7 @@ _CHUNK_POINTS = 4096  # points that enter the history at once
 _ALLOWED_REWINDS = 3
 _ALLOWED_REWIND_SHARE = 0.02  # of the points; more rewinds mean that several runs are mixed up
 _MIN_LATE_INTERVALS = 5  # between two losses, before the first one: the log lacks its beginning
+_MIN_COUNT = 20  # values
 _MIN_LATE_SHARE = 0.02  # of the steps, likewise
 
 
@@ -61,6 +64,12 @@ class Series:
         means = self.history.bins().mean
         quarter = max(means.size // 4, 1)
         return bool(means[-quarter:].mean() < means[:quarter].mean()) if means.size else False
+
+    @property
+    def is_count(self) -> bool:
+        """True if each value is the one before plus 1: these are numbers of rows, and no loss."""
+        means = self.history.bins().mean
+        return means.size >= _MIN_COUNT and bool((np.diff(means) == 1).all())
 
     @property
     def counts_from_1(self) -> bool:

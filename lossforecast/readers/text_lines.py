@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator
 
+from lossforecast.readers.languages import lines_in_english
+from lossforecast.readers.phrases import without_colours
 from lossforecast.readers.source import Source
 from lossforecast.readers.text import open_text, whole_lines
 
-__all__ = ["log_lines", "rank_in", "text_of"]
+__all__ = ["log_lines", "rank_at_start", "rank_within", "text_of"]
 
 _MAX_CHARACTERS = 4000  # of a line that are read
 _MAX_JOINED = 100  # lines of a printed dict
@@ -21,6 +23,9 @@ _RANK = re.compile(
     r"|\(\w+ (?:pid|rank)=(\d+)|(\d+):(?=\s))",
     re.IGNORECASE,
 )
+_RANK_WITHIN = re.compile(
+    r"(?<![\w-])(?:rank|worker|gpu|process)[ _:=#-]{0,2}(\d+)(?![\w.%/])", re.IGNORECASE
+)
 
 
 def log_lines(source: Source) -> Iterator[tuple[str, str]]:
@@ -30,8 +35,12 @@ def log_lines(source: Source) -> Iterator[tuple[str, str]]:
     others. Lines of a program are left out.
     """
     joined: list[str] = []
-    for number, whole in enumerate(text_of(source), 1):
+    for number, whole in enumerate(lines_in_english(text_of(source)), 1):
         where = f"{source.path}, line {number}"
+        if "\x1b" in whole:
+            whole = without_colours(whole)
+        if "#011" in whole:
+            whole = whole.replace("#011", "\t")  # a tab that syslog wrote
         if "\x08" in whole:
             parts = [part[:_MAX_CHARACTERS] for part in _BACKSPACES.split(whole)]
             yield from ((where, part) for part in parts if part.strip())
@@ -66,7 +75,7 @@ def _joined(before: list[str], line: str) -> list[str]:
     return [line] if begins else []
 
 
-def rank_in(line: str, counted: bool) -> str | None:
+def rank_at_start(line: str, counted: bool) -> str | None:
     """The process that a line begins with, of several that write one log: `[rank1]:`, `1: `.
 
     Args:
@@ -77,3 +86,9 @@ def rank_in(line: str, counted: bool) -> str | None:
     if match is None or (match[4] is not None and not counted):
         return None
     return match[match.lastindex or 0]
+
+
+def rank_within(line: str) -> str | None:
+    """The process that a line names anywhere, as in `step 1 rank 3 loss 2.5`."""
+    match = _RANK_WITHIN.search(line)
+    return None if match is None else match[1]

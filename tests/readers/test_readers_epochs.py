@@ -143,8 +143,11 @@ def test_a_log_with_epochs(tmp_path: Path, name: str) -> None:
     log = read_log(write(tmp_path / name, rows(lambda t: t // EPOCH)))
     assert log.steps_per_epoch == pytest.approx(EPOCH, rel=0.01)
     log = read_log(write(tmp_path / name, rows(lambda t: f"{t // EPOCH}/3")))
+    assert log.steps_per_epoch == pytest.approx(EPOCH, rel=0.01)
+    assert log.total_steps == 1_196, "three epochs, which are nearly over"
+    log = read_log(write(tmp_path / name, rows(lambda t: f"{t // EPOCH} of 3")))
     assert (log.steps_per_epoch, log.history.n_observed) == (None, 240)
-    with pytest.raises(ConfigurationError, match="epoch is '0/3', not a number"):
+    with pytest.raises(ConfigurationError, match="epoch is '0 of 3', not a number"):
         read_log(tmp_path / name, step_column="epoch")
 
 

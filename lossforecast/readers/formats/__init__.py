@@ -5,7 +5,7 @@ from lossforecast.readers.formats.json_document import JsonDocument
 from lossforecast.readers.formats.json_lines import JsonLines
 from lossforecast.readers.formats.long_table import LongTable
 from lossforecast.readers.formats.metric_files import MetricFiles
-from lossforecast.readers.formats.notebook import Notebook
+from lossforecast.readers.formats.notebook import Notebook, WebPage
 from lossforecast.readers.formats.number_table import NumberTable
 from lossforecast.readers.formats.table import Table
 from lossforecast.readers.formats.tensorboard import TensorBoardEvents
@@ -18,6 +18,7 @@ __all__ = ["FORMATS"]
 FORMATS: tuple[LogFormat, ...] = (
     TensorBoardEvents(),
     Notebook(),
+    WebPage(),
     LongTable(),
     Table(),
     JsonLines(),

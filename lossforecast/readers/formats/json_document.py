@@ -15,19 +15,23 @@ from lossforecast.readers.counters import is_counter_name
 from lossforecast.readers.formats.json_lines import flat
 from lossforecast.readers.formats.long_table import pivoted
 from lossforecast.readers.formats.number_table import tag_of
+from lossforecast.readers.formats.text_log import source_of_lines
+from lossforecast.readers.phrases import is_message
 from lossforecast.readers.rows import Rows, points_of_rows
 from lossforecast.readers.source import FileStart, LogFormat, Source
 from lossforecast.readers.text import is_json_object, open_text, parse_json
 
-__all__ = ["JsonDocument", "load_json"]
+__all__ = ["MAX_CHARACTERS", "JsonDocument", "load_json"]
 
 _JSON = re.compile(
     r'\s*(\{\s*["}]|\{\s*\'[^\']*\'\s*:\s*\[\s*-?[\d.]|\[\s*[\[{\]]|\[(\s*-?\d[\d.eE+-]*\s*,){3})'
 )
 _PRINTED = re.compile(r"\s*\{\s*'")  # by Python
-_MAX_CHARACTERS = 200_000_000  # of a file that is loaded at once
+MAX_CHARACTERS = 200_000_000
+"""Of a file that is loaded at once."""
 _KEY = re.compile(r"(\D{,20}?)[ _-]?(\d{1,15})")
 _COUNTERS = {"epoch": "epoch", "ep": "epoch", "step": "step", "iter": "step", "iteration": "step"}
+_MAX_MESSAGES = 512  # texts, among which one that is a message shows that they are a log
 _MIN_COUNTED = 3  # rows of a list without losses
 _MAX_DEPTH = 3  # at which the columns are looked for
 
@@ -49,6 +53,10 @@ class JsonDocument(LogFormat):
         if document in ({}, []):
             raise NothingLoggedError(f"{path} holds no values: nothing was logged yet")
         rows = list(_rows(document, _MAX_DEPTH, tag_of(path)))
+        if not any(is_loss(name) for row in rows for name in row):
+            messages = list(_texts(document))
+            if any(map(is_message, messages[:_MAX_MESSAGES])):
+                return source_of_lines(path, "messages in JSON", messages, step_column)
         if not rows:
             raise ConfigurationError(
                 f"{path} is JSON, but has no log_history, as the trainer_state.json of the Hugging "
@@ -72,8 +80,8 @@ def load_json(path: Path) -> Any:
     """
     try:
         with open_text(path) as file:
-            text = file.read(_MAX_CHARACTERS + 1)
-        if len(text) <= _MAX_CHARACTERS:
+            text = file.read(MAX_CHARACTERS + 1)
+        if len(text) <= MAX_CHARACTERS:
             printed = _PRINTED.match(text) is not None
             return ast.literal_eval(text.strip()) if printed else parse_json(text)
     except (ValueError, SyntaxError, RecursionError) as error:  # or not in UTF-8
@@ -81,9 +89,18 @@ def load_json(path: Path) -> Any:
             f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
         ) from error
     raise ConfigurationError(
-        f"{path} has more than {_MAX_CHARACTERS // 1_000_000} MB in one JSON value: give a log "
+        f"{path} has more than {MAX_CHARACTERS // 1_000_000} MB in one JSON value: give a log "
         "with one object on each line"
     )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The lines of the texts in a JSON value, as in `[{"message": "step 1, loss 2.5"}, ...]`."""
+    if isinstance(value, str):
+        yield from (f"{line}\n" for line in value.splitlines())
+    elif isinstance(value, list | dict):
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from _texts(member)
 
 
 def _numbered(rows: list[dict[str, Any]], source: Source) -> Rows:
@@ -107,6 +124,10 @@ def _rows(value: Any, depth: int, name: str) -> Iterator[dict[str, Any]]:
             yield {"index": index, **row}
     elif isinstance(value, dict) and (rows := _by_number(value)):
         yield from rows
+    elif isinstance(value, dict) and (charts := list(_charts(value, depth))):
+        yield from _rows_of_list(charts, name)
+    elif isinstance(value, dict) and len(columns := _of_splits(value)) > 1:
+        yield from _rows(columns, 0, name)
     elif isinstance(value, dict) and depth > 0:
         inner = [list(_rows(member, depth - 1, str(key))) for key, member in value.items()]
         counted = [rows for rows in inner if len(rows) >= _MIN_COUNTED and _is_counted(rows[0])]
@@ -134,6 +155,27 @@ def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
         name: cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
         for name, cell in row.items()
     }
+
+
+def _charts(value: Mapping[str, Any], depth: int) -> Iterator[dict[str, Any]]:
+    """The charts in objects, named after these, as ClearML reports them."""
+    for name, member in value.items():
+        if isinstance(member, dict) and _is_chart(member):
+            yield {**member, "name": name}
+        elif isinstance(member, dict) and depth > 0:
+            for chart in _charts(member, depth - 1):
+                yield {**chart, "name": f"{name}/{chart['name']}"}
+
+
+def _of_splits(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of several objects, as in `{"train": {"rmse": [...]}, "eval": {"rmse": [...]}}`.
+
+    {} unless all of them have the same names.
+    """
+    names = {frozenset(member) if isinstance(member, dict) else None for member in value.values()}
+    if len(names) != 1 or None in names:
+        return {}
+    return {f"{key}/{name}": value[key][name] for key in value for name in value[key]}
 
 
 def _is_counted(row: Mapping[str, Any]) -> bool:

@@ -1,6 +1,5 @@
 """JSON lines: one object of names and numbers on each line."""
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss
-from lossforecast.readers.counters import TOTAL
+from lossforecast.readers.counters import count_and_total
 from lossforecast.readers.formats.long_table import pivoted
 from lossforecast.readers.phrases import is_message
 from lossforecast.readers.rows import Rows, points_of_rows
@@ -17,7 +16,6 @@ from lossforecast.readers.text import is_json_object, open_text, parse_json, who
 
 __all__ = ["JsonLines", "flat"]
 
-_COUNT = re.compile(r"(\d+)/(\d+)")  # of {"global_step/max_steps": "10/1000"}, as of ms-swift
 _MAX_DEPTH = 6  # of objects in objects whose names become columns
 
 
@@ -50,8 +48,9 @@ class JsonLines(LogFormat):
 
 def holds_text(row: dict[str, Any]) -> bool:
     """True if an object holds a line of a text log, as those of Docker: `{"log": "step 1 ..."}`."""
-    return not any(map(is_loss, flat(row))) and any(
-        isinstance(cell, str) and is_message(cell) for cell in row.values()
+    cells = flat(row)
+    return not any(map(is_loss, cells)) and any(
+        isinstance(cell, str) and is_message(cell) for cell in cells.values()
     )
 
 
@@ -63,9 +62,8 @@ def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any
             cells |= flat(value, f"{prefix}{name}/", depth + 1)
         else:
             cells[prefix + name] = value
-            if isinstance(value, str) and (count := _COUNT.fullmatch(value)) and "/" in name:
-                counter = name.partition("/")[0]
-                cells |= {counter: count[1], counter + TOTAL: count[2]}
+            if isinstance(value, str):
+                cells |= count_and_total(name, value)
     return cells
 
 

@@ -1,4 +1,4 @@
-"""Notebooks of Jupyter: what their cells printed, and the tables that they show."""
+"""Notebooks of Jupyter and pages in HTML: what cells printed, and the tables that they show."""
 
 import html
 import re
@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.errors import ConfigurationError
-from lossforecast.readers.formats.json_document import load_json
+from lossforecast.readers.formats.json_document import MAX_CHARACTERS, load_json
 from lossforecast.readers.formats.text_log import source_of_lines
 from lossforecast.readers.source import FileStart, LogFormat, Source
+from lossforecast.readers.text import open_text
 
-__all__ = ["Notebook"]
+__all__ = ["Notebook", "WebPage"]
 
 _ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
 _CELL = re.compile(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
+_HIDDEN = re.compile(r"<(script|style)\b.*?</\1>", re.DOTALL)
+_PAGE = re.compile(r"\s*<(?:!doctype html|html|table)\b", re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*[\r\n]+|[^\r\n]+")
 
 
@@ -38,22 +42,41 @@ class Notebook(LogFormat):
         return source_of_lines(path, "notebook", lines, step_column)
 
 
+class WebPage(LogFormat):
+    """A page in HTML, such as an exported notebook or a report, which is read as a text log."""
+
+    description = "pages in HTML"
+    is_strict = False
+
+    def matches(self, start: FileStart) -> bool:
+        """True if the file begins as a page or a table."""
+        return _PAGE.match(start.text) is not None
+
+    def open(self, path: Path, step_column: str | None) -> Source:
+        """Load the file."""
+        with open_text(path, errors="replace") as file:
+            lines = _LINE.findall(_text_of_page(file.read(MAX_CHARACTERS)))
+        return source_of_lines(path, "HTML", lines, step_column)
+
+
 def _lines(cells: list[Any]) -> Iterator[str]:
     """The lines of the outputs; the rows of tables in HTML have tabs between their cells."""
     for cell in cells:
         for output in cell.get("outputs", ()) if isinstance(cell, dict) else ():
             data = output.get("data", {}) if isinstance(output, dict) else {}
-            table = _text(data.get("text/html"))
-            rows = [_CELL.findall(row) for row in _ROW.findall(table)]
-            if rows:
-                yield from ("\t".join(map(_plain, cells)) + "\n" for cells in rows)
-            else:
-                text = _text(output.get("text")) or _text(data.get("text/plain"))
-                yield from _LINE.findall(text)
+            page = _text(data.get("text/html"))
+            text = _text(output.get("text")) or _text(data.get("text/plain"))
+            yield from _LINE.findall(_text_of_page(page) if _ROW.search(page) else text)
+
+
+def _text_of_page(page: str) -> str:
+    """The text of a page in HTML, a line for each row of a table, with tabs between its cells."""
+    page = _ROW.sub(lambda row: "\n" + "\t".join(map(_plain, _CELL.findall(row[0]))) + "\n", page)
+    return html.unescape(_TAG.sub("", _HIDDEN.sub("", page)))
 
 
 def _plain(cell: str) -> str:
-    return html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+    return _TAG.sub("", cell).strip()
 
 
 def _text(value: Any) -> str:

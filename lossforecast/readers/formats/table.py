@@ -1,13 +1,14 @@
 """Tables with a header: any CSV, one exported from W&B, and Lightning's metrics.csv."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, run_of
+from lossforecast.readers.counters import count_and_total
 from lossforecast.readers.formats.number_table import tag_of
 from lossforecast.readers.phrases import is_message
 from lossforecast.readers.rows import Rows, points_of_rows
@@ -58,7 +59,8 @@ class Table(LogFormat):
         """Read the header."""
         try:
             with open_text(path) as file:
-                line = next(_headers(file), "")
+                lines = _headers(file)
+                line, first = next(lines, ""), next(lines, "")
         except UnicodeError as error:
             raise ConfigurationError(f"{path}, in its first line: {error}") from error
         header, delimiter = header_of(line)
@@ -67,7 +69,10 @@ class Table(LogFormat):
             header[-1] = path.stem.rpartition("tag-")[2]
         elif not any(map(is_loss, header)) and is_loss(tag_of(path)):
             header = [tag_of(path) if name.lower() == "value" else name for name in header]
-        rows = partial(rows_of, header=header, delimiter=delimiter)
+        rows: Callable[[Source], Rows] = partial(rows_of, header=header, delimiter=delimiter)
+        cells = zip(header, _cells(first, delimiter), strict=False)
+        if any(count_and_total(name, cell) for name, cell in cells):
+            rows = partial(_with_totals, rows=rows)
         reader = partial(points_of_rows, rows=rows, step_column=step_column)
         source = Source(path, "CSV", reader)
         if _WANDB_COLUMNS & set(header) or any(name.endswith("__MIN") for name in header):
@@ -85,6 +90,13 @@ class Table(LogFormat):
         source.columns = dict.fromkeys(_values(header), -1)
         source.runs_have_names = len({run_of(name) for name in header if is_loss(name)} - {""}) > 1
         return source
+
+
+def _with_totals(source: Source, *, rows: Callable[[Source], Rows]) -> Rows:
+    """The rows, with cells such as `3/30` as a count and its total."""
+    for where, row in rows(source):
+        totals = [count_and_total(name, cell) for name, cell in row.items()]
+        yield where, {name: cell for cells in (row, *totals) for name, cell in cells.items()}
 
 
 def _headers(lines: Iterable[str]) -> Iterator[str]:

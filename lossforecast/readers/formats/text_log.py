@@ -31,10 +31,17 @@ _OF_STEP = {"step", "step" + TOTAL}
 _RULES = ("-", "┏", "╭")  # at the beginning of a table
 _LEADING = re.compile(
     r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?(?:\|[^\]]*)?\]"
-    r"|^\s*(?P<only>\d+)\s*:\s|^s:(?P<s>\d+)\s"
+    r"|^\s*(?P<only>\d+)(?:\s*[:|]\s|\s+(?=(?i:\w*loss)\b))|^s:(?P<s>\d+)\s"
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
+_MAX_HEADING = 40  # characters
+_HEADING = re.compile(
+    r"\W*(?:(?P<train>train|training)|val|valid|validation|eval|evaluation|test|testing)"
+    r"(?: (?:set|phase|results?|metrics|error|stats|loop))?\W*",
+    re.IGNORECASE,
+)
+"""A line of its own above the losses of training or of validation."""
 _LENGTH = re.compile(r"(?:total|max|num)_\w*?(?P<unit>steps|iters|iterations|epochs)")
 
 _LOOKED_FOR = (
@@ -126,8 +133,18 @@ def _first_line(source: Source) -> str:
 def _lines(source: Source, reading: _Reading, tables: PrintedTables) -> Iterator[tuple[str, str]]:
     all_lines = reading.any_name
     for where, line in log_lines(source):
-        if all_lines or tables.is_open or line.startswith(_RULES) or _KEYWORD.search(line):
+        if (
+            all_lines
+            or tables.is_open
+            or line.startswith(_RULES)
+            or _KEYWORD.search(line)
+            or _heading_of(line)
+        ):
             yield where, line
+
+
+def _heading_of(line: str) -> re.Match[str] | None:
+    return _HEADING.fullmatch(line) if len(line) < _MAX_HEADING else None
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
     any_counter, any_step = not reading.counted_only, False
     length = ""  # the total of the iterations of training
     lengths: dict[str, str] = {}  # of the run
+    of_validation_below = False  # a line above heads the losses of validation
     tables = PrintedTables(reading.any_name)
     repeats = Repeats()
     for where, line in _lines(source, reading, tables):
@@ -166,6 +184,12 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
                 yield _Line(where, lengths | cells, None, False)
             continue
         values, counted = _numbers(line)
+        if counted:
+            of_validation_below = False
+        elif not values and (heading := _heading_of(line)):
+            of_validation_below = heading["train"] is None
+        elif of_validation_below:
+            values = {_of_validation(name): value for name, value in values.items()}
         losses = [name for name in values if reading.reads_loss(name) and not is_rate(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
         if losses and not (set(counted) - _UNNAMED or header):
@@ -182,10 +206,10 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
         if not losses:
             lengths |= _lengths_in(values)
         if not losses and not any(map(is_rate, values)):
+            epoch = epoch | _epoch_in(counted)
             if bar is not None:
                 yield _Line(where, {}, bar, False)
             else:
-                epoch = epoch | _epoch_in(counted)
                 header = counted if _heads(counted) and not unnamed else header
             repeats.heed(line)
         elif _REPORT.match(line):
@@ -200,7 +224,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
                 any_step |= bool(losses)
             elif counted and any_step and not header:
                 values = {_of_epoch(name): value for name, value in values.items()}
-            counted |= {} if _STEPS & set(counted) else header
+            counted = counted if _STEPS & set(counted) else header | counted
             values = repeats.without(line, values, {**place, **counted}, own or bool(header))
             if not values:
                 continue
@@ -262,6 +286,11 @@ def _of_epoch(name: str) -> str:
     return f"epoch_{name}" if is_loss(name) and metric_of(name) == "train" else name
 
 
+def _of_validation(name: str) -> str:
+    """The name of a value below a line such as `Validation`."""
+    return f"val_{name}" if is_loss(name) and metric_of(name) == "train" else name
+
+
 def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
     """The counters of a line, an iteration as its step unless there is another.
 
@@ -270,6 +299,8 @@ def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
     if "global_step" in counted:
         counted = {name: number for name, number in counted.items() if name not in _OF_STEP}
         counted["step"] = counted.pop("global_step")
+        if (total := counted.pop("global_step" + TOTAL, None)) is not None:
+            counted["step" + TOTAL] = total
     for name in ("iter", "") if not of_validation else ("iter",):
         if name in counted and "step" not in counted:
             counted["step"] = counted[name]
