@@ -29,13 +29,14 @@ _RUN_SEPARATOR = " - "
 _MAX_LISTED = 60  # columns that an error names
 
 _LOSS = re.compile(
-    r"(^|[^a-z])((train|tr|val|valid|test|eval|dev|avg|mean|total|epoch|batch|running)?loss(es)?"
+    r"(^|[^a-z])((train|trn|tr|t|val|valid|v|test|tst|te|eval|dev|avg|mean|total|epoch|batch|running)?"
+    r"loss(es)?"
     r"|nll|[a-z]*logloss|cross[_-]?entropy|xent)($|[^a-z])"
 )
 _COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean)[^a-z])?cost")
 _ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
 _LIKELY = re.compile(
-    r"learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"l_[a-z0-9_]+|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
     r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
 )
 _NO_LOSS = re.compile(
@@ -47,7 +48,7 @@ _RATE = re.compile(r"(^|[^a-z])(l\.?r|lrate|learn(ing)?[ _-]?rate)($|[^a-z])")
 _VALIDATION = re.compile(
     r"(^|[^a-z])(val|valid|validate|validation|eval|evaluation|test|testing|dev|heldout|held_out"
     r"|cv|cross_?val)"
-    r"($|[^a-z]|loss)"
+    r"($|[^a-z]|loss)|(^|[^a-z])(va|te|tst)[ _]?loss|(^|[^a-z])vloss"
 )
 _REWARD = re.compile(
     r"(^|[^a-z])(rewards?|rew|return|episodic_return|advantages?|actor|critic|policy|pg_loss|ppo|grpo|dpo"

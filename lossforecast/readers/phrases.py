@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_loss, metric_of
+from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.columns import words as separated
 
 __all__ = ["Phrase", "is_message", "phrases", "without_colours"]
@@ -40,7 +40,7 @@ _ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
 _COPULAS = {"is", "was", "at", "of", "no", "no."}
 _QUOTED = re.compile(r"(.*['\"])\s+(?:is|was|reached)", re.DOTALL)  # 'val_loss' reached 2.5
 _LISTED = re.compile(
-    r"""(?:\s*[,:|({\['"][\s,:|({\['"]*)?([A-Za-z_][\w /.-]*?)\s*['"]?\s*[,|]\s*"""
+    r"""(?:.*[,:|({\['"]\s*)?([A-Za-z_][\w /.-]*?)\s*['"]?\s*[,|]\s*"""
 )  # epoch,1,loss,2.5
 _MAX_LISTED = 60  # characters
 _LEVELS = {"debug", "info", "warning"}  # before a message
@@ -170,7 +170,9 @@ def phrases(line: str) -> Iterator[Phrase]:
             elif counter == "step" and (pair := _PAIR.match(line, end)) and "[" in gap:
                 yield Phrase("epoch", number, counts=True)
                 number, end = pair[1], pair.end()
-            if number_in(number) is not None and unit is None and not plural:
+            value = number_in(number)
+            whole = value is not None and (value % 1 == 0 or counter == "epoch")
+            if whole and unit is None and not plural:
                 yield Phrase(counter, number, _plain(total), counts=True)
         elif not name:
             if total is not None and unit is None:
@@ -216,7 +218,7 @@ def _next_total(line: str, end: int) -> str | None:
 
 def _name(gap: str) -> tuple[str, ...]:
     """The words of the name of a number, from the text before it."""
-    if len(gap) < _MAX_LISTED and (listed := _LISTED.fullmatch(gap)):
+    if len(gap) < _MAX_LISTED and (listed := _LISTED.fullmatch(gap)) and _is_told(listed[1]):
         gap = listed[1]
     gap = re.sub(r"\(\w+\)|<\w+>|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
     if quoted := _QUOTED.fullmatch(gap):
@@ -224,7 +226,7 @@ def _name(gap: str) -> tuple[str, ...]:
     words = _ENDS_OF_NAMES.split(gap)[-1].split()
     while words and words[-1].lower() in _COPULAS:
         words.pop()
-    words = words[-_MAX_WORDS:]
+    words = _before_on(words)[-_MAX_WORDS:]
     if words and words[-1].lower() in _LEVELS:
         return ()
     start = next(
@@ -236,6 +238,19 @@ def _name(gap: str) -> tuple[str, ...]:
         0,
     )
     return tuple(separated(word.strip(".*!")) for word in words[start:] if word.strip(".*!"))
+
+
+def _is_told(name: str) -> bool:
+    """True for a name that numbers are read by, alone or as the last word."""
+    return is_loss(name) or is_rate(name) or name.lower().split()[-1] in _COUNTERS
+
+
+def _before_on(words: list[str]) -> list[str]:
+    """The words of a loss without its data, unless these are a split: `loss on training batch`."""
+    place = words.index("on") if "on" in words else 0
+    if not place or not is_loss(words[place - 1]):
+        return words
+    return words[:place] + [word for word in words[place:] if _SPLIT_WORD.fullmatch(word)]
 
 
 @lru_cache(_MAX_CACHED)

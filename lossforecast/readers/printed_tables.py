@@ -142,7 +142,7 @@ def _split(line: str) -> list[str]:
 
 
 def _named(name: str) -> str:
-    name = "_".join(words(name).split())
+    name = "_".join(words(name.strip("\"'")).split())
     return _SHORT_NAMES.get(name, name)
 
 
@@ -155,8 +155,8 @@ def _row(
     cells = line[: bar.start()].split() if bar else _split(line)
     if len(cells) != n:
         cells = line.split() if bar is None else cells
-    if len(cells) == n + 1 and cells[0].isdecimal():
-        cells = cells[1:]  # printed by pandas
+    if len(cells) == n + 1 and cells[0].strip('"').isdecimal():
+        cells = cells[1:]  # the name of a row, as in R and pandas
     if len(cells) < n == len(places):
         cells = _at_places(whole, places) or cells
     if len(cells) != n:

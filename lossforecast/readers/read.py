@@ -48,6 +48,9 @@ _PREFERRED_LOSSES = (
     "train/total_loss",
     "train_total_loss",
     "loss/total",
+    "average_loss",
+    "avg_loss",
+    "mean_loss",
 )
 """Names of the loss to forecast, the preferred one first."""
 _OF_FILE = re.compile(r"loss|error")

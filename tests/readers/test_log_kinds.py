@@ -82,6 +82,35 @@ LINES: dict[str, tuple[str, str | None, str, int | None]] = {  # loss, rate, lin
     "a rate as lrate": ("loss", "lrate", "epoch 0 | iter {n} | loss {y} | lrate 1.00e-03", None),
     "tabs that syslog wrote": ("train-rmse", None, "[{n}]#011train-rmse:{y}#011val-rmse:9.5", None),
     "rounds": ("loss", None, "INFO flwr: round {n}: loss {y}", None),
+    "a number behind a mark": ("loss", None, "@{n} loss={y}", None),
+    "a number behind a cross": ("loss", "lr", "#{n}: loss={y} lr=1e-3", None),
+    "a number in round brackets": ("loss", None, "({n}) loss {y}", None),
+    "a unit behind the number": ("loss", None, "{n} steps: loss {y}", None),
+    "an ordinal number": ("loss", None, "{n}th iteration: loss = {y}", None),
+    "a sentence": (
+        "loss_training",
+        None,
+        "After {n} training step(s), loss on training batch is {y}.",
+        None,
+    ),
+    "an ordered dict": (
+        "loss",
+        "lr",
+        "OrderedDict([('step', {n}), ('loss', {y}), ('lr', 0.1)])",
+        None,
+    ),
+    "a mean of all parts": (
+        "average_loss",
+        None,
+        "[Train]({n}/1000) average pos_loss: 0.5\n[Train]({n}/1000) average loss: {y}",
+        1000,
+    ),
+    "parts of a name": (
+        "l_pix",
+        "lr",
+        "[epoch: 1, iter: {n}, lr:(1e-04,)] [time: 0.1] l_pix: {y}",
+        None,
+    ),
     "processes behind the step": (
         "loss",
         None,
@@ -123,6 +152,8 @@ EPOCHS = {
     "headings in YAML": "- epoch: {n}\n  train:\n    loss: {y}\n  val:\n    loss: 9.5\n",
     "a heading of errors": "Epoch {n}\nloss: {y}\nTest Error: \n Accuracy: 50.1%, Avg loss: 9.5\n",
     "a quoted name": "Epoch {n}, loss {y}: 'val_loss' reached 9.5 (best 9.5), saving model\n",
+    "short names": "epoch {n}: tloss {y} vloss 9.5\n",
+    "other short names": "ep {n} trn loss {y} tst loss 9.5\n",
     "processes": "GPU 0 | Epoch {n} | Loss {y} | cv_loss 9.5\nGPU 1 | Epoch {n} | Loss 9.1\n",
 }
 
@@ -131,7 +162,7 @@ EPOCHS = {
 def test_epochs(tmp_path: Path, kind: str) -> None:
     text = "".join(EPOCHS[kind].format(n=i, y=f"{loss_at(i):.6f}") for i in range(1, N + 1))
     log = read(tmp_path / "train.log", text)
-    assert (log.column, log.metric) == ("loss", "train")
+    assert log.metric == "train"
     check(log, range(1, N + 1))
     validation = read_log(tmp_path / "train.log", metric="val")
     assert set(seen(validation).values()) == {9.5}
@@ -221,6 +252,17 @@ DOCUMENTS = {
     "printed text in HTML": "<html><style>p { step 1 loss 9 }</style><pre>"
     + "".join(f"&gt; step {t}: <b>loss</b> {loss_at(t)}\n" for t in STEPS)
     + "</pre></html>\n",
+    "objects one after the other": "".join(
+        json.dumps({"step": t, "loss": loss_at(t)}, indent=2) + "\n" for t in STEPS
+    ),
+    "objects as Python prints them": repr([{"step": t, "loss": loss_at(t)} for t in STEPS]),
+    "a defaultdict": "defaultdict(<class 'list'>, "
+    + repr({"step": [*STEPS], "loss": [loss_at(t) for t in STEPS]})
+    + ")\n",
+    "lists with their names": f"step = {[*STEPS]}\nloss = {[loss_at(t) for t in STEPS]}\n",
+    "rows below names": json.dumps([["step", "loss"], *([t, loss_at(t)] for t in STEPS)]),
+    "a table of R": '"step" "loss"\n'
+    + "".join(f'"{i}" {t} {loss_at(t)}\n' for i, t in enumerate(STEPS, 1)),
     "counts with their totals": "step,loss\n" + "".join(f"{t}/300,{loss_at(t)}\n" for t in STEPS),
 }
 
@@ -239,6 +281,13 @@ def test_columns_of_splits(tmp_path: Path) -> None:
     text = json.dumps({"eval": {"rmse": [9.5] * N}, "train": {"rmse": losses}})
     log = read(tmp_path / "evals.json", text)
     assert (log.column, log.others) == ("train/rmse", ("eval/rmse",))
+    check(log, range(N))
+
+
+def test_lists_of_splits(tmp_path: Path) -> None:
+    text = json.dumps({"val": [9.5] * N, "train": [loss_at(i) for i in range(N)]})
+    log = read(tmp_path / "losses.json", text)
+    assert (log.column, log.metric) == ("train", "train")
     check(log, range(N))
 
 

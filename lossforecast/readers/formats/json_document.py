@@ -10,7 +10,7 @@ from typing import Any
 
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_epoch, is_loss, listed
+from lossforecast.readers.columns import is_epoch, is_likely_loss, is_loss, listed
 from lossforecast.readers.counters import is_counter_name
 from lossforecast.readers.formats.json_lines import flat
 from lossforecast.readers.formats.long_table import pivoted
@@ -26,9 +26,16 @@ __all__ = ["MAX_CHARACTERS", "JsonDocument", "load_json"]
 _JSON = re.compile(
     r'\s*(\{\s*["}]|\{\s*\'[^\']*\'\s*:\s*\[\s*-?[\d.]|\[\s*[\[{\]]|\[(\s*-?\d[\d.eE+-]*\s*,){3})'
 )
-_PRINTED = re.compile(r"\s*\{\s*'")  # by Python
+_PRINTED = re.compile(r"\s*\[?\s*\{\s*'")  # by Python
+_BEGIN_OF_TYPE = re.compile(r"\s*\w*[dD]ict\([^\[\]{}]*\{\s*'\w+':\s*\[")
+_TYPE = re.compile(r"\s*\w*[dD]ict\((?:<class '\w+'>,\s*)?(\{.*\})\)\s*", re.DOTALL)
+_LIST = re.compile(
+    r"^[ \t]*(\w+)[ \t]*[:=][ \t]*\[([-+.\w \t]+(?:,[-+.\w \t]+){2,})\][ \t\r]*$", re.MULTILINE
+)
+"""Numbers after their name, as in `losses = [2.5, 2.4, 2.3]`."""
 MAX_CHARACTERS = 200_000_000
 """Of a file that is loaded at once."""
+_NEXT_OBJECT = re.compile(r"^\}\s*\{", re.MULTILINE)
 _KEY = re.compile(r"(\D{,20}?)[ _-]?(\d{1,15})")
 _COUNTERS = {"epoch": "epoch", "ep": "epoch", "step": "step", "iter": "step", "iteration": "step"}
 _MAX_MESSAGES = 512  # texts, among which one that is a message shows that they are a log
@@ -45,7 +52,7 @@ class JsonDocument(LogFormat):
         """True if the file begins as an object or a list of objects; tried after other JSON."""
         first, _, rest = start.text.lstrip().partition("\n")
         of_lines = rest.strip() != "" and is_json_object(first)
-        return _JSON.match(start.text) is not None and not of_lines
+        return _begins_as_values(start.text) and not of_lines
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Load the file."""
@@ -82,8 +89,7 @@ def load_json(path: Path) -> Any:
         with open_text(path) as file:
             text = file.read(MAX_CHARACTERS + 1)
         if len(text) <= MAX_CHARACTERS:
-            printed = _PRINTED.match(text) is not None
-            return ast.literal_eval(text.strip()) if printed else parse_json(text)
+            return _values_in(text)
     except (ValueError, SyntaxError, RecursionError) as error:  # or not in UTF-8
         raise ConfigurationError(
             f"{path} is not valid JSON, or cut off: {error}. Is it still being written?"
@@ -92,6 +98,34 @@ def load_json(path: Path) -> Any:
         f"{path} has more than {MAX_CHARACTERS // 1_000_000} MB in one JSON value: give a log "
         "with one object on each line"
     )
+
+
+def _begins_as_values(text: str) -> bool:
+    begins = (_JSON, _BEGIN_OF_TYPE, _LIST)
+    return any(pattern.match(text.lstrip()) is not None for pattern in begins)
+
+
+def _values_in(text: str) -> Any:
+    """The value of a text of JSON or Python; a list of them if there are several objects.
+
+    Raises:
+        ValueError: it is neither, and holds no lists with names.
+    """
+    if match := _TYPE.fullmatch(text):
+        text = match[1]
+    if _LIST.match(text.lstrip()):
+        return {
+            name: [float(number) for number in numbers.split(",")]
+            for name, numbers in _LIST.findall(text)
+        }
+    if _PRINTED.match(text):
+        return ast.literal_eval(text.strip())
+    if not _NEXT_OBJECT.search(text):
+        return parse_json(text)
+    try:
+        return parse_json(text)
+    except ValueError:
+        return parse_json("[" + _NEXT_OBJECT.sub("},{", text) + "]")
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -145,8 +179,14 @@ def _rows_of_list(values: list[Any], name: str) -> Iterator[dict[str, Any]]:
         yield from (dict(pivoted(flat(_alone(row)))) for row in values)
     elif all(number_in(value) is not None for value in values):
         yield from ({"index": index, name: value} for index, value in enumerate(values))
+    elif all(isinstance(row, list) for row in values) and all(map(_is_name, values[0])):
+        yield from (dict(zip(values[0], row, strict=False)) for row in values[1:])
     elif all(isinstance(row, list) and len(row) in (2, 3) for row in values):
         yield from ({"step": row[-2], name: row[-1]} for row in values)
+
+
+def _is_name(cell: Any) -> bool:
+    return isinstance(cell, str) and number_in(cell) is None
 
 
 def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +250,7 @@ def _columns(value: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
         elif isinstance(member, dict) and member and all(key.isdecimal() for key in member):
             columns[name] = {int(key): cell for key, cell in member.items()}
     losses = [column for name, column in columns.items() if is_loss(name)]
+    losses = losses or [column for name, column in columns.items() if is_likely_loss(name)]
     length = len(losses[0]) if losses else 0
     same = {name: column for name, column in columns.items() if len(column) == length}
     numbers = any(number_in(cell) is not None for column in losses for cell in column.values())

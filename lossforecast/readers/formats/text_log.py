@@ -32,6 +32,9 @@ _RULES = ("-", "┏", "╭")  # at the beginning of a table
 _LEADING = re.compile(
     r"(?:^|\]\s+)\[\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?(?:\|[^\]]*)?\]"
     r"|^\s*(?P<only>\d+)(?:\s*[:|]\s|\s+(?=(?i:\w*loss)\b))|^s:(?P<s>\d+)\s"
+    r"|^\s*(?:[@#(<]\s*(?P<marked>\d+)(?![\d.,%])"
+    r"|(?:(?i:after|at)\s+)?(?P<of>\d+)(?:st|nd|rd|th)?\s+(?:training\s+|train\s+|global\s+)?"
+    r"(?:step|iteration|iter|batch|epoch))"
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
@@ -272,7 +275,8 @@ def _leading(line: str) -> dict[str, str]:
     match = _LEADING.search(line)
     if match is None:
         return {}
-    step = match["only"] or match["s"] or match["second"] or match["first"]
+    named = ("only", "s", "marked", "of", "second", "first")
+    step = next(number for number in map(match.__getitem__, named) if number)
     return {"step": step} | ({"epoch": match["first"]} if match["second"] else {})
 
 
