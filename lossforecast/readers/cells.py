@@ -15,7 +15,7 @@ _WRAPPED = re.compile(r"(?:[A-Za-z_][\w.]*\()+([^(),]+)[),].*")
 """A number in the words of its type, such as `tensor(2.3, device='cuda:0')`, `np.float64(2.3)`."""
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{,2}(?:,\d{3})+(?:\.\d+)?")
 _DIGITS = frozenset("0123456789")
-_EMPTY = ("", "none", "null", "na", "n/a", "no log")
+_EMPTY = ("", "-", "--", "none", "null", "na", "n/a", "no log")
 _NO_VALUE = (*_EMPTY, "nan")
 
 

@@ -36,7 +36,7 @@ _LOSS = re.compile(
 _COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean)[^a-z])?cost")
 _ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
 _LIKELY = re.compile(
-    r"l_[a-z0-9_]+|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"l_[a-z0-9_]+|(.*[^a-z])?(b?ce|ppl|perplexity|bpc|bpb)|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
     r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
 )
 _NO_LOSS = re.compile(

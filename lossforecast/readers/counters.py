@@ -222,13 +222,16 @@ class Counter:
         """The step at which the numbers of the present epoch begin."""
         value = number_in(row.get(str(self.epoch)))
         if value is None or not math.isfinite(value):
+            self._first = number if self._last < 0 else self._first
             return self._begins.get(self._last_epoch or 0.0, 0)
         epoch, last = float(math.floor(value)), self._last_epoch
         first = self._first
         if epoch != last:
             self._last_epoch, self._first = epoch, number
-        if last is None:
-            self._begins[epoch] = 0
+        if last is None:  # of the first epoch, or of the second one if it is named at its end
+            anew = 2 * number <= self._last and number < self._last
+            self._begins_anew = anew or self._begins_anew
+            self._begins[epoch] = int(self._epoch_length(first)) if anew else 0
         elif epoch > last:
             begin = self._begins.get(last, 0)
             all_of_them = number == self._last == self._totals.get(self.column)

@@ -9,7 +9,7 @@ from lossforecast.readers.cells import number_in
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.columns import words as separated
 
-__all__ = ["Phrase", "is_message", "phrases", "without_colours"]
+__all__ = ["Phrase", "is_message", "phrases", "without_colours", "without_times"]
 
 _MAX_WORDS = 3  # of a name
 _MAX_MESSAGE = 4000  # characters by which a line is taken for a message
@@ -132,6 +132,11 @@ class Phrase:
 def without_colours(line: str) -> str:
     """A line without the commands to a terminal that colour it."""
     return _COLOUR.sub("", line) if "\x1b" in line else line
+
+
+def without_times(line: str) -> str:
+    """A line without dates and times."""
+    return _TIME.sub(" ", line)
 
 
 def phrases(line: str) -> Iterator[Phrase]:

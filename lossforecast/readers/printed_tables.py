@@ -46,6 +46,7 @@ class PrintedTables:
         self._of_any = of_any
         self._header: list[str] = []
         self._places: tuple[tuple[int, int], ...] = ()  # of the names
+        self._commas = False  # between the names
         self._above = ""  # the last line without numbers
         self._gap = 0  # lines since the last row
         self._box: Cells | None = None  # inside a box
@@ -68,11 +69,16 @@ class PrintedTables:
         if not _NUMBER.search(line):
             above, self._above = self._above, line
             header = _header(_joined(above, line), self._of_any) or _header(line, self._of_any)
+            commas = not header and "," in line
+            if commas:
+                header = _header(line.replace(",", "|"), self._of_any)
             if header:
+                self._commas = commas
                 self._header, self._gap = list(header), 0
                 self._places = _places(whole)
                 return {}
         if self._header:
+            whole = whole.replace(",", "|") if self._commas else whole
             cells = _row(whole, self._header, self._places, self._of_any)
             if cells is not None:
                 self._gap = 0

@@ -51,6 +51,9 @@ class RunStarts:
         if known and epoch > last_epoch:
             self._begins_anew |= number < last
             return False
+        if math.isnan(last_epoch) and not math.isnan(epoch):  # an epoch is named at its end
+            self._begins_anew |= number < last
+            return False
         if self._begins_anew and not known:
             return False
         back = number < last or (known and epoch < last_epoch)

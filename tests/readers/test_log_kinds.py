@@ -105,6 +105,14 @@ LINES: dict[str, tuple[str, str | None, str, int | None]] = {  # loss, rate, lin
         "[Train]({n}/1000) average pos_loss: 0.5\n[Train]({n}/1000) average loss: {y}",
         1000,
     ),
+    "a number behind a time": ("loss", "lr", "00:01:02 {n:6d} iters, loss={y}, lr=1e-3", None),
+    "an epoch before a colon": ("train_loss", None, "[0: {n}/1000] train loss: {y} acc: 0.5", 1000),
+    "a cross entropy": (
+        "ce",
+        "lr",
+        "Train | Epoch 1 | {n}/1000 | lr 1E-04 | ce {y} | ppl 170.1",
+        1000,
+    ),
     "parts of a name": (
         "l_pix",
         "lr",
@@ -189,6 +197,18 @@ def test_bars_of_epochs_around_those_of_steps(tmp_path: Path) -> None:
     assert log.total_steps == 300
 
 
+def test_epochs_that_are_named_at_their_end(tmp_path: Path) -> None:
+    text = ""
+    for epoch in range(3):
+        text += "".join(
+            f"Iter {b} training loss = {loss_at(100 * epoch + b)}\n" for b in range(10, 101, 10)
+        )
+        text += f"epoch {epoch} total training loss = 9.5\n"
+    log = read(tmp_path / "train.log", text)
+    assert (log.column, log.steps_per_epoch, log.runs) == ("training_loss", 100, ())
+    check(log, range(10, 301, 10))
+
+
 def test_a_batch_beside_its_epoch(tmp_path: Path) -> None:
     """As WeNet prints them, the epoch as if the batch was its total."""
     text = "".join(
@@ -261,6 +281,15 @@ DOCUMENTS = {
     + ")\n",
     "lists with their names": f"step = {[*STEPS]}\nloss = {[loss_at(t) for t in STEPS]}\n",
     "rows below names": json.dumps([["step", "loss"], *([t, loss_at(t)] for t in STEPS)]),
+    "a table with commas in text": "loading, please wait\nstep, loss, lr\n"
+    + "".join(f"{t}, {loss_at(t):.6f}, 1e-3\n" for t in STEPS),
+    "numpy's savetxt with commas": "# step,loss\n" + "".join(f"{t},{loss_at(t)}\n" for t in STEPS),
+    "dashes in empty cells": "step, loss, val_loss\n"
+    + "".join(f"{t}, {loss_at(t)}, -\n" for t in STEPS),
+    "a table below a tag": "<div><progress value='30'></progress></div><table><tr><th>Step</th>"
+    + "<th>Loss</th></tr>\n"
+    + "".join(f"<tr><td>{t}</td>\n<td>{loss_at(t)}</td></tr>" for t in STEPS)
+    + "</table>",
     "a table of R": '"step" "loss"\n'
     + "".join(f'"{i}" {t} {loss_at(t)}\n' for i, t in enumerate(STEPS, 1)),
     "counts with their totals": "step,loss\n" + "".join(f"{t}/300,{loss_at(t)}\n" for t in STEPS),

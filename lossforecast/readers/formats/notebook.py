@@ -18,7 +18,7 @@ _ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
 _CELL = re.compile(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
 _HIDDEN = re.compile(r"<(script|style)\b.*?</\1>", re.DOTALL)
-_PAGE = re.compile(r"\s*<(?:!doctype html|html|table)\b", re.IGNORECASE)
+_PAGE = re.compile(r"<(?:!doctype html|html|table)\b", re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*[\r\n]+|[^\r\n]+")
 
 
@@ -49,8 +49,9 @@ class WebPage(LogFormat):
     is_strict = False
 
     def matches(self, start: FileStart) -> bool:
-        """True if the file begins as a page or a table."""
-        return _PAGE.match(start.text) is not None
+        """True if the file begins as a page, or with a tag above a table."""
+        text = start.text.lstrip()
+        return _PAGE.match(text) is not None or (text.startswith("<") and "<tr" in text)
 
     def open(self, path: Path, step_column: str | None) -> Source:
         """Load the file."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
-from lossforecast.readers.phrases import phrases
+from lossforecast.readers.phrases import phrases, without_times
 from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
 from lossforecast.readers.repeats import EPOCH, Repeats
 from lossforecast.readers.rows import Rows, points_of_rows
@@ -36,7 +36,7 @@ _LEADING = re.compile(
     r"|(?:(?i:after|at)\s+)?(?P<of>\d+)(?:st|nd|rd|th)?\s+(?:training\s+|train\s+|global\s+)?"
     r"(?:step|iteration|iter|batch|epoch))"
 )  # of a line: an epoch and a step, or a step alone
-_PAIR = re.compile(r"\s*\[(\d+)/(\d+)\]\s*\[\s*(\d+)/(\d+)\]")
+_PAIR = re.compile(r"\s*\[(\d+)(?:/(\d+)\]\s*\[|:)\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
 _MAX_HEADING = 40  # characters
 _HEADING = re.compile(
@@ -269,9 +269,10 @@ def _leading(line: str) -> dict[str, str]:
 
     As in `[2, 4000] loss: 1.9`, or `[2/25][40/100] Loss_D: 0.9` of an epoch and a batch.
     """
+    line = without_times(line)
     if (pair := _PAIR.match(line)) is not None:
         names = ("epoch", "epoch" + TOTAL, "step", "step" + TOTAL)
-        return dict(zip(names, pair.groups(), strict=True))
+        return {n: number for n, number in zip(names, pair.groups(), strict=True) if number}
     match = _LEADING.search(line)
     if match is None:
         return {}
