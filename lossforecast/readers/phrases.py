@@ -39,9 +39,12 @@ _SEPARATORS = " \t:=-'\"[(<>~#"  # between a name and its number
 _ENDS_OF_NAMES = re.compile(r"[,;|{}()\[\]:=\"'\t#>]+|\s-+\s|\s{2,}")
 _COPULAS = {"is", "was", "at", "of", "no", "no."}
 _QUOTED = re.compile(r"(.*['\"])\s+(?:is|was|reached)", re.DOTALL)  # 'val_loss' reached 2.5
-_LISTED = re.compile(
-    r"""(?:.*[,:|({\['"]\s*)?([A-Za-z_][\w /.-]*?)\s*['"]?\s*[,|]\s*"""
-)  # epoch,1,loss,2.5
+_LISTED = re.compile(  # 'loss', 2.5 or 1,loss,2.5 or loss | 2.5 or epoch,1
+    r"""(?:.*['"](?P<quoted>{name})['"],|\s*,\s*(?P<between>{name})\s*,"""
+    r"|(?:.*[:|]\s*)?(?P<barred>{name})\s*\||(?P<first>[A-Za-z_]\w*),)\s*".replace(
+        "{name}", r"[A-Za-z_][\w /.-]*?"
+    )
+)
 _MAX_LISTED = 60  # characters
 _LEVELS = {"debug", "info", "warning"}  # before a message
 _INDEX = re.compile(r"_(?:i|idx|index|num|no|number|id)$")  # step_i
@@ -170,7 +173,7 @@ def phrases(line: str) -> Iterator[Phrase]:
         if counter is not None:
             total = total or _next_total(line, end)
             plural = name.endswith("epochs") and total is None
-            if unit == "%":  # epoch: 25%|##  | 1/4
+            if unit == "%" and counter == "epoch":  # epoch: 25%|##  | 1/4
                 of_bar = counter
             elif counter == "step" and (pair := _PAIR.match(line, end)) and "[" in gap:
                 yield Phrase("epoch", number, counts=True)
@@ -223,8 +226,9 @@ def _next_total(line: str, end: int) -> str | None:
 
 def _name(gap: str) -> tuple[str, ...]:
     """The words of the name of a number, from the text before it."""
-    if len(gap) < _MAX_LISTED and (listed := _LISTED.fullmatch(gap)) and _is_told(listed[1]):
-        gap = listed[1]
+    listed = _LISTED.fullmatch(gap) if len(gap) < _MAX_LISTED else None
+    if listed is not None and _is_told(name := listed[listed.lastgroup or 0]):
+        gap = name
     gap = re.sub(r"\(\w+\)|<\w+>|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
     if quoted := _QUOTED.fullmatch(gap):
         gap = quoted[1].rstrip(_SEPARATORS)

@@ -9,6 +9,8 @@ from support.log_files import loss_at, seen
 
 from lossforecast import ConfigurationError
 from lossforecast.readers import Log, read_log
+from lossforecast.readers.columns import is_loss
+from lossforecast.readers.phrases import phrases
 
 N = 30
 
@@ -175,6 +177,27 @@ def test_epochs(tmp_path: Path, kind: str) -> None:
     validation = read_log(tmp_path / "train.log", metric="val")
     assert set(seen(validation).values()) == {9.5}
     assert validation.history.n_observed == N
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Using L1 loss, 2 workers",
+        "8 GPUs, L1 loss, 2 workers",
+        "cross entropy loss, 8 GPUs, 5 steps",
+    ],
+)
+def test_a_loss_before_a_comma_in_a_sentence_is_none(line: str) -> None:
+    assert not [phrase for phrase in phrases(line) if is_loss(phrase.name)]
+
+
+def test_a_training_loss_below_a_heading_of_validation(tmp_path: Path) -> None:
+    text = "".join(
+        f"Epoch {e}\nValidation\nloss: 9.5\ntrain loss: {loss_at(e)}\n" for e in range(1, N + 1)
+    )
+    log = read(tmp_path / "train.log", text)
+    assert (log.column, log.others) == ("train_loss", ("val_loss",))
+    check(log, range(1, N + 1))
 
 
 def test_a_line_of_training_ends_what_is_below_a_heading(tmp_path: Path) -> None:

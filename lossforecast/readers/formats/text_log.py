@@ -293,7 +293,8 @@ def _of_epoch(name: str) -> str:
 
 def _of_validation(name: str) -> str:
     """The name of a value below a line such as `Validation`."""
-    return f"val_{name}" if is_loss(name) and metric_of(name) == "train" else name
+    unnamed = is_loss(name) and metric_of(name) == "train" and "train" not in name
+    return f"val_{name}" if unnamed else name
 
 
 def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
