@@ -83,7 +83,7 @@ _COUNTERS = {
     "epoch": "epoch",
     "epochs": "epoch",
     "ep": "epoch",
-    "round": "iter",
+    "round": "round",
     "up": "update",
     "num_updates": "num_updates",
     "update": "update",

@@ -162,6 +162,7 @@ EPOCHS = {
     "headings in YAML": "- epoch: {n}\n  train:\n    loss: {y}\n  val:\n    loss: 9.5\n",
     "a heading of errors": "Epoch {n}\nloss: {y}\nTest Error: \n Accuracy: 50.1%, Avg loss: 9.5\n",
     "a quoted name": "Epoch {n}, loss {y}: 'val_loss' reached 9.5 (best 9.5), saving model\n",
+    "an ordinal number": "{n}th epoch: loss {y}, val loss 9.5\n",
     "short names": "epoch {n}: tloss {y} vloss 9.5\n",
     "other short names": "ep {n} trn loss {y} tst loss 9.5\n",
     "processes": "GPU 0 | Epoch {n} | Loss {y} | cv_loss 9.5\nGPU 1 | Epoch {n} | Loss 9.1\n",
@@ -230,6 +231,21 @@ def test_epochs_that_are_named_at_their_end(tmp_path: Path) -> None:
     log = read(tmp_path / "train.log", text)
     assert (log.column, log.steps_per_epoch, log.runs) == ("training_loss", 100, ())
     check(log, range(10, 301, 10))
+
+
+def test_rounds_of_several_batches_count_batches(tmp_path: Path) -> None:
+    text = "".join(f"Round {t // 100}, batch {t} loss {loss_at(t)}\n" for t in range(0, 300, 10))
+    check(read(tmp_path / "train.log", text), range(0, 300, 10))
+
+
+def test_epochs_without_improvement_count_nothing(tmp_path: Path) -> None:
+    text = "".join(
+        f"3 epochs without improvement, best loss 9.5\nEpoch {e}: loss {loss_at(e)}\n"
+        for e in range(1, N + 1)
+    )
+    log = read(tmp_path / "train.log", text)
+    assert log.column == "loss"
+    check(log, range(1, N + 1))
 
 
 def test_a_batch_beside_its_epoch(tmp_path: Path) -> None:

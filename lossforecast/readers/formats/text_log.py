@@ -26,7 +26,8 @@ _KEYWORD = re.compile(
 _REPORT = re.compile(r"(?:\s|\x1b\[\w*)*\{.*'epoch'.*\}\s*$")  # of the Trainer of Hugging Face
 _MIN_UNCOUNTED_LINES = 3  # with a loss, in a log without steps and epochs
 _STEPS = {"step", "global_step", "num_updates"}
-_REPLACED = {"", TOTAL, "iter", "iter" + TOTAL}
+_ROUND = {"round", "round" + TOTAL}
+_REPLACED = {"", TOTAL, "iter", "iter" + TOTAL, *_ROUND}
 _OF_STEP = {"step", "step" + TOTAL}
 _RULES = ("-", "┏", "╭")  # at the beginning of a table
 _LEADING = re.compile(
@@ -34,7 +35,7 @@ _LEADING = re.compile(
     r"|^\s*(?P<only>\d+)(?:\s*[:|]\s|\s+(?=(?i:\w*loss)\b))|^s:(?P<s>\d+)\s"
     r"|^\s*(?:[@#(<]\s*(?P<marked>\d+)(?![\d.,%])"
     r"|(?:(?i:after|at)\s+)?(?P<of>\d+)(?:st|nd|rd|th)?\s+(?:training\s+|train\s+|global\s+)?"
-    r"(?:step|iteration|iter|batch|epoch))"
+    r"(?:step|iteration|iter|batch|(?P<epoch>epoch))(?:e?s|\(s\))?\s*[:,;])"
 )  # of a line: an epoch and a step, or a step alone
 _PAIR = re.compile(r"\s*\[(\d+)(?:/(\d+)\]\s*\[|:)\s*(\d+)/(\d+)\]")
 _UNNAMED = {"", TOTAL}
@@ -278,6 +279,8 @@ def _leading(line: str) -> dict[str, str]:
         return {}
     named = ("only", "s", "marked", "of", "second", "first")
     step = next(number for number in map(match.__getitem__, named) if number)
+    if match["epoch"]:
+        return {"epoch": step}
     return {"step": step} | ({"epoch": match["first"]} if match["second"] else {})
 
 
@@ -298,16 +301,18 @@ def _of_validation(name: str) -> str:
 
 
 def _with_step(counted: dict[str, str], of_validation: bool) -> dict[str, str]:
-    """The counters of a line, an iteration as its step unless there is another.
+    """The counters of a line, an iteration or else a round as its step unless there is another.
 
     A number without a name is no step in a line of validation: it counts batches of validation.
     """
+    if "round" in counted and len(counted.keys() - _ROUND) > 0:
+        counted = {name: number for name, number in counted.items() if name not in _ROUND}
     if "global_step" in counted:
         counted = {name: number for name, number in counted.items() if name not in _OF_STEP}
         counted["step"] = counted.pop("global_step")
         if (total := counted.pop("global_step" + TOTAL, None)) is not None:
             counted["step" + TOTAL] = total
-    for name in ("iter", "") if not of_validation else ("iter",):
+    for name in ("iter", "round", "") if not of_validation else ("iter", "round"):
         if name in counted and "step" not in counted:
             counted["step"] = counted[name]
             if name + TOTAL in counted:
