@@ -147,7 +147,9 @@ def phrases(line: str) -> Iterator[Phrase]:
 
     A number without a name, but with a total, counts, as in `epoch 3: 100/2000`.
     """
-    line = _TIME.sub(" ", without_colours(line))
+    if "\x1b" in line:
+        line = without_colours(line)
+    line = _TIME.sub(" ", line)
     if "(" in line and _CALL.search(line):
         line = _UNIT_OF_NAME.sub("", _WRAPPER.sub(" ", line))
     end, pending, of_bar = 0, "", ""

@@ -59,7 +59,7 @@ class PrintedTables:
 
     def row(self, line: str) -> Cells | None:
         """The cells of a row that ends with this line; {} inside a table; None for other lines."""
-        whole = without_colours(line).rstrip()
+        whole = (without_colours(line) if "\x1b" in line else line).rstrip()
         line = whole.strip()
         if line.startswith(_BOX):
             line = line.translate(_BOX_LINES)

@@ -142,13 +142,9 @@ def _lines(source: Source, reading: _Reading, tables: PrintedTables) -> Iterator
             or tables.is_open
             or line.startswith(_RULES)
             or _KEYWORD.search(line)
-            or _heading_of(line)
+            or (len(line) < _MAX_HEADING and _HEADING.fullmatch(line))
         ):
             yield where, line
-
-
-def _heading_of(line: str) -> re.Match[str] | None:
-    return _HEADING.fullmatch(line) if len(line) < _MAX_HEADING else None
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
         values, counted = _numbers(line)
         if counted:
             of_validation_below = False
-        elif not values and (heading := _heading_of(line)):
+        elif not values and (heading := _HEADING.fullmatch(line)):
             of_validation_below = heading["train"] is None
         elif of_validation_below:
             values = {_of_validation(name): value for name, value in values.items()}
@@ -270,7 +266,8 @@ def _leading(line: str) -> dict[str, str]:
 
     As in `[2, 4000] loss: 1.9`, or `[2/25][40/100] Loss_D: 0.9` of an epoch and a batch.
     """
-    line = without_times(line)
+    if line[:1].isdecimal():
+        line = without_times(line)
     if (pair := _PAIR.match(line)) is not None:
         names = ("epoch", "epoch" + TOTAL, "step", "step" + TOTAL)
         return {n: number for n, number in zip(names, pair.groups(), strict=True) if number}
