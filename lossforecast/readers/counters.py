@@ -48,6 +48,7 @@ _STEP_COLUMNS = (
 _STEP_WORDS = frozenset(_STEP_COLUMNS)
 _OTHER_COUNTERS = ("episode", "episodes")
 _INDICES = ("", "unnamed: 0", "index")  # names of a column that numbers the rows of a table
+_OF_SWEEP = {"trial", "trial_id", "trial id", "trial_name", "trial name", "trial_number"}
 _TOTAL_STEPS = frozenset(
     {"total_steps", "max_steps", "total_iters", "max_iters", "num_training_steps"}
 )
@@ -138,6 +139,8 @@ class Counter:
         index = next((name for name in names if _is_index(name, rows)), None)
         if index is not None:
             return _counting_epochs(index, rows)
+        if any(name.lower() in _OF_SWEEP for name in names):
+            return None  # a row for each trial
         named = [name for name in names if is_loss(name) or len(names) == 1]
         if any(number_in(row.get(name)) is not None for name in named for row in rows):
             note = "no column counts steps or epochs: counting rows"

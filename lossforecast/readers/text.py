@@ -27,7 +27,10 @@ __all__ = [
 
 MAX_LINE = 16_000_000
 """Characters of a line; a longer one is no line of a log."""
-_MAX_ODD_SHARE = 0.1  # characters that are none in UTF-8; with more a file is no text
+_ODD_SHARE = 0.1  # characters that are none in UTF-8, as in a text in another encoding
+_MAX_ODD_SHARE = 0.8  # of these in such a text; with more a file is no text
+_MAX_CONTROL_SHARE = 0.01  # control characters beside these, likewise
+_CONTROLS = re.compile(r"[\x01-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 _LINES_PER_REPORT = 4096  # of the progress of reading
 _PART_BYTES = 1 << 16
 _GZIP = b"\x1f\x8b"
@@ -176,7 +179,9 @@ def check_text(start: FileStart) -> None:
         ConfigurationError: it is binary.
     """
     text = start.data.decode(encoding_of(start.data), errors="replace")
-    if "\0" in text or text.count("\ufffd") > _MAX_ODD_SHARE * len(text) + 1:
+    odd, controls = text.count("\ufffd"), len(_CONTROLS.findall(text))
+    other = odd > _ODD_SHARE * len(text) + 1 and controls <= _MAX_CONTROL_SHARE * len(text)
+    if "\0" in text or odd > (_MAX_ODD_SHARE if other else _ODD_SHARE) * len(text) + 1:
         raise ConfigurationError(
             f"{start.path} is binary, and no event file: give a log in UTF-8 or UTF-16"
         )

@@ -285,6 +285,11 @@ DOCUMENTS = {
         json.dumps({"id": "a", "payload": {"level": "INFO", "message": message(t)}}) + "\n"
         for t in STEPS
     ),
+    "objects in texts": "".join(
+        json.dumps({"log": json.dumps({"step": t, "loss": loss_at(t)}) + "\n", "stream": "stdout"})
+        + "\n"
+        for t in STEPS
+    ),
     "messages in a list": json.dumps(
         [{"id": "a", "payload": {"level": "INFO", "message": message(t)}} for t in STEPS]
     ),
@@ -338,9 +343,19 @@ DOCUMENTS = {
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_documents(tmp_path: Path, kind: str) -> None:
     log = read(tmp_path / "log.txt", DOCUMENTS[kind])
-    assert (log.column.partition("/")[0], log.metric) == ("loss", "train")
+    assert (log.column.removeprefix("log/").partition("/")[0], log.metric) == ("loss", "train")
     check(log, STEPS)
     assert log.total_steps == (300 if kind == "counts with their totals" else None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"), [("gbk", "训练损失第三轮"), ("cp1251", "функция потерь на этой эпохе")]
+)
+def test_text_in_another_encoding(tmp_path: Path, encoding: str, words: str) -> None:
+    """Its English words tell enough."""
+    text = "".join(f"{words} epoch {e}: loss {loss_at(e)}\n" for e in range(1, N + 1))
+    (tmp_path / "train.log").write_bytes(text.encode(encoding))
+    check(read_log(tmp_path / "train.log"), range(1, N + 1))
 
 
 def test_columns_of_splits(tmp_path: Path) -> None:
@@ -375,6 +390,7 @@ def test_steps_with_commas_between_thousands(tmp_path: Path) -> None:
         ("vits.log", "train\tINFO\t[2.4, 3.0]\n" * 9, "no lines with"),
         ("pytest.log", "".join(f"test_loss[{i}] PASSED [{i}%]\n" for i in range(42)), "--column"),
         ("config.json", '{"loss": "mse", "loss_weights": [1.0, 0.5, 0.25]}', "no columns"),
+        ("trials.csv", "trial,lr,val_loss\n0,0.1,2.5\n1,0.2,2.4\n2,0.3,2.3\n", "no column of opt"),
         ("trades.csv", "step,profit_loss,x\n1,50.5,0\n2,40.5,0\n", "--column"),
         ("ping.log", "60 packets sent, 0% packet loss, time 59ms\n" * 9, "no lines with a step"),
     ],

@@ -64,6 +64,8 @@ def flat(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any
             cells[prefix + name] = value
             if isinstance(value, str):
                 cells |= count_and_total(name, value)
+                if value[:1] == "{" and is_json_object(value) and depth < _MAX_DEPTH:
+                    cells |= flat(parse_json(value), f"{prefix}{name}/", depth + 1)
     return cells
 
 
