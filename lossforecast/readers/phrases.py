@@ -235,9 +235,10 @@ def _name(gap: str) -> tuple[str, ...]:
     if quoted := _QUOTED.fullmatch(gap):
         gap = quoted[1].rstrip(_SEPARATORS)
     words = _ENDS_OF_NAMES.split(gap)[-1].split()
+    n_words = len(words)
     while words and words[-1].lower() in _COPULAS:
         words.pop()
-    words = _before_on(words)[-_MAX_WORDS:]
+    words = _before_on(words, is_told=len(words) < n_words)[-_MAX_WORDS:]
     if words and words[-1].lower() in _LEVELS:
         return ()
     start = next(
@@ -256,11 +257,17 @@ def _is_told(name: str) -> bool:
     return is_loss(name) or is_rate(name) or name.lower().split()[-1] in _COUNTERS
 
 
-def _before_on(words: list[str]) -> list[str]:
-    """The words of a loss without its data, unless these are a split: `loss on training batch`."""
+def _before_on(words: list[str], is_told: bool) -> list[str]:
+    """The words of a loss without its data, unless these are a split: `loss on training batch is`.
+
+    In `loss on training batch 5: 2.3` the number is that of the batch; a verb before it tells that
+    it is not.
+    """
     place = words.index("on") if "on" in words else 0
     if not place or not is_loss(words[place - 1]):
         return words
+    if words[-1].lower() in _COUNTERS and not is_told:
+        return [*words[:place], "on", words[-1]]
     return words[:place] + [word for word in words[place:] if _SPLIT_WORD.fullmatch(word)]
 
 

@@ -162,6 +162,8 @@ EPOCHS = {
     "headings in YAML": "- epoch: {n}\n  train:\n    loss: {y}\n  val:\n    loss: 9.5\n",
     "a heading of errors": "Epoch {n}\nloss: {y}\nTest Error: \n Accuracy: 50.1%, Avg loss: 9.5\n",
     "a quoted name": "Epoch {n}, loss {y}: 'val_loss' reached 9.5 (best 9.5), saving model\n",
+    "an epoch after on": "Loss on epoch {n}: {y}, val loss 9.5\n",
+    "an epoch after a split": "loss on training epoch {n} = {y}, val loss 9.5\n",
     "an ordinal number": "{n}th epoch: loss {y}, val loss 9.5\n",
     "short names": "epoch {n}: tloss {y} vloss 9.5\n",
     "other short names": "ep {n} trn loss {y} tst loss 9.5\n",
