@@ -111,10 +111,10 @@ class Forecast:
         None as well without smaller runs, and throughout each of 105 recorded runs that went well
         (`lossforecast.ladder`).
         """
-        foretold = None if self._posterior is None else self._posterior.foretold
-        if not isinstance(foretold, LadderForecast):
+        ladder = None if self._posterior is None else self._posterior.smaller_runs
+        if not isinstance(ladder, LadderForecast):
             return None
-        return foretold.departure(self.schedule)
+        return ladder.departure(self.schedule)
 
     @property
     def median(self) -> float:
