@@ -1,4 +1,4 @@
-"""Parts of a forecast: an uncertain number, the drop that a decay will bring, a curve of losses."""
+"""Parts of a forecast: an uncertain number, the drop by a decay, the lowest loss, a curve."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from lossforecast.arrays import FloatArray
 from lossforecast.numerics import Mixture
 
-__all__ = ["AnnealGain", "Curve", "Estimate"]
+__all__ = ["AnnealGain", "Curve", "Estimate", "Minimum"]
+
+_NEARLY_CERTAIN = 0.995  # would print as 100%
 
 
 class Estimate(float):
@@ -60,6 +62,37 @@ class AnnealGain:
     mean: float
     std: float
     source: str
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The lowest validation loss of a run, which overfitting may put far before its end.
+
+    Losses are means of three neighbouring validations.
+
+    Attributes:
+        step: step of the lowest loss so far.
+        so_far: the lowest loss so far.
+        loss: the lowest loss up to the step forecast: median, with the 80% interval as attributes.
+        prob_passed: probability that the loss ends above `so_far`. In recorded runs this was also
+            how often no later loss was lower (``lossforecast/README.md``).
+    """
+
+    step: int
+    so_far: float
+    loss: Estimate
+    prob_passed: float
+
+    def __str__(self) -> str:
+        """Such as "0.412 at step 1,200 (93% to stay the lowest)".
+
+        Example:
+            >>> str(Minimum(1_200, 0.412, Estimate(0.412, 0.40, 0.412), 0.93))
+            '0.412 at step 1,200 (93% to stay the lowest)'
+        """
+        prob = self.prob_passed
+        chance = f"{prob:.0%}" if prob < _NEARLY_CERTAIN else "over 99%"
+        return f"{self.so_far:.4g} at step {self.step:,} ({chance} to stay the lowest)"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.checks import number, probability, wholes
 from lossforecast.display import STATUS_WORDS, Chart, gain_words, heading
 from lossforecast.errors import ConfigurationError
-from lossforecast.estimate import AnnealGain, Curve, Estimate
+from lossforecast.estimate import AnnealGain, Curve, Estimate, Minimum
 from lossforecast.ladder import Departure, LadderForecast
 from lossforecast.numerics import Mixture
 from lossforecast.plot import plot
@@ -78,6 +78,8 @@ class Forecast:
     """Schedules that are equally likely, if there are several."""
     _seen: tuple[IntArray, FloatArray] | None = field(default=None, repr=False, compare=False)
     """Steps and losses that the fit used, (n,) each: up to about 128 means, for pictures."""
+    _lowest: tuple[int, float] | None = field(default=None, repr=False, compare=False)
+    """Step and value of the lowest validation loss so far."""
 
     @classmethod
     def without_data(
@@ -111,10 +113,10 @@ class Forecast:
         None as well without smaller runs, and throughout each of 105 recorded runs that went well
         (`lossforecast.ladder`).
         """
-        foretold = None if self._posterior is None else self._posterior.foretold
-        if not isinstance(foretold, LadderForecast):
+        ladder = None if self._posterior is None else self._posterior.smaller_runs
+        if not isinstance(ladder, LadderForecast):
             return None
-        return foretold.departure(self.schedule)
+        return ladder.departure(self.schedule)
 
     @property
     def median(self) -> float:
@@ -254,6 +256,18 @@ class Forecast:
         return Estimate.of(self._mixture)
 
     @cached_property
+    def minimum(self) -> Minimum | None:
+        """The lowest validation loss up to `step`, and whether it has passed.
+
+        None for a training loss, and with fewer than three validations since the latest event.
+        """
+        if self._lowest is None or self._mixture is None:
+            return None
+        at, so_far = self._lowest
+        lowest = (min(so_far, end) for end in (self.median, *self.interval()))
+        return Minimum(at, so_far, Estimate(*lowest), 1 - self.prob_below(so_far))
+
+    @cached_property
     def gain_to_come(self) -> Estimate:
         """Fall from the expected loss now to the loss at `step`: the median and its interval."""
         return Estimate.of(self._gains(None))
@@ -303,9 +317,11 @@ class Forecast:
         if self._mixture is None:
             return f"no forecast for step {self.step:,}: {known}"
         departed = "" if self.departure is None else f"\n{self.departure}"
+        overfits = Caveat.OVERFITTING in self.caveats and self.minimum is not None
+        passed = f"\nlowest so far {self.minimum}" if overfits else ""
         return (
             f"at step {self.made_at:,}: {heading(self.estimate)} at step {self.step:,}\n"
-            f"{gain_words(self.anneal_gain)}\n{known}{departed}"
+            f"{gain_words(self.anneal_gain)}\n{known}{departed}{passed}"
         )
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # the one that is installed
+os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers starve beside other tests
 pytest.register_assert_rewrite("support")  # helpers there assert as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts jobs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # for the processes of tests

@@ -151,6 +151,25 @@ def refused(what: Callable[..., None], *arguments: object) -> bool:
         (Run.observe_block, 8, 2.0, 0.0, 0),
     ],
 )
+@example(  # an observed rate that is next to 0, and a what-if whose rate is not
+    schedule=LRSchedule.constant(TOTAL, 0.0),
+    metric="train",
+    optimizer="adamw",
+    events=[
+        (Run.observe, 1, 1.0, 5e-324),
+        (Run.observe, 29, 1.0, None),
+        (Run.what_if, LRSchedule.constant(60, 1e-8)),
+    ],
+)
+@example(
+    schedule=LRSchedule.constant(TOTAL, 5e-324),
+    metric="train",
+    optimizer="adamw",
+    events=[
+        (Run.observe_block, 8, 2.0, 0.5, 0),
+        (Run.what_if, LRSchedule.constant(60, 1e3)),
+    ],
+)
 def test_any_sequence_of_events(
     schedule: LRSchedule, metric: str, optimizer: str | None, events: list[tuple[object, ...]]
 ) -> None:

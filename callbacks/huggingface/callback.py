@@ -76,8 +76,8 @@ class TransformersLossForecast(LoopCallback, TrainerCallback, ExportableState):
             length differs from the run, it is cut or its last rate held, with a warning.
         apply: whether to begin a recommended decay, once; pass the Trainer a
             `lossforecast.callbacks.SteerableLR`, ``optimizers=(optimizer, SteerableLR(...))``.
-        policy: one or more of `lossforecast.policies`. Default: `target_miss()`, and with `apply`
-            also `reschedule()`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()` and
+            `overfitting()`, with `apply` also `reschedule()`.
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `monitor`.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.

@@ -56,7 +56,8 @@ class KerasLossForecast(LoopCallback, keras.callbacks.Callback):  # type: ignore
         stop: whether it may set ``model.stop_training``.
         total_steps: length of the run in optimizer steps.
         schedule: planned learning rate of every step, instead of that of the optimizer.
-        policy: one or more of `lossforecast.policies`. Default: `target_miss()`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()` and
+            `overfitting()`.
         run: facts about the run (`lossforecast.RunInfo`), such as the task; `metric` is set from
             `monitor`.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.

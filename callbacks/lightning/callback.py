@@ -56,8 +56,8 @@ class LightningLossForecast(LoopCallback, Callback):
         schedule: planned learning rate of every step, instead of the schedulers' future.
         apply: whether to begin a recommended decay, once; ``configure_optimizers`` must return a
             `lossforecast.callbacks.SteerableLR` with ``"interval": "step"``.
-        policy: one or more of `lossforecast.policies`. Default: `target_miss()`, and with `apply`
-            also `reschedule()`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()` and
+            `overfitting()`, with `apply` also `reschedule()`.
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `monitor`.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
         prior: beliefs before the run, as in `lossforecast.Forecaster`.

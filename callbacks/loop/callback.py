@@ -45,7 +45,8 @@ class LossForecast(OwnLoop):
         target: final loss to reach; with `stop=True` the run ends when it will very likely be
             missed.
         stop: whether `should_stop` may become True.
-        policy: one or more of `lossforecast.policies`. Default: `target_miss()`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()` and
+            `overfitting()`.
         run: facts about the run (`lossforecast.RunInfo`), such as the optimizer, the task and the
             number of parameters, which cannot be seen here; `metric` is set from `metric`.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.

@@ -58,6 +58,8 @@ class Exchange:
         """
         forecaster, may = self._listener.monitor.forecaster, self._listener.may_request
         every_n = forecaster.every_n_steps
+        if probe is not None and probe.switched_off:
+            probe = None
         pace, horizons = (1, 0) if probe is None else (probe.every, len(probe.horizons))
         if probe is not None:
             may += f", {horizons} horizons every {pace}"

@@ -9,7 +9,7 @@ from lossforecast.callbacks.pipeline.store_place import Place, StoreLike, resolv
 from lossforecast.checks import instance, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Policy, reschedule, target_miss
+from lossforecast.policies import DEFAULT_POLICIES, Policy, reschedule
 from lossforecast.prior import Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
@@ -35,8 +35,8 @@ class Settings:
         schedule: planned learning rate of every step, instead of the future of the scheduler.
         apply: whether to begin a recommended decay, once; needs a
             `lossforecast.callbacks.SteerableLR`.
-        policy: one or more of `lossforecast.policies`. Default: `target_miss()`, and with `apply`
-            also `reschedule()`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()` and
+            `overfitting()`, with `apply` also `reschedule()`.
         run: facts about the run, such as its project, dataset and model size; `metric` is set by
             the callback, and the optimizer if it is missing.
         laws: "auto" or names of laws, as in `lossforecast.Forecaster`.
@@ -103,7 +103,7 @@ class Settings:
         )
         policy = self.policy
         if policy is None and self.apply:
-            policy = [target_miss(), reschedule()]
+            policy = [*DEFAULT_POLICIES, reschedule()]
         self._set("policies", RunMonitor(forecaster, target=self.target, policy=policy).policies)
 
     def _checked_plan(self) -> LRSchedule:

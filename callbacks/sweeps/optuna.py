@@ -35,6 +35,7 @@ from lossforecast.schedule import LRSchedule
 __all__ = ["ForecastPruner"]
 
 _Key = tuple[str, int]  # name of the study, number of the trial
+_WithForecasts = Callable[[Study, FrozenTrial], FrozenTrial]
 
 _MAX_SILENCE_S = 3_600.0  # without a report; after that, a running trial may have died
 
@@ -123,8 +124,8 @@ class ForecastPruner(BasePruner):
         if not trial.intermediate_values:
             return False
         if self._stock is not None:
-            seen = _Foreseen(study, self._foreseen)
-            pruned, why = self._stock.prune(seen, self._foreseen(study, trial)), ""  # type: ignore[arg-type]
+            seen = _ForecastStudy(study, self._with_forecasts)
+            pruned, why = self._stock.prune(seen, self._with_forecasts(study, trial)), ""  # type: ignore[arg-type]
         else:
             why = self._why_stopped(study, trial)
             pruned = bool(why)
@@ -207,7 +208,7 @@ class ForecastPruner(BasePruner):
                 self._ladder.record(key, group, share, forecaster.forecast().median)
         return watched
 
-    def _foreseen(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
+    def _with_forecasts(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
         """Return a copy of the trial with forecasts in place of the reported values."""
         seen = copy(trial)
         seen.intermediate_values = dict(self._watched_trial(study, trial).finals)
@@ -262,11 +263,11 @@ class _Watched:
             yield step
 
 
-class _Foreseen:
+class _ForecastStudy:
     """A study whose trials have forecasts in place of their values."""
 
-    def __init__(self, study: Study, foreseen: Callable[[Study, FrozenTrial], FrozenTrial]) -> None:
-        self._real_study, self._of = study, foreseen
+    def __init__(self, study: Study, forecast_of: _WithForecasts) -> None:
+        self._real_study, self._forecast_of = study, forecast_of
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real_study, name)
@@ -275,7 +276,7 @@ class _Foreseen:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         return [
-            self._of(self._real_study, trial) if trial.intermediate_values else trial
+            self._forecast_of(self._real_study, trial) if trial.intermediate_values else trial
             for trial in self._real_study.get_trials(deepcopy, states)
         ]
 

@@ -287,8 +287,8 @@ class ForecastScheduler(TrialScheduler):
         if self._stock is None:
             decision = _DECISIONS[trials.verdict(name, partial(self._can_resume, trial, result))]
         else:
-            foreseen = trials.foreseen(name, result)
-            decision = self._stock.on_trial_result(tune_controller, trial, foreseen)
+            with_forecast = trials.with_forecast(name, result)
+            decision = self._stock.on_trial_result(tune_controller, trial, with_forecast)
             if decision == TrialScheduler.STOP and not trials.stop(name):
                 return decision
         return TrialScheduler.CONTINUE if trials.shadow else decision
@@ -298,8 +298,8 @@ class ForecastScheduler(TrialScheduler):
         # if others stop a trial, this is the only report of its last result
         self._trials.observe(trial.trial_id, trial.config, result, last=True)
         if self._stock is not None:
-            foreseen = self._trials.foreseen(trial.trial_id, result)
-            self._stock.on_trial_complete(tune_controller, trial, foreseen)
+            with_forecast = self._trials.with_forecast(trial.trial_id, result)
+            self._stock.on_trial_complete(tune_controller, trial, with_forecast)
         self._explain(trial)
         self._trials.close(trial.trial_id)
 

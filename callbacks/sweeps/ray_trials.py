@@ -229,7 +229,7 @@ class SweepTrials:
         most = max(paused, key=worth)
         return most if worth(most) >= GAIN_PER_RUN else None
 
-    def foreseen(self, trial_id: str, result: Result) -> Result:
+    def with_forecast(self, trial_id: str, result: Result) -> Result:
         """Return a copy of the result with the present forecast in place of the value."""
         if trial_id not in self._running or self.metric not in result:
             return result

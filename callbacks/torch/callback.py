@@ -64,8 +64,8 @@ class TorchLossForecast(OwnLoop):
         stop: whether `should_stop` may become True.
         apply: whether to begin a recommended decay, once; the scheduler must be a
             `lossforecast.callbacks.SteerableLR`.
-        policy: one or more of `lossforecast.policies`. Default: `target_miss()`, and with `apply`
-            also `reschedule()`.
+        policy: one or more of `lossforecast.policies`. Default: `target_miss()` and
+            `overfitting()`, with `apply` also `reschedule()`.
         run: facts about the run (`lossforecast.RunInfo`); `metric` is set from `metric`.
         steps_per_epoch: optimizer steps in one pass over the training data, such as
             ``len(loader)``, or less under accumulation; shows when data will be seen again. Leave

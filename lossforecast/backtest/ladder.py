@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from lossforecast.arrays import FloatArray
 from lossforecast.backtest.backtest import FRACTIONS, prior_without_fold
 from lossforecast.backtest.curves import RecordedRun, load_curves
 from lossforecast.backtest.parallel import mapped
@@ -32,6 +31,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.prior import PastRun, Prior, smaller
 from lossforecast.runs import History, Outcome, RunInfo
+from lossforecast.schedule import relative_rates
 
 __all__ = ["LADDER_BASELINES", "LadderRecord", "replay_ladder"]
 
@@ -248,9 +248,10 @@ def _fitted_laws(family: Sequence[_Smaller]) -> _Laws:
     """The two scaling laws, fitted to the smaller runs."""
     finals, along = [], []
     for each in family:
-        rate = float(_rates(each.recorded, np.ones(1))[0])
+        rate = float(relative_rates(each.recorded.plan, np.ones(1))[0])
         finals.append(ScalingPoint(each.n_params, each.tokens, rate, each.end.loss))
-        for share, rate in zip(_ALONG_RUN, _rates(each.recorded, _ALONG_RUN), strict=True):
+        rates = relative_rates(each.recorded.plan, _ALONG_RUN)
+        for share, rate in zip(_ALONG_RUN, rates, strict=True):
             loss = _loss_at(each.recorded, share)
             if loss > 0:
                 along.append(ScalingPoint(each.n_params, share * each.tokens, float(rate), loss))
@@ -264,7 +265,7 @@ def _by_laws(run: RecordedRun, laws: _Laws, end: Outcome) -> dict[str, float]:
     """The outcome that each law predicts before the first step."""
     tokens = run.total_steps * (run.metadata.get("batch_tokens") or 1.0)
     size, share = float(run.metadata["n_params"]), end.step / run.total_steps
-    rate = float(_rates(run, np.array([share]))[0])
+    rate = float(relative_rates(run.plan, np.array([share]))[0])
     return {
         name: math.nan if law is None else law.loss(size, tokens, rate)
         for name, law in laws.items()
@@ -278,9 +279,11 @@ def _shape_forecast(run: RecordedRun, family: Sequence[_Smaller], end: Outcome, 
     largest = max(each.n_params for each in family)
     size, tokens = float(run.metadata["n_params"]), run.metadata.get("batch_tokens") or 1.0
     per_param = run.total_steps * tokens / size
+    rates = relative_rates(run.plan, _SHARES)
 
     def distance(each: _Smaller) -> float:
-        shapes = np.abs(_rates(run, _SHARES) - _rates(each.recorded, _SHARES)).mean()
+        its_rates = relative_rates(each.recorded.plan, _SHARES)
+        shapes = np.abs(rates - its_rates).mean()
         return float(abs(math.log(each.tokens / each.n_params / per_param)) + 3 * shapes)
 
     alike = min((each for each in family if each.n_params == largest), key=distance).recorded
@@ -294,11 +297,3 @@ def _loss_at(run: RecordedRun, share: float) -> float:
     return float(
         np.interp(share * run.total_steps, run.step[finite], run.loss[finite], left=math.nan)
     )
-
-
-def _rates(run: RecordedRun, shares: FloatArray) -> FloatArray:
-    """Learning rates over their peak at some shares of a run, (n,)."""
-    plan = run.plan
-    steps = np.maximum(np.rint(shares * run.total_steps), 1).astype(np.int64)
-    rates: FloatArray = plan.lr(steps) / (plan.peak or 1.0)
-    return rates

@@ -10,9 +10,17 @@ import numpy as np
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
-from lossforecast.policies import Action, Policy, Recommendation
+from lossforecast.policies import Action, Policy, Reason, Recommendation
 from lossforecast.prior import Prior
-from lossforecast.runs import History, Outcome, RunInfo, observed, outcome_of, points
+from lossforecast.runs import (
+    History,
+    Outcome,
+    RunInfo,
+    lowest_loss,
+    observed,
+    outcome_of,
+    points,
+)
 from lossforecast.schedule import LRSchedule
 
 __all__ = [
@@ -108,8 +116,18 @@ class LookBack:
 
     @property
     def rightly(self) -> bool | None:
-        """True if the stop was right: the run missed the target; None if that is unknown."""
-        if self.stop is None or self.target is None or self.outcome is None:
+        """True if the stop was right; None if that is unknown.
+
+        It was if the run missed the target or, where it was stopped for overfitting, if no later
+        mean of three validation losses was below the lowest one before.
+        """
+        if self.stop is None:
+            return None
+        if self.stop.advice.reason is Reason.OVERFITTING:
+            minimum = self.stop.forecast.minimum
+            later = lowest_loss(self.history.bins().since(self.stop.step))
+            return None if minimum is None or later is None else later[1] >= minimum.so_far
+        if self.target is None or self.outcome is None:
             return None
         return self.outcome.loss > self.target
 
@@ -170,7 +188,7 @@ def look_back(
         run: description of the run.
         prior: beliefs before the first loss; None is the packaged prior.
         target: the final loss to reach.
-        policies: policies to ask; by default `target_miss`.
+        policies: policies to ask; by default `lossforecast.policies.DEFAULT_POLICIES`.
         steps_taken: optimizer steps the run took, if it continued after its last loss.
 
     Raises:

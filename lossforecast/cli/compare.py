@@ -91,7 +91,7 @@ def _to_json(found: Comparison) -> dict[str, Any]:
         "lower95": lower95,
         "upper95": upper95,
         "prob_first_better": found.prob_first_better,
-        "differ": found.told,
+        "differ": found.differ,
         "spread": found.spread.scale,
         "spread_dof": found.spread.dof,
         "spread_runs": found.spread.n_runs,
@@ -147,7 +147,7 @@ def _signed(share: float) -> str:
 
 def _verdict(found: Comparison) -> str:
     same = "Nothing recorded distinguishes the two. " if found.same_recipe else ""
-    if not found.told:
+    if not found.differ:
         return f"{same}The difference is within the noise of seeds and evaluation."
     better = "A" if found.prob_first_better > 0.5 else "B"
     return f"{same}{better} is better, beyond the noise of seeds and evaluation."

@@ -1,6 +1,7 @@
 """`LiveForecast`: the forecast of a run in progress, from the present state of its log."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, 
 from lossforecast.cli.tables import details_table, interval80, number, print_line
 from lossforecast.display import STATUS_WORDS
 from lossforecast.errors import ConfigurationError, NothingLoggedError
+from lossforecast.estimate import Minimum
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.plot import plot as plot_run
@@ -49,7 +51,7 @@ class LiveForecast:
         path: Path,
         options: LogOptions,
         target: float | None = None,
-        policy: Policy | None = None,
+        policy: Policy | Sequence[Policy] | None = None,
     ) -> "LiveForecast":
         """Read a log as it is now, and forecast; `policy` as in `Forecaster.recommend`.
 
@@ -109,6 +111,7 @@ class LiveForecast:
             **log_to_dict(self.log, self.forecaster.total_steps),
             "target": self.target,
             **self.forecast.to_dict(),
+            "minimum": _minimum_to_dict(self.forecast.minimum),
             "prob_below_target": (
                 None if self.target is None else self.forecast.prob_below(self.target)
             ),
@@ -137,9 +140,29 @@ class LiveForecast:
             "caveats": ", ".join(map(str, forecast.caveats)) or "none",
             "advice": self.advice.message,
         }
+        if forecast.minimum is not None:
+            rows["lowest validation loss"] = _in_words(forecast.minimum)
         if self.target is not None:
             rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
         return details_table("forecast", rows)
+
+
+def _in_words(minimum: Minimum) -> str:
+    loss = minimum.loss
+    return f"{number(loss)} ({number(loss.lower)} to {number(loss.upper)}); so far {minimum}"
+
+
+def _minimum_to_dict(minimum: Minimum | None) -> dict[str, Any] | None:
+    if minimum is None:
+        return None
+    return {
+        "median": float(minimum.loss),
+        "lower80": minimum.loss.lower,
+        "upper80": minimum.loss.upper,
+        "so_far": minimum.so_far,
+        "step": minimum.step,
+        "prob_passed": minimum.prob_passed,
+    }
 
 
 def wait_for_first_loss(

@@ -29,6 +29,7 @@ from lossforecast.cli.output import (
 from lossforecast.cli.tables import empty_table, escaped, interval80, number, percent, print_line
 from lossforecast.errors import ConfigurationError
 from lossforecast.plot import plot as plot_run
+from lossforecast.policies import Reason, Recommendation
 from lossforecast.readers import Log
 from lossforecast.runs import points
 from lossforecast.schedule import LRSchedule
@@ -222,12 +223,18 @@ def _conclusions(log: Log, back: LookBack) -> list[str]:
             f"compute saved: {stop.advice.message}"
         )
         if back.rightly is not None:
-            lines.append("Rightly." if back.rightly else "Wrongly: it got below the target.")
+            lines.append("Rightly." if back.rightly else f"Wrongly: {_why_wrong(stop.advice)}.")
     elif back.target is not None:
         lines.append(f"It would not have been stopped for the target {back.target:g}.")
     elif Caveat.LR_UNKNOWN not in now.caveats:
         lines.append("It would not have been stopped. Give --target to stop runs that miss one.")
     return lines
+
+
+def _why_wrong(advice: Recommendation) -> str:
+    if advice.reason is Reason.OVERFITTING:
+        return "a later validation loss was lower"
+    return "it got below the target"
 
 
 def _tally_lines(back: LookBack) -> list[str]:

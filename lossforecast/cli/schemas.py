@@ -107,7 +107,23 @@ _CAVEATS = {
         "description": "What else to know about the forecast.",
     }
 }
-_LIVE = {**_LOG, **_TARGET, **_SUMMARY, **_CAVEATS, **_CHANCE, **_ADVICE}
+_MINIMUM = {
+    "median": _field("number", "Lowest validation loss up to the end, as forecast."),
+    "lower80": _INTERVALS["lower80"],
+    "upper80": _INTERVALS["upper80"],
+    "so_far": _field("number", "The lowest mean of three validations so far."),
+    "step": _field("integer", "Step of that."),
+    "prob_passed": _field("number", "Probability that the loss ends above it, 0 to 1."),
+}
+_LIVE = {
+    **_LOG,
+    **_TARGET,
+    **_SUMMARY,
+    "minimum": _optional(_MINIMUM, "The lowest loss; null for a training loss."),
+    **_CAVEATS,
+    **_CHANCE,
+    **_ADVICE,
+}
 _MOMENT = {
     "share": _field("number", "Share of the run seen, 0 to 1."),
     **_SUMMARY,

@@ -68,8 +68,8 @@ def add_watch(app: "typer.Typer") -> None:
             str | None,
             typer.Option(
                 help="Command for the shell, run once for each run and reason to stop it "
-                "(diverged, non_finite, target_miss), with LOSSFORECAST_RUN, LOSSFORECAST_REASON "
-                "and LOSSFORECAST_MESSAGE in its environment.",
+                "(diverged, non_finite, target_miss, overfitting), with LOSSFORECAST_RUN, "
+                "LOSSFORECAST_REASON and LOSSFORECAST_MESSAGE in its environment.",
                 metavar="CMD",
             ),
         ] = None,

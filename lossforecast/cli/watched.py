@@ -15,7 +15,7 @@ from lossforecast.cli.options import LogOptions
 from lossforecast.cli.tables import interval80, number
 from lossforecast.display import after_start
 from lossforecast.errors import ConfigurationError, LossForecastError
-from lossforecast.policies import Action, Reason, target_miss
+from lossforecast.policies import Action, Reason, overfitting, target_miss
 from lossforecast.printable import printable
 from lossforecast.readers import FORMATS, find_log
 from lossforecast.runs import outcome_of
@@ -164,7 +164,7 @@ class Watched:
         return self._from_log(run.path, given)
 
     def _from_log(self, path: Path, options: LogOptions) -> LiveForecast:
-        policy = target_miss(checks=1)
+        policy = [target_miss(checks=1), overfitting()]
         return LiveForecast.from_log(path, options, self._target, policy=policy)
 
 

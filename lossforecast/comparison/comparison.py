@@ -169,7 +169,7 @@ class Comparison:
         return float(self._ratio.cdf(np.array([[1.0]]))[0, 0])
 
     @property
-    def told(self) -> bool:
+    def differ(self) -> bool:
         """True if the 95% interval of the difference excludes 0."""
         lower, upper = self.interval95
         return lower > 0 or upper < 0

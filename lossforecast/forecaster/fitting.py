@@ -69,7 +69,7 @@ class Background:
         prior, past_runs = self.prior, self.past_runs
         beliefs = prior.for_run(run, planned, self.laws)
         evidence = gather(history.bins(), planned, beliefs.burn_in, history.event_steps)
-        foretold = self._foretold(evidence)
+        smaller_runs = self._smaller_runs(evidence)
         now = max(history.last_step, 0)
         if not self.is_blank and not len(evidence):
             now = max(round(_TRANSFER_START_SHARE * planned.total_steps), 1)
@@ -98,9 +98,9 @@ class Background:
         _, losses = points(history)
         if losses.size:
             posterior = replace(posterior, highest_loss=float(losses.max()))
-        return evidence, replace(posterior, foretold=foretold)
+        return evidence, replace(posterior, smaller_runs=smaller_runs)
 
-    def _foretold(self, evidence: Evidence) -> LadderForecast | None:
+    def _smaller_runs(self, evidence: Evidence) -> LadderForecast | None:
         """The course predicted by the ladder; None while an event, where losses may jump, is ahead.
 
         Losses before an event are moved to the level of those after it.
@@ -115,7 +115,7 @@ class Background:
         if self.ladder is None:
             assert self.past_runs is not None
             return self.past_runs.level
-        end = self.ladder.foretell(planned).at(np.array([planned.total_steps]))
+        end = self.ladder.course(planned).at(np.array([planned.total_steps]))
         return float(end.quantiles(np.array([0.5]))[0, 0])
 
 

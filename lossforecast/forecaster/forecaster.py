@@ -36,7 +36,7 @@ from lossforecast.policies import (
 )
 from lossforecast.posterior import Posterior
 from lossforecast.prior import Gap, Prior
-from lossforecast.runs import Evidence, History, RunInfo, effective_schedule
+from lossforecast.runs import Evidence, History, RunInfo, effective_schedule, lowest_loss
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
@@ -278,8 +278,10 @@ class Forecaster:
         """Recommend what to do with the run as planned. A call at a new step counts as a check.
 
         Args:
-            target: the final loss to reach; without one only broken runs are stopped.
-            policy: one or more of `lossforecast.policies` instead of `target_miss`.
+            target: the final loss to reach; without one, only broken and overfitting runs are
+                stopped.
+            policy: one or more of `lossforecast.policies` instead of
+                `lossforecast.policies.DEFAULT_POLICIES`.
             rivals: the other runs of a sweep, for policies that compare.
             corrected: the forecast to compare with them, by `lossforecast.policies.SweepErrors`.
 
@@ -377,7 +379,14 @@ class Forecaster:
             _posterior=posterior,
             _futures=futures,
             _seen=(evidence.step, evidence.loss) if self.history.n_observed else None,
+            _lowest=self._lowest(),
         )
+
+    def _lowest(self) -> tuple[int, float] | None:
+        """Step and value of the lowest validation loss since the latest event."""
+        if self.run.metric != "val":
+            return None
+        return lowest_loss(self.history.bins().since(self.history.latest_event))
 
     def _caveats(self, followed: LRSchedule, fit: Posterior | None = None) -> tuple[Caveat, ...]:
         rise = overfitting_rise(self.history, self.run, self._effective_schedule())

@@ -1,7 +1,7 @@
 """Forecasts of a large run from smaller runs of its family."""
 
+from lossforecast.ladder.course import Course
 from lossforecast.ladder.departure import Departure
-from lossforecast.ladder.foretold import Foretold
 from lossforecast.ladder.ladder import Ladder, LadderForecast
 from lossforecast.ladder.optimum import Optimum
 from lossforecast.ladder.rung import stretched
@@ -9,9 +9,9 @@ from lossforecast.ladder.size_law import SizeLaw
 from lossforecast.ladder.sweeps import FinalLoss, best_batch, best_peak
 
 __all__ = [
+    "Course",
     "Departure",
     "FinalLoss",
-    "Foretold",
     "Ladder",
     "LadderForecast",
     "Optimum",

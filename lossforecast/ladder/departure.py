@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lossforecast.ladder.foretold import Foretold
+from lossforecast.ladder.course import Course
 from lossforecast.runs import Evidence
 
 __all__ = ["Departure", "departure_of"]
@@ -39,7 +39,7 @@ class Departure:
         )
 
 
-def departure_of(before: Foretold, given: Foretold, evidence: Evidence) -> Departure | None:
+def departure_of(before: Course, given: Course, evidence: Evidence) -> Departure | None:
     """The departure of a run; None unless it is above its ladder with 99% probability.
 
     Args:
@@ -49,12 +49,12 @@ def departure_of(before: Foretold, given: Foretold, evidence: Evidence) -> Depar
     """
     if not given.steps.size or given.prob_other_recipe < _MIN_PROBABILITY:
         return None
-    foretold = before.at(given.steps).quantiles(np.array([0.5, _UPPER]))
+    predicted = before.at(given.steps).quantiles(np.array([0.5, _UPPER]))
     losses = evidence.loss[np.isin(evidence.step, given.steps)]
-    below = np.flatnonzero(losses <= foretold[1])
+    below = np.flatnonzero(losses <= predicted[1])
     first = int(below[-1]) + 1 if below.size else 0
     if first == losses.size:
         return None
     present = float(given.at(given.steps[-1:]).quantiles(np.array([0.5]))[0, 0])
-    excess = present / float(foretold[0, -1]) - 1
+    excess = present / float(predicted[0, -1]) - 1
     return Departure(excess, int(given.steps[first]), given.prob_other_recipe)

@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 
 from lossforecast.arrays import FloatArray, IntArray
+from lossforecast.ladder.course import SCALES, Course
 from lossforecast.ladder.departure import Departure, departure_of
-from lossforecast.ladder.foretold import SCALES, Foretold
 from lossforecast.ladder.rung import Rung, rungs_of
 from lossforecast.ladder.size_law import SizeLaw
 from lossforecast.laws import LAWS
@@ -45,7 +45,7 @@ class Ladder:
 
     run: RunInfo
     rungs: tuple[Rung, ...]
-    _courses: dict[LRSchedule, Foretold] = field(default_factory=dict, repr=False, compare=False)
+    _courses: dict[LRSchedule, Course] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -78,7 +78,7 @@ class Ladder:
         """Number of smaller runs."""
         return sum(len(rung.runs) for rung in self.rungs)
 
-    def foretell(self, schedule: LRSchedule) -> Foretold:
+    def course(self, schedule: LRSchedule) -> Course:
         """The course of the run under a schedule, before its first loss.
 
         The largest of the smaller sizes gives the shape of the course. The law over sizes gives its
@@ -87,10 +87,10 @@ class Ladder:
         if schedule not in self._courses:
             if len(self._courses) >= _MAX_COURSES:
                 self._courses.clear()
-            self._courses[schedule] = self._foretold(schedule)
+            self._courses[schedule] = self._predicted(schedule)
         return self._courses[schedule]
 
-    def _foretold(self, schedule: LRSchedule) -> Foretold:
+    def _predicted(self, schedule: LRSchedule) -> Course:
         fractions = _fractions(schedule)
         curves = [rung.curve(self.run, schedule, fractions) for rung in self.rungs]
         top = curves[-1]
@@ -106,7 +106,7 @@ class Ladder:
         predicted = np.array([law.predict(size) for law in laws])
         growth = math.sqrt(math.log(size / n_params[-1]) / _USUAL_STEP)
         start, start_std = _START_PER_LOG_TOKENS
-        return Foretold.of(
+        return Course.of(
             schedule,
             fractions=fractions,
             shape=top.log_loss - top.log_loss[-1],
@@ -121,7 +121,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class LadderForecast:
-    """The course that a ladder predicts for a run with some losses: a `Foreteller`.
+    """The course that a ladder predicts for a run given its losses so far: a `CoursePredictor`.
 
     Attributes:
         ladder: the smaller runs.
@@ -130,22 +130,22 @@ class LadderForecast:
 
     ladder: Ladder
     evidence: Evidence
-    _given: dict[LRSchedule, Foretold] = field(default_factory=dict, repr=False, compare=False)
+    _corrected: dict[LRSchedule, Course] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, schedule: LRSchedule, steps: IntArray) -> Mixture:
         """Distribution of the loss at steps (m,) of a schedule, on the log scale."""
-        return self._corrected(schedule).at(steps)
+        return self._corrected_course(schedule).at(steps)
 
     def departure(self, schedule: LRSchedule) -> Departure | None:
         """How far the run is above its ladder; None unless it is, with 99% probability."""
-        before = self.ladder.foretell(schedule)
-        return departure_of(before, self._corrected(schedule), self.evidence)
+        before = self.ladder.course(schedule)
+        return departure_of(before, self._corrected_course(schedule), self.evidence)
 
-    def _corrected(self, schedule: LRSchedule) -> Foretold:
+    def _corrected_course(self, schedule: LRSchedule) -> Course:
         """The course corrected by the losses of the run, which every query needs."""
-        if schedule not in self._given:
-            self._given[schedule] = self.ladder.foretell(schedule).given(self.evidence)
-        return self._given[schedule]
+        if schedule not in self._corrected:
+            self._corrected[schedule] = self.ladder.course(schedule).given(self.evidence)
+        return self._corrected[schedule]
 
 
 def _fractions(schedule: LRSchedule) -> FloatArray:

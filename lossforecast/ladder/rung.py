@@ -11,7 +11,7 @@ from lossforecast.arrays import FloatArray
 from lossforecast.posterior import PastRunTransfer, Posterior, fit
 from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs, PastRun, is_smaller
 from lossforecast.runs import Evidence, RunInfo
-from lossforecast.schedule import LRSchedule
+from lossforecast.schedule import LRSchedule, relative_rates
 
 __all__ = ["Rung", "RungCurve", "rungs_of", "stretched"]
 
@@ -148,20 +148,13 @@ def stretched(schedule: LRSchedule, total_steps: int, peak: float) -> LRSchedule
     knots, _ = schedule.knots
     shares = np.union1d(np.linspace(0, 1, _SAMPLES), knots / schedule.total_steps)
     steps = np.unique(np.clip(np.rint(shares * total_steps), 1, total_steps)).astype(np.int64)
-    shape = _rates(schedule, steps / total_steps)
+    shape = relative_rates(schedule, steps / total_steps)
     return LRSchedule.from_points(steps, peak * shape, total_steps=total_steps)
-
-
-def _rates(schedule: LRSchedule, fractions: FloatArray) -> FloatArray:
-    """Learning rates at some fractions of a schedule, in units of its peak, (m,)."""
-    steps = np.maximum(np.rint(fractions * schedule.total_steps), 1).astype(np.int64)
-    rates: FloatArray = schedule.lr(steps) / schedule.peak if schedule.peak else schedule.lr(steps)
-    return rates
 
 
 def _distance(one: LRSchedule, other: LRSchedule) -> float:
     """How far two plans differ in length and in shape."""
-    shape = float(np.abs(_rates(one, _SHARES) - _rates(other, _SHARES)).mean())
+    shape = float(np.abs(relative_rates(one, _SHARES) - relative_rates(other, _SHARES)).mean())
     return abs(math.log(one.total_steps / other.total_steps)) + _SHAPE_WEIGHT * shape
 
 

@@ -8,6 +8,7 @@ from lossforecast.display import heading
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.broken import diverged, non_finite
 from lossforecast.policies.openness import is_open, reasons_open
+from lossforecast.policies.overfitting import overfitting
 from lossforecast.policies.recommendation import (
     Action,
     Policy,
@@ -19,7 +20,10 @@ from lossforecast.policies.recommendation import (
 from lossforecast.policies.target_miss import target_miss
 from lossforecast.status import Status
 
-__all__ = ["checked_target", "policy_list", "recommend"]
+__all__ = ["DEFAULT_POLICIES", "checked_target", "policy_list", "recommend"]
+
+DEFAULT_POLICIES: tuple[Policy, ...] = (target_miss(), overfitting())
+"""The policies asked where none are given."""
 
 
 def recommend(situation: Situation, policies: Sequence[Policy] | None = None) -> Recommendation:
@@ -30,9 +34,9 @@ def recommend(situation: Situation, policies: Sequence[Policy] | None = None) ->
 
     Args:
         situation: history, forecast, target and rivals of a run.
-        policies: by default `target_miss()` alone.
+        policies: by default `DEFAULT_POLICIES`.
     """
-    chosen = policies or (target_miss(),)
+    chosen = policies or DEFAULT_POLICIES
     for policy in (non_finite, diverged, _no_data, *chosen, _open):
         answer = policy(situation)
         if answer is not None:

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     """Other runs of the sweep will very likely end lower."""
     NO_ROOM = "no_room"
     """Next to nothing is left to gain, annealing included."""
+    OVERFITTING = "overfitting"
+    """The validation loss rises and has very likely passed its minimum."""
     NO_IMPROVEMENT = "no_improvement"
     """The loss has stopped falling, and annealing will not bring it down."""
     BETTER_SCHEDULE = "better_schedule"

@@ -2,7 +2,7 @@
 
 from lossforecast.posterior.fit import fit
 from lossforecast.posterior.parameters import parameters_of
-from lossforecast.posterior.posterior import Foreteller, Posterior
+from lossforecast.posterior.posterior import CoursePredictor, Posterior
 from lossforecast.posterior.transfer import PastRunTransfer
 
-__all__ = ["Foreteller", "PastRunTransfer", "Posterior", "fit", "parameters_of"]
+__all__ = ["CoursePredictor", "PastRunTransfer", "Posterior", "fit", "parameters_of"]

@@ -32,6 +32,7 @@ _DEPTH_POWER = 0.9  # a decay to a share x of the peak brings (1 - x)^0.9 of the
 _MIN_SHARE_ARRIVED = 0.01  # of the drop, in the denominator of a drop scale
 _MIN_DROP_SCALE = 0.3
 _MAX_DROP_SCALE = 1 / _MIN_DROP_SCALE
+_MIN_PEAK = 1e-100  # below it, rates are not divided by the peak
 _STEP_LAG = 0.05  # of the run
 _TINY = 1e-300  # keeps divisions finite
 
@@ -113,7 +114,7 @@ class QueryPoints:
             offsets=np.empty((steps.size, 0)) if past_runs is None else past_runs(schedule, steps),
             jumps=np.searchsorted(events, steps, side="right"),
             stepped=schedule.stepped(steps - round(_STEP_LAG * plan.total_steps)),
-            rate=schedule.lr(np.maximum(steps, 1)) / (plan.peak or 1.0),
+            rate=schedule.lr(np.maximum(steps, 1)) / (plan.peak if plan.peak > _MIN_PEAK else 1.0),
         )
 
     def progress_to(self, terms: FloatArray) -> FloatArray:

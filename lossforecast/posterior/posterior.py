@@ -26,9 +26,9 @@ from lossforecast.posterior.walk import JUMP_VARIANCE, Walk
 from lossforecast.prior import Beliefs
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Foreteller", "Posterior"]
+__all__ = ["CoursePredictor", "Posterior"]
 
-Foreteller = Callable[[LRSchedule, IntArray], Mixture]
+CoursePredictor = Callable[[LRSchedule, IntArray], Mixture]
 """Distribution of the logarithm of the loss at steps (m,) of a schedule, at m places."""
 
 _MAX_SURPRISE = 20.0  # that widens a forecast
@@ -76,7 +76,7 @@ class Posterior:
     """True if the drop was measured long ago."""
     highest_loss: float = math.inf
     """The largest loss observed, or mean of a bin of losses; infinite if none was."""
-    foretold: Foreteller | None = field(default=None, repr=False)
+    smaller_runs: CoursePredictor | None = field(default=None, repr=False)
     """Logarithm of the loss along the run as predicted from smaller runs of its family."""
 
     @property
@@ -284,9 +284,9 @@ class Posterior:
 
     def _pooled(self, own: Mixture, schedule: LRSchedule, steps: IntArray) -> Mixture:
         """The loss at m steps, pooled with the prediction from smaller runs."""
-        if self.foretold is None or not own.logarithmic:
+        if self.smaller_runs is None or not own.logarithmic:
             return own
-        return own.pooled(self.foretold(schedule, steps))
+        return own.pooled(self.smaller_runs(schedule, steps))
 
     def _calibrated(self, mixture: Mixture) -> Mixture:
         """The mixture stretched by the scale and tail learned for this share of a run.

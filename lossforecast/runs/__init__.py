@@ -13,7 +13,7 @@ from lossforecast.runs.outcome import (
     outcome_of_curve,
     overran,
 )
-from lossforecast.runs.overfitting import overfit_rise
+from lossforecast.runs.overfitting import lowest_loss, overfit_rise
 from lossforecast.runs.rates import effective_schedule, observed_rates
 from lossforecast.runs.run_info import RunInfo, RunKind
 from lossforecast.runs.windows import mean_step
@@ -30,6 +30,7 @@ __all__ = [
     "at_end",
     "effective_schedule",
     "gather",
+    "lowest_loss",
     "mean_step",
     "observed",
     "observed_rates",

@@ -18,6 +18,7 @@ __all__ = ["History"]
 
 _MAX_EVENTS = 64  # that are kept; at most one for every four bins
 _BINS_PER_EVENT = 4
+_MIN_RATE = 1e-100  # a lower learning rate counts as 0: ratios of rates stay finite
 _NEW_BIN: list[float] = []
 _Before = list[float] | None
 """Values of the columns of the last bin before the latest observation, to undo that observation:
@@ -99,6 +100,7 @@ class History:
         if (rates < 0).any():
             raise ObservationError(f"lr {rates[rates < 0][0]} is negative")
         rates = np.where(np.isfinite(rates), rates, np.nan)
+        rates[rates < _MIN_RATE] = 0.0
         # stretches of increasing steps with finite losses are added in blocks, the rest one by one
         special = ~np.isfinite(values)
         special[1:] |= np.diff(at) <= 0
@@ -367,7 +369,9 @@ def _known_rate(lr: float) -> float:
     rate = number("lr", lr, ObservationError)
     if rate < 0:
         raise ObservationError(f"lr {rate} is negative")
-    return rate if math.isfinite(rate) else math.nan
+    if not math.isfinite(rate):
+        return math.nan
+    return rate if rate >= _MIN_RATE else 0.0
 
 
 def _floats(name: str, values: ArrayLike) -> FloatArray:

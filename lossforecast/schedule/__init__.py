@@ -9,7 +9,7 @@ from lossforecast.schedule.lr_schedule import (
     LRSchedule,
 )
 from lossforecast.schedule.sampling import sampled
-from lossforecast.schedule.shape import shape_difference
+from lossforecast.schedule.shape import relative_rates, shape_difference
 from lossforecast.schedule.text import (
     NAMED_SCHEDULES,
     SCHEDULE_EDITS,
@@ -33,6 +33,7 @@ __all__ = [
     "falls_once",
     "few_points",
     "lint",
+    "relative_rates",
     "sampled",
     "schedule_from_text",
     "shape_difference",

@@ -1,4 +1,4 @@
-"""`shape_difference`: how far the shapes of two schedules differ."""
+"""`relative_rates` and `shape_difference`: schedules of any length and peak, compared."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,22 @@ from lossforecast.arrays import FloatArray
 if TYPE_CHECKING:
     from lossforecast.schedule.lr_schedule import LRSchedule
 
-__all__ = ["shape_difference"]
+__all__ = ["relative_rates", "shape_difference"]
 
-_N_SHARES = 64
+_SHARES = np.arange(1, 65) / 64  # of a run
+
+
+def relative_rates(schedule: "LRSchedule", shares: FloatArray) -> FloatArray:
+    """Learning rates at some shares of a run, (m,), in units of the peak.
+
+    Example:
+        >>> from lossforecast import LRSchedule
+        >>> relative_rates(LRSchedule.linear(100, 1e-3), np.array([0.5, 1.0])).round(6).tolist()
+        [0.5, 0.0]
+    """
+    steps = np.maximum(np.rint(shares * schedule.total_steps), 1).astype(np.int64)
+    rates: FloatArray = schedule.lr(steps) / (schedule.peak or 1.0)
+    return rates
 
 
 def shape_difference(one: "LRSchedule", other: "LRSchedule") -> float:
@@ -25,11 +38,4 @@ def shape_difference(one: "LRSchedule", other: "LRSchedule") -> float:
         >>> shape_difference(short, long) < 0.02
         True
     """
-    return float(np.abs(_relative_rates(one) - _relative_rates(other)).max())
-
-
-def _relative_rates(schedule: "LRSchedule") -> FloatArray:
-    shares = np.arange(1, _N_SHARES + 1) / _N_SHARES
-    steps = np.ceil(shares * schedule.total_steps).astype(np.int64)
-    rates: FloatArray = schedule.lr(steps) / max(schedule.peak, 1e-300)
-    return rates
+    return float(np.abs(relative_rates(one, _SHARES) - relative_rates(other, _SHARES)).max())

@@ -26,7 +26,7 @@ def falls_in_steps(
     edges = np.unique(np.linspace(1, total_steps, _CELLS + 1).astype(np.int64))
     if peak == 0 or edges.size < _MIN_EDGES:
         return edges[:1], np.zeros(1)
-    rates = np.maximum(lr(edges), _MIN_RATE * peak)
+    rates = np.maximum(lr(edges) / peak, _MIN_RATE)
     falls = np.pad(-np.diff(np.log(rates)), 2)
     both = falls[2:-1] + falls[3:]  # a step may fall into two cells
     at_most = _MAX_FALL_AROUND * both[:-1]

@@ -115,7 +115,7 @@ def told(groups: Sequence[Repeats], scale: float, dof: float, n_repeats: int) ->
             if len(others) == n_repeats:
                 first, second = (Estimate(*[one.outcomes[i]] * 3) for i in pair)
                 sides = Contender("first", first, 0.0), Contender("second", second, 0.0)
-                right.append(Comparison(*sides, spread.learned([others])).told)
+                right.append(Comparison(*sides, spread.learned([others])).differ)
         if right:
             shares.append(float(np.mean(right)))
     return (float(np.mean(shares)) if shares else np.nan), len(shares)

@@ -59,13 +59,13 @@ def test_the_two_sides_are_treated_alike() -> None:
 
 def test_repeats_are_told_apart_as_often_as_stated() -> None:
     rng = np.random.default_rng(3)
-    told = []
+    differ = []
     for _ in range(300):  # four repeats of another recipe tell the spread, besides a little before
         sigma = 0.003 / math.sqrt(rng.chisquare(3.0) / 3.0)
         runs = 2.5 * np.exp(sigma * rng.normal(size=6))
         spread = Spread(0.003, 3.0).learned([runs[2:]])
-        told.append(Comparison(contender(runs[0]), contender(runs[1]), spread).told)
-    assert 0.02 < np.mean(told) < 0.09
+        differ.append(Comparison(contender(runs[0]), contender(runs[1]), spread).differ)
+    assert 0.02 < np.mean(differ) < 0.09
 
 
 def test_a_forecast_widens_the_interval_and_weighs_less_than_an_outcome() -> None:
@@ -90,7 +90,7 @@ def test_repeats_are_found_by_what_is_recorded() -> None:
     assert found.second.repeats == (1.025 * 2.603,)
     assert (found.spread.n_runs, found.spread.n_recipes) == (4, 2)
     assert not found.same_recipe
-    assert found.told
+    assert found.differ
     assert found.prob_first_better > 0.99
 
 
@@ -110,7 +110,7 @@ def test_two_runs_of_one_recipe_are_compared_by_the_spread_of_the_others() -> No
     assert found.first.repeats == found.second.repeats == ()
     assert (found.spread.n_runs, found.spread.n_recipes) == (4, 1)
     assert found.spread.scale < 0.002
-    assert found.told
+    assert found.differ
 
 
 def test_an_unfinished_run_is_compared_by_its_forecast() -> None:
@@ -166,5 +166,5 @@ def test_a_run_that_broke_is_refused() -> None:
 def test_a_run_too_young_to_forecast_is_compared_with_a_wide_interval() -> None:
     young = compared("young", until=20, seed=1)
     found = Comparison.of(young, compared("good", peak=2e-3))
-    assert not found.told
+    assert not found.differ
     assert 0.02 < found.prob_first_better < 0.98

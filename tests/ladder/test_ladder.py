@@ -34,7 +34,7 @@ def forecaster(*sizes: float, seen: float = 0.0, shift: float = 0.0) -> Forecast
     return made
 
 
-def test_the_outcome_is_foretold_before_the_first_step() -> None:
+def test_the_outcome_is_predicted_before_the_first_step() -> None:
     found = forecaster(*SMALL).forecast()
     assert found.median == pytest.approx(final_loss(), rel=0.01)
     lower, upper = found.interval(0.8)
@@ -58,7 +58,7 @@ def test_the_run_makes_it_sharper_than_without_smaller_runs() -> None:
         assert lower < final_loss() < upper
 
 
-def test_the_whole_course_is_foretold() -> None:
+def test_the_whole_course_is_predicted() -> None:
     plan = plan_of(LARGE)
     steps = np.linspace(0.15, 1, 10) * plan.total_steps
     curve = forecaster(*SMALL).forecast().curve(steps.astype(int))
@@ -177,14 +177,14 @@ def test_a_plan_of_unknown_rates_has_no_ladder() -> None:
 
 
 @pytest.mark.parametrize("total_steps", [1, 3, 20])
-def test_tiny_plans_are_foretold_without_an_error(total_steps: int) -> None:
+def test_tiny_plans_are_predicted_without_an_error(total_steps: int) -> None:
     made = Forecaster(LRSchedule.constant(total_steps, 1e-3), info_of(LARGE), prior=prior(*SMALL))
     assert np.isfinite(made.forecast().median)
     made.observe(0, 9.0)
     assert np.isfinite(made.forecast().median)
 
 
-def test_schedules_that_begin_or_stay_at_zero_are_foretold() -> None:
+def test_schedules_that_begin_or_stay_at_zero_are_predicted() -> None:
     for rates in ([0.0] * 50, [0.0] * 25 + [1e-3] * 25):
         made = Forecaster(LRSchedule.from_array(rates), info_of(LARGE), prior=prior(*SMALL))
         assert np.isfinite(made.forecast().median)

@@ -41,7 +41,7 @@ def test_repeats_in_the_store_tell_the_noise(store: RunStore) -> None:
     assert len(found.first.repeats) == 2
     assert len(found.second.repeats) == 1
     assert (found.spread.n_runs, found.spread.n_recipes) == (5, 2)
-    assert found.told
+    assert found.differ
     assert found.interval95[1] < 0
     assert found.difference == pytest.approx(-0.0375, abs=0.01)
     assert found.prob_first_better > 0.99

@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     return made
 
 
-def test_a_run_and_its_splits_are_foretold(store: RunStore) -> None:
+def test_a_run_and_its_splits_are_predicted(store: RunStore) -> None:
     schedule = plan_of(LARGE)
     found = store.plan(info_of(LARGE), schedule)
     end = losses_of(LARGE, schedule, [schedule.total_steps], noise=0.0)[0]

@@ -21,7 +21,7 @@ asked = []
 reduced = team.Channel._all_reduce
 team.Channel._all_reduce = lambda *a: asked.append(1) or reduced(*a)
 
-def run(on, total=400):
+def run(on, total=400, every=20):
     asked.clear()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 24), nn.LayerNorm(24), nn.ReLU(), nn.Dropout(0.1),
@@ -41,7 +41,7 @@ def run(on, total=400):
                 + torch.randn(16, 1, generator=generator)) for _ in range(total)]
     loss_of = lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1])
     probe = AnnealingProbe(loss_of, model, cost=0.05) if on else None
-    with TorchLossForecast(optimizer, None, total, every_n_steps=20, probe=probe) as monitor:
+    with TorchLossForecast(optimizer, None, total, every_n_steps=every, probe=probe) as monitor:
         for batch in probe.watch(batches) if on else batches:
             loss = loss_of(model, batch)
             monitor.step(loss)
@@ -50,13 +50,15 @@ def run(on, total=400):
             optimizer.zero_grad()
     weights = [(p.to_local() if mode == "fsdp" else p).detach().clone()
                for p in model.parameters()]
-    assert probe is None or not probe.switched_off
+    assert probe is None or probe.switched_off == (total < 100)
     return weights, monitor.forecaster._gaps, len(asked)
 
 bare, _, before = run(False)
 watched, gaps, after = run(True)
+_, _, short = run(False, 20, 5)
+_, _, too_short = run(True, 20, 5)
 torch.save({"same": all(map(torch.equal, bare, watched)), "gaps": [tuple(g) for g in gaps],
-            "asked": [before, after]}, out / f"{mode}{rank}.pt")
+            "asked": [before, after], "short": [short, too_short]}, out / f"{mode}{rank}.pt")
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -78,3 +80,4 @@ def test_among_processes_with_replicas_and_shards(tmp_path: Path) -> None:
         assert result["same"]
         np.testing.assert_allclose(result["gaps"], gaps, rtol=1e-4, atol=1e-6)
         assert result["asked"][0] == result["asked"][1]
+        assert result["short"][0] == result["short"][1] > 1

@@ -27,7 +27,7 @@ def test_a_stock_scheduler_is_shown_the_median_of_the_forecast(mode: str, sign: 
         assert trials.observe("a", {}, result)
     forecast = trials._running["a"].forecaster.forecast()
     assert forecast.median != forecast.mean
-    assert trials.foreseen("a", result) == {"step": 500, "score": sign * forecast.median}
+    assert trials.with_forecast("a", result) == {"step": 500, "score": sign * forecast.median}
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])

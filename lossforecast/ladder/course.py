@@ -1,4 +1,4 @@
-"""`Foretold`: the course predicted from smaller runs, and how the losses of the run correct it.
+"""`Course`: the course predicted from smaller runs, and how the losses of the run correct it.
 
 With f the share of the run, q(f) the share by which the learning rate is below its peak, and m(f)
 the logarithm of the loss predicted from the smaller runs,
@@ -23,7 +23,7 @@ from lossforecast.numerics import Mixture
 from lossforecast.runs import Evidence
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["SCALES", "Foretold"]
+__all__ = ["SCALES", "Course"]
 
 SCALES = (0.5, 1.0, 2.0, 4.0)
 """Values of the scale."""
@@ -43,7 +43,7 @@ _MIN_SHARE = 0.03  # of a run, before which losses are left out
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Course:
     """The distribution of the log loss along a run, over s cases.
 
     A case is one of `SCALES`, for the recipe of the ladder or for another one.
@@ -51,7 +51,7 @@ class Foretold:
     Attributes:
         schedule: the plan.
         fractions: shares of the run, increasing, (m,).
-        course: m(f) less its value at the end, (m,).
+        shape: m(f) less its value at the end, (m,).
         end: m(1), (s,).
         end_std: standard deviation of c, (s,).
         start_std: standard deviation of a, (s,).
@@ -65,7 +65,7 @@ class Foretold:
 
     schedule: LRSchedule
     fractions: FloatArray
-    course: FloatArray
+    shape: FloatArray
     end: FloatArray
     end_std: FloatArray
     start_std: FloatArray
@@ -110,7 +110,7 @@ class Foretold:
         return cls(
             schedule=schedule,
             fractions=fractions,
-            course=shape + start * _reducible(fractions),
+            shape=shape + start * _reducible(fractions),
             end=np.tile(end, factors.size),
             end_std=np.concatenate([end_std, np.full(others * end.size, _OTHER_RECIPE_STD)]),
             start_std=scale * np.hypot(growth * _START_STD, start_std),
@@ -135,9 +135,9 @@ class Foretold:
         steps, loss, share = evidence.step[used], evidence.loss[used], share[used]
         early = _EARLY_STD * (_EARLY_SHARE / share) ** _EARLY_POWER
         shift = max(round(_TIMING_STD * plan.total_steps), 1)
-        timing = (self._course(steps - shift) - self._course(steps + shift)) / 2
+        timing = (self._shape_at(steps - shift) - self._shape_at(steps + shift)) / 2
         variance = evidence.variance[used] / loss**2 + early**2 + timing**2 + _NOISE_STD**2
-        away = np.log(loss) - self._course(steps)
+        away = np.log(loss) - self._shape_at(steps)
         log_likelihood = []
         for i in range(self.end.size):
             covariance = self._covariance(i, steps, steps) + np.diag(variance)
@@ -160,9 +160,9 @@ class Foretold:
     def at(self, steps: IntArray) -> Mixture:
         """Distribution of the loss at steps (k,), on the log scale: a component for each scale."""
         means, stds = [], []
-        course = self._course(steps)
+        shape = self._shape_at(steps)
         for i in range(self.end.size):
-            mean = course + self.end[i]
+            mean = shape + self.end[i]
             variance = np.diag(self._covariance(i, steps, steps)).copy()
             if self.steps.size:
                 covariance = self._covariance(i, self.steps, self.steps) + np.diag(self.variance)
@@ -174,10 +174,10 @@ class Foretold:
             stds.append(np.sqrt(np.maximum(variance, 1e-12)))
         return Mixture(np.exp(self.log_weight), np.array(means), np.array(stds), logarithmic=True)
 
-    def _course(self, steps: IntArray) -> FloatArray:
+    def _shape_at(self, steps: IntArray) -> FloatArray:
         at = np.log(np.maximum(steps, 1) / self.schedule.total_steps)
-        course: FloatArray = np.interp(at, np.log(self.fractions), self.course)
-        return course
+        shape: FloatArray = np.interp(at, np.log(self.fractions), self.shape)
+        return shape
 
     def _covariance(self, i: int, steps: IntArray, others: IntArray) -> FloatArray:
         """Covariance of c, a, d and the walk between steps (n,) and (k,), at scale i, (n, k)."""
