@@ -19,8 +19,8 @@ def relative_rates(schedule: "LRSchedule", shares: FloatArray) -> FloatArray:
 
     Example:
         >>> from lossforecast import LRSchedule
-        >>> relative_rates(LRSchedule.linear(100, 1e-3), np.array([0.5, 1.0])).round(6).tolist()
-        [0.5, 0.0]
+        >>> relative_rates(LRSchedule.wsd(100, 1e-3), np.array([0.5, 1.0])).tolist()
+        [1.0, 0.0]
     """
     steps = np.maximum(np.rint(shares * schedule.total_steps), 1).astype(np.int64)
     rates: FloatArray = schedule.lr(steps) / (schedule.peak or 1.0)

@@ -1,6 +1,6 @@
 """Run by `test_accidents` in each of two processes: training in which something happens.
 
-Called with the folder of the results, the rank, the port of rank 0's store, and JSON options.
+Called with the folder of the results, the rank, and JSON options.
 """
 
 import json
@@ -122,13 +122,27 @@ def train(rank: int, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(folder: Path, rank: int, port: str, options: dict[str, Any]) -> None:
+def world_store(folder: Path, rank: int) -> dist.Store:
+    """The store of both processes, served by rank 0, which tells its port in a file."""
+    told = folder / "port"
+    if rank == 0:
+        served = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+        written = folder / "port-to-be"
+        written.write_text(str(served.port))
+        written.rename(told)
+        return served
+    while not told.exists():
+        time.sleep(0.02)
+    return dist.TCPStore("127.0.0.1", int(told.read_text()), 2, is_master=False)
+
+
+def main(folder: Path, rank: int, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     random.seed(rank)
     team.Team.timeouts = SHORT
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        store=world_store(folder, rank),
         rank=rank,
         world_size=2,
         timeout=timedelta(seconds=120),
@@ -143,4 +157,4 @@ def main(folder: Path, rank: int, port: str, options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

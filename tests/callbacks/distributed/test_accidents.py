@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +25,8 @@ START_S = 60.0  # for two processes to begin, on a busy machine
 @contextmanager
 def pair(folder: Path, **options: Any) -> Iterator[list[WarmProcess]]:
     """Two processes of one world; none is left in the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     both = [
-        WarmProcess(SCRIPT, folder, rank, port, json.dumps(options), output=folder / f"out-{rank}")
+        WarmProcess(SCRIPT, folder, rank, json.dumps(options), output=folder / f"out-{rank}")
         for rank in range(2)
     ]
     try:
@@ -56,7 +52,10 @@ def answer(folder: Path, rank: int) -> dict[str, Any]:
 def wait_until_frozen(process: WarmProcess) -> None:
     last = time.monotonic() + START_S
     while time.monotonic() < last:
-        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        try:
+            stat = Path(f"/proc/{process.pid}/stat").read_text()
+        except FileNotFoundError:
+            pytest.fail(f"it has ended: {process.output.read_text()}")
         if stat.rpartition(")")[2].split()[0] == "T":
             return
         time.sleep(0.02)

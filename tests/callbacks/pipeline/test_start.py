@@ -68,7 +68,7 @@ def test_settings_are_clean_values() -> None:
     assert settings.sinks == [print]
     assert settings.place is None
     assert Settings().policies is None
-    assert len(Settings(apply=True).policies or []) == 2
+    assert len(Settings(apply=True).policies or []) == 3
     with pytest.raises(ConfigurationError, match="total_steps is 10, but the schedule has 20"):
         Settings(total_steps=10, schedule=LRSchedule.constant(20, 0.1))
     with pytest.raises(ConfigurationError, match="monitor must be the name of a metric"):
