@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # `make -j demo test` would install twice at once
-.PHONY: help demo test test-full check bench venv
+.PHONY: help demo test test-full check lint bench venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,16 +27,19 @@ demo: $(or $(wildcard $(INSTALLED)),$(INSTALLED_DEMO)) ## Train a small GPT twic
 # together, and tests/conftest.py orders the files.
 PARALLEL := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
-test: check ## Run the checks, then the tests but the slow ones
+test: lint ## Run the checks and the tests but the slow ones
 	$(PYTEST) $(PARALLEL) -m "not slow"
 
-test-full: check ## Run the checks, then every test at its full count
+test-full: lint ## Run the checks and every test at its full count
 	LOSSFORECAST_FULL=1 $(PYTEST) $(PARALLEL) -m ""
 
-check: $(INSTALLED) ## Run ruff and mypy, and audit the dependencies
+check: lint ## Run ruff and mypy, and audit the dependencies
+	$(PY) -m mypy
+
+# mypy is one of the tests as well, so that it runs beside the others.
+lint: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
 	$(PY) -m pip check
 	$(PY) tests/support/audit.py
 

@@ -21,6 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts jobs 
 
 # Files that take long for the tests they have: first, so that two processes end together.
 LONG_FILES = (
+    "test_types.py",
     "test_panel_page.py",
     "test_ray.py",
     "test_distributed.py",

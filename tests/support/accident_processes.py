@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from lossforecast.callbacks import TorchLossForecast
@@ -122,18 +123,18 @@ def train(rank: int, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def world_store(folder: Path, rank: int) -> dist.Store:
+def world_store(folder: Path, rank: int) -> TCPStore:
     """The store of both processes, served by rank 0, which tells its port in a file."""
     told = folder / "port"
     if rank == 0:
-        served = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+        served = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
         written = folder / "port-to-be"
         written.write_text(str(served.port))
         written.rename(told)
         return served
     while not told.exists():
         time.sleep(0.02)
-    return dist.TCPStore("127.0.0.1", int(told.read_text()), 2, is_master=False)
+    return TCPStore("127.0.0.1", int(told.read_text()), 2, is_master=False)
 
 
 def main(folder: Path, rank: int, options: dict[str, Any]) -> None:
