@@ -36,6 +36,7 @@ _STEP_COLUMNS = (
     "iterations",
     "iter",
     "iters",
+    "it",
     "time/total_timesteps",
     "timesteps_total",
     "training_iteration",

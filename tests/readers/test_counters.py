@@ -112,6 +112,14 @@ def test_all_columns_are_listed(tmp_path: Path) -> None:
         read_log(path)
 
 
+@pytest.mark.parametrize("name", ["it", "iters", "Iteration"])
+def test_short_names_of_iterations_count(tmp_path: Path, name: str) -> None:
+    rows = [[10 * i, loss_at(i)] for i in range(1, 60)]
+    log = read_log(write_csv(tmp_path / "a.csv", f"{name},loss", rows))
+    assert steps_of(log)[-1] in (589, 590)
+    assert log.steps_taken == 590
+
+
 # ----------------------------------------------------------- columns that do not count
 
 
