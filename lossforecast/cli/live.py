@@ -129,19 +129,18 @@ class LiveForecast:
         )
 
     def _table(self) -> "Table":
-        forecast, gain = self.forecast, self.forecast.anneal_gain
+        forecast, gain, minimum = self.forecast, self.forecast.anneal_gain, self.forecast.minimum
         lower, upper = forecast.interval(0.95)
         rows = {
             f"loss at step {forecast.step:,}": number(forecast.median),
             "80% interval": interval80(forecast),
             "95% interval": f"{number(lower)} to {number(upper)}",
             "annealing still to bring": f"{number(gain.mean)} (from: {gain.source})",
+            **({} if minimum is None else {"lowest validation loss": _in_words(minimum)}),
             "status": f"{forecast.status} ({STATUS_WORDS[forecast.status]})",
             "caveats": ", ".join(map(str, forecast.caveats)) or "none",
             "advice": self.advice.message,
         }
-        if forecast.minimum is not None:
-            rows["lowest validation loss"] = _in_words(forecast.minimum)
         if self.target is not None:
             rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
         return details_table("forecast", rows)

@@ -53,6 +53,25 @@ def test_a_run_in_progress_that_broke_is_stopped(tmp_path: Path) -> None:
     assert "non_finite" in found["caveats"]
 
 
+def test_the_lowest_validation_loss_is_shown(tmp_path: Path) -> None:
+    steps = np.arange(20, 1_701, 20)
+    noise = 0.003 * np.random.default_rng(0).standard_normal(steps.size)
+    losses = 1 + np.exp(-steps / 150) + 3e-4 * np.maximum(steps - 600, 0) + noise
+    log = tmp_path / "overfits.csv"
+    rows = [f"{step},{loss},0.001" for step, loss in zip(steps, losses, strict=True)]
+    log.write_text("\n".join(["step,val_loss,lr", *rows]) + "\n")
+    options = ["--total-steps", "2000", "--schedule", "constant:peak=1e-3"]
+    found = result_of("forecast", log, *options)
+    assert (found["action"], found["reason"]) == ("stop", "overfitting")
+    assert found["minimum"]["prob_passed"] > 0.95
+    assert abs(found["minimum"]["step"] - 600) <= 60
+    shown = run("forecast", log, *options).stdout
+    assert "lowest validation loss" in shown
+    assert f"at step {found['minimum']['step']}" in shown
+    training = run("forecast", log, *options, "--metric", "train", "--column", "val_loss").stdout
+    assert "lowest validation loss" not in training
+
+
 def test_a_length_that_is_assumed_is_said(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.csv")
     said = "length of the run unknown; assuming it ends with its log, at step 2,000"
