@@ -30,7 +30,7 @@ def target_miss(risk: float = _DEFAULT_RISK, checks: int = 2) -> Policy:
     large language model, and under 0.1 `risk` for any other run. With these shares, `risk` is meant
     for a whole run however often it is checked. Measured on recorded runs with 48 checks each and a
     target 1% above the loss they ended with, every family of runs counted once: the defaults stop
-    none of the large language models, 3.2% of the small models and 4.2% of the others
+    none of the large language models, 2.9% of the small models and 1.4% of the others
     (``tests/benchmarks/policy_risk.py``).
 
     Args:
