@@ -121,6 +121,8 @@ def two_at_once() -> dict[str, Any]:
 
 def seldom() -> dict[str, Any]:
     """A loss only every 700 optimizer steps, as in reinforcement learning: long blocks."""
+    log = WarningLog()
+    logging.getLogger("lossforecast").addHandler(log)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     monitor = TorchLossForecast(optimizer, None, 5600, every_n_steps=10)
     for i in range(8):
@@ -129,8 +131,10 @@ def seldom() -> dict[str, Any]:
             optimizer.step()
         dist.barrier()  # as gradients that are averaged keep processes together
     monitor.close()
+    logging.getLogger("lossforecast").removeHandler(log)
     bins = monitor.forecaster.history.bins()
-    return {"losses": dict(zip(bins.last.tolist(), bins.mean.tolist(), strict=True))}
+    losses = dict(zip(bins.last.tolist(), bins.mean.tolist(), strict=True))
+    return {"losses": losses, "log": log.lines}
 
 
 def broken(situation: Situation) -> Recommendation | None:

@@ -101,6 +101,7 @@ def test_an_event_that_the_first_process_does_not_know_changes_nothing(found: Fo
 
 def test_no_loss_of_a_long_block_is_dropped(found: Found) -> None:
     first, other = of(found, "seldom")
+    assert first["log"] == other["log"] == []
     assert first["losses"] == {str(700 * i): 2.0 + i for i in range(8)}
     assert first == other
 
