@@ -30,7 +30,8 @@ class Timeouts:
     """How long a team waits for the other processes, in seconds.
 
     Attributes:
-        rendezvous: until all processes have started a callback, from the first block of rank 0 on.
+        rendezvous: until all processes have started a callback, from the first block of rank 0 on;
+            for a process whose run ends before it has met the others, from its start on.
         connection: for an answer of another process, which is then assumed to be gone although the
             network has not reported that.
         drain: for the messages of the others before a state is saved, and for the whole end of the
@@ -112,6 +113,7 @@ class Team:
         self._n_agreements = 0
         self._joined = False
         self._channel: Channel | None = None
+        self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="lossforecast", daemon=True)
         try:
             self._thread.start()
@@ -188,6 +190,10 @@ class Team:
         limit = max(self.timeouts.drain, exit_time) if wait else 2 * exit_time
         last = time.monotonic() + limit
         with self._mutex:
+            if wait and self._rank:  # a short run may end before its thread has met the others
+                young = self._began + self.timeouts.rendezvous - time.monotonic()
+                self._changed.wait_for(lambda: self.over or self._joined, max(young, 0.0))
+                last = time.monotonic() + limit
             if self._joined or self._rank == 0:
                 others = min(self._drain_timeout, limit - exit_time)
                 self._changed.wait_for(lambda: self.over, others)
@@ -310,7 +316,9 @@ class Team:
                     continue
                 if not namespace.check([key]):
                     namespace.set(key, self._announcement)
-                    self._joined = True
+                    with self._mutex:
+                        self._joined = True
+                        self._changed.notify_all()
                     return namespace
         return None
 

@@ -137,6 +137,18 @@ def seldom() -> dict[str, Any]:
     return {"losses": losses, "log": log.lines}
 
 
+def slow_to_meet() -> dict[str, Any]:
+    """The same, where the run of rank 1 is over before its thread looks for the others."""
+    find = team.Team._find_rendezvous
+
+    def later(self: team.Team) -> Any:
+        time.sleep(1.0)
+        return find(self)
+
+    with mock.patch.object(team.Team, "_find_rendezvous", later):
+        return seldom()
+
+
 def broken(situation: Situation) -> Recommendation | None:
     raise ZeroDivisionError("scripted")
 
@@ -292,7 +304,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         # the loop that ends first closes its monitor only when the other one ends, too
         "uneven end": lambda: train(joined=True, length=TOTAL - 35 * rank, lead=TOTAL),
         "only one": lambda: train(watched=rank == 0, timeouts=LONELY, **stopping),
-        "only the other": lambda: train(watched=rank == 1, lead=TOTAL, **stopping),
+        "only the other": lambda: train(watched=rank == 1, lead=TOTAL, timeouts=LONELY, **stopping),
         "policy fails": lambda: train(stop=True, policy=[broken]),
         "other state": lambda: resumed(state_of_rank_0),
         "one resumes": lambda: resumed(
@@ -301,6 +313,7 @@ def scenarios(repeats: int) -> dict[str, Callable[[], Any]]:
         "slow": lambda: train(stop=True, policy=[slow]),
         "two": two_at_once,
         "seldom": seldom,
+        "slow to meet": slow_to_meet,
         "unmarked": lambda: train(loss_of=other_data),
         "event": lambda: resumed(
             lambda state: state, save_at=77, loss_of=other_data, event_at=64, stop=True

@@ -99,8 +99,9 @@ def test_an_event_that_the_first_process_does_not_know_changes_nothing(found: Fo
     assert first["collectives"] == other["collectives"] == 12
 
 
-def test_no_loss_of_a_long_block_is_dropped(found: Found) -> None:
-    first, other = of(found, "seldom")
+@pytest.mark.parametrize("name", ["seldom", "slow to meet"])
+def test_no_loss_of_a_long_block_is_dropped(found: Found, name: str) -> None:
+    first, other = of(found, name)
     assert first["log"] == other["log"] == []
     assert first["losses"] == {str(700 * i): 2.0 + i for i in range(8)}
     assert first == other
