@@ -34,7 +34,6 @@ __all__ = [
     "Forecast",
 ]
 
-
 _CURVE_STEPS = 101  # points of a curve if no steps are given
 
 LEVEL_SCORES: FloatArray = np.linspace(-3.5, 3.5, 29)
@@ -263,9 +262,9 @@ class Forecast:
         """
         if self._lowest is None or self._mixture is None:
             return None
-        at, so_far = self._lowest
-        lowest = (min(so_far, end) for end in (self.median, *self.interval()))
-        return Minimum(at, so_far, Estimate(*lowest), 1 - self.prob_below(so_far))
+        (at, so_far), end = self._lowest, self.estimate
+        loss = Estimate(*(min(so_far, x) for x in (float(end), end.lower, end.upper)))
+        return Minimum(at, so_far, loss, 1 - self.prob_below(so_far))
 
     @cached_property
     def gain_to_come(self) -> Estimate:

@@ -188,12 +188,11 @@ class Team:
         """
         exit_time = self.timeouts.exit
         limit = max(self.timeouts.drain, exit_time) if wait else 2 * exit_time
-        last = time.monotonic() + limit
         with self._mutex:
             if wait and self._rank:  # a short run may end before its thread has met the others
                 young = self._began + self.timeouts.rendezvous - time.monotonic()
                 self._changed.wait_for(lambda: self.over or self._joined, max(young, 0.0))
-                last = time.monotonic() + limit
+            last = time.monotonic() + limit
             if self._joined or self._rank == 0:
                 others = min(self._drain_timeout, limit - exit_time)
                 self._changed.wait_for(lambda: self.over, others)

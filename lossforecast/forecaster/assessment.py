@@ -5,11 +5,11 @@ import numpy as np
 from lossforecast.forecast import AnnealGain
 from lossforecast.numerics import Mixture
 from lossforecast.posterior import Posterior
-from lossforecast.runs import Evidence, History, RunInfo, observed_rates, overfit_rise
+from lossforecast.runs import Evidence, History, RunInfo, lowest_loss, observed_rates, overfit_rise
 from lossforecast.schedule import OFF_PLAN_TOLERANCE, LRSchedule
 from lossforecast.status import Caveat, Status
 
-__all__ = ["anneal_gain_of", "caveats_of", "overfitting_rise", "status_of"]
+__all__ = ["anneal_gain_of", "caveats_of", "lowest_validation", "overfitting_rise", "status_of"]
 
 _MIN_POINTS_FOR_FORECAST = 10  # of evidence
 _MAX_YOUTH = 0.5  # reached 50 steps after the warm-up or at 1/40 of the run's S1, if later
@@ -116,6 +116,16 @@ def overfitting_rise(history: History, run: RunInfo, schedule: LRSchedule) -> fl
         return 0.0
     left, since = schedule.total_steps - steps[-1], steps[-1] - steps[lowest]
     return rise * float(np.clip(left / since, _MIN_RISE_SHARE, 1.0))
+
+
+def lowest_validation(history: History, run: RunInfo) -> tuple[int, float] | None:
+    """Step and value of the lowest validation loss since the latest event; None if there is none.
+
+    Values are means of three neighbouring losses. There is none for a training loss.
+    """
+    if run.metric != "val":
+        return None
+    return lowest_loss(history.bins().since(history.latest_event))
 
 
 def anneal_gain_of(posterior: Posterior, drop: Mixture) -> AnnealGain:

@@ -16,6 +16,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster.assessment import (
     anneal_gain_of,
     caveats_of,
+    lowest_validation,
     overfitting_rise,
     status_of,
 )
@@ -36,7 +37,7 @@ from lossforecast.policies import (
 )
 from lossforecast.posterior import Posterior
 from lossforecast.prior import Gap, Prior
-from lossforecast.runs import Evidence, History, RunInfo, effective_schedule, lowest_loss
+from lossforecast.runs import Evidence, History, RunInfo, effective_schedule
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat, Status
 
@@ -54,8 +55,7 @@ class Forecaster:
     Args:
         schedule: the planned learning rate of every step.
         run: what is known about the run: metric, optimizer, project, sizes.
-        laws: "auto" (all, averaged by evidence) or one or more of "annealing", "multi-power",
-            "memoryless", "power".
+        laws: "auto" for all, averaged by evidence, or names of `lossforecast.laws.LAWS`.
         prior: beliefs before the first loss, past runs included; None is the packaged prior.
         every_n_steps: steps between forecasts; by default about a sixtieth of the run.
 
@@ -278,10 +278,8 @@ class Forecaster:
         """Recommend what to do with the run as planned. A call at a new step counts as a check.
 
         Args:
-            target: the final loss to reach; without one, only broken and overfitting runs are
-                stopped.
-            policy: one or more of `lossforecast.policies` instead of
-                `lossforecast.policies.DEFAULT_POLICIES`.
+            target: the final loss to reach, if any.
+            policy: one or more of `lossforecast.policies` instead of its `DEFAULT_POLICIES`.
             rivals: the other runs of a sweep, for policies that compare.
             corrected: the forecast to compare with them, by `lossforecast.policies.SweepErrors`.
 
@@ -363,13 +361,12 @@ class Forecaster:
         futures = possible_futures(followed, posterior.now)
         mixture, drop = ahead_of(posterior, futures, at)
         gain = anneal_gain_of(posterior, drop)
-        std = float(mixture.moments()[1][0])
         seconds = time.perf_counter() - began
         self.seconds_spent += seconds
         return Forecast(
             step=at,
             made_at=self._now,
-            status=status_of(evidence, posterior, std, gain),
+            status=status_of(evidence, posterior, float(mixture.moments()[1][0]), gain),
             caveats=self._caveats(followed, posterior),
             anneal_gain=gain,
             seconds=seconds,
@@ -379,14 +376,8 @@ class Forecaster:
             _posterior=posterior,
             _futures=futures,
             _seen=(evidence.step, evidence.loss) if self.history.n_observed else None,
-            _lowest=self._lowest(),
+            _lowest=lowest_validation(self.history, self.run),
         )
-
-    def _lowest(self) -> tuple[int, float] | None:
-        """Step and value of the lowest validation loss since the latest event."""
-        if self.run.metric != "val":
-            return None
-        return lowest_loss(self.history.bins().since(self.history.latest_event))
 
     def _caveats(self, followed: LRSchedule, fit: Posterior | None = None) -> tuple[Caveat, ...]:
         rise = overfitting_rise(self.history, self.run, self._effective_schedule())

@@ -32,12 +32,13 @@ def overfitting(risk: float = _DEFAULT_RISK) -> Policy:
 
 
 def _policy(situation: Situation, risk: float) -> Recommendation | None:
-    forecast, minimum = situation.forecast, situation.forecast.minimum
-    if Caveat.OVERFITTING not in forecast.caveats or minimum is None:
+    forecast = situation.forecast
+    if Caveat.OVERFITTING not in forecast.caveats:
         return None
     if forecast.status is Status.TOO_SHORT or _OPEN_CAVEATS & set(forecast.caveats):
         return None
-    if minimum.prob_passed <= 1 - risk:
+    minimum = forecast.minimum
+    if minimum is None or minimum.prob_passed <= 1 - risk:
         return None
     return stopped(
         situation,

@@ -53,7 +53,7 @@ class Look:
 
 
 def looks_at(run: RecordedRun) -> tuple[bool, list[Look]]:
-    """Whether a run ends 1% above its lowest loss, and the looks at it."""
+    """True if a run ends 1% above its lowest loss, and the looks at it."""
     forecaster = Forecaster(run.plan, described(run, Told.FOUND), prior=prior_without_fold(run))
     finite = np.isfinite(run.loss)
     steps, smooth = run.step[finite], np.convolve(run.loss[finite], np.ones(3) / 3, mode="valid")

@@ -34,7 +34,7 @@ _LIST = re.compile(
 )
 """Numbers after their name, as in `losses = [2.5, 2.4, 2.3]`."""
 MAX_CHARACTERS = 200_000_000
-"""Of a file that is loaded at once."""
+"""Largest size of a file that is loaded at once, in characters."""
 _NEXT_OBJECT = re.compile(r"^\}\s*\{", re.MULTILINE)
 _KEY = re.compile(r"(\D{,20}?)[ _-]?(\d{1,15})")
 _COUNTERS = {"epoch": "epoch", "ep": "epoch", "step": "step", "iter": "step", "iteration": "step"}
@@ -120,11 +120,11 @@ def _values_in(text: str) -> Any:
         }
     if _PRINTED.match(text):
         return ast.literal_eval(text.strip())
-    if not _NEXT_OBJECT.search(text):
-        return parse_json(text)
     try:
         return parse_json(text)
     except ValueError:
+        if not _NEXT_OBJECT.search(text):
+            raise
         return parse_json("[" + _NEXT_OBJECT.sub("},{", text) + "]")
 
 
