@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lossforecast.callbacks.pipeline.recognition import Recognition
+from lossforecast.display import size_text
 from lossforecast.runs import RunInfo, RunKind
 from lossforecast.schedule import averages
 from lossforecast.store import storable
@@ -115,13 +116,7 @@ def kind_message(run: RunInfo, given: RunInfo | None, seen: Recognition) -> str:
 
 
 def _size_text(n_params: float | None) -> str:
-    if n_params is None:
-        return "size unknown"
-    if n_params < 1e5:
-        return f"{n_params:,.0f} parameters"
-    rounded = float(f"{n_params:.3g}")
-    text = f"{rounded / 1e6:g}M" if rounded < 1e9 else f"{rounded / 1e9:g}B"
-    return f"{text} parameters"
+    return "size unknown" if n_params is None else f"{size_text(n_params)} parameters"
 
 
 def project_name() -> str | None:

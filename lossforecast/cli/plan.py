@@ -9,7 +9,9 @@ from lossforecast.cli.output import (
     EXIT_CODES,
     STANDARD_OUTPUT,
     check_outputs,
+    check_plot,
     console,
+    draw,
     errors_in_one_line,
     print_note,
     write_json,
@@ -53,13 +55,23 @@ def add_plan(app: "typer.Typer") -> None:
     def command(
         options: LogOptions,
         json_: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
+        plot: Annotated[
+            Path | None,
+            typer.Option(
+                "--plot",
+                help="Draw the run above those it is forecast from, and the isoFLOP curve.",
+            ),
+        ] = None,
     ) -> None:
         """Forecast a planned run, and other splits of its compute, from past and smaller runs."""
         with errors_in_one_line():
-            check_outputs({"--json": json_})
+            check_outputs({"--json": json_, "--plot": plot})
+            check_plot(plot)
             plan = _plan(options)
             write_json("plan", _to_json(plan), json_)
-            out = console(to_stderr=json_ == STANDARD_OUTPUT)
+            if plot is not None:
+                draw(plan.plot(), plot)
+            out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))
             made = plan.n_smaller_runs
             out.print(f"from {made} smaller runs: {plan.forecast.estimate!r} at the end of the run")
             out.print(_course(plan))

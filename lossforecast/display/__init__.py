@@ -1,6 +1,22 @@
 """Forecasts in words and as a small chart, for prints, notebooks, pictures and tables."""
 
 from lossforecast.display.chart import Chart, after_start
-from lossforecast.display.words import STATUS_WORDS, brief, encodable, gain_words, heading
+from lossforecast.display.words import (
+    STATUS_WORDS,
+    brief,
+    encodable,
+    gain_words,
+    heading,
+    size_text,
+)
 
-__all__ = ["STATUS_WORDS", "Chart", "after_start", "brief", "encodable", "gain_words", "heading"]
+__all__ = [
+    "STATUS_WORDS",
+    "Chart",
+    "after_start",
+    "brief",
+    "encodable",
+    "gain_words",
+    "heading",
+    "size_text",
+]

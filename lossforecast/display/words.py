@@ -7,7 +7,7 @@ from typing import Final
 from lossforecast.estimate import AnnealGain, Estimate
 from lossforecast.status import Status
 
-__all__ = ["STATUS_WORDS", "brief", "encodable", "gain_words", "heading"]
+__all__ = ["STATUS_WORDS", "brief", "encodable", "gain_words", "heading", "size_text"]
 
 STATUS_WORDS: Final = {
     Status.NO_DATA: "no losses yet",
@@ -43,6 +43,19 @@ def gain_words(gain: AnnealGain) -> str:
     if gain.source == "none":
         return "no annealing to come"
     return f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+
+
+def size_text(n_params: float) -> str:
+    """A number of parameters; from 100,000 on in three digits.
+
+    Example:
+        >>> size_text(26_112), size_text(7.6e8), size_text(1.07e9)
+        ('26,112', '760M', '1.07B')
+    """
+    if n_params < 1e5:
+        return f"{n_params:,.0f}"
+    rounded = float(f"{n_params:.3g}")
+    return f"{rounded / 1e6:g}M" if rounded < 1e9 else f"{rounded / 1e9:g}B"
 
 
 def brief(estimate: Estimate, *, sure: bool = True) -> str:

@@ -27,7 +27,8 @@ _GRID = np.union1d(np.geomspace(0.02, 1.0, 60), np.linspace(0.04, 1.0, 97))
 # further it has to fall at the start; measured on recorded runs of two families
 _FALL_PER_LOG_TOKENS = (0.035, 0.012)
 _START_PER_LOG_TOKENS = (0.012, 0.008)
-_RUNG_STD, _RUNG_STD_PER_DISTANCE = 0.001, 0.005  # of the log loss that a rung predicts
+# of the log loss that a rung predicts, at a distance d: the last one is that of d squared
+_RUNG_STD, _RUNG_STD_PER_DISTANCE, _RUNG_STD_PER_SQUARE = 0.001, 0.005, 0.05
 _SUDDEN_CHANGE = 0.02  # of the rate between two knots, in units of its peak
 _MAX_RUNGS = 6  # learned from in a store
 _MAX_COURSES = 8  # kept, one for each schedule asked for
@@ -99,11 +100,13 @@ class Ladder:
         fall, fall_std = _FALL_PER_LOG_TOKENS
         ends = np.array([curve.log_loss[-1] for curve in curves]) + fall * excess
         distances = np.array([curve.distance for curve in curves])
-        stds = np.hypot(_RUNG_STD, _RUNG_STD_PER_DISTANCE * distances)
-        stds = np.hypot(stds, fall_std * excess)
+        far = _RUNG_STD_PER_DISTANCE * distances + _RUNG_STD_PER_SQUARE * distances**2
+        stds = np.hypot(np.hypot(_RUNG_STD, far), fall_std * excess)
         size = float(self.run.n_params or n_params[-1])
         laws = [SizeLaw.of(n_params, ends, scale * stds, scale) for scale in SCALES]
         predicted = np.array([law.predict(size) for law in laws])
+        # rungs that are all far from the plan err in the same direction
+        shared = float(far.min())
         growth = math.sqrt(math.log(size / n_params[-1]) / _USUAL_STEP)
         start, start_std = _START_PER_LOG_TOKENS
         return Course.of(
@@ -111,7 +114,7 @@ class Ladder:
             fractions=fractions,
             shape=top.log_loss - top.log_loss[-1],
             end=predicted[:, 0],
-            end_std=predicted[:, 1],
+            end_std=np.hypot(predicted[:, 1], shared),
             start=start * top.excess,
             start_std=start_std * top.excess,
             growth=math.hypot(growth, top.distance),

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.estimate import Estimate
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.ladder import FinalLoss, Optimum, best_batch, best_peak, stretched
-from lossforecast.prior import Prior
+from lossforecast.prior import PastRun, Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["RunPlan", "Split"]
 
@@ -39,7 +42,9 @@ class RunPlan:
     """The forecast of a planned run.
 
     Attributes:
+        run: description of the planned run.
         forecast: the forecast before the first step: the final loss, and `Forecast.curve`.
+        past: the finished runs that it starts from, smaller ones included.
         n_smaller_runs: number of smaller runs that it starts from.
         splits: runs of the same compute, ``6 N D`` floating-point operations for N parameters and D
             tokens, by increasing size (the isoFLOP curve); empty without `n_params`. They keep the
@@ -48,7 +53,9 @@ class RunPlan:
         best_batch: the same for the batch size, at equal data seen.
     """
 
+    run: RunInfo
     forecast: Forecast
+    past: tuple[PastRun, ...]
     n_smaller_runs: int
     splits: tuple[Split, ...]
     best_peak: Optimum | None = None
@@ -73,7 +80,8 @@ class RunPlan:
         Raises:
             ConfigurationError: no finished run is like it.
         """
-        planned = Forecaster(schedule, run, prior=prior_of(run, schedule))
+        prior = prior_of(run, schedule)
+        planned = Forecaster(schedule, run, prior=prior)
         forecast = planned.forecast()
         if math.isnan(forecast.median):
             raise ConfigurationError(
@@ -89,7 +97,9 @@ class RunPlan:
             if math.isfinite(estimate):
                 splits.append(Split(float(size.n_params or 0.0), steps, estimate))
         return cls(
+            run,
             forecast,
+            prior.past,
             planned.n_smaller_runs,
             tuple(splits),
             best_peak(finals, run, schedule),
@@ -100,3 +110,16 @@ class RunPlan:
     def best_split(self) -> Split | None:
         """The split with the lowest predicted final loss; None without splits."""
         return min(self.splits, key=lambda split: float(split.final_loss), default=None)
+
+    def plot(self) -> "Figure":
+        """Draw the course of the run with those that it is forecast from, and its `splits`.
+
+        Returns:
+            The figure; ``figure.savefig("plan.png")`` writes it.
+
+        Raises:
+            ConfigurationError: matplotlib is missing.
+        """
+        from lossforecast.store.plan_plot import plot_plan
+
+        return plot_plan(self)

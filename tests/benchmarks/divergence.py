@@ -1,6 +1,6 @@
 """How often `diverged` stops runs restarted from annealed weights, and how soon runs that diverge.
 
-    python tests/benchmarks/divergence.py [--restarts=200] [--accidents=50]
+    python tests/benchmarks/divergence.py [--restarts=200] [--accidents=50] [--steps=3000]
 
 Small runs of many tasks are trained to the end of their schedule; their weights are then trained on
 with a new warm-up to 0.3 to 3 times the rate. Other runs meet an accident between 10 and 80% of
@@ -24,7 +24,7 @@ from own_tasks import TASKS
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.policies import Action, Reason
 
-STEPS = 600  # of each run
+RESTARTED_STEPS = 600  # of each run that is restarted, and of its restart
 FIRST_RUN = 2_000  # numbers from here on are not recorded
 FOLLOWED = ("cosine", "linear", "wsd")  # schedules that anneal
 ANNEALED = {"end": 0.0, "decay": 0.3}
@@ -120,35 +120,36 @@ ACCIDENTS = {"high rate": high_rate, "large update": large_update, "overflow": o
 
 def never_came_back(losses: list[float], at: int) -> bool:
     """Return whether a run ended with much of the improvement before step `at` lost."""
-    end = float(np.mean(losses[-STEPS // 10 :]))
-    before = float(np.median(losses[max(at - STEPS // 20, 1) : at]))
+    total = len(losses)
+    end = float(np.mean(losses[-total // 10 :]))
+    before = float(np.median(losses[max(at - total // 20, 1) : at]))
     start = float(np.median(losses[:5]))
     return not math.isfinite(end) or end > start + LOST * (start - before)
 
 
-def settings_of(number: int, *, annealed: bool) -> Settings:
+def settings_of(number: int, total: int, *, annealed: bool) -> Settings:
     """Settings of a run of one of the tasks in turn."""
     names = list(TASKS)
     task = names[number % len(names)]
     drawn = draw_settings(task, TASKS[task].choices, FIRST_RUN + number)
     if annealed:
         drawn = replace(drawn, schedule=FOLLOWED[number % len(FOLLOWED)], options=ANNEALED)
-    return replace(drawn, total_steps=STEPS)
+    return replace(drawn, total_steps=total)
 
 
-def main(restarts: int, accidents: int) -> None:
+def main(restarts: int, accidents: int, steps: int) -> None:
     """Train all runs and print what was stopped, and when."""
     torch.set_num_threads(1)
     logging.getLogger("lossforecast").setLevel(logging.ERROR)
     chance = np.random.default_rng(0)
     wrongly = 0
     for number in range(restarts):
-        settings = settings_of(number, annealed=True)
+        settings = settings_of(number, RESTARTED_STEPS, annealed=True)
         factor = float(np.exp(chance.uniform(math.log(0.3), math.log(3.0))))
         run = restarted(settings, factor)
         if run.stopped_at is not None:
             wrongly += 1
-            rise = np.mean(run.losses[-STEPS // 10 :]) / np.median(run.losses[:5])
+            rise = np.mean(run.losses[-RESTARTED_STEPS // 10 :]) / np.median(run.losses[:5])
             said = f"stopped at {run.stopped_at}, ended at {rise:.3g} times its first loss"
             sys.stdout.write(f"{settings.name}, {factor:.2f} times the rate: {said}\n")
     sys.stdout.write(f"restarts stopped: {wrongly} of {restarts}\n")
@@ -157,12 +158,12 @@ def main(restarts: int, accidents: int) -> None:
     while len(found) < accidents:
         number += 1
         name = list(ACCIDENTS)[number % len(ACCIDENTS)]
-        at, factor = int(chance.uniform(0.1, 0.8) * STEPS), float(10 ** chance.uniform(1, 3))
-        settings = settings_of(number, annealed=False)
-        run = trained(Training(TASKS[settings.task], settings), STEPS, ACCIDENTS[name](at, factor))
+        at, factor = int(chance.uniform(0.1, 0.8) * steps), float(10 ** chance.uniform(1, 3))
+        settings = settings_of(number, steps, annealed=False)
+        run = trained(Training(TASKS[settings.task], settings), steps, ACCIDENTS[name](at, factor))
         if not never_came_back(run.losses, at):
             continue
-        late = math.inf if run.stopped_at is None else (run.stopped_at - at) / STEPS
+        late = math.inf if run.stopped_at is None else (run.stopped_at - at) / steps
         found.append(late)
         sys.stdout.write(f"{settings.name}, {name} at {at}: stopped {late:+.1%} later\n")
         sys.stdout.flush()
@@ -177,4 +178,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--restarts", type=int, default=200)
     parser.add_argument("--accidents", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=3_000, help="of each run with an accident")
     main(**vars(parser.parse_args()))

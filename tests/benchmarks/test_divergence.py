@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parent / "divergence.py"
 def test_a_restart_goes_on_and_accidents_are_told(
     run_python: Callable[..., str], tmp_path: Path
 ) -> None:
-    options = ("--restarts=1", "--accidents=2")
+    options = ("--restarts=1", "--accidents=2", "--steps=600")
     said = run_python("-W", "ignore", str(SCRIPT), *options, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert "restarts stopped: 0 of 1\n" in said
     stops = re.findall(r"stopped \+(\d+\.\d)% later", said)

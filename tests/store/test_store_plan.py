@@ -41,6 +41,40 @@ def test_a_run_and_its_splits_are_predicted(store: RunStore) -> None:
     assert all(split.final_loss.lower < split.final_loss.upper for split in found.splits)
 
 
+def test_the_picture_shows_every_size_the_plan_and_its_splits(store: RunStore) -> None:
+    found = store.plan(info_of(LARGE), plan_of(LARGE))
+    courses, splits = found.plot().axes
+    _, names = courses.get_legend_handles_labels()
+    assert names == ["100M", "200M", "planned: 400M"]
+    assert len(courses.lines) == 5
+    compute = 6 * LARGE * plan_of(LARGE).total_steps
+    x, y = np.asarray(courses.lines[-1].get_data())
+    assert x[-1] == pytest.approx(compute * (info_of(LARGE).batch_size or 1))
+    assert y[-1] == pytest.approx(found.forecast.median)
+    assert splits.lines[0].get_ydata() == pytest.approx([float(s.final_loss) for s in found.splits])
+
+
+def test_the_picture_of_a_run_of_unknown_size_is_over_steps(store: RunStore) -> None:
+    unknown = RunInfo("val", "adamw", "family", "language modelling", dataset="web")
+    found = store.plan(unknown, plan_of(1e8))
+    (courses,) = found.plot().axes
+    assert courses.get_xlabel() == "optimizer step"
+    assert np.asarray(courses.lines[-1].get_xdata())[-1] == plan_of(1e8).total_steps
+
+
+def test_the_command_draws_the_picture(store: RunStore, tmp_path: Path) -> None:
+    arguments = (
+        *("--store", store.full_url, "--project", "family", "--dataset", "web"),
+        *("--schedule", "cosine:peak=0.001", "--total-steps", 8000, "--optimizer", "adamw"),
+    )
+    picture = tmp_path / "plan.png"
+    run("plan", *arguments, "--plot", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused = run("plan", *arguments, "--plot", tmp_path / "plan.txt")
+    assert refused.returncode != 0
+    assert "its name must end in one of" in refused.stderr
+
+
 def test_without_a_size_there_are_no_splits(store: RunStore) -> None:
     unknown = RunInfo("val", "adamw", "family", "language modelling", dataset="web")
     assert store.plan(unknown, plan_of(1e8)).splits == ()
