@@ -13,7 +13,7 @@ import numpy as np
 from lossforecast.cli.live import LiveForecast, file_versions
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.tables import interval80, number
-from lossforecast.display import after_start
+from lossforecast.display import after_start, chance
 from lossforecast.errors import ConfigurationError, LossForecastError
 from lossforecast.policies import Action, Reason, overfitting, target_miss
 from lossforecast.printable import printable
@@ -101,8 +101,7 @@ class WatchedRun:
         if said is None:
             said = f"{live.advice.action}: {live.advice.reason}".replace("_", " ")
         if live.target is not None and live.advice.action is not Action.STOP:
-            chance = live.forecast.prob_below(live.target)
-            said += f", {chance:.0%} below {live.target:g}"
+            said += f", {chance(live.forecast.prob_below(live.target))} below {live.target:g}"
         if self.quiet_s >= QUIET_S:
             said += f"; quiet {self.quiet_s / 60:,.0f} min"
         return said

@@ -1,6 +1,15 @@
 """Forecasts in words and as a small chart, for prints, notebooks, pictures and tables."""
 
 from lossforecast.display.chart import Chart, after_start
-from lossforecast.display.words import STATUS_WORDS, brief, encodable, gain_words, heading
+from lossforecast.display.words import STATUS_WORDS, brief, chance, encodable, gain_words, heading
 
-__all__ = ["STATUS_WORDS", "Chart", "after_start", "brief", "encodable", "gain_words", "heading"]
+__all__ = [
+    "STATUS_WORDS",
+    "Chart",
+    "after_start",
+    "brief",
+    "chance",
+    "encodable",
+    "gain_words",
+    "heading",
+]

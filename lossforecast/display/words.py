@@ -7,7 +7,7 @@ from typing import Final
 from lossforecast.estimate import AnnealGain, Estimate
 from lossforecast.status import Status
 
-__all__ = ["STATUS_WORDS", "brief", "encodable", "gain_words", "heading"]
+__all__ = ["STATUS_WORDS", "brief", "chance", "encodable", "gain_words", "heading"]
 
 STATUS_WORDS: Final = {
     Status.NO_DATA: "no losses yet",
@@ -39,10 +39,33 @@ def gain_words(gain: AnnealGain) -> str:
     Example:
         >>> gain_words(AnnealGain(0.1049, 0.08, "prior"))
         'annealing still to bring 0.105 (assumed)'
+        >>> gain_words(AnnealGain(-0.2811, 0.12, "prior"))
+        'the rest of the schedule to raise it by 0.281 (assumed)'
     """
     if gain.source == "none":
         return "no annealing to come"
+    if gain.mean < 0:
+        return f"the rest of the schedule to raise it by {-gain.mean:.3g} ({_SOURCES[gain.source]})"
     return f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+
+
+def chance(probability: float, places: int = 0) -> str:
+    """A probability in percent, never as 0% or 100%, because no forecast is certain.
+
+    Args:
+        probability: 0..1.
+        places: decimal places of the percentage.
+
+    Example:
+        >>> chance(0.934), chance(0.9999), chance(0.0004), chance(0.0004, places=1)
+        ('93%', 'over 99%', 'under 1%', 'under 0.1%')
+    """
+    least = 10.0 ** -(places + 2)
+    if probability < least / 2:
+        return f"under {least:.{places}%}"
+    if probability >= 1 - least / 2:
+        return f"over {1 - least:.{places}%}"
+    return f"{probability:.{places}%}"
 
 
 def brief(estimate: Estimate, *, sure: bool = True) -> str:
