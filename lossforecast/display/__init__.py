@@ -1,7 +1,15 @@
 """Forecasts in words and as a small chart, for prints, notebooks, pictures and tables."""
 
 from lossforecast.display.chart import Chart, after_start
-from lossforecast.display.words import STATUS_WORDS, brief, chance, encodable, gain_words, heading
+from lossforecast.display.words import (
+    STATUS_WORDS,
+    brief,
+    chance,
+    encodable,
+    four_digits,
+    gain_words,
+    heading,
+)
 
 __all__ = [
     "STATUS_WORDS",
@@ -10,6 +18,7 @@ __all__ = [
     "brief",
     "chance",
     "encodable",
+    "four_digits",
     "gain_words",
     "heading",
 ]

@@ -7,7 +7,7 @@ from typing import Final
 from lossforecast.estimate import AnnealGain, Estimate
 from lossforecast.status import Status
 
-__all__ = ["STATUS_WORDS", "brief", "chance", "encodable", "gain_words", "heading"]
+__all__ = ["STATUS_WORDS", "brief", "chance", "encodable", "four_digits", "gain_words", "heading"]
 
 STATUS_WORDS: Final = {
     Status.NO_DATA: "no losses yet",
@@ -30,7 +30,18 @@ def heading(estimate: Estimate) -> str:
     """
     if math.isnan(estimate):
         return "nothing observed yet"
-    return f"heading for {estimate:.4g} (80%: {estimate.lower:.4g} to {estimate.upper:.4g})"
+    median, lower, upper = map(four_digits, (estimate, estimate.lower, estimate.upper))
+    return f"heading for {median} (80%: {lower} to {upper})"
+
+
+def four_digits(loss: float) -> str:
+    """A loss with four digits, zeros at its end included, so that losses in a column align.
+
+    Example:
+        >>> four_digits(0.57), four_digits(2.4587), four_digits(1234.5), four_digits(3e-7)
+        ('0.5700', '2.459', '1234', '3.000e-07')
+    """
+    return f"{loss:#.4g}".rstrip(".")
 
 
 def gain_words(gain: AnnealGain) -> str:
