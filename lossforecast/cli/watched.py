@@ -74,7 +74,7 @@ class WatchedRun:
         finite = bins.mean[np.isfinite(bins.mean)]
         return [
             printable(self.name),
-            f"{min(live.log.steps_taken / total, 1):.0%} of {total:,}",
+            f"{min(100 * live.log.steps_taken // total, 100)}% of {total:,}",
             _spark(finite, _ASCII_BLOCKS if ascii_only else _BLOCKS),
             *map(_loss, (finite[-1] if finite.size else math.nan, live.forecast.median)),
             " to ".join(map(_loss, live.forecast.interval(0.8))),

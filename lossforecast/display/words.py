@@ -55,9 +55,10 @@ def gain_words(gain: AnnealGain) -> str:
     """
     if gain.source == "none":
         return "no annealing to come"
+    size, source = f"{abs(gain.mean):#.3g}".rstrip("."), _SOURCES[gain.source]
     if gain.mean < 0:
-        return f"the rest of the schedule to raise it by {-gain.mean:.3g} ({_SOURCES[gain.source]})"
-    return f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+        return f"the rest of the schedule to raise it by {size} ({source})"
+    return f"annealing still to bring {size} ({source})"
 
 
 def chance(probability: float, places: int = 0) -> str:

@@ -17,7 +17,7 @@ from gpt import (  # type: ignore[import-not-found]
     standard_library,
     wsd_factor,
 )
-from panel_questions import draw_questions  # type: ignore[import-not-found]
+from panel_questions import draw_questions, save, seen
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from support.browsing import chromium, tensorboard
@@ -70,7 +70,7 @@ def take_picture(page: Page, picture: Path) -> None:
     page.until(lambda: "Ends at" in page.text(".answer"))
     page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
     time.sleep(1)  # for the last chart
-    page.browser.save_screenshot(str(picture))
+    save(seen(page), picture)
 
 
 def resize(browser: webdriver.Chrome, width: int, height: int) -> None:
@@ -121,7 +121,7 @@ def overfit(logs: Path, steps: int = 3000) -> None:
             batch = torch.randint(0, 200, (32,))
             loss = loss_of(model(inputs[batch]), labels[batch])
             monitor.step(loss)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()

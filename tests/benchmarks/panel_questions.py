@@ -105,11 +105,10 @@ class _Reader:
             "  Math.max(...boxes.map((b) => b.bottom)) + frame.top]",
             list(selectors),
         )
-        shot = Image.open(io.BytesIO(page.browser.get_screenshot_as_png())).convert("RGB")
         left, top, right, bottom = around
         beside, above = _MARGIN
         edges = (left - beside, top - above, right + beside, bottom + above)
-        return shot.crop(tuple(round(edge) for edge in edges))
+        return seen(page).crop(tuple(round(edge) for edge in edges))
 
 
 def draw_questions(page: Page, picture: Path, goes_on: str, overfits: str, other: str) -> None:
@@ -134,4 +133,15 @@ def draw_questions(page: Page, picture: Path, goes_on: str, overfits: str, other
         draw.text((8, top + 4), f"{number}. {question}", font=font, fill="#202124")
         sheet.paste(tile, (0, top + 28))
         top += height
-    sheet.quantize(_COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+    save(sheet, picture)
+
+
+def seen(page: Page) -> Image.Image:
+    """A picture of the window."""
+    return Image.open(io.BytesIO(page.browser.get_screenshot_as_png())).convert("RGB")
+
+
+def save(image: Image.Image, picture: Path) -> None:
+    """Save an image as a small PNG, in the colours that cover most of its range."""
+    few = image.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(picture, optimize=True)
