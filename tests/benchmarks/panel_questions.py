@@ -14,7 +14,7 @@ from support.panel_page import LOSS, Page
 
 _WIDTH = 830  # pixels of the picture, as wide as a page of GitHub shows
 _MARGIN = 8, 2  # pixels beside, and above and below what is cut out of the page
-_COLOURS = 128
+_COLOURS = 256
 
 _STATUS = "main > .advised ~ .quiet"  # the first is the status, the second the kind of the run
 _Tile = tuple[str, Image.Image]
