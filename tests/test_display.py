@@ -30,10 +30,10 @@ def test_a_forecast_says_where_the_loss_is_heading_and_how_that_is_known(half: F
     heading, gain, status = str(half).splitlines()
     lower, upper = half.interval(0.8)
     assert heading == (
-        f"at step 999: heading for {half.median:.4g} (80%: {lower:.4g} to {upper:.4g}) "
+        f"at step 999: heading for {half.median:#.4g} (80%: {lower:#.4g} to {upper:#.4g}) "
         "at step 2,000"
     )
-    assert gain == f"annealing still to bring {half.anneal_gain.mean:.3g} (assumed)"
+    assert gain == f"annealing still to bring {half.anneal_gain.mean:#.3g} (assumed)"
     assert status == "status prior_driven: the drop from annealing is assumed"
     assert f"{half.median:.4g}" in repr(half)
     assert "\n" not in repr(half)

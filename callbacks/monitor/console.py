@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossforecast.callbacks.monitor.update import Tenths, Update
-from lossforecast.display import gain_words, heading
+from lossforecast.display import chance, gain_words, heading
 from lossforecast.forecast import Forecast
 from lossforecast.log import notice
 from lossforecast.policies import Action
@@ -57,9 +57,9 @@ def console_line(update: Update) -> str:
 
 def _arrival(forecast: Forecast, target: float) -> str:
     """When the median falls below the target, and the probability that the run ends above it."""
-    curve, chance = forecast.curve(), forecast.prob_below(target)
+    curve, prob = forecast.curve(), forecast.prob_below(target)
     below = np.flatnonzero(curve.median < target)
     if below.size == 0 or below[0] == 0:
-        return f"{chance:.0%} to end below {target:g}"
+        return f"{chance(prob)} to end below {target:g}"
     step = float(f"{curve.steps[below[0]]:.3g}")
-    return f"reaches {target:g} at about step {step:,.0f}, or not at all: {1 - chance:.0%}"
+    return f"reaches {target:g} at about step {step:,.0f}, or not at all: {chance(1 - prob)}"

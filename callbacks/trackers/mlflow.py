@@ -17,8 +17,8 @@ class MLflowSink:
     Args:
         run_id: identifier of the run; by default that of the run that is active when a forecast is
             made, begun by ``mlflow.start_run`` or the Hugging Face ``Trainer``.
-        pictures: whether to add a picture ``forecast/step_N.png`` to the artifacts after every
-            tenth of the run; by default if matplotlib is installed.
+        pictures: whether to add a picture such as ``forecast/step_0510.png`` to the artifacts after
+            every tenth of the run; by default if matplotlib is installed.
 
     Raises:
         ConfigurationError: MLflow is not installed.
@@ -50,4 +50,6 @@ class MLflowSink:
         client.log_batch(run_id, rows)
         if self._tenths.is_due(update) and self._draws:
             figure = plot(update.forecast, update.forecaster.history, target=update.target)
-            client.log_figure(run_id, figure, f"forecast/step_{update.step}.png")
+            # as many digits as the last step, because MLflow sorts the pictures by name
+            digits = len(str(update.forecast.schedule.total_steps))
+            client.log_figure(run_id, figure, f"forecast/step_{update.step:0{digits}d}.png")

@@ -11,7 +11,7 @@ from lossforecast.cli.log_summary import log_headline, log_to_dict
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.output import STANDARD_OUTPUT, console, draw, print_note, write_json
 from lossforecast.cli.tables import details_table, interval80, number, print_line
-from lossforecast.display import STATUS_WORDS
+from lossforecast.display import STATUS_WORDS, chance
 from lossforecast.errors import ConfigurationError, NothingLoggedError
 from lossforecast.estimate import Minimum
 from lossforecast.forecast import Forecast
@@ -142,7 +142,7 @@ class LiveForecast:
             "advice": self.advice.message,
         }
         if self.target is not None:
-            rows[f"chance to end below {self.target:g}"] = f"{forecast.prob_below(self.target):.0%}"
+            rows[f"chance to end below {self.target:g}"] = chance(forecast.prob_below(self.target))
         return details_table("forecast", rows)
 
 

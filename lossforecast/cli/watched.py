@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from lossforecast.cli.live import LiveForecast, file_versions
 from lossforecast.cli.options import LogOptions
 from lossforecast.cli.tables import interval80, number
-from lossforecast.display import after_start
+from lossforecast.display import after_start, chance, four_digits
 from lossforecast.errors import ConfigurationError, LossForecastError
 from lossforecast.policies import Action, Reason, overfitting, target_miss
 from lossforecast.printable import printable
@@ -73,11 +74,10 @@ class WatchedRun:
         finite = bins.mean[np.isfinite(bins.mean)]
         return [
             printable(self.name),
-            f"{min(live.log.steps_taken / total, 1):.0%} of {total:,}",
+            f"{min(100 * live.log.steps_taken // total, 100)}% of {total:,}",
             _spark(finite, _ASCII_BLOCKS if ascii_only else _BLOCKS),
-            number(float(finite[-1])) if finite.size else "-",
-            number(live.forecast.median),
-            interval80(live.forecast),
+            *map(_loss, (finite[-1] if finite.size else math.nan, live.forecast.median)),
+            " to ".join(map(_loss, live.forecast.interval(0.8))),
             printable(self._advice(live)),
         ]
 
@@ -101,8 +101,7 @@ class WatchedRun:
         if said is None:
             said = f"{live.advice.action}: {live.advice.reason}".replace("_", " ")
         if live.target is not None and live.advice.action is not Action.STOP:
-            chance = live.forecast.prob_below(live.target)
-            said += f", {chance:.0%} below {live.target:g}"
+            said += f", {chance(live.forecast.prob_below(live.target))} below {live.target:g}"
         if self.quiet_s >= QUIET_S:
             said += f"; quiet {self.quiet_s / 60:,.0f} min"
         return said
@@ -212,6 +211,11 @@ def _written(file: Path) -> float:
         return file.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _loss(loss: float) -> str:
+    """A loss in four digits, to be read in a column; "-" for nan."""
+    return "-" if math.isnan(loss) else four_digits(loss)
 
 
 def _spark(losses: np.ndarray, blocks: str) -> str:

@@ -24,6 +24,7 @@ from lossforecast.cli.output import (
     write_json,
 )
 from lossforecast.cli.tables import empty_table, escaped, interval80, number, percent
+from lossforecast.display import chance
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -149,6 +150,6 @@ def _table(forecasts: dict[str, Forecast], target: float | None) -> "Table":
     for name, forecast in forecasts.items():
         row = [f"{forecast.schedule.total_steps:,}", number(forecast.median), interval80(forecast)]
         row.append("" if name == _PLAN else f"{percent(forecast.median / plan - 1)}%")
-        row += [] if target is None else [f"{forecast.prob_below(target):.0%}"]
+        row += [] if target is None else [chance(forecast.prob_below(target))]
         table.add_row(escaped(name), *row)
     return table

@@ -7,7 +7,16 @@ from typing import Final
 from lossforecast.estimate import AnnealGain, Estimate
 from lossforecast.status import Status
 
-__all__ = ["STATUS_WORDS", "brief", "encodable", "gain_words", "heading", "size_text"]
+__all__ = [
+    "STATUS_WORDS",
+    "brief",
+    "chance",
+    "encodable",
+    "four_digits",
+    "gain_words",
+    "heading",
+    "size_text",
+]
 
 STATUS_WORDS: Final = {
     Status.NO_DATA: "no losses yet",
@@ -30,7 +39,18 @@ def heading(estimate: Estimate) -> str:
     """
     if math.isnan(estimate):
         return "nothing observed yet"
-    return f"heading for {estimate:.4g} (80%: {estimate.lower:.4g} to {estimate.upper:.4g})"
+    median, lower, upper = map(four_digits, (estimate, estimate.lower, estimate.upper))
+    return f"heading for {median} (80%: {lower} to {upper})"
+
+
+def four_digits(loss: float) -> str:
+    """A loss with four digits, zeros at its end included, so that losses in a column align.
+
+    Example:
+        >>> four_digits(0.57), four_digits(2.4587), four_digits(1234.5), four_digits(3e-7)
+        ('0.5700', '2.459', '1234', '3.000e-07')
+    """
+    return f"{loss:#.4g}".rstrip(".")
 
 
 def gain_words(gain: AnnealGain) -> str:
@@ -39,10 +59,34 @@ def gain_words(gain: AnnealGain) -> str:
     Example:
         >>> gain_words(AnnealGain(0.1049, 0.08, "prior"))
         'annealing still to bring 0.105 (assumed)'
+        >>> gain_words(AnnealGain(-0.2811, 0.12, "prior"))
+        'the rest of the schedule to raise it by 0.281 (assumed)'
     """
     if gain.source == "none":
         return "no annealing to come"
-    return f"annealing still to bring {gain.mean:.3g} ({_SOURCES[gain.source]})"
+    size, source = f"{abs(gain.mean):#.3g}".rstrip("."), _SOURCES[gain.source]
+    if gain.mean < 0:
+        return f"the rest of the schedule to raise it by {size} ({source})"
+    return f"annealing still to bring {size} ({source})"
+
+
+def chance(probability: float, places: int = 0) -> str:
+    """A probability in percent, never as 0% or 100%, because no forecast is certain.
+
+    Args:
+        probability: 0..1.
+        places: decimal places of the percentage.
+
+    Example:
+        >>> chance(0.934), chance(0.9999), chance(0.0004), chance(0.0004, places=1)
+        ('93%', 'over 99%', 'under 1%', 'under 0.1%')
+    """
+    least = 10.0 ** -(places + 2)
+    if probability < least / 2:
+        return f"under {least:.{places}%}"
+    if probability >= 1 - least / 2:
+        return f"over {1 - least:.{places}%}"
+    return f"{probability:.{places}%}"
 
 
 def size_text(n_params: float) -> str:

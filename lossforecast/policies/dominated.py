@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from lossforecast.checks import probability, whole
+from lossforecast.display import chance
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.openness import is_open
 from lossforecast.policies.ranking import prob_among_best
@@ -63,8 +64,8 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
     return stopped(
         situation,
         Reason.DOMINATED,
-        f"only {prob:.1%} to end among the best {n_best} of {len(runs)} runs: the loss is "
-        f"heading for {own.median:.4g}, the best of the others for {medians.min():.4g}",
+        f"only {chance(prob, places=1)} to end among the best {n_best} of {len(runs)} runs: "
+        f"the loss is heading for {own.median:.4g}, the best of the others for {medians.min():.4g}",
         confidence=1 - prob,
     )
 

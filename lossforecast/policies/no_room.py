@@ -3,6 +3,7 @@
 from functools import partial
 
 from lossforecast.checks import non_negative, probability
+from lossforecast.display import chance
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.openness import is_open
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
@@ -44,8 +45,8 @@ def _policy(situation: Situation, threshold: float, risk_of_run: float) -> Recom
     return stopped(
         situation,
         Reason.NO_ROOM,
-        f"only {prob:.1%} to gain more than {threshold:g} in the {steps_left} steps left: "
-        f"{float(gain):.3g} is expected (80%: {gain.lower:.3g} to {gain.upper:.3g}), "
+        f"only {chance(prob, places=1)} to gain more than {threshold:g} in the {steps_left} steps "
+        f"left: {float(gain):.3g} is expected (80%: {gain.lower:.3g} to {gain.upper:.3g}), "
         "annealing included",
         confidence=1 - prob,
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lossforecast.checks import number
-from lossforecast.display import heading
+from lossforecast.display import chance, heading
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.broken import diverged, non_finite
 from lossforecast.policies.openness import is_open, reasons_open
@@ -76,12 +76,12 @@ def _on_track(situation: Situation) -> Recommendation:
     """CONTINUE, with the forecast and the probability of reaching the target."""
     forecast, target = situation.forecast, situation.target
     prob = 1.0 if target is None else forecast.prob_below(target)
-    chance = "" if target is None else f"; {prob:.0%} to end below {target:g}"
+    reaches = "" if target is None else f"; {chance(prob)} to end below {target:g}"
     final = forecast.estimate
     return Recommendation(
         Action.CONTINUE,
         Reason.ON_TRACK,
-        f"go on: the loss is {heading(final)} at step {forecast.step}{chance}",
+        f"go on: the loss is {heading(final)} at step {forecast.step}{reaches}",
         expected=final,
         confidence=prob,
     )

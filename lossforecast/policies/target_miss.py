@@ -3,6 +3,7 @@
 from functools import partial
 
 from lossforecast.checks import probability, whole
+from lossforecast.display import chance
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.openness import is_open
 from lossforecast.policies.recommendation import (
@@ -62,7 +63,7 @@ def _policy(situation: Situation, needed: int, risk: float) -> Recommendation | 
     return stopped(
         situation,
         Reason.TARGET_MISS,
-        f"only {prob:.1%} to end below the target {target:g}: the loss is heading for "
-        f"{forecast.median:.4g} at step {forecast.step}",
+        f"only {chance(prob, places=1)} to end below the target {target:g}: the loss is "
+        f"heading for {forecast.median:.4g} at step {forecast.step}",
         confidence=1 - prob,
     )

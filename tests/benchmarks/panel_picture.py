@@ -1,6 +1,7 @@
-"""Take the picture of the panel: train three small GPTs and open their logs in a browser.
+"""Take the pictures of the panel: train some small networks and open their logs in a browser.
 
-PYTHONPATH=examples:tests python tests/benchmarks/panel_picture.py panel.png
+PYTHONPATH=examples:tests python tests/benchmarks/panel_picture.py panel.png \\
+    --questions panel-questions.png
 """
 
 import argparse
@@ -16,47 +17,67 @@ from gpt import (  # type: ignore[import-not-found]
     standard_library,
     wsd_factor,
 )
-from selenium.webdriver.common.by import By
+from panel_questions import draw_questions, save, seen
+from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 from support.browsing import chromium, tensorboard
+from support.panel_page import Page
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lossforecast.callbacks import TorchLossForecast
 
 _RATES = {"rate-0.001": 1e-3, "rate-0.003": 3e-3, "rate-0.02": 2e-2}
-_UNFINISHED = "rate-0.003"
+_UNFINISHED, _FINISHED, _OVERFITTING = "rate-0.003", "rate-0.001", "overfits"
 
 
 def main() -> None:
-    """Train the runs, open the panel, save a screenshot."""
+    """Train the runs, open the panel, save the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--steps", type=int, default=1000, help="steps of each run")
+    parser.add_argument("--questions", type=Path, help="picture of ten questions and answers")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each GPT")
+    parser.add_argument("--logs", type=Path, help="logs of an earlier call, or where to keep them")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder) / "logs"
-        for name in _RATES:
-            train(logs, name, args.steps)
+        logs = args.logs or Path(folder) / "logs"
+        if not logs.exists():
+            for name in _RATES:
+                train(logs, name, args.steps)
+            overfit(logs)
         with (
             tensorboard(logs) as (address, _),
             chromium(Path(folder) / "profile", "1280,1390") as browser,
         ):
-            browser.get(f"{address}#lossforecast")
-            wait = WebDriverWait(browser, 60)
-            frame = wait.until(lambda d: d.find_element(By.TAG_NAME, "iframe"))
-            browser.switch_to.frame(frame)
-            chosen = f'button.run[title="{_UNFINISHED}"]'
-            wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "tbody tr")) == len(_RATES))
-            browser.find_element(By.CSS_SELECTOR, chosen).click()
-            wait.until(lambda d: _UNFINISHED in d.find_element(By.TAG_NAME, "h1").text)
-            opener = browser.find_element(By.CSS_SELECTOR, "button[aria-expanded]")
-            wait.until(lambda _: opener.is_displayed())
-            opener.send_keys(Keys.ENTER)
-            wait.until(lambda d: "Ends at" in d.find_element(By.CLASS_NAME, "answer").text)
-            browser.execute_script("document.activeElement.blur()")
-            time.sleep(1)  # for the last chart
-            browser.save_screenshot(str(args.picture))
+            page = Page(browser, address)
+            page.until(page.drawn)
+            page.until(lambda: len(page.all("nav tbody tr")) == len(_RATES) + 1)
+            take_picture(page, args.picture)
+            if args.questions:
+                resize(browser, 1280, 800)
+                page = Page(browser, f"{address}?questions")
+                page.until(page.drawn)
+                draw_questions(page, args.questions, _UNFINISHED, _OVERFITTING, _FINISHED)
+
+
+def take_picture(page: Page, picture: Path) -> None:
+    """Save the panel with a what-if."""
+    page.find(f'button[title="{_UNFINISHED}"]').click()
+    page.until(lambda: _UNFINISHED in page.text("h1"))
+    opener = page.find(".what-if button[aria-expanded]")
+    page.until(opener.is_displayed)
+    opener.send_keys(Keys.ENTER)
+    page.until(lambda: "Ends at" in page.text(".answer"))
+    page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
+    time.sleep(1)  # for the last chart
+    save(seen(page), picture)
+
+
+def resize(browser: webdriver.Chrome, width: int, height: int) -> None:
+    """Give the page, not the window around it, a size in pixels."""
+    outer = browser.get_window_size()
+    inner = browser.execute_script("return [window.top.innerWidth, window.top.innerHeight]")
+    browser.set_window_size(outer["width"] + width - inner[0], outer["height"] + height - inner[1])
 
 
 def train(logs: Path, name: str, steps: int) -> None:
@@ -77,6 +98,36 @@ def train(logs: Path, name: str, steps: int) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
+        monitor.close()
+
+
+def overfit(logs: Path, steps: int = 3000) -> None:
+    """Train a network on 200 noisy points for 40% of a run; its validation loss rises."""
+    torch.manual_seed(0)
+    direction = torch.randn(20, 1)
+
+    def points(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = torch.randn(size, 20)
+        return inputs, (inputs @ direction + 3 * torch.randn(size, 1) > 0).float()
+
+    (inputs, labels), held_out = points(200), points(2000)
+    model = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loss_of = nn.functional.binary_cross_entropy_with_logits
+    with SummaryWriter(str(logs / _OVERFITTING)) as writer:
+        monitor = TorchLossForecast(optimizer, scheduler, steps, metric="val", writer=writer)
+        for step in range(round(0.4 * steps)):
+            batch = torch.randint(0, 200, (32,))
+            loss = loss_of(model(inputs[batch]), labels[batch])
+            monitor.step(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            if step % 20 == 19:
+                with torch.no_grad():
+                    monitor.validation(loss_of(model(held_out[0]), held_out[1]))
         monitor.close()
 
 

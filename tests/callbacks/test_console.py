@@ -152,7 +152,7 @@ def test_the_step_at_which_the_target_is_reached_is_told() -> None:
     assert match
     assert abs(int(match[1]) - truth) < 25
     assert 0 < int(match[2]) < 50
-    assert "; 100% to end below 2.2" in at[400]
+    assert "; over 99% to end below 2.2" in at[400]
 
 
 def test_a_target_out_of_reach_is_told_by_its_probability() -> None:

@@ -193,7 +193,7 @@ def test_mlflow(
         assert sorted(each.step for each in history) == FORECASTS
     assert client.get_run(run.info.run_id).data.metrics["forecast/final_loss"] == final.median
     pictures = {each.path for each in client.list_artifacts(run.info.run_id, "forecast")}
-    assert pictures == {f"forecast/step_{40 * tenth}.png" for tenth in range(1, 11)}
+    assert pictures == {f"forecast/step_{40 * tenth:03d}.png" for tenth in range(1, 11)}
     train(MLflowSink(run.info.run_id, pictures=False))  # a run that is not active
 
 

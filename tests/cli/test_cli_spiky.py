@@ -66,7 +66,7 @@ def test_an_unfinished_run_is_forecast(tmp_path: Path, seed: int) -> None:
     found = result_of("forecast", path)
     assert_sensible(found, losses.max())
     if found["action"] == "continue":
-        interval = f"{found['median']:.4g} (80%: {found['lower80']:.4g} to"
+        interval = f"{found['median']:#.4g} (80%: {found['lower80']:#.4g} to"
         assert f"heading for {interval}" in found["message"]
     done = run("forecast", path)
     (row,) = (line.split() for line in done.stdout.splitlines() if "loss at step 1,000" in line)

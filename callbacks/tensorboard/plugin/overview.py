@@ -14,6 +14,7 @@ from lossforecast.callbacks.tensorboard.plugin.hindsight import (
     outcome,
     was_stopped,
 )
+from lossforecast.callbacks.tensorboard.plugin.reach import steps_below
 from lossforecast.callbacks.tensorboard.plugin.what_if import schedule_points
 from lossforecast.errors import ScheduleError, StateError
 from lossforecast.policies import Outlook, prob_among_best
@@ -116,6 +117,9 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "non_finite": history.n_non_finite,
         "last_step": history.last_step,
+        "n_losses": history.n_observed,
+        "n_past_runs": _n_past_runs(record),
+        "below_target": steps_below(record["fan"], record["target"]),
         "events": [{"step": step, "name": name} for step, name in history.events],
         "schedule": schedule_points(used),
         "peak": plan.peak,
@@ -158,6 +162,13 @@ def _info(record: Mapping[str, Any]) -> RunInfo:
         return RunInfo(**record["state"]["run"])
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"its description of the run is damaged: {error}") from error
+
+
+def _n_past_runs(record: Mapping[str, Any]) -> int:
+    """Number of finished runs of the store that the forecast starts from."""
+    prior = record["state"].get("prior")
+    past = prior.get("past") if isinstance(prior, Mapping) else None
+    return len(past) if isinstance(past, list) else 0
 
 
 def _outlook(row: Mapping[str, Any]) -> Outlook:

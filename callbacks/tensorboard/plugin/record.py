@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from lossforecast.callbacks.monitor import FAN, Update, fan, short
 from lossforecast.errors import StateError
+from lossforecast.estimate import Minimum
 from lossforecast.forecast import QUANTILE_LEVELS
 
 __all__ = ["FAN_STEPS", "PLUGIN", "TAG", "read", "write"]
@@ -24,7 +25,7 @@ TAG = "forecast/panel"
 FAN_STEPS = 33
 """Number of steps at which the latest forecast is drawn."""
 
-_VERSION = 1
+_VERSION = 1  # rises only when an older release would misread a record
 _MAX_BYTES = 1 << 24  # of a decompressed record
 _MAX_WHOLE = 2**53  # JavaScript cannot represent all whole numbers above
 
@@ -45,6 +46,7 @@ def write(update: Update) -> bytes:
             "levels": [short(x) for x in forecast.at_levels],
             "parameters": forecast.parameters,
             "prob_target": prob,
+            "minimum": _minimum_to_dict(forecast.minimum),
         },
         "fan": fan(forecast, FAN_STEPS),
         "decision": advice.to_dict(),
@@ -55,7 +57,7 @@ def write(update: Update) -> bytes:
 
 
 def read(packed: bytes) -> dict[str, Any]:
-    """Decompress and check a record. One of an earlier release gets the medians that it lacks.
+    """Decompress and check a record; one of an earlier release gets the parts that it lacks.
 
     Raises:
         StateError: it is not a record, is damaged or comes from a newer release.
@@ -79,6 +81,14 @@ def read(packed: bytes) -> dict[str, Any]:
     return record
 
 
+def _minimum_to_dict(minimum: Minimum | None) -> dict[str, Any] | None:
+    """The lowest validation loss so far, and how probably it stays the lowest."""
+    if minimum is None:
+        return None
+    numbers = {"so_far": minimum.so_far, "prob_passed": minimum.prob_passed}
+    return {"step": minimum.step, **{name: short(x) for name, x in numbers.items()}}
+
+
 def _check(record: Mapping[str, Any]) -> None:
     """Raise StateError if a part that is read later is missing or has the wrong type."""
     step, total = (_whole(record, name) for name in ("step", "total_steps"))
@@ -94,7 +104,10 @@ def _check(record: Mapping[str, Any]) -> None:
 
 
 def _check_forecast(forecast: dict[str, Any]) -> None:
-    """Check the present forecast; without a median it gets that of its quantiles."""
+    """Check the present forecast.
+
+    Without a median it gets that of its quantiles, without a lowest loss None.
+    """
     levels = _numbers(forecast, "levels")
     if len(levels) != len(QUANTILE_LEVELS):
         raise StateError(f"levels are not {len(QUANTILE_LEVELS)} numbers")
@@ -103,6 +116,11 @@ def _check_forecast(forecast: dict[str, Any]) -> None:
         _number(forecast, name)
     for name in ("prob_target", "gain_mean", "gain_std"):
         _number(forecast, name)
+    if forecast.setdefault("minimum", None) is not None:
+        minimum = _object(forecast, "minimum")
+        _whole(minimum, "step")
+        for name in ("so_far", "prob_passed"):
+            _number(minimum, name)
     for name in ("status", "gain_source"):
         _text(forecast, name)
     if not all(isinstance(caveat, str) for caveat in _list(forecast, "caveats")):

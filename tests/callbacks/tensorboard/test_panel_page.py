@@ -23,6 +23,7 @@ from lossforecast.callbacks.tensorboard.sink import summary
 pytestmark = pytest.mark.browser
 
 STEPS = 400
+SHAPE = 'select[data-name="shape"]'
 
 
 class Training:
@@ -113,7 +114,9 @@ def test_the_fan_is_drawn_and_one_can_look_back(page: Page) -> None:
     page.until(lambda: page.line("forecast")["x"][0] == fan["x"][0])
     assert page.text(".travel output").startswith("now")
     assert page.text(".decisions li")
-    assert page.text(".facts") == "kind of run: small model · 170 parameters · AdamW"
+    assert page.text(".facts") == (
+        "kind of run: small model · 170 parameters · AdamW · based on 150 losses"
+    )
 
 
 def test_no_button_sends_a_chart_away(page: Page) -> None:
@@ -142,7 +145,7 @@ def test_another_schedule_is_tried_by_keys_and_by_dragging(page: Page) -> None:
     page.find('input[aria-label="to step, slider"]').send_keys(Keys.END)
     longer = answered(first)
     page.until(lambda: page.line("what if")["x"][-1] == 3 * STEPS)
-    Select(page.find("select")).select_by_value("cosine")
+    Select(page.find(SHAPE)).select_by_value("cosine")
     answered(longer)
     assert 'shape="cosine"' in page.find(".code textarea").get_attribute("value")
 
@@ -180,7 +183,7 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
     assert zoom[3] - zoom[2] < 0.5 * (whole[3] - whole[2])
     page.find('button[aria-expanded="false"]').send_keys(Keys.ENTER)
     page.until(lambda: "Ends at" in page.text(".answer"))
-    Select(page.find("select")).select_by_value("sqrt")
+    Select(page.find(SHAPE)).select_by_value("sqrt")
     page.find("#travel").send_keys(Keys.ARROW_LEFT)
     moment = page.text(".travel output").partition(": ")[0]
     training.train(60)
@@ -194,7 +197,7 @@ def test_what_comes_is_shown_and_what_was_chosen_stays(page: Page, training: Tra
     page.find('input[aria-label="to step, slider"]').send_keys(Keys.END)
     page.until(lambda: page.line("what if")["x"][-1] == 3 * STEPS)
     assert page.run(read, LOSS) == zoom
-    assert Select(page.find("select")).first_selected_option.text == "sqrt"
+    assert Select(page.find(SHAPE)).first_selected_option.text == "sqrt"
     assert page.text(".travel output").partition(": ")[0] == moment
     ActionChains(page.browser).move_to_element(area).double_click().perform()
     page.until(lambda: page.run(read, LOSS)[:2] == [0, pytest.approx(1.02 * 3 * STEPS)])

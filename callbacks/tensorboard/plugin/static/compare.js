@@ -1,17 +1,17 @@
-// The runs that are drawn, side by side.
+// The runs that are drawn, side by side: the verdict near the headline, a table below the chart.
 
 import { changed, make } from "./dom.js";
 import { chance, digits, keyOf, labelOf, percent } from "./words.js";
 
 // rows: those of the runs drawn, best first, each with "prob_best" among them; colourOf: the colour by key.
-export function drawCompared(element, rows, colourOf) {
-  element.hidden = rows.length < 2;
+export function drawCompared({ verdict, compared: element }, rows, colourOf) {
+  verdict.hidden = element.hidden = rows.length < 2;
   if (!changed(element, [rows, rows.map((row) => colourOf(keyOf(row)))])) return;
+  verdict.textContent = element.hidden ? "" : verdictOf(rows);
   if (element.hidden) return;
   const column = (words, kind = "") => make("th", { scope: "col", class: kind }, words);
   element.replaceChildren(
     make("h2", {}, "Compared"),
-    make("p", { class: "verdict" }, verdictOf(rows)),
     make("table", {},
       make("thead", {}, make("tr", {},
         column("run"), column("final loss", "number"), column("80%", "number"), column("done", "number"), column("ends lowest", "number"))),

@@ -5,7 +5,7 @@ import { drawCompared } from "./compare.js";
 import { ask, changed, make } from "./dom.js";
 import { makeRuns, newest } from "./runs.js";
 import { makeSaving } from "./save.js";
-import { drawDecisions, drawCoverage, drawHeadline, drawSlider } from "./story.js";
+import { drawAdvised, drawDecisions, drawCoverage, drawHeadline, drawSlider } from "./story.js";
 import { isDark, theme, watchTheme } from "./theme.js";
 import { finalChart } from "./trail_chart.js";
 import { makeWhatIf } from "./what_if.js";
@@ -128,17 +128,19 @@ export function start(body, plotly) {
       if (state.focus === null) return;
       const [name] = JSON.parse(state.focus);
       parts.headline.textContent = `${labelOf({ run: name })}: ${state.trouble === null ? "loading …" : "not loaded"}`;
-      parts.status.drawn = parts.hindsight.drawn = null;
+      parts.status.drawn = parts.hindsight.drawn = parts.advised.drawn = null;
+      parts.advised.hidden = parts.verdict.hidden = true;
       parts.status.textContent = parts.hindsight.textContent = parts.facts.textContent = "";
       return;
     }
     const at = run.trail.findIndex((row) => row.step === state.at);
     const row = at < 0 || at === run.trail.length - 1 ? null : run.trail[at];
     drawHeadline(parts, run);
+    drawAdvised(parts, run);
     drawSlider(parts, run, row, at);
     drawDecisions(parts, run);
     drawCoverage(parts, run);
-    drawCompared(parts.compared, state.compared, state.colourOf);
+    drawCompared(parts, state.compared, state.colourOf);
     whatIf.draw(run);
     drawCharts(parts, state, run, row, plotly, { change: whatIf.change, draw }).catch((error) => {
       state.trouble = error.message;
@@ -171,6 +173,8 @@ function build(body, { runs, whatIf, saving }, showForecast) {
           keep("headline", make("h1", { id: "headline", "aria-live": "polite" })),
           keep("hindsight", make("p", { class: "hindsight" })),
           saving),
+        keep("advised", make("p", { class: "advised", hidden: true })),
+        keep("verdict", make("p", { class: "verdict", role: "status", hidden: true })),
         keep("status", make("p", { class: "quiet" })),
         keep("facts", make("p", { class: "quiet facts" })),
         keep("details", make("div", {},

@@ -24,7 +24,7 @@ export function makeRuns(state, act) {
   const body = make("tbody");
   const skipped = make("details", { class: "skipped", hidden: true });
   const column = (kind, words, title) => make("th", { scope: "col", class: kind, title }, words);
-  const element = make("nav", { "aria-label": "runs" },
+  const element = make("nav", { "aria-label": "runs" }, make("div", { class: "runs" },
     make("h2", {}, "Runs"),
     filter,
     nothing,
@@ -40,7 +40,7 @@ export function makeRuns(state, act) {
           column("number best", "best", "probability of ending lowest of the runs with the same loss"))),
         body)),
     skipped,
-  );
+  ));
   const elements = new Map(); // content and element of a row by key
   let focus = null; // the run in focus when the table was drawn last
 

@@ -1,7 +1,7 @@
 // Text about the run in focus: where it ends, its forecasts, advice and actions.
 
 import { changed, make, term } from "./dom.js";
-import { ACTIONS, amount, caveatWords, chance, digits, gap, percent, sourceWords, statusWords, steps } from "./words.js";
+import { ACTIONS, amount, caveatWords, chance, digits, gap, percent, reasonOf, sourceWords, statusWords, steps } from "./words.js";
 
 const LEAST_HELD = 0.5; // share of past 80% intervals that held, below which the forecasts were wrong
 const LEAST_JUDGED = 3; // past forecasts, for such a judgement
@@ -16,19 +16,61 @@ export function drawHeadline(parts, run) {
   if (run.target !== null && run.outcome !== null) {
     pieces.push(`target ${digits(run.target)}: ${run.outcome < run.target ? "reached" : "missed"}`);
   } else if (run.target !== null && run.broke === null && forecast.prob_target !== null) {
-    pieces.push(`target ${digits(run.target)}: probability ${chance(forecast.prob_target)}`);
+    pieces.push(`target ${digits(run.target)}: ${chance(forecast.prob_target)} to end below it${reachOf(run)}`);
   }
+  pieces.push(lowestOf(run));
   pieces.push(...forecast.caveats.map((caveat) => term(...caveatWords(caveat))));
   if (run.non_finite) pieces.push(run.non_finite === 1 ? "1 loss was nan or infinite" : `${steps(run.non_finite)} losses were nan or infinite`);
   parts.status.replaceChildren(...pieces.filter(Boolean).flatMap((each, i) => (i ? [" · ", each] : [each])));
-  parts.facts.textContent = factsOf(run.run_info);
+  parts.facts.replaceChildren(`${factsOf(run.run_info)} · `, term(...basisOf(run)));
 }
+
+// When the loss will be below the target; its steps are those of 10, 50 and 90%.
+function reachOf(run) {
+  const below = run.below_target;
+  if (run.stopped || run.over || below === null) return "";
+  const { 10: early, 50: expected, 90: late } = below;
+  if (expected === null) return ", not expected to reach it by then";
+  if (expected <= run.step) return ", below it already";
+  const latest = late === null ? "after the end" : steps(late);
+  const first = Math.max(early ?? expected, run.step);
+  return `, expected to reach it in ${steps(expected - run.step)} steps, at step ${steps(expected)} (80%: ${steps(first)} to ${latest})`;
+}
+
+// The lowest validation loss, if the loss rises.
+function lowestOf(run) {
+  const { minimum, caveats } = run.forecast;
+  if (minimum === null || minimum.so_far === null || !caveats.includes("overfitting")) return null;
+  if (advisesAction(run) && run.decision.reason === "overfitting") return null; // the advice says it
+  const when = `lowest validation loss ${run.over ? "" : "so far "}${digits(minimum.so_far)} at step ${steps(minimum.step)}`;
+  const stays = run.over || minimum.prob_passed === null ? "" : `, ${chance(minimum.prob_passed)} to stay the lowest`;
+  return term(`${when}${stays}`, "Mean of three neighbouring validations. The probability that the loss ends above it, the effect of annealing included");
+}
+
+// What the forecast is based on.
+function basisOf(run) {
+  const losses = run.n_losses === 1 ? "1 loss" : `${amount(run.n_losses)} losses`;
+  const past = run.n_past_runs ? ` and ${run.n_past_runs} past ${run.n_past_runs === 1 ? "run" : "runs"} of the store` : "";
+  return [`based on ${losses}${past}`, "Laws of the loss under a learning-rate schedule are fitted to these losses. What they do not show " +
+    `yet is assumed from ${past ? "those past runs and " : ""}recorded runs of the same kind`];
+}
+
+// The advice to act, and why, beside the headline. "continue" and "no advice" would only repeat it.
+export function drawAdvised(parts, run) {
+  const { action, message } = run.decision;
+  const acts = advisesAction(run);
+  parts.advised.hidden = !acts;
+  if (!changed(parts.advised, [acts, run.decision])) return;
+  parts.advised.replaceChildren(...(acts ? [make("span", { class: `action ${action}` }, ACTIONS[action]), ` ${reasonOf(message)}`] : []));
+}
+
+const advisesAction = ({ over, decision }) => !over && (decision.action === "stop" || decision.action === "change_schedule");
 
 // The drop still to come from annealing, and how it is known.
 function gainOf(forecast) {
   if (forecast.gain_mean === null) return null;
   if (forecast.gain_source === "none") return "no annealing to come";
-  const change = forecast.gain_mean < 0 ? "higher learning rates to raise it by" : "annealing still to bring";
+  const change = forecast.gain_mean < 0 ? "the rest of the schedule to raise it by" : "annealing still to bring";
   const size = `${gap(Math.abs(forecast.gain_mean), forecast.median)} ± ${gap(forecast.gain_std, forecast.median)}`;
   return make("span", {}, `${change} ${size}, `, term(...sourceWords(forecast.gain_source)));
 }
@@ -117,7 +159,7 @@ function entry(when, action, message) {
   return make("li", {},
     make("span", { class: "when" }, when),
     make("span", { class: `action ${action}` }, ACTIONS[action] ?? action),
-    make("span", {}, message));
+    make("span", {}, reasonOf(message)));
 }
 
 export function drawCoverage(parts, run) {

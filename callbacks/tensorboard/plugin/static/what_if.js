@@ -33,6 +33,12 @@ export function makeWhatIf(state, focused, redraw) {
     forget();
     if (whether) reset();
     redraw();
+    if (whether) show();
+  }
+
+  // Scroll until the answer and the code are in view, and not farther than that.
+  function show() {
+    parts.code.parentElement.scrollIntoView({ block: "nearest" });
   }
 
   // The first question: a decay that begins now and takes half of the remaining steps.
@@ -77,8 +83,10 @@ export function makeWhatIf(state, focused, redraw) {
       answer.refused = error.message;
     }
     if (state.focus !== focus || state.question !== question) return; // the question has changed
+    const first = state.tried === null && state.refused === null;
     Object.assign(state, answer);
     redraw();
+    if (first) show(); // the answer is longer than what stood in its place
   }
 
   // Called after the run in focus was loaded or has changed.
@@ -126,6 +134,13 @@ function build(parts, act, state) {
       keep("open", make("button", { type: "button", "aria-expanded": "false",
         onclick: () => act.open(!state.asking) }, "What if …"))),
     keep("questions", make("div", { class: "questions", hidden: true },
+      keep("answer", make("p", { class: "answer", "aria-live": "polite" })),
+      make("div", { class: "code" },
+        keep("language", make("select", { "aria-label": "kind of code", onchange: act.redraw },
+          ...Object.entries(CODE).map(([value, words]) => make("option", { value }, words)))),
+        keep("code", make("textarea", { readonly: true, rows: 3, "aria-label": "the schedule as code" })),
+        make("button", { type: "button", onclick: act.copy }, "Copy as code"),
+        keep("copied", make("span", { class: "quiet", role: "status" }))),
       make("p", { class: "quiet" }, "Drag the thick line (start of the decay) and the dot (its end) in the chart, or set:"),
       make("div", { class: "fields" },
         both("decay_start", "decay from step"),
@@ -135,13 +150,6 @@ function build(parts, act, state) {
           onchange: (event) => act.change({ shape: event.target.value }) })),
         make("button", { type: "button", onclick: act.reset }, "Start again"),
       ),
-      keep("answer", make("p", { class: "answer", "aria-live": "polite" })),
-      make("div", { class: "code" },
-        keep("language", make("select", { "aria-label": "kind of code", onchange: act.redraw },
-          ...Object.entries(CODE).map(([value, words]) => make("option", { value }, words)))),
-        keep("code", make("textarea", { readonly: true, rows: 3, "aria-label": "the schedule as code" })),
-        make("button", { type: "button", onclick: act.copy }, "Copy as code"),
-        keep("copied", make("span", { class: "quiet", role: "status" }))),
     )),
   );
 }

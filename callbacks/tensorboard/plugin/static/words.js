@@ -22,10 +22,11 @@ export const gap = (x, loss) => {
 
 export const steps = (x) => String(x).replace(/\B(?=(\d{3})+$)/g, ",");
 
-// A large number in millions or billions, with three digits.
+// A large number with three digits, from a million on in millions or billions.
 export const amount = (x) => {
   if (x < 1e5) return steps(Math.round(x));
   const rounded = Number(x.toPrecision(3));
+  if (rounded < 1e6) return steps(rounded);
   return rounded < 1e9 ? `${rounded / 1e6}M` : `${rounded / 1e9}B`;
 };
 
@@ -36,6 +37,9 @@ export const chance = (x) => {
   if (x !== null && x < 0.01) return "<1%";
   return x !== null && x > 0.99 ? ">99%" : percent(x);
 };
+
+// The message of a recommendation without the word for its action, which stands beside it.
+export const reasonOf = (message) => message.replace(/^(stop|go on|no advice yet|change the schedule): /, "");
 
 export const plainly = (words) => words.replaceAll("_", " ");
 
