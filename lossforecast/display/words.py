@@ -90,15 +90,17 @@ def chance(probability: float, places: int = 0) -> str:
 
 
 def size_text(n_params: float) -> str:
-    """A number of parameters; from 100,000 on in three digits.
+    """A number of parameters: up to 100,000 all its digits, above three of them.
 
     Example:
-        >>> size_text(26_112), size_text(7.6e8), size_text(1.07e9)
-        ('26,112', '760M', '1.07B')
+        >>> size_text(26_112), size_text(136_960), size_text(7.6e8), size_text(1.07e9)
+        ('26,112', '137,000', '760M', '1.07B')
     """
     if n_params < 1e5:
         return f"{n_params:,.0f}"
     rounded = float(f"{n_params:.3g}")
+    if rounded < 1e6:
+        return f"{rounded:,.0f}"
     return f"{rounded / 1e6:g}M" if rounded < 1e9 else f"{rounded / 1e9:g}B"
 
 

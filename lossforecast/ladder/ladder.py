@@ -11,8 +11,8 @@ import numpy as np
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.ladder.course import SCALES, Course
 from lossforecast.ladder.departure import Departure, departure_of
-from lossforecast.ladder.rung import Rung, rungs_of
-from lossforecast.ladder.size_law import SizeLaw
+from lossforecast.ladder.rung import Rung, RungPlan, rungs_of
+from lossforecast.ladder.size_law import SizeLaw, usual_reducible
 from lossforecast.laws import LAWS
 from lossforecast.numerics import Mixture
 from lossforecast.prior import PastRun, Prior, smaller
@@ -23,9 +23,11 @@ __all__ = ["Ladder", "LadderForecast"]
 
 # the grid of fractions of a run: dense at its start and evenly spaced later
 _GRID = np.union1d(np.geomspace(0.02, 1.0, 60), np.linspace(0.04, 1.0, 97))
-# a run with e times as many tokens per parameter: how much lower its loss ends, and how much
-# further it has to fall at the start; measured on recorded runs of two families
-_FALL_PER_LOG_TOKENS = (0.035, 0.012)
+# a run with e times as many tokens per parameter: how much lower its loss ends, at a size of 100
+# million parameters, and how much further it has to fall at the start; with standard deviations,
+# measured on recorded runs of two families
+_FALL_PER_LOG_TOKENS = (0.035, 0.02)
+_FALL_SIZE = 1e8
 _START_PER_LOG_TOKENS = (0.012, 0.008)
 # of the log loss that a rung predicts, at a distance d: the last one is that of d squared
 _RUNG_STD, _RUNG_STD_PER_DISTANCE, _RUNG_STD_PER_SQUARE = 0.001, 0.005, 0.05
@@ -93,20 +95,23 @@ class Ladder:
 
     def _predicted(self, schedule: LRSchedule) -> Course:
         fractions = _fractions(schedule)
-        curves = [rung.curve(self.run, schedule, fractions) for rung in self.rungs]
+        plans = self._plans(schedule)
+        curves = [rung.curve(plan, fractions) for rung, plan in zip(self.rungs, plans, strict=True)]
         top = curves[-1]
         n_params = np.array([rung.n_params for rung in self.rungs])
         excess = np.array([curve.excess for curve in curves])
-        fall, fall_std = _FALL_PER_LOG_TOKENS
-        ends = np.array([curve.log_loss[-1] for curve in curves]) + fall * excess
         distances = np.array([curve.distance for curve in curves])
-        far = _RUNG_STD_PER_DISTANCE * distances + _RUNG_STD_PER_SQUARE * distances**2
-        stds = np.hypot(np.hypot(_RUNG_STD, far), fall_std * excess)
+        fall, fall_std = np.outer(_FALL_PER_LOG_TOKENS, _reducible_share(n_params))
+        ends = np.array([curve.log_loss[-1] for curve in curves]) + fall * excess
+        stds = np.hypot(
+            _RUNG_STD_PER_DISTANCE * distances + _RUNG_STD_PER_SQUARE * distances**2,
+            fall_std * excess,
+        )
+        shared = float(stds.min())  # rungs that are all far from the plan err in one direction
+        stds = np.hypot(_RUNG_STD, stds)
         size = float(self.run.n_params or n_params[-1])
         laws = [SizeLaw.of(n_params, ends, scale * stds, scale) for scale in SCALES]
         predicted = np.array([law.predict(size) for law in laws])
-        # rungs that are all far from the plan err in the same direction
-        shared = float(far.min())
         growth = math.sqrt(math.log(size / n_params[-1]) / _USUAL_STEP)
         start, start_std = _START_PER_LOG_TOKENS
         return Course.of(
@@ -120,6 +125,15 @@ class Ladder:
             growth=math.hypot(growth, top.distance),
             log_weight=np.array([law.log_evidence for law in laws]),
         )
+
+    def _plans(self, schedule: LRSchedule) -> list[RungPlan]:
+        """The stretched plan of each rung: all to equal tokens per parameter, or to equal tokens.
+
+        What needs less extrapolation is chosen for all rungs together: where some were stretched
+        in one way and some in the other, the errors of the two would look like a trend over sizes.
+        """
+        ways = zip(*(rung.plans(self.run, schedule) for rung in self.rungs), strict=True)
+        return list(min(ways, key=lambda plans: sum(plan.extrapolation for plan in plans)))
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,13 @@ class LadderForecast:
         if schedule not in self._corrected:
             self._corrected[schedule] = self.ladder.course(schedule).given(self.evidence)
         return self._corrected[schedule]
+
+
+def _reducible_share(n_params: FloatArray) -> FloatArray:
+    """The share of the loss that more data can lower, in units of that at `_FALL_SIZE`, (k,)."""
+    above, reference = usual_reducible(n_params), usual_reducible(_FALL_SIZE)
+    share: FloatArray = (above / (1 + above)) / (reference / (1 + reference))
+    return share
 
 
 def _fractions(schedule: LRSchedule) -> FloatArray:

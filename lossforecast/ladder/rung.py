@@ -13,7 +13,7 @@ from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs, PastRun, is_smaller
 from lossforecast.runs import Evidence, RunInfo
 from lossforecast.schedule import LRSchedule, relative_rates
 
-__all__ = ["Rung", "RungCurve", "rungs_of", "stretched"]
+__all__ = ["Rung", "RungCurve", "RungPlan", "rungs_of", "stretched"]
 
 _BeliefsOf = Callable[[RunInfo, LRSchedule], Beliefs]
 
@@ -42,7 +42,7 @@ class RungCurve(NamedTuple):
     distance: float
 
 
-class _RungPlan(NamedTuple):
+class RungPlan(NamedTuple):
     """The plan of a larger run, stretched for one size.
 
     Attributes:
@@ -54,6 +54,11 @@ class _RungPlan(NamedTuple):
     excess: float
     plan: LRSchedule
     distances: FloatArray
+
+    @property
+    def extrapolation(self) -> float:
+        """How far the prediction of this plan reaches beyond the runs of its size."""
+        return float(self.distances.min()) + _EXCESS_WEIGHT * self.excess
 
 
 @dataclass(frozen=True)
@@ -71,44 +76,44 @@ class Rung:
     beliefs_of: _BeliefsOf = field(repr=False)
     _posteriors: dict[str, Posterior] = field(default_factory=dict, repr=False, compare=False)
 
-    def curve(self, run: RunInfo, schedule: LRSchedule, fractions: FloatArray) -> RungCurve:
+    def curve(self, stretched_plan: RungPlan, fractions: FloatArray) -> RungCurve:
         """The course that the plan of a larger run would take at this size.
 
-        The plan is stretched to equal tokens per parameter or to equal tokens, whichever needs
-        less extrapolation from the runs of this size. `PastRunTransfer` then predicts it from the
-        nearest of them.
+        `PastRunTransfer` predicts it from the nearest runs of this size.
 
         Args:
-            run: description of the larger run, with its number of parameters.
-            schedule: its plan.
+            stretched_plan: one of the `plans` of the larger run.
             fractions: shares of the run, increasing, (m,).
         """
-        excess, plan, distances = min(
-            self._plans(run, schedule),
-            key=lambda plan: float(plan.distances.min()) + _EXCESS_WEIGHT * plan.excess,
-        )
+        excess, plan, distances = stretched_plan
         log_loss = self._predicted(plan, distances, fractions)
         nearest = float(distances.min())
         return RungCurve(log_loss, excess, 0.0 if nearest < _SAME_PLAN else nearest)
 
     def nearest(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
         """The runs of this size that its `curve` may use."""
-        orders = [np.argsort(plan.distances, kind="stable") for plan in self._plans(run, schedule)]
+        orders = [np.argsort(plan.distances, kind="stable") for plan in self.plans(run, schedule)]
         return [self.runs[i] for i in dict.fromkeys(i for o in orders for i in o[:_MAX_RUNS])]
 
-    def _plans(self, run: RunInfo, schedule: LRSchedule) -> list[_RungPlan]:
-        """The plan stretched to equal tokens per parameter, and to equal tokens."""
+    def plans(self, run: RunInfo, schedule: LRSchedule) -> tuple[RungPlan, RungPlan]:
+        """The plan of a larger run stretched to equal tokens per parameter, and to equal tokens.
+
+        Args:
+            run: description of the larger run, with its number of parameters.
+            schedule: its plan.
+        """
         size = math.log((run.n_params or self.n_params) / self.n_params)
         own = [each.run.batch_size for each in self.runs if each.run.batch_size]
         batches = run.batch_size / own[0] if own and run.batch_size else 1.0
         peak = float(np.median([each.schedule.peak for each in self.runs]))
-        plans = []
-        for excess in (0.0, size):
+
+        def plan_of(excess: float) -> RungPlan:
             steps = max(round(schedule.total_steps * batches * math.exp(excess - size)), 2)
             plan = stretched(schedule, steps, peak)
             distances = np.array([_distance(each.schedule, plan) for each in self.runs])
-            plans.append(_RungPlan(excess, plan, distances))
-        return plans
+            return RungPlan(excess, plan, distances)
+
+        return plan_of(0.0), plan_of(size)
 
     def _predicted(
         self, plan: LRSchedule, distances: FloatArray, fractions: FloatArray

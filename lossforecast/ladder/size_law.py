@@ -19,7 +19,7 @@ import numpy as np
 
 from lossforecast.arrays import FloatArray
 
-__all__ = ["SizeLaw"]
+__all__ = ["SizeLaw", "usual_reducible"]
 
 # prior of r and a: log-normal. The reducible loss of language models of 25 million parameters is
 # about 1.2 times the irreducible one, and falls with the exponent
@@ -74,7 +74,7 @@ class SizeLaw:
             True
         """
         largest = float(n_params.max())
-        usual = _USUAL_REDUCIBLE * (largest / _REFERENCE_PARAMS) ** -_USUAL_EXPONENT
+        usual = float(usual_reducible(largest))
         r, a = np.meshgrid(
             usual * np.exp(_REDUCIBLE_LOG_STD * _GRID),
             _USUAL_EXPONENT * np.exp(_EXPONENT_LOG_STD * _GRID),
@@ -107,6 +107,12 @@ class SizeLaw:
         centre = float(self.weight @ mean)
         spread = float(self.weight @ (mean - centre) ** 2)
         return centre, math.sqrt(spread + self.level_variance + self.deviation_std**2)
+
+
+def usual_reducible(n_params: FloatArray | float) -> FloatArray:
+    """The reducible loss that the prior expects of a size, in units of the irreducible one."""
+    reducible: FloatArray = _USUAL_REDUCIBLE * (n_params / _REFERENCE_PARAMS) ** -_USUAL_EXPONENT
+    return reducible
 
 
 def _log_sum(reducible: FloatArray, exponent: FloatArray, ratio: FloatArray) -> FloatArray:

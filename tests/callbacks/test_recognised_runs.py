@@ -244,7 +244,7 @@ def test_what_the_user_gives_wins(log: pytest.LogCaptureFixture) -> None:
             "large language model (6.7B parameters, AdamW), as when the run began; "
             "RunInfo(task=...) changes that",
         ),
-        ({"task": LM, "n_params": 3e5}, None, {}, "small model (0.3M parameters, AdamW)"),
+        ({"task": LM, "n_params": 3e5}, None, {}, "small model (300,000 parameters, AdamW)"),
         (
             {},
             None,

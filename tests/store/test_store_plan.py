@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 from support.command_line import result_of, run, written_by
 from support.families import info_of, losses_of, plan_of, run_of
 
-from lossforecast import ConfigurationError, RunInfo, RunStore
+from lossforecast import ConfigurationError, LRSchedule, RunInfo, RunStore
 
 LARGE = 4e8
 
@@ -39,6 +40,39 @@ def test_a_run_and_its_splits_are_predicted(store: RunStore) -> None:
     assert found.best_split is not None
     assert all(found.best_split.final_loss <= split.final_loss for split in found.splits)
     assert all(split.final_loss.lower < split.final_loss.upper for split in found.splits)
+
+
+def test_splits_far_from_the_runs_are_predicted_with_honest_width(tmp_path: Path) -> None:
+    made = RunStore(tmp_path / "runs.db")
+    for size in (28e3, 44e3, 84e3, 137e3, 279e3):
+        plan = small_plan(size)
+        steps = np.unique(np.linspace(plan.total_steps / 40, plan.total_steps, 40).astype(int))
+        noise = np.exp(np.random.default_rng(0).normal(0, 0.003, steps.size))
+        made.add(f"{size:g}", small_info(size), plan, steps, loss_of_laws(size, steps) * noise)
+    found = made.plan(small_info(585e3), small_plan(585e3))
+    for split in found.splits:
+        end = loss_of_laws(split.n_params, split.total_steps)
+        assert split.final_loss.lower < end < split.final_loss.upper
+
+
+def small_info(n_params: float) -> RunInfo:
+    return RunInfo(
+        "val", "adamw", "bytes", "language modelling", n_params=n_params, batch_size=1024
+    )
+
+
+def small_plan(n_params: float) -> LRSchedule:
+    """A cosine of ten tokens per parameter."""
+    total = round(10 * n_params / 1024)
+    return LRSchedule.cosine(total, 3e-3, end=3e-4, warmup=total // 20)
+
+
+def loss_of_laws(n_params: float, steps: ArrayLike) -> NDArray[np.float64]:
+    """``0.8 + 7.75 N^-0.2 + 26 D^-0.3``: the law of Hoffmann et al. 2022 (arXiv:2203.15556)."""
+    loss: NDArray[np.float64] = (
+        0.8 + 7.75 * n_params**-0.2 + 26 * (1024 * np.asarray(steps)) ** -0.3
+    )
+    return loss
 
 
 def test_the_picture_shows_every_size_the_plan_and_its_splits(store: RunStore) -> None:
