@@ -70,6 +70,8 @@ class Tables:
             sa.Column("curve", sa.Text),
             sa.Column("owner", sa.String(32), nullable=False, server_default=""),
         )
+        for name in ("project", "dataset"):
+            sa.Index(f"{runs.name}_{name}", sa.func.lower(runs.c[name]))
         forecasts = sa.Table(
             "lossforecast_forecasts",
             metadata,
@@ -117,10 +119,19 @@ def _add_steps_per_epoch(connection: "sa.Connection") -> None:
     )
 
 
+def _add_indices(connection: "sa.Connection") -> None:
+    """Migrate to version 5: indices by which the runs of a project or dataset are found."""
+    for name in ("project", "dataset"):
+        connection.exec_driver_sql(
+            f"CREATE INDEX lossforecast_runs_{name} ON lossforecast_runs (lower({name}))"
+        )
+
+
 MIGRATIONS: list[Callable[["sa.Connection"], None]] = [
     _add_owner,
     _add_median,
     _add_steps_per_epoch,
+    _add_indices,
 ]
 """Migrations from each version, beginning with 1, to the next; append only."""
 

@@ -64,7 +64,7 @@ def test_a_store_of_an_earlier_version_becomes_what_a_new_one_is(where: str, mad
             found = {column["name"] for column in inspector.get_columns(table.name)}
             assert found == {column.name for column in table.columns}
         version = connection.execute(sa.select(Tables.make().version)).scalar_one()
-    assert version == 4
+    assert version == 5
     assert run.run.steps_per_epoch is None
     key = store.begin("second", replace(INFO, steps_per_epoch=12.5), PLAN, owner="me")
     assert store.run(key).run.steps_per_epoch == 12.5
