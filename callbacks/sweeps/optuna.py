@@ -105,7 +105,7 @@ class ForecastPruner(BasePruner):
         self._ladder = None if halving is None else Ladder[_Key](halving)
         self._outlooks = TrialOutlooks[_Key]()
         self._over: set[_Key] = set()  # trials that are over and have been read completely
-        self._ended: dict[_Key, Outlook] = {}  # the completed ones among them
+        self._ended: dict[_Key, Outlook] = {}  # completed trials
         self._length_checked = False
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -167,11 +167,9 @@ class ForecastPruner(BasePruner):
             self._over.add(key)
             if other.intermediate_values and (other.number in learned or self._ladder is not None):
                 self._watched_trial(study, other)
-                del self._watched[key]
+                self._watched.pop(key, None)
             if other.state is TrialState.COMPLETE:
-                loss = _sign(study) * _value(other)
-                self._outlooks.end(key, loss)
-                self._ended[key] = Outlook.ended(loss, self._kind(other))
+                self._outlooks.end(key, _sign(study) * _value(other))
             else:
                 self._outlooks.forget(key)
 
@@ -185,6 +183,9 @@ class ForecastPruner(BasePruner):
             key = _key(study, other)
             if other.state is TrialState.COMPLETE:
                 self._check_length(other)
+                if key not in self._ended:
+                    loss = _sign(study) * _value(other)
+                    self._ended[key] = Outlook.ended(loss, self._kind(other))
                 rivals.append(self._ended[key])
             elif other.state is TrialState.RUNNING and other.intermediate_values:
                 running.add(key)

@@ -2,7 +2,7 @@
 
 from lossforecast.ladder.course import Course
 from lossforecast.ladder.departure import Departure
-from lossforecast.ladder.ladder import Ladder, LadderForecast, nearest_smaller
+from lossforecast.ladder.ladder import Ladder, LadderForecast
 from lossforecast.ladder.optimum import Optimum
 from lossforecast.ladder.rung import stretched
 from lossforecast.ladder.size_law import SizeLaw
@@ -18,6 +18,5 @@ __all__ = [
     "SizeLaw",
     "best_batch",
     "best_peak",
-    "nearest_smaller",
     "stretched",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from lossforecast.arrays import FloatArray, IntArray
 from lossforecast.ladder.course import SCALES, Course
 from lossforecast.ladder.departure import Departure, departure_of
-from lossforecast.ladder.rung import PlannedRun, Rung, by_size, nearest_of_size, rungs_of
+from lossforecast.ladder.rung import Rung, rungs_of
 from lossforecast.ladder.size_law import SizeLaw
 from lossforecast.laws import LAWS
 from lossforecast.numerics import Mixture
@@ -19,7 +19,7 @@ from lossforecast.prior import PastRun, Prior, smaller
 from lossforecast.runs import Evidence, RunInfo
 from lossforecast.schedule import LRSchedule
 
-__all__ = ["Ladder", "LadderForecast", "nearest_smaller"]
+__all__ = ["Ladder", "LadderForecast"]
 
 # the grid of fractions of a run: dense at its start and evenly spaced later
 _GRID = np.union1d(np.geomspace(0.02, 1.0, 60), np.linspace(0.04, 1.0, 97))
@@ -67,6 +67,11 @@ class Ladder:
         beliefs_of = partial((prior or Prior()).for_run, laws=laws)
         rungs = rungs_of(smaller(runs, run), beliefs_of)
         return cls(run, rungs) if rungs else None
+
+    def nearest(self, schedule: LRSchedule) -> list[PastRun]:
+        """The smaller runs that a plan needs: at most 8 of each of the 6 largest sizes."""
+        rungs = self.rungs[-_MAX_RUNGS:]
+        return [past for rung in rungs for past in rung.nearest(self.run, schedule)]
 
     @property
     def n_runs(self) -> int:
@@ -141,20 +146,6 @@ class LadderForecast:
         if schedule not in self._corrected:
             self._corrected[schedule] = self.ladder.course(schedule).given(self.evidence)
         return self._corrected[schedule]
-
-
-def nearest_smaller(
-    smaller_runs: Sequence[PlannedRun], run: RunInfo, schedule: LRSchedule
-) -> list[PlannedRun]:
-    """The smaller runs that a plan needs: at most 8 of each of the 6 largest sizes.
-
-    Args:
-        smaller_runs: runs that `lossforecast.prior.is_below` the planned one.
-        run: description of the planned run.
-        schedule: its plan.
-    """
-    sizes = by_size(smaller_runs)[-_MAX_RUNGS:]
-    return [past for runs in sizes for past in nearest_of_size(runs, run, schedule)]
 
 
 def _fractions(schedule: LRSchedule) -> FloatArray:

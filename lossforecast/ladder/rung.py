@@ -3,19 +3,18 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from lossforecast.arrays import FloatArray
 from lossforecast.posterior import PastRunTransfer, Posterior, fit
-from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs, PastRun, Planned, is_smaller
+from lossforecast.prior import STD_OF_EQUAL_SETUPS, Beliefs, PastRun, is_smaller
 from lossforecast.runs import Evidence, RunInfo
 from lossforecast.schedule import LRSchedule, relative_rates
 
-__all__ = ["PlannedRun", "Rung", "RungCurve", "by_size", "nearest_of_size", "rungs_of", "stretched"]
+__all__ = ["Rung", "RungCurve", "rungs_of", "stretched"]
 
-PlannedRun = TypeVar("PlannedRun", bound=Planned)
 _BeliefsOf = Callable[[RunInfo, LRSchedule], Beliefs]
 
 _MAX_RUNS = 4  # of one size
@@ -85,12 +84,31 @@ class Rung:
             fractions: shares of the run, increasing, (m,).
         """
         excess, plan, distances = min(
-            _plans(self.runs, run, schedule),
+            self._plans(run, schedule),
             key=lambda plan: float(plan.distances.min()) + _EXCESS_WEIGHT * plan.excess,
         )
         log_loss = self._predicted(plan, distances, fractions)
         nearest = float(distances.min())
         return RungCurve(log_loss, excess, 0.0 if nearest < _SAME_PLAN else nearest)
+
+    def nearest(self, run: RunInfo, schedule: LRSchedule) -> list[PastRun]:
+        """The runs of this size that its `curve` may use."""
+        orders = [np.argsort(plan.distances, kind="stable") for plan in self._plans(run, schedule)]
+        return [self.runs[i] for i in dict.fromkeys(i for o in orders for i in o[:_MAX_RUNS])]
+
+    def _plans(self, run: RunInfo, schedule: LRSchedule) -> list[_RungPlan]:
+        """The plan stretched to equal tokens per parameter, and to equal tokens."""
+        size = math.log((run.n_params or self.n_params) / self.n_params)
+        own = [each.run.batch_size for each in self.runs if each.run.batch_size]
+        batches = run.batch_size / own[0] if own and run.batch_size else 1.0
+        peak = float(np.median([each.schedule.peak for each in self.runs]))
+        plans = []
+        for excess in (0.0, size):
+            steps = max(round(schedule.total_steps * batches * math.exp(excess - size)), 2)
+            plan = stretched(schedule, steps, peak)
+            distances = np.array([_distance(each.schedule, plan) for each in self.runs])
+            plans.append(_RungPlan(excess, plan, distances))
+        return plans
 
     def _predicted(
         self, plan: LRSchedule, distances: FloatArray, fractions: FloatArray
@@ -125,30 +143,6 @@ class Rung:
         return self._posteriors[past.name]
 
 
-def nearest_of_size(
-    runs: Sequence[PlannedRun], run: RunInfo, schedule: LRSchedule
-) -> list[PlannedRun]:
-    """The runs that `Rung.curve` may use, among all of one size, smallest first."""
-    orders = [np.argsort(plan.distances, kind="stable") for plan in _plans(runs, run, schedule)]
-    return [runs[i] for i in dict.fromkeys(i for o in orders for i in o[:_MAX_RUNS])]
-
-
-def _plans(runs: Sequence[Planned], run: RunInfo, schedule: LRSchedule) -> list[_RungPlan]:
-    """The plan stretched to equal tokens per parameter, and to equal tokens, for one size."""
-    n_params = float(runs[0].run.n_params or 0.0)
-    size = math.log((run.n_params or n_params) / n_params)
-    own = [each.run.batch_size for each in runs if each.run.batch_size]
-    batches = run.batch_size / own[0] if own and run.batch_size else 1.0
-    peak = float(np.median([each.schedule.peak for each in runs]))
-    plans = []
-    for excess in (0.0, size):
-        steps = max(round(schedule.total_steps * batches * math.exp(excess - size)), 2)
-        plan = stretched(schedule, steps, peak)
-        distances = np.array([_distance(each.schedule, plan) for each in runs])
-        plans.append(_RungPlan(excess, plan, distances))
-    return plans
-
-
 def stretched(schedule: LRSchedule, total_steps: int, peak: float) -> LRSchedule:
     """A schedule of the same shape with another length and peak."""
     knots, _ = schedule.knots
@@ -166,18 +160,12 @@ def _distance(one: LRSchedule, other: LRSchedule) -> float:
 
 def rungs_of(runs: Sequence[PastRun], beliefs_of: _BeliefsOf) -> tuple[Rung, ...]:
     """The sizes among some runs, smallest first; sizes within 20% of each other are one."""
-    return tuple(
-        Rung(float(group[0].run.n_params or 0.0), tuple(group), beliefs_of)
-        for group in by_size(runs)
-    )
-
-
-def by_size(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
-    """The runs of each size, smallest first; sizes within 20% of each other are one."""
-    groups: list[list[PlannedRun]] = []
+    groups: list[list[PastRun]] = []
     for each in sorted(runs, key=lambda past: past.run.n_params or 0.0):
         if groups and not is_smaller(groups[-1][0].run, each.run):
             groups[-1].append(each)
         else:
             groups.append([each])
-    return groups
+    return tuple(
+        Rung(float(group[0].run.n_params or 0.0), tuple(group), beliefs_of) for group in groups
+    )

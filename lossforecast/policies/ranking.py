@@ -150,7 +150,10 @@ def prob_among_best(
     for row, i in zip(losses, contenders, strict=True):
         row[:] = draws.losses(place[i]) if i in place else outlooks[i].quantiles[0]
     described = losses[[outlooks[i].described for i in contenders]]
-    limit = np.partition(described, n_best - 1, axis=0)[n_best - 1]
+    if n_best == 1:  # faster
+        limit = described.min(axis=0)
+    else:
+        limit = np.partition(described, n_best - 1, axis=0)[n_best - 1]
     probs[contenders] = (losses <= limit).mean(axis=1)
     return probs
 

@@ -1,7 +1,7 @@
 """`past_runs`: the finished runs that a new run learns from.
 
-They are chosen by what their descriptions, schedules and outcomes say, because losses take time to
-read: only those of the runs that are nearest are read.
+Losses take a millisecond to read. Similar runs are chosen by their descriptions, schedules and
+outcomes, so only the losses of the nearest are read; a ladder needs those of all smaller runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lossforecast.ladder import nearest_smaller
+from lossforecast.ladder import Ladder
 from lossforecast.prior import (
     MAX_PAST_RUNS,
     PastRun,
@@ -91,22 +91,11 @@ def _similar(
 def _smaller(
     finished: Sequence[StoredRun], run: RunInfo, schedule: LRSchedule, read: PastRunsOf
 ) -> list[PastRun]:
-    """The smaller runs that the ladder of a new run needs."""
+    """The smaller runs that the ladder of a new run needs, chosen among all that are sound."""
     below = [each for each in finished if is_below(each, run)]
-    highest = _highest(below)
-    while below:
-        needed = nearest_smaller(below, run, schedule)
-        losses = read(needed)
-        sound = {
-            key
-            for key, past in losses.items()
-            if not past.diverged and past.final_loss <= highest and past.evidence.loss.min() > 0
-        }
-        if len(sound) == len(needed):
-            return [losses[each.key] for each in needed]
-        unsound = {each.key for each in needed} - sound
-        below = [each for each in below if each.key not in unsound]
-    return []
+    losses = read(below)
+    ladder = Ladder.of([losses[each.key] for each in below if each.key in losses], run)
+    return ladder.nearest(schedule) if ladder else []
 
 
 def _highest(runs: Iterable[StoredRun]) -> float:

@@ -10,7 +10,7 @@ from support.families import info_of, losses_of, past_of, plan_of, run_of
 
 from lossforecast import Caveat, Forecaster, LRSchedule, Prior, Status
 from lossforecast.callbacks.monitor import RunMonitor
-from lossforecast.ladder import Ladder, nearest_smaller
+from lossforecast.ladder import Ladder
 from lossforecast.prior import PastRun
 
 LARGE = 4e8
@@ -150,7 +150,9 @@ def test_many_runs_of_a_size_are_thinned_to_the_nearest() -> None:
     runs: list[PastRun] = []
     for i in range(30):
         runs.append(replace(past_of(1e8, length=0.2 + 0.1 * i, seed=i), name=str(i)))
-    kept = nearest_smaller(runs, info_of(LARGE), plan_of(LARGE))
+    ladder = Ladder.of(runs, info_of(LARGE))
+    assert ladder is not None
+    kept = ladder.nearest(plan_of(LARGE))
     assert len(kept) <= 8
     assert "8" in {past.name for past in kept}  # of equal tokens per parameter
 
