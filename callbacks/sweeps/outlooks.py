@@ -1,7 +1,7 @@
 """`TrialOutlooks`: the forecasts of trials, corrected by the errors of those that have ended."""
 
 from collections.abc import Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
@@ -29,6 +29,10 @@ class TrialOutlooks(Generic[TrialId]):
     def __init__(self) -> None:
         self._errors = SweepErrors[TrialId]()
         self._kept: dict[TrialId, _Kept] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kept forecasts, which are large and can be made again."""
+        return {**vars(self), "_kept": {}}
 
     def record(self, trial: TrialId, forecaster: Forecaster) -> None:
         """Record the present forecast of a trial, if its plan has reached a new fiftieth."""

@@ -23,7 +23,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,6 +202,10 @@ class SweepErrors(Generic[RunId]):
     _pasts: dict[int, _Past | None] = field(default_factory=dict)  # by check
     version: int = 0
     """Number of changes of the ended runs; while it stays, so does a correction."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was computed from the ended runs."""
+        return {**vars(self), "_likeness": None, "_pasts": {}}
 
     def wants(self, run: RunId, share: float) -> bool:
         """Return whether no forecast was recorded yet since this fiftieth of the plan began."""
