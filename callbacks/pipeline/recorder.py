@@ -3,17 +3,17 @@
 import os
 import threading
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from lossforecast.callbacks.distributed import processes
 from lossforecast.callbacks.pipeline.describe import identified
 from lossforecast.callbacks.pipeline.flush import Flush
 from lossforecast.callbacks.pipeline.recognition import Recognition
 from lossforecast.callbacks.pipeline.store_place import Place
+from lossforecast.callbacks.pipeline.waiting import Waiting
 from lossforecast.checks import number
 from lossforecast.errors import StateError, StoreError
 from lossforecast.forecaster import Forecaster
@@ -25,15 +25,13 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.signals import contained
 from lossforecast.store import (
     BINS,
-    FinishedRows,
+    FinishedRuns,
     RunStore,
     address,
     shown,
 )
 
 __all__ = ["RunRecorder"]
-
-T = TypeVar("T")
 
 _FIRST_READ_TIMEOUT_S = 2.0  # for the past runs, before the first step
 _LAST_WRITE_TIMEOUT_S = 9.0  # for the last write of a run; in all, closing takes less than 10
@@ -123,18 +121,9 @@ class RunRecorder:
             return prior
         informed = None
         with contained(partial(self._warn_once, how=" without past runs")):
-            read = _within(_FIRST_READ_TIMEOUT_S, self._read_past)
-            if read is None:
-                raise StoreError(
-                    f"the store {self._url()} did not answer within {_FIRST_READ_TIMEOUT_S:g} s: "
-                    "it is locked, or its server cannot be reached"
-                )
-            store, past, rivals = read
-            informed = store.prior(self.run, self._schedule, prior, finished=past)
-            self._target = store.best(self._rival, self._schedule, finished=rivals)
+            store, known, informed = self._read_past(prior)
         if informed is None:
             return prior
-        known = {row["key"]: row["name"] for row in past}
         alike = [past for past in informed.past if not is_smaller(past.run, self.run)]
         names = [f"{known[past.name]:.60}" for past in alike]
         n_smaller = len(informed.past) - len(alike)
@@ -321,10 +310,25 @@ class RunRecorder:
         if flush.end is not None:
             store.end(self.key, flush.end, owner=self._owner)
 
-    def _read_past(self) -> tuple[RunStore, FinishedRows, FinishedRows]:
+    def _read_past(self, prior: Prior | None) -> tuple[RunStore, dict[str, str], Prior]:
+        """The store, the names of past runs by key, and the prior with some of them.
+
+        The database is waited for with a limit, in a thread; what it returns takes the time it
+        takes.
+        """
+        waiting = Waiting(_FIRST_READ_TIMEOUT_S, self._url())
+        store, past, rivals = waiting.result_of(self._find_past)
+        curves = past.curves
+        limited = replace(past, curves=lambda keys: waiting.result_of(partial(curves, keys)))
+        informed = store.prior(self.run, self._schedule, prior, finished=limited)
+        self._target = store.best(self._rival, self._schedule, finished=rivals)
+        return store, {run.key: run.name for run in past.runs}, informed
+
+    def _find_past(self) -> tuple[RunStore, FinishedRuns, FinishedRuns]:
         """The store, past runs to learn from, and the runs whose best is the target."""
         store = self._open_store()
-        return store, store.finished(self.run), store.finished(self._rival, curves=False)
+        past = store.finished(self.run)
+        return store, past, past if self._rival == self.run else store.finished(self._rival)
 
     def _url(self) -> str:
         """URL of the store, without passwords."""
@@ -340,30 +344,3 @@ class RunRecorder:
         if not self._warned:
             self._warned = True
             logger.warning("%s; training goes on%s, and records wait in memory", error, how)
-
-
-def _within(timeout_s: float, task: Callable[[], T]) -> T | None:
-    """Return the result of a task in a thread; None if it takes longer than `timeout_s` seconds.
-
-    Raises:
-        Exception: what the task raised.
-    """
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(task())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="lossforecast store", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # none can be started
-        run()
-    else:
-        thread.join(timeout_s)
-    if errors:
-        raise errors[0]
-    return results[0] if results else None

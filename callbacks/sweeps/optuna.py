@@ -18,6 +18,7 @@ from lossforecast.forecast import Forecast
 from lossforecast.forecaster import Forecaster
 from lossforecast.log import logger
 from lossforecast.policies import (
+    MAX_ENDED_RUNS,
     Action,
     Halving,
     Ladder,
@@ -37,6 +38,7 @@ __all__ = ["ForecastPruner"]
 _Key = tuple[str, int]  # name of the study, number of the trial
 _WithForecasts = Callable[[Study, FrozenTrial], FrozenTrial]
 
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _MAX_SILENCE_S = 3_600.0  # without a report; after that, a running trial may have died
 
 
@@ -103,6 +105,7 @@ class ForecastPruner(BasePruner):
         self._ladder = None if halving is None else Ladder[_Key](halving)
         self._outlooks = TrialOutlooks[_Key]()
         self._over: set[_Key] = set()  # trials that are over and have been read completely
+        self._ended: dict[_Key, Outlook] = {}  # completed trials
         self._length_checked = False
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -139,8 +142,9 @@ class ForecastPruner(BasePruner):
 
     def _why_stopped(self, study: Study, trial: FrozenTrial) -> str:
         """Return why to prune a trial, in words; empty to let it go on."""
-        self._read_ends(study)
-        advice = self._advice(study, trial)
+        trials = study.get_trials(False)
+        self._read_ends(study, trials)
+        advice = self._advice(study, trial, trials)
         if advice.action is Action.STOP:
             return advice.message
         if self._ladder is None:
@@ -148,35 +152,46 @@ class ForecastPruner(BasePruner):
         behind = self._ladder.behind(_key(study, trial))
         return f"stop: {behind}" if behind else ""
 
-    def _read_ends(self, study: Study) -> None:
+    def _read_ends(self, study: Study, trials: list[FrozenTrial]) -> None:
         """Learn from trials that are over, whichever process they were reported to."""
-        over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        for other in study.get_trials(False, over):
+        over = [
+            other
+            for other in trials
+            if other.state in _OVER and _key(study, other) not in self._over
+        ]
+        complete = [other for other in over if other.state is TrialState.COMPLETE]
+        # the forecasts of those before the last ones would never be used
+        learned = {other.number for other in complete[-MAX_ENDED_RUNS:]}
+        for other in over:
             key = _key(study, other)
-            if key in self._over:
-                continue
             self._over.add(key)
-            complete = other.state is TrialState.COMPLETE
-            if other.intermediate_values and (complete or self._ladder is not None):
+            if other.intermediate_values and (other.number in learned or self._ladder is not None):
                 self._watched_trial(study, other)
-            if complete:
+                self._watched.pop(key, None)
+            if other.state is TrialState.COMPLETE:
                 self._outlooks.end(key, _sign(study) * _value(other))
             else:
                 self._outlooks.forget(key)
 
-    def _advice(self, study: Study, trial: FrozenTrial) -> Recommendation:
+    def _advice(
+        self, study: Study, trial: FrozenTrial, trials: list[FrozenTrial]
+    ) -> Recommendation:
         rivals, running = [], {_key(study, trial)}
-        for other in study.get_trials(False, (TrialState.RUNNING, TrialState.COMPLETE)):
+        for other in trials:
             if other.number == trial.number:
                 continue
+            key = _key(study, other)
             if other.state is TrialState.COMPLETE:
                 self._check_length(other)
-                rivals.append(Outlook.ended(_sign(study) * _value(other), self._kind(other)))
-            elif other.intermediate_values:
-                running.add(_key(study, other))
+                if key not in self._ended:
+                    loss = _sign(study) * _value(other)
+                    self._ended[key] = Outlook.ended(loss, self._kind(other))
+                rivals.append(self._ended[key])
+            elif other.state is TrialState.RUNNING and other.intermediate_values:
+                running.add(key)
                 watched = self._watched_trial(study, other)
                 if time.monotonic() - watched.heard_at < _MAX_SILENCE_S:
-                    rivals.append(self._outlooks.of(_key(study, other), watched.forecaster))
+                    rivals.append(self._outlooks.of(key, watched.forecaster))
         self._watched = {key: one for key, one in self._watched.items() if key in running}
         forecaster = self._watch(study, trial)
         return forecaster.recommend(

@@ -34,7 +34,7 @@ from lossforecast.policies.recommendation import (
     Situation,
 )
 from lossforecast.policies.reschedule import reschedule
-from lossforecast.policies.sweep_errors import Setup, SweepErrors
+from lossforecast.policies.sweep_errors import MAX_ENDED_RUNS, Setup, SweepErrors
 from lossforecast.policies.target_miss import target_miss
 from lossforecast.policies.worthwhile import GAIN_PER_RUN, worthwhile
 
@@ -42,6 +42,7 @@ __all__ = [
     "DEFAULT_POLICIES",
     "GAIN_PER_RUN",
     "MAX_EARLIER_CHECKS",
+    "MAX_ENDED_RUNS",
     "RISK_BESIDE_HALVING",
     "Action",
     "Halving",

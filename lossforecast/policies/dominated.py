@@ -8,7 +8,7 @@ from lossforecast.checks import probability, whole
 from lossforecast.display import chance
 from lossforecast.errors import ConfigurationError
 from lossforecast.policies.openness import is_open
-from lossforecast.policies.ranking import prob_among_best
+from lossforecast.policies.ranking import prob_among_best_of_rivals
 from lossforecast.policies.recommendation import Policy, Reason, Recommendation, Situation, stopped
 
 __all__ = ["dominated", "n_best_runs", "stop_threshold"]
@@ -51,11 +51,11 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
     forecast = situation.forecast
     if is_open(forecast):
         return None
-    own = situation.outlook
-    runs = [own, *situation.rivals]
-    n_best = n_best_runs(len(runs)) if fixed is None else fixed
-    prob = float(prob_among_best(runs, n_best, situation.alike)[0])
-    if not prob < stop_threshold(risk_of_run):
+    own, n_runs = situation.outlook, 1 + len(situation.rivals)
+    n_best = n_best_runs(n_runs) if fixed is None else fixed
+    threshold = stop_threshold(risk_of_run)
+    prob = prob_among_best_of_rivals(own, situation.rivals, n_best, situation.alike, threshold)
+    if not prob < threshold:
         return None
     medians = np.median(
         [rival.quantiles for rival in situation.rivals if rival.described and rival.known],
@@ -64,7 +64,7 @@ def _policy(situation: Situation, fixed: int | None, risk_of_run: float) -> Reco
     return stopped(
         situation,
         Reason.DOMINATED,
-        f"only {chance(prob, places=1)} to end among the best {n_best} of {len(runs)} runs: "
+        f"only {chance(prob, places=1)} to end among the best {n_best} of {n_runs} runs: "
         f"the loss is heading for {own.median:.4g}, the best of the others for {medians.min():.4g}",
         confidence=1 - prob,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -15,13 +15,15 @@ from lossforecast.checks import non_negative, number, whole
 from lossforecast.errors import ConfigurationError
 from lossforecast.forecast import LEVEL_SCORES, QUANTILE_LEVELS, Forecast
 from lossforecast.numerics import ndtr, ndtri
+from lossforecast.policies.draws import N_DRAWS, JointDraws
 from lossforecast.policies.openness import is_open
 from lossforecast.prior import Prior
 from lossforecast.status import Status
 
-__all__ = ["Outlook", "prob_among_best"]
+__all__ = ["Outlook", "prob_among_best", "prob_among_best_of_rivals"]
 
-_N_DRAWS = 4096  # standard error of a probability: 0.008 at most
+_DRAWS_AT_ONCE = (0, 256, 1024, N_DRAWS)  # the first ones decide about most runs
+_ROUNDING = 1e-9  # of a loss
 _N_OF_MEAN = 1_000  # equally likely losses whose mean is taken
 
 
@@ -89,7 +91,7 @@ class Outlook:
         losses = np.interp(_scores_of_mean(), LEVEL_SCORES, self.quantiles)
         return float(np.maximum(best - losses, 0).mean()) / abs(best)
 
-    @property
+    @cached_property
     def has_ended(self) -> bool:
         """True if the final loss is known: all quantiles are equal."""
         return self.quantiles[0] == self.quantiles[-1]
@@ -99,7 +101,7 @@ class Outlook:
         """Median of the final loss; nan for a run without a forecast."""
         return self.quantiles[len(QUANTILE_LEVELS) // 2]
 
-    @property
+    @cached_property
     def known(self) -> bool:
         """True if there is a forecast: no quantile is nan."""
         return not any(map(math.isnan, self.quantiles))
@@ -130,43 +132,104 @@ def prob_among_best(
         [1.0, 0.0]
     """
     n_best = whole("best", best, ConfigurationError, least=1)
-    shares = [non_negative("alike", share, ConfigurationError) for share in alike or Prior().alike]
-    if len(shares) != 2 or sum(shares) > 1:
-        raise ConfigurationError(f"alike is {alike}; give two shares that add up to at most 1")
+    shares = _shares(alike)
     probs = np.full(len(outlooks), np.nan)
     known = [i for i, outlook in enumerate(outlooks) if outlook.known]
-    ended = [i for i in known if outlooks[i].has_ended]
-    going = [i for i in known if not outlooks[i].has_ended]
-    if not known:
-        return probs
-    losses = np.empty((len(known), _N_DRAWS))
-    losses[: len(going)] = _joint_draws([outlooks[i] for i in going], *shares)
-    losses[len(going) :] = np.array([outlooks[i].quantiles[0] for i in ended])[:, np.newaxis]
-    known = [*going, *ended]
-    described = losses[[outlooks[i].described for i in known]]
-    if len(described) < n_best:
+    probs[known] = 0.0
+    highest = sorted(outlooks[i].quantiles[-1] for i in known if outlooks[i].described)
+    if len(highest) < n_best:
         probs[known] = 1.0
         return probs
-    limit = np.partition(described, n_best - 1, axis=0)[n_best - 1]
-    probs[known] = (losses <= limit).mean(axis=1)
+    # runs that lie above the limit in every draw are not drawn
+    top = _above(highest[n_best - 1])
+    going = [i for i in known if not outlooks[i].has_ended]
+    draws = _joint_draws([outlooks[i] for i in going], shares)
+    contenders = [i for i in known if not outlooks[i].quantiles[0] > top]
+    losses = np.empty((len(contenders), N_DRAWS))
+    place = {i: place for place, i in enumerate(going)}
+    for row, i in zip(losses, contenders, strict=True):
+        row[:] = draws.losses(place[i]) if i in place else outlooks[i].quantiles[0]
+    described = losses[[outlooks[i].described for i in contenders]]
+    if n_best == 1:  # faster
+        limit = described.min(axis=0)
+    else:
+        limit = np.partition(described, n_best - 1, axis=0)[n_best - 1]
+    probs[contenders] = (losses <= limit).mean(axis=1)
     return probs
 
 
-def _joint_draws(
-    outlooks: Sequence[Outlook], sweep_share: float, kind_share: float
-) -> NDArray[np.float64]:
-    """Final losses drawn jointly, (n, draws), from a fixed seed: the same draws every time."""
-    random = np.random.default_rng(0)
-    of_sweep = random.standard_normal(_N_DRAWS)
-    kinds = sorted({outlook.kind for outlook in outlooks})
-    of_kind = dict(zip(kinds, random.standard_normal((len(kinds), _N_DRAWS)), strict=True))
-    losses = np.empty((len(outlooks), _N_DRAWS))
-    for row, outlook in zip(losses, outlooks, strict=True):
-        of_run = random.standard_normal(_N_DRAWS)
-        common = math.sqrt(sweep_share) * of_sweep + math.sqrt(kind_share) * of_kind[outlook.kind]
-        score = common + math.sqrt(1 - sweep_share - kind_share) * of_run
-        row[:] = np.interp(score, LEVEL_SCORES, outlook.quantiles)
-    return losses
+def prob_among_best_of_rivals(
+    own: Outlook,
+    rivals: Sequence[Outlook],
+    best: int = 1,
+    alike: tuple[float, float] | None = None,
+    enough: float = 1.0,
+) -> float:
+    """Probability that one run ends no higher than the `best`-th lowest, itself included.
+
+    The same as ``prob_among_best([own, *rivals], best, alike)[0]``, but rivals are drawn only as
+    far as they can still change the answer: those with the lowest medians first, and in each draw
+    only until `best` of them are lower.
+
+    Args:
+        own: the run.
+        rivals: the other runs of the sweep.
+        best: as in `prob_among_best`.
+        alike: as in `prob_among_best`.
+        enough: once the probability is known to be at least this, a lower bound is returned.
+
+    Raises:
+        ConfigurationError: as in `prob_among_best`.
+    """
+    n_best = whole("best", best, ConfigurationError, least=1)
+    shares = _shares(alike)
+    if not own.known:
+        return math.nan
+    known = [rival for rival in rivals if rival.known]
+    going = [run for run in (own, *known) if not run.has_ended]
+    draws = _joint_draws(going, shares)
+    losses = np.full(N_DRAWS, own.quantiles[0]) if own.has_ended else draws.losses(0)
+    ended = sorted(run.quantiles[0] for run in known if run.has_ended and run.described)
+    lower = np.searchsorted(ended, losses)  # number of rivals below this run in each draw
+    top = _above(float(losses.max()))
+    nearest = sorted(
+        (run.median, i)
+        for i, run in enumerate(going)
+        if run is not own and run.described and not run.quantiles[0] > top
+    )
+    hits = 0
+    for start, stop in pairwise(_DRAWS_AT_ONCE):
+        left = start + np.flatnonzero(lower[start:stop] < n_best)
+        for _, i in nearest:
+            if not left.size:
+                break
+            lower[left] += draws.losses(i, left) < losses[left]
+            left = left[lower[left] < n_best]
+        hits += left.size
+        if hits >= enough * N_DRAWS:
+            break
+    return hits / N_DRAWS
+
+
+def _joint_draws(going: Sequence[Outlook], shares: Sequence[float]) -> JointDraws:
+    return JointDraws([run.kind for run in going], [run.quantiles for run in going], *shares)
+
+
+def _shares(alike: tuple[float, float] | None) -> list[float]:
+    shares = [non_negative("alike", share, ConfigurationError) for share in alike or _alike()]
+    if len(shares) != 2 or sum(shares) > 1:
+        raise ConfigurationError(f"alike is {alike}; give two shares that add up to at most 1")
+    return shares
+
+
+@cache
+def _alike() -> tuple[float, float]:
+    return Prior().alike
+
+
+def _above(loss: float) -> float:
+    """A little more than a loss, by the rounding of the losses drawn."""
+    return loss + _ROUNDING * abs(loss)
 
 
 @cache

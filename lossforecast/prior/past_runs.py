@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -14,11 +14,16 @@ from lossforecast.schedule import LRSchedule
 from lossforecast.status import Caveat
 
 __all__ = [
+    "MAX_PAST_RUNS",
     "STD_OF_EQUAL_SETUPS",
     "PastRun",
+    "Planned",
     "comparable",
+    "expected_differences",
     "fits_budget",
+    "highest_final_loss",
     "in_same_units",
+    "is_below",
     "is_smaller",
     "most_similar",
     "smaller",
@@ -31,7 +36,8 @@ _FINAL_POINTS = 3  # evidence points whose median is the final loss
 _DIVERGED_RATIO = 2.0  # final loss over the lowest one, or over that of the other past runs
 _BUDGET_TOLERANCE = 1.1  # times the parameters or steps of the new run
 _SIZE_STEP = 1.2  # times the parameters: a smaller step is the same size
-_MAX_PAST_RUNS = 4  # more cost time and improve forecasts little
+MAX_PAST_RUNS = 4
+"""Number of similar runs that are learned from: more cost time and improve forecasts little."""
 STD_OF_EQUAL_SETUPS = (0.003, 0.003, 0.004)
 """Standard deviations between two runs of one set-up, relative to the loss: of the level, of the
 remaining reducible loss and of the annealing drop."""
@@ -94,28 +100,7 @@ class PastRun:
         drop. The variances of all known differences between the set-ups are added. None if the
         two runs are not `comparable`, or the learning rate of only one of them is known.
         """
-        mine, plans = self.run, (self.schedule, schedule)
-        one_unknown = len({Caveat.LR_UNKNOWN in plan.caveats for plan in plans}) > 1
-        if not comparable(mine, run) or one_unknown:
-            return None
-        parts = [STD_OF_EQUAL_SETUPS]
-        numbers = {
-            "peak": (self.schedule.peak, schedule.peak),
-            "n_params": (mine.n_params, run.n_params),
-            "batch": (mine.batch_size, run.batch_size),
-        }
-        for name, (one, other) in numbers.items():
-            if one and other:
-                away = abs(math.log(one / other))
-                level, remainder, drop = _STD_PER_LOG_RATIO[name]
-                parts.append((away * level, away * remainder, away * drop))
-        words = {
-            "optimizer": (mine.optimizer_word, run.optimizer_word),
-            "model": (_word(mine.model), _word(run.model)),
-        }
-        parts += [_STD_OF_OTHER_WORD[name] for name, (one, other) in words.items() if one != other]
-        total: FloatArray = np.hypot.reduce(np.array(parts), axis=0)
-        return total
+        return expected_differences(self, run, schedule)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
@@ -152,6 +137,44 @@ class PastRun:
             return cls(str(state["name"]), RunInfo(**state["run"]), schedule, evidence)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a saved past run: {error!r}") from error
+
+
+class Planned(Protocol):
+    """A run with its description and its schedule, such as a `PastRun`."""
+
+    @property
+    def run(self) -> RunInfo:
+        """Its description."""
+
+    @property
+    def schedule(self) -> LRSchedule:
+        """The learning rate of every step."""
+
+
+def expected_differences(one: Planned, run: RunInfo, schedule: LRSchedule) -> FloatArray | None:
+    """`PastRun.expected_differences`, which needs no losses."""
+    mine, plans = one.run, (one.schedule, schedule)
+    one_unknown = len({Caveat.LR_UNKNOWN in plan.caveats for plan in plans}) > 1
+    if not comparable(mine, run) or one_unknown:
+        return None
+    parts = [STD_OF_EQUAL_SETUPS]
+    numbers = {
+        "peak": (one.schedule.peak, schedule.peak),
+        "n_params": (mine.n_params, run.n_params),
+        "batch": (mine.batch_size, run.batch_size),
+    }
+    for name, (its, other) in numbers.items():
+        if its and other:
+            away = abs(math.log(its / other))
+            level, remainder, drop = _STD_PER_LOG_RATIO[name]
+            parts.append((away * level, away * remainder, away * drop))
+    words = {
+        "optimizer": (mine.optimizer_word, run.optimizer_word),
+        "model": (_word(mine.model), _word(run.model)),
+    }
+    parts += [_STD_OF_OTHER_WORD[name] for name, (its, other) in words.items() if its != other]
+    total: FloatArray = np.hypot.reduce(np.array(parts), axis=0)
+    return total
 
 
 def in_same_units(one: RunInfo, other: RunInfo) -> bool:
@@ -211,7 +234,7 @@ def most_similar(
     sound = {id(each) for each in _sound([each for each, _ in candidates])}
     kept: list[tuple[PastRun, FloatArray]] = []
     for each, differences in sorted(candidates, key=lambda pair: float(pair[1].sum())):
-        new = len(kept) < _MAX_PAST_RUNS and not any(each.duplicates(other) for other, _ in kept)
+        new = len(kept) < MAX_PAST_RUNS and not any(each.duplicates(other) for other, _ in kept)
         if new and id(each) in sound:
             kept.append((each, differences))
     return kept
@@ -223,17 +246,20 @@ def smaller(past: Sequence[PastRun], run: RunInfo) -> list[PastRun]:
     They are comparable, used the same optimizer and known positive learning rates, ended at
     positive losses and did not diverge.
     """
-    return _sound(
-        [
-            each
-            for each in past
-            if is_smaller(each.run, run)
-            and comparable(each.run, run)
-            and each.run.optimizer_word == run.optimizer_word
-            and each.schedule.peak > 0
-            and Caveat.LR_UNKNOWN not in each.schedule.caveats
-            and each.evidence.loss.min() > 0
-        ]
+    return _sound([each for each in past if is_below(each, run) and each.evidence.loss.min() > 0])
+
+
+def is_below(one: Planned, run: RunInfo) -> bool:
+    """Return whether a run is of a smaller model of the same family, as far as losses do not say.
+
+    It is comparable, used the same optimizer and known positive learning rates.
+    """
+    return (
+        is_smaller(one.run, run)
+        and comparable(one.run, run)
+        and one.run.optimizer_word == run.optimizer_word
+        and one.schedule.peak > 0
+        and Caveat.LR_UNKNOWN not in one.schedule.caveats
     )
 
 
@@ -244,10 +270,13 @@ def is_smaller(one: RunInfo, other: RunInfo) -> bool:
 
 def _sound(past: Sequence[PastRun]) -> list[PastRun]:
     """The runs that did not diverge."""
-    if not past:
-        return []
-    highest = _DIVERGED_RATIO * float(np.median([each.final_loss for each in past]))
+    highest = highest_final_loss([each.final_loss for each in past])
     return [each for each in past if not each.diverged and each.final_loss <= highest]
+
+
+def highest_final_loss(final_losses: Sequence[float]) -> float:
+    """The loss above which one of these runs counts as diverged: twice their median."""
+    return _DIVERGED_RATIO * float(np.median(final_losses)) if final_losses else math.inf
 
 
 def _word(text: str | None) -> str:

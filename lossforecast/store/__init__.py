@@ -2,14 +2,14 @@
 
 from lossforecast.store.address import address, default_path, full_address, shown, switched_on
 from lossforecast.store.engines import connect
+from lossforecast.store.past import FinishedRuns
 from lossforecast.store.plan import RunPlan, Split
-from lossforecast.store.reader import FinishedRows
 from lossforecast.store.rows import StoredRun, storable
 from lossforecast.store.run_store import BINS, RunStore
 
 __all__ = [
     "BINS",
-    "FinishedRows",
+    "FinishedRuns",
     "RunPlan",
     "RunStore",
     "Split",

@@ -10,6 +10,7 @@ from lossforecast.log import logger
 from lossforecast.runs import History, RunInfo
 from lossforecast.signals import is_from_signal
 from lossforecast.store.database import Database
+from lossforecast.store.past import CurvesOf, FinishedRuns
 from lossforecast.store.rows import (
     StoredRun,
     check_decision,
@@ -22,12 +23,10 @@ from lossforecast.store.schema import WORDS
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["FinishedRows", "StoreReader"]
+__all__ = ["StoreReader"]
 
 T = TypeVar("T")
 
-FinishedRows = Sequence[Mapping[str, Any]]
-"""Rows of finished runs, as `RunStore.finished` reads them."""
 _MAX_CANDIDATES = 500  # newest finished runs, which are searched for similar ones
 _FILTERS = (*WORDS, "metric", "state", "name")
 
@@ -57,14 +56,10 @@ class StoreReader:
         """URL of the database with all options; None if it holds a password."""
         return self._database.full_url
 
-    def finished(self, run: RunInfo, *, curves: bool = True) -> FinishedRows:
-        """The rows of the newest finished runs of the same metric and project or dataset.
+    def finished(self, run: RunInfo) -> FinishedRuns:
+        """The newest finished runs of the same metric and project or dataset, at most 500.
 
-        They are read in one query, and checked by the methods that take them.
-
-        Args:
-            run: description of the new run.
-            curves: whether to read the losses too, which `past` and `prior` need.
+        Damaged ones are left out, with a warning.
         """
         import sqlalchemy as sa
 
@@ -73,18 +68,19 @@ class StoreReader:
         for name in ("project", "dataset"):
             given = getattr(run, name)
             if given is not None:
-                word = storable(given)
-                same += [columns[name] == word, sa.func.lower(columns[name]) == word.lower()]
+                # in any case of letters; SQLite leaves those that are not ASCII as they are
+                words = (word := storable(given)).lower(), sa.func.lower(word)
+                same.append(sa.func.lower(columns[name]).in_(words))
         if not same:
-            return []
+            return FinishedRuns([], self._curves)
         query = (
-            self._select(*(() if curves else (columns.curve,)))
+            self._select(columns.curve)
             .where(columns.state == "finished", columns.metric == run.metric, sa.or_(*same))
             .where(columns.excluded.is_(False))
             .order_by(columns.started.desc())
             .limit(_MAX_CANDIDATES)
         )
-        return self._rows(query)
+        return FinishedRuns(list(self._sound(self._rows(query))), self._curves)
 
     def runs(self, **words: str) -> list[StoredRun]:
         """The runs, newest first; damaged ones are left out, with a warning.
@@ -102,7 +98,7 @@ class StoreReader:
         query = self._select(columns.curve).order_by(columns.started.desc(), columns.key)
         for word, value in words.items():
             query = query.where(columns[word] == storable(value))
-        return [run for run, _ in self._sound(self._rows(query))]
+        return list(self._sound(self._rows(query)))
 
     def run(self, key: str) -> StoredRun:
         """One run, by its key or an unambiguous beginning of it."""
@@ -130,7 +126,8 @@ class StoreReader:
 
         Damaged runs are left out, with a warning.
         """
-        return [found for _, found in self._with_losses(self.finished(run), _compared)]
+        known = self.finished(run)
+        return [found for _, found in self._with_losses(known.runs, known.curves, _compared)]
 
     def history(self, key: str) -> History:
         """The losses of a run, in at most 512 bins."""
@@ -218,23 +215,32 @@ class StoreReader:
             raise StoreError(f"{self.url} has {many} {key!r}")
         return rows[0]
 
-    def _sound(
-        self, rows: Iterable[Mapping[str, Any]]
-    ) -> Iterator[tuple[StoredRun, Mapping[str, Any]]]:
-        """The runs in `rows`, without the damaged ones, each with its row."""
+    def _sound(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[StoredRun]:
+        """The runs in `rows`, without the damaged ones."""
         for row in rows:
             try:
-                yield self._stored(row), row
+                yield self._stored(row)
             except StoreError as error:
                 self._warn(f"left out: {error}")
 
+    def _curves(self, keys: Sequence[str]) -> dict[str, str | None]:
+        """The saved losses of runs, by key; without those of runs that are gone."""
+        import sqlalchemy as sa
+
+        columns = self._database.tables.runs.c
+        query = sa.select(columns.key, columns.curve).where(columns.key.in_(keys))
+        return {row["key"]: row["curve"] for row in self._rows(query)} if keys else {}
+
     def _with_losses(
-        self, rows: Iterable[Mapping[str, Any]], read: Callable[[StoredRun, History], T]
+        self, runs: Sequence[StoredRun], curves: CurvesOf, read: Callable[[StoredRun, History], T]
     ) -> Iterator[tuple[StoredRun, T]]:
-        """The undamaged runs in `rows`, each with the result of `read` for its losses."""
-        for stored, row in self._sound(rows):
+        """The runs whose losses are not damaged, each with the result of `read` for them."""
+        texts = curves([stored.key for stored in runs])
+        for stored in runs:
+            if stored.key not in texts:
+                continue
             try:
-                found = read(stored, curve_of(row["curve"]))
+                found = read(stored, curve_of(texts[stored.key]))
             except Exception as error:  # damaged losses can raise anything
                 if is_from_signal(error):
                     raise

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Self
 
 from lossforecast.checks import number, whole
@@ -75,7 +76,7 @@ class StoredRun:
             key=_text("key", row["key"]),
             name=_text("name", row["name"]),
             run=RunInfo(**info),
-            schedule=LRSchedule.from_dict(json.loads(row["schedule"])),
+            schedule=_schedule(row["schedule"]),
             state=row["state"],
             step=whole("step", row["step"], StoreError, least=-1),
             outcome=_outcome(row["outcome"]),
@@ -111,6 +112,11 @@ def check_decision(row: Mapping[str, Any]) -> None:
             whole(name, value, StoreError, least=0)
         else:
             _text(name, value)
+
+
+@lru_cache(maxsize=64)  # many runs of a project have the same one
+def _schedule(text: str) -> LRSchedule:
+    return LRSchedule.from_dict(json.loads(text))
 
 
 def _text(name: str, value: Any) -> str:

@@ -22,14 +22,15 @@ from numpy.typing import ArrayLike
 from lossforecast.comparison import ComparedRun, Comparison
 from lossforecast.errors import ConfigurationError, StoreError
 from lossforecast.forecast import Forecast
-from lossforecast.ladder import FinalLoss, Ladder
+from lossforecast.ladder import FinalLoss
 from lossforecast.log import logger
 from lossforecast.policies import Recommendation
-from lossforecast.prior import PastRun, Prior, fits_budget, most_similar
+from lossforecast.prior import PastRun, Prior, fits_budget
 from lossforecast.runs import History, RunInfo, outcome_of
 from lossforecast.schedule import LRSchedule
+from lossforecast.store.past import CurvesOf, FinishedRuns, past_runs
 from lossforecast.store.plan import RunPlan
-from lossforecast.store.reader import FinishedRows, StoreReader
+from lossforecast.store.reader import StoreReader
 from lossforecast.store.rows import (
     STATES,
     StoredRun,
@@ -43,7 +44,7 @@ from lossforecast.store.schema import NUMBERS, WORDS
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["BINS", "FinishedRows", "RunStore", "StoredRun"]
+__all__ = ["BINS", "FinishedRuns", "RunStore", "StoredRun"]
 
 BINS = 512
 """Largest number of bins that are stored of a curve."""
@@ -267,30 +268,19 @@ class RunStore(StoreReader):
     # ------------------------------------------------------------------ learning
 
     def past(
-        self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRows | None = None
+        self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRuns | None = None
     ) -> list[PastRun]:
         """The finished runs to learn from: the most similar ones, then a ladder of smaller ones.
 
-        Damaged runs are left out.
+        Only the losses of the nearest runs are read. Damaged runs are left out, with a warning.
 
         Args:
             run: description of the new run.
             schedule: its planned schedule.
             finished: what `finished` returned for `run`, if it was called before.
         """
-        candidates, short = [], []
-        rows = self.finished(run) if finished is None else finished
-        for stored, (past, history) in self._with_losses(rows, _past_run):
-            if past is not None:
-                candidates.append(past)
-            elif history.last_step <= stored.schedule.total_steps:
-                short.append(f"{stored.name:.60}")
-        if short:
-            names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
-            logger.info("past runs with too few losses to learn from: %s", names)
-        alike = [past for past, _ in most_similar(candidates, run, schedule)]
-        ladder = Ladder.of(candidates, run)
-        return [*alike, *(ladder.nearest(schedule) if ladder else ())]
+        known = self.finished(run) if finished is None else finished
+        return past_runs(known.runs, run, schedule, partial(self._past_runs, known.curves))
 
     def prior(
         self,
@@ -298,7 +288,7 @@ class RunStore(StoreReader):
         schedule: LRSchedule,
         prior: Prior | None = None,
         *,
-        finished: FinishedRows | None = None,
+        finished: FinishedRuns | None = None,
     ) -> Prior:
         """The prior of a new run: a general prior with the similar past runs of this store.
 
@@ -313,7 +303,7 @@ class RunStore(StoreReader):
         return replace(prior or Prior(), past=tuple(past))
 
     def best(
-        self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRows | None = None
+        self, run: RunInfo, schedule: LRSchedule, *, finished: FinishedRuns | None = None
     ) -> float | None:
         """The lowest outcome of the finished runs within the budget of a new run; None without any.
 
@@ -325,10 +315,10 @@ class RunStore(StoreReader):
             schedule: its planned schedule.
             finished: what `finished` returned for `run`, if it was called before.
         """
-        rows = self.finished(run, curves=False) if finished is None else finished
+        known = self.finished(run) if finished is None else finished
         ends = [
             past.outcome
-            for past, _ in self._sound(rows)
+            for past in known.runs
             if fits_budget(past.run, max(past.step, past.schedule.total_steps), run, schedule)
         ]
         return min((end for end in ends if math.isfinite(end)), default=None)
@@ -344,9 +334,9 @@ class RunStore(StoreReader):
         Raises:
             ConfigurationError: no finished run is like it.
         """
-        rows = self.finished(run)
-        finals = [FinalLoss(x.run, x.schedule, x.outcome) for x, _ in self._sound(rows)]
-        prior_of = partial(self.prior, prior=prior, finished=rows)
+        known = self.finished(run)
+        finals = [FinalLoss(x.run, x.schedule, x.outcome) for x in known.runs]
+        prior_of = partial(self.prior, prior=prior, finished=known)
         return RunPlan.of(prior_of, run, schedule, finals)
 
     def compare(self, first: str | ComparedRun, second: str | ComparedRun) -> Comparison:
@@ -377,6 +367,19 @@ class RunStore(StoreReader):
         raise StoreError(
             f"cannot update run {key} in {self.url}: it has ended, or another process resumed it"
         )
+
+    def _past_runs(self, curves: CurvesOf, runs: Sequence[StoredRun]) -> dict[str, PastRun]:
+        """The runs with enough losses to learn from, by key."""
+        found, short = {}, []
+        for stored, (past, history) in self._with_losses(runs, curves, _past_run):
+            if past is not None:
+                found[stored.key] = past
+            elif history.last_step <= stored.schedule.total_steps:
+                short.append(f"{stored.name:.60}")
+        if short:
+            names = ", ".join(short[:5]) + ", ..." * (len(short) > 5)
+            logger.info("past runs with too few losses to learn from: %s", names)
+        return found
 
     def _outcome(self, key: str) -> float:
         end = outcome_of(self.history(key), self.run(key).schedule.total_steps)

@@ -59,7 +59,7 @@ class Tables:
             sa.Column("name", sa.Text, nullable=False),
             *(sa.Column(word, sa.Text) for word in WORDS),
             *(real(number) for number in NUMBERS),
-            sa.Column("metric", sa.String(8), nullable=False, index=True),
+            sa.Column("metric", sa.String(8), nullable=False),
             sa.Column("state", sa.String(16), nullable=False),
             sa.Column("step", sa.BigInteger, nullable=False),
             real("outcome"),
@@ -70,6 +70,8 @@ class Tables:
             sa.Column("curve", sa.Text),
             sa.Column("owner", sa.String(32), nullable=False, server_default=""),
         )
+        for name in ("project", "dataset"):
+            sa.Index(f"{runs.name}_{name}", sa.func.lower(runs.c[name]))
         forecasts = sa.Table(
             "lossforecast_forecasts",
             metadata,
@@ -117,10 +119,23 @@ def _add_steps_per_epoch(connection: "sa.Connection") -> None:
     )
 
 
+def _add_indices(connection: "sa.Connection") -> None:
+    """Migrate to version 5: indices by which the runs of a project or dataset are found.
+
+    That of the metric, which has two values, goes: SQLite would prefer it.
+    """
+    connection.exec_driver_sql("DROP INDEX IF EXISTS ix_lossforecast_runs_metric")
+    for name in ("project", "dataset"):
+        connection.exec_driver_sql(
+            f"CREATE INDEX lossforecast_runs_{name} ON lossforecast_runs (lower({name}))"
+        )
+
+
 MIGRATIONS: list[Callable[["sa.Connection"], None]] = [
     _add_owner,
     _add_median,
     _add_steps_per_epoch,
+    _add_indices,
 ]
 """Migrations from each version, beginning with 1, to the next; append only."""
 

@@ -63,8 +63,15 @@ def test_a_store_of_an_earlier_version_becomes_what_a_new_one_is(where: str, mad
         for table in Tables.make().metadata.sorted_tables:
             found = {column["name"] for column in inspector.get_columns(table.name)}
             assert found == {column.name for column in table.columns}
+        names = {
+            "sqlite": "SELECT name FROM sqlite_master WHERE type = 'index'",
+            "postgresql": "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'",
+        }[connection.dialect.name]
+        indices = set(connection.exec_driver_sql(names).scalars())
+        assert {"lossforecast_runs_project", "lossforecast_runs_dataset"} <= indices
+        assert "ix_lossforecast_runs_metric" not in indices
         version = connection.execute(sa.select(Tables.make().version)).scalar_one()
-    assert version == 4
+    assert version == 5
     assert run.run.steps_per_epoch is None
     key = store.begin("second", replace(INFO, steps_per_epoch=12.5), PLAN, owner="me")
     assert store.run(key).run.steps_per_epoch == 12.5

@@ -21,11 +21,14 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def server(settings: str = "-c fsync=off") -> Iterator[str]:
     """The URL of an empty database; skips where PostgreSQL is not installed.
 
-    The server listens on a socket in a folder of its own. It refuses to run as root, so root runs
-    it as the user postgres.
+    The server listens on a socket in a folder of its own, which is the option `host` of the URL. It
+    refuses to run as root, so root runs it as the user postgres.
+
+    Args:
+        settings: options of the server.
     """
     home = binaries()
     if home is None:
@@ -44,7 +47,7 @@ def server() -> Iterator[str]:
         assert done.returncode == 0, done.stdout + done.stderr
 
     run(str(home / "initdb"), "-D", str(data), "-U", "tester", "-A", "trust", "--no-sync")
-    options = f"-c listen_addresses='' -k {folder} -c max_connections=100 -c fsync=off"
+    options = f"-c listen_addresses='' -k {folder} -c max_connections=100 {settings}"
     log = str(folder / "log")
     run(str(home / "pg_ctl"), "-D", str(data), "-o", options, "-l", log, "-w", "start")
     try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ from lossforecast.runs import History, RunInfo, effective_schedule
 from lossforecast.schedule import LRSchedule
 from lossforecast.status import Status
 
-__all__ = ["overview", "ranked", "shown"]
+__all__ = ["MAX_ROWS", "overview", "ranked", "shown"]
+
+MAX_ROWS = 16_384
+"""Number of rows of the table that are kept between two requests, 3 KB each."""
 
 _FORECAST_FIELDS = (
     "median",
@@ -174,10 +178,15 @@ def _n_past_runs(record: Mapping[str, Any]) -> int:
 def _outlook(row: Mapping[str, Any]) -> Outlook:
     if row["outcome"] is not None:
         return Outlook.ended(row["outcome"], row["optimizer"] or "")
-    levels = [np.nan if x is None else x for x in row["levels"]]
-    rising = np.maximum.accumulate(levels)  # rounding to six digits may have changed their order
     described = row["status"] != Status.MISFIT
-    return Outlook(tuple(rising.tolist()), row["optimizer"] or "", described)
+    return _outlook_of(tuple(row["levels"]), row["optimizer"] or "", described)
+
+
+@lru_cache(maxsize=MAX_ROWS)
+def _outlook_of(levels: tuple[float | None, ...], kind: str, described: bool) -> Outlook:
+    known = [np.nan if x is None else x for x in levels]
+    rising = np.maximum.accumulate(known)  # rounding to six digits may have changed their order
+    return Outlook(tuple(rising.tolist()), kind, described)
 
 
 def _sort_key(row: Mapping[str, Any]) -> tuple[str, bool, bool, float]:

@@ -21,7 +21,7 @@ from werkzeug import wrappers
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from lossforecast.callbacks.tensorboard.plugin import record
-from lossforecast.callbacks.tensorboard.plugin.overview import overview, ranked, shown
+from lossforecast.callbacks.tensorboard.plugin.overview import MAX_ROWS, overview, ranked, shown
 from lossforecast.callbacks.tensorboard.plugin.what_if import answer
 from lossforecast.errors import LossForecastError, StateError
 from lossforecast.forecaster import Forecaster
@@ -43,7 +43,6 @@ _DAY_SECONDS = 86_400
 _MAX_QUESTION_BYTES = 4096
 _MAX_COMPARED_BYTES = 1 << 20
 _MAX_WAIT_SECONDS = 5.0  # for the previous what-if to finish
-_CACHED_ROWS = 4096  # of the table of runs
 _CACHED_RUNS = 16
 
 
@@ -68,7 +67,7 @@ class ForecastPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         super().__init__(context)
         self._provider = context.data_provider
         self._logdir = str(context.logdir or "")
-        self._rows: _Cache[dict[str, Any]] = _Cache(_CACHED_ROWS)
+        self._rows: _Cache[dict[str, Any]] = _Cache(MAX_ROWS)
         self._records: _Cache[dict[str, Any]] = _Cache(_CACHED_RUNS)
         self._forecasters: _Cache[Forecaster] = _Cache(_CACHED_RUNS)
         self._asking = threading.Lock()
