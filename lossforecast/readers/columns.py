@@ -34,9 +34,10 @@ _LOSS = re.compile(
     r"|nll|[a-z]*logloss|cross[_-]?entropy|xent)($|[^a-z])"
 )
 _COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean)[^a-z])?cost")
-_ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
+_ERROR = re.compile(r"(^|[^a-z])(r?mse|mean[ _]squared[ _]error)($|[^a-z])")
 _LIKELY = re.compile(
-    r"l_[a-z0-9_]+|(.*[^a-z])?(b?ce|ppl|perplexity|bpc|bpb)|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"l(_[a-z0-9_]+)?|(.*[^a-z])?(b?ce|ppl|perplexity|bpc|bpb)|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"|total|score_at_iteration"
     r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
 )
 _NO_LOSS = re.compile(
@@ -59,8 +60,8 @@ SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type", "event")
 _EPOCHS = {"epoch", "epochs", "current_epoch"}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_A_RATE = re.compile(
-    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
-    r"($|[^a-z])"
+    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d|by)"
+    r"($|[^a-z])|(lr|rate)[ _-]?decay"
 )
 
 

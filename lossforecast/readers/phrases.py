@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_loss, is_rate, metric_of
+from lossforecast.readers.columns import is_likely_loss, is_loss, is_rate, metric_of
 from lossforecast.readers.columns import words as separated
 
 __all__ = ["Phrase", "is_message", "phrases", "without_colours", "without_times"]
@@ -65,6 +65,7 @@ _FILLERS |= {
     "total",
     "current",
     "avg",
+    "and",
 }
 _COUNTERS = {
     "step": "step",
@@ -72,6 +73,7 @@ _COUNTERS = {
     "global_step": "global_step",
     "optimizer_step": "global_step",
     "train_step": "step",
+    "epoch_step": "step",
     "it": "iter",
     "iter": "iter",
     "iters": "iter",
@@ -110,6 +112,9 @@ _NAME_BEHIND = re.compile(
 )  # 2.5 avg loss, 0.1 rate,
 _VALUE_BEHIND = re.compile(r":?\s+[-+]?\d+\.\d+(?![\w.])")  # train loss 100 2.5
 _ABBREVIATIONS = {"trl": "train_loss", "tel": "val_loss"}  # of llm.c
+_INDICES = {"i", "idx", "index", "n"}  # of a batch, before a number and its total
+_BEFORE_LOSS = re.compile(r":\s*\w*loss\b", re.IGNORECASE)  # Train 100: loss: 2.5
+_PLACES = {"at", "after", "in", "on"}
 _BATCH = re.compile(r"\]?\s*(?:\([^()]*\)\s*)?\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
 """Before the means over an epoch of fairseq and ESPnet."""
@@ -159,6 +164,8 @@ def phrases(line: str) -> Iterator[Phrase]:
         gap = line[end : match.start()]
         name, counter, of_loss = _meaning(gap)
         end = match.end()
+        if total is not None and name in _INDICES:
+            name = ""
         if of_bar and total is not None and not name:
             counter, of_bar = of_bar, ""
         if counter is not None and of_loss:  # loss after epoch 3: 2.1
@@ -170,8 +177,11 @@ def phrases(line: str) -> Iterator[Phrase]:
         if unit in _UNITS and number_in(number) is not None:
             yield Phrase(_UNITS[unit], number, counts=True)
             continue
-        if name[-5:] in ("train", "ining") and _BATCH.match(line, end):  # Train: 3 [100/2000]
-            counter = "epoch"
+        if name[-5:] in ("train", "ining"):
+            if _BATCH.match(line, end):  # Train: 3 [100/2000]
+                counter = "epoch"
+            elif _BEFORE_LOSS.match(line, end):
+                counter = "step"
         if counter is not None:
             total = total or _next_total(line, end)
             plural = name.endswith("epochs") and total is None
@@ -238,7 +248,9 @@ def _name(gap: str) -> tuple[str, ...]:
     n_words = len(words)
     while words and words[-1].lower() in _COPULAS:
         words.pop()
-    words = _before_on(words, is_told=len(words) < n_words)[-_MAX_WORDS:]
+    words = _before_on(words, is_told=len(words) < n_words)
+    placed = len(words) > 1 and words[-2] in _PLACES and words[-1].lower() in _COUNTERS
+    words = words[-_MAX_WORDS - 2 * placed :]  # mean training loss after epoch
     if words and words[-1].lower() in _LEVELS:
         return ()
     start = next(
@@ -282,11 +294,19 @@ def _meaning(gap: str) -> tuple[str, str | None, bool]:
     name = "_".join(words)
     if not words or _TOTALS.fullmatch(name):
         return name, None, False
+    before = tuple(word for word in words[:-2] if word not in _LEVELS)
     if words[-1] in _COUNTERS and any(map(is_loss, words)):
-        of_loss = words[: max(i for i, word in enumerate(words) if is_loss(word)) + 1]
-        return "_".join(of_loss), _COUNTERS[words[-1]], True
+        of_loss = max(i for i, word in enumerate(words) if is_loss(word))
+        words_of_loss = (word for word in words[: of_loss + 1] if word not in _LEVELS)
+        return "_".join(words_of_loss), _COUNTERS[words[-1]], True
+    words = words[-_MAX_WORDS:]
+    if words[-1] in _COUNTERS and before and words[-2] in _PLACES:  # error after epoch
+        of_value = "_".join(words if before == ("score",) else before)
+        if is_likely_loss(of_value):
+            return of_value, _COUNTERS[words[-1]], True
     counter = None
-    if all(word in _FILLERS for word in words[:-1]):  # training step
+    fillers = words[:-2] if "_".join(words[-2:]) in _COUNTERS else words[:-1]
+    if all(word in _FILLERS for word in fillers):  # training step
         last = _INDEX.sub("", words[-1])
         last = count[1] if (count := _COUNT_OF.fullmatch(last)) else last
         counter = _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(last)

@@ -289,14 +289,18 @@ def _loss_column(
 
     most = max((series[name] for name in fitting), key=lambda column: column.points)
 
-    def rank(name: str) -> tuple[bool, bool, bool, bool, int, int]:
+    any_constant = any(series[name].is_constant for name in fitting)
+
+    def rank(name: str) -> tuple[bool, bool, bool, bool, bool, bool, int, int]:
         word = words(plain(name))
         common = word in _PREFERRED_LOSSES
         total = _TOTAL.search(word) is not None
         place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES) + (not total)
         of_parts = series[name].repeats > _PARTS_SHARE * series[name].points
         doubtful = _seen_once(series[name], most), of_parts
-        return is_error(name), metric_of(name) == "val", *doubtful, place, losses.index(name)
+        of_validation = metric_of(name) == "val"
+        constant = any_constant and of_validation, series[name].is_constant
+        return *constant, is_error(name), of_validation, *doubtful, place, losses.index(name)
 
     return min(fitting, key=rank)
 
