@@ -113,7 +113,7 @@ _NAME_BEHIND = re.compile(
 _VALUE_BEHIND = re.compile(r":?\s+[-+]?\d+\.\d+(?![\w.])")  # train loss 100 2.5
 _ABBREVIATIONS = {"trl": "train_loss", "tel": "val_loss"}  # of llm.c
 _INDICES = {"i", "idx", "index", "n"}  # of a batch, before a number and its total
-_BEFORE_LOSS = re.compile(r":\s*\w*loss\b", re.IGNORECASE)  # Train 100: loss: 2.5
+_BEFORE_LOSS = re.compile(r"[:,]\s*\w*loss\b", re.IGNORECASE)  # Train 100: loss: 2.5
 _PLACES = {"at", "after", "in", "on"}
 _BATCH = re.compile(r"\]?\s*(?:\([^()]*\)\s*)?\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
@@ -157,7 +157,7 @@ def phrases(line: str) -> Iterator[Phrase]:
     line = _TIME.sub(" ", line)
     if "(" in line and _CALL.search(line):
         line = _UNIT_OF_NAME.sub("", _WRAPPER.sub(" ", line))
-    end, pending, of_bar = 0, "", ""
+    end, pending, of_bar, before = 0, "", "", ""
     pattern = _NUMBER_WITH_COMMA if "," in line and _COMMA.search(line) else _NUMBER
     for match in pattern.finditer(line):
         number, unit, total = match.group("number", "unit", "total")
@@ -193,10 +193,13 @@ def phrases(line: str) -> Iterator[Phrase]:
             value = number_in(number)
             whole = value is not None and (value % 1 == 0 or counter == "epoch")
             if whole and unit is None and not plural:
+                before = counter
                 yield Phrase(counter, number, _plain(total), counts=True)
         elif not name:
             if total is not None and unit is None:
                 yield Phrase("", number, _plain(total), counts=True)
+            elif before == "epoch" and gap == "][" and number.isdecimal():  # Epoch: [3][100]
+                yield Phrase("batch", number, counts=True)
             elif unit is None and (behind := _NAME_BEHIND.match(line, end)):
                 name = "_".join(behind[1].lower().split())
                 if is_loss(name) or name in ("rate", "avg"):
@@ -231,9 +234,9 @@ def _plain(total: str | None) -> str | None:
 
 
 def _next_total(line: str, end: int) -> str | None:
-    """The total after a bracket, as in `iteration [100]/[5000]`."""
-    match = re.match(r"\]\s*/\s*\[?(\d+)", line[end : end + 20])
-    return match[1] if match else None
+    """The total after a bracket or a bar, as in `iteration [100]/[5000]` or `epoch [3 | 60]`."""
+    match = re.match(r"\]\s*/\s*\[?(\d+)|\s*\|\s*(\d+)\s*\]", line[end : end + 20])
+    return match[1] or match[2] if match else None
 
 
 def _name(gap: str) -> tuple[str, ...]:

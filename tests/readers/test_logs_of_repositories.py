@@ -18,6 +18,11 @@ def read(path: Path, text: str, **options: str) -> Log:
     return read_log(path, **options)  # type: ignore[arg-type]
 
 
+def lines(template: str) -> str:
+    """A line of each number `i`, with its loss `y` and another one."""
+    return "".join(template.format(i=i, y=loss_at(i), z=9.5 + i % 2) for i in NUMBERS)
+
+
 def check(log: Log, steps: Iterable[int], first: int = 1) -> None:
     """Check losses at some steps, which may be numbered from 1."""
     got, steps = seen(log), list(steps)
@@ -132,6 +137,60 @@ def test_texts(tmp_path: Path, kind: str) -> None:
     check(log, steps)
 
 
+BATCHES = [(e, b) for e in range(1, 7) for b in range(5)]
+"""Epochs of 45 steps, and the numbers of their losses."""
+LENGTHS: dict[str, tuple[str, int, int | None]] = {  # a line, the steps of an epoch, and of all
+    "a bar before the number of epochs": (
+        "Epoch: [{e} | 20]\n({b}/45) LR: 0.1 | Batch: 2.5s | Loss: {y} | Loss(a/b): 9.5/9.1",
+        45,
+        900,
+    ),
+    "a count before that of batches": (
+        "10:11:12 [INFO]   [{e}/20] batch {b}/45 loss={y} lr=7e-05",
+        45,
+        900,
+    ),
+    "an epoch and a batch in brackets": (
+        "INFO - 09/03/20 10:11:12 - 8:29:16 - Epoch: [{e}][{b}]\tTime 2.9 (2.9)\tLoss {y} (9.5)",
+        50,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_epochs_and_batches(tmp_path: Path, kind: str) -> None:
+    line, length, total = LENGTHS[kind]
+    texts = (line.format(e=e, b=10 * b, y=loss_at(1 + i)) for i, (e, b) in enumerate(BATCHES))
+    log = read(tmp_path / "train.log", "\n".join([*texts, ""]))
+    assert (log.column, log.total_steps) == ("loss", total)
+    check(log, [length * (e - 1) + 10 * b for e, b in BATCHES])
+
+
+def test_a_number_after_the_split(tmp_path: Path) -> None:
+    """As of DGCNN, whose numbers are those of epochs."""
+    text = lines("Train {i}, loss: {y}, train acc: 0.9\nTest {i}, loss: 9.5, test acc: 0.8\n")
+    log = read(tmp_path / "train.log", text)
+    assert (log.column, log.others) == ("loss", ("val_loss",))
+    check(log, NUMBERS)
+
+
+@pytest.mark.parametrize("validated", [8, 45])
+def test_the_bar_of_validation_follows_that_of_training(tmp_path: Path, validated: int) -> None:
+    text = ""
+    for i, (e, b) in enumerate(BATCHES):
+        step = 9 * (b + 1)
+        text += f"\nEpoch [{e}/6]\n" if b == 0 else ""
+        text += f"\r9%|#  | {step}/45 [00:10<00:00, 2.0s/it, loss={loss_at(1 + i):.4f}, iou=0.8] "
+        if step == 45 and validated == 8:
+            text += "\n\r9%|#  | 8/8 [00:10<00:00, 2.0s/it, loss=9.5, iou=0.5] "
+            text += "\nloss 9.1 - iou 0.8 - val_loss 9.5 - val_iou 0.5\n"
+    log = read(tmp_path / "train.log", text)
+    assert (log.column, log.metric, log.total_steps) == ("loss", "train", 270)
+    assert log.others == (("val_loss",) if validated == 8 else ())
+    check(log, [45 * (e - 1) + 9 * (b + 1) for e, b in BATCHES])
+
+
 def test_a_total_that_stays_is_the_length(tmp_path: Path) -> None:
     text = "epoch,total_steps,loss\n" + "".join(f"{i},900,{loss_at(i)}\n" for i in NUMBERS)
     log = read(tmp_path / "log.csv", text)
@@ -165,11 +224,6 @@ def test_a_loss_that_never_changes_comes_last(
 
 
 # ------------------------------------------------------------------------------ numbers alone
-
-
-def lines(template: str) -> str:
-    """A line of each number `i`, with its loss `y` and two others."""
-    return "".join(template.format(i=i, y=loss_at(i), z=9.5 + i % 2) for i in NUMBERS)
 
 
 TABLES: dict[str, tuple[str, list[int]]] = {

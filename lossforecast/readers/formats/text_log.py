@@ -177,7 +177,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
     lengths: dict[str, str] = {}  # of the run
     of_validation_below = False  # a line above heads the losses of validation
     tables = PrintedTables(reading.any_name)
-    repeats = Repeats()
+    repeats, bars = Repeats(), _EpochBars()
     for where, line in _lines(source, reading, tables):
         if (cells := tables.row(line)) is not None:
             if cells:
@@ -193,7 +193,13 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
         losses = [name for name in values if reading.reads_loss(name) and not is_rate(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
         if losses and not (set(counted) - _UNNAMED or header):
-            counted = _leading(line) or counted
+            leading = _leading(line)
+            if leading.get("step", "") != counted.get(""):  # (21/62) loss: 2.5
+                counted = leading or counted
+        if losses and bars.is_of_validation(epoch | _epoch_in(counted), counted):
+            values = {_of_validation(name): value for name, value in values.items()}
+            losses = [_of_validation(name) for name in losses]
+            of_validation = True
         unnamed = "" in counted
         total = counted.get("iter" + TOTAL, length)
         if losses and not of_validation:
@@ -234,6 +240,27 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
                 yield _Line(where, {**lengths, **epoch, **counted, **values}, bar, False)
 
 
+class _EpochBars:
+    """Tells the bar of validation: in an epoch, one with another length after that of training."""
+
+    def __init__(self) -> None:
+        self._epoch: Mapping[str, str] = {}
+        self._length = ""
+        self._is_full = False
+
+    def is_of_validation(self, epoch: Mapping[str, str], counted: Mapping[str, str]) -> bool:
+        """True if the count without a name in a line is one of batches of validation."""
+        number, length = counted.get(""), counted.get(TOTAL, "")
+        if not length:
+            return False
+        if epoch != self._epoch:
+            self._epoch, self._length, self._is_full = epoch, length, False
+        if length == self._length:
+            self._is_full |= number == length
+            return False
+        return bool(epoch) and self._is_full
+
+
 def _lengths_in(values: Mapping[str, str]) -> dict[str, str]:
     """The lengths of the run in a line, such as `Total optimization steps = 1,000`."""
     matches = ((_LENGTH.fullmatch(name), value) for name, value in values.items())
@@ -255,6 +282,10 @@ def _numbers(line: str) -> tuple[dict[str, str], dict[str, str]]:
             counted[phrase.name] = phrase.value
             if phrase.total is not None:
                 counted[phrase.name + TOTAL] = phrase.total
+    if "" in counted and "epoch" not in counted:  # [3/60] batch 100/5000
+        names = list(counted)
+        if "batch" + TOTAL in names[names.index("") :]:
+            counted["epoch"], counted["epoch" + TOTAL] = counted.pop(""), counted.pop(TOTAL)
     if not counted and any(map(is_loss, values)):  # total steps: 100, loss: 2.3
         for name, value in _lengths_in(values).items():
             counted["epoch" if name == "total_epochs" else "step"] = value
