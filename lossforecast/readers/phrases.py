@@ -46,6 +46,8 @@ _LISTED = re.compile(  # 'loss', 2.5 or 1,loss,2.5 or loss | 2.5 or epoch,1
     )
 )
 _MAX_LISTED = 60  # characters
+_OF_LOSSES = re.compile(r".*\bloss(?:es)?['\"]?[\s,:=]*\{\s*u?['\"](\w+)['\"]\s*:", re.IGNORECASE)
+"""Before the first number of a dict of losses, as in `Losses {'ner': 2.5}` of spaCy."""
 _LEVELS = {"debug", "info", "warning"}  # before a message
 _INDEX = re.compile(r"_(?:i|idx|index|num|no|number|id)$")  # step_i
 _COUNT_OF = re.compile(r"(\w+)/(?:total|max|num|\w*(?:steps|iters|epochs|batches))")
@@ -244,6 +246,8 @@ def _name(gap: str) -> tuple[str, ...]:
     listed = _LISTED.fullmatch(gap) if len(gap) < _MAX_LISTED else None
     if listed is not None and _is_told(name := listed[listed.lastgroup or 0]):
         gap = name
+    if "{" in gap and (dict_of := _OF_LOSSES.match(gap)):
+        return "loss", dict_of[1].lower()
     gap = re.sub(r"\(\w+\)|<\w+>|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
     if quoted := _QUOTED.fullmatch(gap):
         gap = quoted[1].rstrip(_SEPARATORS)

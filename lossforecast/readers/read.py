@@ -294,7 +294,7 @@ def _loss_column(
     def rank(name: str) -> tuple[bool, bool, bool, bool, bool, bool, int, int]:
         word = words(plain(name))
         common = word in _PREFERRED_LOSSES
-        total = _TOTAL.search(word) is not None
+        total = _TOTAL.search(word) is not None and not word.startswith("epoch_")
         place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES) + (not total)
         of_parts = series[name].repeats > _PARTS_SHARE * series[name].points
         doubtful = _seen_once(series[name], most), of_parts

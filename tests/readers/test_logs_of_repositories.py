@@ -1,5 +1,6 @@
 """Kinds of logs that people keep in their repositories: odd counters, and numbers without names."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -189,6 +190,43 @@ def test_the_bar_of_validation_follows_that_of_training(tmp_path: Path, validate
     assert (log.column, log.metric, log.total_steps) == ("loss", "train", 270)
     assert log.others == (("val_loss",) if validated == 8 else ())
     check(log, [45 * (e - 1) + 9 * (b + 1) for e, b in BATCHES])
+
+
+@pytest.mark.parametrize("first", [1, None])
+def test_bars_that_name_no_epoch(tmp_path: Path, first: int | None) -> None:
+    """Each is one epoch; the mean over it, behind its number or without one, is not read."""
+    text = "\r9%|# | 2/2 [00:10<00:00, 2.0s/it, loss=9.5]\n"  # a check of the validation
+    for i, (e, b) in enumerate(BATCHES):
+        text += f"\r9%|# | {9 * (b + 1)}/45 [00:10<00:00, 2.0s/it, loss={loss_at(1 + i):.4f}]"
+        if b == 4:
+            text += "\n\r9%|# | 8/8 [00:10<00:00, 2.0s/it, loss=9.5]\n"
+            text += f"[{e}] loss: 9.1\n" if first else "mean loss: 9.1\n"
+    log = read(tmp_path / "train.log", text)
+    assert (log.column, log.metric, log.runs) == ("loss", "train", ())
+    assert any("begin anew" in note for note in log.notes)
+    steps = [45 * (e - 1) + 9 * (b + 1) for e, b in BATCHES]
+    assert {step: loss for step, loss in seen(log).items() if step > 2} == pytest.approx(
+        {step: loss_at(1 + i) for i, step in enumerate(steps)}, rel=2e-3
+    )
+
+
+def test_a_total_over_an_epoch_comes_after_the_losses_of_its_steps(tmp_path: Path) -> None:
+    text = lines("Epoch {i} Step: {i} Batch Loss: {y}, Lr: 0.1\nEpoch {i}: total loss 9.5\n")
+    log = read(tmp_path / "train.log", text)
+    assert (log.column, log.others) == ("batch_loss", ("epoch_total_loss",))
+
+
+def test_a_dict_of_losses(tmp_path: Path) -> None:
+    log = read(tmp_path / "train.log", lines("Losses {{'ner': {y}}}\n"))
+    assert log.column == "loss_ner"
+    check(log, range(N))
+
+
+def test_a_list_beside_a_loss(tmp_path: Path) -> None:
+    rows = [{"round": i, "avg_loss": loss_at(i), "client_losses": [9.5, 9.1]} for i in NUMBERS]
+    log = read(tmp_path / "log.json", json.dumps(rows))
+    assert (log.column, log.others) == ("avg_loss", ())
+    check(log, NUMBERS)
 
 
 def test_a_total_that_stays_is_the_length(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
+from lossforecast.readers.epoch_bars import EpochBars
 from lossforecast.readers.phrases import phrases, without_times
 from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
 from lossforecast.readers.repeats import EPOCH, Repeats
@@ -177,7 +178,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
     lengths: dict[str, str] = {}  # of the run
     of_validation_below = False  # a line above heads the losses of validation
     tables = PrintedTables(reading.any_name)
-    repeats, bars = Repeats(), _EpochBars()
+    repeats, bars = Repeats(), EpochBars()
     for where, line in _lines(source, reading, tables):
         if (cells := tables.row(line)) is not None:
             if cells:
@@ -194,9 +195,13 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
         if losses and not (set(counted) - _UNNAMED or header):
             leading = _leading(line)
+            if bars.is_number_of_epoch(leading):
+                continue
             if leading.get("step", "") != counted.get(""):  # (21/62) loss: 2.5
                 counted = leading or counted
-        if losses and bars.is_of_validation(epoch | _epoch_in(counted), counted):
+        if losses:
+            counted = bars.with_epoch(epoch | _epoch_in(counted), counted)
+        if losses and bars.is_of_validation:
             values = {_of_validation(name): value for name, value in values.items()}
             losses = [_of_validation(name) for name in losses]
             of_validation = True
@@ -238,27 +243,10 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
             any_counter = any_counter or bool(epoch or counted)
             if any_counter:
                 yield _Line(where, {**lengths, **epoch, **counted, **values}, bar, False)
-
-
-class _EpochBars:
-    """Tells the bar of validation: in an epoch, one with another length after that of training."""
-
-    def __init__(self) -> None:
-        self._epoch: Mapping[str, str] = {}
-        self._length = ""
-        self._is_full = False
-
-    def is_of_validation(self, epoch: Mapping[str, str], counted: Mapping[str, str]) -> bool:
-        """True if the count without a name in a line is one of batches of validation."""
-        number, length = counted.get(""), counted.get(TOTAL, "")
-        if not length:
-            return False
-        if epoch != self._epoch:
-            self._epoch, self._length, self._is_full = epoch, length, False
-        if length == self._length:
-            self._is_full |= number == length
-            return False
-        return bool(epoch) and self._is_full
+    if bars.counts_epochs:
+        source.notes.append(
+            "progress bars that begin anew are taken for epochs: nothing names these"
+        )
 
 
 def _lengths_in(values: Mapping[str, str]) -> dict[str, str]:
