@@ -14,6 +14,7 @@ __all__ = [
     "is_error",
     "is_likely_loss",
     "is_loss",
+    "is_of_trades",
     "is_rate",
     "listed",
     "metric_of",
@@ -150,6 +151,11 @@ def is_likely_loss(name: str) -> bool:
 def is_error(name: str) -> bool:
     """True if a column of losses is an error or a cost, which may be a metric beside a loss."""
     return _LOSS.search(words(name)) is None
+
+
+def is_of_trades(name: str, names: Iterable[str]) -> bool:
+    """True for a loss of money: a column beside it is named like the win, as `avg_win`."""
+    return "loss" in words(name) and words(name).replace("loss", "win") in map(words, names)
 
 
 @lru_cache(_MAX_CACHED)

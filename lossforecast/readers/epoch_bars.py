@@ -29,11 +29,14 @@ class EpochBars:
         return bool(self._number)
 
     def with_epoch(self, epoch: Mapping[str, str], counted: dict[str, str]) -> dict[str, str]:
-        """The counters of a line with a loss; those of a bar with the number of its epoch."""
-        number, length = counted.get("", ""), counted.get(TOTAL, "")
+        """The counters of a bar with a loss, with the number of its epoch if nothing names it.
+
+        Args:
+            epoch: the epoch that the line, or one above, names.
+            counted: the counters of the line, one without a name among them, with its total.
+        """
+        number, length = counted[""], counted[TOTAL]
         self.is_of_validation = False
-        if not length:
-            return counted
         if not epoch:
             self._number = self._number or 0
         elif epoch != {"epoch": str(self._number)}:

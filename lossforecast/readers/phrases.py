@@ -116,6 +116,7 @@ _VALUE_BEHIND = re.compile(r":?\s+[-+]?\d+\.\d+(?![\w.])")  # train loss 100 2.5
 _ABBREVIATIONS = {"trl": "train_loss", "tel": "val_loss"}  # of llm.c
 _INDICES = {"i", "idx", "index", "n"}  # of a batch, before a number and its total
 _BEFORE_LOSS = re.compile(r"[:,]\s*\w*loss\b", re.IGNORECASE)  # Train 100: loss: 2.5
+_EPOCH_BEHIND = re.compile(r"\s+epoch\b", re.IGNORECASE)  # 10/500 in 3 epoch
 _PLACES = {"at", "after", "in", "on"}
 _BATCH = re.compile(r"\]?\s*(?:\([^()]*\)\s*)?\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
@@ -179,6 +180,8 @@ def phrases(line: str) -> Iterator[Phrase]:
         if unit in _UNITS and number_in(number) is not None:
             yield Phrase(_UNITS[unit], number, counts=True)
             continue
+        if gap == " in " and unit is None and _EPOCH_BEHIND.match(line, end):
+            counter = "epoch"
         if name[-5:] in ("train", "ining"):
             if _BATCH.match(line, end):  # Train: 3 [100/2000]
                 counter = "epoch"

@@ -16,6 +16,7 @@ from lossforecast.readers.columns import (
     is_error,
     is_likely_loss,
     is_loss,
+    is_of_trades,
     is_rate,
     listed,
     metric_of,
@@ -112,6 +113,7 @@ def read_log(
     source.check_run()
     column, rate_column = _in_lower_case(column, series), _in_lower_case(rate_column, series)
     losses = [name for name in series if is_loss(name) and not series[name].is_count]
+    losses = [name for name in losses if not is_of_trades(name, source.columns)]
     likely = not losses and column is None
     if likely:
         losses, series, epochs = _likely_losses(source, rate_column) or (losses, series, epochs)

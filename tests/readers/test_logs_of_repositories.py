@@ -151,6 +151,11 @@ LENGTHS: dict[str, tuple[str, int, int | None]] = {  # a line, the steps of an e
         45,
         900,
     ),
+    "an epoch before its word": (
+        "{b}/45 in {e} epoch finished at time 12:35:49.477525 from start, Loss is {y} Acc is 0.4",
+        45,
+        None,
+    ),
     "an epoch and a batch in brackets": (
         "INFO - 09/03/20 10:11:12 - 8:29:16 - Epoch: [{e}][{b}]\tTime 2.9 (2.9)\tLoss {y} (9.5)",
         50,
@@ -227,6 +232,12 @@ def test_a_list_beside_a_loss(tmp_path: Path) -> None:
     log = read(tmp_path / "log.json", json.dumps(rows))
     assert (log.column, log.others) == ("avg_loss", ())
     check(log, NUMBERS)
+
+
+def test_a_loss_beside_a_win_is_one_of_money(tmp_path: Path) -> None:
+    text = "episode,avg_win,avg_loss\n" + lines("{i},700.5,{y}\n")
+    with pytest.raises(ConfigurationError, match="named like a loss"):
+        read(tmp_path / "log.csv", text)
 
 
 def test_a_total_that_stays_is_the_length(tmp_path: Path) -> None:

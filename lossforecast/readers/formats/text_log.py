@@ -199,12 +199,12 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
                 continue
             if leading.get("step", "") != counted.get(""):  # (21/62) loss: 2.5
                 counted = leading or counted
-        if losses:
+        if losses and TOTAL in counted:
             counted = bars.with_epoch(epoch | _epoch_in(counted), counted)
-        if losses and bars.is_of_validation:
-            values = {_of_validation(name): value for name, value in values.items()}
-            losses = [_of_validation(name) for name in losses]
-            of_validation = True
+            if bars.is_of_validation:
+                values = {_of_validation(name): value for name, value in values.items()}
+                losses = [_of_validation(name) for name in losses]
+                of_validation = True
         unnamed = "" in counted
         total = counted.get("iter" + TOTAL, length)
         if losses and not of_validation:
