@@ -22,7 +22,7 @@ _NO_VALUE = (*_EMPTY, "nan")
 def has_value(cell: Any) -> bool:
     """True unless a cell is empty, or nan in words."""
     if not isinstance(cell, str):
-        return cell is not None
+        return cell is not None and not isinstance(cell, list)
     return cell[:1] in _DIGITS or cell.strip().lower() not in _NO_VALUE
 
 
@@ -73,6 +73,10 @@ def _number_or_none(cell: Any, where: str, column: str) -> float | None:
     value = number_in(cell)
     if value is not None:
         return value
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in _EMPTY):
+    if (
+        cell is None
+        or isinstance(cell, list)
+        or (isinstance(cell, str) and cell.strip().lower() in _EMPTY)
+    ):
         return None
     raise ConfigurationError(f"{where}: {column} is {cell!r:.60}, not a number")

@@ -14,6 +14,7 @@ __all__ = [
     "is_error",
     "is_likely_loss",
     "is_loss",
+    "is_of_trades",
     "is_rate",
     "listed",
     "metric_of",
@@ -34,9 +35,10 @@ _LOSS = re.compile(
     r"|nll|[a-z]*logloss|cross[_-]?entropy|xent)($|[^a-z])"
 )
 _COST = re.compile(r"((train|training|val|valid|validation|test|avg|average|mean)[^a-z])?cost")
-_ERROR = re.compile(r"(^|[^a-z])r?mse($|[^a-z])")
+_ERROR = re.compile(r"(^|[^a-z])(r?mse|mean[ _]squared[ _]error)($|[^a-z])")
 _LIKELY = re.compile(
-    r"l_[a-z0-9_]+|(.*[^a-z])?(b?ce|ppl|perplexity|bpc|bpb)|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"l(_[a-z0-9_]+)?|(.*[^a-z])?(b?ce|ppl|perplexity|bpc|bpb)|learn|train|training|val|valid|validation|test|eval|dev|avg|average"
+    r"|total|score_at_iteration"
     r"|(.*[^a-z])?(err|error|deviance|objective|rmsle|mae|mape)([^a-z].*)?|(train|val|test|eval)[^/]*[^a-z]l[12]"
 )
 _NO_LOSS = re.compile(
@@ -59,8 +61,8 @@ SPLIT_COLUMNS = ("mode", "split", "phase", "stage", "subset", "type", "event")
 _EPOCHS = {"epoch", "epochs", "current_epoch"}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_A_RATE = re.compile(
-    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d)"
-    r"($|[^a-z])"
+    r"(^|[^a-z])(momentum|weight[ _-]?decay|wd|mult|multiplier|scale|factor|beta|betas|beta\d|by)"
+    r"($|[^a-z])|(lr|rate)[ _-]?decay"
 )
 
 
@@ -149,6 +151,11 @@ def is_likely_loss(name: str) -> bool:
 def is_error(name: str) -> bool:
     """True if a column of losses is an error or a cost, which may be a metric beside a loss."""
     return _LOSS.search(words(name)) is None
+
+
+def is_of_trades(name: str, names: Iterable[str]) -> bool:
+    """True for a loss of money: a column beside it is named like the win, as `avg_win`."""
+    return "loss" in words(name) and words(name).replace("loss", "win") in map(words, names)
 
 
 @lru_cache(_MAX_CACHED)

@@ -64,6 +64,7 @@ _ALLOWED_REWIND_SHARE = 0.02  # of the rows; a column that goes back more often 
 _MIN_ROWS_PER_EPOCH = 3  # with a value of a loss, from which on rows are counted, not epochs
 _MAX_EPOCHS = 4096  # whose beginnings are kept, for a restart from one of them
 _MAX_CACHED = 1024  # names whose meaning is remembered
+_MIN_RISING_SHARE = 0.25  # of the rows: the numbers of a column that counts
 _MIN_CONSTANT = 3  # rows of the same number, from which on a column is no counter
 
 
@@ -127,6 +128,9 @@ class Counter:
         counting = [name for name in steps if _is_counter(name, epoch, rows)]
         if counting:
             return cls(counting[0], epoch)
+        rising = next((name for name in names if _is_rising_total(name, rows)), None)
+        if rising is not None:
+            return cls(rising, epoch)
         if epoch is not None and _rows_per_epoch(epoch, rows) >= _MIN_ROWS_PER_EPOCH:
             note = "no optimizer steps logged: counting rows"
             return cls(_NO_COLUMN, epoch, counts="rows", note=note)
@@ -194,7 +198,8 @@ class Counter:
             return self._step  # the number may be that of a batch of validation
         self._see_totals(row, _TOTAL_STEPS)
         self._step = number if self.epoch is None else self._begin(row, number) + number
-        self._interval, self._last = number - self._last, number
+        if number != self._last:
+            self._interval, self._last = number - self._last, number
         return self._step
 
     @property
@@ -348,6 +353,14 @@ def _is_counter(column: str, epoch: str | None, rows: Sequence[Row]) -> bool:
     steps = [-1 if number is None else number for number in numbers]
     backs = sum(b < a and not new for (a, b), new in zip(pairwise(steps), anew, strict=True))
     return backs <= max(_ALLOWED_REWINDS, _ALLOWED_REWIND_SHARE * len(rows))
+
+
+def _is_rising_total(column: str, rows: Sequence[Row]) -> bool:
+    """True if a column such as `total_steps` is not a length: it is the number of steps so far."""
+    if column.lower() not in _TOTAL_STEPS or not _is_counter(column, None, rows):
+        return False
+    n_numbers = len(set(_numbers(column, rows)))
+    return n_numbers >= _MIN_CONSTANT and n_numbers > _MIN_RISING_SHARE * len(rows)
 
 
 def _counts_in_total(column: str, rows: Sequence[Row]) -> bool:

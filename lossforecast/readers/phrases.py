@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lossforecast.readers.cells import number_in
-from lossforecast.readers.columns import is_loss, is_rate, metric_of
+from lossforecast.readers.columns import is_likely_loss, is_loss, is_rate, metric_of
 from lossforecast.readers.columns import words as separated
 
 __all__ = ["Phrase", "is_message", "phrases", "without_colours", "without_times"]
@@ -46,6 +46,8 @@ _LISTED = re.compile(  # 'loss', 2.5 or 1,loss,2.5 or loss | 2.5 or epoch,1
     )
 )
 _MAX_LISTED = 60  # characters
+_OF_LOSSES = re.compile(r".*\bloss(?:es)?['\"]?[\s,:=]*\{\s*u?['\"](\w+)['\"]\s*:", re.IGNORECASE)
+"""Before the first number of a dict of losses, as in `Losses {'ner': 2.5}` of spaCy."""
 _LEVELS = {"debug", "info", "warning"}  # before a message
 _INDEX = re.compile(r"_(?:i|idx|index|num|no|number|id)$")  # step_i
 _COUNT_OF = re.compile(r"(\w+)/(?:total|max|num|\w*(?:steps|iters|epochs|batches))")
@@ -65,6 +67,7 @@ _FILLERS |= {
     "total",
     "current",
     "avg",
+    "and",
 }
 _COUNTERS = {
     "step": "step",
@@ -72,6 +75,7 @@ _COUNTERS = {
     "global_step": "global_step",
     "optimizer_step": "global_step",
     "train_step": "step",
+    "epoch_step": "step",
     "it": "iter",
     "iter": "iter",
     "iters": "iter",
@@ -110,6 +114,10 @@ _NAME_BEHIND = re.compile(
 )  # 2.5 avg loss, 0.1 rate,
 _VALUE_BEHIND = re.compile(r":?\s+[-+]?\d+\.\d+(?![\w.])")  # train loss 100 2.5
 _ABBREVIATIONS = {"trl": "train_loss", "tel": "val_loss"}  # of llm.c
+_INDICES = {"i", "idx", "index", "n"}  # of a batch, before a number and its total
+_BEFORE_LOSS = re.compile(r"[:,]\s*\w*loss\b", re.IGNORECASE)  # Train 100: loss: 2.5
+_EPOCH_BEHIND = re.compile(r"\s+epoch\b", re.IGNORECASE)  # 10/500 in 3 epoch
+_PLACES = {"at", "after", "in", "on"}
 _BATCH = re.compile(r"\]?\s*(?:\([^()]*\)\s*)?\[\s*\d+\s*/\s*\d")
 _SUMMARY = re.compile(r"\|\s*train\s*\|\s*(?:epoch|\{)|\bepoch results\b")
 """Before the means over an epoch of fairseq and ESPnet."""
@@ -152,13 +160,15 @@ def phrases(line: str) -> Iterator[Phrase]:
     line = _TIME.sub(" ", line)
     if "(" in line and _CALL.search(line):
         line = _UNIT_OF_NAME.sub("", _WRAPPER.sub(" ", line))
-    end, pending, of_bar = 0, "", ""
+    end, pending, of_bar, before = 0, "", "", ""
     pattern = _NUMBER_WITH_COMMA if "," in line and _COMMA.search(line) else _NUMBER
     for match in pattern.finditer(line):
         number, unit, total = match.group("number", "unit", "total")
         gap = line[end : match.start()]
         name, counter, of_loss = _meaning(gap)
         end = match.end()
+        if total is not None and name in _INDICES:
+            name = ""
         if of_bar and total is not None and not name:
             counter, of_bar = of_bar, ""
         if counter is not None and of_loss:  # loss after epoch 3: 2.1
@@ -170,8 +180,13 @@ def phrases(line: str) -> Iterator[Phrase]:
         if unit in _UNITS and number_in(number) is not None:
             yield Phrase(_UNITS[unit], number, counts=True)
             continue
-        if name[-5:] in ("train", "ining") and _BATCH.match(line, end):  # Train: 3 [100/2000]
+        if gap == " in " and unit is None and _EPOCH_BEHIND.match(line, end):
             counter = "epoch"
+        if name[-5:] in ("train", "ining"):
+            if _BATCH.match(line, end):  # Train: 3 [100/2000]
+                counter = "epoch"
+            elif _BEFORE_LOSS.match(line, end):
+                counter = "step"
         if counter is not None:
             total = total or _next_total(line, end)
             plural = name.endswith("epochs") and total is None
@@ -183,10 +198,13 @@ def phrases(line: str) -> Iterator[Phrase]:
             value = number_in(number)
             whole = value is not None and (value % 1 == 0 or counter == "epoch")
             if whole and unit is None and not plural:
+                before = counter
                 yield Phrase(counter, number, _plain(total), counts=True)
         elif not name:
             if total is not None and unit is None:
                 yield Phrase("", number, _plain(total), counts=True)
+            elif before == "epoch" and gap == "][" and number.isdecimal():  # Epoch: [3][100]
+                yield Phrase("batch", number, counts=True)
             elif unit is None and (behind := _NAME_BEHIND.match(line, end)):
                 name = "_".join(behind[1].lower().split())
                 if is_loss(name) or name in ("rate", "avg"):
@@ -221,9 +239,9 @@ def _plain(total: str | None) -> str | None:
 
 
 def _next_total(line: str, end: int) -> str | None:
-    """The total after a bracket, as in `iteration [100]/[5000]`."""
-    match = re.match(r"\]\s*/\s*\[?(\d+)", line[end : end + 20])
-    return match[1] if match else None
+    """The total after a bracket or a bar, as in `iteration [100]/[5000]` or `epoch [3 | 60]`."""
+    match = re.match(r"\]\s*/\s*\[?(\d+)|\s*\|\s*(\d+)\s*\]", line[end : end + 20])
+    return match[1] or match[2] if match else None
 
 
 def _name(gap: str) -> tuple[str, ...]:
@@ -231,6 +249,8 @@ def _name(gap: str) -> tuple[str, ...]:
     listed = _LISTED.fullmatch(gap) if len(gap) < _MAX_LISTED else None
     if listed is not None and _is_told(name := listed[listed.lastgroup or 0]):
         gap = name
+    if "{" in gap and (dict_of := _OF_LOSSES.match(gap)):
+        return "loss", dict_of[1].lower()
     gap = re.sub(r"\(\w+\)|<\w+>|'s(?= )", "", gap).rstrip(_SEPARATORS)  # Epoch(train) [1]
     if quoted := _QUOTED.fullmatch(gap):
         gap = quoted[1].rstrip(_SEPARATORS)
@@ -238,7 +258,9 @@ def _name(gap: str) -> tuple[str, ...]:
     n_words = len(words)
     while words and words[-1].lower() in _COPULAS:
         words.pop()
-    words = _before_on(words, is_told=len(words) < n_words)[-_MAX_WORDS:]
+    words = _before_on(words, is_told=len(words) < n_words)
+    placed = len(words) > 1 and words[-2] in _PLACES and words[-1].lower() in _COUNTERS
+    words = words[-_MAX_WORDS - 2 * placed :]  # mean training loss after epoch
     if words and words[-1].lower() in _LEVELS:
         return ()
     start = next(
@@ -282,11 +304,19 @@ def _meaning(gap: str) -> tuple[str, str | None, bool]:
     name = "_".join(words)
     if not words or _TOTALS.fullmatch(name):
         return name, None, False
+    before = tuple(word for word in words[:-2] if word not in _LEVELS)
     if words[-1] in _COUNTERS and any(map(is_loss, words)):
-        of_loss = words[: max(i for i, word in enumerate(words) if is_loss(word)) + 1]
-        return "_".join(of_loss), _COUNTERS[words[-1]], True
+        of_loss = max(i for i, word in enumerate(words) if is_loss(word))
+        words_of_loss = (word for word in words[: of_loss + 1] if word not in _LEVELS)
+        return "_".join(words_of_loss), _COUNTERS[words[-1]], True
+    words = words[-_MAX_WORDS:]
+    if words[-1] in _COUNTERS and before and words[-2] in _PLACES:  # error after epoch
+        of_value = "_".join(words if before == ("score",) else before)
+        if is_likely_loss(of_value):
+            return of_value, _COUNTERS[words[-1]], True
     counter = None
-    if all(word in _FILLERS for word in words[:-1]):  # training step
+    fillers = words[:-2] if "_".join(words[-2:]) in _COUNTERS else words[:-1]
+    if all(word in _FILLERS for word in fillers):  # training step
         last = _INDEX.sub("", words[-1])
         last = count[1] if (count := _COUNT_OF.fullmatch(last)) else last
         counter = _COUNTERS.get("_".join(words[-2:])) or _COUNTERS.get(last)

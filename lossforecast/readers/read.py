@@ -16,6 +16,7 @@ from lossforecast.readers.columns import (
     is_error,
     is_likely_loss,
     is_loss,
+    is_of_trades,
     is_rate,
     listed,
     metric_of,
@@ -112,6 +113,7 @@ def read_log(
     source.check_run()
     column, rate_column = _in_lower_case(column, series), _in_lower_case(rate_column, series)
     losses = [name for name in series if is_loss(name) and not series[name].is_count]
+    losses = [name for name in losses if not is_of_trades(name, source.columns)]
     likely = not losses and column is None
     if likely:
         losses, series, epochs = _likely_losses(source, rate_column) or (losses, series, epochs)
@@ -289,14 +291,18 @@ def _loss_column(
 
     most = max((series[name] for name in fitting), key=lambda column: column.points)
 
-    def rank(name: str) -> tuple[bool, bool, bool, bool, int, int]:
+    any_constant = any(series[name].is_constant for name in fitting)
+
+    def rank(name: str) -> tuple[bool, bool, bool, bool, bool, bool, int, int]:
         word = words(plain(name))
         common = word in _PREFERRED_LOSSES
-        total = _TOTAL.search(word) is not None
+        total = _TOTAL.search(word) is not None and not word.startswith("epoch_")
         place = _PREFERRED_LOSSES.index(word) if common else len(_PREFERRED_LOSSES) + (not total)
         of_parts = series[name].repeats > _PARTS_SHARE * series[name].points
         doubtful = _seen_once(series[name], most), of_parts
-        return is_error(name), metric_of(name) == "val", *doubtful, place, losses.index(name)
+        of_validation = metric_of(name) == "val"
+        constant = any_constant and of_validation, series[name].is_constant
+        return *constant, is_error(name), of_validation, *doubtful, place, losses.index(name)
 
     return min(fitting, key=rank)
 

@@ -72,6 +72,12 @@ class Series:
         return means.size >= _MIN_COUNT and bool((np.diff(means) == 1).all())
 
     @property
+    def is_constant(self) -> bool:
+        """True if all of many values are the same: such a column is no loss where others change."""
+        means = self.history.bins().mean
+        return means.size >= _MIN_COUNT and bool((means == means[0]).all())
+
+    @property
     def counts_from_1(self) -> bool:
         """True if the first step is the interval to the second, as in 1, 2 or 10, 20.
 

@@ -134,7 +134,9 @@ def whole_lines(source: Source, file: TextIO) -> Iterator[str]:
                     f"{source.path}, line {number} has more than {MAX_LINE:,} characters: this is "
                     "no log"
                 )
-            if not (is_json_object(line) or _BAR.search(line)):
+            if "\b" in line:  # up to the last bar that is whole
+                line = line[: line.rindex("\b")].rstrip("\b")
+            elif not (is_json_object(line) or _BAR.search(line)):
                 source.notes.append(f"the last line is cut off and not read: {line[:40]!r}")
                 return
         yield line

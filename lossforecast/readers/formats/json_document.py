@@ -26,6 +26,7 @@ __all__ = ["MAX_CHARACTERS", "JsonDocument", "load_json"]
 _JSON = re.compile(
     r'\s*(\{\s*["}]|\{\s*\'[^\']*\'\s*:\s*\[\s*-?[\d.]|\[\s*[\[{\]]|\[(\s*-?\d[\d.eE+-]*\s*,){3})'
 )
+_NUMBERS = re.compile(r"\[[-+\d.eE, ]+\]")
 _PRINTED = re.compile(r"\s*\[?\s*\{\s*'")  # by Python
 _BEGIN_OF_TYPE = re.compile(r"\s*\w*[dD]ict\([^\[\]{}]*\{\s*'\w+':\s*\[")
 _TYPE = re.compile(r"\s*\w*[dD]ict\((?:<class '\w+'>,\s*)?(\{.*\})\)\s*", re.DOTALL)
@@ -51,7 +52,7 @@ class JsonDocument(LogFormat):
     def matches(self, start: FileStart) -> bool:
         """True if the file begins as an object or a list of objects; tried after other JSON."""
         first, _, rest = start.text.lstrip().partition("\n")
-        of_lines = rest.strip() != "" and is_json_object(first)
+        of_lines = rest.strip() != "" and (is_json_object(first) or _is_line_of_numbers(first))
         return _begins_as_values(start.text) and not of_lines
 
     def open(self, path: Path, step_column: str | None) -> Source:
@@ -98,6 +99,11 @@ def load_json(path: Path) -> Any:
         f"{path} has more than {MAX_CHARACTERS // 1_000_000} MB in one JSON value: give a log "
         "with one object on each line"
     )
+
+
+def _is_line_of_numbers(line: str) -> bool:
+    """True for a whole list such as `[2.5, 0.1]`: other lines after it are others."""
+    return _NUMBERS.fullmatch(line.rstrip()) is not None
 
 
 def _begins_as_values(text: str) -> bool:

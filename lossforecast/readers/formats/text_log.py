@@ -10,6 +10,7 @@ from pathlib import Path
 from lossforecast.errors import NothingLoggedError
 from lossforecast.readers.columns import is_loss, is_rate, metric_of
 from lossforecast.readers.counters import TOTAL
+from lossforecast.readers.epoch_bars import EpochBars
 from lossforecast.readers.phrases import phrases, without_times
 from lossforecast.readers.printed_tables import BAR_COUNT, PrintedTables
 from lossforecast.readers.repeats import EPOCH, Repeats
@@ -177,7 +178,7 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
     lengths: dict[str, str] = {}  # of the run
     of_validation_below = False  # a line above heads the losses of validation
     tables = PrintedTables(reading.any_name)
-    repeats = Repeats()
+    repeats, bars = Repeats(), EpochBars()
     for where, line in _lines(source, reading, tables):
         if (cells := tables.row(line)) is not None:
             if cells:
@@ -193,7 +194,17 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
         losses = [name for name in values if reading.reads_loss(name) and not is_rate(name)]
         of_validation = bool(losses) and all(metric_of(name) == "val" for name in losses)
         if losses and not (set(counted) - _UNNAMED or header):
-            counted = _leading(line) or counted
+            leading = _leading(line)
+            if bars.is_number_of_epoch(leading):
+                continue
+            if leading.get("step", "") != counted.get(""):  # (21/62) loss: 2.5
+                counted = leading or counted
+        if losses and TOTAL in counted:
+            counted = bars.with_epoch(epoch | _epoch_in(counted), counted)
+            if bars.is_of_validation:
+                values = {_of_validation(name): value for name, value in values.items()}
+                losses = [_of_validation(name) for name in losses]
+                of_validation = True
         unnamed = "" in counted
         total = counted.get("iter" + TOTAL, length)
         if losses and not of_validation:
@@ -232,6 +243,10 @@ def _rows(source: Source, reading: _Reading) -> Iterator[_Line]:
             any_counter = any_counter or bool(epoch or counted)
             if any_counter:
                 yield _Line(where, {**lengths, **epoch, **counted, **values}, bar, False)
+    if bars.counts_epochs:
+        source.notes.append(
+            "progress bars that begin anew are taken for epochs: nothing names these"
+        )
 
 
 def _lengths_in(values: Mapping[str, str]) -> dict[str, str]:
@@ -255,6 +270,10 @@ def _numbers(line: str) -> tuple[dict[str, str], dict[str, str]]:
             counted[phrase.name] = phrase.value
             if phrase.total is not None:
                 counted[phrase.name + TOTAL] = phrase.total
+    if "" in counted and "epoch" not in counted:  # [3/60] batch 100/5000
+        names = list(counted)
+        if "batch" + TOTAL in names[names.index("") :]:
+            counted["epoch"], counted["epoch" + TOTAL] = counted.pop(""), counted.pop(TOTAL)
     if not counted and any(map(is_loss, values)):  # total steps: 100, loss: 2.3
         for name, value in _lengths_in(values).items():
             counted["epoch" if name == "total_epochs" else "step"] = value
