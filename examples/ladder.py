@@ -12,6 +12,7 @@ from gpt import GPT, Batches, standard_library
 from lossforecast import Forecast, LRSchedule, RunInfo, RunStore
 from lossforecast.callbacks import TorchLossForecast
 from lossforecast.plot import plot
+from lossforecast.store import plot_plan
 
 WIDTHS = (24, 32, 48, 64, 96)
 LARGE_WIDTH = 144
@@ -102,7 +103,7 @@ def main() -> None:
 
     model, run, plan = recipe(LARGE_WIDTH, args.tokens_per_parameter)
     planned = store.plan(run, plan)
-    planned.plot().savefig(args.out / "plan.png", dpi=120)
+    plot_plan(planned).savefig(args.out / "plan.png", dpi=120)
     known = f"before the first step, from {planned.n_smaller_runs} smaller runs"
     print(f"{described(run, plan)}: {planned.forecast.estimate!r} {known}", flush=True)
 

@@ -103,6 +103,7 @@ LAZY = {
     "store.address": {"sqlalchemy"},
     "store.database": {"sqlalchemy"},
     "store.engines": {"sqlalchemy"},
+    "store.plan_plot": {"matplotlib"},
     "store.reader": {"sqlalchemy"},
     "store.run_store": {"sqlalchemy"},
     "store.schema": {"sqlalchemy"},

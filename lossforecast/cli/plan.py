@@ -21,7 +21,7 @@ from lossforecast.errors import ConfigurationError
 from lossforecast.estimate import Estimate
 from lossforecast.ladder import Optimum
 from lossforecast.schedule import schedule_from_text
-from lossforecast.store import RunPlan, RunStore
+from lossforecast.store import RunPlan, RunStore, plot_plan
 
 if TYPE_CHECKING:
     import typer
@@ -70,7 +70,7 @@ def add_plan(app: "typer.Typer") -> None:
             plan = _plan(options)
             write_json("plan", _to_json(plan), json_)
             if plot is not None:
-                draw(plan.plot(), plot)
+                draw(plot_plan(plan), plot)
             out = console(to_stderr=STANDARD_OUTPUT in (json_, plot))
             made = plan.n_smaller_runs
             out.print(f"from {made} smaller runs: {plan.forecast.estimate!r} at the end of the run")

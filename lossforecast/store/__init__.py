@@ -4,6 +4,7 @@ from lossforecast.store.address import address, default_path, full_address, show
 from lossforecast.store.engines import connect
 from lossforecast.store.past import FinishedRuns
 from lossforecast.store.plan import RunPlan, Split
+from lossforecast.store.plan_plot import plot_plan
 from lossforecast.store.rows import StoredRun, storable
 from lossforecast.store.run_store import BINS, RunStore
 
@@ -18,6 +19,7 @@ __all__ = [
     "connect",
     "default_path",
     "full_address",
+    "plot_plan",
     "shown",
     "storable",
     "switched_on",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from lossforecast.errors import ConfigurationError
 from lossforecast.estimate import Estimate
@@ -13,9 +13,6 @@ from lossforecast.ladder import FinalLoss, Optimum, best_batch, best_peak, stret
 from lossforecast.prior import PastRun, Prior
 from lossforecast.runs import RunInfo
 from lossforecast.schedule import LRSchedule
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["RunPlan", "Split"]
 
@@ -110,16 +107,3 @@ class RunPlan:
     def best_split(self) -> Split | None:
         """The split with the lowest predicted final loss; None without splits."""
         return min(self.splits, key=lambda split: float(split.final_loss), default=None)
-
-    def plot(self) -> "Figure":
-        """Draw the course of the run with those that it is forecast from, and its `splits`.
-
-        Returns:
-            The figure; ``figure.savefig("plan.png")`` writes it.
-
-        Raises:
-            ConfigurationError: matplotlib is missing.
-        """
-        from lossforecast.store.plan_plot import plot_plan
-
-        return plot_plan(self)

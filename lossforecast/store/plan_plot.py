@@ -1,4 +1,4 @@
-"""`plot_plan`: a planned run above the runs it is forecast from, and its isoFLOP curve."""
+"""`plot_plan`: a planned run above those it is forecast from, and its isoFLOP curve."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,12 +10,11 @@ from lossforecast.display import size_text
 from lossforecast.errors import ConfigurationError
 from lossforecast.prior import PastRun
 from lossforecast.runs import RunInfo
+from lossforecast.store.plan import RunPlan, Split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from lossforecast.store.plan import RunPlan, Split
 
 __all__ = ["plot_plan"]
 
@@ -26,7 +25,7 @@ _START_SHARE = 0.02  # of the plan, before which its course is not drawn
 _ROOM = 0.08  # of the range of the losses, above and below
 
 
-def plot_plan(plan: "RunPlan") -> "Figure":
+def plot_plan(plan: RunPlan) -> "Figure":
     """Draw the course of a planned run with those it is forecast from, and its `RunPlan.splits`.
 
     The courses are drawn over the compute, ``6 N D`` floating-point operations for N parameters
@@ -57,7 +56,7 @@ def plot_plan(plan: "RunPlan") -> "Figure":
     return figure
 
 
-def _draw_courses(axes: "Axes", plan: "RunPlan") -> None:
+def _draw_courses(axes: "Axes", plan: RunPlan) -> None:
     """Draw the past runs and the bands of the plan, over the compute if all of it is known."""
     runs = [plan.run, *(past.run for past in plan.past)]
     batches_alike = len({run.batch_size is None for run in runs}) == 1
@@ -94,7 +93,7 @@ def _draw_past(
 
 
 def _draw_planned(
-    axes: "Axes", plan: "RunPlan", position: Callable[[RunInfo, IntArray], FloatArray]
+    axes: "Axes", plan: RunPlan, position: Callable[[RunInfo, IntArray], FloatArray]
 ) -> tuple[float, float]:
     """Draw the bands of the plan; return its first median and the last lower end."""
     end = plan.forecast.step
@@ -109,7 +108,7 @@ def _draw_planned(
     return float(narrow.median[0]), float(narrow.lower[-1])
 
 
-def _draw_splits(axes: "Axes", splits: "Sequence[Split]") -> None:
+def _draw_splits(axes: "Axes", splits: Sequence[Split]) -> None:
     """Draw the final loss of each split over its number of parameters."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 

@@ -9,6 +9,7 @@ from support.command_line import result_of, run, written_by
 from support.families import info_of, losses_of, plan_of, run_of
 
 from lossforecast import ConfigurationError, LRSchedule, RunInfo, RunStore
+from lossforecast.store import plot_plan
 
 LARGE = 4e8
 
@@ -77,7 +78,7 @@ def loss_of_laws(n_params: float, steps: ArrayLike) -> NDArray[np.float64]:
 
 def test_the_picture_shows_every_size_the_plan_and_its_splits(store: RunStore) -> None:
     found = store.plan(info_of(LARGE), plan_of(LARGE))
-    courses, splits = found.plot().axes
+    courses, splits = plot_plan(found).axes
     _, names = courses.get_legend_handles_labels()
     assert names == ["100M", "200M", "planned: 400M"]
     assert len(courses.lines) == 5
@@ -91,7 +92,7 @@ def test_the_picture_shows_every_size_the_plan_and_its_splits(store: RunStore) -
 def test_the_picture_of_a_run_of_unknown_size_is_over_steps(store: RunStore) -> None:
     unknown = RunInfo("val", "adamw", "family", "language modelling", dataset="web")
     found = store.plan(unknown, plan_of(1e8))
-    (courses,) = found.plot().axes
+    (courses,) = plot_plan(found).axes
     assert courses.get_xlabel() == "optimizer step"
     assert np.asarray(courses.lines[-1].get_xdata())[-1] == plan_of(1e8).total_steps
 

@@ -191,7 +191,7 @@ def test_a_time_that_is_no_time_hides_nothing(
 def test_more_runs_than_are_kept_in_memory_are_all_shown(
     records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lossforecast.callbacks.tensorboard.plugin.server._CACHED_ROWS", 3)
+    monkeypatch.setattr("lossforecast.callbacks.tensorboard.plugin.server.MAX_ROWS", 3)
     write_all(tmp_path, [(str(n), tensor_of(packed(records[0]))) for n in range(8)])
     panel = Panel(tmp_path)
     for _ in range(2):
