@@ -75,8 +75,9 @@ def test_the_plain_loop_says_where_the_loss_is_heading(tmp_path: Path, extra: li
     assert (tmp_path / "loop.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_ladder_forecasts_the_large_run(run_here: Callable[..., str], tmp_path: Path) -> None:
-    printed = run_here("ladder.py", "--tokens-per-parameter", "1", "--out", "ladder")
+    printed = run_here("ladder.py", "--tokens-per-parameter", "0.3", "--out", "ladder")
     assert "from 5 smaller runs" in printed
     assert re.search(r"after 50%: \d", printed)
     for picture in ("plan.png", "large.png"):

@@ -1,13 +1,11 @@
 """`past_runs`: the finished runs that a new run learns from.
 
-Losses take a millisecond to read. Similar runs are chosen by their descriptions, schedules and
-outcomes, so only the losses of the nearest are read; a ladder needs those of all smaller runs.
+Losses take a millisecond to read. Similar runs are chosen by their descriptions and schedules, so
+only the losses of the nearest are read; a ladder needs those of all smaller runs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from lossforecast.ladder import Ladder
 from lossforecast.prior import (
@@ -73,12 +71,15 @@ def _similar(
         and (differences := expected_differences(each, run, schedule)) is not None
     ]
     nearest = [finished[i] for _, i in sorted(distances)]
-    highest = _highest(nearest)
+    final_losses: list[float] = []
     kept: list[PastRun] = []
     for start in range(0, len(nearest), _READ_AT_ONCE):
         some = nearest[start : start + _READ_AT_ONCE]
         losses = read(some)
-        for past in (losses[each.key] for each in some if each.key in losses):
+        found = [losses[each.key] for each in some if each.key in losses]
+        final_losses += [past.final_loss for past in found]
+        highest = highest_final_loss(final_losses)
+        for past in found:
             if past.diverged or past.final_loss > highest:
                 continue
             if not any(past.duplicates(other) for other in kept):
@@ -96,8 +97,3 @@ def _smaller(
     losses = read(below)
     ladder = Ladder.of([losses[each.key] for each in below if each.key in losses], run)
     return ladder.nearest(schedule) if ladder else []
-
-
-def _highest(runs: Iterable[StoredRun]) -> float:
-    """The final loss above which one of these runs counts as diverged."""
-    return highest_final_loss([each.outcome for each in runs if np.isfinite(each.outcome)])
