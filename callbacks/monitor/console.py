@@ -1,11 +1,12 @@
 """`ConsoleSink`: prints, after each tenth of a run, where its loss is heading."""
 
-import numpy as np
+import math
 
 from lossforecast.callbacks.monitor.update import Tenths, Update
 from lossforecast.display import chance, gain_words, heading
 from lossforecast.forecast import Forecast
 from lossforecast.log import notice
+from lossforecast.numerics import first_below
 from lossforecast.policies import Action
 from lossforecast.status import Status
 
@@ -58,8 +59,8 @@ def console_line(update: Update) -> str:
 def _arrival(forecast: Forecast, target: float) -> str:
     """When the median falls below the target, and the probability that the run ends above it."""
     curve, prob = forecast.curve(), forecast.prob_below(target)
-    below = np.flatnonzero(curve.median < target)
-    if below.size == 0 or below[0] == 0:
+    step = first_below(curve.steps.astype(float), curve.median, target)
+    if math.isnan(step) or step <= curve.steps[0]:
         return f"{chance(prob)} to end below {target:g}"
-    step = float(f"{curve.steps[below[0]]:.3g}")
-    return f"reaches {target:g} at about step {step:,.0f}, or not at all: {chance(1 - prob)}"
+    about = float(f"{step:.3g}")
+    return f"reaches {target:g} at about step {about:,.0f}, or not at all: {chance(1 - prob)}"

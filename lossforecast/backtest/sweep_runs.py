@@ -13,14 +13,12 @@ from lossforecast.forecaster import Forecaster
 from lossforecast.policies import Outlook, Setup, alike, is_open
 from lossforecast.prior import Prior
 
-__all__ = ["CHECKS_PER_RUN", "SweepRun", "decay_start", "patience_end", "sweep_run"]
+__all__ = ["CHECKS_PER_RUN", "SweepRun", "patience_end", "sweep_run"]
 
 CHECKS_PER_RUN = 50
 """Checks of a run, evenly spaced; the last one is its end, where nothing is left to stop."""
 
 _PATIENCE_VALIDATIONS = 3  # the default of Lightning's EarlyStopping
-_DECAYED_SHARE = 0.9  # of the peak rate: below it the decay has begun
-_MAX_FINAL_SHARE = 0.5  # of the peak rate at the end, for a schedule to count as decaying
 _NO_OUTLOOK = Outlook((float("nan"),) * len(QUANTILE_LEVELS))
 
 
@@ -38,8 +36,6 @@ class SweepRun:
         is_open: whether the end of the run is open at each check, (49,).
         latest: the latest loss at each check, nan before the first, (49,).
         alike: shares of the forecasts' error variance that runs have in common, as in `Prior`.
-        decay_start: share of the steps after which the learning rate has fallen below 90% of its
-            peak; infinite if it never falls by half.
         patience_end: share of the steps after which three losses in a row brought no improvement;
             infinite if that never happened.
     """
@@ -53,7 +49,6 @@ class SweepRun:
     is_open: NDArray[np.bool_]
     latest: NDArray[np.float64]
     alike: tuple[float, float]
-    decay_start: float
     patience_end: float
 
 
@@ -85,7 +80,6 @@ def sweep_run(run: RecordedRun, prior: Prior | None = None) -> SweepRun | None:
         is_open=np.array(open_ends),
         latest=latest,
         alike=(prior or Prior()).alike,
-        decay_start=decay_start(run),
         patience_end=patience_end(run),
     )
 
@@ -114,15 +108,6 @@ def _forecasts(
         open_ends.append(open_end)
         before = n
     return outlooks, open_ends
-
-
-def decay_start(run: RecordedRun) -> float:
-    """Share of a run after which its rate stays below 90% of the peak, as in `SweepRun`."""
-    peak = run.lr.max()
-    if peak == 0 or run.lr[-1] > _MAX_FINAL_SHARE * peak:
-        return math.inf
-    last_high = np.flatnonzero(run.lr >= _DECAYED_SHARE * peak)[-1]
-    return float(run.step[last_high] / run.total_steps)
 
 
 def patience_end(run: RecordedRun) -> float:

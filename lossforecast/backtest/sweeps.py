@@ -164,7 +164,8 @@ def _sweep_score(
     truths = np.array([run.truth for run in runs])
     steps = np.array([run.total_steps for run in runs], float)
     best = np.argsort(truths)[: n_best_runs(len(runs))]
-    decays = np.array([runs[i].decay_start if runs[i].decay_start < 1 else 0.0 for i in best])
+    starts = [runs[i].setup.decay_start for i in best]
+    decays = np.array([start if start < 1 else 0.0 for start in starts])  # 1: there is none
     survivors = [truths[trained == 1] for trained in trained_by_order]
     regrets = [(kept.min() - truths.min()) / abs(truths.min()) for kept in survivors if kept.size]
     some_survive = len(regrets) == len(trained_by_order)

@@ -1,5 +1,6 @@
 """Pure functions of arrays: Gaussian mixtures, linear solves and the random-walk filter."""
 
+from lossforecast.numerics.crossing import first_below
 from lossforecast.numerics.gaussian import MAD_TO_STD, inverse, solve
 from lossforecast.numerics.kalman import Filter, filtered, whiten
 from lossforecast.numerics.mixture import NO_CALIBRATION, TAIL_WEIGHT, Calibration, Mixture
@@ -13,6 +14,7 @@ __all__ = [
     "Filter",
     "Mixture",
     "filtered",
+    "first_below",
     "gammaincinv",
     "inverse",
     "log_ndtr",

@@ -31,8 +31,8 @@ from lossforecast.backtest.families import select_per_family
 from lossforecast.backtest.parallel import mapped
 from lossforecast.backtest.replay import Told, described, outcome
 from lossforecast.backtest.scores import cluster_mean
-from lossforecast.backtest.sweep_runs import decay_start, patience_end
-from lossforecast.policies import no_room, target_miss
+from lossforecast.backtest.sweep_runs import patience_end
+from lossforecast.policies import Setup, no_room, target_miss
 from lossforecast.runs import RunKind
 
 LOOKS = 48  # of a run
@@ -166,12 +166,16 @@ def _line(name: str, *cells: object) -> str:
     return f"{name:<{NAME_WIDTH}}" + "".join(f"{cell!s:>{COLUMN_WIDTH}}" for cell in cells)
 
 
+def _decay_start(run: RecordedRun) -> float:
+    return Setup.of("", run.plan).decay_start
+
+
 def impatience(runs: Sequence[RecordedRun]) -> tuple[int, int]:
     """Number of runs that a patience of 3 stops before their decay, and of good ones among them."""
     ends: defaultdict[str, list[float]] = defaultdict(list)
     for run in runs:
         ends[str(run.sweep)].append(outcome_of(run))
-    stopped = [run for run in runs if patience_end(run) < decay_start(run) < np.inf]
+    stopped = [run for run in runs if patience_end(run) < _decay_start(run) < 1]
     better = [run for run in stopped if outcome_of(run) < np.median(ends[str(run.sweep)])]
     return len(stopped), len(better)
 

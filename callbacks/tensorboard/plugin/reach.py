@@ -4,6 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from lossforecast.numerics import first_below
+
 __all__ = ["steps_below"]
 
 _PROBABILITIES = {"lower80": "10", "median": "50", "upper80": "90"}  # percent, by line of the fan
@@ -29,16 +33,5 @@ def steps_below(fan: Mapping[str, Any], target: float | None) -> dict[str, int |
 
 
 def _first_below(steps: Sequence[int], losses: Sequence[float | None], target: float) -> int | None:
-    before: tuple[int, float] | None = None
-    for step, loss in zip(steps, losses, strict=True):
-        if loss is None:
-            continue
-        if loss < target:
-            if before is None:
-                return step
-            share = (before[1] - target) / (before[1] - loss)
-            if not math.isfinite(share):  # losses so large that their difference overflows
-                return step
-            return round(before[0] + share * (step - before[0]))
-        before = step, loss
-    return None
+    step = first_below(np.array(steps, float), np.array(losses, float), target)
+    return None if math.isnan(step) else round(step)
