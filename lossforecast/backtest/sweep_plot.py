@@ -13,6 +13,7 @@ from lossforecast.errors import ConfigurationError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 __all__ = ["plot_sweeps"]
 
@@ -62,6 +63,7 @@ def _draw_panel(axes: "Axes", arrival: str, scores: Sequence[SweepScore]) -> Non
     from matplotlib.ticker import FuncFormatter
 
     without_survivor, worst = [], 0.0
+    labels: dict[tuple[float, float], Annotation] = {}
     for policy in dict.fromkeys(score.policy for score in scores):
         sweeps = [score for score in scores if score.policy == policy]
         compute = 100 * float(np.mean([score.compute_used for score in sweeps]))
@@ -76,7 +78,11 @@ def _draw_panel(axes: "Axes", arrival: str, scores: Sequence[SweepScore]) -> Non
         axes.plot(compute, mean, color=color, marker="o", ms=8 if ours else 6, zorder=5)
         left = compute > _LABEL_LEFT_FROM
         below = ours and not left and mean > 0
-        axes.annotate(
+        point = round(compute, 1), round(mean, 2)
+        if point in labels:  # two rules stopped the same runs
+            labels[point].set_text(f"{labels[point].get_text()}, {policy}")
+            continue
+        labels[point] = axes.annotate(
             policy,
             (compute, mean if ours else max(regrets)),
             xytext=(-_LABEL_OFFSET if left else 0, -_LABEL_OFFSET if below else _LABEL_OFFSET),

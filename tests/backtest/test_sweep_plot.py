@@ -42,6 +42,12 @@ def test_without_large_sweeps_the_small_ones_are_drawn() -> None:
     np.testing.assert_allclose(np.asarray(axes.lines[-1].get_xydata()), np.array([[50, 0.2]]))
 
 
+def test_rules_at_one_point_share_a_label() -> None:
+    scores = [score("worthwhile", 0.7, 0.0), score("dominated", 0.7, 0.0), score("median", 0.9, 0)]
+    (axes,) = plot_sweeps(scores).axes
+    assert [text.get_text() for text in axes.texts] == ["worthwhile, dominated", "median"]
+
+
 def test_a_rule_without_a_survivor_is_named() -> None:
     (axes,) = plot_sweeps([score("halving", 0.1, 0.0), score("patience", 0.7, math.nan)]).axes
     assert "no survivor in some sweep: patience" in axes.get_xlabel()
