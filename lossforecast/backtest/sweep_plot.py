@@ -79,7 +79,7 @@ def _draw_panel(axes: "Axes", arrival: str, scores: Sequence[SweepScore]) -> Non
         left = compute > _LABEL_LEFT_FROM
         below = ours and not left and mean > 0
         point = round(compute, 1), round(mean, 2)
-        if point in labels:  # two rules stopped the same runs
+        if point in labels:  # the dots cover each other
             labels[point].set_text(f"{labels[point].get_text()}, {policy}")
             continue
         labels[point] = axes.annotate(

@@ -167,6 +167,8 @@ def main(restarts: int, accidents: int, steps: int) -> None:
         found.append(late)
         sys.stdout.write(f"{settings.name}, {name} at {at}: stopped {late:+.1%} later\n")
         sys.stdout.flush()
+    if not found:
+        return
     inside = sum(0 <= late <= 0.02 for late in found)
     sys.stdout.write(
         f"accidents stopped within 2% of the run: {inside} of {accidents}; "
